@@ -1,0 +1,400 @@
+package storage
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+)
+
+// Kinds of jobs.
+const (
+	FetchPackage  = "package:fetch"  // publish the upstream tags that are not yet releases
+	ProbePackage  = "package:probe"  // fetch the newest release back, as a client would
+	UpdateCatalog = "catalog:update" // download the catalog and fetch what changed
+)
+
+// States of a job.
+const (
+	Queued    = "queued"
+	Running   = "running"
+	Succeeded = "succeeded"
+	Failed    = "failed"
+	Cancelled = "cancelled"
+)
+
+// MaxCrashes is how often a job's worker may vanish before the job is
+// quarantined: ended as failed, so that it cannot take down more workers.
+const MaxCrashes = 3
+
+// A Job is our unit of work.
+type Job struct {
+	ID           uuid.UUID // in order of creation
+	Kind         string
+	Package      string // "" for UpdateCatalog
+	Target       string // the one tag, branch or commit asked for; "" for all tags
+	State        string
+	Attempts     int // claims so far
+	Crashes      int // claims whose worker vanished
+	Cancelling   bool
+	Worker       string // who has or had it
+	Progress     Progress
+	ErrorCode    string // why it failed, or why the last attempt did
+	ErrorMessage string
+	Result       json.RawMessage // set when it succeeded
+	RunID        *int64          // the catalog update it belongs to
+	RunAt        time.Time       // not before
+	CreatedAt    time.Time
+	StartedAt    *time.Time
+	EndedAt      *time.Time
+}
+
+// Open reports whether the job has not ended.
+func (j *Job) Open() bool { return j.State == Queued || j.State == Running }
+
+// Progress is how far a job is, in units that people understand.
+type Progress struct {
+	Step  string `json:"step,omitempty"`
+	Done  int64  `json:"done"`
+	Total int64  `json:"total"` // 0 if not known
+	Unit  string `json:"unit,omitempty"`
+}
+
+// A Claim is a worker's hold on a running job.
+type Claim struct {
+	Job   Job
+	Lease uuid.UUID
+	Fence int64 // the package's fencing number; 0 without a package
+}
+
+const jobColumns = `
+	id, kind, package, target, state, attempts, crashes, cancelling, worker, progress,
+	error_code, error_message, result, run_id, run_at, created_at, started_at, ended_at`
+
+// RequestFetch binds name to the upstream and returns the open job that will
+// fetch it, a new one (created) or one that is open already.
+// It returns a *BoundError if the name belongs to another upstream.
+func (db *DB) RequestFetch(ctx context.Context, name string, up Upstream) (job Job, created bool, err error) {
+	err = db.tx(ctx, func(tx pgx.Tx) error {
+		owner, err := claimName(ctx, tx, name, up)
+		if err != nil {
+			return err
+		}
+		job, created, err = addJob(ctx, tx, Job{Kind: FetchPackage, Package: owner, Target: up.Target})
+		return err
+	})
+	if err != nil {
+		return Job{}, false, fmt.Errorf("request fetch of %s: %w", up.Canonical, err)
+	}
+	return job, created, nil
+}
+
+// addJob inserts j, or returns the open job that asks for the same.
+func addJob(ctx context.Context, tx pgx.Tx, j Job) (job Job, created bool, err error) {
+	id, err := uuid.NewV7()
+	if err != nil {
+		return Job{}, false, fmt.Errorf("make job id: %w", err)
+	}
+	rows, _ := tx.Query(ctx, `
+		INSERT INTO jobs (id, kind, package, target, run_id) VALUES ($1, $2, $3, $4, $5)
+		ON CONFLICT DO NOTHING RETURNING `+jobColumns, id, j.Kind, j.Package, j.Target, j.RunID)
+	job, err = pgx.CollectExactlyOneRow(rows, pgx.RowToStructByName[Job])
+	if err == nil {
+		return job, true, nil
+	}
+	if !errors.Is(err, pgx.ErrNoRows) {
+		return Job{}, false, fmt.Errorf("add job: %w", translate(err))
+	}
+	rows, _ = tx.Query(ctx, `
+		SELECT `+jobColumns+` FROM jobs
+		WHERE kind = $1 AND package = $2 AND target = $3 AND state IN ('queued', 'running')
+		ORDER BY state LIMIT 1`, j.Kind, j.Package, j.Target)
+	job, err = pgx.CollectExactlyOneRow(rows, pgx.RowToStructByName[Job])
+	if err != nil {
+		return Job{}, false, fmt.Errorf("find open job: %w", translate(err))
+	}
+	return job, false, nil
+}
+
+// JobByID returns the job with the given id, or ErrNotFound.
+func (db *DB) JobByID(ctx context.Context, id uuid.UUID) (Job, error) {
+	rows, _ := db.pool.Query(ctx, `SELECT `+jobColumns+` FROM jobs WHERE id = $1`, id)
+	return oneJob(rows, id)
+}
+
+func oneJob(rows pgx.Rows, id uuid.UUID) (Job, error) {
+	job, err := pgx.CollectExactlyOneRow(rows, pgx.RowToStructByName[Job])
+	if err != nil {
+		return Job{}, fmt.Errorf("job %s: %w", id, translate(err))
+	}
+	return job, nil
+}
+
+// A JobFilter selects jobs; its zero value selects all.
+type JobFilter struct {
+	State   string
+	Package string
+	Before  uuid.UUID // only jobs created before this one; for paging
+	Limit   int
+}
+
+// Jobs returns jobs, newest first.
+func (db *DB) Jobs(ctx context.Context, f JobFilter) ([]Job, error) {
+	rows, _ := db.pool.Query(ctx, `
+		SELECT `+jobColumns+` FROM jobs
+		WHERE (@state = '' OR state = @state)
+			AND (@package = '' OR package = @package)
+			AND (@first OR (created_at, id) < (SELECT created_at, id FROM jobs WHERE id = @before))
+		ORDER BY created_at DESC, id DESC LIMIT @limit`,
+		pgx.NamedArgs{"state": f.State, "package": f.Package, "first": f.Before == uuid.Nil, "before": f.Before, "limit": f.Limit})
+	all, err := pgx.CollectRows(rows, pgx.RowToStructByName[Job])
+	if err != nil {
+		return nil, fmt.Errorf("list jobs: %w", translate(err))
+	}
+	return all, nil
+}
+
+// ClaimJob takes a job that is due for worker, until lease from now.
+// It returns ErrLost if there is nothing to take: the job has ended, is not
+// due, is running, or its package is busy with another job.
+func (db *DB) ClaimJob(ctx context.Context, id uuid.UUID, worker string, lease time.Duration) (Claim, error) {
+	c := Claim{Lease: uuid.New()}
+	err := db.tx(ctx, func(tx pgx.Tx) error {
+		rows, _ := tx.Query(ctx, `
+			UPDATE jobs
+			SET state = 'running', attempts = attempts + 1, worker = $2, lease = $3, lease_until = now() + $4::interval,
+				started_at = COALESCE(started_at, now()), progress = '{}'
+			WHERE id = $1 AND state = 'queued' AND run_at <= now()
+			RETURNING `+jobColumns, id, worker, c.Lease, lease)
+		job, err := pgx.CollectExactlyOneRow(rows, pgx.RowToStructByName[Job])
+		if err != nil {
+			return translate(err)
+		}
+		c.Job = job
+		if job.Package == "" {
+			return nil
+		}
+		return tx.QueryRow(ctx, `UPDATE packages SET fence = fence + 1 WHERE name = $1 RETURNING fence`, job.Package).Scan(&c.Fence)
+	})
+	if errors.Is(err, ErrNotFound) || errors.Is(err, ErrConflict) {
+		err = ErrLost
+	}
+	if err != nil {
+		return Claim{}, fmt.Errorf("claim job %s: %w", id, err)
+	}
+	return c, nil
+}
+
+// ExtendJob renews the claim and stores the job's progress. cancelling says
+// that somebody asked the job to end. It returns ErrLost if the claim was
+// taken over.
+func (db *DB) ExtendJob(ctx context.Context, c Claim, lease time.Duration, p Progress) (cancelling bool, err error) {
+	err = db.pool.QueryRow(ctx, `
+		UPDATE jobs SET lease_until = now() + $3::interval, progress = $4
+		WHERE id = $1 AND lease = $2 RETURNING cancelling`, c.Job.ID, c.Lease, lease, p).Scan(&cancelling)
+	if err = translate(err); errors.Is(err, ErrNotFound) {
+		err = ErrLost
+	}
+	if err != nil {
+		return false, fmt.Errorf("extend job %s: %w", c.Job.ID, err)
+	}
+	return cancelling, nil
+}
+
+// An Outcome is how a claimed job ended.
+type Outcome struct {
+	State    string // Succeeded, Failed or Cancelled
+	Code     string
+	Message  string
+	Result   any
+	Progress Progress
+	Sync     *Sync // recorded with it, for a package's job
+}
+
+// EndJob ends the claimed job, and with its last child the run.
+// It returns ErrLost if the claim was taken over.
+func (db *DB) EndJob(ctx context.Context, c Claim, o Outcome) error {
+	result, err := json.Marshal(o.Result)
+	if err != nil {
+		return fmt.Errorf("end job %s: %w", c.Job.ID, err)
+	}
+	err = db.tx(ctx, func(tx pgx.Tx) error {
+		if o.Sync != nil {
+			if err := holdFence(ctx, tx, c); err != nil {
+				return err
+			}
+			if err := recordSync(ctx, tx, c.Job.Package, *o.Sync); err != nil {
+				return err
+			}
+		}
+		tag, err := tx.Exec(ctx, `
+			UPDATE jobs
+			SET state = @state, error_code = @code, error_message = @message, result = @result, progress = @progress,
+				ended_at = now(), lease = NULL, lease_until = NULL
+			WHERE id = @id AND lease = @lease`,
+			pgx.NamedArgs{"id": c.Job.ID, "lease": c.Lease, "state": o.State, "code": o.Code, "message": o.Message,
+				"result": result, "progress": o.Progress})
+		if err == nil && tag.RowsAffected() == 0 {
+			return ErrLost
+		}
+		if err != nil || c.Job.Package == "" {
+			return err
+		}
+		return wakePackage(ctx, tx, c.Job.Package)
+	})
+	if err != nil {
+		return fmt.Errorf("end job %s: %w", c.Job.ID, translate(err))
+	}
+	return nil
+}
+
+// wakePackage has the queue told again of jobs that waited for the package.
+func wakePackage(ctx context.Context, tx pgx.Tx, pkg string) error {
+	_, err := tx.Exec(ctx, `UPDATE jobs SET enqueued_at = NULL WHERE package = $1 AND state = 'queued'`, pkg)
+	return err
+}
+
+// RequeueJob gives the claimed job back, to run again after wait. An attempt
+// that was spent counts; one that was only interrupted (spent is false) does
+// not. It returns ErrLost if the claim was taken over.
+func (db *DB) RequeueJob(ctx context.Context, c Claim, wait time.Duration, spent bool, code, message string) error {
+	tag, err := db.pool.Exec(ctx, `
+		UPDATE jobs
+		SET state = 'queued', lease = NULL, lease_until = NULL, enqueued_at = NULL, run_at = now() + @wait::interval,
+			attempts = attempts - CASE WHEN @spent THEN 0 ELSE 1 END,
+			error_code = @code, error_message = @message
+		WHERE id = @id AND lease = @lease`,
+		pgx.NamedArgs{"id": c.Job.ID, "lease": c.Lease, "wait": wait, "spent": spent, "code": code, "message": message})
+	if err == nil && tag.RowsAffected() == 0 {
+		err = ErrLost
+	}
+	if err != nil {
+		return fmt.Errorf("requeue job %s: %w", c.Job.ID, translate(err))
+	}
+	return nil
+}
+
+// ClearCrashes forgets that the claimed job's workers vanished: it gets
+// somewhere, so it is not what takes them down.
+func (db *DB) ClearCrashes(ctx context.Context, c Claim) error {
+	_, err := db.pool.Exec(ctx, `UPDATE jobs SET crashes = 0 WHERE id = $1 AND lease = $2 AND crashes > 0`, c.Job.ID, c.Lease)
+	if err != nil {
+		return fmt.Errorf("clear crashes of job %s: %w", c.Job.ID, translate(err))
+	}
+	return nil
+}
+
+// ReapJobs takes running jobs from workers that vanished. They are queued
+// again, or ended when that happened MaxCrashes times.
+func (db *DB) ReapJobs(ctx context.Context) ([]Job, error) {
+	rows, _ := db.pool.Query(ctx, `
+		UPDATE jobs
+		SET crashes = crashes + 1, lease = NULL, lease_until = NULL, enqueued_at = NULL, run_at = now(),
+			state = CASE WHEN cancelling THEN 'cancelled' WHEN crashes + 1 >= $1 THEN 'failed' ELSE 'queued' END,
+			ended_at = CASE WHEN cancelling OR crashes + 1 >= $1 THEN now() END,
+			error_code = CASE WHEN crashes + 1 >= $1 THEN 'quarantined' ELSE 'worker_lost' END,
+			error_message = CASE WHEN crashes + 1 >= $1
+				THEN 'the job took down its worker ' || (crashes + 1) || ' times and is not tried again by itself; retry it once the cause is known'
+				ELSE 'the worker vanished; the job starts again' END
+		WHERE state = 'running' AND lease_until < now()
+		RETURNING `+jobColumns, MaxCrashes)
+	all, err := pgx.CollectRows(rows, pgx.RowToStructByName[Job])
+	if err != nil {
+		return nil, fmt.Errorf("reap jobs: %w", translate(err))
+	}
+	return all, nil
+}
+
+// A DueJob is a queued job that the queue should be told of.
+type DueJob struct {
+	ID       uuid.UUID
+	Kind     string
+	Repeated bool // the queue was told before
+}
+
+// DueJobs returns queued jobs that are due and that the queue was not told
+// of, or was told of more than stale ago; the longest waiting first.
+func (db *DB) DueJobs(ctx context.Context, stale time.Duration, limit int) ([]DueJob, error) {
+	rows, _ := db.pool.Query(ctx, `
+		SELECT id, kind, enqueued_at IS NOT NULL AS repeated FROM jobs
+		WHERE state = 'queued' AND run_at <= now() AND (enqueued_at IS NULL OR enqueued_at < now() - $1::interval)
+		ORDER BY run_at LIMIT $2`, stale, limit)
+	all, err := pgx.CollectRows(rows, pgx.RowToStructByName[DueJob])
+	if err != nil {
+		return nil, fmt.Errorf("due jobs: %w", translate(err))
+	}
+	return all, nil
+}
+
+// MarkEnqueued notes that the queue was told of the jobs.
+func (db *DB) MarkEnqueued(ctx context.Context, ids ...uuid.UUID) error {
+	_, err := db.pool.Exec(ctx, `UPDATE jobs SET enqueued_at = now() WHERE id = ANY($1) AND state = 'queued'`, ids)
+	if err != nil {
+		return fmt.Errorf("mark jobs enqueued: %w", translate(err))
+	}
+	return nil
+}
+
+// RetryJob queues a job again that ended without success.
+// It returns ErrConflict if it has not ended, succeeded, or has a successor.
+func (db *DB) RetryJob(ctx context.Context, id uuid.UUID) (Job, error) {
+	rows, _ := db.pool.Query(ctx, `
+		UPDATE jobs
+		SET state = 'queued', attempts = 0, crashes = 0, cancelling = false, run_at = now(), enqueued_at = NULL,
+			started_at = NULL, ended_at = NULL, error_code = '', error_message = '', result = NULL, progress = '{}', run_id = NULL
+		WHERE id = $1 AND state IN ('failed', 'cancelled')
+		RETURNING `+jobColumns, id)
+	return db.changed(ctx, rows, id)
+}
+
+// CancelJob ends a queued job, and asks the worker of a running one to stop.
+// It returns ErrConflict if the job has ended.
+func (db *DB) CancelJob(ctx context.Context, id uuid.UUID) (Job, error) {
+	rows, _ := db.pool.Query(ctx, `
+		UPDATE jobs
+		SET cancelling = true,
+			state = CASE WHEN state = 'queued' THEN 'cancelled' ELSE state END,
+			ended_at = CASE WHEN state = 'queued' THEN now() END,
+			error_code = CASE WHEN state = 'queued' THEN 'cancelled' ELSE error_code END,
+			error_message = CASE WHEN state = 'queued' THEN 'cancelled on request' ELSE error_message END
+		WHERE id = $1 AND state IN ('queued', 'running')
+		RETURNING `+jobColumns, id)
+	return db.changed(ctx, rows, id)
+}
+
+// changed tells a job that is not there from one in the wrong state.
+func (db *DB) changed(ctx context.Context, rows pgx.Rows, id uuid.UUID) (Job, error) {
+	job, err := oneJob(rows, id)
+	if !errors.Is(err, ErrNotFound) {
+		return job, err
+	}
+	job, err = db.JobByID(ctx, id)
+	if err != nil {
+		return Job{}, err
+	}
+	return Job{}, fmt.Errorf("job %s is %s: %w", id, job.State, ErrConflict)
+}
+
+// SeeWorker records that a worker is alive, and forgets those that are not.
+func (db *DB) SeeWorker(ctx context.Context, id string, concurrency int, release string) error {
+	_, err := db.pool.Exec(ctx, `
+		WITH gone AS (DELETE FROM workers WHERE seen_at < now() - interval '1 hour')
+		INSERT INTO workers (id, concurrency, release) VALUES ($1, $2, $3)
+		ON CONFLICT (id) DO UPDATE SET seen_at = now(), concurrency = EXCLUDED.concurrency`, id, concurrency, release)
+	if err != nil {
+		return fmt.Errorf("see worker %s: %w", id, translate(err))
+	}
+	return nil
+}
+
+// ForgetWorker removes a worker that stopped.
+func (db *DB) ForgetWorker(ctx context.Context, id string) error {
+	if _, err := db.pool.Exec(ctx, `DELETE FROM workers WHERE id = $1`, id); err != nil {
+		return fmt.Errorf("forget worker %s: %w", id, translate(err))
+	}
+	return nil
+}

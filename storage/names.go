@@ -1,0 +1,178 @@
+package storage
+
+import (
+	"net/netip"
+	"net/url"
+	"path"
+	"regexp"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+)
+
+// Limits of names.
+const (
+	MaxPackageName = 100  // bytes
+	MaxTagName     = 255  // bytes
+	MaxUpstreamURL = 2048 // bytes
+)
+
+var (
+	packageName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]*$`)
+	commitOID   = regexp.MustCompile(`^[0-9a-fA-F]{40}$`)
+	reserved    = []string{
+		"api", "p", "git", "z", "static", "assets", "favicon.ico", "robots.txt",
+		"healthz", "readyz", "livez", "metrics", "debug", "feed.atom",
+	}
+)
+
+// ValidPackage checks a package name: 1 to 100 of the characters
+// A-Z a-z 0-9 . _ -, beginning with a letter or digit, without "..", not
+// ending in ".", ".git", ".lock" or ".atom", and not reserved for a route.
+// Its error is an *InvalidError.
+func ValidPackage(name string) error {
+	lower := strings.ToLower(name)
+	switch {
+	case name == "":
+		return invalid("name", "a package name is missing")
+	case len(name) > MaxPackageName:
+		return invalid("name", "a package name has at most %d bytes, this one has %d", MaxPackageName, len(name))
+	case !packageName.MatchString(name):
+		return invalid("name", "%q is not a package name: use letters, digits, '.', '_' and '-', beginning with a letter or digit", clip(name))
+	case strings.Contains(name, ".."), strings.HasSuffix(name, "."):
+		return invalid("name", "%q is not a package name: no \"..\", and no \".\" at the end", name)
+	case hasAnySuffix(lower, ".git", ".lock", ".atom", ".svg"):
+		return invalid("name", "%q is not a package name: it must not end in %s", name, path.Ext(name))
+	}
+	for _, r := range reserved {
+		if lower == r {
+			return invalid("name", "%q is reserved; give another \"name\"", name)
+		}
+	}
+	return nil
+}
+
+// ValidTag checks a tag or branch name: the rules of git-check-ref-format(1),
+// and valid UTF-8 without control characters, at most 255 bytes.
+// Its error is an *InvalidError.
+func ValidTag(name string) error {
+	switch {
+	case name == "":
+		return invalid("tag", "a tag name is missing")
+	case len(name) > MaxTagName:
+		return invalid("tag", "a tag name has at most %d bytes, this one has %d", MaxTagName, len(name))
+	case !utf8.ValidString(name):
+		return invalid("tag", "%q is not a tag name: it is not valid UTF-8", clip(name))
+	case strings.ContainsFunc(name, unicode.IsControl), strings.ContainsAny(name, " ~^:?*[\\"):
+		return invalid("tag", "%q is not a tag name: no control characters, spaces or any of ~^:?*[\\", clip(name))
+	case strings.HasPrefix(name, "-"), strings.Contains(name, ".."), strings.Contains(name, "@{"),
+		strings.HasSuffix(name, "."), name == "@":
+		return invalid("tag", "%q is not a tag name: git-check-ref-format(1) forbids it", clip(name))
+	}
+	for part := range strings.SplitSeq(name, "/") {
+		if part == "" || strings.HasPrefix(part, ".") || strings.HasSuffix(part, ".lock") {
+			return invalid("tag", "%q is not a tag name: git-check-ref-format(1) forbids the part %q", clip(name), clip(part))
+		}
+	}
+	return nil
+}
+
+// ValidOID reports whether s is a full Git object id: 40 hex digits.
+func ValidOID(s string) bool { return commitOID.MatchString(s) }
+
+// An Upstream is a parsed repository URL.
+type Upstream struct {
+	Canonical string // the identity: https://host/owner/repo
+	CloneURL  string // what is dialled: as given, without fragment and "git+"
+	Name      string // the default package name: the last path segment without ".git"
+	Target    string // the fragment: a tag, a branch or a commit; "" for all tags
+}
+
+// ParseUpstream reads the URL of an upstream as people write it:
+// http or https, with or without "git+", ".git" and a #fragment.
+// Its error is an *InvalidError.
+//
+// Two spellings of one repository get the same Canonical: the host is
+// lowercase without a default port, the path has no ".git" and no trailing
+// slash. https and http of the public ports are different upstreams.
+func ParseUpstream(raw string) (Upstream, error) {
+	const field = "url"
+	switch {
+	case raw == "":
+		return Upstream{}, invalid(field, "the upstream's URL is missing; give one like git+https://host/owner/repo")
+	case len(raw) > MaxUpstreamURL:
+		return Upstream{}, invalid(field, "an upstream's URL has at most %d bytes, this one has %d", MaxUpstreamURL, len(raw))
+	case !utf8.ValidString(raw), strings.ContainsFunc(raw, func(r rune) bool { return unicode.IsControl(r) || unicode.IsSpace(r) }), strings.Contains(raw, `\`):
+		return Upstream{}, invalid(field, "%q has characters that no URL has", clip(raw))
+	}
+	u, err := url.Parse(strings.TrimPrefix(raw, "git+"))
+	if err != nil {
+		return Upstream{}, invalid(field, "%q is not a URL; give one like git+https://host/owner/repo", clip(raw))
+	}
+	switch {
+	case u.Scheme != "https" && u.Scheme != "http":
+		return Upstream{}, invalid(field, "only http and https upstreams are mirrored; give one like git+https://host/owner/repo")
+	case u.User != nil:
+		return Upstream{}, invalid(field, "a URL must not carry a user name or password; put credentials into the file that PACKBASE_NETRC names")
+	case u.Opaque != "", u.Hostname() == "":
+		return Upstream{}, invalid(field, "%q names no host; give one like git+https://host/owner/repo", clip(raw))
+	case u.RawQuery != "", u.ForceQuery:
+		return Upstream{}, invalid(field, "an upstream's URL has no query; name a tag or commit as #fragment")
+	case strings.Contains(u.Host, "%"), strings.HasSuffix(u.Hostname(), "."):
+		return Upstream{}, invalid(field, "%q is not a host name", clip(u.Host))
+	case u.EscapedPath() != (&url.URL{Path: u.Path}).EscapedPath(), strings.ContainsFunc(u.Path, unicode.IsControl):
+		return Upstream{}, invalid(field, "the path %q is not spelled canonically", clip(u.EscapedPath()))
+	}
+	clean := strings.TrimSuffix(u.Path, "/")
+	if clean == "" || path.Clean(clean) != clean {
+		return Upstream{}, invalid(field, "the path %q names no repository; give one like git+https://host/owner/repo", clip(u.Path))
+	}
+	name := strings.TrimSuffix(path.Base(clean), ".git")
+	if name == "" {
+		return Upstream{}, invalid(field, "the path %q names no repository", clip(u.Path))
+	}
+	if u.Fragment != "" && !ValidOID(u.Fragment) {
+		if err := ValidTag(u.Fragment); err != nil {
+			return Upstream{}, invalid(field, "the fragment %q is neither a tag name nor a full commit id", clip(u.Fragment))
+		}
+	}
+	target := u.Fragment
+	if ValidOID(target) {
+		target = strings.ToLower(target)
+	}
+	u.Fragment, u.RawFragment = "", ""
+	u.Host = canonicalHost(u)
+	u.Path, u.RawPath = clean, ""
+	clone := u.String()
+	u.Path = strings.TrimSuffix(clean, ".git")
+	return Upstream{Canonical: u.String(), CloneURL: clone, Name: name, Target: target}, nil
+}
+
+func canonicalHost(u *url.URL) string {
+	host, port := strings.ToLower(u.Hostname()), u.Port()
+	if addr, err := netip.ParseAddr(host); err == nil && addr.Is6() {
+		host = "[" + addr.String() + "]"
+	}
+	if port == "" || u.Scheme == "https" && port == "443" || u.Scheme == "http" && port == "80" {
+		return host
+	}
+	return host + ":" + port
+}
+
+func hasAnySuffix(s string, suffixes ...string) bool {
+	for _, suffix := range suffixes {
+		if strings.HasSuffix(s, suffix) {
+			return true
+		}
+	}
+	return false
+}
+
+// clip keeps what strangers wrote short enough for a message.
+func clip(s string) string {
+	const most = 100
+	if len(s) <= most {
+		return s
+	}
+	return strings.ToValidUTF8(s[:most], "") + "…"
+}

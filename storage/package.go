@@ -1,0 +1,129 @@
+package storage
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+const packageColumns = `
+	name, upstream, clone_url, state, state_reason, language, description,
+	latest_tag, latest_size, release_count, size_bytes,
+	sync_at, sync_ok, sync_code, sync_message, sync_failures, synced_at, next_sync_at,
+	revision, created_at, updated_at`
+
+// PackageByName returns the package called name, in any case of letters.
+// It returns ErrNotFound if there is none.
+func (db *DB) PackageByName(ctx context.Context, name string) (Package, error) {
+	rows, _ := db.pool.Query(ctx, `SELECT `+packageColumns+` FROM packages WHERE lower(name) = lower($1)`, name)
+	p, err := pgx.CollectExactlyOneRow(rows, pgx.RowToStructByName[Package])
+	if err != nil {
+		return Package{}, fmt.Errorf("package %q: %w", name, translate(err))
+	}
+	return p, nil
+}
+
+// claimName binds name to the upstream, or returns a *BoundError.
+//
+// A name whose owner never published anything, whose last sync failed and
+// for which nothing is under way passes to the new claim: a mistyped URL
+// must not hold a name for ever, and nobody can depend on it yet.
+func claimName(ctx context.Context, tx pgx.Tx, name string, up Upstream) (owner string, err error) {
+	_, err = tx.Exec(ctx, `
+		INSERT INTO packages (name, upstream, clone_url)
+		VALUES (@name, @upstream, @clone_url)
+		ON CONFLICT (lower(name)) DO UPDATE
+		SET upstream = EXCLUDED.upstream, clone_url = EXCLUDED.clone_url, fence = packages.fence + 1,
+			sync_at = NULL, sync_ok = NULL, sync_code = '', sync_message = '', sync_failures = 0, next_sync_at = NULL
+		WHERE packages.upstream <> EXCLUDED.upstream
+			AND packages.state = 'active'
+			AND packages.sync_ok = false
+			AND NOT EXISTS (SELECT FROM releases r WHERE r.package = packages.name)
+			AND NOT EXISTS (SELECT FROM jobs j WHERE j.package = packages.name AND j.state IN ('queued', 'running'))
+			AND NOT EXISTS (SELECT FROM catalog_entries c WHERE lower(c.name) = lower(packages.name)
+				AND c.upstream = packages.upstream AND c.problem = '')`,
+		pgx.NamedArgs{"name": name, "upstream": up.Canonical, "clone_url": up.CloneURL})
+	if err != nil {
+		return "", fmt.Errorf("claim %q: %w", name, translate(err))
+	}
+	var upstream string
+	err = tx.QueryRow(ctx, `SELECT name, upstream FROM packages WHERE lower(name) = lower($1) FOR UPDATE`, name).
+		Scan(&owner, &upstream)
+	if err != nil {
+		return "", fmt.Errorf("claim %q: %w", name, translate(err))
+	}
+	if upstream != up.Canonical {
+		return "", &BoundError{Package: owner, Upstream: upstream}
+	}
+	return owner, nil
+}
+
+// A Sync is how one look at a package's upstream ended.
+type Sync struct {
+	OK      bool
+	Code    string        // why it failed
+	Message string        // the same in words
+	Wait    time.Duration // before the next try, when it failed
+	Branch  string        // the branch that Commit is the tip of, if one was asked for
+	Commit  string
+}
+
+// RecordSync stores how a sync of the claimed package ended.
+// A failure never moves synced_at (R-21).
+func (db *DB) RecordSync(ctx context.Context, c Claim, s Sync) error {
+	err := db.tx(ctx, func(tx pgx.Tx) error {
+		if err := holdFence(ctx, tx, c); err != nil {
+			return err
+		}
+		return recordSync(ctx, tx, c.Job.Package, s)
+	})
+	if err != nil {
+		return fmt.Errorf("record sync of %s: %w", c.Job.Package, translate(err))
+	}
+	return nil
+}
+
+func recordSync(ctx context.Context, tx pgx.Tx, pkg string, s Sync) error {
+	_, err := tx.Exec(ctx, `
+		UPDATE packages
+		SET sync_at = now(), sync_ok = @ok, sync_code = @code, sync_message = @message,
+			sync_failures = CASE WHEN @ok THEN 0 ELSE sync_failures + 1 END,
+			synced_at = CASE WHEN @ok THEN now() ELSE synced_at END,
+			next_sync_at = CASE WHEN @ok THEN NULL ELSE now() + @wait::interval END
+		WHERE name = @package`,
+		pgx.NamedArgs{"package": pkg, "ok": s.OK, "code": s.Code, "message": s.Message, "wait": s.Wait})
+	if err != nil || s.Branch == "" {
+		return err
+	}
+	_, err = tx.Exec(ctx, `
+		INSERT INTO branches (package, branch, commit_oid) VALUES ($1, $2, $3)
+		ON CONFLICT (package, branch) DO UPDATE SET commit_oid = EXCLUDED.commit_oid, seen_at = now()`,
+		pkg, s.Branch, s.Commit)
+	return err
+}
+
+// BranchCommit returns the last mirrored commit of a branch.
+func (db *DB) BranchCommit(ctx context.Context, pkg, branch string) (string, error) {
+	var oid string
+	err := db.pool.QueryRow(ctx, `SELECT commit_oid FROM branches WHERE package = $1 AND branch = $2`, pkg, branch).Scan(&oid)
+	if err != nil {
+		return "", fmt.Errorf("branch %s of %s: %w", branch, pkg, translate(err))
+	}
+	return oid, nil
+}
+
+// holdFence locks the claimed package's row until the transaction ends.
+// It returns ErrLost if a later job has taken the package (R-13).
+func holdFence(ctx context.Context, tx pgx.Tx, c Claim) error {
+	var fence int64
+	err := tx.QueryRow(ctx, `SELECT fence FROM packages WHERE name = $1 FOR UPDATE`, c.Job.Package).Scan(&fence)
+	if err != nil {
+		return err
+	}
+	if fence != c.Fence {
+		return ErrLost
+	}
+	return nil
+}

@@ -1,0 +1,342 @@
+package storage
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"golang.org/x/mod/semver"
+)
+
+const releaseColumns = `
+	id, package, COALESCE(tag, '') AS tag, COALESCE(tag_oid, '') AS tag_oid, commit_oid, tree_oid, commit_time,
+	digest, size, content_digest, md5, crc32, manifest_digest, zig_hash, zig_legacy_hash, zig, created_at`
+
+// ReleaseByTag returns the release of pkg published under tag.
+// It returns ErrNotFound if there is none.
+func (db *DB) ReleaseByTag(ctx context.Context, pkg, tag string) (Release, error) {
+	rows, _ := db.pool.Query(ctx, `SELECT `+releaseColumns+` FROM releases WHERE package = $1 AND tag = $2`, pkg, tag)
+	return oneRelease(rows, pkg+"@"+tag)
+}
+
+// ReleaseByCommit returns the snapshot of a commit, else the first release of
+// it. It returns ErrNotFound if there is neither.
+func (db *DB) ReleaseByCommit(ctx context.Context, pkg, oid string) (Release, error) {
+	rows, _ := db.pool.Query(ctx, `
+		SELECT `+releaseColumns+` FROM releases
+		WHERE package = $1 AND commit_oid = $2
+		ORDER BY tag NULLS FIRST, id LIMIT 1`, pkg, oid)
+	return oneRelease(rows, pkg+"#"+oid)
+}
+
+// ReleaseByZigHash returns a release with the given Zig hash, in either form.
+// It returns ErrNotFound if there is none.
+func (db *DB) ReleaseByZigHash(ctx context.Context, hash string) (Release, error) {
+	rows, _ := db.pool.Query(ctx, `
+		SELECT `+releaseColumns+` FROM releases
+		WHERE zig_hash = $1 AND zig_hash <> '' OR zig_legacy_hash = $1 AND zig_legacy_hash <> ''
+		ORDER BY id LIMIT 1`, hash)
+	return oneRelease(rows, hash)
+}
+
+func oneRelease(rows pgx.Rows, what string) (Release, error) {
+	// A query error comes back from Collect, too.
+	r, err := pgx.CollectExactlyOneRow(rows, pgx.RowToStructByName[Release])
+	if err != nil {
+		return Release{}, fmt.Errorf("release %s: %w", what, translate(err))
+	}
+	return r, nil
+}
+
+// Releases returns the releases and snapshots of pkg, in order of publication.
+func (db *DB) Releases(ctx context.Context, pkg string) ([]Release, error) {
+	rows, _ := db.pool.Query(ctx, `SELECT `+releaseColumns+` FROM releases WHERE package = $1 ORDER BY id`, pkg)
+	all, err := pgx.CollectRows(rows, pgx.RowToStructByName[Release])
+	if err != nil {
+		return nil, fmt.Errorf("releases of %s: %w", pkg, translate(err))
+	}
+	return all, nil
+}
+
+// A Publication is a release and everything that becomes visible with it.
+type Publication struct {
+	Release  Release
+	Pack     Pack
+	Manifest Blob
+}
+
+// Publish makes one release or snapshot visible. All blobs must be durable.
+// It returns ErrLost if the claim was taken over, and ErrConflict if the tag
+// or commit is already published with other bytes; publishing the same again
+// changes nothing and returns false.
+func (db *DB) Publish(ctx context.Context, c Claim, p Publication) (created bool, err error) {
+	err = db.tx(ctx, func(tx pgx.Tx) error {
+		if err := holdFence(ctx, tx, c); err != nil {
+			return err
+		}
+		created, err = publish(ctx, tx, p)
+		return err
+	})
+	if err != nil {
+		return false, fmt.Errorf("publish %s@%s: %w", p.Release.Package, p.Release.Tag, translate(err))
+	}
+	return created, nil
+}
+
+func publish(ctx context.Context, tx pgx.Tx, p Publication) (created bool, err error) {
+	r := p.Release
+	held, err := heldRelease(ctx, tx, r)
+	switch {
+	case err == nil && held.CommitOID == r.CommitOID && held.TagOID == r.TagOID:
+		return false, nil
+	case err == nil:
+		return false, fmt.Errorf("%w: the tag is published with commit %s", ErrConflict, held.CommitOID)
+	case !errors.Is(err, ErrNotFound):
+		return false, err
+	}
+	for _, b := range []Blob{{r.Digest, r.Size}, p.Manifest} {
+		if err := putBlobRow(ctx, tx, b); err != nil {
+			return false, err
+		}
+	}
+	var id int64
+	err = tx.QueryRow(ctx, `
+		INSERT INTO releases (package, tag, tag_oid, commit_oid, tree_oid, commit_time, digest, size,
+			content_digest, md5, crc32, manifest_digest, zig_hash, zig_legacy_hash, zig, created_at)
+		VALUES (@package, NULLIF(@tag, ''), NULLIF(@tag_oid, ''), @commit_oid, @tree_oid, @commit_time, @digest, @size,
+			@content_digest, @md5, @crc32, @manifest_digest, @zig_hash, @zig_legacy_hash, @zig, @created_at)
+		RETURNING id`,
+		pgx.NamedArgs{
+			"package": r.Package, "tag": r.Tag, "tag_oid": r.TagOID, "commit_oid": r.CommitOID, "tree_oid": r.TreeOID,
+			"commit_time": r.CommitTime, "digest": r.Digest, "size": r.Size, "content_digest": r.ContentDigest,
+			"md5": r.MD5, "crc32": r.CRC32, "manifest_digest": r.ManifestDigest, "zig_hash": r.ZigHash,
+			"zig_legacy_hash": r.ZigLegacyHash, "zig": r.Zig, "created_at": r.CreatedAt,
+		}).Scan(&id)
+	if err != nil {
+		return false, err
+	}
+	if err := putPack(ctx, tx, id, p.Pack); err != nil {
+		return false, err
+	}
+	return true, countRelease(ctx, tx, r)
+}
+
+func heldRelease(ctx context.Context, tx pgx.Tx, r Release) (Release, error) {
+	rows, _ := tx.Query(ctx, `
+		SELECT `+releaseColumns+` FROM releases
+		WHERE package = @package AND CASE WHEN @tag = '' THEN tag IS NULL AND commit_oid = @commit ELSE tag = @tag END`,
+		pgx.NamedArgs{"package": r.Package, "tag": r.Tag, "commit": r.CommitOID})
+	return oneRelease(rows, r.Package+"@"+r.Tag)
+}
+
+func putBlobRow(ctx context.Context, tx pgx.Tx, b Blob) error {
+	_, err := tx.Exec(ctx, `INSERT INTO blobs (digest, size) VALUES ($1, $2) ON CONFLICT (digest) DO NOTHING`, b.Digest, b.Size)
+	return err
+}
+
+func putPack(ctx context.Context, tx pgx.Tx, release int64, p Pack) error {
+	_, err := tx.Exec(ctx, `
+		INSERT INTO packs (release_id, bitmap, objects, size, trailer) VALUES ($1, $2, $3, $4, $5)
+		ON CONFLICT (release_id) DO UPDATE
+		SET bitmap = EXCLUDED.bitmap, objects = EXCLUDED.objects, size = EXCLUDED.size, trailer = EXCLUDED.trailer`,
+		release, p.Bitmap, p.Objects, p.Size, p.Trailer)
+	return err
+}
+
+// countRelease brings the package's summary up to date with a new release.
+func countRelease(ctx context.Context, tx pgx.Tx, r Release) error {
+	var latest *string
+	var latestTime *time.Time
+	err := tx.QueryRow(ctx, `
+		SELECT p.latest_tag, r.commit_time
+		FROM packages p LEFT JOIN releases r ON r.package = p.name AND r.tag = p.latest_tag
+		WHERE p.name = $1`, r.Package).Scan(&latest, &latestTime)
+	if err != nil {
+		return err
+	}
+	isLatest := r.Tag != "" && (latest == nil || CompareTags(r.Tag, r.CommitTime, *latest, *latestTime) > 0)
+	_, err = tx.Exec(ctx, `
+		UPDATE packages
+		SET latest_tag = CASE WHEN @latest THEN @tag ELSE latest_tag END,
+			latest_size = CASE WHEN @latest THEN @size ELSE latest_size END,
+			release_count = release_count + CASE WHEN @tag = '' THEN 0 ELSE 1 END,
+			size_bytes = size_bytes + @size,
+			revision = revision + 1,
+			updated_at = GREATEST(updated_at, @created_at)
+		WHERE name = @package`,
+		pgx.NamedArgs{"package": r.Package, "latest": isLatest, "tag": r.Tag, "size": r.Size, "created_at": r.CreatedAt})
+	return err
+}
+
+// CompareTags orders tags by which is the later release: stable semver
+// versions above pre-releases above all other tags; among the others the
+// newer commit is later. The result is negative, zero or positive.
+//
+// A missing "v" and missing parts are forgiven: "1.2" is v1.2.0.
+func CompareTags(a string, aTime time.Time, b string, bTime time.Time) int {
+	va, vb := tagVersion(a), tagVersion(b)
+	if c := tagRank(va) - tagRank(vb); c != 0 {
+		return c
+	}
+	if c := semver.Compare(va, vb); c != 0 {
+		return c
+	}
+	if c := aTime.Compare(bTime); c != 0 {
+		return c
+	}
+	if a < b {
+		return -1
+	}
+	return 1
+}
+
+func tagVersion(tag string) string {
+	if tag != "" && tag[0] != 'v' {
+		tag = "v" + tag
+	}
+	if !semver.IsValid(tag) {
+		return ""
+	}
+	return tag
+}
+
+func tagRank(version string) int {
+	switch {
+	case version == "":
+		return 0
+	case semver.Prerelease(version) != "":
+		return 1
+	}
+	return 2
+}
+
+// RejectTag records that a tag cannot be published as it is.
+func (db *DB) RejectTag(ctx context.Context, c Claim, t RejectedTag) error {
+	err := db.tx(ctx, func(tx pgx.Tx) error {
+		if err := holdFence(ctx, tx, c); err != nil {
+			return err
+		}
+		_, err := tx.Exec(ctx, `
+			INSERT INTO rejected_tags (package, tag, oid, code, reason)
+			VALUES ($1, $2, $3, $4, $5)
+			ON CONFLICT (package, tag) DO UPDATE
+			SET oid = EXCLUDED.oid, code = EXCLUDED.code, reason = EXCLUDED.reason, seen_at = now()`,
+			c.Job.Package, t.Tag, t.OID, t.Code, t.Reason)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("reject %s@%s: %w", c.Job.Package, t.Tag, translate(err))
+	}
+	return nil
+}
+
+// RejectedTags returns the tags of pkg that cannot be published, by name.
+func (db *DB) RejectedTags(ctx context.Context, pkg string) ([]RejectedTag, error) {
+	rows, _ := db.pool.Query(ctx, `
+		SELECT tag, oid, code, reason, seen_at FROM rejected_tags r
+		WHERE package = $1 AND NOT EXISTS (SELECT FROM releases WHERE package = $1 AND tag = r.tag)
+		ORDER BY tag`, pkg)
+	all, err := pgx.CollectRows(rows, pgx.RowToStructByName[RejectedTag])
+	if err != nil {
+		return nil, fmt.Errorf("rejected tags of %s: %w", pkg, translate(err))
+	}
+	return all, nil
+}
+
+// RecordMoves records tags that no longer name what was released.
+// What is recorded already stays as it is.
+func (db *DB) RecordMoves(ctx context.Context, c Claim, moves []MovedTag) error {
+	err := db.tx(ctx, func(tx pgx.Tx) error {
+		if err := holdFence(ctx, tx, c); err != nil {
+			return err
+		}
+		for _, m := range moves {
+			_, err := tx.Exec(ctx, `
+				INSERT INTO moved_tags (package, tag, old_oid, new_oid) VALUES ($1, $2, $3, $4)
+				ON CONFLICT (package, tag, new_oid) DO NOTHING`, c.Job.Package, m.Tag, m.Old, m.New)
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("record moved tags of %s: %w", c.Job.Package, translate(err))
+	}
+	return nil
+}
+
+// MovedTags returns what upstream did to the released tags of pkg, oldest first.
+func (db *DB) MovedTags(ctx context.Context, pkg string) ([]MovedTag, error) {
+	rows, _ := db.pool.Query(ctx, `
+		SELECT tag, old_oid AS old, new_oid AS new, seen_at FROM moved_tags WHERE package = $1 ORDER BY id`, pkg)
+	all, err := pgx.CollectRows(rows, pgx.RowToStructByName[MovedTag])
+	if err != nil {
+		return nil, fmt.Errorf("moved tags of %s: %w", pkg, translate(err))
+	}
+	return all, nil
+}
+
+// AppendSegment adds a segment to the claimed package. Its blobs must be
+// durable. It returns ErrLost if the claim was taken over.
+func (db *DB) AppendSegment(ctx context.Context, c Claim, s Segment, index Blob) error {
+	err := db.tx(ctx, func(tx pgx.Tx) error {
+		if err := holdFence(ctx, tx, c); err != nil {
+			return err
+		}
+		return appendSegment(ctx, tx, s, index)
+	})
+	if err != nil {
+		return fmt.Errorf("append segment %d of %s: %w", s.Seq, s.Package, translate(err))
+	}
+	return nil
+}
+
+func appendSegment(ctx context.Context, tx pgx.Tx, s Segment, index Blob) error {
+	for _, b := range []Blob{{s.Digest, s.Size}, index} {
+		if err := putBlobRow(ctx, tx, b); err != nil {
+			return err
+		}
+	}
+	_, err := tx.Exec(ctx, `
+		INSERT INTO segments (package, seq, first_ordinal, objects, digest, index_digest, size)
+		VALUES ($1, $2, $3, $4, $5, $6, $7)`,
+		s.Package, s.Seq, s.FirstOrdinal, s.Objects, s.Digest, index.Digest, s.Size)
+	return err
+}
+
+// Segments returns the segments of pkg in order.
+func (db *DB) Segments(ctx context.Context, pkg string) ([]Segment, error) {
+	rows, _ := db.pool.Query(ctx, `
+		SELECT package, seq, first_ordinal, objects, digest, index_digest, size
+		FROM segments WHERE package = $1 ORDER BY seq`, pkg)
+	all, err := pgx.CollectRows(rows, pgx.RowToStructByName[Segment])
+	if err != nil {
+		return nil, fmt.Errorf("segments of %s: %w", pkg, translate(err))
+	}
+	return all, nil
+}
+
+// A StoredPack is a release's pack with the ids that ask for it.
+type StoredPack struct {
+	CommitOID string
+	TagOID    string
+	Pack
+}
+
+// Packs returns the packs of the releases and snapshots of pkg whose commit
+// or tag object is one of oids.
+func (db *DB) Packs(ctx context.Context, pkg string, oids []string) ([]StoredPack, error) {
+	rows, _ := db.pool.Query(ctx, `
+		SELECT r.commit_oid, COALESCE(r.tag_oid, '') AS tag_oid, p.bitmap, p.objects, p.size, p.trailer
+		FROM releases r JOIN packs p ON p.release_id = r.id
+		WHERE r.package = $1 AND (r.commit_oid = ANY($2) OR r.tag_oid = ANY($2))
+		ORDER BY r.id`, pkg, oids)
+	all, err := pgx.CollectRows(rows, pgx.RowToStructByName[StoredPack])
+	if err != nil {
+		return nil, fmt.Errorf("packs of %s: %w", pkg, translate(err))
+	}
+	return all, nil
+}

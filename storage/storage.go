@@ -1,0 +1,135 @@
+// Package storage holds what packbase knows: packages, their frozen releases,
+// jobs and the catalog, in Postgres.
+//
+// It hides SQL, transactions and SQLSTATE. The bytes themselves lie in a
+// blob.Store; a row names a blob only after its bytes are durable there.
+package storage
+
+import (
+	"encoding/json"
+	"time"
+)
+
+// A Package is a name and the one upstream it is bound to.
+type Package struct {
+	Name        string
+	Upstream    string // canonical; see ParseUpstream
+	CloneURL    string // what is dialled
+	State       string // active, frozen or removed
+	StateReason string // why it is not active
+	Language    string
+	Description string
+
+	LatestTag    *string // nil without releases
+	LatestSize   int64   // bytes of the latest release's tarball
+	ReleaseCount int     // releases; snapshots do not count
+	SizeBytes    int64   // bytes of all tarballs
+
+	SyncAt       *time.Time // when the last sync ended; nil before the first
+	SyncOK       *bool
+	SyncCode     string // why it failed
+	SyncMessage  string
+	SyncFailures int        // in a row
+	SyncedAt     *time.Time // when a sync last succeeded
+	NextSyncAt   *time.Time // not before, after failures
+
+	Revision  int64 // changes with whatever Git clients can see
+	CreatedAt time.Time
+	UpdatedAt time.Time
+}
+
+// States of a package.
+const (
+	Active  = "active"
+	Frozen  = "frozen"  // under review: served, but not synced
+	Removed = "removed" // a tombstone: not served, the name is never used again
+)
+
+// A Release is one tag of a package, frozen as a tarball; without a tag it is
+// a snapshot of one commit.
+//
+// Releases are immutable: a tag that moves upstream does not change the
+// release already published for it.
+type Release struct {
+	ID             int64     // in order of publication
+	Package        string    // package name, as in /p/{package}
+	Tag            string    // upstream Git tag, without "refs/tags/"; "" for a snapshot
+	TagOID         string    // the annotated tag's object; "" for a lightweight tag
+	CommitOID      string    // commit the tag named when fetched: 40 lowercase hex digits
+	TreeOID        string    // the commit's tree
+	CommitTime     time.Time // the committer's time
+	Digest         string    // SHA-256 of the tar.gz: 64 lowercase hex digits; the blob's key
+	Size           int64     // length of the tar.gz in bytes
+	ContentDigest  string    // SHA-256 of the tar stream within
+	MD5            string    // of the tar.gz
+	CRC32          string    // of the tar.gz, IEEE
+	ManifestDigest string    // the manifest's blob
+	ZigHash        string    // as Zig 0.14 and later print it; "" if they would refuse
+	ZigLegacyHash  string    // as Zig up to 0.13 prints it
+	Zig            Zig
+	CreatedAt      time.Time // when published, UTC
+}
+
+// OID returns what refs/tags/<tag> names: the tag object, else the commit.
+func (r *Release) OID() string {
+	if r.TagOID != "" {
+		return r.TagOID
+	}
+	return r.CommitOID
+}
+
+// Zig is what a release's build.zig.zon says and how Zig reads it.
+type Zig struct {
+	Hash              string          `json:"hash"`
+	LegacyHash        string          `json:"legacy_hash"`
+	Name              string          `json:"name,omitempty"`
+	Version           string          `json:"version,omitempty"`
+	Fingerprint       string          `json:"fingerprint,omitempty"` // 0x and 16 hex digits
+	MinimumZigVersion string          `json:"minimum_zig_version,omitempty"`
+	Dependencies      json.RawMessage `json:"dependencies,omitempty"`
+	UsableWith        json.RawMessage `json:"usable_with,omitempty"`
+	Problem           string          `json:"problem,omitempty"` // why Zig refuses the package
+	Warnings          []string        `json:"warnings,omitempty"`
+}
+
+// A Pack is the precomputed answer to a depth-1 fetch of a release.
+type Pack struct {
+	Bitmap  []byte // roaring, over the ordinals of the package's objects
+	Objects uint32
+	Size    int64 // bytes of the whole pack
+	Trailer []byte
+}
+
+// A Segment is one of a package's append-only packfiles.
+type Segment struct {
+	Package      string
+	Seq          int
+	FirstOrdinal int64
+	Objects      int
+	Digest       string
+	IndexDigest  string
+	Size         int64
+}
+
+// A RejectedTag is a tag that cannot be published as it is.
+type RejectedTag struct {
+	Tag    string    `json:"tag"`
+	OID    string    `json:"oid"`
+	Code   string    `json:"code"`
+	Reason string    `json:"reason"`
+	SeenAt time.Time `json:"seen_at"`
+}
+
+// A MovedTag records that upstream's tag no longer names what was released.
+type MovedTag struct {
+	Tag    string    `json:"tag"`
+	Old    string    `json:"old"`
+	New    string    `json:"new"` // "" when upstream deleted the tag
+	SeenAt time.Time `json:"seen_at"`
+}
+
+// A Blob is stored bytes that a row names.
+type Blob struct {
+	Digest string
+	Size   int64
+}

@@ -1,0 +1,80 @@
+// Package storagetest gives tests a migrated database of their own.
+package storagetest
+
+import (
+	"context"
+	"net/url"
+	"os"
+	"testing"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+
+	"packbase/storage"
+)
+
+// NewDB returns a database with the current schema and nothing in it, for
+// this test alone. It skips the test when PACKBASE_TEST_DATABASE_URL is not
+// set, and fails it then if CI is.
+func NewDB(t testing.TB) *storage.DB {
+	t.Helper()
+	db, err := storage.Open(t.Context(), NewURL(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(db.Close)
+	if err := db.Migrate(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	return db
+}
+
+// NewURL returns the URL of an empty schema for this test alone.
+// A schema takes milliseconds, a database half a second.
+func NewURL(t testing.TB) string {
+	t.Helper()
+	base := Env(t, "PACKBASE_TEST_DATABASE_URL")
+	schema := "test_" + uuid.NewString()
+	exec := func(ctx context.Context, sql string) error {
+		conn, err := pgx.Connect(ctx, base)
+		if err != nil {
+			return err
+		}
+		defer conn.Close(ctx)
+		_, err = conn.Exec(ctx, sql)
+		return err
+	}
+	name := pgx.Identifier{schema}.Sanitize()
+	if err := exec(t.Context(), "CREATE SCHEMA "+name); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		// The test's own context has ended by now.
+		if err := exec(context.Background(), "DROP SCHEMA "+name+" CASCADE"); err != nil {
+			t.Error(err)
+		}
+	})
+	u, err := url.Parse(base)
+	if err != nil {
+		t.Fatal(err)
+	}
+	q := u.Query()
+	q.Set("search_path", schema)
+	u.RawQuery = q.Encode()
+	return u.String()
+}
+
+// Env returns an environment variable that the test needs. Without it the
+// test is skipped, or fails if CI is set: `make test` sets all of them.
+func Env(t testing.TB, name string) string {
+	t.Helper()
+	value := os.Getenv(name)
+	switch {
+	case value != "":
+		return value
+	case os.Getenv("CI") != "":
+		t.Fatalf("%s is not set; run make test", name)
+	}
+	t.Skipf("%s is not set; run make test", name)
+	return ""
+}
