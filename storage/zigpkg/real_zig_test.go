@@ -1,0 +1,206 @@
+package zigpkg
+
+import (
+	"bytes"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// generatedTrees is how many generated packages TestRealZig puts to each Zig. A fetch
+// takes about 10 ms.
+const generatedTrees = 60
+
+// A zig is a Zig executable and where it keeps what it fetches.
+type zig struct {
+	path    string
+	release releases
+	args    []string // that say where
+}
+
+// realZigs returns the executables that PACKBASE_TEST_ZIGS lists, colon-separated.
+func realZigs(t *testing.T) []zig {
+	t.Helper()
+	list := os.Getenv("PACKBASE_TEST_ZIGS")
+	if list == "" {
+		if os.Getenv("CI") != "" {
+			t.Fatal("PACKBASE_TEST_ZIGS is not set")
+		}
+		t.Skip("PACKBASE_TEST_ZIGS does not name any zig executable, as in /opt/zig-0.13.0/zig:/opt/zig-0.16.0/zig")
+	}
+	var zigs []zig
+	for _, path := range filepath.SplitList(list) {
+		out, err := exec.Command(path, "version").Output()
+		if err != nil {
+			t.Fatalf("%s version: %v", path, err)
+		}
+		z := zig{path: path}
+		for i, name := range releaseNames {
+			if strings.HasPrefix(string(out), name+".") {
+				z.release = 1 << i
+			}
+		}
+		switch z.release {
+		case 0:
+			t.Fatalf("%s is Zig %s, want one of %v", path, out, releaseNames)
+		case zig017:
+			// The cache also holds the compiled "zig fetch", which takes a minute to
+			// build, so it must be the user's.
+		default:
+			z.args = []string{"--global-cache-dir", t.TempDir()}
+		}
+		zigs = append(zigs, z)
+	}
+	return zigs
+}
+
+// fetch returns the hash that z prints for the package in dir, "" if it refuses it,
+// and everything else that z prints. It runs in project.
+func (z zig) fetch(t *testing.T, project, dir string) (hash, rest string) {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), z.path, append(append([]string{"fetch", "--debug-hash"}, z.args...), dir)...)
+	cmd.Dir = project
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		return "", stderr.String()
+	}
+	lines := strings.Split(strings.TrimSuffix(string(out), "\n"), "\n")
+	return lines[len(lines)-1], string(out)
+}
+
+// Every hash is the one that Zig prints, and what Zig refuses is refused here.
+func TestRealZig(t *testing.T) {
+	t.Parallel()
+	zigs := realZigs(t)
+
+	type pkg struct {
+		name string
+		tree tree
+	}
+	var pkgs []pkg
+	for _, tt := range manifestCases {
+		pkgs = append(pkgs, pkg{tt.name, tree{ManifestName: tt.src, "src/a.zig": "aaa"}})
+	}
+	rng := rand.New(rand.NewPCG(1, 2))
+	for i := range generatedTrees {
+		pkgs = append(pkgs, pkg{fmt.Sprintf("generated %d", i), randomTree(rng)})
+	}
+
+	project := t.TempDir()
+	// Zig 0.16.0 does not fetch outside of a project.
+	if err := os.WriteFile(filepath.Join(project, "build.zig"), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range pkgs {
+		dir := t.TempDir()
+		p.tree.write(t, dir)
+		for _, z := range zigs {
+			got, reason := p.tree.hashBy(t, z.release)
+			want, rest := z.fetch(t, project, dir)
+			if got != want {
+				t.Errorf("%s: got %q (%s), want that of Zig %v, %q\n%s\n%q", p.name, got, reason, z.release, want, rest, p.tree)
+			}
+		}
+	}
+}
+
+// hashBy returns the hash that zig fetch of the release should print, or "" and why.
+func (tr tree) hashBy(t *testing.T, release releases) (hash, reason string) {
+	t.Helper()
+	var m *Manifest
+	if src, ok := tr[ManifestName]; ok {
+		var err error
+		if m, err = ParseManifest([]byte(src)); err != nil {
+			return "", err.Error()
+		}
+		if m.usable&release == 0 {
+			return "", strings.Join(m.Refusals, "; ")
+		}
+		if m.Paths == nil {
+			return "", strings.Join(m.Warnings, "; ")
+		}
+	}
+	h := Sum(m, tr.entries(t))
+	if release&upTo013 != 0 {
+		return h.Legacy, ""
+	}
+	return h.Hash, ""
+}
+
+func (tr tree) write(t *testing.T, dir string) {
+	t.Helper()
+	for path, content := range tr {
+		link, isLink := strings.CutSuffix(path, "@")
+		file := filepath.Join(dir, link)
+		err := os.MkdirAll(filepath.Dir(file), 0o755)
+		switch {
+		case err != nil:
+		case isLink:
+			err = os.Symlink(content, file)
+		default:
+			err = os.WriteFile(file, []byte(content), 0o755)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	// Empty directories are no part of a package.
+	if err := os.MkdirAll(filepath.Join(dir, "empty/empty"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// randomTree makes up a package. No file has the path of a directory.
+func randomTree(rng *rand.Rand) tree {
+	pick := func(words ...string) string { return words[rng.IntN(len(words))] }
+	tr := tree{}
+	for range rng.IntN(12) {
+		path := pick("a", "a-b", "a.b", "B", "src/a", "src/a/b", "src/é", "日本/語", "sp ace/x", "\xff") +
+			pick(".zig", "-c", ".é", "e\u0301", "/x", "/x.y/z", "~", ";", "'", "\\", "\n")
+		if rng.IntN(4) == 0 {
+			tr[path+"@"] = pick("nosuch", "../../../etc/passwd", "/etc", "a", ".", "日本")
+			continue
+		}
+		tr[path] = pick("", "aaa", "#!/bin/sh\n", "\x7fELF", strings.Repeat("x", 70_000), "\x00\r\n")
+	}
+	for path := range tr { // both a file and a link
+		delete(tr, path+"@")
+	}
+	if rng.IntN(4) > 0 {
+		tr[ManifestName] = zon(
+			"name", pick(".foo", ".foo", `"foo"`, `"foo"`, `"a.b"`, `.@"foo"`),
+			"version", pick(`"1.2.3"`, `"1.2.3-dev.1+x-y"`, `"1_0.0.0"`, `"1.2"`),
+			"fingerprint", pick("0x8c73652112345678", "0x8c736521_ffff0000", "", "", "1"),
+			"paths", pick("", `.{""}`, `.{"."}`, ".{\"src\"}", `.{"src/", "build.zig.zon"}`,
+				`.{"./src/a", "日本"}`, `.{"x/../a.b.zig", "..", "/"}`, `.{"nosuch"}`, `.{"\xff.zig", "sp ace"}`),
+		)
+	}
+	return tr
+}
+
+// The packages are the same at every run, and neither all good nor all bad.
+func TestRandomTree(t *testing.T) {
+	t.Parallel()
+	a, b := rand.New(rand.NewPCG(1, 2)), rand.New(rand.NewPCG(1, 2))
+	good := 0
+	for i := range generatedTrees {
+		one, two := randomTree(a), randomTree(b)
+		if !maps.Equal(one, two) {
+			t.Fatalf("tree %d: got %q and %q, want the same", i, slices.Sorted(maps.Keys(one)), slices.Sorted(maps.Keys(two)))
+		}
+		if hash, _ := one.hashBy(t, zig015); hash != "" {
+			good++
+		}
+	}
+	if good < generatedTrees/4 || good > generatedTrees*3/4 {
+		t.Errorf("Zig 0.15 accepts %d of %d trees, want between a quarter and three", good, generatedTrees)
+	}
+}
