@@ -1,0 +1,382 @@
+package blob
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"iter"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// A Disk is a Store in a folder of a local file system, which must have hard
+// links and flock(2). See Store for the contract.
+//
+// A blob is written in staging, synced, hashed, and then linked into place:
+// link(2) either makes a name for the whole blob or fails because there is one.
+// The folder is synced last. A crash before the link leaves a file in staging,
+// a crash after it a blob that nobody names yet.
+type Disk struct {
+	dir     string // absolute
+	root    *os.Root
+	staging *Staging
+}
+
+// OpenDisk returns the store in the folder dir, and makes it if there is none.
+// A store that is there can be opened, and read, on a read-only file system.
+func OpenDisk(dir string) (*Disk, error) {
+	if dir == "" {
+		return nil, errors.New("open blob store: file:// names no folder")
+	}
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return nil, fmt.Errorf("open blob store: %w", err)
+	}
+	for _, sub := range []string{"blobs", "quarantine"} {
+		if err := os.MkdirAll(filepath.Join(dir, sub), 0o755); err != nil {
+			return nil, fmt.Errorf("open blob store: %w", diskError(err))
+		}
+	}
+	staging, err := newStaging(filepath.Join(dir, "staging"))
+	if err != nil {
+		return nil, fmt.Errorf("open blob store: %w", err)
+	}
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return nil, fmt.Errorf("open blob store: %w", diskError(err))
+	}
+	return &Disk{dir: dir, root: root, staging: staging}, nil
+}
+
+// Put implements Store.
+func (d *Disk) Put(ctx context.Context, digest string, src *os.File) error {
+	if err := d.put(ctx, digest, src); err != nil {
+		return fmt.Errorf("put blob: %w", diskError(err))
+	}
+	return nil
+}
+
+func (d *Disk) put(ctx context.Context, digest string, src *os.File) error {
+	if err := checkDigest(digest); err != nil {
+		return err
+	}
+	bytes, err := whole(src)
+	if err != nil {
+		return err
+	}
+	if err := match(ctx, bytes, digest); err != nil {
+		return err
+	}
+	for range attempts {
+		if err = d.renew(ctx, digest); errors.Is(err, fs.ErrNotExist) {
+			err = d.create(ctx, digest, src)
+		}
+		// Others put, quarantine and delete blobs at the same time.
+		if !errors.Is(err, fs.ErrExist) {
+			break
+		}
+	}
+	return err
+}
+
+// renew makes the blob that is there young, if it is in order.
+// It returns fs.ErrNotExist if there is none, or none any more.
+func (d *Disk) renew(ctx context.Context, digest string) error {
+	err := Verify(ctx, d, digest)
+	if damaged(err) {
+		if err := d.Quarantine(ctx, digest); err != nil {
+			return err
+		}
+		return fs.ErrNotExist
+	}
+	if err != nil {
+		return err
+	}
+	if err := d.root.Chtimes(path(digest), time.Time{}, time.Now()); err != nil {
+		return err
+	}
+	// Who linked it may not have come to this yet.
+	return d.syncFolders(digest)
+}
+
+// create links the bytes of src, which match digest, into place.
+// It returns fs.ErrExist if a blob is there.
+func (d *Disk) create(ctx context.Context, digest string, src *os.File) error {
+	staged, ok := d.staged(src)
+	if !ok {
+		// Not ours: its owner may write to it later, or it lies on another file
+		// system.
+		stage, err := d.staging.New()
+		if err != nil {
+			return err
+		}
+		defer stage.Close()
+		if src, err = stage.copy(ctx, src, digest); err != nil {
+			return err
+		}
+		defer src.Close()
+		staged, _ = d.staged(src)
+	}
+	if err := d.seal(staged, src); err != nil {
+		return err
+	}
+	if err := d.link(staged, digest); err != nil {
+		return err
+	}
+	return d.syncFolders(digest)
+}
+
+// staged returns the name of f below the root, if f lies in staging.
+func (d *Disk) staged(f *os.File) (name string, ok bool) {
+	below, ok := strings.CutPrefix(f.Name(), d.staging.dir+"/")
+	if !ok {
+		return "", false
+	}
+	name = "staging/" + below
+	named, err := d.root.Lstat(name)
+	if err != nil {
+		return "", false
+	}
+	opened, err := f.Stat()
+	return name, err == nil && os.SameFile(named, opened)
+}
+
+// seal makes the staged file read-only, young and durable.
+func (d *Disk) seal(name string, f *os.File) error {
+	if err := f.Chmod(0o444); err != nil {
+		return err
+	}
+	if err := d.root.Chtimes(name, time.Time{}, time.Now()); err != nil {
+		return err
+	}
+	if err := f.Sync(); err != nil {
+		// The kernel may have dropped what it could not write and taken the
+		// pages for clean: another fsync would succeed. Without its name the
+		// file can't be linked by whoever tries again; it will be copied.
+		return errors.Join(err, d.root.Remove(name))
+	}
+	return nil
+}
+
+// link gives the staged file its name as a blob.
+func (d *Disk) link(name, digest string) error {
+	err := d.root.Link(name, path(digest))
+	if !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	// The first blob that begins with these digits.
+	err = d.root.Mkdir(filepath.Dir(path(digest)), 0o755)
+	if err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	return d.root.Link(name, path(digest))
+}
+
+// syncFolders makes the name of the blob durable: its folder, and the folder
+// of that, which may be new and not yet synced by whoever made it.
+func (d *Disk) syncFolders(digest string) error {
+	for _, name := range []string{filepath.Dir(path(digest)), "blobs"} {
+		f, err := d.root.Open(name)
+		if err != nil {
+			return err
+		}
+		if err := errors.Join(f.Sync(), f.Close()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Open implements Store.
+func (d *Disk) Open(ctx context.Context, digest string) (Blob, error) {
+	b, err := d.open(ctx, digest)
+	if err != nil {
+		return nil, fmt.Errorf("open blob: %w", diskError(err))
+	}
+	return b, nil
+}
+
+func (d *Disk) open(ctx context.Context, digest string) (Blob, error) {
+	if ctx.Err() != nil {
+		return nil, ctx.Err()
+	}
+	info, err := d.lstat(digest)
+	if err != nil {
+		return nil, err
+	}
+	f, err := d.root.Open(path(digest))
+	if err != nil {
+		return nil, err
+	}
+	// An os.Root follows symbolic links that stay inside: somebody could let
+	// one blob's name lead to another blob.
+	opened, err := f.Stat()
+	if err == nil && !os.SameFile(info, opened) {
+		err = fmt.Errorf("%s: %w: it changed while it was opened", digest, ErrMismatch)
+	}
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return diskBlob{f, opened}, nil
+}
+
+// lstat returns ErrMismatch for what is no regular file.
+func (d *Disk) lstat(digest string) (fs.FileInfo, error) {
+	if err := checkDigest(digest); err != nil {
+		return nil, err
+	}
+	info, err := d.root.Lstat(path(digest))
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("%s: %w: not a regular file", digest, ErrMismatch)
+	}
+	return info, nil
+}
+
+// A diskBlob embeds its file so that net can find the descriptor and use
+// sendfile(2).
+type diskBlob struct {
+	*os.File
+	info fs.FileInfo
+}
+
+func (b diskBlob) Size() int64        { return b.info.Size() }
+func (b diskBlob) ModTime() time.Time { return b.info.ModTime() }
+
+// Stat implements Store.
+func (d *Disk) Stat(ctx context.Context, digest string) (Info, error) {
+	info, err := d.lstat(digest)
+	if err != nil {
+		return Info{}, fmt.Errorf("stat blob: %w", diskError(err))
+	}
+	return Info{digest, info.Size(), info.ModTime()}, nil
+}
+
+// List implements Store.
+func (d *Disk) List(ctx context.Context) iter.Seq2[Info, error] {
+	return func(yield func(Info, error) bool) {
+		for shard := range 256 {
+			infos, err := d.listShard(ctx, fmt.Sprintf("%02x", shard))
+			if err != nil {
+				yield(Info{}, fmt.Errorf("list blobs: %w", diskError(err)))
+				return
+			}
+			for _, info := range infos {
+				if !yield(info, nil) {
+					return
+				}
+			}
+		}
+	}
+}
+
+func (d *Disk) listShard(ctx context.Context, shard string) ([]Info, error) {
+	if ctx.Err() != nil {
+		return nil, ctx.Err()
+	}
+	entries, err := fs.ReadDir(d.root.FS(), "blobs/"+shard)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var infos []Info
+	for _, e := range entries {
+		if checkDigest(e.Name()) != nil || e.Name()[:2] != shard || !e.Type().IsRegular() {
+			continue
+		}
+		info, err := e.Info()
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		infos = append(infos, Info{e.Name(), info.Size(), info.ModTime()})
+	}
+	return infos, nil
+}
+
+// Delete implements Store.
+func (d *Disk) Delete(ctx context.Context, digest string) error {
+	if err := checkDigest(digest); err != nil {
+		return fmt.Errorf("delete blob: %w", err)
+	}
+	err := d.root.Remove(path(digest))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("delete blob: %w", diskError(err))
+	}
+	return nil
+}
+
+// Quarantine implements Store.
+func (d *Disk) Quarantine(ctx context.Context, digest string) error {
+	if err := d.quarantine(ctx, digest); err != nil {
+		return fmt.Errorf("quarantine blob: %w", diskError(err))
+	}
+	return nil
+}
+
+func (d *Disk) quarantine(ctx context.Context, digest string) error {
+	// Only one at a time may look and then move, or the second would move what
+	// has been repaired since it looked.
+	lock, err := lockFolder(filepath.Join(d.dir, "quarantine"), unix.LOCK_EX)
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+
+	err = Verify(ctx, d, digest)
+	if damaged(err) {
+		err = d.root.Rename(path(digest), quarantinePath(digest))
+	}
+	if err == nil || errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
+// damaged reports whether err means that the blob's bytes are wrong or can't be
+// read from the disk.
+func damaged(err error) bool {
+	return errors.Is(err, ErrMismatch) || errors.Is(err, syscall.EIO)
+}
+
+// Sweep implements Store.
+func (d *Disk) Sweep(ctx context.Context, age time.Duration) error {
+	return d.staging.Sweep(ctx, age)
+}
+
+// Free implements Store.
+func (d *Disk) Free(ctx context.Context) (int64, error) {
+	var st unix.Statfs_t
+	if err := unix.Statfs(d.dir, &st); err != nil {
+		return 0, fmt.Errorf("free space of %s: %w", d.dir, diskError(err))
+	}
+	return int64(st.Bavail) * int64(st.Bsize), nil
+}
+
+// diskError adds ErrFull or ErrUnavailable to what the system says.
+func diskError(err error) error {
+	var errno syscall.Errno
+	if !errors.As(err, &errno) || errors.Is(err, ErrFull) || errors.Is(err, ErrUnavailable) {
+		return err
+	}
+	switch errno {
+	case syscall.ENOSPC, syscall.EDQUOT:
+		return fmt.Errorf("%w: %w", ErrFull, err)
+	case syscall.EROFS, syscall.EIO, syscall.EMFILE, syscall.ENFILE, syscall.ENOLCK, syscall.ESTALE:
+		return fmt.Errorf("%w: %w", ErrUnavailable, err)
+	}
+	return err
+}
