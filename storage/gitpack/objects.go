@@ -1,0 +1,255 @@
+package gitpack
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"sync"
+
+	"github.com/pjbgf/sha1cd"
+)
+
+// Limits bounds what one upstream may make us store and walk. A limit that is
+// passed is an *Error.
+type Limits struct {
+	PackBytes     int64 // length of a packfile
+	ObjectBytes   int64 // content of one object; also the instructions of one delta
+	InflatedBytes int64 // content of all objects and deltas of a packfile
+	Objects       int   // objects in a packfile
+	DeltaDepth    int   // deltas between an object and its whole base; at most 65,535
+
+	TreeEntries    int // files and directories below the root of one tree
+	TreeDepth      int // directories on a path, the root included
+	PathBytes      int // length of a path
+	ComponentBytes int // length of a name between slashes
+}
+
+// The limits that DefaultLimits returns.
+const (
+	MaxPackBytes      = 2 << 30
+	MaxObjectBytes    = 256 << 20
+	MaxInflatedBytes  = 8 << 30
+	MaxObjects        = 1_000_000
+	MaxDeltaDepth     = 4096 // the most that git pack-objects makes is 4,095
+	MaxTreeEntries    = 100_000
+	MaxTreeDepth      = 128
+	MaxPathBytes      = 1024
+	MaxComponentBytes = 255
+)
+
+// DefaultLimits returns the limits of a service that mirrors packages.
+func DefaultLimits() Limits {
+	return Limits{
+		PackBytes:      MaxPackBytes,
+		ObjectBytes:    MaxObjectBytes,
+		InflatedBytes:  MaxInflatedBytes,
+		Objects:        MaxObjects,
+		DeltaDepth:     MaxDeltaDepth,
+		TreeEntries:    MaxTreeEntries,
+		TreeDepth:      MaxTreeDepth,
+		PathBytes:      MaxPathBytes,
+		ComponentBytes: MaxComponentBytes,
+	}
+}
+
+// An Error is a verdict on upstream's bytes: trying again gives it again.
+// Any other error of this package is about the machine, or a context.
+type Error struct {
+	Code    string // see the Code constants
+	Message string // for people; names from upstream are quoted
+}
+
+// The codes of Error.
+const (
+	CodePackMalformed    = "pack_malformed"
+	CodePackTooLarge     = "pack_too_large"
+	CodeTooManyObjects   = "too_many_objects"
+	CodeObjectTooLarge   = "object_too_large"
+	CodeInflatedTooLarge = "inflated_too_large"
+	CodeDeltaTooDeep     = "delta_too_deep"
+	CodeSHA1Collision    = "sha1_collision"
+
+	CodeIncomplete      = "incomplete" // an object is missing
+	CodeWrongType       = "wrong_type" // an object is not what its name elsewhere says
+	CodeCommitMalformed = "commit_malformed"
+	CodeTagMalformed    = "tag_malformed"
+	CodeTagNotCommit    = "tag_not_commit"
+	CodeTagTooDeep      = "tag_too_deep"
+
+	CodeTreeMalformed     = "tree_malformed" // not a list of entries, or out of order
+	CodeTreeMode          = "tree_mode"
+	CodeTreeName          = "tree_name"
+	CodeTreeDuplicate     = "tree_duplicate"
+	CodeTreeCaseCollision = "tree_case_collision" // differs in case or Unicode form only
+	CodeTooManyEntries    = "too_many_entries"
+	CodeTooDeep           = "too_deep"
+	CodePathTooLong       = "path_too_long"
+	CodeNameTooLong       = "name_too_long"
+
+	CodeSymlinkTarget  = "symlink_target"  // empty, too long, or with bytes that no name may have
+	CodeSymlinkEscape  = "symlink_escape"  // absolute, above the root, or into .git
+	CodeSymlinkThrough = "symlink_through" // by way of another symlink
+)
+
+func (e *Error) Error() string { return e.Message }
+
+func errorf(code, format string, args ...any) error {
+	return &Error{Code: code, Message: fmt.Sprintf(format, args...)}
+}
+
+// An Object is what is known of a Git object without reading it.
+type Object struct {
+	OID  OID
+	Type Type
+	Size int64 // bytes of content, without the header that is hashed before it
+}
+
+// Objects is a set of whole Git objects, their contents one after the other in
+// a spool file. Its memory is less than 100 bytes for each object.
+//
+// Any number of goroutines may read; none may while Add or WriteTree runs.
+type Objects struct {
+	spool   *os.File
+	end     int64 // where the next object goes
+	entries []entry
+
+	mu   sync.Mutex // Unpack hashes objects while it reads the next ones
+	byID map[OID]uint32
+}
+
+// An entry is an object of Objects. Its type is 0 while it is not in the spool.
+type entry struct {
+	oid   OID
+	typ   Type
+	depth uint16 // deltas between it and a whole object
+	size  int64
+	off   int64 // of its content in the spool
+}
+
+// NewObjects returns an empty set that keeps its objects in spool, an empty
+// file open for reading and writing. The caller closes spool, after the last use.
+func NewObjects(spool *os.File) *Objects {
+	return &Objects{spool: spool, byID: make(map[OID]uint32)}
+}
+
+// Add stores the object whose content is the next size bytes of r, and returns
+// its id. An object that is there already is fine. It returns
+// io.ErrUnexpectedEOF if r is shorter.
+func (o *Objects) Add(typ Type, size int64, r io.Reader) (OID, error) {
+	out := bufio.NewWriter(io.NewOffsetWriter(o.spool, o.end))
+	id, err := newHasher().sum(typ, size, io.TeeReader(r, out))
+	if err != nil {
+		return OID{}, fmt.Errorf("add %s: %w", typ, err)
+	}
+	if _, ok := o.byID[id]; ok {
+		return id, nil
+	}
+	if err := out.Flush(); err != nil {
+		return OID{}, fmt.Errorf("add %s %s: %w", typ, id, err)
+	}
+	o.byID[id] = uint32(len(o.entries))
+	o.entries = append(o.entries, entry{oid: id, typ: typ, size: size, off: o.end})
+	o.end += size
+	return id, nil
+}
+
+// Len returns the number of objects.
+func (o *Objects) Len() int { return len(o.byID) }
+
+// Stat returns the object named id, and whether it is there.
+func (o *Objects) Stat(id OID) (Object, bool) {
+	i, ok := o.lookup(id)
+	if !ok {
+		return Object{}, false
+	}
+	e := &o.entries[i]
+	return Object{OID: id, Type: e.typ, Size: e.size}, true
+}
+
+// Open returns the content of the object named id.
+// It returns CodeIncomplete if it is missing.
+func (o *Objects) Open(id OID) (*io.SectionReader, error) {
+	i, ok := o.lookup(id)
+	if !ok {
+		return nil, errorf(CodeIncomplete, "object %s is missing", id)
+	}
+	return o.content(i), nil
+}
+
+// Read returns the content of the object named id, which must be a typ of at
+// most limit bytes. It returns CodeIncomplete, CodeWrongType or CodeObjectTooLarge
+// if it is not.
+func (o *Objects) Read(id OID, typ Type, limit int64) ([]byte, error) {
+	obj, ok := o.Stat(id)
+	switch {
+	case !ok:
+		return nil, errorf(CodeIncomplete, "%s %s is missing", typ, id)
+	case obj.Type != typ:
+		return nil, errorf(CodeWrongType, "object %s is a %s, not a %s", id, obj.Type, typ)
+	case obj.Size > limit:
+		return nil, errorf(CodeObjectTooLarge, "%s %s has %d bytes, more than %d", typ, id, obj.Size, limit)
+	}
+	content, err := o.Open(id)
+	if err != nil {
+		return nil, err
+	}
+	raw := make([]byte, obj.Size)
+	if _, err := io.ReadFull(content, raw); err != nil {
+		return nil, fmt.Errorf("read %s %s: %w", typ, id, err)
+	}
+	return raw, nil
+}
+
+func (o *Objects) lookup(id OID) (uint32, bool) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	i, ok := o.byID[id]
+	return i, ok
+}
+
+func (o *Objects) content(i uint32) *io.SectionReader {
+	e := &o.entries[i]
+	return io.NewSectionReader(o.spool, e.off, e.size)
+}
+
+// A hasher computes object ids. SHA-1 is broken: it also finds out whether
+// content was made to collide with other content, as Git itself does.
+type hasher struct {
+	sha1 sha1cd.CollisionResistantHash
+	buf  []byte
+}
+
+func newHasher() *hasher {
+	return &hasher{
+		sha1: sha1cd.New().(sha1cd.CollisionResistantHash),
+		buf:  make([]byte, 128<<10),
+	}
+}
+
+// sum returns the id of the object whose content is the next size bytes of r.
+func (h *hasher) sum(typ Type, size int64, r io.Reader) (OID, error) {
+	h.sha1.Reset()
+	fmt.Fprintf(h.sha1, "%s %d\x00", typ, size)
+	for left := size; left > 0; {
+		n, err := io.ReadFull(r, h.buf[:min(left, int64(len(h.buf)))])
+		if err != nil {
+			if errors.Is(err, io.EOF) {
+				err = io.ErrUnexpectedEOF
+			}
+			return OID{}, err
+		}
+		h.sha1.Write(h.buf[:n])
+		left -= int64(n)
+	}
+	return h.id()
+}
+
+// id returns the SHA-1 of what was written since the last Reset.
+func (h *hasher) id() (id OID, err error) {
+	if _, collides := h.sha1.CollisionResistantSum(id[:0]); collides {
+		return OID{}, errorf(CodeSHA1Collision, "object %s is one half of a SHA-1 collision", id)
+	}
+	return id, nil
+}
