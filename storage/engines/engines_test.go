@@ -131,15 +131,19 @@ func TestStartAfterCrash(t *testing.T) {
 	tests := []struct {
 		name  string
 		crash func(t *testing.T, parent *exec.Cmd, pids []int)
+		alone bool // the engines end without our help
 	}{
 		{"parent killed", func(t *testing.T, parent *exec.Cmd, pids []int) {
 			kill(t, parent.Process.Pid, syscall.SIGKILL)
-		}},
+		}, true},
+		{"parent killed, restarted at once", func(t *testing.T, parent *exec.Cmd, pids []int) {
+			kill(t, parent.Process.Pid, syscall.SIGKILL)
+		}, false},
 		{"all killed", func(t *testing.T, parent *exec.Cmd, pids []int) {
 			for _, pid := range append(pids, parent.Process.Pid) {
 				kill(t, pid, syscall.SIGKILL)
 			}
-		}},
+		}, true},
 		{"parent killed, engines frozen for a while", func(t *testing.T, parent *exec.Cmd, pids []int) {
 			for _, pid := range pids {
 				kill(t, pid, syscall.SIGSTOP)
@@ -151,7 +155,7 @@ func TestStartAfterCrash(t *testing.T) {
 				}
 			})
 			t.Cleanup(func() { thaw.Stop() })
-		}},
+		}, false},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -167,6 +171,17 @@ func TestStartAfterCrash(t *testing.T) {
 			pids := []int{pidOf(t, e.postgres), pidOf(t, e.redis)}
 			tt.crash(t, parent, pids)
 			_ = parent.Wait() // killed
+			if tt.alone {
+				for _, engine := range e.all() {
+					eventually(t, func() error {
+						unlock, err := lock(engine.file("pid"))
+						if err != nil {
+							return fmt.Errorf("%s still runs: %w", engine.name, err)
+						}
+						return unlock()
+					})
+				}
+			}
 
 			e = start(t, root, Options{})
 			checkMark(t, e, mark+"-2")
