@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"path"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -24,10 +25,9 @@ const (
 	maxVersionLen = 32
 )
 
-// legacyLen is the length of a hash of the legacy form.
-const legacyLen = 68
-
-// A Manifest is what Zig reads from a build.zig.zon.
+// A Manifest is what Zig reads from a build.zig.zon. Escapes can put any bytes into
+// its strings and its dependencies', NUL and what is not UTF-8 included.
+// Refusals and Warnings are short and ASCII.
 type Manifest struct {
 	Name              string
 	NameIsString      bool   // written .name = "x", as up to 0.15, not .name = .x, as since 0.14
@@ -82,6 +82,8 @@ func ParseManifest(src []byte) (*Manifest, error) {
 	if p.m.usable == 0 {
 		return nil, errors.New(strings.Join(p.m.Refusals, "; "))
 	}
+	slices.Sort(p.m.Paths)
+	p.m.Paths = slices.Compact(p.m.Paths)
 	p.warn()
 	return &p.m, nil
 }
@@ -334,18 +336,20 @@ func (p *parser) fingerprint() {
 		p.skip()
 		return
 	}
-	s := p.text()
-	v, err := strconv.ParseUint(s, 0, 64)
+	v, err := strconv.ParseUint(p.text(), 0, 64)
 	switch {
 	case errors.Is(err, strconv.ErrRange):
 		p.refuse(from014, start, "expected u64 integer literal, found big_int")
-	// What Go accepts and Zig does not: 0X1, 01, 0_1, 0x_1.
-	case err != nil, len(s) > 1 && s[0] == '0' && strings.IndexByte("box", s[1]) < 0, len(s) > 2 && s[2] == '_' && s[0] == '0':
+	case err != nil || !integer.MatchString(p.text()):
 		p.refuse(from014, start, "bad integer literal")
+	default:
+		p.m.Fingerprint = v
 	}
-	p.m.Fingerprint = v
 	p.next()
 }
+
+// integer tells Zig's integers from what else Go reads as one: 0X1, 01, 0_1, 0x_1.
+var integer = regexp.MustCompile(`^(0$|[1-9]|0[box][^_])`)
 
 // paths reads a list of strings.
 func (p *parser) paths() {
@@ -359,8 +363,6 @@ func (p *parser) paths() {
 		p.comma()
 	}
 	p.expect('}', "'}'")
-	slices.Sort(p.m.Paths)
-	p.m.Paths = slices.Compact(p.m.Paths)
 }
 
 // dependency reads one of .dependencies. The last of a name counts, in the place
@@ -410,7 +412,7 @@ func (p *parser) hash() string {
 		p.refuse(upTo013, start, "invalid multihash value")
 	}
 	switch {
-	case len(s) > MaxHashLen:
+	case len(s) > maxHashLen:
 		p.refuse(from014, start, "invalid hash: long")
 	case len(s) < tailLen:
 		p.refuse(from016, start, "invalid hash: short")

@@ -60,11 +60,12 @@ func realZigs(t *testing.T) []zig {
 	return zigs
 }
 
-// fetch returns the hash that z prints for the package in dir, "" if it refuses it,
-// and everything else that z prints. It runs in project.
-func (z zig) fetch(t *testing.T, project, dir string) (hash, rest string) {
+// fetch runs z in project on the package in dir. It returns the hash that z prints,
+// "" if z refuses the package, and all of the output.
+func (z zig) fetch(t *testing.T, project, dir string) (hash, output string) {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), z.path, append(append([]string{"fetch", "--debug-hash"}, z.args...), dir)...)
+	args := slices.Concat([]string{"fetch", "--debug-hash"}, z.args, []string{dir})
+	cmd := exec.CommandContext(t.Context(), z.path, args...)
 	cmd.Dir = project
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
@@ -81,34 +82,36 @@ func TestRealZig(t *testing.T) {
 	t.Parallel()
 	zigs := realZigs(t)
 
-	type pkg struct {
-		name string
-		tree tree
-	}
-	var pkgs []pkg
+	trees := map[string]tree{}
 	for _, tt := range manifestCases {
-		pkgs = append(pkgs, pkg{tt.name, tree{ManifestName: tt.src, "src/a.zig": "aaa"}})
+		trees[tt.name] = tree{ManifestName: tt.src, "src/a.zig": "aaa"}
 	}
 	rng := rand.New(rand.NewPCG(1, 2))
 	for i := range generatedTrees {
-		pkgs = append(pkgs, pkg{fmt.Sprintf("generated %d", i), randomTree(rng)})
+		trees[fmt.Sprintf("generated %d", i)] = randomTree(rng)
+	}
+	dirs := map[string]string{}
+	for name, tree := range trees {
+		dirs[name] = t.TempDir()
+		tree.write(t, dirs[name])
 	}
 
-	project := t.TempDir()
-	// Zig 0.16.0 does not fetch outside of a project.
-	if err := os.WriteFile(filepath.Join(project, "build.zig"), nil, 0o644); err != nil {
-		t.Fatal(err)
-	}
-	for _, p := range pkgs {
-		dir := t.TempDir()
-		p.tree.write(t, dir)
-		for _, z := range zigs {
-			got, reason := p.tree.hashBy(t, z.release)
-			want, rest := z.fetch(t, project, dir)
-			if got != want {
-				t.Errorf("%s: got %q (%s), want that of Zig %v, %q\n%s\n%q", p.name, got, reason, z.release, want, rest, p.tree)
+	for _, z := range zigs {
+		t.Run(z.release.String(), func(t *testing.T) {
+			t.Parallel()
+			project := t.TempDir()
+			// Zig 0.16.0 does not fetch outside of a project.
+			if err := os.WriteFile(filepath.Join(project, "build.zig"), nil, 0o644); err != nil {
+				t.Fatal(err)
 			}
-		}
+			for name, tree := range trees {
+				got, reason := tree.hashBy(t, z.release)
+				want, output := z.fetch(t, project, dirs[name])
+				if got != want {
+					t.Errorf("%s: got %q (%s), want %q\n%s\n%q", name, got, reason, want, output, tree)
+				}
+			}
+		})
 	}
 }
 

@@ -2,6 +2,7 @@ package zigpkg
 
 import (
 	"bytes"
+	"fmt"
 	"strings"
 	"unicode/utf8"
 )
@@ -27,13 +28,20 @@ type token struct {
 	start, end int
 }
 
-// scan returns the first token at or after pos.
-// Once every release has refused the file, there are no more tokens.
-// Source: std.zig.Tokenizer of 0.13 and of 0.17.
+// scan returns the first token at or after pos. Once every release has refused the
+// file, there are no more tokens.
 func (p *parser) scan(pos int) token {
-	pos = p.space(pos)
-	if p.m.usable == 0 || pos == len(p.src) {
-		return token{end, len(p.src), len(p.src)}
+	if t := p.tokenAt(p.space(pos)); p.m.usable != 0 {
+		return t
+	}
+	return token{end, len(p.src), len(p.src)}
+}
+
+// tokenAt returns the token at pos.
+// Source: std.zig.Tokenizer of 0.13 and of 0.17.
+func (p *parser) tokenAt(pos int) token {
+	if pos == len(p.src) {
+		return token{end, pos, pos}
 	}
 	switch c := p.src[pos]; {
 	case c == '"':
@@ -63,7 +71,7 @@ func (p *parser) scan(pos int) token {
 		return p.operator(pos)
 	}
 	p.refuse(allReleases, pos, "invalid token")
-	return token{end, len(p.src), len(p.src)}
+	return token{}
 }
 
 // at returns the byte at pos, or 0 behind the last.
@@ -232,7 +240,7 @@ func unescape(out, body []byte) (_, rest []byte, problem string) {
 	case 'u':
 		return unescapeRune(out, body)
 	}
-	return out, body, "invalid escape character: '" + string(body[:1]) + "'"
+	return out, body, fmt.Sprintf("invalid escape character: %+q", body[0])
 }
 
 // unescapeRune decodes u{hex digits}.

@@ -19,7 +19,7 @@ func parseVersion(s string) (string, error) {
 	if i := strings.IndexAny(s, "-+"); i >= 0 {
 		required, extra = s[:i], s[i:]
 	}
-	numbers := strings.Split(required, ".")
+	numbers := strings.SplitN(required, ".", 4)
 	if len(numbers) != 3 {
 		return "", errInvalidVersion
 	}

@@ -42,11 +42,12 @@ import (
 	"strings"
 )
 
-// MaxHashLen is the length in bytes that no package hash exceeds.
-const MaxHashLen = maxNameLen + 1 + maxVersionLen + 1 + tailLen
-
-// tailLen is the length of the base64 text that ends a hash of the new form.
-const tailLen = 44
+// Lengths of package hashes, in bytes.
+const (
+	legacyLen  = 68
+	tailLen    = 44 // of the base64 text that ends the new form
+	maxHashLen = maxNameLen + 1 + maxVersionLen + 1 + tailLen
+)
 
 // A FileHash is the hash of one file or symlink of a package, its path included.
 type FileHash [sha256.Size]byte
@@ -60,7 +61,7 @@ type Entry struct {
 
 // Hashes is what Zig computes for a package.
 type Hashes struct {
-	Hash   string            // new form; "" if no release that writes it accepts the manifest
+	Hash   string            // new form; "" if no release that writes it accepts the manifest: see its Refusals
 	Legacy string            // legacy form, 68 bytes
 	Digest [sha256.Size]byte // what both forms are made of
 	Size   uint64            // sum of the content of all included files, in bytes
@@ -124,22 +125,25 @@ func newForm(name, version string, id uint32, size uint64, digest [sha256.Size]b
 // ValidHash reports what keeps s from being a package hash that some Zig writes.
 // It is stricter than Zig, which never decodes most of a hash.
 func ValidHash(s string) error {
-	if hexDigits, ok := strings.CutPrefix(s, "1220"); ok && len(s) == legacyLen {
-		return validHex(hexDigits)
+	if digits, ok := strings.CutPrefix(s, "1220"); ok && len(s) == legacyLen {
+		if strings.Trim(digits, "0123456789abcdef") != "" {
+			return errors.New("package hash has other than lowercase hex digits after 1220")
+		}
+		return nil
 	}
-	if len(s) > MaxHashLen {
-		return fmt.Errorf("package hash is longer than %d bytes", MaxHashLen)
+	if len(s) > maxHashLen {
+		return fmt.Errorf("package hash is longer than %d bytes", maxHashLen)
 	}
 	// The tail may hold dashes, and so may the version: cut from both ends.
-	head, tail := s[:max(0, len(s)-tailLen)], s[max(0, len(s)-tailLen):]
-	head, ok := strings.CutSuffix(head, "-")
-	name, version, ok2 := strings.Cut(head, "-")
-	if !ok || !ok2 {
+	cut := max(0, len(s)-tailLen)
+	head, hasTail := strings.CutSuffix(s[:cut], "-")
+	name, version, hasVersion := strings.Cut(head, "-")
+	if !hasTail || !hasVersion {
 		return errors.New("package hash is neither NAME-VERSION-DIGEST nor 1220 and 64 hex digits")
 	}
 	// 33 bytes fill 44 digits exactly, so every text has one meaning.
 	// The decoder skips line ends, which then make the text too short.
-	if b, err := base64.RawURLEncoding.DecodeString(tail); err != nil || len(b) != 33 {
+	if b, err := base64.RawURLEncoding.DecodeString(s[cut:]); err != nil || len(b) != 33 {
 		return errors.New("package hash does not end in 44 digits of base64url")
 	}
 	if name == "N" && version == "V" {
@@ -150,13 +154,6 @@ func ValidHash(s string) error {
 	}
 	if v, err := parseVersion(version); err != nil || v != version || len(v) > maxVersionLen {
 		return fmt.Errorf("package hash has no valid version: %q", version)
-	}
-	return nil
-}
-
-func validHex(s string) error {
-	if strings.Trim(s, "0123456789abcdef") != "" {
-		return errors.New("package hash has other than lowercase hex digits after 1220")
 	}
 	return nil
 }
