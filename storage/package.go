@@ -127,3 +127,28 @@ func holdFence(ctx context.Context, tx pgx.Tx, c Claim) error {
 	}
 	return nil
 }
+
+// PackageNames are the names of all packages, each list sorted.
+type PackageNames struct {
+	All        []string
+	Local      []string // with a release
+	Registered []string // in the catalog
+}
+
+// PackageNames returns the names of the packages that have a release or are
+// in the catalog.
+func (db *DB) PackageNames(ctx context.Context) (PackageNames, error) {
+	var names PackageNames
+	err := db.pool.QueryRow(ctx, `
+		WITH local AS (SELECT name FROM packages WHERE release_count > 0 AND state <> 'removed'),
+			registered AS (SELECT name FROM catalog_entries WHERE problem = '')
+		SELECT
+			(SELECT array_agg(name ORDER BY name COLLATE "C") FROM (SELECT name FROM local UNION SELECT name FROM registered) u),
+			(SELECT array_agg(name ORDER BY name COLLATE "C") FROM local),
+			(SELECT array_agg(name ORDER BY name COLLATE "C") FROM registered)`).
+		Scan(&names.All, &names.Local, &names.Registered)
+	if err != nil {
+		return PackageNames{}, fmt.Errorf("package names: %w", translate(err))
+	}
+	return names, nil
+}

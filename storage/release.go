@@ -62,9 +62,10 @@ func (db *DB) Releases(ctx context.Context, pkg string) ([]Release, error) {
 
 // A Publication is a release and everything that becomes visible with it.
 type Publication struct {
-	Release  Release
-	Pack     Pack
-	Manifest Blob
+	Release     Release
+	Pack        Pack
+	Manifest    Blob
+	Description string // of the package, from the README
 }
 
 // Publish makes one release or snapshot visible. All blobs must be durable.
@@ -120,7 +121,7 @@ func publish(ctx context.Context, tx pgx.Tx, p Publication) (created bool, err e
 	if err := putPack(ctx, tx, id, p.Pack); err != nil {
 		return false, err
 	}
-	return true, countRelease(ctx, tx, r)
+	return true, countRelease(ctx, tx, r, p.Description)
 }
 
 func heldRelease(ctx context.Context, tx pgx.Tx, r Release) (Release, error) {
@@ -146,7 +147,7 @@ func putPack(ctx context.Context, tx pgx.Tx, release int64, p Pack) error {
 }
 
 // countRelease brings the package's summary up to date with a new release.
-func countRelease(ctx context.Context, tx pgx.Tx, r Release) error {
+func countRelease(ctx context.Context, tx pgx.Tx, r Release, description string) error {
 	var latest *string
 	var latestTime *time.Time
 	err := tx.QueryRow(ctx, `
@@ -161,12 +162,14 @@ func countRelease(ctx context.Context, tx pgx.Tx, r Release) error {
 		UPDATE packages
 		SET latest_tag = CASE WHEN @latest THEN @tag ELSE latest_tag END,
 			latest_size = CASE WHEN @latest THEN @size ELSE latest_size END,
+			description = CASE WHEN @latest AND @description <> '' THEN @description ELSE description END,
 			release_count = release_count + CASE WHEN @tag = '' THEN 0 ELSE 1 END,
 			size_bytes = size_bytes + @size,
 			revision = revision + 1,
 			updated_at = GREATEST(updated_at, @created_at)
 		WHERE name = @package`,
-		pgx.NamedArgs{"package": r.Package, "latest": isLatest, "tag": r.Tag, "size": r.Size, "created_at": r.CreatedAt})
+		pgx.NamedArgs{"package": r.Package, "latest": isLatest, "tag": r.Tag, "size": r.Size,
+			"created_at": r.CreatedAt, "description": description})
 	return err
 }
 

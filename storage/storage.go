@@ -6,8 +6,9 @@
 package storage
 
 import (
-	"encoding/json"
 	"time"
+
+	"packbase/storage/zigpkg"
 )
 
 // A Package is a name and the one upstream it is bound to.
@@ -80,16 +81,16 @@ func (r *Release) OID() string {
 
 // Zig is what a release's build.zig.zon says and how Zig reads it.
 type Zig struct {
-	Hash              string          `json:"hash"`
-	LegacyHash        string          `json:"legacy_hash"`
-	Name              string          `json:"name,omitempty"`
-	Version           string          `json:"version,omitempty"`
-	Fingerprint       string          `json:"fingerprint,omitempty"` // 0x and 16 hex digits
-	MinimumZigVersion string          `json:"minimum_zig_version,omitempty"`
-	Dependencies      json.RawMessage `json:"dependencies,omitempty"`
-	UsableWith        json.RawMessage `json:"usable_with,omitempty"`
-	Problem           string          `json:"problem,omitempty"` // why Zig refuses the package
-	Warnings          []string        `json:"warnings,omitempty"`
+	Hash              string              `json:"hash"`        // "" if the Zigs that write it refuse the package
+	LegacyHash        string              `json:"legacy_hash"` // as Zig up to 0.13 writes it
+	Name              string              `json:"name,omitempty"`
+	Version           string              `json:"version,omitempty"`
+	Fingerprint       string              `json:"fingerprint,omitempty"` // 0x and 16 hex digits
+	MinimumZigVersion string              `json:"minimum_zig_version,omitempty"`
+	Dependencies      []zigpkg.Dependency `json:"dependencies,omitempty"`
+	UsableWith        []string            `json:"usable_with,omitempty"` // Zig releases that accept it as a dependency
+	Problem           string              `json:"problem,omitempty"`     // why no Zig accepts it
+	Warnings          []string            `json:"warnings,omitempty"`
 }
 
 // A Pack is the precomputed answer to a depth-1 fetch of a release.

@@ -10,8 +10,9 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	if dir := os.Getenv("BLOB_TEST_PUT"); dir != "" {
-		os.Exit(putAsChild(dir))
+	if mode := os.Getenv("BLOB_TEST_CHILD"); mode != "" {
+		children[mode](os.Getenv("BLOB_TEST_DIR"))
+		os.Exit(0)
 	}
 	os.Setenv("AWS_ACCESS_KEY_ID", blobtest.AccessKey)
 	os.Setenv("AWS_SECRET_ACCESS_KEY", blobtest.SecretKey)

@@ -1,15 +1,470 @@
 package blob_test
 
 import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
 	"testing"
+	"time"
 
+	"github.com/minio/minio-go/v7"
+	"github.com/minio/minio-go/v7/pkg/credentials"
+
+	"packbase/storage/blob"
 	"packbase/storage/blob/blobtest"
 )
 
 func TestS3(t *testing.T) {
 	t.Parallel()
-	blobtest.Run(t, func(t *testing.T) blobtest.Fixture {
-		server := blobtest.StartS3(t)
-		return blobtest.Fixture{Store: server.Store(t), Path: server.Path, Big: 11 << 20}
+	server := blobtest.StartS3(t)
+	t.Run("contract", func(t *testing.T) {
+		t.Parallel()
+		blobtest.Run(t, func(t *testing.T) blobtest.Fixture {
+			b := server.NewBucket(t)
+			return blobtest.Fixture{Store: openURL(t, b.URL), Path: b.Path, Big: bigBlob}
+		})
 	})
+	for name, test := range map[string]func(*testing.T, *blobtest.Bucket){
+		"put through faults":  testS3Faults,
+		"put that must fail":  testS3Refusals,
+		"read through faults": testS3Reading,
+		"cancelled upload":    testS3Cancel,
+		"sweep":               testS3Sweep,
+		"requests":            testS3Requests,
+		"range not honoured":  testS3Range,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			test(t, server.NewBucket(t))
+		})
+	}
+}
+
+// Three parts of the size that the test buckets ask for.
+const bigBlob = 11 << 20
+
+func openURL(t *testing.T, url string) blob.Store {
+	t.Helper()
+	s, err := blob.Open(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// What a request does, judged as a server would.
+func isPut(r *http.Request) bool {
+	return r.Method == http.MethodPut && r.URL.RawQuery == "" && r.Header.Get("X-Amz-Copy-Source") == ""
+}
+
+func isPart(r *http.Request) bool {
+	return r.Method == http.MethodPut && r.URL.Query().Has("partNumber")
+}
+
+func isComplete(r *http.Request) bool {
+	return r.Method == http.MethodPost && r.URL.Query().Has("uploadId")
+}
+
+func isHead(r *http.Request) bool { return r.Method == http.MethodHead }
+
+func isGet(r *http.Request) bool { return r.Method == http.MethodGet }
+
+// A fault spoils a request. It may pass it on to next first.
+type fault func(w http.ResponseWriter, r *http.Request, next http.Handler)
+
+// answer is a fault: the server answers like this and does nothing.
+func answer(status int, code string) fault {
+	return func(w http.ResponseWriter, r *http.Request, _ http.Handler) {
+		io.Copy(io.Discard, r.Body)
+		w.Header().Set("Content-Type", "application/xml")
+		w.WriteHeader(status)
+		io.WriteString(w, "<?xml version=\"1.0\"?><Error><Code>"+code+"</Code><Message>injected</Message></Error>")
+	}
+}
+
+// loseAnswer is a fault: the server did it, and nobody heard.
+func loseAnswer(w http.ResponseWriter, r *http.Request, next http.Handler) {
+	next.ServeHTTP(discard{http.Header{}}, r)
+	panic(http.ErrAbortHandler)
+}
+
+type discard struct{ header http.Header }
+
+func (d discard) Header() http.Header         { return d.header }
+func (d discard) Write(p []byte) (int, error) { return len(p), nil }
+func (d discard) WriteHeader(int)             {}
+
+// cutRequest is a fault: the connection breaks in the middle of the upload.
+func cutRequest(w http.ResponseWriter, r *http.Request, _ http.Handler) {
+	io.CopyN(io.Discard, r.Body, r.ContentLength/2)
+	panic(http.ErrAbortHandler)
+}
+
+// spoilRequest is a fault: a bit changes on the way.
+func spoilRequest(w http.ResponseWriter, r *http.Request, next http.Handler) {
+	body, err := io.ReadAll(r.Body)
+	if err != nil || len(body) == 0 {
+		panic(http.ErrAbortHandler)
+	}
+	body[len(body)/2] ^= 1
+	r.Body = io.NopCloser(bytes.NewReader(body))
+	next.ServeHTTP(w, r)
+}
+
+// cutAnswer is a fault: the connection breaks in the middle of the download.
+func cutAnswer(w http.ResponseWriter, r *http.Request, next http.Handler) {
+	next.ServeHTTP(&cutWriter{ResponseWriter: w}, r)
+}
+
+type cutWriter struct {
+	http.ResponseWriter
+	written int64
+}
+
+func (c *cutWriter) Write(p []byte) (int, error) {
+	if c.written > 100_000 {
+		panic(http.ErrAbortHandler)
+	}
+	n, err := c.ResponseWriter.Write(p[:min(len(p), 50_000)])
+	c.written += int64(n)
+	if n < len(p) && err == nil {
+		m, err := c.Write(p[n:])
+		return n + m, err
+	}
+	return n, err
+}
+
+// hang is a fault: the server never answers.
+func hang(w http.ResponseWriter, r *http.Request, _ http.Handler) {
+	io.Copy(io.Discard, r.Body)
+	<-r.Context().Done()
+}
+
+// spoil makes the next times requests of the kind is go wrong.
+func spoil(b *blobtest.Bucket, is func(*http.Request) bool, times int64, f fault) {
+	var left atomic.Int64
+	left.Store(times)
+	b.Through(func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if is(r) && left.Add(-1) >= 0 {
+				f(w, r, next)
+				return
+			}
+			next.ServeHTTP(w, r)
+		})
+	})
+}
+
+const forever = 1 << 40
+
+// checkNoParts checks that no unfinished upload is left to be paid for.
+func checkNoParts(t *testing.T, b *blobtest.Bucket) {
+	t.Helper()
+	if ids := unfinished(t, b); len(ids) > 0 {
+		t.Errorf("unfinished uploads left: %v", ids)
+	}
+}
+
+func unfinished(t *testing.T, b *blobtest.Bucket) []string {
+	t.Helper()
+	core, bucket := client(t, b)
+	list, err := core.ListMultipartUploads(t.Context(), bucket, "", "", "", "", 1000)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var ids []string
+	for _, u := range list.Uploads {
+		ids = append(ids, u.UploadID)
+	}
+	return ids
+}
+
+// client returns a client of its own for what a Store does not do.
+func client(t *testing.T, b *blobtest.Bucket) (*minio.Core, string) {
+	t.Helper()
+	u, err := url.Parse(b.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	core, err := minio.NewCore(strings.TrimPrefix(u.Query().Get("endpoint"), "http://"), &minio.Options{
+		Creds:  credentials.NewStaticV4(blobtest.AccessKey, blobtest.SecretKey, ""),
+		Region: "us-east-1",
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return core, u.Host
+}
+
+// writeObject puts bytes of somebody else under a digest.
+func writeObject(t *testing.T, b *blobtest.Bucket, digest string, content []byte) {
+	path := b.Path(digest)
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		t.Error(err)
+	}
+	if err := os.WriteFile(path, content, 0o644); err != nil {
+		t.Error(err)
+	}
+}
+
+// IM-10: what may pass is waited out, and the blob is there, whole, once.
+func testS3Faults(t *testing.T, b *blobtest.Bucket) {
+	store := openURL(t, b.URL)
+	small, big := blobtest.Bytes(1, 100_000), blobtest.Bytes(2, bigBlob)
+	first := func(content []byte) fault { // somebody is faster
+		return func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+			writeObject(t, b, filepath.Base(r.URL.Path), content)
+			next.ServeHTTP(w, r)
+		}
+	}
+	tests := []struct {
+		name    string
+		is      func(*http.Request) bool
+		times   int64
+		fault   fault
+		content []byte
+	}{
+		{"412, and nothing there", isPut, 1, answer(412, "PreconditionFailed"), small},
+		{"somebody faster", isPut, 1, first(small), small},
+		{"somebody faster with wrong bytes", isPut, 1, first([]byte("wrong")), small},
+		{"409", isPut, 2, answer(409, "ConditionalRequestConflict"), small},
+		{"500", isPut, 2, answer(500, "InternalError"), small},
+		{"503", isPut, 3, answer(503, "SlowDown"), small},
+		{"200 with an error", isPut, 1, answer(200, "InternalError"), small},
+		{"answer lost", isPut, 1, loseAnswer, small},
+		{"upload cut", isPut, 2, cutRequest, small},
+		{"upload spoiled", isPut, 1, spoilRequest, small},
+		{"500 to HEAD", isHead, 2, answer(500, "InternalError"), small},
+		{"503 to anything", func(*http.Request) bool { return true }, 4, answer(503, "SlowDown"), small},
+		{"part: 500", isPart, 2, answer(500, "InternalError"), big},
+		{"part: cut", isPart, 2, cutRequest, big},
+		{"part: spoiled", isPart, 1, spoilRequest, big},
+		{"part: answer lost", isPart, 1, loseAnswer, big},
+		{"part: upload lost", isPart, 1, answer(404, "NoSuchUpload"), big},
+		{"complete: 412, and nothing there", isComplete, 1, answer(412, "PreconditionFailed"), big},
+		{"complete: somebody faster", isComplete, 1, first(big), big},
+		{"complete: 409", isComplete, 1, answer(409, "ConditionalRequestConflict"), big},
+		{"complete: 503", isComplete, 1, answer(503, "SlowDown"), big},
+		{"complete: 200 with an error", isComplete, 1, answer(200, "InternalError"), big},
+		{"complete: answer lost", isComplete, 1, loseAnswer, big},
+	}
+	for _, tt := range tests {
+		digest := blobtest.Digest(tt.content)
+		spoil(b, tt.is, tt.times, tt.fault)
+		if err := store.Put(t.Context(), digest, blobtest.File(t, tt.content)); err != nil {
+			t.Errorf("%s: Put: %v", tt.name, err)
+		}
+		b.Through(nil)
+		if err := blob.Verify(t.Context(), store, digest); err != nil {
+			t.Errorf("%s: %v", tt.name, err)
+		}
+		checkNoParts(t, b)
+		if err := store.Delete(t.Context(), digest); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// What does not pass ends, with nothing stored and no part left.
+func testS3Refusals(t *testing.T, b *blobtest.Bucket) {
+	store := openURL(t, b.URL)
+	small, big := blobtest.Bytes(1, 100_000), blobtest.Bytes(2, bigBlob)
+	tests := []struct {
+		name    string
+		is      func(*http.Request) bool
+		fault   fault
+		content []byte
+		want    string
+	}{
+		{"forbidden", isPut, answer(403, "AccessDenied"), small, "injected"},
+		{"no bucket", isPut, answer(404, "NoSuchBucket"), small, "injected"},
+		{"no space", isPut, answer(507, "XMinioStorageFull"), small, "storage full"},
+		{"no quota", isPut, answer(403, "QuotaExceeded"), small, "storage full"},
+		{"down", isPut, answer(503, "SlowDown"), small, "storage unavailable"},
+		{"never stored", isPut, answer(200, "InternalError"), small, "storage unavailable"},
+		{"part forbidden", isPart, answer(403, "AccessDenied"), big, "injected"},
+		{"complete forbidden", isComplete, answer(403, "AccessDenied"), big, "injected"},
+	}
+	for _, tt := range tests {
+		digest := blobtest.Digest(tt.content)
+		spoil(b, tt.is, forever, tt.fault)
+		err := store.Put(t.Context(), digest, blobtest.File(t, tt.content))
+		if err == nil || !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("%s: Put: err = %v, want %s", tt.name, err, tt.want)
+		}
+		b.Through(nil)
+		if infos := blobtest.List(t, store); len(infos) != 0 {
+			t.Errorf("%s: stored %v", tt.name, infos)
+		}
+		checkNoParts(t, b)
+	}
+}
+
+func testS3Reading(t *testing.T, b *blobtest.Bucket) {
+	store := openURL(t, b.URL+"&timeout=300ms")
+	content := blobtest.Bytes(1, 5_000_000)
+	digest := blobtest.Put(t, store, content)
+	tests := []struct {
+		name  string
+		is    func(*http.Request) bool
+		times int64
+		fault fault
+	}{
+		{"500", isGet, 2, answer(500, "InternalError")},
+		{"503", isGet, 2, answer(503, "SlowDown")},
+		{"short read", isGet, 10, cutAnswer},
+		{"200 with an error", isGet, 2, answer(200, "InternalError")},
+		{"silence", isGet, 1, hang},
+		{"silence at HEAD", isHead, 1, hang},
+	}
+	for _, tt := range tests {
+		spoil(b, tt.is, tt.times, tt.fault)
+		if got := blobtest.Read(t, store, digest); !bytes.Equal(got, content) {
+			t.Errorf("%s: read %d other bytes", tt.name, len(got))
+		}
+		spoil(b, tt.is, tt.times, tt.fault)
+		r, err := store.Open(t.Context(), digest)
+		if err != nil {
+			t.Fatalf("%s: %v", tt.name, err)
+		}
+		got := make([]byte, 1_000_000)
+		if n, err := r.ReadAt(got, 2_000_000); err != nil || !bytes.Equal(got, content[2_000_000:3_000_000]) {
+			t.Errorf("%s: ReadAt = %d, %v", tt.name, n, err)
+		}
+		r.Close()
+	}
+
+	spoil(b, isGet, forever, answer(503, "SlowDown"))
+	if err := blob.Verify(t.Context(), store, digest); !errors.Is(err, blob.ErrUnavailable) {
+		t.Errorf("down: err = %v, want ErrUnavailable", err)
+	}
+	spoil(b, isGet, forever, answer(403, "AccessDenied"))
+	start := time.Now()
+	if err := blob.Verify(t.Context(), store, digest); err == nil || errors.Is(err, blob.ErrMismatch) {
+		t.Errorf("forbidden: err = %v, want what the server says", err)
+	} else if time.Since(start) > 2*time.Second {
+		t.Errorf("forbidden: took %v, want no further attempts", time.Since(start))
+	}
+	// A blob that can't be read now is not a wrong blob.
+	if err := store.Quarantine(t.Context(), digest); err == nil {
+		t.Error("forbidden: Quarantine: no error")
+	}
+	b.Through(nil)
+	if err := blob.Verify(t.Context(), store, digest); err != nil {
+		t.Error(err)
+	}
+}
+
+// A server that answers with something else than the range is not believed.
+func testS3Range(t *testing.T, b *blobtest.Bucket) {
+	store := openURL(t, b.URL)
+	content := blobtest.Bytes(1, 3_000_000)
+	digest := blobtest.Put(t, store, content)
+	for name, rangeHeader := range map[string]string{"whole": "", "other": "bytes=1-1000000"} {
+		r, err := store.Open(t.Context(), digest)
+		if err != nil {
+			t.Fatal(err)
+		}
+		spoil(b, isGet, 1, func(w http.ResponseWriter, _ *http.Request, _ http.Handler) {
+			req := &http.Request{Method: "GET", Header: http.Header{}}
+			if rangeHeader != "" {
+				req.Header.Set("Range", rangeHeader)
+			}
+			http.ServeContent(w, req, "", time.Now(), bytes.NewReader(content))
+		})
+		got := make([]byte, 1_000_000)
+		if n, err := r.ReadAt(got, 2_000_000); err != nil || !bytes.Equal(got, content[2_000_000:]) {
+			t.Errorf("%s: ReadAt = %d, %v, want the right bytes from a second attempt", name, n, err)
+		}
+		r.Close()
+	}
+}
+
+func testS3Cancel(t *testing.T, b *blobtest.Bucket) {
+	store := openURL(t, b.URL)
+	content := blobtest.Bytes(1, bigBlob)
+	ctx, cancel := context.WithCancel(t.Context())
+	spoil(b, isPart, forever, func(w http.ResponseWriter, r *http.Request, _ http.Handler) {
+		cancel()
+		hang(w, r, nil)
+	})
+	start := time.Now()
+	if err := store.Put(ctx, blobtest.Digest(content), blobtest.File(t, content)); !errors.Is(err, context.Canceled) {
+		t.Errorf("Put: err = %v, want context.Canceled", err)
+	}
+	if took := time.Since(start); took > 10*time.Second {
+		t.Errorf("Put took %v after it was cancelled", took)
+	}
+	checkNoParts(t, b)
+}
+
+func testS3Sweep(t *testing.T, b *blobtest.Bucket) {
+	store := openURL(t, b.URL)
+	core, bucket := client(t, b)
+	digest := blobtest.Digest([]byte("lost"))
+	// A process dies in the middle of an upload.
+	if _, err := core.NewMultipartUpload(t.Context(), bucket, "pre/fix/blobs/"+digest[:2]+"/"+digest, minio.PutObjectOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := store.Sweep(t.Context(), time.Hour); err != nil {
+		t.Fatal(err)
+	}
+	if ids := unfinished(t, b); len(ids) != 1 {
+		t.Errorf("unfinished uploads = %v, want the young one left alone", ids)
+	}
+	if err := store.Sweep(t.Context(), 0); err != nil {
+		t.Fatal(err)
+	}
+	checkNoParts(t, b)
+}
+
+// Every write of a blob is create-only, and short reads ask for little.
+func testS3Requests(t *testing.T, b *blobtest.Bucket) {
+	var writes, conditional, asked atomic.Int64
+	b.Through(func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if isPut(r) || isComplete(r) {
+				writes.Add(1)
+				if r.Header.Get("If-None-Match") == "*" {
+					conditional.Add(1)
+				}
+			}
+			if isGet(r) {
+				asked.Add(1)
+			}
+			next.ServeHTTP(w, r)
+		})
+	})
+	store := openURL(t, b.URL)
+	big := blobtest.Put(t, store, blobtest.Bytes(1, bigBlob))
+	blobtest.Put(t, store, []byte("small"))
+	blobtest.Put(t, store, []byte("small"))
+	if writes.Load() != 2 || conditional.Load() != 2 {
+		t.Errorf("%d writes, %d of them create-only, want 2 and 2", writes.Load(), conditional.Load())
+	}
+	asked.Store(0)
+	blobtest.Read(t, store, big)
+	if n := asked.Load(); n > 4 { // 1 + 2 + 4 + 4 MiB
+		t.Errorf("%d requests to read %d bytes, want 4", n, bigBlob)
+	}
+}
+
+func TestS3Unreachable(t *testing.T) {
+	t.Parallel()
+	store := openURL(t, "s3://bucket?timeout=100ms&endpoint=http://127.0.0.1:1")
+	if _, err := store.Stat(t.Context(), blobtest.Digest(nil)); !errors.Is(err, blob.ErrUnavailable) {
+		t.Errorf("Stat: err = %v, want ErrUnavailable", err)
+	}
+	for _, err := range store.List(t.Context()) {
+		if !errors.Is(err, blob.ErrUnavailable) {
+			t.Errorf("List: err = %v, want ErrUnavailable", err)
+		}
+	}
 }

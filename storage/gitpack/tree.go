@@ -44,6 +44,7 @@ func (f File) IsRegular() bool { return f.Mode&modeType == ModeFile&modeType }
 // A Listing is a whole tree.
 type Listing struct {
 	Files     []File   // in Git's order, that of the bytes of their paths
+	Dirs      []File   // directories, empty ones too, in Git's order; OID is the tree
 	Trees     []OID    // every tree object once, in the order met, the root first
 	EmptyDirs []string // paths of subtrees without entries, in the same order as Files
 }
@@ -108,6 +109,7 @@ func (w *treeWalk) walk(ctx context.Context, id OID, prefix string, depth int) e
 			return errorf(CodePathTooLong, "path has %d bytes, more than %d: %.80q...", len(path), w.lim.PathBytes, path)
 		}
 		if e.mode == ModeDir {
+			w.Dirs = append(w.Dirs, File{Path: path, Mode: e.mode, OID: e.id})
 			err = w.walk(ctx, e.id, path+"/", depth+1)
 		} else {
 			err = w.add(path, e)

@@ -106,10 +106,13 @@ func (g *guard) watchPack(resp *http.Response) error {
 		return nil
 	}
 	n, err := packetLength(src)
-	if err != nil {
+	switch {
+	case err != nil:
 		return err
+	case n < len(head):
+		return notGit("a packet has a wrong length")
 	}
-	line, err := src.Peek(max(n-4, len("ERR ")))
+	line, err := src.Peek(n - 4)
 	if err != nil {
 		return cut(err)
 	}

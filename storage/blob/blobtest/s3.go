@@ -1,6 +1,7 @@
 package blobtest
 
 import (
+	"bytes"
 	"context"
 	"net"
 	"net/http"
@@ -14,18 +15,12 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
-
-	"packbase/storage/blob"
 )
 
-// An S3Server is a real S3 server, versitygw, over a folder, and a proxy before
-// it that can be made to fail.
+// An S3Server is a real S3 server, versitygw, over a folder.
 type S3Server struct {
-	URL string // for blob.Open: an empty bucket, parts of the least size
-	Dir string // the bucket: objects are files below it
-
-	proxied http.Handler
-	handler atomic.Pointer[http.Handler]
+	dir   string // each folder in it is a bucket
+	proxy http.Handler
 }
 
 // Credentials that an S3Server accepts.
@@ -43,11 +38,7 @@ const (
 func StartS3(t *testing.T) *S3Server {
 	t.Helper()
 	program := versitygw(t)
-	root := t.TempDir()
-	s := &S3Server{Dir: filepath.Join(root, "data", "bucket")}
-	if err := os.MkdirAll(s.Dir, 0o755); err != nil {
-		t.Fatal(err)
-	}
+	dir := t.TempDir()
 
 	// A socket needs no free port. Its path must be short (unix(7)).
 	run, err := os.MkdirTemp("", "s3")
@@ -56,9 +47,9 @@ func StartS3(t *testing.T) *S3Server {
 	}
 	t.Cleanup(func() { os.RemoveAll(run) })
 	socket := filepath.Join(run, "s")
-	cmd := exec.Command(program, "--quiet", "--port", socket, "posix", filepath.Dir(s.Dir))
+	var log bytes.Buffer
+	cmd := exec.Command(program, "--quiet", "--port", socket, "posix", dir)
 	cmd.Env = append(os.Environ(), "ROOT_ACCESS_KEY="+AccessKey, "ROOT_SECRET_KEY="+SecretKey)
-	var log strings.Builder
 	cmd.Stdout, cmd.Stderr = &log, &log
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -66,7 +57,7 @@ func StartS3(t *testing.T) *S3Server {
 	t.Cleanup(func() {
 		cmd.Process.Kill()
 		cmd.Wait()
-		if t.Failed() && log.Len() > 0 {
+		if t.Failed() {
 			t.Logf("versitygw: %s", log.String())
 		}
 	})
@@ -74,7 +65,7 @@ func StartS3(t *testing.T) *S3Server {
 	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return new(net.Dialer).DialContext(ctx, "unix", socket)
 	}
-	for deadline := time.Now().Add(20 * time.Second); ; {
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
 		conn, err := dial(t.Context(), "", "")
 		if err == nil {
 			conn.Close()
@@ -83,51 +74,57 @@ func StartS3(t *testing.T) *S3Server {
 		if time.Now().After(deadline) {
 			t.Fatalf("versitygw does not listen: %v", err)
 		}
-		time.Sleep(5 * time.Millisecond)
 	}
-
-	s.proxied = &httputil.ReverseProxy{
+	return &S3Server{dir: dir, proxy: &httputil.ReverseProxy{
 		Rewrite:   func(r *httputil.ProxyRequest) { r.Out.URL.Scheme, r.Out.URL.Host = "http", "s3" },
 		Transport: &http.Transport{DialContext: dial, DisableCompression: true},
-		ErrorHandler: func(w http.ResponseWriter, r *http.Request, err error) {
-			w.WriteHeader(http.StatusBadGateway) // a client that went away is no news
-		},
-	}
-	s.Through(nil)
-	proxy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		(*s.handler.Load()).ServeHTTP(w, r)
-	}))
-	t.Cleanup(func() {
-		proxy.CloseClientConnections()
-		proxy.Close()
-	})
-	s.URL = "s3://bucket/pre/fix?part_size=5242880&endpoint=" + url.QueryEscape(proxy.URL)
-	return s
+		// A client that went away is no news.
+		ErrorHandler: func(w http.ResponseWriter, _ *http.Request, _ error) { w.WriteHeader(http.StatusBadGateway) },
+	}}
 }
 
-// Through makes all requests from now on go through what fault returns, which
-// may pass them on to next. Without a fault nothing is in their way.
-func (s *S3Server) Through(fault func(next http.Handler) http.Handler) {
-	handler := s.proxied
-	if fault != nil {
-		handler = fault(handler)
-	}
-	s.handler.Store(&handler)
+// A Bucket is a new bucket, with a proxy before it that can be made to fail.
+type Bucket struct {
+	URL string // for blob.Open: parts of the least size, 5 MiB
+	Dir string // the objects are files below it
+
+	proxy   http.Handler
+	handler atomic.Pointer[http.Handler]
 }
 
-// Store opens the bucket.
-func (s *S3Server) Store(t *testing.T) blob.Store {
+// NewBucket makes an empty bucket, whose proxy lives as long as the test.
+func (s *S3Server) NewBucket(t *testing.T) *Bucket {
 	t.Helper()
-	store, err := blob.Open(s.URL)
+	dir, err := os.MkdirTemp(s.dir, "bucket")
 	if err != nil {
 		t.Fatal(err)
 	}
-	return store
+	b := &Bucket{Dir: dir, proxy: s.proxy}
+	b.Through(nil)
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		(*b.handler.Load()).ServeHTTP(w, r)
+	}))
+	t.Cleanup(func() {
+		server.CloseClientConnections()
+		server.Close()
+	})
+	b.URL = "s3://" + filepath.Base(dir) + "/pre/fix?part_size=5242880&endpoint=" + url.QueryEscape(server.URL)
+	return b
+}
+
+// Through makes all requests from now on go to what fault returns, which may
+// pass them on to next. Without a fault nothing is in their way.
+func (b *Bucket) Through(fault func(next http.Handler) http.Handler) {
+	handler := b.proxy
+	if fault != nil {
+		handler = fault(handler)
+	}
+	b.handler.Store(&handler)
 }
 
 // Path returns the file that holds the blob.
-func (s *S3Server) Path(digest string) string {
-	return filepath.Join(s.Dir, "pre", "fix", "blobs", digest[:2], digest)
+func (b *Bucket) Path(digest string) string {
+	return filepath.Join(b.Dir, "pre", "fix", "blobs", digest[:2], digest)
 }
 
 // versitygw returns the path of the program, built if it is not yet.

@@ -1,0 +1,67 @@
+# Everything that one does with packbase. `make` lists it.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help up build test test-zig test-clients test-faults bench lint ci
+
+# Zig versions to test with: the newest and the one most packages are written
+# for; and for test-zig each that differs in how it fetches.
+ZIGS ?= 0.17.1,0.15.2
+ALL_ZIGS := 0.13.0,0.14.1,0.15.2,0.16.0,0.17.1
+
+# Go where it is installed but not in PATH: by hand, or a Debian package of a
+# certain version. An older one fetches the version that go.mod wants.
+export PATH := $(PATH):/usr/sbin:/usr/local/go/bin:$(lastword $(sort $(wildcard /usr/lib/go-1.[2-9][0-9]/bin)))
+export GOTOOLCHAIN ?= auto
+
+# Without git, or in a clone of another user, there is no version to stamp.
+ifeq ($(shell git rev-parse HEAD 2>/dev/null),)
+export GOFLAGS += -buildvcs=false
+endif
+
+ENV := go run ./tests/env -zig
+
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+up: ## install what is missing, build, and run packbase with a Postgres and Redis of its own
+	@.ci/install up
+	@$(MAKE) --no-print-directory build
+	exec bin/packbase up
+
+build: ## build bin/packbase
+	go build -trimpath -o bin/packbase ./cmd/packbase
+
+test: ## install what is missing, and run all checks and tests (ZIGS=0.17.1,0.15.2 sets the Zig versions)
+	@.ci/install up test
+	@$(MAKE) --no-print-directory lint
+	$(ENV) '$(ZIGS)' -- go test -race -timeout 30m ./...
+
+test-zig: ## run the tests that use Zig with each version from 0.13 to 0.17
+	@.ci/install up test
+	$(ENV) '$(ALL_ZIGS)' -- go test -race -timeout 30m \
+		$$(git grep --untracked -l PACKBASE_TEST_ZIGS -- '*.go' ':!tests/env' | xargs -rn1 dirname | sort -u | sed 's|^|./|')
+
+test-clients: ## run the tests with real clients, at length
+	@.ci/install up test
+	$(ENV) '$(ALL_ZIGS)' -- go test -count=1 -timeout 60m -tags clients ./tests/clients/...
+
+test-faults: ## run the tests that kill, freeze, fill and cut, at length
+	@.ci/install up test
+	$(ENV) '$(ZIGS)' -- go test -count=1 -timeout 90m -tags failpoint,faults ./tests/faults/...
+
+bench: ## measure against git, git http-backend and nginx side by side
+	@.ci/install up test bench
+	$(ENV) '$(ZIGS)' -- go test -count=1 -timeout 60m -run '^$$' -bench . ./tests/bench/...
+
+lint: ## check formatting, vet, staticcheck, known vulnerabilities
+	@echo "gofmt -l"
+	@unformatted=$$(git ls-files -z '*.go' | xargs -0 "$$(go env GOROOT)/bin/gofmt" -l); \
+		if [[ -n $$unformatted ]]; then printf 'not formatted:\n%s\n' "$$unformatted" >&2; exit 1; fi
+	go vet ./...
+	go tool staticcheck ./...
+	.ci/vulncheck
+
+ci: ## what .ci/run runs: test, once, with the Zig versions of test-zig
+	@$(MAKE) --no-print-directory test ZIGS='$(ALL_ZIGS)'

@@ -1,0 +1,125 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/go-chi/chi/v5/middleware"
+
+	"packbase/storage"
+)
+
+// An Error is an answer that is not 2xx.
+type Error struct {
+	Status     int
+	Code       string // for programs, snake_case
+	Message    string // for people: what was wrong and what to do
+	RetryAfter time.Duration
+	JobID      string // the job that failed, if one did
+}
+
+func (e *Error) Error() string { return e.Code + ": " + e.Message }
+
+// errorBody is the JSON of every error.
+type errorBody struct {
+	Status    string `json:"status"`
+	Code      string `json:"code"`
+	Message   string `json:"message"`
+	JobID     string `json:"job_id,omitempty"`
+	RequestID string `json:"request_id"`
+}
+
+// toError is the one table from errors to answers.
+func toError(err error) *Error {
+	var own *Error
+	var bound *storage.BoundError
+	var bad *storage.InvalidError
+	var tooLarge *http.MaxBytesError
+	switch {
+	case errors.As(err, &own):
+		return own
+	case errors.As(err, &bound):
+		return &Error{Status: http.StatusConflict, Code: "name_conflict", Message: bound.Error()}
+	case errors.As(err, &bad):
+		return &Error{Status: http.StatusBadRequest, Code: "invalid", Message: bad.Error()}
+	case errors.As(err, &tooLarge):
+		return &Error{Status: http.StatusRequestEntityTooLarge, Code: "too_large",
+			Message: "the request body is larger than " + strconv.FormatInt(tooLarge.Limit, 10) + " bytes"}
+	case errors.Is(err, storage.ErrNotFound):
+		return &Error{Status: http.StatusNotFound, Code: "not_found", Message: "there is no such thing here; /api/list names what is"}
+	case errors.Is(err, storage.ErrConflict):
+		return &Error{Status: http.StatusConflict, Code: "conflict", Message: "the request does not fit the present state"}
+	case errors.Is(err, context.DeadlineExceeded), storage.IsAway(err):
+		return &Error{Status: http.StatusServiceUnavailable, Code: "unavailable", RetryAfter: 5 * time.Second,
+			Message: "the database does not answer; try again soon"}
+	}
+	return &Error{Status: http.StatusInternalServerError, Code: "internal", Message: "something failed inside packbase; its log has the details under this request_id"}
+}
+
+// jobStatus is the one table from the codes of failed jobs to HTTP statuses.
+// What is not in it is upstream's doing: 502.
+var jobStatus = map[string]int{
+	"name_conflict":       http.StatusConflict,
+	"cancelled":           http.StatusConflict,
+	"no_tags":             http.StatusUnprocessableEntity,
+	"no_releases":         http.StatusUnprocessableEntity,
+	"no_such_ref":         http.StatusUnprocessableEntity,
+	"tag_rejected":        http.StatusUnprocessableEntity,
+	"too_many_tags":       http.StatusUnprocessableEntity,
+	"upstream_url":        http.StatusBadRequest,
+	"upstream_address":    http.StatusForbidden,
+	"package_frozen":      http.StatusConflict,
+	"storage_full":        http.StatusServiceUnavailable,
+	"storage_unavailable": http.StatusServiceUnavailable,
+	"timeout":             http.StatusGatewayTimeout,
+	"internal":            http.StatusInternalServerError,
+	"ingest_failed":       http.StatusInternalServerError,
+	"quarantined":         http.StatusInternalServerError,
+}
+
+func jobError(job storage.Job) *Error {
+	status, ok := jobStatus[job.ErrorCode]
+	if !ok {
+		status = http.StatusBadGateway
+	}
+	return &Error{Status: status, Code: job.ErrorCode, Message: job.ErrorMessage, JobID: job.ID.String()}
+}
+
+// handle adapts a handler that returns an error. It alone writes error bodies
+// and logs what is our fault.
+func (s *Server) handle(h func(http.ResponseWriter, *http.Request) error) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		err := h(w, r)
+		if err == nil {
+			return
+		}
+		if r.Context().Err() != nil {
+			return // the client has gone
+		}
+		e := toError(err)
+		if e.Status >= 500 {
+			s.log.ErrorContext(r.Context(), "request failed", "method", r.Method, "path", r.URL.Path,
+				"status", e.Status, "request_id", middleware.GetReqID(r.Context()), slog.Any("err", err))
+		}
+		writeError(w, r, e)
+	}
+}
+
+func writeError(w http.ResponseWriter, r *http.Request, e *Error) {
+	h := w.Header()
+	for _, name := range []string{"ETag", "Last-Modified", "Content-Length", "Content-Type"} {
+		h.Del(name)
+	}
+	h.Set("Cache-Control", "no-store")
+	h.Set("X-Packbase-Error", e.Code)
+	if e.RetryAfter > 0 {
+		h.Set("Retry-After", strconv.Itoa(int((e.RetryAfter+time.Second-1)/time.Second)))
+	}
+	writeJSON(w, e.Status, errorBody{
+		Status: "error", Code: e.Code, Message: e.Message, JobID: e.JobID, RequestID: middleware.GetReqID(r.Context()),
+	})
+}

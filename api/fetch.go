@@ -1,0 +1,142 @@
+package api
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"packbase/storage"
+)
+
+// maxWait is the longest that a request may wait for its job.
+const maxWait = 300 * time.Second
+
+// postFetch serves POST /api/fetch: it has a package mirrored.
+func (s *Server) postFetch(w http.ResponseWriter, r *http.Request) error {
+	wait, err := waitOf(r)
+	if err != nil {
+		return err
+	}
+	var in struct {
+		URL  string `json:"url"`
+		Name string `json:"name"`
+	}
+	if err := readJSON(w, r, &in); err != nil {
+		return err
+	}
+	up, err := storage.ParseUpstream(in.URL)
+	if err != nil {
+		return err
+	}
+	name := up.Name
+	if in.Name != "" {
+		name = in.Name
+	}
+	if err := storage.ValidPackage(name); err != nil {
+		return err
+	}
+	job, created, err := s.db.RequestFetch(r.Context(), name, up)
+	if err != nil {
+		return err
+	}
+	if created {
+		s.tell(r.Context(), job)
+	}
+	return s.answerJob(w, r, job, wait)
+}
+
+// tell has the queue told of a new job. If that fails, the job is not lost:
+// the workers' reconciler finds the row.
+func (s *Server) tell(ctx context.Context, job storage.Job) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+	defer cancel()
+	err := s.queue.Tell(ctx, job.Kind, job.ID)
+	if err == nil {
+		err = s.db.MarkEnqueued(ctx, job.ID)
+	}
+	if err != nil {
+		s.log.WarnContext(ctx, "queue not told", "job", job.ID, "err", err)
+	}
+}
+
+// waitOf returns how long the request wants to wait for its job:
+// ?wait=SECONDS, or Prefer: wait=SECONDS (RFC 7240, section 4.3).
+func waitOf(r *http.Request) (time.Duration, error) {
+	text := r.URL.Query().Get("wait")
+	for _, prefer := range r.Header.Values("Prefer") {
+		for part := range strings.SplitSeq(prefer, ",") {
+			if value, ok := strings.CutPrefix(strings.TrimSpace(part), "wait="); ok && text == "" {
+				text = value
+			}
+		}
+	}
+	if text == "" {
+		return 0, nil
+	}
+	seconds, err := strconv.Atoi(text)
+	if err != nil || seconds < 0 {
+		return 0, &Error{Status: http.StatusBadRequest, Code: "invalid", Message: fmt.Sprintf("wait: %q is not a number of seconds", text)}
+	}
+	return min(time.Duration(seconds)*time.Second, maxWait), nil
+}
+
+// answerJob answers at once that the job is queued, or waits for its end.
+func (s *Server) answerJob(w http.ResponseWriter, r *http.Request, job storage.Job, wait time.Duration) error {
+	job, err := s.waitFor(w, r, job, wait)
+	if err != nil {
+		return err
+	}
+	location := "/api/jobs/" + job.ID.String()
+	switch job.State {
+	case storage.Succeeded:
+		var result map[string]any
+		if err := json.Unmarshal(job.Result, &result); err != nil {
+			return fmt.Errorf("read result of job %s: %w", job.ID, err)
+		}
+		result["status"], result["job_id"] = "ok", job.ID
+		if tag, _ := result["tag"].(string); tag != "" {
+			result["url"] = tarballPath(job.Package, tag)
+		} else if commit, _ := result["commit"].(string); commit != "" {
+			result["url"] = commitPath(job.Package, commit)
+		}
+		writeJSON(w, http.StatusOK, result)
+		return nil
+	case storage.Failed, storage.Cancelled:
+		return jobError(job)
+	}
+	w.Header().Set("Location", location)
+	writeJSON(w, http.StatusAccepted, map[string]any{
+		"status": "queued", "job_id": job.ID, "package": job.Package, "location": location,
+	})
+	return nil
+}
+
+// waitFor polls the job until it ends or wait is over.
+func (s *Server) waitFor(w http.ResponseWriter, r *http.Request, job storage.Job, wait time.Duration) (storage.Job, error) {
+	if wait == 0 {
+		return job, nil
+	}
+	// The server's write deadline is for answers that come at once.
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(wait + 30*time.Second))
+	ctx, cancel := context.WithTimeout(r.Context(), wait)
+	defer cancel()
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	for job.Open() {
+		select {
+		case <-ctx.Done():
+			return job, r.Context().Err()
+		case <-tick.C:
+		}
+		next, err := s.db.JobByID(r.Context(), job.ID)
+		if err != nil {
+			return job, err
+		}
+		job = next
+	}
+	return job, nil
+}

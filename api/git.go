@@ -1,0 +1,256 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"slices"
+	"strings"
+
+	"github.com/go-chi/chi/v5"
+	lru "github.com/hashicorp/golang-lru/v2"
+
+	"packbase/api/smarthttp"
+	"packbase/storage"
+	"packbase/storage/blob"
+	"packbase/storage/gitpack"
+)
+
+// gitInfoRefs serves GET /{repo}/info/refs and /git/{repo}/info/refs.
+func (s *Server) gitInfoRefs(w http.ResponseWriter, r *http.Request) {
+	s.git.InfoRefs(w, r, repoName(r))
+}
+
+// gitUploadPack serves POST /{repo}/git-upload-pack and /git/{repo}/git-upload-pack.
+func (s *Server) gitUploadPack(w http.ResponseWriter, r *http.Request) {
+	s.git.UploadPack(w, r, repoName(r))
+}
+
+// repoName cuts ".git", which a route cannot: a parameter ends at the first
+// byte that follows it in the pattern.
+func repoName(r *http.Request) string {
+	return strings.TrimSuffix(chi.URLParam(r, "repo"), ".git")
+}
+
+// refuseReceivePack answers every push, whatever its method.
+func refuseReceivePack(http.ResponseWriter, *http.Request) error {
+	return &Error{Status: http.StatusForbidden, Code: "read_only", Message: "packages are mirrored, not pushed"}
+}
+
+// A gitStore is what the Git interface reads: rows and blobs.
+//
+// Repositories are kept in memory under their package's revision, so all that
+// a request asks of Postgres is that number. Packs never change.
+type gitStore struct {
+	db    *storage.DB
+	blobs blob.Store
+	repos *lru.Cache[string, *repository]
+	packs *lru.Cache[string, gitpack.Stored]
+}
+
+// Entries that are kept in memory.
+const (
+	keptRepos = 256
+	keptPacks = 4096
+)
+
+// A repository is what smarthttp serves, and how to open its segments.
+type repository struct {
+	smarthttp.Repository
+	revision int64
+	segments []storage.Segment
+}
+
+func newGitStore(db *storage.DB, blobs blob.Store) *gitStore {
+	// The error is about sizes below one.
+	repos, _ := lru.New[string, *repository](keptRepos)
+	packs, _ := lru.New[string, gitpack.Stored](keptPacks)
+	return &gitStore{db: db, blobs: blobs, repos: repos, packs: packs}
+}
+
+// Repository implements smarthttp.Store.
+func (g *gitStore) Repository(ctx context.Context, name string) (*smarthttp.Repository, error) {
+	none := &smarthttp.Error{Status: http.StatusNotFound, Code: "not_found",
+		Message: fmt.Sprintf("there is no package %q here; POST /api/fetch with its upstream's URL mirrors one", name)}
+	if storage.ValidPackage(name) != nil {
+		return nil, none
+	}
+	pkg, err := g.db.PackageByName(ctx, name)
+	if errors.Is(err, storage.ErrNotFound) {
+		return nil, none
+	}
+	if err != nil {
+		return nil, gitError(err)
+	}
+	if repo, ok := g.repos.Get(pkg.Name); ok && repo.revision == pkg.Revision {
+		return &repo.Repository, nil
+	}
+	repo, err := g.load(ctx, pkg)
+	if err != nil {
+		return nil, gitError(err)
+	}
+	g.repos.Add(pkg.Name, repo)
+	return &repo.Repository, nil
+}
+
+// gitError lets the Git interface answer with the words of the API.
+func gitError(err error) error {
+	var own *smarthttp.Error
+	if errors.As(err, &own) {
+		return err
+	}
+	e := toError(err)
+	if e.Code == "internal" {
+		return err
+	}
+	return &smarthttp.Error{Status: e.Status, Code: e.Code, Message: e.Message, RetryAfter: e.RetryAfter}
+}
+
+func (g *gitStore) load(ctx context.Context, pkg storage.Package) (*repository, error) {
+	releases, err := g.db.Releases(ctx, pkg.Name)
+	if err != nil {
+		return nil, err
+	}
+	if len(releases) == 0 {
+		return nil, errNoReleases(pkg)
+	}
+	repo := &repository{revision: pkg.Revision}
+	repo.Package = pkg.Name
+	if repo.segments, err = g.db.Segments(ctx, pkg.Name); err != nil {
+		return nil, err
+	}
+	if repo.Set, err = g.set(ctx, repo.segments); err != nil {
+		return nil, err
+	}
+	return repo, repo.list(pkg, releases)
+}
+
+// list fills in what clients see.
+func (repo *repository) list(pkg storage.Package, releases []storage.Release) error {
+	hidden := storage.HiddenTags(releases)
+	for i := range releases {
+		r := &releases[i]
+		commit, err := gitpack.ParseOID(r.CommitOID)
+		if err != nil {
+			return err
+		}
+		if r.Tag == "" {
+			repo.Snapshots = append(repo.Snapshots, commit)
+		}
+		if pkg.LatestTag == nil || r.Tag == *pkg.LatestTag {
+			repo.Head = commit // without releases, the newest snapshot
+		}
+		if r.Tag == "" || hidden[r.Tag] != "" {
+			continue
+		}
+		ref := smarthttp.Ref{Name: "refs/tags/" + r.Tag, OID: commit}
+		if r.TagOID != "" {
+			ref.Peeled = commit
+			if ref.OID, err = gitpack.ParseOID(r.TagOID); err != nil {
+				return err
+			}
+		}
+		repo.Refs = append(repo.Refs, ref)
+	}
+	slices.SortFunc(repo.Refs, func(a, b smarthttp.Ref) int { return strings.Compare(a.Name, b.Name) })
+	return nil
+}
+
+func errNoReleases(pkg storage.Package) error {
+	why := "it is still being mirrored"
+	if pkg.SyncOK != nil && !*pkg.SyncOK {
+		why = "the last attempt to mirror it failed: " + pkg.SyncMessage
+	}
+	return &smarthttp.Error{Status: http.StatusNotFound, Code: "no_releases",
+		Message: fmt.Sprintf("the package %q has no releases; %s", pkg.Name, why)}
+}
+
+// set reads the indexes of the segments, without the ids that serving does
+// not need.
+func (g *gitStore) set(ctx context.Context, segments []storage.Segment) (*gitpack.Set, error) {
+	const most = 1 << 30
+	indexes := make([]*gitpack.SegmentIndex, len(segments))
+	for i, s := range segments {
+		b, err := g.blobs.Open(ctx, s.IndexDigest)
+		if err != nil {
+			// The row promises the blob, so its absence is our fault: %v, not %w.
+			return nil, fmt.Errorf("open index of segment %d of %s: %v", s.Seq, s.Package, err)
+		}
+		raw, err := io.ReadAll(io.LimitReader(b, most))
+		b.Close()
+		if err != nil {
+			return nil, fmt.Errorf("read index of segment %d of %s: %w", s.Seq, s.Package, err)
+		}
+		if indexes[i], err = gitpack.UnmarshalOffsets(raw); err != nil {
+			return nil, fmt.Errorf("read index of segment %d of %s: %v", s.Seq, s.Package, err)
+		}
+	}
+	return gitpack.NewSet(indexes...), nil
+}
+
+// Packs implements smarthttp.Store.
+func (g *gitStore) Packs(ctx context.Context, repo *smarthttp.Repository, ids []gitpack.OID) (map[gitpack.OID]gitpack.Stored, error) {
+	packs := make(map[gitpack.OID]gitpack.Stored, len(ids))
+	var missing []string
+	for _, id := range ids {
+		if p, ok := g.packs.Get(repo.Package + "#" + id.String()); ok {
+			packs[id] = p
+		} else {
+			missing = append(missing, id.String())
+		}
+	}
+	if len(missing) == 0 {
+		return packs, nil
+	}
+	stored, err := g.db.Packs(ctx, repo.Package, missing)
+	if err != nil {
+		return nil, gitError(err)
+	}
+	for _, p := range stored {
+		if err := g.addPack(packs, repo.Package, missing, p); err != nil {
+			return nil, err
+		}
+	}
+	return packs, nil
+}
+
+func (g *gitStore) addPack(packs map[gitpack.OID]gitpack.Stored, pkg string, wanted []string, p storage.StoredPack) error {
+	commit, err := gitpack.ParseOID(p.CommitOID)
+	if err != nil {
+		return err
+	}
+	st := gitpack.Stored{Commit: commit, Bitmap: p.Bitmap, Objects: p.Objects, Size: p.Size, Trailer: [20]byte(p.Trailer)}
+	for _, text := range []string{p.CommitOID, p.TagOID} {
+		if text == "" || !slices.Contains(wanted, text) {
+			continue
+		}
+		id, err := gitpack.ParseOID(text)
+		if err != nil {
+			return err
+		}
+		packs[id] = st
+		g.packs.Add(pkg+"#"+text, st)
+	}
+	return nil
+}
+
+// Segment implements smarthttp.Store.
+func (g *gitStore) Segment(ctx context.Context, repo *smarthttp.Repository, i int) (gitpack.Segment, error) {
+	kept, ok := g.repos.Peek(repo.Package)
+	var segments []storage.Segment
+	if ok && i < len(kept.segments) {
+		segments = kept.segments
+	} else {
+		var err error
+		if segments, err = g.db.Segments(ctx, repo.Package); err != nil {
+			return nil, gitError(err)
+		}
+	}
+	b, err := g.blobs.Open(ctx, segments[i].Digest)
+	if err != nil {
+		return nil, fmt.Errorf("open segment %d of %s: %v", i, repo.Package, err)
+	}
+	return b, nil
+}

@@ -1,0 +1,51 @@
+package api
+
+import (
+	"context"
+	"net/http"
+	"time"
+)
+
+// getHealth serves GET /healthz: the process answers. It depends on nothing.
+func (s *Server) getHealth(w http.ResponseWriter, _ *http.Request) error {
+	writeJSON(w, http.StatusOK, map[string]string{"status": "ok"})
+	return nil
+}
+
+// getReady serves GET /readyz: each dependency with its state. Published
+// packages can be served without Redis, so that does not make us unready.
+func (s *Server) getReady(w http.ResponseWriter, r *http.Request) error {
+	ctx, cancel := context.WithTimeout(r.Context(), 4*time.Second)
+	defer cancel()
+	deps := map[string]string{"postgres": stateOf(s.db.Ping(ctx)), "blobs": stateOf(s.blobsReady(ctx))}
+	ready := deps["postgres"] == "ok" && deps["blobs"] == "ok"
+	if s.queue != nil {
+		deps["redis"] = stateOf(s.queue.Ping(ctx))
+	}
+	if s.draining.Load() {
+		deps["server"] = "shutting down"
+		ready = false
+	}
+	status, word := http.StatusOK, "ready"
+	if !ready {
+		status, word = http.StatusServiceUnavailable, "not ready"
+	}
+	writeJSON(w, status, map[string]any{"status": word, "dependencies": deps})
+	return nil
+}
+
+func (s *Server) blobsReady(ctx context.Context) error {
+	_, err := s.blobs.Free(ctx)
+	return err
+}
+
+func stateOf(err error) string {
+	if err != nil {
+		return "down"
+	}
+	return "ok"
+}
+
+// Drain makes readiness fail, so that balancers stop sending requests before
+// the listener closes.
+func (s *Server) Drain() { s.draining.Store(true) }

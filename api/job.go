@@ -1,0 +1,214 @@
+package api
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/go-chi/chi/v5"
+	"github.com/google/uuid"
+
+	"packbase/storage"
+)
+
+// jobBody is a job as clients see it.
+type jobBody struct {
+	ID        uuid.UUID        `json:"id"`
+	Kind      string           `json:"kind"`
+	Package   string           `json:"package,omitempty"`
+	Target    string           `json:"target,omitempty"`
+	State     string           `json:"state"`
+	Attempts  int              `json:"attempts"`
+	Worker    string           `json:"worker,omitempty"`
+	Progress  storage.Progress `json:"progress"`
+	Error     *jobErrorBody    `json:"error,omitempty"`
+	Result    json.RawMessage  `json:"result,omitempty"`
+	RunID     *int64           `json:"run_id,omitempty"`
+	NextTryAt *time.Time       `json:"next_try_at,omitempty"`
+	CreatedAt time.Time        `json:"created_at"`
+	StartedAt *time.Time       `json:"started_at,omitempty"`
+	EndedAt   *time.Time       `json:"ended_at,omitempty"`
+}
+
+type jobErrorBody struct {
+	Code    string `json:"code"`
+	Message string `json:"message"`
+}
+
+func newJobBody(j storage.Job) jobBody {
+	b := jobBody{
+		ID: j.ID, Kind: j.Kind, Package: j.Package, Target: j.Target, State: j.State, Attempts: j.Attempts, Worker: j.Worker,
+		Progress: j.Progress, Result: j.Result, RunID: j.RunID, CreatedAt: j.CreatedAt, StartedAt: j.StartedAt, EndedAt: j.EndedAt,
+	}
+	if j.ErrorCode != "" {
+		b.Error = &jobErrorBody{j.ErrorCode, j.ErrorMessage}
+	}
+	if j.State == storage.Queued && j.Attempts > 0 {
+		b.NextTryAt = &j.RunAt
+	}
+	return b
+}
+
+// listJobs serves GET /api/jobs?state=&package=&before=&limit=, newest first.
+func (s *Server) listJobs(w http.ResponseWriter, r *http.Request) error {
+	q := r.URL.Query()
+	f := storage.JobFilter{State: q.Get("state"), Package: q.Get("package")}
+	switch f.State {
+	case "", storage.Queued, storage.Running, storage.Succeeded, storage.Failed, storage.Cancelled:
+	default:
+		return &Error{Status: http.StatusBadRequest, Code: "invalid",
+			Message: "state: want queued, running, succeeded, failed or cancelled"}
+	}
+	if f.Package != "" {
+		if err := storage.ValidPackage(f.Package); err != nil {
+			return err
+		}
+	}
+	var err error
+	if f.Limit, err = limitOf(r, 50, 500); err != nil {
+		return err
+	}
+	if before := q.Get("before"); before != "" {
+		if f.Before, err = uuid.Parse(before); err != nil {
+			return &Error{Status: http.StatusBadRequest, Code: "invalid", Message: "before: want the id of a job"}
+		}
+	}
+	jobs, err := s.db.Jobs(r.Context(), f)
+	if err != nil {
+		return err
+	}
+	out := struct {
+		Jobs []jobBody `json:"jobs"`
+		Next string    `json:"next,omitempty"` // the path of the next page
+	}{Jobs: make([]jobBody, len(jobs))}
+	for i, j := range jobs {
+		out.Jobs[i] = newJobBody(j)
+	}
+	if len(jobs) == f.Limit {
+		q.Set("before", jobs[len(jobs)-1].ID.String())
+		out.Next = r.URL.Path + "?" + q.Encode()
+	}
+	writeJSON(w, http.StatusOK, out)
+	return nil
+}
+
+// limitOf reads ?limit=.
+func limitOf(r *http.Request, usual, most int) (int, error) {
+	text := r.URL.Query().Get("limit")
+	if text == "" {
+		return usual, nil
+	}
+	n, err := strconv.Atoi(text)
+	if err != nil || n < 1 || n > most {
+		return 0, &Error{Status: http.StatusBadRequest, Code: "invalid", Message: fmt.Sprintf("limit: want a number from 1 to %d", most)}
+	}
+	return n, nil
+}
+
+// getJob serves GET /api/jobs/{id}.
+func (s *Server) getJob(w http.ResponseWriter, r *http.Request) error {
+	job, err := s.jobOf(r)
+	if err != nil {
+		return err
+	}
+	writeJSON(w, http.StatusOK, newJobBody(job))
+	return nil
+}
+
+func (s *Server) jobOf(r *http.Request) (storage.Job, error) {
+	id, err := jobID(r)
+	if err != nil {
+		return storage.Job{}, err
+	}
+	return s.db.JobByID(r.Context(), id)
+}
+
+func jobID(r *http.Request) (uuid.UUID, error) {
+	text := chi.URLParam(r, "id")
+	id, err := uuid.Parse(text)
+	if err != nil || id.String() != text {
+		return uuid.Nil, &Error{Status: http.StatusNotFound, Code: "not_found", Message: "that is not the id of a job; /api/jobs lists them"}
+	}
+	return id, nil
+}
+
+// followJob serves GET /api/jobs/{id}/events: the job as a server-sent event
+// each time it changes, until it ends.
+// https://html.spec.whatwg.org/multipage/server-sent-events.html
+func (s *Server) followJob(w http.ResponseWriter, r *http.Request) error {
+	job, err := s.jobOf(r)
+	if err != nil {
+		return err
+	}
+	h := w.Header()
+	h.Set("Content-Type", "text/event-stream")
+	h.Set("Cache-Control", "no-store")
+	h.Set("X-Accel-Buffering", "no")
+	rc := http.NewResponseController(w)
+	tick := time.NewTicker(250 * time.Millisecond)
+	defer tick.Stop()
+	var last []byte
+	for quiet := 0; ; quiet++ {
+		_ = rc.SetWriteDeadline(time.Now().Add(30 * time.Second))
+		body, err := json.Marshal(newJobBody(job))
+		if err != nil {
+			return err
+		}
+		switch {
+		case string(body) != string(last):
+			if _, err := fmt.Fprintf(w, "event: job\ndata: %s\n\n", body); err != nil {
+				return nil // the client has gone
+			}
+			last, quiet = body, 0
+		case quiet%40 == 0:
+			if _, err := fmt.Fprint(w, ": still here\n\n"); err != nil {
+				return nil
+			}
+		}
+		if err := rc.Flush(); err != nil || !job.Open() {
+			return nil
+		}
+		select {
+		case <-r.Context().Done():
+			return nil
+		case <-tick.C:
+		}
+		next, err := s.db.JobByID(r.Context(), job.ID)
+		if err != nil {
+			continue // Postgres may be away for a moment
+		}
+		job = next
+	}
+}
+
+// retryJob serves POST /api/jobs/{id}/retry: a job that failed runs again.
+func (s *Server) retryJob(w http.ResponseWriter, r *http.Request) error {
+	id, err := jobID(r)
+	if err != nil {
+		return err
+	}
+	job, err := s.db.RetryJob(r.Context(), id)
+	if err != nil {
+		return err
+	}
+	s.tell(r.Context(), job)
+	writeJSON(w, http.StatusAccepted, newJobBody(job))
+	return nil
+}
+
+// cancelJob serves POST /api/jobs/{id}/cancel: a queued job ends, a running
+// one is asked to.
+func (s *Server) cancelJob(w http.ResponseWriter, r *http.Request) error {
+	id, err := jobID(r)
+	if err != nil {
+		return err
+	}
+	job, err := s.db.CancelJob(r.Context(), id)
+	if err != nil {
+		return err
+	}
+	writeJSON(w, http.StatusAccepted, newJobBody(job))
+	return nil
+}

@@ -1,0 +1,269 @@
+// Package api answers HTTP: the JSON interface, tarballs, Git and the pages.
+//
+// It reads Postgres and blobs. It never dials upstream and never parses what
+// upstream sent.
+package api
+
+import (
+	"context"
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync/atomic"
+	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/go-chi/chi/v5"
+	"github.com/go-chi/chi/v5/middleware"
+
+	"packbase/api/smarthttp"
+	"packbase/storage"
+	"packbase/storage/blob"
+	"packbase/storage/queue"
+)
+
+// Options are a server's settings.
+type Options struct {
+	Release  string        // of packbase, for people to see
+	Token    string        // that writes need; "": see Open
+	Open     bool          // writes need no token
+	ReadOnly bool          // an edge: writes are refused
+	Central  string        // where an edge sends those who want to write
+	Source   string        // the catalog's URL; "" for none
+	Cooldown time.Duration // between two updates
+}
+
+// A Server answers HTTP. Make one with New.
+type Server struct {
+	db    *storage.DB
+	queue *queue.Queue // nil on an edge
+	blobs blob.Store
+	opt   Options
+	log   *slog.Logger
+	git   *smarthttp.Handler
+
+	draining atomic.Bool
+}
+
+// New returns a server; its Handler does the work.
+func New(db *storage.DB, q *queue.Queue, blobs blob.Store, opt Options, log *slog.Logger) *Server {
+	s := &Server{db: db, queue: q, blobs: blobs, opt: opt, log: log}
+	s.git = smarthttp.New(newGitStore(db, blobs), smarthttp.Options{}, log)
+	return s
+}
+
+// maxBody bounds the JSON that a request may send, in bytes.
+const maxBody = 64 << 10
+
+// Handler returns the whole route table.
+func (s *Server) Handler() http.Handler {
+	r := chi.NewRouter()
+	r.Use(middleware.RequestID, s.logRequests, s.recoverPanics, s.canonicalPath, middleware.GetHead)
+	r.NotFound(s.handle(func(http.ResponseWriter, *http.Request) error { return storage.ErrNotFound }))
+	r.MethodNotAllowed(s.handle(methodNotAllowed))
+
+	r.Get("/healthz", s.handle(s.getHealth))
+	r.Get("/readyz", s.handle(s.getReady))
+
+	r.Get("/api/jobs", s.handle(s.listJobs))
+	r.Get("/api/jobs/{id}", s.handle(s.getJob))
+	r.Get("/api/jobs/{id}/events", s.handle(s.followJob))
+	r.Get("/api/list", s.handle(s.listPackages))
+	r.Get("/api/info/{package}", s.handle(s.getPackage))
+	r.Group(func(r chi.Router) {
+		r.Use(s.authorize)
+		r.Post("/api/fetch", s.handle(s.postFetch))
+		r.Post("/api/jobs/{id}/retry", s.handle(s.retryJob))
+		r.Post("/api/jobs/{id}/cancel", s.handle(s.cancelJob))
+	})
+
+	r.Get("/p/{package}/tag/*", s.handle(s.getTagFile))
+	r.Get("/p/{package}/commit/{file}", s.handle(s.getCommitFile))
+	r.Get("/p/{package}/branch/*", s.handle(s.getBranchTarball))
+	r.Get("/z/{file}", s.handle(s.getZigPackage))
+
+	for _, prefix := range []string{"/git/{repo}", "/{repo}"} {
+		r.Get(prefix+"/info/refs", s.gitInfoRefs)
+		r.Post(prefix+"/git-upload-pack", s.gitUploadPack)
+		r.HandleFunc(prefix+"/git-receive-pack", s.handle(refuseReceivePack))
+	}
+	return r
+}
+
+func writeJSON(w http.ResponseWriter, status int, body any) {
+	h := w.Header()
+	h.Set("Content-Type", "application/json")
+	if h.Get("Cache-Control") == "" {
+		h.Set("Cache-Control", "no-store")
+	}
+	w.WriteHeader(status)
+	enc := json.NewEncoder(w)
+	enc.SetEscapeHTML(false)
+	_ = enc.Encode(body) // the client may have gone
+}
+
+// readJSON reads a request's body, which must be one JSON object and no more.
+// Unknown fields are refused: a misspelled option must not be ignored.
+func readJSON(w http.ResponseWriter, r *http.Request, into any) error {
+	dec := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxBody))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(into); err != nil {
+		if toError(err).Status == http.StatusRequestEntityTooLarge {
+			return err
+		}
+		return &Error{Status: http.StatusBadRequest, Code: "malformed", Message: "the body is not the JSON object that is wanted here: " + jsonProblem(err)}
+	}
+	if dec.More() {
+		return &Error{Status: http.StatusBadRequest, Code: "malformed", Message: "the body goes on after its JSON object"}
+	}
+	return nil
+}
+
+func jsonProblem(err error) string {
+	text := strings.TrimPrefix(err.Error(), "json: ")
+	if text == "EOF" {
+		return "it is empty"
+	}
+	return text
+}
+
+// authorize lets writes pass that carry the token. It looks at nothing else,
+// so that a stranger's body is never read.
+func (s *Server) authorize(next http.Handler) http.Handler {
+	want := sha256.Sum256([]byte(s.opt.Token))
+	return s.handle(func(w http.ResponseWriter, r *http.Request) error {
+		switch {
+		case s.opt.ReadOnly:
+			return s.readOnly()
+		case s.opt.Token == "" && s.opt.Open:
+			next.ServeHTTP(w, r)
+			return nil
+		case s.opt.Token == "":
+			return &Error{Status: http.StatusServiceUnavailable, Code: "no_token_configured",
+				Message: "writes are off: this packbase has no token; set PACKBASE_TOKEN"}
+		}
+		scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
+		if !strings.EqualFold(scheme, "Bearer") || token == "" {
+			w.Header().Set("WWW-Authenticate", `Bearer realm="packbase"`)
+			return &Error{Status: http.StatusUnauthorized, Code: "unauthorized",
+				Message: "this needs the token: send it as `Authorization: Bearer <token>`"}
+		}
+		got := sha256.Sum256([]byte(strings.TrimSpace(token)))
+		if subtle.ConstantTimeCompare(got[:], want[:]) != 1 {
+			return &Error{Status: http.StatusForbidden, Code: "forbidden", Message: "that is not the token of this packbase"}
+		}
+		next.ServeHTTP(w, r)
+		return nil
+	})
+}
+
+func (s *Server) readOnly() error {
+	message := "this is a read-only edge"
+	if s.opt.Central != "" {
+		message += "; write to " + s.opt.Central
+	}
+	return &Error{Status: http.StatusForbidden, Code: "read_only", Message: message}
+}
+
+// canonicalPath lets only one spelling of each path pass (R-23): what routes
+// and caches see is always the decoded path of that spelling.
+func (s *Server) canonicalPath(next http.Handler) http.Handler {
+	return s.handle(func(w http.ResponseWriter, r *http.Request) error {
+		bad := func(why string) error {
+			return &Error{Status: http.StatusBadRequest, Code: "path_not_canonical", Message: "the path " + why}
+		}
+		p := r.URL.Path
+		want := (&url.URL{Path: p}).EscapedPath()
+		switch {
+		case !utf8.ValidString(p), strings.ContainsFunc(p, unicode.IsControl):
+			return bad("has bytes that no name here has")
+		case !strings.HasPrefix(p, "/"), strings.Contains(p, "//"), hasDotSegment(p):
+			return bad("has empty or dot segments")
+		case r.URL.EscapedPath() != want:
+			return bad("must be spelled " + want)
+		}
+		r.URL.RawPath = ""
+		next.ServeHTTP(w, r)
+		return nil
+	})
+}
+
+func hasDotSegment(p string) bool {
+	for part := range strings.SplitSeq(p, "/") {
+		if part == "." || part == ".." {
+			return true
+		}
+	}
+	return false
+}
+
+// methodNotAllowed names the methods that the path has.
+func methodNotAllowed(w http.ResponseWriter, r *http.Request) error {
+	var allowed []string
+	routes := chi.RouteContext(r.Context()).Routes
+	for _, method := range []string{http.MethodGet, http.MethodHead, http.MethodPost} {
+		as := method
+		if method == http.MethodHead {
+			as = http.MethodGet
+		}
+		if routes.Match(chi.NewRouteContext(), as, r.URL.Path) {
+			allowed = append(allowed, method)
+		}
+	}
+	w.Header().Set("Allow", strings.Join(allowed, ", "))
+	return &Error{Status: http.StatusMethodNotAllowed, Code: "method_not_allowed",
+		Message: fmt.Sprintf("%s is not for this path; it takes %s", r.Method, strings.Join(allowed, ", "))}
+}
+
+func (s *Server) recoverPanics(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		defer func() {
+			p := recover()
+			if p == nil {
+				return
+			}
+			if p == http.ErrAbortHandler {
+				panic(p)
+			}
+			s.log.ErrorContext(r.Context(), "handler panicked", "path", r.URL.Path, "panic", p)
+			writeError(w, r, toError(fmt.Errorf("panic: %v", p)))
+		}()
+		next.ServeHTTP(w, r)
+	})
+}
+
+// logRequests writes one line for each request.
+func (s *Server) logRequests(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		id := middleware.GetReqID(r.Context())
+		w.Header().Set("X-Request-Id", id)
+		body := &countingBody{ReadCloser: r.Body}
+		r.Body = body
+		ww := middleware.NewWrapResponseWriter(w, r.ProtoMajor)
+		start := time.Now()
+		next.ServeHTTP(ww, r)
+		s.log.LogAttrs(context.WithoutCancel(r.Context()), slog.LevelDebug, "request",
+			slog.String("method", r.Method), slog.String("path", r.URL.Path), slog.Int("status", ww.Status()),
+			slog.Int("bytes", ww.BytesWritten()), slog.Duration("took", time.Since(start)), slog.String("request_id", id),
+			slog.String("te", strings.Join(r.TransferEncoding, ",")), slog.Int64("cl", r.ContentLength), slog.Int64("body_bytes", body.n))
+	})
+}
+
+// A countingBody counts what is read of a request's body.
+type countingBody struct {
+	io.ReadCloser
+	n int64
+}
+
+func (b *countingBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	b.n += int64(n)
+	return n, err
+}

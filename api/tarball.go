@@ -1,0 +1,155 @@
+package api
+
+import (
+	"fmt"
+	"net/http"
+	"net/url"
+	"strings"
+
+	"github.com/go-chi/chi/v5"
+
+	"packbase/storage"
+	"packbase/storage/zigpkg"
+)
+
+const immutable = "public, max-age=31536000, immutable"
+
+// tarballPath returns where a release's tarball is, spelled canonically.
+func tarballPath(pkg, tag string) string {
+	return (&url.URL{Path: "/p/" + pkg + "/tag/" + tag + ".tar.gz"}).EscapedPath()
+}
+
+func commitPath(pkg, oid string) string { return "/p/" + pkg + "/commit/" + oid + ".tar.gz" }
+
+// getTagFile serves GET /p/{package}/tag/{tag}.tar.gz and .json.
+//
+// The suffix is cut once, so each path names one object, also when a tag
+// itself ends in ".json".
+func (s *Server) getTagFile(w http.ResponseWriter, r *http.Request) error {
+	tag, isManifest, err := cutSuffix(chi.URLParam(r, "*"))
+	if err != nil {
+		return err
+	}
+	pkg := chi.URLParam(r, "package")
+	if storage.ValidPackage(pkg) != nil || storage.ValidTag(tag) != nil {
+		return errNoTarball(pkg, tag)
+	}
+	rel, err := s.db.ReleaseByTag(r.Context(), pkg, tag)
+	if err != nil {
+		return notFound(err, errNoTarball(pkg, tag))
+	}
+	return s.serveRelease(w, r, rel, isManifest)
+}
+
+// getCommitFile serves GET /p/{package}/commit/{oid}.tar.gz and .json.
+func (s *Server) getCommitFile(w http.ResponseWriter, r *http.Request) error {
+	oid, isManifest, err := cutSuffix(chi.URLParam(r, "file"))
+	if err != nil {
+		return err
+	}
+	pkg := chi.URLParam(r, "package")
+	if storage.ValidPackage(pkg) != nil || !storage.ValidOID(oid) || oid != strings.ToLower(oid) {
+		return &Error{Status: http.StatusNotFound, Code: "not_found", Message: "want the 40 lowercase hex digits of a commit id"}
+	}
+	rel, err := s.db.ReleaseByCommit(r.Context(), pkg, oid)
+	if err != nil {
+		return notFound(err, &Error{Status: http.StatusNotFound, Code: "not_found",
+			Message: fmt.Sprintf("the commit %s of %q is not mirrored; POST /api/fetch with the upstream's URL and #%s mirrors it", oid, pkg, oid)})
+	}
+	return s.serveRelease(w, r, rel, isManifest)
+}
+
+// getBranchTarball serves GET /p/{package}/branch/{name}.tar.gz: the last
+// mirrored commit of a branch. Only the branch moves; the answer names its commit.
+func (s *Server) getBranchTarball(w http.ResponseWriter, r *http.Request) error {
+	branch, ok := strings.CutSuffix(chi.URLParam(r, "*"), ".tar.gz")
+	pkg := chi.URLParam(r, "package")
+	none := &Error{Status: http.StatusNotFound, Code: "not_found",
+		Message: fmt.Sprintf("no commit of that branch of %q is mirrored; POST /api/fetch with the upstream's URL and #branch mirrors its tip", pkg)}
+	if !ok || storage.ValidPackage(pkg) != nil || storage.ValidTag(branch) != nil {
+		return none
+	}
+	oid, err := s.db.BranchCommit(r.Context(), pkg, branch)
+	if err != nil {
+		return notFound(err, none)
+	}
+	rel, err := s.db.ReleaseByCommit(r.Context(), pkg, oid)
+	if err != nil {
+		return fmt.Errorf("branch %s of %s: %v", branch, pkg, err)
+	}
+	w.Header().Set("X-Packbase-Commit", oid)
+	w.Header().Set("Cache-Control", "no-cache")
+	return s.serveBlob(w, r, rel, rel.Digest, "application/gzip")
+}
+
+// getZigPackage serves GET /z/{zig-hash}.tar.gz.
+func (s *Server) getZigPackage(w http.ResponseWriter, r *http.Request) error {
+	hash, ok := strings.CutSuffix(chi.URLParam(r, "file"), ".tar.gz")
+	none := &Error{Status: http.StatusNotFound, Code: "not_found", Message: "no package with that Zig hash is stored here"}
+	if !ok {
+		return none
+	}
+	if err := zigpkg.ValidHash(hash); err != nil {
+		return &Error{Status: http.StatusNotFound, Code: "not_found", Message: "that is not a Zig package hash: " + err.Error()}
+	}
+	rel, err := s.db.ReleaseByZigHash(r.Context(), hash)
+	if err != nil {
+		return notFound(err, none)
+	}
+	return s.serveRelease(w, r, rel, false)
+}
+
+// cutSuffix tells a tarball's name from a manifest's.
+func cutSuffix(name string) (base string, isManifest bool, err error) {
+	if base, ok := strings.CutSuffix(name, ".tar.gz"); ok {
+		return base, false, nil
+	}
+	if base, ok := strings.CutSuffix(name, ".json"); ok {
+		return base, true, nil
+	}
+	return "", false, &Error{Status: http.StatusNotFound, Code: "not_found", Message: "a tarball's path ends in .tar.gz, a manifest's in .json"}
+}
+
+func errNoTarball(pkg, tag string) *Error {
+	return &Error{Status: http.StatusNotFound, Code: "not_found",
+		Message: fmt.Sprintf("%q has no release %q here; /api/info/%s lists those it has", pkg, tag, url.PathEscape(pkg))}
+}
+
+// notFound replaces ErrNotFound by words.
+func notFound(err error, words *Error) error {
+	if toError(err).Status == http.StatusNotFound {
+		return words
+	}
+	return err
+}
+
+func (s *Server) serveRelease(w http.ResponseWriter, r *http.Request, rel storage.Release, isManifest bool) error {
+	w.Header().Set("Cache-Control", immutable)
+	if isManifest {
+		return s.serveBlob(w, r, rel, rel.ManifestDigest, "application/json")
+	}
+	return s.serveBlob(w, r, rel, rel.Digest, "application/gzip")
+}
+
+// serveBlob answers with the bytes of one of the release's blobs.
+func (s *Server) serveBlob(w http.ResponseWriter, r *http.Request, rel storage.Release, digest, contentType string) error {
+	body, err := s.blobs.Open(r.Context(), digest)
+	if err != nil {
+		// The row promises the blob, so its absence is our fault: %v, not %w.
+		return fmt.Errorf("open blob of %s@%s: %v", rel.Package, rel.Tag, err)
+	}
+	defer body.Close()
+	if digest == rel.Digest && body.Size() != rel.Size {
+		return fmt.Errorf("blob of %s@%s has %d bytes, not %d; run `packbase verify`", rel.Package, rel.Tag, body.Size(), rel.Size)
+	}
+	h := w.Header()
+	h.Set("Content-Type", contentType)
+	h.Set("ETag", `"`+digest+`"`)
+	h.Set("X-Content-Type-Options", "nosniff")
+	// Many ranges at once cost more than they are good for.
+	if strings.Contains(r.Header.Get("Range"), ",") {
+		r.Header.Del("Range")
+	}
+	http.ServeContent(newSteadyWriter(w), r, "", rel.CreatedAt, body)
+	return nil
+}

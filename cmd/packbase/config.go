@@ -1,0 +1,308 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/dustin/go-humanize"
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"packbase/worker/ingest"
+	"packbase/worker/upstream"
+)
+
+// Config is what an operator can set. It is read once, when a command starts.
+type Config struct {
+	Root        string
+	Addr        string // without the port; "" for all addresses
+	Port        int
+	AdminAddr   string // metrics and pprof; "" for none
+	Token       string
+	AuthNone    bool
+	Source      string
+	DatabaseURL string
+	RedisURL    string
+	Blobs       string
+	ReadOnly    bool
+	Central     string
+	Fixtures    string
+	Allow       []upstream.Allow
+	Netrc       string
+	Zig         string
+	LogJSON     bool
+	LogLevel    slog.Level
+
+	Concurrency    int
+	UpdateCooldown time.Duration
+	UpdateInterval time.Duration
+	Lease          time.Duration
+	Reconcile      time.Duration
+	JobTimeout     time.Duration
+	JobAttempts    int
+	JobBackoff     time.Duration
+	Drain          time.Duration
+	Limits         ingest.Limits
+}
+
+// A setting is one flag and the environment variable of the same name.
+type setting struct {
+	name   string // of the flag; PACKBASE_NAME is the variable
+	usual  string
+	help   string
+	secret bool // never printed; may come from a file named by PACKBASE_NAME_FILE
+	set    func(*Config, string) error
+}
+
+func (s setting) env() string {
+	return "PACKBASE_" + strings.ToUpper(strings.ReplaceAll(s.name, "-", "_"))
+}
+
+// settings is the table of all of them.
+func settings() []setting {
+	lim := ingest.DefaultLimits()
+	size := func(n int64) string { return strings.ReplaceAll(humanize.IBytes(uint64(n)), " ", "") }
+	number := strconv.Itoa
+	return []setting{
+		{name: "root", usual: "./data", help: "folder for blobs, staging and the private engines", set: text(func(c *Config) *string { return &c.Root })},
+		{name: "addr", help: "address to listen on; empty for all (up: 127.0.0.1)", set: text(func(c *Config) *string { return &c.Addr })},
+		{name: "port", usual: "8080", help: "port to listen on", set: count(0, 65535, func(c *Config) *int { return &c.Port })},
+		{name: "admin-addr", usual: "127.0.0.1:9090", help: "address of metrics and pprof; off for none", set: adminAddr},
+		{name: "token", secret: true, help: "bearer token that writes need", set: token},
+		{name: "auth", help: "none: writes need no token, whoever can reach the port", set: auth},
+		{name: "source", help: "URL of the package catalog: http, https or file", set: text(func(c *Config) *string { return &c.Source })},
+		{name: "database-url", secret: true, help: "postgres:// URL; empty for a private Postgres (up only)", set: text(func(c *Config) *string { return &c.DatabaseURL })},
+		{name: "redis-url", secret: true, help: "redis:// URL; empty for a private Redis (up only)", set: text(func(c *Config) *string { return &c.RedisURL })},
+		{name: "blobs", help: "file:///folder or s3://bucket/prefix?endpoint=...; empty for the root folder", set: text(func(c *Config) *string { return &c.Blobs })},
+		{name: "read-only", usual: "false", help: "serve as an edge: no writes, no Redis, no token", set: boolean(func(c *Config) *bool { return &c.ReadOnly })},
+		{name: "central", help: "URL that an edge names to those who want to write", set: text(func(c *Config) *string { return &c.Central })},
+		{name: "fixtures", help: "folder of local packages to import", set: text(func(c *Config) *string { return &c.Fixtures })},
+		{name: "upstream-allow", help: "private places that may be mirrored: CIDR, CIDR:port or host:port, separated by commas", set: allow},
+		{name: "netrc", help: "netrc file with credentials for private upstreams", set: text(func(c *Config) *string { return &c.Netrc })},
+		{name: "zig", help: "a zig executable to probe releases with", set: text(func(c *Config) *string { return &c.Zig })},
+		{name: "log", usual: "text,info", help: "text or json, and debug, info, warn or error", set: logForm},
+		{name: "worker-concurrency", usual: number(max(2, runtime.NumCPU())), help: "jobs that a worker does at once", set: count(1, 1000, func(c *Config) *int { return &c.Concurrency })},
+		{name: "update-cooldown", usual: "15s", help: "shortest time between two catalog updates", set: duration(0, func(c *Config) *time.Duration { return &c.UpdateCooldown })},
+		{name: "update-interval", usual: "0", help: "time between catalog updates that start by themselves; 0 for never", set: duration(0, func(c *Config) *time.Duration { return &c.UpdateInterval })},
+		{name: "lease", usual: "15s", help: "how long a worker that vanished keeps its jobs", set: duration(time.Second, func(c *Config) *time.Duration { return &c.Lease })},
+		{name: "reconcile", usual: "2s", help: "how often jobs that the queue forgot are looked for", set: duration(100*time.Millisecond, func(c *Config) *time.Duration { return &c.Reconcile })},
+		{name: "job-timeout", usual: "1h", help: "longest time of one attempt at a job", set: duration(time.Second, func(c *Config) *time.Duration { return &c.JobTimeout })},
+		{name: "job-attempts", usual: "3", help: "attempts at a job that fails for a passing reason", set: count(1, 100, func(c *Config) *int { return &c.JobAttempts })},
+		{name: "job-backoff", usual: "2s", help: "wait before the second attempt; four times as long before each further one", set: duration(0, func(c *Config) *time.Duration { return &c.JobBackoff })},
+		{name: "drain", usual: "0s", help: "how long to answer not ready before closing the listener", set: duration(0, func(c *Config) *time.Duration { return &c.Drain })},
+		{name: "max-pack", usual: size(lim.Git.PackBytes), help: "bytes downloaded from upstream at once", set: bytes(func(c *Config) *int64 { return &c.Limits.Git.PackBytes })},
+		{name: "max-object", usual: size(lim.Git.ObjectBytes), help: "bytes of one file", set: bytes(func(c *Config) *int64 { return &c.Limits.Git.ObjectBytes })},
+		{name: "max-inflated", usual: size(lim.Git.InflatedBytes), help: "bytes of all files fetched at once", set: bytes(func(c *Config) *int64 { return &c.Limits.Git.InflatedBytes })},
+		{name: "max-objects", usual: number(lim.Git.Objects), help: "Git objects fetched at once", set: count(1, 1<<27, func(c *Config) *int { return &c.Limits.Git.Objects })},
+		{name: "max-entries", usual: number(lim.Git.TreeEntries), help: "files and folders of one release", set: count(1, 1<<20, func(c *Config) *int { return &c.Limits.Git.TreeEntries })},
+		{name: "max-tarball", usual: size(lim.Tarball), help: "bytes of one tarball", set: bytes(func(c *Config) *int64 { return &c.Limits.Tarball })},
+		{name: "max-tags", usual: number(lim.Tags), help: "tags of one package", set: count(1, 1_000_000, func(c *Config) *int { return &c.Limits.Tags })},
+		{name: "ingest-memory", usual: size(lim.Memory), help: "address space of the process that reads upstream", set: bytes(func(c *Config) *int64 { return &c.Limits.Memory })},
+		{name: "ingest-cpu", usual: lim.CPU.String(), help: "processor time of the process that reads upstream", set: duration(time.Second, func(c *Config) *time.Duration { return &c.Limits.CPU })},
+	}
+}
+
+// usageError is a mistake in a flag or a variable.
+type usageError struct{ error }
+
+func usage(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
+
+// addSettings gives cmd a flag for each setting and reads them all before it runs.
+func (p *program) addSettings(cmd *cobra.Command) *Config {
+	cfg := &Config{Limits: ingest.DefaultLimits()}
+	for _, s := range settings() {
+		cmd.Flags().String(s.name, "", fmt.Sprintf("%s [%s]", s.help, s.env()))
+		cmd.Flags().Lookup(s.name).DefValue = s.usual
+	}
+	cmd.PreRunE = func(cmd *cobra.Command, _ []string) error {
+		_, err := p.readSettings(cfg, cmd.Flags())
+		return err
+	}
+	return cfg
+}
+
+// A value is a setting with where it came from.
+type value struct {
+	setting
+	text, from string
+}
+
+func (p *program) readSettings(cfg *Config, flags *pflag.FlagSet) ([]value, error) {
+	var values []value
+	for _, s := range settings() {
+		v, err := p.valueOf(s, flags)
+		if err != nil {
+			return nil, err
+		}
+		if v.text != "" {
+			if err := s.set(cfg, v.text); err != nil {
+				return nil, usage("%s: %w", v.from, err)
+			}
+		}
+		values = append(values, v)
+	}
+	return values, cfg.complete()
+}
+
+func (p *program) valueOf(s setting, flags *pflag.FlagSet) (value, error) {
+	if f := flags.Lookup(s.name); f != nil && f.Changed {
+		return value{s, f.Value.String(), "--" + s.name}, nil
+	}
+	if text := p.getenv(s.env()); text != "" {
+		return value{s, text, s.env()}, nil
+	}
+	file := s.env() + "_FILE"
+	if name := p.getenv(file); s.secret && name != "" {
+		b, err := os.ReadFile(name)
+		if err != nil {
+			return value{}, usage("%s: %w", file, err)
+		}
+		return value{s, strings.TrimSpace(string(b)), file}, nil
+	}
+	return value{s, s.usual, "default"}, nil
+}
+
+// complete works out what follows from other settings.
+func (c *Config) complete() error {
+	root, err := filepath.Abs(c.Root)
+	if err != nil {
+		return usage("PACKBASE_ROOT: %w", err)
+	}
+	c.Root = root
+	if c.Blobs == "" {
+		c.Blobs = "file://" + root
+	}
+	// A pack may be as long as a file may be, and so may what is in it.
+	c.Limits.File = max(c.Limits.Git.PackBytes, c.Limits.Git.InflatedBytes) + 1<<20
+	return nil
+}
+
+// loopback reports whether only this machine can reach the public listener.
+func (c *Config) loopback() bool {
+	if c.Addr == "localhost" {
+		return true
+	}
+	ip := net.ParseIP(c.Addr)
+	return ip != nil && ip.IsLoopback()
+}
+
+func (c *Config) logger(w *os.File) *slog.Logger {
+	opt := &slog.HandlerOptions{Level: c.LogLevel}
+	if c.LogJSON {
+		return slog.New(slog.NewJSONHandler(w, opt))
+	}
+	return slog.New(slog.NewTextHandler(w, opt))
+}
+
+func text(at func(*Config) *string) func(*Config, string) error {
+	return func(c *Config, s string) error {
+		*at(c) = s
+		return nil
+	}
+}
+
+func count(least, most int, at func(*Config) *int) func(*Config, string) error {
+	return func(c *Config, s string) error {
+		n, err := strconv.Atoi(s)
+		if err != nil || n < least || n > most {
+			return fmt.Errorf("%q is not a number from %d to %d", s, least, most)
+		}
+		*at(c) = n
+		return nil
+	}
+}
+
+func boolean(at func(*Config) *bool) func(*Config, string) error {
+	return func(c *Config, s string) error {
+		b, err := strconv.ParseBool(s)
+		if err != nil {
+			return fmt.Errorf("%q is neither true nor false", s)
+		}
+		*at(c) = b
+		return nil
+	}
+}
+
+func duration(least time.Duration, at func(*Config) *time.Duration) func(*Config, string) error {
+	return func(c *Config, s string) error {
+		d, err := time.ParseDuration(s)
+		if err != nil {
+			return fmt.Errorf("%q is not a duration like 15s or 1h", s)
+		}
+		if d < least {
+			return fmt.Errorf("%s is shorter than %s", d, least)
+		}
+		*at(c) = d
+		return nil
+	}
+}
+
+func bytes(at func(*Config) *int64) func(*Config, string) error {
+	return func(c *Config, s string) error {
+		n, err := humanize.ParseBytes(s)
+		if err != nil || n == 0 || n > 1<<50 {
+			return fmt.Errorf("%q is not a size like 64MiB", s)
+		}
+		*at(c) = int64(n)
+		return nil
+	}
+}
+
+func adminAddr(c *Config, s string) error {
+	if s == "off" {
+		return nil
+	}
+	if _, _, err := net.SplitHostPort(s); err != nil {
+		return fmt.Errorf("%q is not host:port", s)
+	}
+	c.AdminAddr = s
+	return nil
+}
+
+// minToken is the least length of a token: shorter ones can be guessed.
+const minToken = 16
+
+func token(c *Config, s string) error {
+	if len(s) < minToken || strings.ContainsAny(s, " \t\r\n") {
+		return fmt.Errorf("a token has at least %d characters and no spaces; `openssl rand -hex 24` makes a good one", minToken)
+	}
+	c.Token = s
+	return nil
+}
+
+func auth(c *Config, s string) error {
+	if s != "none" {
+		return fmt.Errorf("%q is not known; the only value is none", s)
+	}
+	c.AuthNone = true
+	return nil
+}
+
+func allow(c *Config, s string) (err error) {
+	c.Allow, err = upstream.ParseAllow(s)
+	return err
+}
+
+func logForm(c *Config, s string) error {
+	for part := range strings.SplitSeq(s, ",") {
+		switch part = strings.TrimSpace(part); part {
+		case "text":
+			c.LogJSON = false
+		case "json":
+			c.LogJSON = true
+		default:
+			if err := c.LogLevel.UnmarshalText([]byte(part)); err != nil {
+				return errors.New("want text or json, and debug, info, warn or error, as in json,warn")
+			}
+		}
+	}
+	return nil
+}

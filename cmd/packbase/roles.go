@@ -1,0 +1,134 @@
+package main
+
+import (
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"packbase/storage"
+	"packbase/worker/ingest"
+)
+
+func (p *program) apiCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:     "api",
+		GroupID: "serve",
+		Short:   "Answer HTTP: the API, tarballs, Git and the pages",
+		Example: "  PACKBASE_DATABASE_URL=postgres://... PACKBASE_REDIS_URL=redis://... PACKBASE_TOKEN=... packbase api",
+		Args:    cobra.NoArgs,
+	}
+	cfg := p.addSettings(cmd)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		ctx := cmd.Context()
+		log := cfg.logger(os.Stderr)
+		s, err := openStores(ctx, cfg)
+		if err != nil {
+			return err
+		}
+		defer s.close()
+		if err := s.db.CheckSchema(ctx); err != nil {
+			return err
+		}
+		srv, err := newAPI(cfg, s, log)
+		if err != nil {
+			return err
+		}
+		ln, err := listen(cfg)
+		if err != nil {
+			return err
+		}
+		log.Info("listening", "addr", ln.Addr().String())
+		return serveHTTP(ctx, cfg, srv, ln, log)
+	}
+	return cmd
+}
+
+func (p *program) workerCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:     "worker",
+		GroupID: "serve",
+		Short:   "Do the jobs: mirror packages, update the catalog",
+		Example: "  PACKBASE_DATABASE_URL=postgres://... PACKBASE_REDIS_URL=redis://... packbase worker --worker-concurrency 4",
+		Args:    cobra.NoArgs,
+	}
+	cfg := p.addSettings(cmd)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		ctx := cmd.Context()
+		log := cfg.logger(os.Stderr)
+		s, err := openStores(ctx, cfg)
+		if err != nil {
+			return err
+		}
+		defer s.close()
+		if err := s.db.CheckSchema(ctx); err != nil {
+			return err
+		}
+		git, err := newAPI(&Config{ReadOnly: true}, s, log)
+		if err != nil {
+			return err
+		}
+		w, err := newWorker(cfg, s, git.Handler(), log)
+		if err != nil {
+			return err
+		}
+		log.Info("working", "concurrency", cfg.Concurrency)
+		return w.Run(ctx)
+	}
+	return cmd
+}
+
+func (p *program) migrateCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:     "migrate",
+		GroupID: "serve",
+		Short:   "Bring the database's schema up to date",
+		Example: "  PACKBASE_DATABASE_URL=postgres://... packbase migrate",
+		Args:    cobra.NoArgs,
+	}
+	cfg := p.addSettings(cmd)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		if cfg.DatabaseURL == "" {
+			return usage("PACKBASE_DATABASE_URL is not set")
+		}
+		db, err := storage.Open(cmd.Context(), cfg.DatabaseURL)
+		if err != nil {
+			return err
+		}
+		defer db.Close()
+		return db.Migrate(cmd.Context())
+	}
+	return cmd
+}
+
+// ingestCommand is the worker's child process.
+func (p *program) ingestCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:    "ingest",
+		Short:  "Mirror one package for a worker",
+		Hidden: true,
+		Args:   cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return ingest.Main(cmd.Context(), p.stdin, p.stdout)
+		},
+	}
+}
+
+func (p *program) configCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:     "config",
+		GroupID: "keep",
+		Short:   "Print the settings that are in force",
+		Example: "  PACKBASE_PORT=8081 packbase config",
+		Args:    cobra.NoArgs,
+	}
+	cfg := p.addSettings(cmd)
+	cmd.PreRunE = nil
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		values, err := p.readSettings(cfg, cmd.Flags())
+		if err != nil {
+			return err
+		}
+		return printSettings(p.stdout, values)
+	}
+	return cmd
+}

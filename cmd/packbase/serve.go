@@ -1,0 +1,157 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"packbase/api"
+	"packbase/storage"
+	"packbase/storage/blob"
+	"packbase/storage/queue"
+	"packbase/worker"
+	"packbase/worker/upstream"
+)
+
+// stores are what every role works on.
+type stores struct {
+	db    *storage.DB
+	queue *queue.Queue // nil for an edge
+	blobs blob.Store
+}
+
+func openStores(ctx context.Context, cfg *Config) (*stores, error) {
+	if cfg.DatabaseURL == "" {
+		return nil, usage("PACKBASE_DATABASE_URL is not set; only `packbase up` brings its own Postgres")
+	}
+	if cfg.RedisURL == "" && !cfg.ReadOnly {
+		return nil, usage("PACKBASE_REDIS_URL is not set; only `packbase up` brings its own Redis")
+	}
+	blobs, err := blob.Open(cfg.Blobs)
+	if err != nil {
+		return nil, fmt.Errorf("PACKBASE_BLOBS: %w", err)
+	}
+	s := &stores{blobs: blobs}
+	if cfg.RedisURL != "" {
+		if s.queue, err = queue.Open(cfg.RedisURL); err != nil {
+			return nil, usage("PACKBASE_REDIS_URL: %w", err)
+		}
+	}
+	if s.db, err = storage.Open(ctx, cfg.DatabaseURL); err != nil {
+		return nil, errors.Join(err, s.close())
+	}
+	return s, nil
+}
+
+func (s *stores) close() error {
+	if s.db != nil {
+		s.db.Close()
+	}
+	if s.queue != nil {
+		return s.queue.Close()
+	}
+	return nil
+}
+
+// newAPI returns the HTTP side.
+func newAPI(cfg *Config, s *stores, log *slog.Logger) (*api.Server, error) {
+	if cfg.Token == "" && !cfg.ReadOnly && !cfg.AuthNone && !cfg.loopback() {
+		return nil, usage("PACKBASE_TOKEN is not set, and %s can be reached from elsewhere: set a token, or PACKBASE_AUTH=none to let everybody write",
+			cmp.Or(cfg.Addr, "the listener"))
+	}
+	open := cfg.Token == "" && !cfg.ReadOnly
+	if open {
+		log.Warn("writes need no token", "addr", cfg.Addr)
+	}
+	return api.New(s.db, s.queue, s.blobs, api.Options{
+		Release: release, Token: cfg.Token, Open: open, ReadOnly: cfg.ReadOnly, Central: cfg.Central,
+		Source: cfg.Source, Cooldown: cfg.UpdateCooldown,
+	}, log), nil
+}
+
+// newWorker returns the job side. git serves the probe; it may be nil.
+func newWorker(cfg *Config, s *stores, git http.Handler, log *slog.Logger) (*worker.Worker, error) {
+	staging, err := blob.OpenStaging(s.blobs, filepath.Join(cfg.Root, "staging"))
+	if err != nil {
+		return nil, fmt.Errorf("PACKBASE_ROOT: %w", err)
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return nil, fmt.Errorf("find own executable: %w", err)
+	}
+	host, err := os.Hostname()
+	if err != nil {
+		host = "localhost"
+	}
+	return worker.New(s.db, s.queue, s.blobs, worker.Options{
+		ID:          fmt.Sprintf("%s-%d-%s", host, os.Getpid(), rand.Text()[:4]),
+		Release:     release,
+		Concurrency: cfg.Concurrency,
+		Staging:     staging,
+		Lease:       cfg.Lease,
+		Reconcile:   cfg.Reconcile,
+		JobTimeout:  cfg.JobTimeout,
+		MaxAttempts: cfg.JobAttempts,
+		Backoff:     cfg.JobBackoff,
+		Ingest: func(ctx context.Context) *exec.Cmd {
+			cmd := exec.CommandContext(ctx, self, "ingest")
+			cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "GOTRACEBACK=single"}
+			return cmd
+		},
+		Limits:         cfg.Limits,
+		Egress:         upstream.Options{Allow: cfg.Allow, Netrc: cfg.Netrc, UserAgent: "packbase/" + release},
+		Git:            git,
+		Zig:            cfg.Zig,
+		Source:         cfg.Source,
+		Fixtures:       cfg.Fixtures,
+		UpdateInterval: cfg.UpdateInterval,
+	}, log), nil
+}
+
+// listen opens the public listener, or says who may have the port.
+func listen(cfg *Config) (net.Listener, error) {
+	ln, err := net.Listen("tcp", net.JoinHostPort(cfg.Addr, strconv.Itoa(cfg.Port)))
+	if err != nil {
+		return nil, fmt.Errorf("%w; is another packbase running, or should PACKBASE_PORT be another?", err)
+	}
+	return ln, nil
+}
+
+// serveHTTP answers on ln until ctx ends, then lets answers under way finish.
+func serveHTTP(ctx context.Context, cfg *Config, srv *api.Server, ln net.Listener, log *slog.Logger) error {
+	httpSrv := &http.Server{
+		Handler:           srv.Handler(),
+		ReadHeaderTimeout: 10 * time.Second,
+		ReadTimeout:       60 * time.Second,
+		WriteTimeout:      60 * time.Second,
+		IdleTimeout:       120 * time.Second,
+		MaxHeaderBytes:    64 << 10,
+		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+	}
+	failed := make(chan error, 1)
+	go func() { failed <- httpSrv.Serve(ln) }()
+	select {
+	case err := <-failed:
+		return fmt.Errorf("serve: %w", err)
+	case <-ctx.Done():
+	}
+	srv.Drain()
+	time.Sleep(cfg.Drain)
+	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
+	defer cancel()
+	if err := httpSrv.Shutdown(stop); err != nil {
+		httpSrv.Close()
+		log.Warn("some answers were cut", "err", err)
+	}
+	return nil
+}

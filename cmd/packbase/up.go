@@ -1,0 +1,212 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"embed"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
+
+	"packbase/storage"
+	"packbase/storage/engines"
+	"packbase/worker/ingest"
+)
+
+func (p *program) upCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:     "up",
+		GroupID: "serve",
+		Short:   "Run all of packbase here, with a Postgres and a Redis of its own",
+		Long: `Run all of packbase in one process: api, worker and scheduler, with a private
+Postgres and a private Redis below the root folder, unless PACKBASE_DATABASE_URL
+and PACKBASE_REDIS_URL name others. Ctrl-C stops everything.`,
+		Example: "  packbase up --root ./data --port 8080",
+		Args:    cobra.NoArgs,
+	}
+	cfg := p.addSettings(cmd)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		if cfg.Addr == "" {
+			cfg.Addr = "127.0.0.1"
+		}
+		return p.up(cmd.Context(), cfg, cfg.logger(os.Stderr))
+	}
+	return cmd
+}
+
+// up runs everything until ctx ends.
+func (p *program) up(ctx context.Context, cfg *Config, log *slog.Logger) (err error) {
+	unlock, err := engines.LockRoot(cfg.Root)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	// The port is asked for first: it is what most often is in the way.
+	ln, err := listen(cfg)
+	if err != nil {
+		return err
+	}
+	defer ln.Close()
+	tokenFile, err := ensureToken(cfg)
+	if err != nil {
+		return err
+	}
+	stop, err := startEngines(ctx, cfg, log)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, stop()) }()
+	s, err := openStores(ctx, cfg)
+	if err != nil {
+		return err
+	}
+	defer s.close()
+	if err := s.db.Migrate(ctx); err != nil {
+		return err
+	}
+	srv, err := newAPI(cfg, s, log)
+	if err != nil {
+		return err
+	}
+	w, err := newWorker(cfg, s, srv.Handler(), log)
+	if err != nil {
+		return err
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return serveHTTP(ctx, cfg, srv, ln, log) })
+	g.Go(func() error { return w.Run(ctx) })
+	if err := seedHello(ctx, cfg, s, log); err != nil {
+		log.Warn("the hello package was not seeded", "err", err)
+	}
+	p.banner(cfg, ln.Addr(), tokenFile)
+	return g.Wait()
+}
+
+// startEngines starts what no setting names, and returns what stops it.
+func startEngines(ctx context.Context, cfg *Config, log *slog.Logger) (stop func() error, err error) {
+	opt := engines.Options{NoPostgres: cfg.DatabaseURL != "", NoRedis: cfg.RedisURL != ""}
+	if opt.NoPostgres && opt.NoRedis {
+		return func() error { return nil }, nil
+	}
+	eng, err := engines.Start(ctx, cfg.Root, opt, log)
+	if err != nil {
+		return nil, err
+	}
+	if !opt.NoPostgres {
+		cfg.DatabaseURL = eng.DatabaseURL()
+	}
+	if !opt.NoRedis {
+		cfg.RedisURL = eng.RedisURL()
+	}
+	return func() error {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 20*time.Second)
+		defer cancel()
+		return eng.Stop(ctx)
+	}, nil
+}
+
+// ensureToken makes a token on the first start and finds it again later.
+// It returns where the token is kept, "" if the operator set one.
+func ensureToken(cfg *Config) (file string, err error) {
+	if cfg.Token != "" || cfg.AuthNone || cfg.ReadOnly {
+		return "", nil
+	}
+	file = filepath.Join(cfg.Root, "token")
+	b, err := os.ReadFile(file)
+	if errors.Is(err, fs.ErrNotExist) {
+		b = []byte(rand.Text() + "\n")
+		err = os.WriteFile(file, b, 0o600)
+	}
+	if err != nil {
+		return "", fmt.Errorf("keep token: %w", err)
+	}
+	return file, token(cfg, strings.TrimSpace(string(b)))
+}
+
+//go:embed hello
+var hello embed.FS
+
+// seedHello puts the built-in package into a registry that has none, so that
+// a new instance always has something to fetch.
+func seedHello(ctx context.Context, cfg *Config, s *stores, log *slog.Logger) error {
+	names, err := s.db.PackageNames(ctx)
+	if err != nil || len(names.All) > 0 || cfg.Fixtures != "" || cfg.ReadOnly {
+		return err
+	}
+	files, err := fs.Sub(hello, "hello")
+	if err != nil {
+		return err
+	}
+	folder := filepath.Join(cfg.Root, "hello")
+	if err := os.RemoveAll(folder); err != nil {
+		return err
+	}
+	if err := os.CopyFS(folder, files); err != nil {
+		return err
+	}
+	job, _, err := s.db.RequestFetch(ctx, "hello", storage.Upstream{
+		Canonical: ingest.FixtureScheme + "hello", CloneURL: ingest.FixtureScheme + folder, Name: "hello",
+	})
+	if err != nil {
+		return err
+	}
+	deadline := time.Now().Add(10 * time.Second)
+	for job.Open() && time.Now().Before(deadline) {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(50 * time.Millisecond):
+		}
+		if job, err = s.db.JobByID(ctx, job.ID); err != nil {
+			return err
+		}
+	}
+	if job.State != storage.Succeeded {
+		return fmt.Errorf("job %s is %s: %s", job.ID, job.State, job.ErrorMessage)
+	}
+	return nil
+}
+
+// banner says what to do next.
+func (p *program) banner(cfg *Config, addr net.Addr, tokenFile string) {
+	url := "http://" + addr.String()
+	where := tokenFile
+	if where == "" {
+		where = "as set by PACKBASE_TOKEN"
+	}
+	fmt.Fprintf(p.stdout, `
+packbase is ready.
+
+  Page    %s/
+  Token   %s
+  Try     zig fetch --save git+%s/hello#v0.1.0
+  Mirror  packbase fetch git+https://github.com/karlseguin/http.zig --wait
+
+Ctrl-C stops it.
+
+`, url, where, url)
+}
+
+// printSettings writes the settings as a table, without secrets.
+func printSettings(out io.Writer, values []value) error {
+	tw := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	for _, v := range values {
+		text := v.text
+		if v.secret && text != "" {
+			text = "(set, not shown)"
+		}
+		fmt.Fprintf(tw, "%s\t%s\t%s\n", v.env(), text, v.from)
+	}
+	return tw.Flush()
+}

@@ -1,0 +1,151 @@
+package tarball
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"fmt"
+	"io"
+	"os"
+	"sync"
+
+	"github.com/klauspost/compress/flate"
+)
+
+const (
+	// Content of this many bytes is cut from the headers around it. They hold the commit time and so
+	// differ in every tag; smaller files share their chunk and with it the work of each new tag.
+	//
+	// Measured over 79 tags of a package with large files, and 144 of one with small ones: 4 KiB makes
+	// tarballs 1.4 and 15.8 % larger and leaves 12 and 42 % of the bytes to deflate; 16 KiB 0.5 and 6.7 %
+	// larger, 19 and 62 %; 32 KiB 0.1 and 3.0 % larger, 28 and 77 %.
+	minContent = 16 << 10
+
+	minChunk  = 64 << 10 // bytes; content only, and its last chunk may be shorter
+	chunkMask = (1<<16 - 1) << 40
+	maxChunk  = 512 << 10 // bytes; between these, content is cut after 64 KiB on average
+
+	level = 6 // of compression
+)
+
+// gear maps each byte to the number that it adds to the rolling hash.
+var gear = newGear()
+
+// newGear is SplitMix64 (Steele, Lea and Flood, 2014), started at zero.
+func newGear() (table [256]uint64) {
+	x := uint64(0)
+	for i := range table {
+		x += 0x9E3779B97F4A7C15
+		z := x
+		z = (z ^ z>>30) * 0xBF58476D1CE4E5B9
+		z = (z ^ z>>27) * 0x94D049BB133111EB
+		table[i] = z ^ z>>31
+	}
+	return table
+}
+
+// A cutter finds where content is cut: at the first byte, minChunk or more into the chunk,
+// where the rolling hash of the bytes since then has the bits of chunkMask clear.
+type cutter struct {
+	seen int // bytes of the chunk that were looked at
+	hash uint64
+}
+
+// cut returns the length of the chunk that buf begins with, or 0 if it does not end in buf.
+// It is called again with a longer buf, or with the bytes after the chunk.
+func (c *cutter) cut(buf []byte) int {
+	h := c.hash
+	for i := max(c.seen, minChunk); i < len(buf); i++ {
+		h = h<<1 + gear[buf[i]]
+		if h&chunkMask == 0 {
+			*c = cutter{}
+			return i + 1
+		}
+	}
+	*c = cutter{len(buf), h}
+	return 0
+}
+
+// A chunkCache deflates each chunk once. It is safe for concurrent use.
+type chunkCache struct {
+	scratch *os.File
+	writers sync.Pool // of *flate.Writer
+
+	mu     sync.Mutex
+	end    int64 // of what scratch holds
+	chunks map[[sha256.Size]byte]*deflated
+}
+
+// A deflated is a chunk in scratch. The other fields may be read once done is closed.
+type deflated struct {
+	done chan struct{}
+	off  int64
+	n    int
+	err  error
+}
+
+// deflate returns the chunk's deflated form: complete blocks that refer to nothing before them, none of them
+// the last of a stream, up to the end of a byte. It may still be in the making, by another build.
+func (c *chunkCache) deflate(chunk []byte) *deflated {
+	key := sha256.Sum256(chunk)
+	c.mu.Lock()
+	d, ok := c.chunks[key]
+	if !ok {
+		d = &deflated{done: make(chan struct{})}
+		c.chunks[key] = d
+	}
+	c.mu.Unlock()
+	if !ok {
+		d.err = c.make(d, chunk)
+		close(d.done)
+	}
+	return d
+}
+
+func (c *chunkCache) make(d *deflated, chunk []byte) error {
+	var buf bytes.Buffer
+	buf.Grow(len(chunk) / 2)
+	w, _ := c.writers.Get().(*flate.Writer)
+	if w == nil {
+		var err error
+		if w, err = flate.NewWriter(nil, level); err != nil {
+			return err
+		}
+	}
+	defer c.writers.Put(w)
+	w.Reset(&buf)
+	// The whole chunk in one Write: how the bytes arrive must not tell in the output.
+	if _, err := w.Write(chunk); err != nil {
+		return err
+	}
+	if err := w.Flush(); err != nil {
+		return err
+	}
+
+	d.n = buf.Len()
+	c.mu.Lock()
+	d.off = c.end
+	c.end += int64(d.n)
+	c.mu.Unlock()
+	if _, err := c.scratch.WriteAt(buf.Bytes(), d.off); err != nil {
+		return fmt.Errorf("write scratch file: %w", err)
+	}
+	return nil
+}
+
+// copy waits for d and writes it to w.
+func (c *chunkCache) copy(ctx context.Context, w io.Writer, d *deflated) error {
+	select {
+	case <-d.done:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	if d.err != nil {
+		return d.err
+	}
+	_, err := io.Copy(w, io.NewSectionReader(c.scratch, d.off, int64(d.n)))
+	if err != nil {
+		return fmt.Errorf("copy from scratch file: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,73 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"syscall"
+	"time"
+
+	"packbase/storage"
+	"packbase/storage/blob"
+)
+
+// An Error is how a job failed, in a form that people and programs can use.
+// The same code is the HTTP answer of a request that waited for the job.
+type Error struct {
+	Code       string
+	Message    string
+	Final      bool          // trying again would not help
+	RetryAfter time.Duration // what upstream asked for, if it did
+}
+
+func (e *Error) Error() string { return e.Code + ": " + e.Message }
+
+// verdict is the one table from errors to job outcomes.
+// What it does not know is passing and internal: the log has the details.
+func verdict(err error) *Error {
+	var e *Error
+	var bound *storage.BoundError
+	switch {
+	case errors.As(err, &e):
+		return e
+	case errors.Is(err, blob.ErrFull), errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+		return &Error{Code: "storage_full", Message: "the disk that holds the blobs is full; the job resumes once there is room"}
+	case errors.Is(err, blob.ErrUnavailable):
+		return &Error{Code: "storage_unavailable", Message: "the blobs cannot be read or written now; the worker's log has the details"}
+	case errors.As(err, &bound):
+		return &Error{Code: "name_conflict", Message: bound.Error(), Final: true}
+	case errors.Is(err, context.DeadlineExceeded):
+		return &Error{Code: "timeout", Message: "the job ran out of time"}
+	}
+	return &Error{Code: "internal", Message: "something failed inside packbase; the worker's log has the details"}
+}
+
+// again says whether the job is tried again, and after what wait.
+func (w *Worker) again(j *job, e *Error) (time.Duration, bool) {
+	const longest = time.Minute // beyond it, waiting is the caller's business
+	if e.Final || e.RetryAfter > longest {
+		return 0, false
+	}
+	if e.Code == "storage_full" {
+		// Nothing is wrong with the job: it goes on when there is room.
+		return jitter(w.opt.Backoff * 4), true
+	}
+	if j.Job.Attempts >= w.opt.MaxAttempts {
+		return 0, false
+	}
+	wait := w.opt.Backoff
+	for range j.Job.Attempts - 1 {
+		wait *= 4
+	}
+	return max(jitter(min(wait, longest)), e.RetryAfter), true
+}
+
+// nextSync says how long the catalog leaves a failed package alone.
+func (w *Worker) nextSync(e *Error) time.Duration {
+	return max(jitter(time.Minute), min(e.RetryAfter, 24*time.Hour))
+}
+
+// jitter spreads waits over [d/2, d*3/2).
+func jitter(d time.Duration) time.Duration {
+	return d/2 + rand.N(d+1)
+}

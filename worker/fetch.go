@@ -1,0 +1,433 @@
+package worker
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"packbase/storage"
+	"packbase/storage/blob"
+	"packbase/storage/gitpack"
+	"packbase/worker/ingest"
+)
+
+// FetchResult is what a fetch job did.
+type FetchResult struct {
+	Package string `json:"package"`
+	Tag     string `json:"tag"` // the newest release, or the one asked for
+	Commit  string `json:"commit,omitempty"`
+	Created int    `json:"tarballs_created"`
+	Present int    `json:"tarballs_present"` // releases that were there already
+	Count   int    `json:"tarball_count"`    // releases that are there now
+}
+
+// fetchPackage publishes the upstream tags that are not yet releases.
+//
+// Bytes come first, rows second, tag by tag: a crash between them leaves
+// blobs that no row names, which are swept later, and the next run goes on
+// where this one stopped.
+func (w *Worker) fetchPackage(ctx context.Context, j *job) (any, error) {
+	pkg, err := w.db.PackageByName(ctx, j.Job.Package)
+	if err != nil {
+		return nil, err
+	}
+	stage, err := w.opt.Staging.New()
+	if err != nil {
+		return nil, fmt.Errorf("make staging folder: %w", err)
+	}
+	defer stage.Close()
+	f := &fetch{w: w, job: j, pkg: pkg, dir: stage.Dir}
+	if err := f.load(ctx); err != nil {
+		return nil, err
+	}
+	if err := f.ingest(ctx); err != nil {
+		return nil, err
+	}
+	return f.result(ctx)
+}
+
+// A fetch is one run of fetchPackage.
+type fetch struct {
+	w   *Worker
+	job *job
+	pkg storage.Package
+	dir string
+
+	releases []storage.Release
+	segments []storage.Segment
+	indexes  []*gitpack.SegmentIndex
+	refs     ingest.Refs
+	created  int
+}
+
+// load reads what the package has.
+func (f *fetch) load(ctx context.Context) (err error) {
+	if f.releases, err = f.w.db.Releases(ctx, f.pkg.Name); err != nil {
+		return err
+	}
+	if f.segments, err = f.w.db.Segments(ctx, f.pkg.Name); err != nil {
+		return err
+	}
+	for i, s := range f.segments {
+		raw, err := readBlob(ctx, f.w.blobs, s.IndexDigest)
+		if err != nil {
+			return fmt.Errorf("read index of segment %d: %w", s.Seq, err)
+		}
+		if err := os.WriteFile(f.indexFile(i), raw, 0o600); err != nil {
+			return fmt.Errorf("stage index: %w", err)
+		}
+		index, err := gitpack.UnmarshalIndex(raw)
+		if err != nil {
+			return fmt.Errorf("read index of segment %d: %v", s.Seq, err)
+		}
+		f.indexes = append(f.indexes, index)
+	}
+	return nil
+}
+
+func (f *fetch) indexFile(i int) string { return filepath.Join(f.dir, fmt.Sprintf("held-%d", i)) }
+
+func (f *fetch) request(rejected []storage.RejectedTag) ingest.Request {
+	req := ingest.Request{
+		Package:  f.pkg.Name,
+		Upstream: f.pkg.Upstream,
+		CloneURL: f.pkg.CloneURL,
+		Target:   f.job.Job.Target,
+		Released: map[string]string{},
+		Rejected: map[string]string{},
+		Dir:      f.dir,
+		Egress:   f.w.opt.Egress,
+		Limits:   f.w.opt.Limits,
+	}
+	for i := range f.releases {
+		if r := &f.releases[i]; r.Tag != "" {
+			req.Released[r.Tag] = r.OID()
+		}
+	}
+	for _, t := range rejected {
+		req.Rejected[t.Tag] = t.OID
+	}
+	for i := range f.segments {
+		req.Indexes = append(req.Indexes, f.indexFile(i))
+	}
+	return req
+}
+
+// ingest runs the child process and publishes what it stages.
+func (f *fetch) ingest(ctx context.Context) error {
+	rejected, err := f.w.db.RejectedTags(ctx, f.pkg.Name)
+	if err != nil {
+		return err
+	}
+	input, err := json.Marshal(f.request(rejected))
+	if err != nil {
+		return fmt.Errorf("encode request: %w", err)
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	cmd := f.w.opt.Ingest(ctx)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	cmd.WaitDelay = 5 * time.Second
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		return fmt.Errorf("start ingest: %w", err)
+	}
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		return fmt.Errorf("start ingest: %w", err)
+	}
+	stderr := &tail{}
+	cmd.Stderr = stderr
+	// The death signal is sent when the thread that started the child ends,
+	// so that thread must be there as long as the child is.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	if err := cmd.Start(); err != nil {
+		return fmt.Errorf("start ingest: %w", err)
+	}
+	// The pipe stays open: its end tells the child that nobody waits for it.
+	_, werr := stdin.Write(input)
+	done, err := f.follow(ctx, stdout)
+	if err != nil {
+		cancel()
+	}
+	stdin.Close()
+	if exit := cmd.Wait(); err == nil && (exit != nil || !done || werr != nil) {
+		return f.crashed(ctx, exit, stderr)
+	}
+	return err
+}
+
+// crashed explains why the child ended without a word.
+func (f *fetch) crashed(ctx context.Context, exit error, stderr *tail) error {
+	if err := context.Cause(ctx); err != nil {
+		return err
+	}
+	said := stderr.String()
+	f.w.log.WarnContext(ctx, "ingest ended early", "package", f.pkg.Name, "exit", exit, "stderr", said)
+	switch {
+	case strings.Contains(said, syscall.ENOSPC.Error()), strings.Contains(said, syscall.EDQUOT.Error()):
+		return fmt.Errorf("ingest: %w", blob.ErrFull)
+	case strings.Contains(said, syscall.EFBIG.Error()):
+		return &Error{Code: "too_large", Message: "mirroring needs a file larger than the limit allows", Final: true}
+	case strings.Contains(said, "out of memory"), strings.Contains(said, "cannot allocate memory"):
+		return &Error{Code: "out_of_memory", Message: "mirroring needs more memory than the limit allows", Final: true}
+	}
+	return &Error{Code: "ingest_failed", Message: "the process that reads upstream ended early; the worker's log has the details"}
+}
+
+// follow handles the child's events until it is done.
+func (f *fetch) follow(ctx context.Context, out io.Reader) (done bool, err error) {
+	dec := json.NewDecoder(out)
+	for {
+		var ev ingest.Event
+		if err := dec.Decode(&ev); err != nil {
+			return false, nil // it ended, or talks nonsense: either way it crashed
+		}
+		switch {
+		case ev.Done:
+			return true, nil
+		case ev.Error != nil:
+			return true, &Error{Code: ev.Error.Code, Message: ev.Error.Message, Final: ev.Error.Final, RetryAfter: ev.Error.RetryAfter}
+		case ev.Progress != nil:
+			f.job.setProgress(*ev.Progress)
+		case ev.Refs != nil:
+			err = f.see(ctx, *ev.Refs)
+		case ev.Rejected != nil:
+			err = f.w.db.RejectTag(ctx, f.job.Claim, *ev.Rejected)
+		case ev.Segment != nil:
+			err = f.appendSegment(ctx, *ev.Segment)
+		case ev.Release != nil:
+			err = f.publish(ctx, ev.Release)
+		}
+		if err != nil {
+			return false, err
+		}
+	}
+}
+
+// see records released tags that upstream moved or deleted.
+func (f *fetch) see(ctx context.Context, refs ingest.Refs) error {
+	f.refs = refs
+	var moves []storage.MovedTag
+	for i := range f.releases {
+		r := &f.releases[i]
+		if r.Tag != "" && refs.Tags[r.Tag] != r.OID() {
+			moves = append(moves, storage.MovedTag{Tag: r.Tag, Old: r.OID(), New: refs.Tags[r.Tag]})
+		}
+	}
+	if len(moves) == 0 {
+		return nil
+	}
+	return f.w.db.RecordMoves(ctx, f.job.Claim, moves)
+}
+
+// appendSegment stores a staged segment, before the releases that need it.
+func (f *fetch) appendSegment(ctx context.Context, s ingest.Segment) error {
+	f.job.setProgress(storage.Progress{Step: "store", Total: int64(s.Objects), Unit: "objects"})
+	raw, err := os.ReadFile(filepath.Join(f.dir, filepath.Base(s.Index)))
+	if err != nil {
+		return fmt.Errorf("read staged index: %w", err)
+	}
+	index, err := gitpack.UnmarshalIndex(raw)
+	if err != nil {
+		return fmt.Errorf("read staged index: %v", err)
+	}
+	packed, err := f.put(ctx, s.File)
+	if err != nil {
+		return err
+	}
+	indexed, err := f.put(ctx, s.Index)
+	if err != nil {
+		return err
+	}
+	segment := storage.Segment{
+		Package: f.pkg.Name, Seq: len(f.segments), FirstOrdinal: int64(gitpack.NewSet(f.indexes...).Len()),
+		Objects: index.Len(), Digest: packed.Digest, IndexDigest: indexed.Digest, Size: packed.Size,
+	}
+	if err := f.w.db.AppendSegment(ctx, f.job.Claim, segment, indexed); err != nil {
+		return err
+	}
+	f.segments, f.indexes = append(f.segments, segment), append(f.indexes, index)
+	return nil
+}
+
+// publish stores a staged release and makes it visible.
+func (f *fetch) publish(ctx context.Context, r *ingest.Release) error {
+	man := r.Manifest
+	man.Package, man.Upstream, man.CloneURL = f.pkg.Name, f.pkg.Upstream, f.pkg.CloneURL
+	man.CreatedAt = time.Now().UTC().Truncate(time.Microsecond) // as Postgres keeps it
+	tarball, err := f.put(ctx, r.File)
+	if err != nil {
+		return err
+	}
+	if tarball.Digest != man.Tarball.Digest || tarball.Size != man.Tarball.Size {
+		return fmt.Errorf("staged tarball of %s is not what the child said", man.Tag)
+	}
+	manifest, err := f.putManifest(ctx, &man)
+	if err != nil {
+		return err
+	}
+	pack, err := f.pack(ctx, man.Commit, r.Bitmap)
+	if err != nil {
+		return err
+	}
+	created, err := f.w.db.Publish(ctx, f.job.Claim, storage.Publication{
+		Release: man.Release(manifest.Digest), Pack: pack, Manifest: manifest, Description: man.Description,
+	})
+	if err != nil {
+		return err
+	}
+	if created {
+		f.created++
+		f.w.log.InfoContext(ctx, "release published", "package", man.Package, "tag", man.Tag, "commit", man.Commit, "size", man.Tarball.Size)
+	}
+	if f.job.Job.Crashes > 0 && f.created == 1 {
+		return f.w.db.ClearCrashes(ctx, f.job.Claim)
+	}
+	return nil
+}
+
+func (f *fetch) putManifest(ctx context.Context, man *storage.Manifest) (storage.Blob, error) {
+	b, err := man.Encode()
+	if err != nil {
+		return storage.Blob{}, err
+	}
+	const name = "manifest.json"
+	defer os.Remove(filepath.Join(f.dir, name))
+	if err := os.WriteFile(filepath.Join(f.dir, name), b, 0o600); err != nil {
+		return storage.Blob{}, fmt.Errorf("stage manifest: %w", err)
+	}
+	return f.put(ctx, name)
+}
+
+// put makes a staged file a blob, and removes it from the folder.
+func (f *fetch) put(ctx context.Context, name string) (storage.Blob, error) {
+	// The name comes from the child: it must not lead out of the folder.
+	file, err := os.Open(filepath.Join(f.dir, filepath.Base(name)))
+	if err != nil {
+		return storage.Blob{}, fmt.Errorf("open staged file: %w", err)
+	}
+	defer os.Remove(file.Name())
+	defer file.Close()
+	hash := sha256.New()
+	size, err := io.Copy(hash, file)
+	if err != nil {
+		return storage.Blob{}, fmt.Errorf("hash staged file: %w", err)
+	}
+	digest := hex.EncodeToString(hash.Sum(nil))
+	if err := f.w.blobs.Put(ctx, digest, file); err != nil {
+		return storage.Blob{}, fmt.Errorf("put blob: %w", err)
+	}
+	return storage.Blob{Digest: digest, Size: size}, nil
+}
+
+// pack works out what a depth-1 fetch of the release will answer.
+func (f *fetch) pack(ctx context.Context, commit string, bitmap []byte) (storage.Pack, error) {
+	oid, err := gitpack.ParseOID(commit)
+	if err != nil {
+		return storage.Pack{}, err
+	}
+	stored, err := gitpack.NewSet(f.indexes...).StoredBitmap(oid, bitmap, f.w.opener(ctx, f.segments))
+	if err != nil {
+		return storage.Pack{}, fmt.Errorf("pack of %s: %w", commit, err)
+	}
+	return storage.Pack{Bitmap: stored.Bitmap, Objects: stored.Objects, Size: stored.Size, Trailer: stored.Trailer[:]}, nil
+}
+
+// opener opens segments from the blob store.
+func (w *Worker) opener(ctx context.Context, segments []storage.Segment) gitpack.Opener {
+	return func(i int) (gitpack.Segment, error) { return w.blobs.Open(ctx, segments[i].Digest) }
+}
+
+// result looks at what the package has now.
+func (f *fetch) result(ctx context.Context) (FetchResult, error) {
+	pkg, err := f.w.db.PackageByName(ctx, f.pkg.Name)
+	if err != nil {
+		return FetchResult{}, err
+	}
+	r := FetchResult{Package: pkg.Name, Created: f.created, Count: pkg.ReleaseCount, Present: pkg.ReleaseCount - f.created}
+	f.job.sync = &storage.Sync{OK: true, Branch: f.refs.Branch, Commit: f.refs.Commit}
+	switch target := f.job.Job.Target; {
+	case f.refs.Commit != "":
+		r.Commit, r.Present = f.refs.Commit, pkg.ReleaseCount
+		// A look at one commit says nothing about the package's tags.
+		f.job.sync = f.branchSync()
+	case target != "":
+		r.Tag = target
+		if err := f.targetRejected(ctx, target); err != nil {
+			return FetchResult{}, err
+		}
+	case pkg.LatestTag != nil:
+		r.Tag = *pkg.LatestTag
+	default:
+		return FetchResult{}, &Error{Code: "no_releases", Final: true,
+			Message: "none of upstream's tags can be published; /api/info/" + pkg.Name + " says why, tag by tag"}
+	}
+	return r, nil
+}
+
+func (f *fetch) branchSync() *storage.Sync {
+	if f.refs.Branch == "" {
+		return nil
+	}
+	return &storage.Sync{OK: true, Branch: f.refs.Branch, Commit: f.refs.Commit}
+}
+
+// targetRejected returns why the one tag asked for was not published.
+func (f *fetch) targetRejected(ctx context.Context, tag string) error {
+	rejected, err := f.w.db.RejectedTags(ctx, f.pkg.Name)
+	if err != nil {
+		return err
+	}
+	i := slices.IndexFunc(rejected, func(t storage.RejectedTag) bool { return t.Tag == tag })
+	if i < 0 {
+		return nil
+	}
+	return &Error{Code: "tag_rejected", Message: fmt.Sprintf("the tag %s cannot be published: %s", tag, rejected[i].Reason), Final: true}
+}
+
+// readBlob returns a small blob's bytes.
+func readBlob(ctx context.Context, blobs blob.Store, digest string) ([]byte, error) {
+	const most = 1 << 30
+	b, err := blobs.Open(ctx, digest)
+	if err != nil {
+		// The row promises the blob, so its absence is our fault: %v, not %w.
+		return nil, fmt.Errorf("open blob: %v", err)
+	}
+	defer b.Close()
+	raw, err := io.ReadAll(io.LimitReader(b, most))
+	if err != nil {
+		return nil, fmt.Errorf("read blob: %w", err)
+	}
+	if sum := sha256.Sum256(raw); hex.EncodeToString(sum[:]) != digest {
+		return nil, errors.New("the blob's bytes are not those of its digest; run `packbase verify`")
+	}
+	return raw, nil
+}
+
+// A tail keeps the last of what is written to it.
+type tail struct{ buf bytes.Buffer }
+
+func (t *tail) Write(b []byte) (int, error) {
+	const most = 8 << 10
+	t.buf.Write(b)
+	if over := t.buf.Len() - most; over > 0 {
+		t.buf.Next(over)
+	}
+	return len(b), nil
+}
+
+func (t *tail) String() string { return t.buf.String() }

@@ -1,0 +1,131 @@
+package ingest
+
+import (
+	"context"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"packbase/storage/gitpack"
+	"packbase/storage/zigpkg"
+)
+
+// FixtureScheme begins the clone URL of a package that comes from a local
+// folder and not from upstream.
+const FixtureScheme = "fixture:"
+
+// fixtureTime is the commit time of fixtures, so that the same folder gives
+// the same ids everywhere.
+var fixtureTime = time.Date(2025, 1, 1, 0, 0, 0, 0, time.UTC)
+
+// A fixture is a plain source tree. Its one tag is "v" and the version of its
+// build.zig.zon, else v0.1.0.
+type fixture struct {
+	req    Request
+	folder string
+	tag    string
+	commit gitpack.OID
+}
+
+func openFixture(req Request, folder string) (source, error) {
+	info, err := os.Stat(folder)
+	if err != nil || !info.IsDir() {
+		return nil, &Error{Code: "fixture_not_found", Message: fmt.Sprintf("the fixture folder %s is not there", filepath.Base(folder))}
+	}
+	f := &fixture{req: req, folder: folder, tag: "v0.1.0"}
+	src, err := os.ReadFile(filepath.Join(folder, zigpkg.ManifestName))
+	if err == nil {
+		if man, err := zigpkg.ParseManifest(src); err == nil {
+			f.tag = "v" + man.Version
+		}
+	}
+	// The commit's id needs the objects; they are made again when asked for.
+	spool, err := os.CreateTemp(req.Dir, "fixture")
+	if err != nil {
+		return nil, fmt.Errorf("make spool: %w", err)
+	}
+	defer os.Remove(spool.Name())
+	defer spool.Close()
+	_, err = f.load(spool)
+	return f, err
+}
+
+func (f *fixture) close() {}
+
+func (f *fixture) refs() sourceRefs {
+	return sourceRefs{
+		tags:     map[string]gitpack.OID{f.tag: f.commit},
+		branches: map[string]gitpack.OID{"main": f.commit},
+	}
+}
+
+func (f *fixture) objects(_ context.Context, _ []gitpack.OID, spool *os.File) (*gitpack.Objects, error) {
+	return f.load(spool)
+}
+
+// load stores the folder as one commit.
+func (f *fixture) load(spool *os.File) (*gitpack.Objects, error) {
+	objects := gitpack.NewObjects(spool)
+	var files []gitpack.File
+	err := filepath.WalkDir(f.folder, func(name string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if d.IsDir() {
+			if d.Name() == ".git" || d.Name() == ".zig-cache" || d.Name() == "zig-out" {
+				return fs.SkipDir
+			}
+			return nil
+		}
+		rel, err := filepath.Rel(f.folder, name)
+		if err != nil {
+			return err
+		}
+		file, err := addFile(objects, name, filepath.ToSlash(rel), d)
+		files = append(files, file)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read fixture: %w", err)
+	}
+	tree, err := objects.WriteTree(files, nil)
+	if err != nil {
+		return nil, err
+	}
+	who := fmt.Sprintf("packbase <packbase@localhost> %d +0000", fixtureTime.Unix())
+	raw := fmt.Sprintf("tree %s\nauthor %s\ncommitter %s\n\n%s %s\n", tree, who, who, f.req.Package, f.tag)
+	f.commit, err = objects.Add(gitpack.Commit, int64(len(raw)), strings.NewReader(raw))
+	return objects, err
+}
+
+func addFile(objects *gitpack.Objects, name, rel string, d fs.DirEntry) (gitpack.File, error) {
+	info, err := d.Info()
+	if err != nil {
+		return gitpack.File{}, err
+	}
+	file := gitpack.File{Path: rel, Mode: gitpack.ModeFile, Size: info.Size()}
+	switch {
+	case info.Mode().Type() == fs.ModeSymlink:
+		target, err := os.Readlink(name)
+		if err != nil {
+			return file, err
+		}
+		file.Mode, file.Size = gitpack.ModeSymlink, int64(len(target))
+		file.OID, err = objects.Add(gitpack.Blob, file.Size, strings.NewReader(target))
+		return file, err
+	case !info.Mode().IsRegular():
+		return file, fmt.Errorf("%s is neither a file nor a symlink", rel)
+	case info.Mode()&0o100 != 0:
+		file.Mode = gitpack.ModeExecutable
+	}
+	body, err := os.Open(name)
+	if err != nil {
+		return file, err
+	}
+	defer body.Close()
+	file.OID, err = objects.Add(gitpack.Blob, file.Size, body)
+	return file, err
+}

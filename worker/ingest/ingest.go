@@ -1,0 +1,190 @@
+// Package ingest is the child process in which upstream's bytes are parsed.
+//
+// The worker starts `packbase ingest`, writes one Request as JSON to its
+// standard input and reads Events, one JSON object a line, from its standard
+// output, while files appear in the folder that the request names. The child
+// limits itself before it reads the first byte from upstream, so whatever a
+// hostile repository does to it, the worker reads about it in an exit code.
+package ingest
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"time"
+
+	"packbase/storage"
+	"packbase/storage/gitpack"
+	"packbase/storage/tarball"
+	"packbase/worker/upstream"
+)
+
+// A Request says what to mirror.
+type Request struct {
+	Package  string            // name of the package
+	Upstream string            // canonical, for the manifest
+	CloneURL string            // what is dialled, or "fixture:" and a folder
+	Target   string            // the one tag, branch or commit wanted; "" for all tags
+	Released map[string]string // tags that are releases, with what upstream's refs named then
+	Rejected map[string]string // tags that were refused, likewise
+	Indexes  []string          // files: the indexes of the package's segments, in order
+	Dir      string            // an empty folder, for the child's files
+	Egress   upstream.Options
+	Limits   Limits
+}
+
+// Limits bound one run of the child. Sizes are bytes.
+type Limits struct {
+	Git     gitpack.Limits
+	Tarball int64         // of one tarball
+	Tags    int           // of one package
+	Memory  int64         // address space of the child
+	File    int64         // length of any file it writes
+	CPU     time.Duration // processor time of the child
+}
+
+// DefaultLimits returns the limits of a service that mirrors strangers' code.
+func DefaultLimits() Limits {
+	return Limits{
+		Git:     gitpack.DefaultLimits(),
+		Tarball: 1 << 30,
+		Tags:    20_000,
+		Memory:  3 << 30,
+		File:    8 << 30,
+		CPU:     30 * time.Minute,
+	}
+}
+
+// An Event is one line of the child's output. One field is set.
+type Event struct {
+	Refs     *Refs                `json:"refs,omitempty"`
+	Progress *storage.Progress    `json:"progress,omitempty"`
+	Rejected *storage.RejectedTag `json:"rejected,omitempty"`
+	Segment  *Segment             `json:"segment,omitempty"`
+	Release  *Release             `json:"release,omitempty"`
+	Error    *Error               `json:"error,omitempty"`
+	Done     bool                 `json:"done,omitempty"`
+}
+
+// Refs is what upstream listed. It comes first.
+type Refs struct {
+	Tags   map[string]string `json:"tags"`             // what each tag names: a tag object or a commit
+	Branch string            `json:"branch,omitempty"` // the branch that the target turned out to be
+	Commit string            `json:"commit,omitempty"` // its tip, or the target commit
+}
+
+// A Segment is a staged segment. It comes before the releases that need it.
+type Segment struct {
+	File    string `json:"file"` // in the request's folder
+	Index   string `json:"index"`
+	Objects int    `json:"objects"`
+	Size    int64  `json:"size"`
+}
+
+// A Release is a staged release. They come oldest first.
+type Release struct {
+	Manifest storage.Manifest `json:"manifest"` // without CreatedAt
+	File     string           `json:"file"`     // the tarball, in the request's folder
+	Bitmap   []byte           `json:"bitmap"`   // ordinals of its objects in the package's set
+}
+
+// An Error ends the run.
+type Error struct {
+	Code       string        `json:"code"`
+	Message    string        `json:"message"`
+	Final      bool          `json:"final"` // the same again would fail again
+	RetryAfter time.Duration `json:"retry_after,omitempty"`
+}
+
+func (e *Error) Error() string { return e.Code + ": " + e.Message }
+
+// Main is the child process: it reads a Request from in and writes Events to
+// out. Its error is about the machine or the parent; what upstream did wrong
+// is an Event.
+func Main(ctx context.Context, in io.Reader, out io.Writer) error {
+	var req Request
+	if err := json.NewDecoder(in).Decode(&req); err != nil {
+		return fmt.Errorf("read request: %w", err)
+	}
+	if err := limitProcess(req.Limits); err != nil {
+		return err
+	}
+	// The parent never writes again: the end of its pipe is its death.
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go func() {
+		_, _ = io.Copy(io.Discard, in)
+		cancel()
+	}()
+
+	events := &eventWriter{w: bufio.NewWriterSize(out, 64<<10)}
+	err := run(ctx, req, events)
+	if err == nil {
+		return events.send(Event{Done: true})
+	}
+	if e := asError(err); e != nil {
+		return events.send(Event{Error: e})
+	}
+	return err
+}
+
+// asError returns what upstream did wrong, nil if err is not about that.
+func asError(err error) *Error {
+	var own *Error
+	var up *upstream.Error
+	var git *gitpack.Error
+	switch {
+	case errors.As(err, &own):
+		return own
+	case errors.As(err, &up):
+		return &Error{Code: up.Code, Message: up.Message, Final: !up.Temporary, RetryAfter: up.RetryAfter}
+	case errors.As(err, &git):
+		return &Error{Code: git.Code, Message: git.Message, Final: true}
+	case errors.Is(err, tarball.ErrTooLarge):
+		return &Error{Code: "tarball_too_large", Message: err.Error(), Final: true}
+	case errors.Is(err, tarball.ErrInvalid):
+		return &Error{Code: "tree_unfit", Message: err.Error(), Final: true}
+	}
+	return nil
+}
+
+// An eventWriter writes events, from any goroutine.
+type eventWriter struct {
+	mu   sync.Mutex
+	w    *bufio.Writer
+	last time.Time // of the last progress
+}
+
+func (e *eventWriter) send(ev Event) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	b, err := json.Marshal(ev)
+	if err != nil {
+		return fmt.Errorf("encode event: %w", err)
+	}
+	if _, err := e.w.Write(append(b, '\n')); err != nil {
+		return fmt.Errorf("write event: %w", err)
+	}
+	if err := e.w.Flush(); err != nil {
+		return fmt.Errorf("write event: %w", err)
+	}
+	return nil
+}
+
+// progress reports, at most every tenth of a second. A parent that is gone
+// is noticed elsewhere.
+func (e *eventWriter) progress(p storage.Progress) {
+	e.mu.Lock()
+	due := time.Since(e.last) > 100*time.Millisecond
+	if due {
+		e.last = time.Now()
+	}
+	e.mu.Unlock()
+	if due {
+		_ = e.send(Event{Progress: &p})
+	}
+}

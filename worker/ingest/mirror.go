@@ -1,0 +1,476 @@
+package ingest
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"iter"
+	"os"
+	"path"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+
+	"github.com/RoaringBitmap/roaring/v2"
+	"golang.org/x/sync/errgroup"
+
+	"packbase/storage"
+	"packbase/storage/gitpack"
+	"packbase/storage/tarball"
+	"packbase/storage/zigpkg"
+)
+
+// batchTags is the most tags that are fetched at once, and so the most
+// releases that share one segment.
+const batchTags = 1000
+
+// A wanted is a tag to publish, or a commit without one.
+type wanted struct {
+	tag string
+	oid gitpack.OID // what upstream's ref names
+
+	// Known once the objects are here.
+	commit gitpack.OID
+	tags   []gitpack.OID // tag objects passed on the way to it, outermost first
+	info   gitpack.CommitInfo
+	bitmap *roaring.Bitmap
+	newest int // the segment that holds the newest of its objects
+}
+
+func (w *wanted) rejected(e *Error) *storage.RejectedTag {
+	return &storage.RejectedTag{Tag: w.tag, OID: w.oid.String(), Code: e.Code, Reason: e.Message}
+}
+
+// run mirrors what the request asks for.
+func run(ctx context.Context, req Request, events *eventWriter) error {
+	src, err := openSource(ctx, req, events)
+	if err != nil {
+		return err
+	}
+	defer src.close()
+	refs, wants, err := choose(req, src.refs())
+	if err != nil {
+		return err
+	}
+	if err := events.send(Event{Refs: &refs}); err != nil {
+		return err
+	}
+	for _, r := range src.refs().rejected {
+		if req.Rejected[r.Tag] != r.OID {
+			if err := events.send(Event{Rejected: &r}); err != nil {
+				return err
+			}
+		}
+	}
+	m := &mirror{req: req, src: src, events: events, total: len(wants)}
+	if err := m.open(); err != nil {
+		return err
+	}
+	defer m.close()
+	for batch := range slices.Chunk(wants, batchTags) {
+		if err := m.batch(ctx, batch); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// choose returns what upstream has and what of it is to be mirrored.
+func choose(req Request, has sourceRefs) (Refs, []wanted, error) {
+	refs := Refs{Tags: make(map[string]string, len(has.tags))}
+	for tag, oid := range has.tags {
+		refs.Tags[tag] = oid.String()
+	}
+	if n := len(has.tags); n > req.Limits.Tags {
+		return refs, nil, &Error{Code: "too_many_tags", Final: true,
+			Message: fmt.Sprintf("upstream has %d tags; at most %d are mirrored", n, req.Limits.Tags)}
+	}
+	if req.Target != "" {
+		want, err := target(req.Target, has, &refs)
+		if err != nil || req.Released[want.tag] != "" {
+			return refs, nil, err
+		}
+		return refs, []wanted{want}, nil
+	}
+	if len(has.tags) == 0 && len(has.rejected) == 0 {
+		return refs, nil, &Error{Code: "no_tags", Final: true,
+			Message: "upstream has no tags, so there is nothing to mirror; name a commit or a branch as #fragment to mirror just that"}
+	}
+	var wants []wanted
+	for tag, oid := range has.tags {
+		if req.Released[tag] == "" && req.Rejected[tag] != oid.String() {
+			wants = append(wants, wanted{tag: tag, oid: oid})
+		}
+	}
+	slices.SortFunc(wants, func(a, b wanted) int { return cmp.Compare(a.tag, b.tag) })
+	return refs, wants, nil
+}
+
+// target finds the one tag, branch or commit that is asked for.
+func target(name string, has sourceRefs, refs *Refs) (wanted, error) {
+	if oid, ok := has.tags[name]; ok {
+		return wanted{tag: name, oid: oid}, nil
+	}
+	if oid, ok := has.branches[name]; ok {
+		refs.Branch, refs.Commit = name, oid.String()
+		return wanted{oid: oid}, nil
+	}
+	oid, err := gitpack.ParseOID(name)
+	if err != nil {
+		return wanted{}, &Error{Code: "no_such_ref", Final: true,
+			Message: fmt.Sprintf("upstream has no tag, branch or commit %q", name)}
+	}
+	refs.Commit = oid.String()
+	return wanted{oid: oid}, nil
+}
+
+// A mirror turns wanted tags into staged releases.
+type mirror struct {
+	req    Request
+	src    source
+	events *eventWriter
+	total  int
+	done   int
+
+	indexes  []*gitpack.SegmentIndex // of the segments so far
+	held     *gitpack.Set
+	builder  *tarball.Builder
+	scratch  *os.File
+	zigFiles zigFiles
+	staged   int // numbers the staged files
+}
+
+func (m *mirror) open() error {
+	for _, name := range m.req.Indexes {
+		b, err := os.ReadFile(name)
+		if err != nil {
+			return fmt.Errorf("read index: %w", err)
+		}
+		index, err := gitpack.UnmarshalIndex(b)
+		if err != nil {
+			return fmt.Errorf("read index %s: %v", filepath.Base(name), err)
+		}
+		m.indexes = append(m.indexes, index)
+	}
+	m.held = gitpack.NewSet(m.indexes...)
+	var err error
+	if m.scratch, err = os.Create(filepath.Join(m.req.Dir, "chunks")); err != nil {
+		return fmt.Errorf("make scratch file: %w", err)
+	}
+	m.builder = tarball.NewBuilder(m.scratch, tarball.Limits{Size: m.req.Limits.Tarball})
+	m.zigFiles.known = map[zigFileKey]zigpkg.FileHash{}
+	return nil
+}
+
+func (m *mirror) close() { m.scratch.Close() }
+
+// batch fetches some tags at once and stages their releases.
+func (m *mirror) batch(ctx context.Context, wants []wanted) error {
+	spool, err := os.Create(filepath.Join(m.req.Dir, "objects"))
+	if err != nil {
+		return fmt.Errorf("make spool: %w", err)
+	}
+	defer os.Remove(spool.Name())
+	defer spool.Close()
+	oids := make([]gitpack.OID, len(wants))
+	for i, w := range wants {
+		oids[i] = w.oid
+	}
+	objects, err := m.src.objects(ctx, oids, spool)
+	if err != nil {
+		return err
+	}
+	checked, err := m.check(ctx, objects, wants)
+	if err != nil {
+		return err
+	}
+	if err := m.segment(ctx, objects, checked); err != nil {
+		return err
+	}
+	return m.releases(ctx, objects, checked)
+}
+
+// check keeps the tags that can be published, oldest release first, and
+// reports the others.
+func (m *mirror) check(ctx context.Context, objects *gitpack.Objects, wants []wanted) ([]*wanted, error) {
+	var ok []*wanted
+	for i := range wants {
+		w := &wants[i]
+		m.events.progress(storage.Progress{Step: "check", Done: int64(i), Total: int64(len(wants)), Unit: "tags"})
+		err := resolve(ctx, objects, w, m.req.Limits.Git)
+		if e := asError(err); e != nil {
+			if w.tag == "" {
+				return nil, e
+			}
+			m.done++
+			if err := m.events.send(Event{Rejected: w.rejected(e)}); err != nil {
+				return nil, err
+			}
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		ok = append(ok, w)
+	}
+	slices.SortFunc(ok, func(a, b *wanted) int {
+		return storage.CompareTags(a.tag, a.info.CommitterTime, b.tag, b.info.CommitterTime)
+	})
+	return ok, nil
+}
+
+// resolve finds the wanted commit and checks all that it leads to.
+func resolve(ctx context.Context, objects *gitpack.Objects, w *wanted, lim gitpack.Limits) (err error) {
+	if w.commit, w.tags, err = objects.Peel(w.oid); err != nil {
+		return err
+	}
+	raw, err := objects.Read(w.commit, gitpack.Commit, lim.ObjectBytes)
+	if err != nil {
+		return err
+	}
+	if w.info, err = gitpack.ParseCommit(raw); err != nil {
+		return err
+	}
+	_, err = objects.Files(ctx, w.info.Tree, lim)
+	return err
+}
+
+// segment stages a segment of the objects that no earlier one holds, those of
+// the newest release first: then a fetch of it is one single range.
+func (m *mirror) segment(ctx context.Context, objects *gitpack.Objects, wants []*wanted) error {
+	var fresh []gitpack.OID
+	ordinals := map[gitpack.OID]uint32{}
+	ordinal := func(id gitpack.OID) uint32 {
+		if n, ok := m.held.Ordinal(id); ok {
+			return n
+		}
+		n, ok := ordinals[id]
+		if !ok {
+			n = uint32(m.held.Len() + len(fresh))
+			ordinals[id] = n
+			fresh = append(fresh, id)
+		}
+		return n
+	}
+	for _, w := range newestFirst(wants) {
+		tree, err := objects.Files(ctx, w.info.Tree, m.req.Limits.Git)
+		if err != nil {
+			return err
+		}
+		w.bitmap = roaring.New()
+		for id := range reachable(w, tree) {
+			w.bitmap.Add(ordinal(id))
+		}
+		w.bitmap.RunOptimize()
+		w.newest = m.segmentOf(w.bitmap.Maximum())
+	}
+	if len(fresh) == 0 {
+		return nil
+	}
+	return m.writeSegment(ctx, objects, fresh)
+}
+
+// newestFirst returns wants by falling commit time. It is the order of a
+// segment, which rebuild must find again from the manifests alone.
+func newestFirst(wants []*wanted) []*wanted {
+	sorted := slices.Clone(wants)
+	slices.SortFunc(sorted, func(a, b *wanted) int {
+		return cmp.Or(b.info.CommitterTime.Compare(a.info.CommitterTime), strings.Compare(a.tag, b.tag), slices.Compare(a.oid[:], b.oid[:]))
+	})
+	return sorted
+}
+
+// reachable yields all objects of a release: tag objects, commit, trees and
+// files. It is the order of a segment, too.
+func reachable(w *wanted, tree gitpack.Listing) iter.Seq[gitpack.OID] {
+	return func(yield func(gitpack.OID) bool) {
+		for _, ids := range [][]gitpack.OID{w.tags, {w.commit}, tree.Trees} {
+			for _, id := range ids {
+				if !yield(id) {
+					return
+				}
+			}
+		}
+		for _, f := range tree.Files {
+			if f.Mode != gitpack.ModeSubmodule && !yield(f.OID) {
+				return
+			}
+		}
+	}
+}
+
+// segmentOf returns the position of the segment that holds an ordinal, where
+// the one after the last is the one about to be written.
+func (m *mirror) segmentOf(ordinal uint32) int {
+	end := 0
+	for i, index := range m.indexes {
+		if end += index.Len(); int(ordinal) < end {
+			return i
+		}
+	}
+	return len(m.indexes)
+}
+
+func (m *mirror) writeSegment(ctx context.Context, objects *gitpack.Objects, ids []gitpack.OID) error {
+	m.events.progress(storage.Progress{Step: "store", Total: int64(len(ids)), Unit: "objects"})
+	name, file, err := m.stage(".pack")
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	index, err := gitpack.WriteSegment(ctx, file, objects, ids)
+	if err != nil {
+		return fmt.Errorf("write segment: %w", err)
+	}
+	raw, err := index.MarshalBinary()
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(m.req.Dir, name+".index"), raw, 0o600); err != nil {
+		return fmt.Errorf("write index: %w", err)
+	}
+	m.indexes = append(m.indexes, index)
+	m.held = gitpack.NewSet(m.indexes...)
+	return m.events.send(Event{Segment: &Segment{File: name, Index: name + ".index", Objects: len(ids), Size: index.Size()}})
+}
+
+// stage makes the next file of the request's folder.
+func (m *mirror) stage(suffix string) (name string, file *os.File, err error) {
+	m.staged++
+	name = fmt.Sprintf("%06d%s", m.staged, suffix)
+	file, err = os.OpenFile(filepath.Join(m.req.Dir, name), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return "", nil, fmt.Errorf("stage: %w", err)
+	}
+	return name, file, nil
+}
+
+// releases builds the tarballs, several at once, and reports them in order.
+func (m *mirror) releases(ctx context.Context, objects *gitpack.Objects, wants []*wanted) error {
+	g, ctx := errgroup.WithContext(ctx)
+	// Each slot holds a release that is being built or waits for its turn.
+	slots := make(chan chan Event, runtime.GOMAXPROCS(0))
+	g.Go(func() error {
+		defer close(slots)
+		for _, w := range wants {
+			name, file, err := m.stage(".tar.gz")
+			if err != nil {
+				return err
+			}
+			slot := make(chan Event, 1)
+			select {
+			case slots <- slot:
+			case <-ctx.Done():
+				file.Close()
+				return ctx.Err()
+			}
+			g.Go(func() error {
+				defer file.Close()
+				r, err := m.release(ctx, objects, w, name, file)
+				if e := asError(err); e != nil && w.tag != "" {
+					slot <- Event{Rejected: w.rejected(e)}
+					return nil
+				}
+				if err != nil {
+					return fmt.Errorf("build %s: %w", cmp.Or(w.tag, w.commit.String()), err)
+				}
+				slot <- Event{Release: r}
+				return nil
+			})
+		}
+		return nil
+	})
+	g.Go(func() error {
+		for slot := range slots {
+			select {
+			case ev := <-slot:
+				if err := m.events.send(ev); err != nil {
+					return err
+				}
+				m.done++
+				m.events.progress(storage.Progress{Step: "build", Done: int64(m.done), Total: int64(m.total), Unit: "tags"})
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		}
+		return nil
+	})
+	return g.Wait()
+}
+
+// release builds one tarball into file and describes it.
+func (m *mirror) release(ctx context.Context, objects *gitpack.Objects, w *wanted, name string, file *os.File) (*Release, error) {
+	tree, err := objects.Files(ctx, w.info.Tree, m.req.Limits.Git)
+	if err != nil {
+		return nil, err
+	}
+	prefix, err := tarball.Wrap(m.req.Package, cmp.Or(w.tag, w.commit.String()), entries(objects, tree))
+	if err != nil {
+		return nil, err
+	}
+	info, err := m.builder.Build(ctx, file, tarball.Header{Commit: w.commit.String(), Time: w.info.CommitterTime, Prefix: prefix}, entries(objects, tree))
+	if err != nil {
+		return nil, err
+	}
+	zig, err := m.zigFiles.describe(objects, tree)
+	if err != nil {
+		return nil, err
+	}
+	man := storage.Manifest{
+		Version:     storage.ManifestVersion,
+		Package:     m.req.Package,
+		Upstream:    m.req.Upstream,
+		CloneURL:    m.req.CloneURL,
+		Tag:         w.tag,
+		Commit:      w.commit.String(),
+		Tree:        w.info.Tree.String(),
+		CommitTime:  w.info.CommitterTime.UTC(),
+		Description: description(objects, tree),
+		Tarball: storage.ManifestTarball{
+			Digest: info.Digest, Size: info.Size, MD5: info.MD5, CRC32: info.CRC32,
+			ContentDigest: info.ContentDigest, ContentSize: info.ContentSize, Prefix: prefix,
+		},
+		Zig: zig,
+		Git: storage.ManifestGit{Segment: w.newest, Entries: oddEntries(tree)},
+	}
+	if len(w.tags) > 0 && w.tag != "" {
+		man.TagObject = w.tags[0].String()
+	}
+	for _, f := range tree.Files {
+		if f.Mode == gitpack.ModeSubmodule {
+			man.Submodules = append(man.Submodules, storage.SubmoduleEntry{Path: f.Path, Commit: f.OID.String()})
+		}
+	}
+	limit := m.req.Limits.Git.ObjectBytes
+	if man.Git.Commit, err = objects.Read(w.commit, gitpack.Commit, limit); err != nil {
+		return nil, err
+	}
+	for _, id := range w.tags {
+		raw, err := objects.Read(id, gitpack.Tag, limit)
+		if err != nil {
+			return nil, err
+		}
+		man.Git.Tags = append(man.Git.Tags, raw)
+	}
+	bitmap, err := w.bitmap.ToBytes()
+	if err != nil {
+		return nil, fmt.Errorf("encode bitmap: %w", err)
+	}
+	return &Release{Manifest: man, File: name, Bitmap: bitmap}, nil
+}
+
+// description returns the first line of the README that says something.
+func description(objects *gitpack.Objects, tree gitpack.Listing) string {
+	for _, f := range tree.Files {
+		if !f.IsRegular() || path.Dir(f.Path) != "." || !strings.HasPrefix(strings.ToLower(f.Path), "readme") {
+			continue
+		}
+		body, err := objects.Open(f.OID)
+		if err != nil {
+			return "" // a convenience, not worth a release
+		}
+		return firstLine(body)
+	}
+	return ""
+}

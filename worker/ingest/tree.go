@@ -1,0 +1,185 @@
+package ingest
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"strings"
+	"sync"
+	"unicode"
+	"unicode/utf8"
+
+	"packbase/storage"
+	"packbase/storage/gitpack"
+	"packbase/storage/tarball"
+	"packbase/storage/zigpkg"
+)
+
+// entries yields the tarball's entries, in Git's order.
+func entries(objects *gitpack.Objects, tree gitpack.Listing) iter.Seq2[tarball.Entry, error] {
+	return func(yield func(tarball.Entry, error) bool) {
+		dirs := tree.Dirs
+		for _, f := range tree.Files {
+			for len(dirs) > 0 && dirs[0].Path+"/" < f.Path {
+				dir := tarball.Entry{Path: dirs[0].Path, Mode: tarball.Directory, OID: dirs[0].OID.String()}
+				if !yield(dir, nil) {
+					return
+				}
+				dirs = dirs[1:]
+			}
+			e, err := fileEntry(objects, f)
+			if !yield(e, err) || err != nil {
+				return
+			}
+		}
+	}
+}
+
+func fileEntry(objects *gitpack.Objects, f gitpack.File) (e tarball.Entry, err error) {
+	e = tarball.Entry{Path: f.Path, OID: f.OID.String()}
+	switch {
+	case f.Mode == gitpack.ModeSubmodule:
+		e.Mode = tarball.Submodule
+	case f.Mode == gitpack.ModeSymlink:
+		e.Mode = tarball.Symlink
+		e.Target, err = readString(objects, f)
+	default:
+		e.Mode, e.Size = tarball.File, f.Size
+		if f.Mode&0o100 != 0 {
+			e.Mode = tarball.Executable
+		}
+		e.Open = func() (io.Reader, error) { return objects.Open(f.OID) }
+	}
+	return e, err
+}
+
+func readString(objects *gitpack.Objects, f gitpack.File) (string, error) {
+	b, err := objects.Read(f.OID, gitpack.Blob, 1<<16)
+	return string(b), err
+}
+
+// oddEntries lists what the tarball cannot express.
+func oddEntries(tree gitpack.Listing) []storage.TreeEntry {
+	var odd []storage.TreeEntry
+	for _, f := range tree.Files {
+		switch f.Mode {
+		case gitpack.ModeFile, gitpack.ModeExecutable, gitpack.ModeSymlink:
+		case gitpack.ModeSubmodule:
+			odd = append(odd, storage.TreeEntry{Path: f.Path, Mode: "160000", OID: f.OID.String()})
+		default:
+			odd = append(odd, storage.TreeEntry{Path: f.Path, Mode: fmt.Sprintf("%o", f.Mode)})
+		}
+	}
+	for _, dir := range tree.EmptyDirs {
+		odd = append(odd, storage.TreeEntry{Path: dir, Mode: "40000"})
+	}
+	return odd
+}
+
+// zigFiles remembers the hashes of files that several tags share.
+type zigFiles struct {
+	mu    sync.Mutex
+	known map[zigFileKey]zigpkg.FileHash
+}
+
+type zigFileKey struct {
+	path string
+	oid  gitpack.OID
+}
+
+// describe reads the tree as Zig does.
+func (z *zigFiles) describe(objects *gitpack.Objects, tree gitpack.Listing) (storage.Zig, error) {
+	var zig storage.Zig
+	var man *zigpkg.Manifest
+	all := make([]zigpkg.Entry, 0, len(tree.Files))
+	for _, f := range tree.Files {
+		if f.Mode == gitpack.ModeSubmodule {
+			continue // an empty folder to Zig, which is not hashed
+		}
+		entry, err := z.entry(objects, f)
+		if err != nil {
+			return zig, err
+		}
+		all = append(all, entry)
+		if f.Path == zigpkg.ManifestName && f.Mode != gitpack.ModeSymlink {
+			if man, err = readZigManifest(objects, f); err != nil {
+				zig.Problem = err.Error()
+				return zig, nil
+			}
+		}
+	}
+	sum := zigpkg.Sum(man, all)
+	zig.Hash, zig.LegacyHash = sum.Hash, sum.Legacy
+	if man == nil {
+		return zig, nil
+	}
+	zig.Name, zig.Version, zig.MinimumZigVersion = man.Name, man.Version, man.MinimumZigVersion
+	if man.Fingerprint != 0 {
+		zig.Fingerprint = fmt.Sprintf("%#016x", man.Fingerprint)
+	}
+	zig.UsableWith, zig.Warnings, zig.Dependencies = man.UsableWith(), man.Warnings, man.Dependencies
+	return zig, nil
+}
+
+func (z *zigFiles) entry(objects *gitpack.Objects, f gitpack.File) (zigpkg.Entry, error) {
+	key := zigFileKey{f.Path, f.OID}
+	z.mu.Lock()
+	hash, ok := z.known[key]
+	z.mu.Unlock()
+	entry := zigpkg.Entry{Path: f.Path, Hash: hash, Size: f.Size}
+	if f.Mode == gitpack.ModeSymlink {
+		entry.Size = 0
+	}
+	if ok {
+		return entry, nil
+	}
+	if f.Mode == gitpack.ModeSymlink {
+		target, err := readString(objects, f)
+		if err != nil {
+			return entry, err
+		}
+		entry.Hash = zigpkg.HashSymlink(f.Path, target)
+	} else {
+		body, err := objects.Open(f.OID)
+		if err != nil {
+			return entry, err
+		}
+		if entry.Hash, _, err = zigpkg.HashFile(f.Path, body); err != nil {
+			return entry, err
+		}
+	}
+	z.mu.Lock()
+	z.known[key] = entry.Hash
+	z.mu.Unlock()
+	return entry, nil
+}
+
+// readZigManifest returns an error that is for people to read.
+func readZigManifest(objects *gitpack.Objects, f gitpack.File) (*zigpkg.Manifest, error) {
+	src, err := objects.Read(f.OID, gitpack.Blob, zigpkg.MaxManifestBytes)
+	if err != nil {
+		return nil, errors.New("build.zig.zon is larger than Zig reads")
+	}
+	return zigpkg.ParseManifest(src)
+}
+
+// firstLine returns the first line of a README that says something, without
+// its markup. It looks at no more than the beginning.
+func firstLine(r io.Reader) string {
+	const most = 200
+	lines := bufio.NewScanner(io.LimitReader(r, 8<<10))
+	for lines.Scan() {
+		line := strings.TrimSpace(strings.TrimLeft(strings.TrimSpace(lines.Text()), "#=*-> "))
+		if line == "" || strings.HasPrefix(line, "<") || strings.HasPrefix(line, "[") || strings.HasPrefix(line, "!") ||
+			!utf8.ValidString(line) || strings.ContainsFunc(line, unicode.IsControl) {
+			continue
+		}
+		if len(line) > most {
+			line = strings.ToValidUTF8(line[:most], "") + "…"
+		}
+		return line
+	}
+	return ""
+}

@@ -1,0 +1,226 @@
+// Package worker does the jobs: it mirrors packages, updates the catalog and
+// probes what is served.
+//
+// A job is a row; a message in the queue only names it. Whoever receives the
+// message claims the row for a lease that it keeps renewing, so a job may be
+// told of twice, at once or late, and is still done once. Workers that vanish
+// lose their leases, and the reconciler has their jobs told of again.
+package worker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"os/exec"
+	"runtime/debug"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+
+	"packbase/storage"
+	"packbase/storage/blob"
+	"packbase/storage/queue"
+	"packbase/worker/ingest"
+	"packbase/worker/upstream"
+)
+
+// Options are a worker's settings. All are required unless said otherwise.
+type Options struct {
+	ID          string // unique among the workers
+	Release     string // of packbase, for people to see
+	Concurrency int    // jobs at once
+	Staging     *blob.Staging
+
+	Lease       time.Duration // how long a vanished worker keeps its jobs
+	Reconcile   time.Duration // how often due jobs are looked for
+	JobTimeout  time.Duration // of one attempt
+	MaxAttempts int           // of jobs that fail for a passing reason
+	Backoff     time.Duration // before the second attempt; four times as much before each further one
+
+	Ingest func(ctx context.Context) *exec.Cmd // the child process that mirrors: `packbase ingest`
+	Limits ingest.Limits
+	Egress upstream.Options
+	Git    http.Handler // the Git interface, to be probed
+
+	// May be left out.
+	Zig            string        // a zig to probe with
+	Source         string        // the catalog's URL
+	Fixtures       string        // folder of local packages
+	UpdateInterval time.Duration // between updates that start by themselves
+}
+
+// A Worker does jobs. Make one with New.
+type Worker struct {
+	db    *storage.DB
+	queue *queue.Queue
+	blobs blob.Store
+	opt   Options
+	log   *slog.Logger
+	table map[string]func(context.Context, *job) (any, error)
+	web   *upstream.Client
+}
+
+// New returns a worker that has not begun to work.
+func New(db *storage.DB, q *queue.Queue, blobs blob.Store, opt Options, log *slog.Logger) *Worker {
+	w := &Worker{db: db, queue: q, blobs: blobs, opt: opt, log: log.With("worker", opt.ID), web: upstream.New(opt.Egress)}
+	w.table = map[string]func(context.Context, *job) (any, error){
+		storage.FetchPackage: w.fetchPackage,
+	}
+	return w
+}
+
+// Run works until ctx ends. Jobs under way are then handed back without
+// spending an attempt.
+func (w *Worker) Run(ctx context.Context) error {
+	var wg sync.WaitGroup
+	wg.Go(func() { w.reconcile(ctx) })
+	err := w.queue.Serve(ctx, w.opt.Concurrency, w.handle, w.log)
+	wg.Wait()
+	if ferr := w.db.ForgetWorker(context.WithoutCancel(ctx), w.opt.ID); ferr != nil {
+		w.log.Warn("worker not signed off", "err", ferr)
+	}
+	return err
+}
+
+// A job is a claimed job while it is worked on.
+type job struct {
+	storage.Claim
+	mu       sync.Mutex
+	progress storage.Progress
+	sync     *storage.Sync // how the look at upstream went, if the job had one
+}
+
+func (j *job) setProgress(p storage.Progress) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.progress = p
+}
+
+func (j *job) getProgress() storage.Progress {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.progress
+}
+
+// errParked says that the job goes on without a worker until others end it.
+var errParked = errors.New("parked")
+
+// handle claims the job, works on it and records how that ended.
+func (w *Worker) handle(ctx context.Context, kind string, id uuid.UUID) {
+	claim, err := w.db.ClaimJob(ctx, id, w.opt.ID, w.opt.Lease)
+	if errors.Is(err, storage.ErrLost) {
+		return // told of twice, or not due: the reconciler sees to it
+	}
+	if err != nil {
+		w.log.WarnContext(ctx, "job not claimed", "job", id, "err", err)
+		return
+	}
+	log := w.log.With("job", id, "kind", claim.Job.Kind, "package", claim.Job.Package)
+	log.InfoContext(ctx, "job started", "attempt", claim.Job.Attempts)
+	start := time.Now()
+	j := &job{Claim: claim}
+	result, err := w.work(ctx, j)
+	// The outcome is recorded even when the worker is stopping.
+	end, cancel := context.WithTimeout(context.WithoutCancel(ctx), 20*time.Second)
+	defer cancel()
+	if err := w.finish(end, j, result, err, ctx.Err() != nil); err != nil {
+		log.WarnContext(end, "job outcome not recorded", "err", err)
+		return
+	}
+	log.InfoContext(end, "job ended", "took", time.Since(start).Round(time.Millisecond), "err", err)
+}
+
+// work runs the job under its lease and time limit.
+func (w *Worker) work(ctx context.Context, j *job) (result any, err error) {
+	do, ok := w.table[j.Job.Kind]
+	if !ok {
+		return nil, &Error{Code: "unknown_job", Message: fmt.Sprintf("this packbase does not know jobs of kind %q", j.Job.Kind), Final: true}
+	}
+	ctx, stop := context.WithTimeoutCause(ctx, w.opt.JobTimeout,
+		&Error{Code: "timeout", Message: fmt.Sprintf("the job took longer than %s", w.opt.JobTimeout)})
+	defer stop()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	beat, endBeat := context.WithCancel(ctx)
+	defer endBeat()
+	wg.Go(func() { w.keep(beat, j, cancel) })
+
+	defer func() {
+		if p := recover(); p != nil {
+			w.log.ErrorContext(ctx, "job panicked", "job", j.Job.ID, "panic", p, "stack", string(debug.Stack()))
+			err = &Error{Code: "internal", Message: "the job failed in a way that was not foreseen; the worker's log has the details", Final: true}
+		}
+	}()
+	result, err = do(ctx, j)
+	if cause := context.Cause(ctx); err != nil && cause != nil {
+		err = cause
+	}
+	return result, err
+}
+
+var errCancelled = &Error{Code: "cancelled", Message: "cancelled on request", Final: true}
+
+// keep renews the lease and stores progress until ctx ends. It cancels the
+// job when its claim is lost or somebody asks for that.
+func (w *Worker) keep(ctx context.Context, j *job, cancel context.CancelCauseFunc) {
+	const look = 500 * time.Millisecond
+	tick := time.NewTicker(look)
+	defer tick.Stop()
+	last, lastAt := storage.Progress{}, time.Now()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		p := j.getProgress()
+		if p == last && time.Since(lastAt) < w.opt.Lease/4 {
+			continue
+		}
+		cancelling, err := w.db.ExtendJob(ctx, j.Claim, w.opt.Lease, p)
+		switch {
+		case errors.Is(err, storage.ErrLost), err != nil && time.Since(lastAt) > w.opt.Lease:
+			cancel(fmt.Errorf("%w: %v", storage.ErrLost, err))
+			return
+		case err != nil:
+			continue // Postgres may be away for a moment; the fence guards what is published
+		case cancelling:
+			cancel(errCancelled)
+			return
+		}
+		last, lastAt = p, time.Now()
+	}
+}
+
+// finish records how the job ended. stopping says that the worker is.
+func (w *Worker) finish(ctx context.Context, j *job, result any, err error, stopping bool) error {
+	switch {
+	case errors.Is(err, errParked), errors.Is(err, storage.ErrLost):
+		return nil
+	case err != nil && stopping:
+		return w.db.RequeueJob(ctx, j.Claim, 0, false, "", "")
+	case err == nil:
+		return w.db.EndJob(ctx, j.Claim, storage.Outcome{
+			State: storage.Succeeded, Result: result, Progress: j.getProgress(), Sync: j.sync,
+		})
+	}
+	e := verdict(err)
+	if e.Code == "internal" {
+		w.log.ErrorContext(ctx, "job failed", "job", j.Job.ID, "kind", j.Job.Kind, "package", j.Job.Package, "err", err)
+	}
+	if wait, again := w.again(j, e); again {
+		return w.db.RequeueJob(ctx, j.Claim, wait, true, e.Code, e.Message)
+	}
+	out := storage.Outcome{State: storage.Failed, Code: e.Code, Message: e.Message, Progress: j.getProgress()}
+	if e == errCancelled {
+		out.State = storage.Cancelled
+	} else if j.Job.Kind == storage.FetchPackage {
+		out.Sync = &storage.Sync{Code: e.Code, Message: e.Message, Wait: w.nextSync(e)}
+	}
+	return w.db.EndJob(ctx, j.Claim, out)
+}
