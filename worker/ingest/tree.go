@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"path"
+	"slices"
 	"strings"
 	"sync"
 	"unicode"
@@ -92,7 +94,6 @@ type zigFileKey struct {
 // describe reads the tree as Zig does.
 func (z *zigFiles) describe(objects *gitpack.Objects, tree gitpack.Listing) (storage.Zig, error) {
 	var zig storage.Zig
-	var man *zigpkg.Manifest
 	all := make([]zigpkg.Entry, 0, len(tree.Files))
 	for _, f := range tree.Files {
 		if f.Mode == gitpack.ModeSubmodule {
@@ -103,11 +104,13 @@ func (z *zigFiles) describe(objects *gitpack.Objects, tree gitpack.Listing) (sto
 			return zig, err
 		}
 		all = append(all, entry)
-		if f.Path == zigpkg.ManifestName && f.Mode != gitpack.ModeSymlink {
-			if man, err = readZigManifest(objects, f); err != nil {
-				zig.Problem = err.Error()
-				return zig, nil
-			}
+	}
+	var man *zigpkg.Manifest
+	if f, ok := zigManifest(objects, tree); ok {
+		var err error
+		if man, err = readZigManifest(objects, f); err != nil {
+			zig.Problem = err.Error()
+			return zig, nil
 		}
 	}
 	sum := zigpkg.Sum(man, all)
@@ -115,12 +118,47 @@ func (z *zigFiles) describe(objects *gitpack.Objects, tree gitpack.Listing) (sto
 	if man == nil {
 		return zig, nil
 	}
-	zig.Name, zig.Version, zig.MinimumZigVersion = man.Name, man.Version, man.MinimumZigVersion
+	if zig.Hash == "" {
+		zig.Problem = strings.Join(man.Refusals, "; ")
+	}
+	zig.Name, zig.Version, zig.MinimumZigVersion = plain(man.Name), man.Version, man.MinimumZigVersion
 	if man.Fingerprint != 0 {
 		zig.Fingerprint = fmt.Sprintf("%#016x", man.Fingerprint)
 	}
-	zig.UsableWith, zig.Warnings, zig.Dependencies = man.UsableWith(), man.Warnings, man.Dependencies
+	zig.UsableWith, zig.Warnings = man.UsableWith(), man.Warnings
+	for _, d := range man.Dependencies {
+		d.Name, d.URL, d.Path, d.Hash = plain(d.Name), plain(d.URL), plain(d.Path), plain(d.Hash)
+		zig.Dependencies = append(zig.Dependencies, d)
+	}
 	return zig, nil
+}
+
+// plain makes text of what an escape may have made of a Zig string: Postgres
+// and JSON hold neither NUL nor what is not UTF-8.
+func plain(s string) string {
+	return strings.ReplaceAll(strings.ToValidUTF8(s, "\uFFFD"), "\x00", "\uFFFD")
+}
+
+// zigManifest finds build.zig.zon, through symlinks as Zig does: one that
+// leads nowhere is no manifest.
+func zigManifest(objects *gitpack.Objects, tree gitpack.Listing) (gitpack.File, bool) {
+	name := zigpkg.ManifestName
+	for range 8 { // Linux follows 40; nobody means more than one
+		i := slices.IndexFunc(tree.Files, func(f gitpack.File) bool { return f.Path == name })
+		if i < 0 || tree.Files[i].Mode == gitpack.ModeSubmodule {
+			return gitpack.File{}, false
+		}
+		f := tree.Files[i]
+		if f.Mode != gitpack.ModeSymlink {
+			return f, true
+		}
+		target, err := readString(objects, f)
+		if err != nil {
+			return gitpack.File{}, false
+		}
+		name = path.Join(path.Dir(name), target)
+	}
+	return gitpack.File{}, false
 }
 
 func (z *zigFiles) entry(objects *gitpack.Objects, f gitpack.File) (zigpkg.Entry, error) {
