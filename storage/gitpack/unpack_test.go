@@ -12,7 +12,6 @@ import (
 	"math/rand/v2"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
@@ -101,13 +100,17 @@ func oid(typ Type, content string) OID {
 	return sha1.Sum(fmt.Appendf(nil, "%s %d\x00%s", typ, len(content), content))
 }
 
+// tempFile returns an open file without a name.
 func tempFile(t testing.TB, content []byte) *os.File {
 	t.Helper()
-	f, err := os.Create(filepath.Join(t.TempDir(), "file"))
+	f, err := os.CreateTemp("", "gitpack")
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { f.Close() })
+	if err := os.Remove(f.Name()); err != nil {
+		t.Fatal(err)
+	}
 	if _, err := f.Write(content); err != nil {
 		t.Fatal(err)
 	}
@@ -177,7 +180,7 @@ func newRepository(t testing.TB, commits, large int) string {
 		rnd.Read(b)
 		return []byte(base64.StdEncoding.EncodeToString(b)[:n])
 	}
-	blobs := [][]byte{text(large), text(60_000), nil}
+	blobs := [][]byte{text(large), text(large / 5), nil}
 	for range 30 {
 		blobs = append(blobs, text(int(rnd.Uint64()%4000)))
 	}
@@ -365,11 +368,11 @@ func TestUnpackHostile(t *testing.T) {
 		{"type 0", one(func(p *testPack) { p.whole(0, "x") }), CodePackMalformed},
 		{"type 5", one(func(p *testPack) { p.whole(5, "x") }), CodePackMalformed},
 		{"size too small", one(func(p *testPack) { p.entry(Blob, 4, nil, []byte("hello")) }), CodePackMalformed},
-		{"size too small for a bomb", one(func(p *testPack) { p.entry(Blob, 4, nil, make([]byte, 64<<20)) }), CodePackMalformed},
+		{"size too small for a bomb", one(func(p *testPack) { p.entry(Blob, 4, nil, make([]byte, 8<<20)) }), CodePackMalformed},
 		{"size too large", one(func(p *testPack) { p.entry(Blob, 6, nil, []byte("hello")) }), CodePackMalformed},
 		{"size of 62 bits", one(func(p *testPack) { p.entry(Blob, 1<<62, nil, []byte("hello")) }), CodePackMalformed},
-		{"zero bomb", one(func(p *testPack) { p.entry(Blob, 64<<20, nil, make([]byte, 64<<20)) }), CodeObjectTooLarge},
-		{"tree bomb", one(func(p *testPack) { p.entry(Tree, 64<<20, nil, make([]byte, 64<<20)) }), CodeObjectTooLarge},
+		{"zero bomb", one(func(p *testPack) { p.entry(Blob, 8<<20, nil, make([]byte, 8<<20)) }), CodeObjectTooLarge},
+		{"tree bomb", one(func(p *testPack) { p.entry(Tree, 8<<20, nil, make([]byte, 8<<20)) }), CodeObjectTooLarge},
 		{"many zero bombs", one(func(p *testPack) {
 			for range 5 {
 				p.whole(Blob, string(make([]byte, 1<<20)))
@@ -503,7 +506,7 @@ func TestUnpackBackwardChain(t *testing.T) {
 
 // Not parallel: it looks at the memory of the whole process.
 func TestUnpackMemory(t *testing.T) {
-	const size = 128 << 20
+	const size = 64 << 20
 	var p testPack
 	at := p.whole(Blob, strings.Repeat("\x00", size))
 	var ops [][]byte
