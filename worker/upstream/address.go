@@ -2,6 +2,7 @@ package upstream
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -38,43 +39,48 @@ func ParseAllow(s string) ([]Allow, error) {
 }
 
 func parseAllow(entry string) (Allow, error) {
-	if prefix, err := netip.ParsePrefix(entry); err == nil {
-		return Allow{Prefix: prefix.Masked()}, nil
+	if prefix, err := parsePrefix(entry); err == nil {
+		return Allow{Prefix: prefix}, nil
 	}
 	i := strings.LastIndexByte(entry, ':')
 	if i < 0 || strings.HasSuffix(entry, "]") {
-		return Allow{}, fmt.Errorf("neither CIDR, CIDR:port nor host:port")
+		return Allow{}, errors.New("neither CIDR, CIDR:port nor host:port")
 	}
 	port, err := strconv.ParseUint(entry[i+1:], 10, 16)
 	if err != nil || port == 0 {
 		return Allow{}, fmt.Errorf("port %q is not a number from 1 to 65535", entry[i+1:])
 	}
-	host, bracket := strings.CutPrefix(entry[:i], "[")
-	if bracket {
-		host, bracket = strings.CutSuffix(host, "]")
-		if !bracket {
-			return Allow{}, fmt.Errorf("unbalanced brackets")
-		}
+	host := entry[:i]
+	bare, bracketed := strings.CutPrefix(host, "[")
+	if bracketed {
+		host, bracketed = strings.CutSuffix(bare, "]")
+	}
+	if strings.Contains(host, ":") && !bracketed {
+		return Allow{}, errors.New("IPv6 needs brackets before a port")
 	}
 	a := Allow{Port: uint16(port)}
 	if strings.Contains(host, "/") {
-		a.Prefix, err = netip.ParsePrefix(host)
-		a.Prefix = a.Prefix.Masked()
+		a.Prefix, err = parsePrefix(host)
 		return a, err
 	}
 	if ip, err := netip.ParseAddr(host); err == nil {
-		if strings.Contains(host, ":") && !strings.HasPrefix(entry, "[") {
-			return Allow{}, fmt.Errorf("an IPv6 address needs brackets before the port, or /128 without one")
-		}
-		ip = ip.Unmap().WithZone("")
-		a.Prefix = netip.PrefixFrom(ip, ip.BitLen())
-		return a, nil
+		a.Prefix, err = ip.Unmap().WithZone("").Prefix(ip.Unmap().BitLen())
+		return a, err
 	}
 	a.Host = foldHost(host)
 	if a.Host == "" || strings.Trim(a.Host, "abcdefghijklmnopqrstuvwxyz0123456789.-_") != "" {
 		return Allow{}, fmt.Errorf("%q is not a host name", host)
 	}
 	return a, nil
+}
+
+// parsePrefix reads a CIDR. One of mapped IPv4 addresses would never match.
+func parsePrefix(s string) (netip.Prefix, error) {
+	p, err := netip.ParsePrefix(s)
+	if err == nil && p.Addr().Is4In6() {
+		err = errors.New("write IPv4 ranges as IPv4")
+	}
+	return p.Masked(), err
 }
 
 // foldHost returns the one spelling of a host name.

@@ -52,7 +52,7 @@ func TestCheckAddress(t *testing.T) {
 
 func TestCheckAllowed(t *testing.T) {
 	t.Parallel()
-	allow := allowList(parse(t, "10.1.0.0/16, 10.2.0.0/16:3000,Git.Example.org:8443,[fd00::/8]:3000,fd11::/16,192.168.1.1:80,[fd22::1]:99,64:ff9b::/96:81"))
+	allow := allowList(parse(t, "10.1.0.0/16, 10.2.0.0/16:3000,Git.Example.org:8443,[fd00::/8]:3000,fd11::/16,192.168.1.1:80,[fd22::1]:99,[64:ff9b::/96]:81"))
 	tests := []struct {
 		host, address string
 		open          bool
@@ -91,7 +91,7 @@ func TestParseAllowErrors(t *testing.T) {
 	for _, s := range []string{
 		"10.0.0.1", "git.example.org", "git.example.org:", "git.example.org:0", "git.example.org:65536", "git.example.org:x",
 		"10.0.0.0/33", "10.0.0.0/8:0", "10.0.0.0/x:80", "fd00::1:80", "[fd00::1]", "[fd00::1:80", "fd00::/8]:80",
-		":80", "a b:80", "http://a:80", "a@b:80", "*.example.org:443", "-:80/8",
+		":80", "a b:80", "http://a:80", "a@b:80", "*.example.org:443", "-:80/8", "::ffff:10.0.0.0/104", "[::ffff:10.0.0.0/104]:80", "fd00::/8:80",
 	} {
 		_, err := ParseAllow("127.0.0.0/8," + s)
 		if err == nil || !strings.Contains(err.Error(), `"`+s+`"`) {

@@ -60,6 +60,9 @@ func (t *roundTripper) RoundTrip(req *http.Request) (*http.Response, error) {
 	out.Header.Set("User-Agent", t.client.agent)
 	if err := t.authorize(out, req); err != nil {
 		cancel(nil)
+		if req.Body != nil {
+			req.Body.Close() // the contract of http.RoundTripper
+		}
 		return nil, err
 	}
 	resp, err := t.client.base.RoundTrip(out)
@@ -95,7 +98,7 @@ func (t *roundTripper) authorize(out, req *http.Request) error {
 		}
 	}
 	for hop := req; ; hop = hop.Response.Request {
-		if hop.URL.Scheme != origin.Scheme || hop.URL.Host != origin.Host {
+		if !sameOrigin(hop.URL, origin) {
 			return nil
 		}
 		if hop.Response == nil {
@@ -106,6 +109,24 @@ func (t *roundTripper) authorize(out, req *http.Request) error {
 		out.SetBasicAuth(login.user, login.password)
 	}
 	return nil
+}
+
+func sameOrigin(a, b *url.URL) bool {
+	return a.Scheme == b.Scheme && foldHost(a.Hostname()) == foldHost(b.Hostname()) && portOf(a) == portOf(b)
+}
+
+// portOf returns the port that u names or means, or 0.
+func portOf(u *url.URL) uint16 {
+	port, err := strconv.ParseUint(u.Port(), 10, 16)
+	switch {
+	case err == nil:
+		return uint16(port)
+	case u.Port() == "" && u.Scheme == "https":
+		return 443
+	case u.Port() == "" && u.Scheme == "http":
+		return 80
+	}
+	return 0
 }
 
 // isRedirect reports whether http.Client would follow resp.
@@ -224,18 +245,14 @@ func (c *Client) login(u *url.URL) (login, error) {
 		return login{}, nil
 	}
 	if u.Scheme != "https" {
-		port, err := strconv.ParseUint(u.Port(), 10, 16)
-		if err != nil {
-			port = 80
-		}
 		ip, _ := netip.ParseAddr(u.Hostname())
-		if !c.allow.opens(u.Hostname(), ip.Unmap(), uint16(port)) {
+		if !c.allow.opens(u.Hostname(), ip.Unmap(), portOf(u)) {
 			return login{}, nil
 		}
 	}
 	l, err := readNetrc(c.netrc, u)
 	if err != nil {
-		// %v of an *os.PathError would show a path to clients.
+		// The error itself would show a path to clients.
 		return login{}, &Error{Code: CodeAuth, Temporary: true, Message: "the netrc file (PACKBASE_NETRC) is not readable; fix its path or mode"}
 	}
 	return l, nil

@@ -119,8 +119,9 @@ func New(o Options) *Client {
 }
 
 // HTTP returns a client for downloads that are not Git, such as the catalog.
-// Its errors wrap an [*Error]; answers of any status but a redirect are the
-// caller's to judge, and so are the length of the body and the total time.
+// Its errors, those of reading a body included, wrap an [*Error]. Of the limits
+// only the deadlines and MinRate hold: the status, the length of the body and
+// the total time are for the caller to judge.
 func (c *Client) HTTP() *http.Client {
 	return &http.Client{Transport: &roundTripper{client: c}}
 }
@@ -143,7 +144,7 @@ type Ref struct {
 
 // A SkippedRef is a ref that is not in the list, and why.
 type SkippedRef struct {
-	Name   string // with "refs/", escaped and at most 100 bytes, fit for a log
+	Name   string // with "refs/", escaped and cut to about 100 bytes: fit for a log
 	Reason string
 }
 

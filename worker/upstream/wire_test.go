@@ -24,6 +24,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/go-git/go-git/v5/plumbing/protocol/packp"
+
 	"packbase/storage/gitpack"
 )
 
@@ -475,10 +477,13 @@ func TestRemoteText(t *testing.T) {
 // UP-09. Each server stalls, or sends a byte now and then, from one point on.
 func TestStalls(t *testing.T) {
 	t.Parallel()
-	limits := Limits{
-		Connect: 300 * time.Millisecond, TLS: 300 * time.Millisecond, Header: 300 * time.Millisecond,
-		Idle: 300 * time.Millisecond, Total: 3 * time.Second, MinRate: 1000,
-	}
+	// Only what a case is about is short, so that a busy machine ends in no other deadline.
+	const short = 300 * time.Millisecond
+	var (
+		slowHeader  = Limits{Header: short}
+		slowBody    = Limits{Idle: short, MinRate: 1000}
+		slowInTotal = Limits{Idle: time.Second, MinRate: 1000, Total: 2 * time.Second}
+	)
 	hang := func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }
 	drip := func(w http.ResponseWriter, r *http.Request, s string) {
 		for i := range len(s) {
@@ -505,26 +510,27 @@ func TestStalls(t *testing.T) {
 	begun := packHead + band(bandPack, "PACK")
 	const header, idle, total = "did not answer in time", "stopped sending", "in all"
 	tests := []struct {
-		name string
-		h    http.Handler
-		want string // in the message: which deadline it was
+		name   string
+		limits Limits
+		h      http.Handler
+		want   string // in the message: which deadline it was
 	}{
-		{"list header", fake{list: hang}, header},
-		{"list, nothing", fake{list: after("", "")}, idle},
-		{"list, cut short", fake{list: after(list[:70], "")}, idle},
-		{"list, bytes", fake{list: after(list[:70], strings.Repeat("x", 1000))}, idle},
-		{"pack header", fake{pack: hang}, header},
-		{"pack, nothing", fake{pack: after("", "")}, idle},
-		{"pack, head", fake{pack: after(packHead, "")}, idle},
-		{"pack, middle", fake{pack: after(begun, "")}, idle},
-		{"pack, bytes", fake{pack: after(begun, slow)}, idle},
-		{"pack, before the end", fake{pack: after(begun+strings.Repeat(band(bandPack, strings.Repeat("x", 1000)), 100), "")}, idle},
-		{"pack, only keepalives", fake{pack: after(packHead, keepalive)}, total},
+		{"list header", slowHeader, fake{list: hang}, header},
+		{"list, nothing", slowBody, fake{list: after("", "")}, idle},
+		{"list, cut short", slowBody, fake{list: after(list[:70], "")}, idle},
+		{"list, bytes", slowBody, fake{list: after(list[:70], strings.Repeat("x", 1000))}, idle},
+		{"pack header", slowHeader, fake{pack: hang}, header},
+		{"pack, nothing", slowBody, fake{pack: after("", "")}, idle},
+		{"pack, head", slowBody, fake{pack: after(packHead, "")}, idle},
+		{"pack, middle", slowBody, fake{pack: after(begun, "")}, idle},
+		{"pack, bytes", slowBody, fake{pack: after(begun, slow)}, idle},
+		{"pack, before the end", slowBody, fake{pack: after(begun+strings.Repeat(band(bandPack, strings.Repeat("x", 1000)), 100), "")}, idle},
+		{"pack, only keepalives", slowInTotal, fake{pack: after(packHead, keepalive)}, total},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			_, err := fetch(t, tt.h, limits)
+			_, err := fetch(t, tt.h, tt.limits)
 			if e := wantCode(t, err, CodeTimeout); !strings.Contains(e.Message, tt.want) {
 				t.Errorf("message = %q, want %q", e.Message, tt.want)
 			}
@@ -532,12 +538,8 @@ func TestStalls(t *testing.T) {
 	}
 	t.Run("connect", func(t *testing.T) {
 		t.Parallel()
-		start := time.Now()
-		_, err := newClient(t, Options{Limits: limits}).Connect(t.Context(), "http://"+fullListener(t)+"/o/r")
+		_, err := newClient(t, Options{Limits: Limits{Connect: short}}).Connect(t.Context(), "http://"+fullListener(t)+"/o/r")
 		wantCode(t, err, CodeUnreachable)
-		if d := time.Since(start); d > 2*time.Second {
-			t.Errorf("ended after %v, want 2s", d)
-		}
 	})
 	t.Run("tls", func(t *testing.T) {
 		t.Parallel()
@@ -546,7 +548,7 @@ func TestStalls(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer l.Close()
-		_, err = newClient(t, Options{Limits: limits}).Connect(t.Context(), "https://"+l.Addr().String()+"/o/r")
+		_, err = newClient(t, Options{Limits: Limits{TLS: short}}).Connect(t.Context(), "https://"+l.Addr().String()+"/o/r")
 		wantCode(t, err, CodeTimeout)
 	})
 	t.Run("caller", func(t *testing.T) {
@@ -568,18 +570,18 @@ func TestSlowStart(t *testing.T) {
 	data := strings.Repeat("x", 3000)
 	pack, err := fetch(t, fake{pack: func(w http.ResponseWriter, _ *http.Request) {
 		io.WriteString(w, packHead)
-		for range 8 {
+		for range 7 {
 			io.WriteString(w, band(bandPack, ""))
 			w.(http.Flusher).Flush()
-			time.Sleep(50 * time.Millisecond) // a slow server, not a wait of the test
+			time.Sleep(100 * time.Millisecond) // a slow server, not a wait of the test
 		}
 		for i := 0; i < len(data); i += 1000 {
 			io.WriteString(w, band(bandPack, data[i:i+1000]))
 			w.(http.Flusher).Flush()
-			time.Sleep(10 * time.Millisecond)
+			time.Sleep(200 * time.Millisecond)
 		}
 		io.WriteString(w, "0000")
-	}}, Limits{Idle: 250 * time.Millisecond, MinRate: 8000})
+	}}, Limits{Idle: 600 * time.Millisecond, MinRate: 8000})
 	if err != nil || string(pack) != data {
 		t.Errorf("pack = %d bytes, %v, want %d", len(pack), err, len(data))
 	}
@@ -919,4 +921,35 @@ func TestHTTP(t *testing.T) {
 	defer resp.Body.Close()
 	_, err = io.ReadAll(resp.Body)
 	wantCode(t, err, CodeTimeout)
+}
+
+// UP-22: what the filter lets through, go-git takes, and is what it should be.
+func FuzzRefList(f *testing.F) {
+	f.Add([]byte(refList("HEAD", "refs/heads/main", "refs/tags/v1", "refs/tags/v1^{}", "refs/tags/-x", "refs/pull/1/head")))
+	f.Add([]byte(refList("refs/tags/.x", "refs/tags/.x^{}")))
+	f.Add([]byte(pkt("# service=git-upload-pack\n") + "00000000"))
+	f.Fuzz(func(t *testing.T, list []byte) {
+		g := &guard{next: &roundTripper{}, limits: Limits{Refs: 100}}
+		filter := &refFilter{guard: g, src: bufio.NewReaderSize(bytes.NewReader(list), maxPacket)}
+		clean, err := io.ReadAll(filter)
+		if err != nil {
+			var e *Error
+			if !errors.As(err, &e) || g.failure() != err {
+				t.Fatalf("err = %v, want a remembered Error", err)
+			}
+			return
+		}
+		adv := packp.NewAdvRefs()
+		if err := adv.Decode(bytes.NewReader(clean)); err != nil && err != packp.ErrEmptyAdvRefs {
+			t.Fatalf("go-git: %v\n%q", err, clean)
+		}
+		if len(adv.References) > 100 {
+			t.Errorf("refs = %d, want at most 100", len(adv.References))
+		}
+		for name := range adv.References {
+			if badRefName(name) != "" {
+				t.Errorf("%q: %s", name, badRefName(name))
+			}
+		}
+	})
 }
