@@ -185,7 +185,7 @@ func (s *S3) put(ctx context.Context, digest string, src *os.File) error {
 	if err := match(ctx, bytes, digest); err != nil {
 		return err
 	}
-	uploaded := false
+	uploaded, uploadErr := false, error(nil)
 	for attempt := 0; ; attempt++ {
 		info, err := s.inspect(ctx, digest, bytes.Size(), uploaded)
 		if err == nil && (uploaded || time.Since(info.ModTime) < Fresh) {
@@ -194,25 +194,23 @@ func (s *S3) put(ctx context.Context, digest string, src *os.File) error {
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
+		if attempt == attempts {
+			return fmt.Errorf("%w: %d uploads, and no blob there; error of the last one: %v", ErrUnavailable, attempts, uploadErr)
+		}
+		if attempt > 0 {
+			if err := pause(ctx, attempt); err != nil {
+				return err
+			}
+		}
 		var opts minio.PutObjectOptions
 		if err != nil {
 			opts.SetMatchETagExcept("*")
-		} // else it is there but old, and a copy onto itself renews it on some servers only
-
-		err = s.upload(ctx, digest, bytes, opts)
-		uploaded = err == nil
-		if uploaded {
-			continue
+		} // else it is there, but old: a copy onto itself would renew it on some servers only
+		uploadErr = s.upload(ctx, digest, bytes, opts)
+		if refused(uploadErr) {
+			return uploadErr
 		}
-		if refused(err) {
-			return err
-		}
-		if attempt == attempts {
-			return fmt.Errorf("%w: gave up after %d attempts: %w", ErrUnavailable, attempts, err)
-		}
-		if err := pause(ctx, attempt); err != nil {
-			return err
-		}
+		uploaded = uploadErr == nil
 	}
 }
 
@@ -349,6 +347,9 @@ func (s *S3) List(ctx context.Context) iter.Seq2[Info, error] {
 				return
 			}
 		}
+		if err := ctx.Err(); err != nil { // minio just stops
+			yield(Info{}, fmt.Errorf("list blobs: %w", err))
+		}
 	}
 }
 
@@ -389,18 +390,26 @@ func (s *S3) move(ctx context.Context, from, to string) error {
 
 // Sweep implements Store: it aborts uploads that began longer than age ago.
 func (s *S3) Sweep(ctx context.Context, age time.Duration) error {
-	ctx, cancel := context.WithCancel(ctx) // ends the listing if we do
-	defer cancel()
-	for u := range s.core.ListIncompleteUploads(ctx, s.bucket, s.prefix+"blobs/", true) {
-		err := u.Err
-		if err == nil && time.Since(u.Initiated) >= age {
-			err = s.core.AbortMultipartUpload(ctx, s.bucket, u.Key, u.UploadID)
-		}
-		if err != nil && !noSuchUpload(err) {
+	var key, id string // where the next page begins
+	for {
+		page, err := s.core.ListMultipartUploads(ctx, s.bucket, s.prefix+"blobs/", key, id, "", 1000)
+		if err != nil {
 			return fmt.Errorf("sweep uploads: %w", s3Error(err))
 		}
+		for _, u := range page.Uploads {
+			if time.Since(u.Initiated) < age {
+				continue
+			}
+			err := s.core.AbortMultipartUpload(ctx, s.bucket, u.Key, u.UploadID)
+			if err != nil && !noSuchUpload(err) {
+				return fmt.Errorf("sweep uploads: %w", s3Error(err))
+			}
+		}
+		if !page.IsTruncated {
+			return nil
+		}
+		key, id = page.NextKeyMarker, page.NextUploadIDMarker
 	}
-	return nil
 }
 
 // Free implements Store.
