@@ -70,14 +70,19 @@ func (s *Server) getPackage(w http.ResponseWriter, r *http.Request) error {
 	name := chi.URLParam(r, "package")
 	body, err := s.describe(r, name)
 	if err != nil {
-		if toError(err).Status != http.StatusNotFound {
-			return err
-		}
-		w.Header().Set("X-Packbase-Error", "not_found")
-		writeJSON(w, http.StatusNotFound, map[string]string{"status": "not_found", "package": name})
-		return nil
+		return s.noPackage(w, name, err)
 	}
 	writeJSON(w, http.StatusOK, body)
+	return nil
+}
+
+// noPackage answers for a package that is not there, as the API promises.
+func (s *Server) noPackage(w http.ResponseWriter, name string, err error) error {
+	if toError(err).Status != http.StatusNotFound {
+		return err
+	}
+	w.Header().Set("X-Packbase-Error", "not_found")
+	writeJSON(w, http.StatusNotFound, map[string]string{"status": "not_found", "package": name})
 	return nil
 }
 
@@ -112,7 +117,9 @@ func newPackageBody(p storage.Package, releases []storage.Release) *packageBody 
 		Package: p.Name, Local: p.ReleaseCount > 0, Available: p.ReleaseCount > 0, TarballDir: p.ReleaseCount > 0,
 		TarballCount: p.ReleaseCount, LatestSize: p.LatestSize, SizeBytes: p.SizeBytes,
 		UpdatedAt: p.UpdatedAt, Language: p.Language, Description: p.Description,
-		State: p.State, StateReason: p.StateReason, Upstream: p.Upstream,
+		State: p.State, StateReason: p.StateReason, Upstream: p.Upstream, Registered: p.Registered,
+		SmartHTTPReady: p.SmartHTTPReady, PseudoGit: p.PseudoGitFetchable, FetchProbeCommit: p.ProbeCommit,
+		FetchProbeError: p.ProbeError, Healthy: p.Healthy,
 		Tarballs: []tarballBody{}, Snapshots: []tarballBody{},
 	}
 	if p.LatestTag != nil {
@@ -155,13 +162,21 @@ func newTarballBody(r *storage.Release) tarballBody {
 
 // listPackages serves GET /api/list.
 func (s *Server) listPackages(w http.ResponseWriter, r *http.Request) error {
-	list, err := s.db.PackageNames(r.Context())
+	v, err := s.directory.look(r.Context())
 	if err != nil {
 		return err
 	}
-	writeJSON(w, http.StatusOK, map[string][]string{
-		"packages": orEmpty(list.All), "local_packages": orEmpty(list.Local), "registered_packages": orEmpty(list.Registered),
-	})
+	all, local, registered := []string{}, []string{}, []string{}
+	for _, p := range v.packages {
+		all = append(all, p.Name)
+		if p.ReleaseCount > 0 {
+			local = append(local, p.Name)
+		}
+		if p.Registered {
+			registered = append(registered, p.Name)
+		}
+	}
+	writeJSON(w, http.StatusOK, map[string][]string{"packages": all, "local_packages": local, "registered_packages": registered})
 	return nil
 }
 

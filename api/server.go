@@ -49,12 +49,14 @@ type Server struct {
 	log   *slog.Logger
 	git   *smarthttp.Handler
 
-	draining atomic.Bool
+	directory *directory
+	status    remembered[*statusBody]
+	draining  atomic.Bool
 }
 
 // New returns a server; its Handler does the work.
 func New(db *storage.DB, q *queue.Queue, blobs blob.Store, opt Options, log *slog.Logger) *Server {
-	s := &Server{db: db, queue: q, blobs: blobs, opt: opt, log: log}
+	s := &Server{db: db, queue: q, blobs: blobs, opt: opt, log: log, directory: newDirectory(db)}
 	s.git = smarthttp.New(newGitStore(db, blobs), smarthttp.Options{}, log)
 	return s
 }
@@ -77,9 +79,15 @@ func (s *Server) Handler() http.Handler {
 	r.Get("/api/jobs/{id}/events", s.handle(s.followJob))
 	r.Get("/api/list", s.handle(s.listPackages))
 	r.Get("/api/info/{package}", s.handle(s.getPackage))
+	r.Get("/api/search", s.handle(s.searchPackages))
+	r.Get("/api/status", s.handle(s.getStatus))
+	r.Get("/api/check/{package}", s.handle(s.getCheck))
+	r.Post("/api/update", s.handle(s.postUpdate))
 	r.Group(func(r chi.Router) {
 		r.Use(s.authorize)
 		r.Post("/api/fetch", s.handle(s.postFetch))
+		r.Post("/api/check", s.handle(s.postCheck))
+		r.Post("/api/review/{package}", s.handle(s.postReview))
 		r.Post("/api/jobs/{id}/retry", s.handle(s.retryJob))
 		r.Post("/api/jobs/{id}/cancel", s.handle(s.cancelJob))
 	})

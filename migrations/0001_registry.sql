@@ -19,10 +19,28 @@ CREATE TABLE packages (
     sync_failures  integer NOT NULL DEFAULT 0,
     synced_at      timestamptz,
     next_sync_at   timestamptz,
+    registered     boolean NOT NULL DEFAULT false,
+    moved_count    integer NOT NULL DEFAULT 0,
+    smart_http_ready     boolean NOT NULL DEFAULT false,
+    pseudo_git_fetchable boolean NOT NULL DEFAULT false,
+    probe_commit   text NOT NULL DEFAULT '',
+    probe_error    text NOT NULL DEFAULT '',
+    healthy        boolean NOT NULL DEFAULT false,
+    probed_at      timestamptz,
     created_at     timestamptz NOT NULL DEFAULT now(),
-    updated_at     timestamptz NOT NULL DEFAULT now()
+    updated_at     timestamptz NOT NULL DEFAULT now(),
+    changed_at     timestamptz NOT NULL DEFAULT clock_timestamp()
 );
 CREATE UNIQUE INDEX packages_name_folded ON packages (lower(name));
+CREATE INDEX packages_changed ON packages (changed_at);
+
+CREATE FUNCTION note_change() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    NEW.changed_at := clock_timestamp();
+    RETURN NEW;
+END $$;
+CREATE TRIGGER packages_changed BEFORE UPDATE ON packages
+    FOR EACH ROW EXECUTE FUNCTION note_change();
 
 COMMENT ON TABLE packages IS 'A name and the one upstream it is bound to.';
 COMMENT ON COLUMN packages.upstream IS 'Canonical URL, the identity that owns the name: https://host/owner/repo, or fixture:name.';
@@ -30,6 +48,10 @@ COMMENT ON COLUMN packages.clone_url IS 'The URL that is dialled; its canonical 
 COMMENT ON COLUMN packages.fence IS 'Fencing number: taken by each job that starts on the package; a job with an older one cannot publish.';
 COMMENT ON COLUMN packages.revision IS 'Raised by whatever changes what Git clients see; keys caches.';
 COMMENT ON COLUMN packages.latest_tag IS 'Highest stable semver release, else highest pre-release, else the newest commit. Null without releases.';
+COMMENT ON COLUMN packages.registered IS 'The catalog has a usable entry for it.';
+COMMENT ON COLUMN packages.moved_count IS 'Released tags that upstream moved or deleted.';
+COMMENT ON COLUMN packages.probe_commit IS 'What the last probe fetched back through our own Git interface; healthy says that all went well.';
+COMMENT ON COLUMN packages.changed_at IS 'When the row last changed in any way; what keeps packages in memory asks for later ones.';
 COMMENT ON COLUMN packages.sync_at IS 'When the last sync ended; sync_ok, sync_code and sync_message say how.';
 COMMENT ON COLUMN packages.synced_at IS 'When a sync last succeeded. A failure never moves it.';
 
@@ -136,15 +158,17 @@ CREATE TABLE moved_tags (
     tag            text NOT NULL,
     old_oid        text NOT NULL,
     new_oid        text NOT NULL DEFAULT '',
+    accepted       boolean NOT NULL DEFAULT false,
     seen_at        timestamptz NOT NULL DEFAULT now(),
     UNIQUE (package, tag, new_oid)
 );
 COMMENT ON TABLE moved_tags IS 'Upstream tags that no longer name what was released. The release stays.';
+COMMENT ON COLUMN moved_tags.accepted IS 'An operator knows of it: it is no reason to freeze the package.';
 COMMENT ON COLUMN moved_tags.new_oid IS 'What upstream''s tag names now; empty when upstream deleted it.';
 
 CREATE TABLE runs (
     id                 bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    state              text NOT NULL DEFAULT 'running' CHECK (state IN ('running', 'succeeded', 'failed')),
+    state              text NOT NULL DEFAULT 'queued' CHECK (state IN ('queued', 'running', 'succeeded', 'failed')),
     source_changed     boolean NOT NULL DEFAULT false,
     source_packages    integer NOT NULL DEFAULT 0,
     source_added       integer NOT NULL DEFAULT 0,
@@ -158,11 +182,13 @@ CREATE TABLE runs (
     packages_probed    integer NOT NULL DEFAULT 0,
     tarballs_created   integer NOT NULL DEFAULT 0,
     tarballs_present   integer NOT NULL DEFAULT 0,
-    started_at         timestamptz NOT NULL DEFAULT now(),
+    created_at         timestamptz NOT NULL DEFAULT now(),
+    started_at         timestamptz,
     updated_at         timestamptz NOT NULL DEFAULT now(),
     ended_at           timestamptz
 );
-CREATE INDEX runs_open ON runs (id) WHERE state = 'running';
+CREATE INDEX runs_open ON runs (id) WHERE state IN ('queued', 'running');
+CREATE INDEX runs_created ON runs (created_at);
 COMMENT ON TABLE runs IS 'One catalog update with its counters.';
 
 CREATE TABLE jobs (
@@ -216,6 +242,12 @@ CREATE TABLE workers (
 );
 COMMENT ON TABLE workers IS 'Who works on jobs; rows not seen for a minute are stale.';
 
+CREATE TABLE upstream_hosts (
+    host           text PRIMARY KEY,
+    next_at        timestamptz NOT NULL
+);
+COMMENT ON TABLE upstream_hosts IS 'When a host may be asked next: spacing between requests, and waits that it asked for.';
+
 CREATE TABLE catalog (
     one            boolean PRIMARY KEY DEFAULT true CHECK (one),
     source         text NOT NULL,
@@ -241,14 +273,3 @@ CREATE UNIQUE INDEX catalog_entries_name ON catalog_entries (lower(name)) WHERE 
 COMMENT ON COLUMN catalog_entries.source_updated IS 'The entry''s updated_at as the catalog wrote it.';
 COMMENT ON COLUMN catalog_entries.synced_updated IS 'source_updated as it was when a sync of the package last succeeded.';
 COMMENT ON COLUMN catalog_entries.problem IS 'Why the entry is not used; empty when it is.';
-
-CREATE TABLE probes (
-    package              text PRIMARY KEY REFERENCES packages (name),
-    smart_http_ready     boolean NOT NULL,
-    pseudo_git_fetchable boolean NOT NULL,
-    commit_oid           text NOT NULL DEFAULT '',
-    error                text NOT NULL DEFAULT '',
-    healthy              boolean NOT NULL,
-    checked_at           timestamptz NOT NULL DEFAULT now()
-);
-COMMENT ON TABLE probes IS 'How the newest release fetched back through our own Git interface.';

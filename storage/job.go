@@ -93,6 +93,23 @@ func (db *DB) RequestFetch(ctx context.Context, name string, up Upstream) (job J
 	return job, created, nil
 }
 
+// RequestProbe returns the open job that probes pkg, a new one (created) or
+// one that is open already. It returns ErrNotFound if there is no such package.
+func (db *DB) RequestProbe(ctx context.Context, pkg string) (job Job, created bool, err error) {
+	err = db.tx(ctx, func(tx pgx.Tx) error {
+		var name string
+		if err := tx.QueryRow(ctx, `SELECT name FROM packages WHERE lower(name) = lower($1)`, pkg).Scan(&name); err != nil {
+			return translate(err)
+		}
+		job, created, err = addJob(ctx, tx, Job{Kind: ProbePackage, Package: name})
+		return err
+	})
+	if err != nil {
+		return Job{}, false, fmt.Errorf("request probe of %q: %w", pkg, err)
+	}
+	return job, created, nil
+}
+
 // addJob inserts j, or returns the open job that asks for the same.
 func addJob(ctx context.Context, tx pgx.Tx, j Job) (job Job, created bool, err error) {
 	id, err := uuid.NewV7()
@@ -215,7 +232,7 @@ type Outcome struct {
 	Sync     *Sync // recorded with it, for a package's job
 }
 
-// EndJob ends the claimed job, and with its last child the run.
+// EndJob ends the claimed job and counts it in its run.
 // It returns ErrLost if the claim was taken over.
 func (db *DB) EndJob(ctx context.Context, c Claim, o Outcome) error {
 	result, err := json.Marshal(o.Result)
@@ -242,6 +259,9 @@ func (db *DB) EndJob(ctx context.Context, c Claim, o Outcome) error {
 			return ErrLost
 		}
 		if err != nil || c.Job.Package == "" {
+			return err
+		}
+		if err := countChild(ctx, tx, c, o); err != nil {
 			return err
 		}
 		return wakePackage(ctx, tx, c.Job.Package)
@@ -351,16 +371,17 @@ func (db *DB) RetryJob(ctx context.Context, id uuid.UUID) (Job, error) {
 	return db.changed(ctx, rows, id)
 }
 
-// CancelJob ends a queued job, and asks the worker of a running one to stop.
+// CancelJob ends a job that no worker has, and asks the worker of a running one to stop.
 // It returns ErrConflict if the job has ended.
 func (db *DB) CancelJob(ctx context.Context, id uuid.UUID) (Job, error) {
 	rows, _ := db.pool.Query(ctx, `
 		UPDATE jobs
 		SET cancelling = true,
-			state = CASE WHEN state = 'queued' THEN 'cancelled' ELSE state END,
-			ended_at = CASE WHEN state = 'queued' THEN now() END,
-			error_code = CASE WHEN state = 'queued' THEN 'cancelled' ELSE error_code END,
-			error_message = CASE WHEN state = 'queued' THEN 'cancelled on request' ELSE error_message END
+			state = CASE WHEN lease_until IS NULL THEN 'cancelled' ELSE state END,
+			ended_at = CASE WHEN lease_until IS NULL THEN now() END,
+			lease = CASE WHEN lease_until IS NULL THEN NULL ELSE lease END,
+			error_code = CASE WHEN lease_until IS NULL THEN 'cancelled' ELSE error_code END,
+			error_message = CASE WHEN lease_until IS NULL THEN 'cancelled on request' ELSE error_message END
 		WHERE id = $1 AND state IN ('queued', 'running')
 		RETURNING `+jobColumns, id)
 	return db.changed(ctx, rows, id)

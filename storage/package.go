@@ -12,7 +12,8 @@ const packageColumns = `
 	name, upstream, clone_url, state, state_reason, language, description,
 	latest_tag, latest_size, release_count, size_bytes,
 	sync_at, sync_ok, sync_code, sync_message, sync_failures, synced_at, next_sync_at,
-	revision, created_at, updated_at`
+	registered, moved_count, smart_http_ready, pseudo_git_fetchable, probe_commit, probe_error, healthy, probed_at,
+	revision, created_at, updated_at, changed_at`
 
 // PackageByName returns the package called name, in any case of letters.
 // It returns ErrNotFound if there is none.
@@ -68,6 +69,7 @@ type Sync struct {
 	Wait    time.Duration // before the next try, when it failed
 	Branch  string        // the branch that Commit is the tip of, if one was asked for
 	Commit  string
+	Catalog string // the catalog's updated_at when the sync began
 }
 
 // RecordSync stores how a sync of the claimed package ended.
@@ -94,6 +96,12 @@ func recordSync(ctx context.Context, tx pgx.Tx, pkg string, s Sync) error {
 			next_sync_at = CASE WHEN @ok THEN NULL ELSE now() + @wait::interval END
 		WHERE name = @package`,
 		pgx.NamedArgs{"package": pkg, "ok": s.OK, "code": s.Code, "message": s.Message, "wait": s.Wait})
+	if err != nil {
+		return err
+	}
+	if s.OK {
+		_, err = tx.Exec(ctx, `UPDATE catalog_entries SET synced_updated = $2 WHERE lower(name) = lower($1) AND problem = ''`, pkg, s.Catalog)
+	}
 	if err != nil || s.Branch == "" {
 		return err
 	}
@@ -128,27 +136,69 @@ func holdFence(ctx context.Context, tx pgx.Tx, c Claim) error {
 	return nil
 }
 
-// PackageNames are the names of all packages, each list sorted.
-type PackageNames struct {
-	All        []string
-	Local      []string // with a release
-	Registered []string // in the catalog
+// ChangedPackages returns the packages that changed at or after since, in no
+// particular order.
+func (db *DB) ChangedPackages(ctx context.Context, since time.Time) ([]Package, error) {
+	rows, _ := db.pool.Query(ctx, `SELECT `+packageColumns+` FROM packages WHERE changed_at >= $1`, since)
+	all, err := pgx.CollectRows(rows, pgx.RowToStructByName[Package])
+	if err != nil {
+		return nil, fmt.Errorf("changed packages: %w", translate(err))
+	}
+	return all, nil
 }
 
-// PackageNames returns the names of the packages that have a release or are
-// in the catalog.
-func (db *DB) PackageNames(ctx context.Context) (PackageNames, error) {
-	var names PackageNames
-	err := db.pool.QueryRow(ctx, `
-		WITH local AS (SELECT name FROM packages WHERE release_count > 0 AND state <> 'removed'),
-			registered AS (SELECT name FROM catalog_entries WHERE problem = '')
-		SELECT
-			(SELECT array_agg(name ORDER BY name COLLATE "C") FROM (SELECT name FROM local UNION SELECT name FROM registered) u),
-			(SELECT array_agg(name ORDER BY name COLLATE "C") FROM local),
-			(SELECT array_agg(name ORDER BY name COLLATE "C") FROM registered)`).
-		Scan(&names.All, &names.Local, &names.Registered)
+// RecordProbe stores how the newest release of pkg fetched back.
+func (db *DB) RecordProbe(ctx context.Context, pkg string, p Probe) error {
+	_, err := db.pool.Exec(ctx, `
+		UPDATE packages
+		SET smart_http_ready = $2, pseudo_git_fetchable = $3, probe_commit = $4, probe_error = $5, healthy = $6, probed_at = now()
+		WHERE name = $1`, pkg, p.SmartHTTPReady, p.PseudoGitFetchable, p.ProbeCommit, p.ProbeError, p.Healthy)
 	if err != nil {
-		return PackageNames{}, fmt.Errorf("package names: %w", translate(err))
+		return fmt.Errorf("record probe of %s: %w", pkg, translate(err))
 	}
-	return names, nil
+	return nil
+}
+
+// Freeze puts the claimed package under review: it is served as it is, and
+// not synced until somebody decides.
+func (db *DB) Freeze(ctx context.Context, c Claim, reason string) error {
+	err := db.tx(ctx, func(tx pgx.Tx) error {
+		if err := holdFence(ctx, tx, c); err != nil {
+			return err
+		}
+		_, err := tx.Exec(ctx, `UPDATE packages SET state = 'frozen', state_reason = $2 WHERE name = $1`, c.Job.Package, reason)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("freeze %s: %w", c.Job.Package, translate(err))
+	}
+	return nil
+}
+
+// Review decides about a frozen package. Accepted, its moved tags are known
+// and new ones are mirrored again; else it stays as it is for good.
+// It returns ErrConflict if the package is not frozen.
+func (db *DB) Review(ctx context.Context, pkg string, accept bool) error {
+	err := db.tx(ctx, func(tx pgx.Tx) error {
+		var state string
+		if err := tx.QueryRow(ctx, `SELECT state FROM packages WHERE name = $1 FOR UPDATE`, pkg).Scan(&state); err != nil {
+			return err
+		}
+		if state != Frozen {
+			return fmt.Errorf("%w: the package is %s", ErrConflict, state)
+		}
+		if !accept {
+			_, err := tx.Exec(ctx, `UPDATE packages SET state_reason = 'kept as it was by an operator' WHERE name = $1`, pkg)
+			return err
+		}
+		if _, err := tx.Exec(ctx, `UPDATE moved_tags SET accepted = true WHERE package = $1`, pkg); err != nil {
+			return err
+		}
+		_, err := tx.Exec(ctx, `UPDATE packages SET state = 'active', state_reason = '', next_sync_at = NULL WHERE name = $1`, pkg)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("review %s: %w", pkg, translate(err))
+	}
+	return nil
 }

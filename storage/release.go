@@ -263,7 +263,10 @@ func (db *DB) RecordMoves(ctx context.Context, c Claim, moves []MovedTag) error 
 				return err
 			}
 		}
-		return nil
+		_, err := tx.Exec(ctx, `
+			UPDATE packages SET moved_count = (SELECT count(DISTINCT tag) FROM moved_tags WHERE package = $1)
+			WHERE name = $1`, c.Job.Package)
+		return err
 	})
 	if err != nil {
 		return fmt.Errorf("record moved tags of %s: %w", c.Job.Package, translate(err))
@@ -274,7 +277,7 @@ func (db *DB) RecordMoves(ctx context.Context, c Claim, moves []MovedTag) error 
 // MovedTags returns what upstream did to the released tags of pkg, oldest first.
 func (db *DB) MovedTags(ctx context.Context, pkg string) ([]MovedTag, error) {
 	rows, _ := db.pool.Query(ctx, `
-		SELECT tag, old_oid AS old, new_oid AS new, seen_at FROM moved_tags WHERE package = $1 ORDER BY id`, pkg)
+		SELECT tag, old_oid AS old, new_oid AS new, accepted, seen_at FROM moved_tags WHERE package = $1 ORDER BY id`, pkg)
 	all, err := pgx.CollectRows(rows, pgx.RowToStructByName[MovedTag])
 	if err != nil {
 		return nil, fmt.Errorf("moved tags of %s: %w", pkg, translate(err))

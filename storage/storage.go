@@ -34,9 +34,24 @@ type Package struct {
 	SyncedAt     *time.Time // when a sync last succeeded
 	NextSyncAt   *time.Time // not before, after failures
 
-	Revision  int64 // changes with whatever Git clients can see
-	CreatedAt time.Time
-	UpdatedAt time.Time
+	Registered bool // in the catalog
+	MovedCount int  // released tags that upstream moved or deleted
+	Probe
+
+	Revision  int64     // changes with whatever Git clients can see
+	CreatedAt time.Time // when the name was bound
+	UpdatedAt time.Time // when something was last published
+	ChangedAt time.Time // when anything here last changed
+}
+
+// A Probe is how the newest release fetched back through our own Git interface.
+type Probe struct {
+	SmartHTTPReady     bool `db:"smart_http_ready"` // refs are served
+	PseudoGitFetchable bool // a fetch gave the whole commit
+	ProbeCommit        string
+	ProbeError         string
+	Healthy            bool
+	ProbedAt           *time.Time // nil before the first
 }
 
 // States of a package.
@@ -123,10 +138,11 @@ type RejectedTag struct {
 
 // A MovedTag records that upstream's tag no longer names what was released.
 type MovedTag struct {
-	Tag    string    `json:"tag"`
-	Old    string    `json:"old"`
-	New    string    `json:"new"` // "" when upstream deleted the tag
-	SeenAt time.Time `json:"seen_at"`
+	Tag      string    `json:"tag"`
+	Old      string    `json:"old"`
+	New      string    `json:"new"`      // "" when upstream deleted the tag
+	Accepted bool      `json:"accepted"` // an operator knows of it
+	SeenAt   time.Time `json:"seen_at"`
 }
 
 // A Blob is stored bytes that a row names.

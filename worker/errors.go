@@ -22,6 +22,11 @@ type Error struct {
 
 func (e *Error) Error() string { return e.Code + ": " + e.Message }
 
+// A later is a job's wish to come back when its upstream has time for it.
+type later struct{ wait time.Duration }
+
+func (l *later) Error() string { return "upstream is busy with other jobs" }
+
 // verdict is the one table from errors to job outcomes.
 // What it does not know is passing and internal: the log has the details.
 func verdict(err error) *Error {
@@ -62,9 +67,15 @@ func (w *Worker) again(j *job, e *Error) (time.Duration, bool) {
 	return max(jitter(min(wait, longest)), e.RetryAfter), true
 }
 
-// nextSync says how long the catalog leaves a failed package alone.
-func (w *Worker) nextSync(e *Error) time.Duration {
-	return max(jitter(time.Minute), min(e.RetryAfter, 24*time.Hour))
+// nextSync says how long updates leave a package alone that failed so often in
+// a row before.
+func (w *Worker) nextSync(e *Error, failures int) time.Duration {
+	const longest = 6 * time.Hour
+	wait := time.Minute
+	for range min(failures, 12) {
+		wait = min(2*wait, longest)
+	}
+	return max(jitter(wait), min(e.RetryAfter, 24*time.Hour))
 }
 
 // jitter spreads waits over [d/2, d*3/2).

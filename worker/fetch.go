@@ -33,6 +33,9 @@ type FetchResult struct {
 	Count   int    `json:"tarball_count"`    // releases that are there now
 }
 
+// Tarballs implements what a run counts.
+func (r FetchResult) Tarballs() (created, present int) { return r.Created, r.Present }
+
 // fetchPackage publishes the upstream tags that are not yet releases.
 //
 // Bytes come first, rows second, tag by tag: a crash between them leaves
@@ -41,6 +44,13 @@ type FetchResult struct {
 func (w *Worker) fetchPackage(ctx context.Context, j *job) (any, error) {
 	pkg, err := w.db.PackageByName(ctx, j.Job.Package)
 	if err != nil {
+		return nil, err
+	}
+	j.failures = pkg.SyncFailures
+	if pkg.State != storage.Active {
+		return nil, errFrozen(pkg.Name, pkg.StateReason)
+	}
+	if err := w.queueAtHost(ctx, pkg.CloneURL); err != nil {
 		return nil, err
 	}
 	stage, err := w.opt.Staging.New()
@@ -53,9 +63,64 @@ func (w *Worker) fetchPackage(ctx context.Context, j *job) (any, error) {
 		return nil, err
 	}
 	if err := f.ingest(ctx); err != nil {
-		return nil, err
+		return nil, f.pauseHost(ctx, err)
+	}
+	if f.created > 0 || pkg.ProbedAt == nil {
+		j.setProgress(storage.Progress{Step: "probe"})
+		if _, err := w.probe(ctx, pkg.Name); err != nil {
+			return nil, err
+		}
 	}
 	return f.result(ctx)
+}
+
+func errFrozen(pkg, reason string) error {
+	return &Error{Code: "package_frozen", Final: true,
+		Message: fmt.Sprintf("%s is under review and not synced: %s; POST /api/review/%s with {\"decision\":\"accept\"} mirrors it again", pkg, reason, pkg)}
+}
+
+// Politeness towards one upstream host, over all workers.
+const (
+	hostSpacing  = 100 * time.Millisecond
+	hostJobs     = 6
+	hostPatience = 2 * time.Second
+)
+
+// queueAtHost waits for the host's turn, or has the job come back for it.
+func (w *Worker) queueAtHost(ctx context.Context, cloneURL string) error {
+	host := hostOf(cloneURL)
+	if host == "" {
+		return nil
+	}
+	running, err := w.db.RunningAt(ctx, host)
+	if err != nil {
+		return err
+	}
+	if running > hostJobs {
+		return &later{jitter(time.Second)}
+	}
+	wait, err := w.db.ReserveHost(ctx, host, hostSpacing)
+	if err != nil {
+		return err
+	}
+	if wait > hostPatience {
+		return &later{wait}
+	}
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(wait):
+		return nil
+	}
+}
+
+// pauseHost keeps all workers from a host that asked for a rest.
+func (f *fetch) pauseHost(ctx context.Context, err error) error {
+	var e *Error
+	if errors.As(err, &e) && e.RetryAfter > 0 {
+		return errors.Join(err, f.w.db.PauseHost(ctx, hostOf(f.pkg.CloneURL), e.RetryAfter))
+	}
+	return err
 }
 
 // A fetch is one run of fetchPackage.
@@ -70,10 +135,14 @@ type fetch struct {
 	indexes  []*gitpack.SegmentIndex
 	refs     ingest.Refs
 	created  int
+	catalog  string // the catalog's updated_at when the look at upstream began
 }
 
 // load reads what the package has.
 func (f *fetch) load(ctx context.Context) (err error) {
+	if f.catalog, err = f.w.db.CatalogUpdated(ctx, f.pkg.Name); err != nil {
+		return err
+	}
 	if f.releases, err = f.w.db.Releases(ctx, f.pkg.Name); err != nil {
 		return err
 	}
@@ -218,20 +287,63 @@ func (f *fetch) follow(ctx context.Context, out io.Reader) (done bool, err error
 	}
 }
 
-// see records released tags that upstream moved or deleted.
+// see records released tags that upstream moved or deleted. When no released
+// tag is what it was, this may be another repository: the package is frozen
+// before anything new is taken from it (R-06).
 func (f *fetch) see(ctx context.Context, refs ingest.Refs) error {
 	f.refs = refs
+	accepted, err := f.acceptedMoves(ctx)
+	if err != nil {
+		return err
+	}
 	var moves []storage.MovedTag
+	known, same, moved := 0, 0, 0
 	for i := range f.releases {
 		r := &f.releases[i]
-		if r.Tag != "" && refs.Tags[r.Tag] != r.OID() {
-			moves = append(moves, storage.MovedTag{Tag: r.Tag, Old: r.OID(), New: refs.Tags[r.Tag]})
+		if r.Tag == "" {
+			continue
+		}
+		known++
+		now := refs.Tags[r.Tag]
+		switch {
+		case now == r.OID(), accepted[r.Tag+" "+now]:
+			same++
+		case now != "":
+			moved++
+		}
+		if now != r.OID() {
+			moves = append(moves, storage.MovedTag{Tag: r.Tag, Old: r.OID(), New: now})
 		}
 	}
 	if len(moves) == 0 {
 		return nil
 	}
-	return f.w.db.RecordMoves(ctx, f.job.Claim, moves)
+	if err := f.w.db.RecordMoves(ctx, f.job.Claim, moves); err != nil {
+		return err
+	}
+	if known == 0 || same > 0 || moved == 0 {
+		return nil
+	}
+	reason := fmt.Sprintf("all %d released tags name other commits upstream: this may be another repository", known)
+	if err := f.w.db.Freeze(ctx, f.job.Claim, reason); err != nil {
+		return err
+	}
+	return errFrozen(f.pkg.Name, reason)
+}
+
+// acceptedMoves returns the moves that an operator accepted, as "tag oid".
+func (f *fetch) acceptedMoves(ctx context.Context) (map[string]bool, error) {
+	moves, err := f.w.db.MovedTags(ctx, f.pkg.Name)
+	if err != nil {
+		return nil, err
+	}
+	accepted := map[string]bool{}
+	for _, m := range moves {
+		if m.Accepted {
+			accepted[m.Tag+" "+m.New] = true
+		}
+	}
+	return accepted, nil
 }
 
 // appendSegment stores a staged segment, before the releases that need it.
@@ -359,7 +471,7 @@ func (f *fetch) result(ctx context.Context) (FetchResult, error) {
 		return FetchResult{}, err
 	}
 	r := FetchResult{Package: pkg.Name, Created: f.created, Count: pkg.ReleaseCount, Present: pkg.ReleaseCount - f.created}
-	f.job.sync = &storage.Sync{OK: true, Branch: f.refs.Branch, Commit: f.refs.Commit}
+	f.job.sync = &storage.Sync{OK: true, Catalog: f.catalog}
 	switch target := f.job.Job.Target; {
 	case f.refs.Commit != "":
 		r.Commit, r.Present = f.refs.Commit, pkg.ReleaseCount

@@ -34,6 +34,14 @@ func (w *Worker) reconcileOnce(ctx context.Context) error {
 	for _, job := range lost {
 		w.log.WarnContext(ctx, "worker vanished", "job", job.ID, "package", job.Package, "lost_worker", job.Worker, "crashes", job.Crashes)
 	}
+	if w.opt.UpdateInterval > 0 {
+		if _, _, err := w.db.RequestDueUpdate(ctx, w.opt.UpdateInterval); err != nil {
+			return err
+		}
+	}
+	if err := w.db.CloseRuns(ctx); err != nil {
+		return err
+	}
 	return w.tellDue(ctx)
 }
 

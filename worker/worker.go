@@ -67,7 +67,9 @@ type Worker struct {
 func New(db *storage.DB, q *queue.Queue, blobs blob.Store, opt Options, log *slog.Logger) *Worker {
 	w := &Worker{db: db, queue: q, blobs: blobs, opt: opt, log: log.With("worker", opt.ID), web: upstream.New(opt.Egress)}
 	w.table = map[string]func(context.Context, *job) (any, error){
-		storage.FetchPackage: w.fetchPackage,
+		storage.FetchPackage:  w.fetchPackage,
+		storage.ProbePackage:  w.probePackage,
+		storage.UpdateCatalog: w.updateCatalog,
 	}
 	return w
 }
@@ -91,6 +93,7 @@ type job struct {
 	mu       sync.Mutex
 	progress storage.Progress
 	sync     *storage.Sync // how the look at upstream went, if the job had one
+	failures int           // of the package's syncs in a row, before this job
 }
 
 func (j *job) setProgress(p storage.Progress) {
@@ -199,9 +202,12 @@ func (w *Worker) keep(ctx context.Context, j *job, cancel context.CancelCauseFun
 
 // finish records how the job ended. stopping says that the worker is.
 func (w *Worker) finish(ctx context.Context, j *job, result any, err error, stopping bool) error {
+	var busy *later
 	switch {
 	case errors.Is(err, errParked), errors.Is(err, storage.ErrLost):
 		return nil
+	case errors.As(err, &busy):
+		return w.db.RequeueJob(ctx, j.Claim, busy.wait, false, "", "")
 	case err != nil && stopping:
 		return w.db.RequeueJob(ctx, j.Claim, 0, false, "", "")
 	case err == nil:
@@ -220,7 +226,7 @@ func (w *Worker) finish(ctx context.Context, j *job, result any, err error, stop
 	if e == errCancelled {
 		out.State = storage.Cancelled
 	} else if j.Job.Kind == storage.FetchPackage {
-		out.Sync = &storage.Sync{Code: e.Code, Message: e.Message, Wait: w.nextSync(e)}
+		out.Sync = &storage.Sync{Code: e.Code, Message: e.Message, Wait: w.nextSync(e, j.failures)}
 	}
 	return w.db.EndJob(ctx, j.Claim, out)
 }

@@ -14,9 +14,8 @@ import (
 // A plan is what a fetch is answered with.
 type plan struct {
 	*request
-	commits map[gitpack.OID]bool // held here and by the client
-	common  []gitpack.OID        // the haves among them, each once
-	shallow []gitpack.OID        // commits sent whose parents the client must not look for
+	common  []gitpack.OID // the haves that are held here
+	shallow []gitpack.OID // commits that the client must note as shallow
 	pack    *gitpack.Pack
 }
 
@@ -73,7 +72,7 @@ func (h *Handler) plan(ctx context.Context, repo *Repository, req *request) (*pl
 		}
 		wanted = append(wanted, st)
 	}
-	pl.shallow = req.newShallow(wanted, packs)
+	pl.shallow = req.newShallow(wanted)
 	for _, id := range tags {
 		if st, ok := packs[id]; ok {
 			wanted = append(wanted, st)
@@ -110,8 +109,9 @@ func (repo *Repository) tagsOf(req *request) []gitpack.OID {
 	return tags
 }
 
-// newShallow returns the commits that the client must note as shallow.
-func (req *request) newShallow(wanted []gitpack.Stored, packs map[gitpack.OID]gitpack.Stored) []gitpack.OID {
+// newShallow returns the commits of wanted that the client does not know to be
+// without parents.
+func (req *request) newShallow(wanted []gitpack.Stored) []gitpack.OID {
 	known := make(map[gitpack.OID]bool)
 	for _, id := range req.shallows {
 		known[id] = true

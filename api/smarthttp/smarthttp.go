@@ -303,8 +303,7 @@ func (h *Handler) fail(w http.ResponseWriter, r *http.Request, pkg string, err e
 		log.InfoContext(r.Context(), "git request refused", "reason", string(refused))
 		w.Header().Set("Content-Type", resultType)
 		w.Header().Set("X-Packbase-Error", "refused")
-		h.log.DebugContext(r.Context(), "send refusal", "err",
-			h.send(w, func(p *packetWriter) { p.linef("ERR %s", refused) }))
+		_ = h.send(w, func(p *packetWriter) { p.linef("ERR %s", refused) }) // the client may have gone
 		return
 	}
 	var e *Error

@@ -98,14 +98,14 @@ func settings() []setting {
 		{name: "job-attempts", usual: "3", help: "attempts at a job that fails for a passing reason", set: count(1, 100, func(c *Config) *int { return &c.JobAttempts })},
 		{name: "job-backoff", usual: "2s", help: "wait before the second attempt; four times as long before each further one", set: duration(0, func(c *Config) *time.Duration { return &c.JobBackoff })},
 		{name: "drain", usual: "0s", help: "how long to answer not ready before closing the listener", set: duration(0, func(c *Config) *time.Duration { return &c.Drain })},
-		{name: "max-pack", usual: size(lim.Git.PackBytes), help: "bytes downloaded from upstream at once", set: bytes(func(c *Config) *int64 { return &c.Limits.Git.PackBytes })},
-		{name: "max-object", usual: size(lim.Git.ObjectBytes), help: "bytes of one file", set: bytes(func(c *Config) *int64 { return &c.Limits.Git.ObjectBytes })},
-		{name: "max-inflated", usual: size(lim.Git.InflatedBytes), help: "bytes of all files fetched at once", set: bytes(func(c *Config) *int64 { return &c.Limits.Git.InflatedBytes })},
+		{name: "max-pack", usual: size(lim.Git.PackBytes), help: "bytes downloaded from upstream at once", set: byteSize(func(c *Config) *int64 { return &c.Limits.Git.PackBytes })},
+		{name: "max-object", usual: size(lim.Git.ObjectBytes), help: "bytes of one file", set: byteSize(func(c *Config) *int64 { return &c.Limits.Git.ObjectBytes })},
+		{name: "max-inflated", usual: size(lim.Git.InflatedBytes), help: "bytes of all files fetched at once", set: byteSize(func(c *Config) *int64 { return &c.Limits.Git.InflatedBytes })},
 		{name: "max-objects", usual: number(lim.Git.Objects), help: "Git objects fetched at once", set: count(1, 1<<27, func(c *Config) *int { return &c.Limits.Git.Objects })},
 		{name: "max-entries", usual: number(lim.Git.TreeEntries), help: "files and folders of one release", set: count(1, 1<<20, func(c *Config) *int { return &c.Limits.Git.TreeEntries })},
-		{name: "max-tarball", usual: size(lim.Tarball), help: "bytes of one tarball", set: bytes(func(c *Config) *int64 { return &c.Limits.Tarball })},
+		{name: "max-tarball", usual: size(lim.Tarball), help: "bytes of one tarball", set: byteSize(func(c *Config) *int64 { return &c.Limits.Tarball })},
 		{name: "max-tags", usual: number(lim.Tags), help: "tags of one package", set: count(1, 1_000_000, func(c *Config) *int { return &c.Limits.Tags })},
-		{name: "ingest-memory", usual: size(lim.Memory), help: "address space of the process that reads upstream", set: bytes(func(c *Config) *int64 { return &c.Limits.Memory })},
+		{name: "ingest-memory", usual: size(lim.Memory), help: "address space of the process that reads upstream", set: byteSize(func(c *Config) *int64 { return &c.Limits.Memory })},
 		{name: "ingest-cpu", usual: lim.CPU.String(), help: "processor time of the process that reads upstream", set: duration(time.Second, func(c *Config) *time.Duration { return &c.Limits.CPU })},
 	}
 }
@@ -245,7 +245,7 @@ func duration(least time.Duration, at func(*Config) *time.Duration) func(*Config
 	}
 }
 
-func bytes(at func(*Config) *int64) func(*Config, string) error {
+func byteSize(at func(*Config) *int64) func(*Config, string) error {
 	return func(c *Config, s string) error {
 		n, err := humanize.ParseBytes(s)
 		if err != nil || n == 0 || n > 1<<50 {

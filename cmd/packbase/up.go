@@ -140,8 +140,8 @@ var hello embed.FS
 // seedHello puts the built-in package into a registry that has none, so that
 // a new instance always has something to fetch.
 func seedHello(ctx context.Context, cfg *Config, s *stores, log *slog.Logger) error {
-	names, err := s.db.PackageNames(ctx)
-	if err != nil || len(names.All) > 0 || cfg.Fixtures != "" || cfg.ReadOnly {
+	known, err := s.db.ChangedPackages(ctx, time.Time{})
+	if err != nil || len(known) > 0 || cfg.Fixtures != "" || cfg.ReadOnly {
 		return err
 	}
 	files, err := fs.Sub(hello, "hello")

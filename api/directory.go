@@ -1,0 +1,168 @@
+package api
+
+import (
+	"cmp"
+	"context"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"packbase/storage"
+)
+
+// A directory keeps all packages in memory, so that lists, search and status
+// cost the same with ten packages and with ten thousand. It asks Postgres for
+// what changed, at most once in directoryAge.
+type directory struct {
+	db *storage.DB
+
+	mu     sync.Mutex
+	asked  time.Time // when Postgres was last asked
+	since  time.Time // the newest change seen
+	byName map[string]*listing
+	view   *view
+}
+
+const (
+	directoryAge = time.Second
+	// A transaction may commit some time after its rows say they changed.
+	directoryOverlap = 15 * time.Second
+)
+
+// A listing is a package as lists show it.
+type listing struct {
+	storage.Package
+	folded string // name, description and upstream in lower case, apart by NUL
+}
+
+// A view is the directory at one moment. It does not change.
+type view struct {
+	packages []*listing // sorted by name as bytes
+	totals   totals
+}
+
+type totals struct {
+	Packages, Local, Registered, Healthy, Unhealthy, Frozen int
+	Releases, MovedTags                                     int
+	Bytes                                                   int64
+	Languages                                               map[string]int
+}
+
+func newDirectory(db *storage.DB) *directory {
+	return &directory{db: db, byName: map[string]*listing{}, view: &view{totals: totals{Languages: map[string]int{}}}}
+}
+
+// look returns the packages as they are now, give or take directoryAge.
+// When Postgres is away it returns the last view with the error.
+func (d *directory) look(ctx context.Context) (*view, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if time.Since(d.asked) < directoryAge {
+		return d.view, nil
+	}
+	since := d.since
+	if !since.IsZero() {
+		since = since.Add(-directoryOverlap)
+	}
+	changed, err := d.db.ChangedPackages(ctx, since)
+	if err != nil {
+		return d.view, err
+	}
+	d.asked = time.Now()
+	stale := false
+	for i := range changed {
+		p := &changed[i]
+		if old, ok := d.byName[p.Name]; ok && old.ChangedAt.Equal(p.ChangedAt) {
+			continue
+		}
+		stale = true
+		d.byName[p.Name] = &listing{Package: *p, folded: strings.ToLower(p.Name + "\x00" + p.Description + "\x00" + p.Upstream)}
+		if p.ChangedAt.After(d.since) {
+			d.since = p.ChangedAt
+		}
+	}
+	if stale {
+		d.view = newView(d.byName)
+	}
+	return d.view, nil
+}
+
+func newView(byName map[string]*listing) *view {
+	v := &view{packages: make([]*listing, 0, len(byName)), totals: totals{Languages: map[string]int{}}}
+	for _, p := range byName {
+		if p.State == storage.Removed || p.ReleaseCount == 0 && !p.Registered {
+			continue
+		}
+		v.packages = append(v.packages, p)
+		v.totals.add(p)
+	}
+	slices.SortFunc(v.packages, func(a, b *listing) int { return strings.Compare(a.Name, b.Name) })
+	return v
+}
+
+func (t *totals) add(p *listing) {
+	t.Packages++
+	t.Releases += p.ReleaseCount
+	t.Bytes += p.SizeBytes
+	t.MovedTags += p.MovedCount
+	if p.ReleaseCount > 0 {
+		t.Local++
+	}
+	if p.Registered {
+		t.Registered++
+	}
+	if p.Healthy {
+		t.Healthy++
+	} else {
+		t.Unhealthy++
+	}
+	if p.State == storage.Frozen {
+		t.Frozen++
+	}
+	if p.Language != "" {
+		t.Languages[p.Language]++
+	}
+}
+
+// search returns the packages whose name, description or upstream contains
+// every word of query, the best first: the name itself, a name that begins
+// so, a name that contains it, then the others.
+func (v *view) search(query string) []*listing {
+	words := strings.Fields(strings.ToLower(query))
+	if len(words) == 0 {
+		return nil
+	}
+	var found []*listing
+	for _, p := range v.packages {
+		if containsAll(p.folded, words) {
+			found = append(found, p)
+		}
+	}
+	slices.SortStableFunc(found, func(a, b *listing) int {
+		return cmp.Or(cmp.Compare(rank(a, words), rank(b, words)), cmp.Compare(b.ReleaseCount, a.ReleaseCount))
+	})
+	return found
+}
+
+func containsAll(text string, words []string) bool {
+	for _, w := range words {
+		if !strings.Contains(text, w) {
+			return false
+		}
+	}
+	return true
+}
+
+func rank(p *listing, words []string) int {
+	name, _, _ := strings.Cut(p.folded, "\x00")
+	switch first := words[0]; {
+	case name == first:
+		return 0
+	case strings.HasPrefix(name, first):
+		return 1
+	case strings.Contains(name, first):
+		return 2
+	}
+	return 3
+}

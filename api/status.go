@@ -1,0 +1,145 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"sync"
+	"time"
+
+	"packbase/storage"
+)
+
+// statusBody is what GET /api/status answers.
+type statusBody struct {
+	Service           string         `json:"service"`
+	Release           string         `json:"release"`
+	PackagesTotal     int            `json:"packages_total"`
+	PackagesHealthy   int            `json:"packages_healthy"`
+	PackagesUnhealthy int            `json:"packages_unhealthy"`
+	PackagesFrozen    int            `json:"packages_frozen"`
+	PackagesLocal     int            `json:"packages_local"`
+	Registered        int            `json:"packages_registered"`
+	Releases          int            `json:"releases_total"`
+	Bytes             int64          `json:"size_bytes"`
+	Languages         map[string]int `json:"languages"`
+	Update            updateBody     `json:"update"`
+	Queue             queueBody      `json:"queue"`
+	MovedTags         int            `json:"moved_tags"`
+	Auth              string         `json:"auth"`
+}
+
+type updateBody struct {
+	State     string     `json:"state"` // idle, running, queued or cooldown
+	StartedAt *time.Time `json:"started_at"`
+	UpdatedAt *time.Time `json:"updated_at"`
+	EndedAt   *time.Time `json:"ended_at"`
+	JobID     string     `json:"job_id,omitempty"`
+	Done      int        `json:"done"`  // packages of this run that have ended
+	Total     int        `json:"total"` // packages of this run
+	LastState string     `json:"last_state,omitempty"`
+	storage.Counters
+	DiskFree int64 `json:"disk_free"` // bytes; -1 if there is no limit to know of
+}
+
+type queueBody struct {
+	storage.QueueCounts
+	Workers []storage.WorkerState `json:"workers"`
+}
+
+// A remembered value is worked out again when it is older than a second, by
+// one caller at a time, however many ask.
+type remembered[T any] struct {
+	mu    sync.Mutex
+	value T
+	at    time.Time
+}
+
+func (r *remembered[T]) get(ctx context.Context, work func(context.Context) (T, error)) (T, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if time.Since(r.at) < time.Second {
+		return r.value, nil
+	}
+	value, err := work(ctx)
+	if err == nil {
+		r.value, r.at = value, time.Now()
+	}
+	return value, err
+}
+
+// getStatus serves GET /api/status.
+func (s *Server) getStatus(w http.ResponseWriter, r *http.Request) error {
+	body, err := s.status.get(r.Context(), s.workOutStatus)
+	if err != nil {
+		return err
+	}
+	writeJSON(w, http.StatusOK, body)
+	return nil
+}
+
+func (s *Server) workOutStatus(ctx context.Context) (*statusBody, error) {
+	// A client that goes away must not spoil the answer for the others.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	defer cancel()
+	v, err := s.directory.look(ctx)
+	if err != nil {
+		return nil, err
+	}
+	t := v.totals
+	b := &statusBody{
+		Service: "packbase", Release: s.opt.Release, Auth: s.authWord(), Languages: t.Languages, MovedTags: t.MovedTags,
+		PackagesTotal: t.Packages, PackagesHealthy: t.Healthy, PackagesUnhealthy: t.Unhealthy, PackagesFrozen: t.Frozen,
+		PackagesLocal: t.Local, Registered: t.Registered, Releases: t.Releases, Bytes: t.Bytes,
+	}
+	if b.Queue.QueueCounts, err = s.db.QueueCounts(ctx); err != nil {
+		return nil, err
+	}
+	if b.Queue.Workers, err = s.db.Workers(ctx); err != nil {
+		return nil, err
+	}
+	b.Queue.Workers = orEmpty(b.Queue.Workers)
+	if b.Update, err = s.workOutUpdate(ctx); err != nil {
+		return nil, err
+	}
+	if b.Update.DiskFree, err = s.blobs.Free(ctx); err != nil {
+		b.Update.DiskFree = -1
+	}
+	return b, nil
+}
+
+func (s *Server) authWord() string {
+	switch {
+	case s.opt.ReadOnly:
+		return "read_only"
+	case s.opt.Token != "":
+		return "token"
+	}
+	return "none"
+}
+
+func (s *Server) workOutUpdate(ctx context.Context) (updateBody, error) {
+	b := updateBody{State: "idle"}
+	run, err := s.db.LastRun(ctx)
+	if err != nil && !errors.Is(err, storage.ErrNotFound) {
+		return b, err
+	}
+	if err == nil {
+		b.StartedAt, b.UpdatedAt, b.EndedAt, b.Counters, b.LastState = run.StartedAt, &run.UpdatedAt, run.EndedAt, run.Counters, run.State
+		if time.Since(*run.StartedAt) < s.opt.Cooldown {
+			b.State = "cooldown"
+		}
+	}
+	update, err := s.db.OpenUpdate(ctx)
+	if errors.Is(err, storage.ErrNotFound) {
+		return b, nil
+	}
+	if err != nil {
+		return b, err
+	}
+	b.State, b.JobID = update.State, update.ID.String()
+	if update.State == storage.Running && update.RunID != nil {
+		b.Done, b.Total, err = s.db.RunProgress(ctx, *update.RunID)
+	}
+	return b, err
+}

@@ -1,0 +1,254 @@
+package api
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/go-chi/chi/v5"
+
+	"packbase/storage"
+)
+
+// postUpdate serves POST /api/update: the catalog is looked at again. Anybody
+// may ask; one lock in Redis, which no header changes, says how often.
+func (s *Server) postUpdate(w http.ResponseWriter, r *http.Request) error {
+	if s.opt.ReadOnly {
+		return s.readOnly()
+	}
+	wait, err := waitOf(r)
+	if err != nil {
+		return err
+	}
+	job, answered, err := s.startUpdate(w, r)
+	if err != nil || answered {
+		return err
+	}
+	if job, err = s.waitFor(w, r, job, wait); err != nil {
+		return err
+	}
+	switch job.State {
+	case storage.Succeeded:
+		var result map[string]any
+		if err := json.Unmarshal(job.Result, &result); err != nil {
+			return fmt.Errorf("read result of job %s: %w", job.ID, err)
+		}
+		result["status"], result["job_id"] = "ok", job.ID
+		writeJSON(w, http.StatusOK, result)
+		return nil
+	case storage.Failed, storage.Cancelled:
+		return jobError(job)
+	}
+	location := "/api/jobs/" + job.ID.String()
+	w.Header().Set("Location", location)
+	writeJSON(w, http.StatusAccepted, map[string]any{"status": "started", "job_id": job.ID, "run_id": job.RunID, "location": location})
+	return nil
+}
+
+// startUpdate returns the update that this request started. If another one is
+// under way or too near, it answers instead.
+func (s *Server) startUpdate(w http.ResponseWriter, r *http.Request) (job storage.Job, answered bool, err error) {
+	ctx := r.Context()
+	away := func(err error) error {
+		s.log.WarnContext(ctx, "update refused: redis is away", "err", err)
+		return &Error{Status: http.StatusServiceUnavailable, Code: "unavailable", RetryAfter: 10 * time.Second,
+			Message: "the queue does not answer, so updates cannot be told apart; try again soon"}
+	}
+	if s.opt.Cooldown <= 0 {
+		if err := s.queue.Ping(ctx); err != nil {
+			return job, false, away(err)
+		}
+	}
+	ok, left := true, time.Duration(0)
+	if s.opt.Cooldown > 0 {
+		if ok, left, err = s.queue.Lock(ctx, "update", s.opt.Cooldown); err != nil {
+			return job, false, away(err)
+		}
+	}
+	_, err = s.db.RunningUpdate(ctx)
+	if err == nil {
+		// Asked for during a run: one more follows it, in a window of its own.
+		if _, _, err = s.db.RequestUpdate(ctx, max(left, s.opt.Cooldown)); err != nil {
+			return job, false, err
+		}
+		retry := seconds(max(left, time.Second))
+		w.Header().Set("Retry-After", strconv.Itoa(retry))
+		writeJSON(w, http.StatusOK, map[string]any{"status": "queued", "queued": true, "retry_after": retry})
+		return job, true, nil
+	}
+	if !errors.Is(err, storage.ErrNotFound) {
+		return job, false, err
+	}
+	if !ok {
+		retry := seconds(left)
+		w.Header().Set("Retry-After", strconv.Itoa(retry))
+		writeJSON(w, http.StatusOK, map[string]any{"status": "cooldown", "retry_after": retry, "queued": false})
+		return job, true, nil
+	}
+	job, created, err := s.db.RequestUpdate(ctx, 0)
+	if err != nil {
+		return job, false, err
+	}
+	if created {
+		s.tell(ctx, job)
+	}
+	return job, false, nil
+}
+
+func seconds(d time.Duration) int { return int(math.Ceil(max(d, 0).Seconds())) }
+
+// searchPackages serves GET /api/search?q=&limit=&offset=.
+func (s *Server) searchPackages(w http.ResponseWriter, r *http.Request) error {
+	q := r.URL.Query().Get("q")
+	if q == "" || len(q) > 200 {
+		return &Error{Status: http.StatusBadRequest, Code: "invalid", Message: "q: want 1 to 200 bytes to look for"}
+	}
+	limit, err := limitOf(r, 50, 500)
+	if err != nil {
+		return err
+	}
+	offset, err := offsetOf(r)
+	if err != nil {
+		return err
+	}
+	v, err := s.directory.look(r.Context())
+	if err != nil {
+		return err
+	}
+	found := v.search(q)
+	out := searchBody{Query: q, Total: len(found), Results: []foundBody{}}
+	for _, p := range page(found, offset, limit) {
+		out.Results = append(out.Results, newFoundBody(p))
+	}
+	writeJSON(w, http.StatusOK, out)
+	return nil
+}
+
+type searchBody struct {
+	Query   string      `json:"query"`
+	Total   int         `json:"total"`
+	Results []foundBody `json:"results"`
+}
+
+type foundBody struct {
+	Package     string    `json:"package"`
+	Description string    `json:"description"`
+	Upstream    string    `json:"upstream"`
+	Language    string    `json:"language"`
+	LatestTag   string    `json:"latest_tag"`
+	Releases    int       `json:"tarball_count"`
+	Healthy     bool      `json:"healthy"`
+	UpdatedAt   time.Time `json:"updated_at"`
+}
+
+func newFoundBody(p *listing) foundBody {
+	b := foundBody{Package: p.Name, Description: p.Description, Upstream: p.Upstream, Language: p.Language,
+		Releases: p.ReleaseCount, Healthy: p.Healthy, UpdatedAt: p.UpdatedAt}
+	if p.LatestTag != nil {
+		b.LatestTag = *p.LatestTag
+	}
+	return b
+}
+
+func offsetOf(r *http.Request) (int, error) {
+	text := r.URL.Query().Get("offset")
+	if text == "" {
+		return 0, nil
+	}
+	n, err := strconv.Atoi(text)
+	if err != nil || n < 0 || n > 10_000_000 {
+		return 0, &Error{Status: http.StatusBadRequest, Code: "invalid", Message: "offset: want a number from 0"}
+	}
+	return n, nil
+}
+
+// page cuts one page out of a list.
+func page[T any](all []T, offset, limit int) []T {
+	from := min(offset, len(all))
+	return all[from:min(from+limit, len(all))]
+}
+
+// postCheck serves POST /api/check: a probe is run now, as a job.
+func (s *Server) postCheck(w http.ResponseWriter, r *http.Request) error {
+	var in struct {
+		Package string `json:"package"`
+	}
+	if err := readJSON(w, r, &in); err != nil {
+		return err
+	}
+	if err := storage.ValidPackage(in.Package); err != nil {
+		return err
+	}
+	job, created, err := s.db.RequestProbe(r.Context(), in.Package)
+	if err != nil {
+		return notFound(err, errNoPackage(in.Package))
+	}
+	if created {
+		s.tell(r.Context(), job)
+	}
+	wait, err := waitOf(r)
+	if err != nil {
+		return err
+	}
+	if wait == 0 {
+		wait = 60 * time.Second
+	}
+	if job, err = s.waitFor(w, r, job, wait); err != nil {
+		return err
+	}
+	if job.Open() {
+		return s.answerJob(w, r, job, 0)
+	}
+	if job.State != storage.Succeeded {
+		return jobError(job)
+	}
+	return s.answerCheck(w, r, job.Package)
+}
+
+// getCheck serves GET /api/check/{package}: as info, with the stored probe.
+func (s *Server) getCheck(w http.ResponseWriter, r *http.Request) error {
+	return s.answerCheck(w, r, chi.URLParam(r, "package"))
+}
+
+func (s *Server) answerCheck(w http.ResponseWriter, r *http.Request, name string) error {
+	body, err := s.describe(r, name)
+	if err != nil {
+		return s.noPackage(w, name, err)
+	}
+	writeJSON(w, http.StatusOK, struct {
+		*packageBody
+		LiveProbeOK bool `json:"live_probe_ok"`
+	}{body, body.Healthy})
+	return nil
+}
+
+// postReview serves POST /api/review/{package}: an operator decides about a
+// package that is frozen.
+func (s *Server) postReview(w http.ResponseWriter, r *http.Request) error {
+	name := chi.URLParam(r, "package")
+	var in struct {
+		Decision string `json:"decision"`
+	}
+	if err := readJSON(w, r, &in); err != nil {
+		return err
+	}
+	if in.Decision != "accept" && in.Decision != "keep" {
+		return &Error{Status: http.StatusBadRequest, Code: "invalid",
+			Message: `decision: want "accept", to mirror what upstream has now, or "keep", to leave the package as it is for good`}
+	}
+	if storage.ValidPackage(name) != nil {
+		return errNoPackage(name)
+	}
+	if err := s.db.Review(r.Context(), name, in.Decision == "accept"); err != nil {
+		return notFound(err, errNoPackage(name))
+	}
+	return s.answerCheck(w, r, name)
+}
+
+func errNoPackage(name string) *Error {
+	return &Error{Status: http.StatusNotFound, Code: "not_found", Message: fmt.Sprintf("there is no package %q here; /api/list names those there are", name)}
+}
