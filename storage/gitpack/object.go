@@ -1,3 +1,6 @@
+// Package gitpack hides Git's formats: it takes objects out of packfiles that
+// nobody vouches for, checks that they are fit to be passed on, and lays them
+// out so that any release is served as a few byte ranges.
 package gitpack
 
 import (

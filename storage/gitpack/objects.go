@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"sync"
 
 	"github.com/pjbgf/sha1cd"
 )
@@ -107,16 +106,15 @@ type Object struct {
 }
 
 // Objects is a set of whole Git objects, their contents one after the other in
-// a spool file. Its memory is less than 100 bytes for each object.
+// a spool file. It takes about 100 bytes of memory for each.
 //
 // Any number of goroutines may read; none may while Add or WriteTree runs.
 type Objects struct {
 	spool   *os.File
 	end     int64 // where the next object goes
 	entries []entry
-
-	mu   sync.Mutex // Unpack hashes objects while it reads the next ones
-	byID map[OID]uint32
+	byID    map[OID]uint32 // index into entries
+	adding  *hasher        // made by the first Add
 }
 
 // An entry is an object of Objects. Its type is 0 while it is not in the spool.
@@ -138,8 +136,11 @@ func NewObjects(spool *os.File) *Objects {
 // its id. An object that is there already is fine. It returns
 // io.ErrUnexpectedEOF if r is shorter.
 func (o *Objects) Add(typ Type, size int64, r io.Reader) (OID, error) {
+	if o.adding == nil {
+		o.adding = newHasher()
+	}
 	out := bufio.NewWriter(io.NewOffsetWriter(o.spool, o.end))
-	id, err := newHasher().sum(typ, size, io.TeeReader(r, out))
+	id, err := o.adding.sum(typ, size, io.TeeReader(r, out))
 	if err != nil {
 		return OID{}, fmt.Errorf("add %s: %w", typ, err)
 	}
@@ -160,7 +161,7 @@ func (o *Objects) Len() int { return len(o.byID) }
 
 // Stat returns the object named id, and whether it is there.
 func (o *Objects) Stat(id OID) (Object, bool) {
-	i, ok := o.lookup(id)
+	i, ok := o.byID[id]
 	if !ok {
 		return Object{}, false
 	}
@@ -171,7 +172,7 @@ func (o *Objects) Stat(id OID) (Object, bool) {
 // Open returns the content of the object named id.
 // It returns CodeIncomplete if it is missing.
 func (o *Objects) Open(id OID) (*io.SectionReader, error) {
-	i, ok := o.lookup(id)
+	i, ok := o.byID[id]
 	if !ok {
 		return nil, errorf(CodeIncomplete, "object %s is missing", id)
 	}
@@ -200,13 +201,6 @@ func (o *Objects) Read(id OID, typ Type, limit int64) ([]byte, error) {
 		return nil, fmt.Errorf("read %s %s: %w", typ, id, err)
 	}
 	return raw, nil
-}
-
-func (o *Objects) lookup(id OID) (uint32, bool) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	i, ok := o.byID[id]
-	return i, ok
 }
 
 func (o *Objects) content(i uint32) *io.SectionReader {

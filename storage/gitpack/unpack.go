@@ -38,7 +38,7 @@ const (
 // delta nearly always follows its base; the few others are inflated twice.
 // Ids are computed on a second processor, from what the spool holds.
 //
-// progress, unless nil, is called now and then with the number of objects done.
+// progress, unless nil, is called after each object, with the number done so far.
 func Unpack(ctx context.Context, pack, spool *os.File, lim Limits, progress func(done, total int)) (*Objects, error) {
 	info, err := pack.Stat()
 	if err != nil {
@@ -136,6 +136,7 @@ type unpacker struct {
 	freshLen int64    // their bytes
 	spooled  chan []uint32
 	pending  sync.WaitGroup // slices in spooled
+	mu       sync.Mutex     // guards byID, which hash fills
 
 	deltas deltaReader
 }
@@ -197,10 +198,7 @@ func (x *unpacker) hash(cancel context.CancelCauseFunc) {
 			}
 			e.oid = id
 			x.mu.Lock()
-			// Of two copies the first counts: deltas may have been resolved against it.
-			if _, ok := x.byID[id]; !ok {
-				x.byID[id] = i
-			}
+			x.byID[id] = i // either copy will do, if the pack has two
 			x.mu.Unlock()
 		}
 		x.pending.Done()
@@ -257,8 +255,8 @@ func readHeader(in *bufio.Reader, offset int64) (h entryHeader, err error) {
 		if b, err = in.ReadByte(); err != nil {
 			return h, err
 		}
-		if shift > 56 || shift == 56 && b&0x7f != 0 {
-			return h, errors.New("size does not fit 56 bits")
+		if shift > 53 {
+			return h, errors.New("size does not fit 60 bits")
 		}
 		h.size |= int64(b&0x7f) << shift
 	}
@@ -428,6 +426,13 @@ func (x *unpacker) base(h entryHeader) (base uint32, ok bool, err error) {
 	}
 	base, ok = x.lookup(h.id)
 	return base, ok, nil
+}
+
+func (x *unpacker) lookup(id OID) (uint32, bool) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	i, ok := x.byID[id]
+	return i, ok
 }
 
 // sync waits until every stored entry has its id.
