@@ -58,26 +58,30 @@ const (
 // readRequest reads and parses a request body within all limits.
 func (h *Handler) readRequest(w http.ResponseWriter, r *http.Request, version int) (*request, error) {
 	control := http.NewResponseController(w)
-	deadline := control.SetReadDeadline(time.Now().Add(h.opts.BodyTimeout))
-	if deadline == nil {
-		// It must not hit the server's watch for a closed connection later.
-		defer control.SetReadDeadline(time.Time{})
-	}
-	body, err := h.inflate(http.MaxBytesReader(w, r.Body, h.opts.MaxBody), r.Header)
+	// A writer that knows no deadlines has its own, or is a test's.
+	_ = control.SetReadDeadline(time.Now().Add(h.opts.BodyTimeout))
+	req, err := h.parseBody(http.MaxBytesReader(w, r.Body, h.opts.MaxBody), r.Header, version)
 	if err != nil {
+		// The server must not wait for the rest of the body, or not for long.
+		w.Header().Set("Connection", "close")
 		return nil, bodyError(err)
+	}
+	// The body has ended: from here on the server watches the connection.
+	_ = control.SetReadDeadline(time.Time{})
+	return req, nil
+}
+
+func (h *Handler) parseBody(body io.Reader, header http.Header, version int) (*request, error) {
+	body, err := h.inflate(body, header)
+	if err != nil {
+		return nil, err
 	}
 	p := &packetReader{r: bufio.NewReader(body), left: h.opts.MaxWants + 2*h.opts.MaxHaves + 1000}
 	req := new(request)
 	if version == 2 {
-		err = req.readCommand(p, h.opts)
-	} else {
-		err = req.readWants(p, h.opts)
+		return req, req.readCommand(p, h.opts)
 	}
-	if err != nil {
-		return nil, bodyError(err)
-	}
-	return req, nil
+	return req, req.readWants(p, h.opts)
 }
 
 // inflate undoes the Content-Encoding, which git uses for long requests.
