@@ -12,7 +12,7 @@ package blob
 
 import (
 	"context"
-	crand "crypto/rand"
+	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -20,7 +20,6 @@ import (
 	"io"
 	"io/fs"
 	"iter"
-	"math/rand/v2"
 	"os"
 	"strings"
 	"time"
@@ -84,7 +83,8 @@ type Store interface {
 	Quarantine(ctx context.Context, digest string) error
 
 	// Sweep removes what writers that crashed left behind, if it is older than
-	// age. It never touches blobs, and never what a living writer still uses.
+	// age, and never a blob. An S3 can't tell whether a writer lives: there age
+	// must be longer than any Put takes.
 	Sweep(ctx context.Context, age time.Duration) error
 
 	// Free returns how many bytes can still be stored, -1 if there is no limit
@@ -203,6 +203,21 @@ func whole(src *os.File) (*io.SectionReader, error) {
 	return io.NewSectionReader(src, 0, info.Size()), nil
 }
 
+// checkSource returns the bytes of src if they match digest, which must be valid.
+func checkSource(ctx context.Context, digest string, src *os.File) (*io.SectionReader, error) {
+	if err := checkDigest(digest); err != nil {
+		return nil, err
+	}
+	bytes, err := whole(src)
+	if err != nil {
+		return nil, err
+	}
+	if err := match(ctx, bytes, digest); err != nil {
+		return nil, err
+	}
+	return bytes, nil
+}
+
 // checkDigest returns fs.ErrInvalid if digest is not 64 lowercase hex digits.
 // Only what has passed it becomes part of a path or of a key.
 func checkDigest(digest string) error {
@@ -213,29 +228,15 @@ func checkDigest(digest string) error {
 	return nil
 }
 
-// path returns where a blob lies, below the root of the store.
-func path(digest string) string {
+// blobPath returns where a blob lies, below the root of the store.
+func blobPath(digest string) string {
 	return "blobs/" + digest[:2] + "/" + digest
 }
 
 // quarantinePath returns where a blob with wrong bytes goes, each to its own place.
 func quarantinePath(digest string) string {
-	return "quarantine/" + digest + "." + crand.Text()
+	return "quarantine/" + digest + "." + rand.Text()
 }
 
 // attempts bounds every loop that tries again.
-const attempts = 6
-
-// pause waits before the next attempt, twice as long each time, at random so
-// that many who failed together do not come back together.
-func pause(ctx context.Context, attempt int) error {
-	longest := 100 * time.Millisecond << attempt
-	timer := time.NewTimer(longest/2 + rand.N(longest/2))
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-timer.C:
-		return nil
-	}
-}
+const attempts = 5

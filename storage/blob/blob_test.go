@@ -4,6 +4,9 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"time"
+
+	"github.com/minio/minio-go/v7"
 
 	"packbase/storage/blob"
 	"packbase/storage/blob/blobtest"
@@ -14,6 +17,7 @@ func TestMain(m *testing.M) {
 		children[mode](os.Getenv("BLOB_TEST_DIR"))
 		os.Exit(0)
 	}
+	minio.DefaultRetryUnit = 5 * time.Millisecond // the tests of faults need not wait
 	os.Setenv("AWS_ACCESS_KEY_ID", blobtest.AccessKey)
 	os.Setenv("AWS_SECRET_ACCESS_KEY", blobtest.SecretKey)
 	os.Exit(m.Run())

@@ -63,14 +63,8 @@ func (d *Disk) Put(ctx context.Context, digest string, src *os.File) error {
 }
 
 func (d *Disk) put(ctx context.Context, digest string, src *os.File) error {
-	if err := checkDigest(digest); err != nil {
-		return err
-	}
-	bytes, err := whole(src)
+	_, err := checkSource(ctx, digest, src)
 	if err != nil {
-		return err
-	}
-	if err := match(ctx, bytes, digest); err != nil {
 		return err
 	}
 	for range attempts {
@@ -98,7 +92,7 @@ func (d *Disk) renew(ctx context.Context, digest string) error {
 	if err != nil {
 		return err
 	}
-	if err := d.root.Chtimes(path(digest), time.Time{}, time.Now()); err != nil {
+	if err := d.root.Chtimes(blobPath(digest), time.Time{}, time.Now()); err != nil {
 		return err
 	}
 	// Who linked it may not have come to this yet.
@@ -166,22 +160,22 @@ func (d *Disk) seal(name string, f *os.File) error {
 
 // link gives the staged file its name as a blob.
 func (d *Disk) link(name, digest string) error {
-	err := d.root.Link(name, path(digest))
+	err := d.root.Link(name, blobPath(digest))
 	if !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	// The first blob that begins with these digits.
-	err = d.root.Mkdir(filepath.Dir(path(digest)), 0o755)
+	err = d.root.Mkdir(filepath.Dir(blobPath(digest)), 0o755)
 	if err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
-	return d.root.Link(name, path(digest))
+	return d.root.Link(name, blobPath(digest))
 }
 
 // syncFolders makes the name of the blob durable: its folder, and the folder
 // of that, which may be new and not yet synced by whoever made it.
 func (d *Disk) syncFolders(digest string) error {
-	for _, name := range []string{filepath.Dir(path(digest)), "blobs"} {
+	for _, name := range []string{filepath.Dir(blobPath(digest)), "blobs"} {
 		f, err := d.root.Open(name)
 		if err != nil {
 			return err
@@ -210,7 +204,7 @@ func (d *Disk) open(ctx context.Context, digest string) (Blob, error) {
 	if err != nil {
 		return nil, err
 	}
-	f, err := d.root.Open(path(digest))
+	f, err := d.root.Open(blobPath(digest))
 	if err != nil {
 		return nil, err
 	}
@@ -232,7 +226,7 @@ func (d *Disk) lstat(digest string) (fs.FileInfo, error) {
 	if err := checkDigest(digest); err != nil {
 		return nil, err
 	}
-	info, err := d.root.Lstat(path(digest))
+	info, err := d.root.Lstat(blobPath(digest))
 	if err != nil {
 		return nil, err
 	}
@@ -312,14 +306,15 @@ func (d *Disk) Delete(ctx context.Context, digest string) error {
 	if err := checkDigest(digest); err != nil {
 		return fmt.Errorf("delete blob: %w", err)
 	}
-	err := d.root.Remove(path(digest))
+	err := d.root.Remove(blobPath(digest))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("delete blob: %w", diskError(err))
 	}
 	return nil
 }
 
-// Quarantine implements Store.
+// Quarantine implements Store. A blob that the disk fails to read (EIO) is taken
+// for a wrong one.
 func (d *Disk) Quarantine(ctx context.Context, digest string) error {
 	if err := d.quarantine(ctx, digest); err != nil {
 		return fmt.Errorf("quarantine blob: %w", diskError(err))
@@ -338,7 +333,7 @@ func (d *Disk) quarantine(ctx context.Context, digest string) error {
 
 	err = Verify(ctx, d, digest)
 	if damaged(err) {
-		err = d.root.Rename(path(digest), quarantinePath(digest))
+		err = d.root.Rename(blobPath(digest), quarantinePath(digest))
 	}
 	if err == nil || errors.Is(err, fs.ErrNotExist) {
 		return nil

@@ -10,11 +10,12 @@ import (
 	"io"
 	"io/fs"
 	"iter"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/url"
 	"os"
-	gopath "path"
+	"path"
 	"strconv"
 	"strings"
 	"time"
@@ -161,11 +162,15 @@ func (c silenceConn) Write(p []byte) (int, error) {
 	return c.Conn.Write(p)
 }
 
-func (s *S3) key(digest string) string { return s.prefix + path(digest) }
+func (s *S3) key(digest string) string { return s.prefix + blobPath(digest) }
 
 // Put implements Store.
 func (s *S3) Put(ctx context.Context, digest string, src *os.File) error {
-	if err := s.put(ctx, digest, src); err != nil {
+	bytes, err := checkSource(ctx, digest, src)
+	if err != nil {
+		return fmt.Errorf("put blob: %w", err)
+	}
+	if err := s.put(ctx, digest, bytes); err != nil {
 		return fmt.Errorf("put blob: %w", s3Error(err))
 	}
 	return nil
@@ -174,17 +179,7 @@ func (s *S3) Put(ctx context.Context, digest string, src *os.File) error {
 // put looks, and uploads what is not there, until it sees the right thing
 // there. So an answer that was lost or wrong, and somebody else who was faster,
 // need no care of their own.
-func (s *S3) put(ctx context.Context, digest string, src *os.File) error {
-	if err := checkDigest(digest); err != nil {
-		return err
-	}
-	bytes, err := whole(src)
-	if err != nil {
-		return err
-	}
-	if err := match(ctx, bytes, digest); err != nil {
-		return err
-	}
+func (s *S3) put(ctx context.Context, digest string, bytes *io.SectionReader) error {
 	uploaded, uploadErr := false, error(nil)
 	for attempt := 0; ; attempt++ {
 		info, err := s.inspect(ctx, digest, bytes.Size(), uploaded)
@@ -193,6 +188,9 @@ func (s *S3) put(ctx context.Context, digest string, src *os.File) error {
 		}
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
+		}
+		if refused(uploadErr) {
+			return uploadErr
 		}
 		if attempt == attempts {
 			return fmt.Errorf("%w: %d uploads, and no blob there; error of the last one: %v", ErrUnavailable, attempts, uploadErr)
@@ -207,9 +205,6 @@ func (s *S3) put(ctx context.Context, digest string, src *os.File) error {
 			opts.SetMatchETagExcept("*")
 		} // else it is there, but old: a copy onto itself would renew it on some servers only
 		uploadErr = s.upload(ctx, digest, bytes, opts)
-		if refused(uploadErr) {
-			return uploadErr
-		}
 		uploaded = uploadErr == nil
 	}
 }
@@ -255,7 +250,7 @@ func (s *S3) uploadParts(ctx context.Context, digest string, bytes *io.SectionRe
 	key := s.key(digest)
 	id, err := s.core.NewMultipartUpload(ctx, s.bucket, key, minio.PutObjectOptions{})
 	if err != nil {
-		return err
+		return s3Error(err)
 	}
 	defer func() {
 		if err == nil {
@@ -286,15 +281,16 @@ func (s *S3) uploadParts(ctx context.Context, digest string, bytes *io.SectionRe
 		return err
 	}
 	_, err = s.core.CompleteMultipartUpload(ctx, s.bucket, key, id, parts, opts)
-	return err
+	return s3Error(err)
 }
 
+// uploadPart sends a part until the server has it.
 func (s *S3) uploadPart(ctx context.Context, key, id string, number int, bytes *io.SectionReader, sum string) (minio.ObjectPart, error) {
 	for attempt := 0; ; attempt++ {
 		part, err := s.core.PutObjectPart(ctx, s.bucket, key, id, number, section(bytes, 0, bytes.Size()), bytes.Size(),
 			minio.PutObjectPartOptions{Sha256Hex: sum, DisableContentSha256: true})
 		if err == nil || refused(err) || noSuchUpload(err) || attempt == attempts {
-			return part, err
+			return part, s3Error(err)
 		}
 		if err := pause(ctx, attempt); err != nil {
 			return part, err
@@ -339,7 +335,7 @@ func (s *S3) List(ctx context.Context) iter.Seq2[Info, error] {
 				yield(Info{}, fmt.Errorf("list blobs: %w", s3Error(o.Err)))
 				return
 			}
-			digest := gopath.Base(o.Key)
+			digest := path.Base(o.Key)
 			if checkDigest(digest) != nil || o.Key != s.key(digest) {
 				continue
 			}
@@ -355,10 +351,10 @@ func (s *S3) List(ctx context.Context) iter.Seq2[Info, error] {
 
 // Delete implements Store.
 func (s *S3) Delete(ctx context.Context, digest string) error {
-	err := checkDigest(digest)
-	if err == nil {
-		err = s.core.RemoveObject(ctx, s.bucket, s.key(digest), minio.RemoveObjectOptions{})
+	if err := checkDigest(digest); err != nil {
+		return fmt.Errorf("delete blob: %w", err)
 	}
+	err := s.core.RemoveObject(ctx, s.bucket, s.key(digest), minio.RemoveObjectOptions{})
 	if err != nil {
 		return fmt.Errorf("delete blob: %w", s3Error(err))
 	}
@@ -415,9 +411,24 @@ func (s *S3) Sweep(ctx context.Context, age time.Duration) error {
 // Free implements Store.
 func (s *S3) Free(context.Context) (int64, error) { return -1, nil }
 
-// refused reports whether a repeated upload would fail like this one.
+// pause waits before the next attempt, twice as long each time, and at random,
+// so that many who failed together do not come back together.
+func pause(ctx context.Context, attempt int) error {
+	longest := minio.DefaultRetryUnit << attempt
+	timer := time.NewTimer(longest/2 + rand.N(longest/2))
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-timer.C:
+		return nil
+	}
+}
+
+// refused reports whether there is no use in asking again: the server has said
+// no, or, with ErrUnavailable, it has been asked often enough.
 func refused(err error) bool {
-	if errors.Is(err, ErrMismatch) || errors.Is(err, context.Canceled) {
+	if errors.Is(err, ErrMismatch) || errors.Is(err, ErrUnavailable) || errors.Is(err, context.Canceled) {
 		return true
 	}
 	var e minio.ErrorResponse
@@ -454,7 +465,7 @@ func full(e minio.ErrorResponse) bool {
 
 // s3Error adds what callers may test for to what the server or net/http says.
 func s3Error(err error) error {
-	for _, known := range []error{nil, fs.ErrNotExist, fs.ErrInvalid, ErrMismatch, ErrFull, ErrUnavailable, context.Canceled, context.DeadlineExceeded} {
+	for _, known := range []error{nil, fs.ErrNotExist, ErrMismatch, ErrFull, ErrUnavailable, context.Canceled} {
 		if errors.Is(err, known) {
 			return err
 		}
@@ -465,8 +476,9 @@ func s3Error(err error) error {
 		return fmt.Errorf("%w: %w", fs.ErrNotExist, err)
 	case isResponse && full(e):
 		return fmt.Errorf("%w: %w", ErrFull, err)
-	case isResponse && e.StatusCode < 500:
+	case isResponse && e.StatusCode >= 400 && e.StatusCode < 500:
 		return err
 	}
+	// No answer in time, no answer that makes sense, or a server's own fault.
 	return fmt.Errorf("%w: %w", ErrUnavailable, err)
 }

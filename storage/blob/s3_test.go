@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"io/fs"
 	"net/http"
 	"net/url"
 	"os"
@@ -31,18 +32,19 @@ func TestS3(t *testing.T) {
 			return blobtest.Fixture{Store: openURL(t, b.URL), Path: b.Path, Big: bigBlob}
 		})
 	})
-	for name, test := range map[string]func(*testing.T, *blobtest.Bucket){
+	for name, test := range map[string]func(*testing.T, *blobtest.S3Server){
 		"put through faults":  testS3Faults,
 		"put that must fail":  testS3Refusals,
 		"read through faults": testS3Reading,
+		"read that must fail": testS3ReadRefused,
+		"range not honoured":  testS3Range,
 		"cancelled upload":    testS3Cancel,
 		"sweep":               testS3Sweep,
 		"requests":            testS3Requests,
-		"range not honoured":  testS3Range,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			test(t, server.NewBucket(t))
+			test(t, server)
 		})
 	}
 }
@@ -215,9 +217,10 @@ func writeObject(t *testing.T, b *blobtest.Bucket, digest string, content []byte
 }
 
 // IM-10: what may pass is waited out, and the blob is there, whole, once.
-func testS3Faults(t *testing.T, b *blobtest.Bucket) {
-	store := openURL(t, b.URL)
+func testS3Faults(t *testing.T, server *blobtest.S3Server) {
 	small, big := blobtest.Bytes(1, 100_000), blobtest.Bytes(2, bigBlob)
+	b := server.NewBucket(t)
+	store := openURL(t, b.URL)
 	first := func(content []byte) fault { // somebody is faster
 		return func(w http.ResponseWriter, r *http.Request, next http.Handler) {
 			writeObject(t, b, filepath.Base(r.URL.Path), content)
@@ -273,8 +276,7 @@ func testS3Faults(t *testing.T, b *blobtest.Bucket) {
 }
 
 // What does not pass ends, with nothing stored and no part left.
-func testS3Refusals(t *testing.T, b *blobtest.Bucket) {
-	store := openURL(t, b.URL)
+func testS3Refusals(t *testing.T, server *blobtest.S3Server) {
 	small, big := blobtest.Bytes(1, 100_000), blobtest.Bytes(2, bigBlob)
 	tests := []struct {
 		name    string
@@ -289,28 +291,32 @@ func testS3Refusals(t *testing.T, b *blobtest.Bucket) {
 		{"no quota", isPut, answer(403, "QuotaExceeded"), small, "storage full"},
 		{"down", isPut, answer(503, "SlowDown"), small, "storage unavailable"},
 		{"never stored", isPut, answer(200, "InternalError"), small, "storage unavailable"},
+		{"part down", isPart, answer(503, "SlowDown"), big, "storage unavailable"},
+		{"complete down", isComplete, answer(503, "SlowDown"), big, "storage unavailable"},
 		{"part forbidden", isPart, answer(403, "AccessDenied"), big, "injected"},
 		{"complete forbidden", isComplete, answer(403, "AccessDenied"), big, "injected"},
 	}
 	for _, tt := range tests {
-		digest := blobtest.Digest(tt.content)
-		spoil(b, tt.is, forever, tt.fault)
-		err := store.Put(t.Context(), digest, blobtest.File(t, tt.content))
-		if err == nil || !strings.Contains(err.Error(), tt.want) {
-			t.Errorf("%s: Put: err = %v, want %s", tt.name, err, tt.want)
-		}
-		b.Through(nil)
-		if infos := blobtest.List(t, store); len(infos) != 0 {
-			t.Errorf("%s: stored %v", tt.name, infos)
-		}
-		checkNoParts(t, b)
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			b := server.NewBucket(t)
+			store := openURL(t, b.URL)
+			spoil(b, tt.is, forever, tt.fault)
+			err := store.Put(t.Context(), blobtest.Digest(tt.content), blobtest.File(t, tt.content))
+			if err == nil || !strings.Contains(err.Error(), tt.want) {
+				t.Errorf("Put: err = %v, want %s", err, tt.want)
+			}
+			b.Through(nil)
+			if infos := blobtest.List(t, store); len(infos) != 0 {
+				t.Errorf("stored %v", infos)
+			}
+			checkNoParts(t, b)
+		})
 	}
 }
 
-func testS3Reading(t *testing.T, b *blobtest.Bucket) {
-	store := openURL(t, b.URL+"&timeout=300ms")
+func testS3Reading(t *testing.T, server *blobtest.S3Server) {
 	content := blobtest.Bytes(1, 5_000_000)
-	digest := blobtest.Put(t, store, content)
 	tests := []struct {
 		name  string
 		is    func(*http.Request) bool
@@ -325,45 +331,66 @@ func testS3Reading(t *testing.T, b *blobtest.Bucket) {
 		{"silence at HEAD", isHead, 1, hang},
 	}
 	for _, tt := range tests {
-		spoil(b, tt.is, tt.times, tt.fault)
-		if got := blobtest.Read(t, store, digest); !bytes.Equal(got, content) {
-			t.Errorf("%s: read %d other bytes", tt.name, len(got))
-		}
-		spoil(b, tt.is, tt.times, tt.fault)
-		r, err := store.Open(t.Context(), digest)
-		if err != nil {
-			t.Fatalf("%s: %v", tt.name, err)
-		}
-		got := make([]byte, 1_000_000)
-		if n, err := r.ReadAt(got, 2_000_000); err != nil || !bytes.Equal(got, content[2_000_000:3_000_000]) {
-			t.Errorf("%s: ReadAt = %d, %v", tt.name, n, err)
-		}
-		r.Close()
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			b := server.NewBucket(t)
+			digest := blobtest.Put(t, openURL(t, b.URL), content)
+			store := openURL(t, b.URL+"&timeout=300ms")
+			spoil(b, tt.is, tt.times, tt.fault)
+			if got := blobtest.Read(t, store, digest); !bytes.Equal(got, content) {
+				t.Errorf("read %d other bytes", len(got))
+			}
+			spoil(b, tt.is, tt.times, tt.fault)
+			r, err := store.Open(t.Context(), digest)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer r.Close()
+			got := make([]byte, 1_000_000)
+			if n, err := r.ReadAt(got, 2_000_000); err != nil || !bytes.Equal(got, content[2_000_000:3_000_000]) {
+				t.Errorf("ReadAt = %d, %v", n, err)
+			}
+		})
 	}
+}
 
-	spoil(b, isGet, forever, answer(503, "SlowDown"))
-	if err := blob.Verify(t.Context(), store, digest); !errors.Is(err, blob.ErrUnavailable) {
-		t.Errorf("down: err = %v, want ErrUnavailable", err)
+// A blob that can't be read now is an error, and not a wrong blob.
+func testS3ReadRefused(t *testing.T, server *blobtest.S3Server) {
+	tests := []struct {
+		name  string
+		fault fault
+		want  error
+	}{
+		{"down", answer(503, "SlowDown"), blob.ErrUnavailable},
+		{"silence", hang, blob.ErrUnavailable},
+		{"never the range", answer(200, "InternalError"), blob.ErrUnavailable},
+		{"gone since it was opened", answer(404, "NoSuchKey"), fs.ErrNotExist},
+		{"forbidden", answer(403, "AccessDenied"), nil},
 	}
-	spoil(b, isGet, forever, answer(403, "AccessDenied"))
-	start := time.Now()
-	if err := blob.Verify(t.Context(), store, digest); err == nil || errors.Is(err, blob.ErrMismatch) {
-		t.Errorf("forbidden: err = %v, want what the server says", err)
-	} else if time.Since(start) > 2*time.Second {
-		t.Errorf("forbidden: took %v, want no further attempts", time.Since(start))
-	}
-	// A blob that can't be read now is not a wrong blob.
-	if err := store.Quarantine(t.Context(), digest); err == nil {
-		t.Error("forbidden: Quarantine: no error")
-	}
-	b.Through(nil)
-	if err := blob.Verify(t.Context(), store, digest); err != nil {
-		t.Error(err)
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			b := server.NewBucket(t)
+			content := blobtest.Bytes(1, 100_000)
+			digest := blobtest.Put(t, openURL(t, b.URL), content)
+			store := openURL(t, b.URL+"&timeout=300ms")
+			spoil(b, isGet, forever, tt.fault)
+			err := blob.Verify(t.Context(), store, digest)
+			if err == nil || tt.want != nil && !errors.Is(err, tt.want) || errors.Is(err, blob.ErrMismatch) {
+				t.Errorf("Verify: err = %v, want %v", err, tt.want)
+			}
+			store.Quarantine(t.Context(), digest)
+			b.Through(nil)
+			if err := blob.Verify(t.Context(), store, digest); err != nil {
+				t.Errorf("after Quarantine: %v", err)
+			}
+		})
 	}
 }
 
 // A server that answers with something else than the range is not believed.
-func testS3Range(t *testing.T, b *blobtest.Bucket) {
+func testS3Range(t *testing.T, server *blobtest.S3Server) {
+	b := server.NewBucket(t)
 	store := openURL(t, b.URL)
 	content := blobtest.Bytes(1, 3_000_000)
 	digest := blobtest.Put(t, store, content)
@@ -387,7 +414,8 @@ func testS3Range(t *testing.T, b *blobtest.Bucket) {
 	}
 }
 
-func testS3Cancel(t *testing.T, b *blobtest.Bucket) {
+func testS3Cancel(t *testing.T, server *blobtest.S3Server) {
+	b := server.NewBucket(t)
 	store := openURL(t, b.URL)
 	content := blobtest.Bytes(1, bigBlob)
 	ctx, cancel := context.WithCancel(t.Context())
@@ -405,7 +433,8 @@ func testS3Cancel(t *testing.T, b *blobtest.Bucket) {
 	checkNoParts(t, b)
 }
 
-func testS3Sweep(t *testing.T, b *blobtest.Bucket) {
+func testS3Sweep(t *testing.T, server *blobtest.S3Server) {
+	b := server.NewBucket(t)
 	store := openURL(t, b.URL)
 	core, bucket := client(t, b)
 	digest := blobtest.Digest([]byte("lost"))
@@ -426,7 +455,8 @@ func testS3Sweep(t *testing.T, b *blobtest.Bucket) {
 }
 
 // Every write of a blob is create-only, and short reads ask for little.
-func testS3Requests(t *testing.T, b *blobtest.Bucket) {
+func testS3Requests(t *testing.T, server *blobtest.S3Server) {
+	b := server.NewBucket(t)
 	var writes, conditional, asked atomic.Int64
 	b.Through(func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

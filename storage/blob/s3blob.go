@@ -2,6 +2,7 @@ package blob
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -45,7 +46,7 @@ func (b *s3Blob) Read(p []byte) (int, error) {
 			return n, nil // an error will come again, or will not
 		}
 		if refused(err) || attempt == attempts {
-			return 0, fmt.Errorf("read blob %s: %w", b.info.Digest, err)
+			return 0, fmt.Errorf("read blob %s: %w", b.info.Digest, s3Error(err))
 		}
 		if err := pause(b.ctx, attempt); err != nil {
 			return 0, fmt.Errorf("read blob %s: %w", b.info.Digest, err)
@@ -57,7 +58,7 @@ func (b *s3Blob) Read(p []byte) (int, error) {
 func (b *s3Blob) readOn(p []byte) (int, error) {
 	if b.body == nil {
 		if err := b.nextRange(); err != nil {
-			return 0, s3Error(err)
+			return 0, err
 		}
 	}
 	n, err := b.body.Read(p[:min(int64(len(p)), b.left)])
@@ -69,7 +70,7 @@ func (b *s3Blob) readOn(p []byte) (int, error) {
 	if n == 0 && err == nil {
 		err = io.ErrNoProgress
 	}
-	return n, s3Error(err)
+	return n, err
 }
 
 func (b *s3Blob) nextRange() error {
@@ -89,8 +90,12 @@ func (s *S3) getRange(ctx context.Context, digest string, off, length int64) (io
 		return nil, err
 	}
 	body, o, header, err := s.core.GetObject(ctx, s.bucket, s.key(digest), opts)
+	var e minio.ErrorResponse
+	if errors.As(err, &e) && e.StatusCode == 0 {
+		return nil, err // minio can't make sense of the answer, and has not tried again
+	}
 	if err != nil {
-		return nil, err
+		return nil, s3Error(err)
 	}
 	var first int64
 	_, err = fmt.Sscanf(header.Get("Content-Range"), "bytes %d-", &first)
