@@ -12,7 +12,7 @@ ALL_ZIGS := 0.13.0,0.14.1,0.15.2,0.16.0,0.17.1
 
 # Go where it is installed but not in PATH: by hand, or a Debian package of a
 # certain version. An older one fetches the version that go.mod wants.
-export PATH := $(PATH):/usr/sbin:/usr/local/go/bin:$(lastword $(sort $(wildcard /usr/lib/go-1.[2-9][0-9]/bin)))
+export PATH := $(PATH):/usr/sbin:/usr/local/go/bin$(addprefix :,$(lastword $(sort $(wildcard /usr/lib/go-1.[2-9][0-9]/bin))))
 export GOTOOLCHAIN ?= auto
 
 # Without git, or in a clone of another user, there is no version to stamp.

@@ -144,6 +144,9 @@ func (e *engine) run(ctx context.Context, argv ...string) error {
 	cmd.Cancel = func() error { return cmd.Process.Signal(e.quit) }
 	cmd.WaitDelay = stopTimeout
 	if err := cmd.Start(); err != nil {
+		if len(e.account.caps) > 0 { // a container may lack it
+			err = fmt.Errorf("%w: user %d may not pass the folders above %s without CAP_DAC_READ_SEARCH", err, e.account.uid, e.home)
+		}
 		return err
 	}
 	if err := rewrite(pid, identity(cmd.Process.Pid)); err != nil {

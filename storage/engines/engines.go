@@ -155,7 +155,7 @@ func (e *Engines) RedisURL() string {
 // Stop shuts the engines down cleanly: Postgres ends its sessions and writes a
 // checkpoint, Redis syncs its file. When ctx ends first it returns an error,
 // and the engines go on shutting down; they are killed after 30 seconds.
-// Only the first call has an effect.
+// More calls do nothing more.
 func (e *Engines) Stop(ctx context.Context) error {
 	e.cancel()
 	for _, engine := range e.all() {

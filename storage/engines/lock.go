@@ -6,12 +6,13 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 
 	"golang.org/x/sys/unix"
 )
 
 // LockRoot makes root if need be and claims it for this process, until unlock
-// is called or the process ends in whatever way. It never waits: if another
+// is first called or the process ends in whatever way. It never waits: if another
 // process has the lock, the error names root and that process.
 func LockRoot(root string) (unlock func() error, err error) {
 	if err := os.MkdirAll(root, 0o755); err != nil {
@@ -40,7 +41,7 @@ func lock(path string) (unlock func() error, err error) {
 		f.Close()
 		return nil, fmt.Errorf("lock %s: %w", dir, err)
 	}
-	return f.Close, nil
+	return sync.OnceValue(f.Close), nil
 }
 
 // rewrite makes s the content of f.
