@@ -19,6 +19,7 @@ CREATE TABLE packages (
     sync_failures  integer NOT NULL DEFAULT 0,
     synced_at      timestamptz,
     next_sync_at   timestamptz,
+    record_digest  text,
     registered     boolean NOT NULL DEFAULT false,
     moved_count    integer NOT NULL DEFAULT 0,
     smart_http_ready     boolean NOT NULL DEFAULT false,
@@ -48,6 +49,7 @@ COMMENT ON COLUMN packages.clone_url IS 'The URL that is dialled; its canonical 
 COMMENT ON COLUMN packages.fence IS 'Fencing number: taken by each job that starts on the package; a job with an older one cannot publish.';
 COMMENT ON COLUMN packages.revision IS 'Raised by whatever changes what Git clients see; keys caches.';
 COMMENT ON COLUMN packages.latest_tag IS 'Highest stable semver release, else highest pre-release, else the newest commit. Null without releases.';
+COMMENT ON COLUMN packages.record_digest IS 'Blob of the package record, from which the row can be rebuilt.';
 COMMENT ON COLUMN packages.registered IS 'The catalog has a usable entry for it.';
 COMMENT ON COLUMN packages.moved_count IS 'Released tags that upstream moved or deleted.';
 COMMENT ON COLUMN packages.probe_commit IS 'What the last probe fetched back through our own Git interface; healthy says that all went well.';
@@ -61,6 +63,8 @@ CREATE TABLE blobs (
     created_at     timestamptz NOT NULL DEFAULT now()
 );
 COMMENT ON TABLE blobs IS 'Stored bytes that a row names; the bytes are durable before the row exists.';
+
+ALTER TABLE packages ADD FOREIGN KEY (record_digest) REFERENCES blobs (digest);
 
 CREATE TABLE releases (
     id              bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,

@@ -26,6 +26,7 @@ type Manifest struct {
 	TagObject   string           `json:"tag_object,omitempty"`
 	CommitTime  time.Time        `json:"commit_time"`
 	CreatedAt   time.Time        `json:"created_at"`
+	Fence       int64            `json:"fence"` // of the claim that wrote it: of two for one tag, the higher was published
 	Description string           `json:"description,omitempty"`
 	Tarball     ManifestTarball  `json:"tarball"`
 	Zig         Zig              `json:"zig"`
@@ -67,15 +68,74 @@ type SubmoduleEntry struct {
 }
 
 // Encode returns the manifest's bytes.
-func (m *Manifest) Encode() ([]byte, error) {
+func (m *Manifest) Encode() ([]byte, error) { return encodeDocument(m) }
+
+// encodeDocument returns v as the JSON that blobs hold: its first field says
+// what it is.
+func encodeDocument(v any) ([]byte, error) {
 	var buf bytes.Buffer
 	enc := json.NewEncoder(&buf)
 	enc.SetEscapeHTML(false)
 	enc.SetIndent("", "  ")
-	if err := enc.Encode(m); err != nil {
-		return nil, fmt.Errorf("encode manifest: %w", err)
+	if err := enc.Encode(v); err != nil {
+		return nil, fmt.Errorf("encode document: %w", err)
 	}
 	return buf.Bytes(), nil
+}
+
+// RecordVersion is the version of the package record's format.
+const RecordVersion = 1
+
+// A PackageRecord is what is known of a package besides its releases. It is
+// stored as a blob when it changes, so that it can be rebuilt, too.
+type PackageRecord struct {
+	Version     int               `json:"packbase_package"`
+	Package     string            `json:"package"`
+	Upstream    string            `json:"upstream"`
+	CloneURL    string            `json:"clone_url"`
+	Fence       int64             `json:"fence"` // of the claim that wrote it: the highest is the newest
+	State       string            `json:"state"`
+	StateReason string            `json:"state_reason,omitempty"`
+	Language    string            `json:"language,omitempty"`
+	Description string            `json:"description,omitempty"`
+	Registered  bool              `json:"registered,omitempty"`
+	Rejected    []RejectedTag     `json:"rejected_tags,omitempty"`
+	Moved       []MovedTag        `json:"moved_tags,omitempty"`
+	Branches    map[string]string `json:"branches,omitempty"`
+	SyncOK      bool              `json:"sync_ok"`
+	SyncCode    string            `json:"sync_code,omitempty"`
+	SyncMessage string            `json:"sync_message,omitempty"`
+	SyncedAt    *time.Time        `json:"synced_at,omitempty"`
+	Probe       Probe             `json:"probe"`
+}
+
+// Encode returns the record's bytes.
+func (r *PackageRecord) Encode() ([]byte, error) { return encodeDocument(r) }
+
+// Same reports whether two records tell the same, apart from when.
+func (r *PackageRecord) Same(other *PackageRecord) bool {
+	a, b := *r, *other
+	for _, x := range []*PackageRecord{&a, &b} {
+		x.Fence, x.SyncedAt, x.Probe.ProbedAt = 0, nil, nil
+	}
+	left, err := a.Encode()
+	if err != nil {
+		return false
+	}
+	right, err := b.Encode()
+	return err == nil && bytes.Equal(left, right)
+}
+
+// ParsePackageRecord reads a record that Encode wrote.
+func ParsePackageRecord(b []byte) (*PackageRecord, error) {
+	var r PackageRecord
+	if err := json.Unmarshal(b, &r); err != nil {
+		return nil, fmt.Errorf("parse package record: %w", err)
+	}
+	if r.Version != RecordVersion {
+		return nil, fmt.Errorf("parse package record: version %d, want %d", r.Version, RecordVersion)
+	}
+	return &r, nil
 }
 
 // ParseManifest reads a manifest that Encode wrote.

@@ -66,6 +66,8 @@ type Publication struct {
 	Pack        Pack
 	Manifest    Blob
 	Description string // of the package, from the README
+	Upstream    string // for Restore, which may have nothing else to tell it
+	CloneURL    string
 }
 
 // Publish makes one release or snapshot visible. All blobs must be durable.

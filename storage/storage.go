@@ -46,12 +46,12 @@ type Package struct {
 
 // A Probe is how the newest release fetched back through our own Git interface.
 type Probe struct {
-	SmartHTTPReady     bool `db:"smart_http_ready"` // refs are served
-	PseudoGitFetchable bool // a fetch gave the whole commit
-	ProbeCommit        string
-	ProbeError         string
-	Healthy            bool
-	ProbedAt           *time.Time // nil before the first
+	SmartHTTPReady     bool       `db:"smart_http_ready" json:"smart_http_ready"` // refs are served
+	PseudoGitFetchable bool       `json:"pseudo_git_fetchable"`                   // a fetch gave the whole commit
+	ProbeCommit        string     `json:"commit,omitempty"`
+	ProbeError         string     `json:"error,omitempty"`
+	Healthy            bool       `json:"healthy"`
+	ProbedAt           *time.Time `json:"probed_at,omitempty"` // nil before the first
 }
 
 // States of a package.

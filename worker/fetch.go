@@ -53,6 +53,12 @@ func (w *Worker) fetchPackage(ctx context.Context, j *job) (any, error) {
 	if err := w.queueAtHost(ctx, pkg.CloneURL); err != nil {
 		return nil, err
 	}
+	// While this is held, no blob is swept that the job is about to name.
+	release, err := w.db.ShareBlobs(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer release()
 	stage, err := w.opt.Staging.New()
 	if err != nil {
 		return nil, fmt.Errorf("make staging folder: %w", err)
@@ -71,7 +77,11 @@ func (w *Worker) fetchPackage(ctx context.Context, j *job) (any, error) {
 			return nil, err
 		}
 	}
-	return f.result(ctx)
+	result, err := f.result(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return result, f.putRecord(ctx)
 }
 
 func errFrozen(pkg, reason string) error {
@@ -380,6 +390,7 @@ func (f *fetch) appendSegment(ctx context.Context, s ingest.Segment) error {
 func (f *fetch) publish(ctx context.Context, r *ingest.Release) error {
 	man := r.Manifest
 	man.Package, man.Upstream, man.CloneURL = f.pkg.Name, f.pkg.Upstream, f.pkg.CloneURL
+	man.Fence = f.job.Fence
 	man.CreatedAt = time.Now().UTC().Truncate(time.Microsecond) // as Postgres keeps it
 	tarball, err := f.put(ctx, r.File)
 	if err != nil {
@@ -388,7 +399,7 @@ func (f *fetch) publish(ctx context.Context, r *ingest.Release) error {
 	if tarball.Digest != man.Tarball.Digest || tarball.Size != man.Tarball.Size {
 		return fmt.Errorf("staged tarball of %s is not what the child said", man.Tag)
 	}
-	manifest, err := f.putManifest(ctx, &man)
+	manifest, err := f.putDocument(ctx, &man)
 	if err != nil {
 		return err
 	}
@@ -412,12 +423,36 @@ func (f *fetch) publish(ctx context.Context, r *ingest.Release) error {
 	return nil
 }
 
-func (f *fetch) putManifest(ctx context.Context, man *storage.Manifest) (storage.Blob, error) {
-	b, err := man.Encode()
+// putRecord stores what is known of the package besides its releases, if that
+// changed, so that it can be rebuilt from blobs.
+func (f *fetch) putRecord(ctx context.Context) error {
+	rec, held, err := f.w.db.PackageRecord(ctx, f.pkg.Name)
+	if err != nil {
+		return err
+	}
+	rec.Fence = f.job.Fence
+	if held != "" {
+		raw, err := readBlob(ctx, f.w.blobs, held)
+		if err == nil {
+			if old, err := storage.ParsePackageRecord(raw); err == nil && old.Same(rec) {
+				return nil
+			}
+		}
+	}
+	put, err := f.putDocument(ctx, rec)
+	if err != nil {
+		return err
+	}
+	return f.w.db.KeepRecord(ctx, f.job.Claim, put)
+}
+
+// putDocument stores a JSON document as a blob.
+func (f *fetch) putDocument(ctx context.Context, doc interface{ Encode() ([]byte, error) }) (storage.Blob, error) {
+	b, err := doc.Encode()
 	if err != nil {
 		return storage.Blob{}, err
 	}
-	const name = "manifest.json"
+	const name = "document.json"
 	defer os.Remove(filepath.Join(f.dir, name))
 	if err := os.WriteFile(filepath.Join(f.dir, name), b, 0o600); err != nil {
 		return storage.Blob{}, fmt.Errorf("stage manifest: %w", err)

@@ -106,6 +106,9 @@ func Start(ctx context.Context, root string, opts Options, log *slog.Logger) (*E
 			return nil, errors.Join(err, e.Stop(stop))
 		}
 	}
+	if err := os.WriteFile(filepath.Join(dir, urlFile), []byte(e.DatabaseURL()), 0o600); err != nil {
+		return nil, errors.Join(fmt.Errorf("note URL: %w", err), e.Stop(ctx))
+	}
 	return e, nil
 }
 

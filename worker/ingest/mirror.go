@@ -1,6 +1,7 @@
 package ingest
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"fmt"
@@ -11,6 +12,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/RoaringBitmap/roaring/v2"
 	"golang.org/x/sync/errgroup"
@@ -259,7 +261,7 @@ func (m *mirror) segment(ctx context.Context, objects *gitpack.Objects, wants []
 			return err
 		}
 		w.bitmap = roaring.New()
-		for id := range reachable(w, tree) {
+		for id := range Reachable(w.tags, w.commit, tree) {
 			w.bitmap.Add(ordinal(id))
 		}
 		w.bitmap.RunOptimize()
@@ -271,21 +273,27 @@ func (m *mirror) segment(ctx context.Context, objects *gitpack.Objects, wants []
 	return m.writeSegment(ctx, objects, fresh)
 }
 
-// newestFirst returns wants by falling commit time. It is the order of a
-// segment, which rebuild must find again from the manifests alone.
+// newestFirst returns wants in the order of a segment.
 func newestFirst(wants []*wanted) []*wanted {
 	sorted := slices.Clone(wants)
 	slices.SortFunc(sorted, func(a, b *wanted) int {
-		return cmp.Or(b.info.CommitterTime.Compare(a.info.CommitterTime), strings.Compare(a.tag, b.tag), slices.Compare(a.oid[:], b.oid[:]))
+		return NewestFirst(a.info.CommitterTime, a.tag, a.oid, b.info.CommitterTime, b.tag, b.oid)
 	})
 	return sorted
 }
 
-// reachable yields all objects of a release: tag objects, commit, trees and
-// files. It is the order of a segment, too.
-func reachable(w *wanted, tree gitpack.Listing) iter.Seq[gitpack.OID] {
+// NewestFirst compares two releases by their place in a segment, each by the
+// time of its commit, its tag and what the tag names. Rebuilding a segment
+// finds the same order from manifests alone.
+func NewestFirst(aTime time.Time, aTag string, aOID gitpack.OID, bTime time.Time, bTag string, bOID gitpack.OID) int {
+	return cmp.Or(bTime.Compare(aTime), strings.Compare(aTag, bTag), bytes.Compare(aOID[:], bOID[:]))
+}
+
+// Reachable yields all objects of a release in the order of a segment: tag
+// objects, commit, trees and files.
+func Reachable(tags []gitpack.OID, commit gitpack.OID, tree gitpack.Listing) iter.Seq[gitpack.OID] {
 	return func(yield func(gitpack.OID) bool) {
-		for _, ids := range [][]gitpack.OID{w.tags, {w.commit}, tree.Trees} {
+		for _, ids := range [][]gitpack.OID{tags, {commit}, tree.Trees} {
 			for _, id := range ids {
 				if !yield(id) {
 					return
@@ -458,6 +466,28 @@ func (m *mirror) release(ctx context.Context, objects *gitpack.Objects, w *wante
 		return nil, fmt.Errorf("encode bitmap: %w", err)
 	}
 	return &Release{Manifest: man, File: name, Bitmap: bitmap}, nil
+}
+
+// WriteTarball writes the tarball that a manifest describes from the Git
+// objects that it was made from.
+func WriteTarball(ctx context.Context, w *os.File, objects *gitpack.Objects, man *storage.Manifest) error {
+	root, err := gitpack.ParseOID(man.Tree)
+	if err != nil {
+		return err
+	}
+	tree, err := objects.Files(ctx, root, gitpack.DefaultLimits())
+	if err != nil {
+		return err
+	}
+	scratch, err := os.CreateTemp(filepath.Dir(w.Name()), "chunks-*")
+	if err != nil {
+		return fmt.Errorf("make scratch file: %w", err)
+	}
+	defer os.Remove(scratch.Name())
+	defer scratch.Close()
+	header := tarball.Header{Commit: man.Commit, Time: man.CommitTime, Prefix: man.Tarball.Prefix}
+	_, err = tarball.NewBuilder(scratch, tarball.Limits{}).Build(ctx, w, header, entries(objects, tree))
+	return err
 }
 
 // description returns the first line of the README that says something.

@@ -1,0 +1,169 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/dustin/go-humanize"
+	"github.com/spf13/cobra"
+
+	"packbase/storage/blob"
+	"packbase/storage/engines"
+	"packbase/worker/audit"
+)
+
+// errFindings makes a check that found something exit with 1.
+var errFindings = errors.New("there are findings")
+
+// keepCommand returns a command that works on the data of a registry, whether
+// its servers run or not. Without PACKBASE_DATABASE_URL that is the private
+// Postgres below the root folder.
+func (p *program) keepCommand(cmd *cobra.Command, do func(context.Context, *audit.Auditor) error) *cobra.Command {
+	cmd.GroupID = "keep"
+	cmd.Args = cobra.NoArgs
+	asJSON := cmd.Flags().Bool("json", false, "print findings as JSON, one a line")
+	cfg := p.addSettings(cmd)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		ctx := cmd.Context()
+		stop, err := p.keepEngine(ctx, cfg)
+		if err != nil {
+			return err
+		}
+		defer stop()
+		s, err := openStores(ctx, cfg)
+		if err != nil {
+			return err
+		}
+		defer s.close()
+		if err := s.db.Migrate(ctx); err != nil {
+			return err
+		}
+		staging, err := blob.OpenStaging(s.blobs, filepath.Join(cfg.Root, "staging"))
+		if err != nil {
+			return fmt.Errorf("PACKBASE_ROOT: %w", err)
+		}
+		found := 0
+		a := &audit.Auditor{DB: s.db, Blobs: s.blobs, Staging: staging, Progress: p.keepProgress(), Report: func(f audit.Finding) {
+			if !f.Mended {
+				found++
+			}
+			p.printFinding(f, *asJSON)
+		}}
+		if err := do(ctx, a); err != nil {
+			return err
+		}
+		if found > 0 {
+			return fmt.Errorf("%w: %d", errFindings, found)
+		}
+		return nil
+	}
+	return cmd
+}
+
+// keepEngine makes the private Postgres answer: the one that a running
+// packbase has, or one that is started for this command alone.
+func (p *program) keepEngine(ctx context.Context, cfg *Config) (stop func(), err error) {
+	nothing := func() {}
+	cfg.ReadOnly = true // no Redis is needed
+	if cfg.DatabaseURL != "" {
+		return nothing, nil
+	}
+	if url, ok := engines.Running(cfg.Root); ok {
+		cfg.DatabaseURL = url
+		return nothing, nil
+	}
+	eng, err := engines.Start(ctx, cfg.Root, engines.Options{NoRedis: true}, cfg.logger(os.Stderr))
+	if err != nil {
+		return nil, err
+	}
+	cfg.DatabaseURL = eng.DatabaseURL()
+	return func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 20*time.Second)
+		defer cancel()
+		if err := eng.Stop(ctx); err != nil {
+			fmt.Fprintln(p.stderr, "packbase: stop postgres:", err)
+		}
+	}, nil
+}
+
+func (p *program) keepProgress() func(string, int, int) {
+	last := time.Time{}
+	return func(step string, done, total int) {
+		if time.Since(last) < 2*time.Second {
+			return
+		}
+		last = time.Now()
+		fmt.Fprintf(p.stderr, "%s: %d of %d\n", step, done, total)
+	}
+}
+
+func (p *program) printFinding(f audit.Finding, asJSON bool) {
+	if asJSON {
+		_ = json.NewEncoder(p.stdout).Encode(f)
+		return
+	}
+	fmt.Fprintf(p.stdout, "%s  %s: %s\n", f.Code, f.Subject, f.Problem)
+}
+
+func (p *program) fsckCommand() *cobra.Command {
+	return p.keepCommand(&cobra.Command{
+		Use:     "fsck",
+		Short:   "Check that rows, blobs and Git objects agree",
+		Long:    "Check that rows agree with each other and with the blobs that they name. Reads no blob's content; see verify.\nExits with 1 if there are findings.",
+		Example: "  packbase fsck --root ./data",
+	}, func(ctx context.Context, a *audit.Auditor) error { return a.Fsck(ctx) })
+}
+
+func (p *program) verifyCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "verify",
+		Short: "Read every blob and compare it with its digest and with upstream's ids",
+		Long: `Read every blob that a row names, compare it with its digest, and compare the
+files in each tarball with upstream's commit id. Wrong bytes are moved to
+quarantine. Exits with 1 if there are findings that were not mended.`,
+		Example: "  packbase verify --root ./data --repair",
+	}
+	repair := cmd.Flags().Bool("repair", false, "make wrong or missing tarballs again from the Git objects, if that gives equal bytes")
+	return p.keepCommand(cmd, func(ctx context.Context, a *audit.Auditor) error { return a.Verify(ctx, *repair) })
+}
+
+func (p *program) gcCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:     "gc",
+		Short:   "Remove blobs that nothing names",
+		Long:    "Remove blobs that no row names and that are older than the grace time. Nothing that a package needs is ever removed.",
+		Example: "  packbase gc --root ./data --dry-run",
+	}
+	dryRun := cmd.Flags().Bool("dry-run", false, "only say what would be removed")
+	grace := cmd.Flags().Duration("grace", audit.Grace, "age below which nothing is removed")
+	return p.keepCommand(cmd, func(ctx context.Context, a *audit.Auditor) error {
+		report := a.Report
+		a.Report = func(f audit.Finding) {
+			f.Mended = true // to find garbage is what it is for
+			report(f)
+		}
+		n, bytes, err := a.GC(ctx, *grace, *dryRun)
+		verb := "removed"
+		if *dryRun {
+			verb = "would remove"
+		}
+		fmt.Fprintf(p.stderr, "%s %d blobs, %s\n", verb, n, humanize.IBytes(uint64(bytes)))
+		return err
+	})
+}
+
+func (p *program) rebuildCommand() *cobra.Command {
+	return p.keepCommand(&cobra.Command{
+		Use:   "rebuild",
+		Short: "Make the database's rows again from the blobs",
+		Long: `Make the rows of every package that the database does not have from the
+manifests and tarballs among the blobs, and the Git segments anew, byte for
+byte. Packages that are there stay as they are.`,
+		Example: "  PACKBASE_DATABASE_URL=postgres://... packbase rebuild --root ./copy-of-the-blobs",
+	}, func(ctx context.Context, a *audit.Auditor) error { return a.Rebuild(ctx) })
+}

@@ -1,0 +1,264 @@
+package storage
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// PackageRecord returns what is known of pkg besides its releases, and the
+// digest of the record that is stored, "" if there is none.
+func (db *DB) PackageRecord(ctx context.Context, pkg string) (rec *PackageRecord, held string, err error) {
+	p, err := db.PackageByName(ctx, pkg)
+	if err != nil {
+		return nil, "", err
+	}
+	rec = &PackageRecord{
+		Version: RecordVersion, Package: p.Name, Upstream: p.Upstream, CloneURL: p.CloneURL, State: p.State, StateReason: p.StateReason,
+		Language: p.Language, Description: p.Description, Registered: p.Registered, Branches: map[string]string{},
+		SyncOK: p.SyncOK == nil || *p.SyncOK, SyncCode: p.SyncCode, SyncMessage: p.SyncMessage, SyncedAt: p.SyncedAt, Probe: p.Probe,
+	}
+	if rec.Rejected, err = db.RejectedTags(ctx, p.Name); err != nil {
+		return nil, "", err
+	}
+	if rec.Moved, err = db.MovedTags(ctx, p.Name); err != nil {
+		return nil, "", err
+	}
+	rows, _ := db.pool.Query(ctx, `SELECT branch, commit_oid FROM branches WHERE package = $1`, p.Name)
+	var branch, oid string
+	_, err = pgx.ForEachRow(rows, []any{&branch, &oid}, func() error {
+		rec.Branches[branch] = oid
+		return nil
+	})
+	if err == nil {
+		err = db.pool.QueryRow(ctx, `SELECT COALESCE(record_digest, '') FROM packages WHERE name = $1`, p.Name).Scan(&held)
+	}
+	if err != nil {
+		return nil, "", fmt.Errorf("record of %s: %w", pkg, translate(err))
+	}
+	return rec, held, nil
+}
+
+// KeepRecord names the blob of the claimed package's record.
+func (db *DB) KeepRecord(ctx context.Context, c Claim, record Blob) error {
+	err := db.tx(ctx, func(tx pgx.Tx) error {
+		if err := holdFence(ctx, tx, c); err != nil {
+			return err
+		}
+		return keepRecord(ctx, tx, c.Job.Package, record)
+	})
+	if err != nil {
+		return fmt.Errorf("keep record of %s: %w", c.Job.Package, translate(err))
+	}
+	return nil
+}
+
+func keepRecord(ctx context.Context, tx pgx.Tx, pkg string, record Blob) error {
+	if err := putBlobRow(ctx, tx, record); err != nil {
+		return err
+	}
+	_, err := tx.Exec(ctx, `UPDATE packages SET record_digest = $2 WHERE name = $1`, pkg, record.Digest)
+	return err
+}
+
+// NamedBlobs returns the size of every blob that a row names, by digest.
+func (db *DB) NamedBlobs(ctx context.Context) (map[string]int64, error) {
+	rows, _ := db.pool.Query(ctx, `
+		SELECT b.digest, b.size FROM blobs b
+		WHERE EXISTS (SELECT FROM releases r WHERE r.digest = b.digest)
+			OR EXISTS (SELECT FROM releases r WHERE r.manifest_digest = b.digest)
+			OR EXISTS (SELECT FROM segments s WHERE s.digest = b.digest)
+			OR EXISTS (SELECT FROM segments s WHERE s.index_digest = b.digest)
+			OR EXISTS (SELECT FROM packages p WHERE p.record_digest = b.digest)`)
+	named := map[string]int64{}
+	var digest string
+	var size int64
+	_, err := pgx.ForEachRow(rows, []any{&digest, &size}, func() error {
+		named[digest] = size
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("named blobs: %w", translate(err))
+	}
+	return named, nil
+}
+
+// ForgetBlobs removes the rows of blobs that nothing names.
+func (db *DB) ForgetBlobs(ctx context.Context) error {
+	_, err := db.pool.Exec(ctx, `
+		DELETE FROM blobs b
+		WHERE NOT EXISTS (SELECT FROM releases r WHERE r.digest = b.digest)
+			AND NOT EXISTS (SELECT FROM releases r WHERE r.manifest_digest = b.digest)
+			AND NOT EXISTS (SELECT FROM segments s WHERE s.digest = b.digest)
+			AND NOT EXISTS (SELECT FROM segments s WHERE s.index_digest = b.digest)
+			AND NOT EXISTS (SELECT FROM packages p WHERE p.record_digest = b.digest)`)
+	if err != nil {
+		return fmt.Errorf("forget blobs: %w", translate(err))
+	}
+	return nil
+}
+
+// ShareBlobs keeps OwnBlobs waiting until release is called.
+func (db *DB) ShareBlobs(ctx context.Context) (release func(), err error) {
+	return db.lockBlobs(ctx, "pg_advisory_lock_shared")
+}
+
+// OwnBlobs waits until nobody shares the blobs, and keeps them from it until
+// release is called.
+func (db *DB) OwnBlobs(ctx context.Context) (release func(), err error) {
+	return db.lockBlobs(ctx, "pg_advisory_lock")
+}
+
+// lockBlobs holds the lock on a connection of its own: it goes with it,
+// however this process ends.
+func (db *DB) lockBlobs(ctx context.Context, function string) (release func(), err error) {
+	conn, err := pgx.ConnectConfig(ctx, db.pool.Config().ConnConfig)
+	if err != nil {
+		return nil, fmt.Errorf("lock blobs: %w", err)
+	}
+	release = func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		defer cancel()
+		conn.Close(ctx)
+	}
+	sql := `SET lock_timeout = 0; SET statement_timeout = 0; SELECT ` + function + `(hashtext('packbase blobs ' || current_schema()))`
+	if _, err := conn.Exec(ctx, sql); err != nil {
+		release()
+		return nil, fmt.Errorf("lock blobs: %w", err)
+	}
+	return release, nil
+}
+
+// A Restoration is a package as it was found among the blobs.
+type Restoration struct {
+	Record       *PackageRecord // nil if there is none
+	RecordBlob   Blob
+	Publications []Publication // in order of publication
+	Segments     []Segment
+	Indexes      []Blob // of the segments
+}
+
+// Restore makes the rows of a package that has none.
+// It returns ErrConflict if there is a package of that name.
+func (db *DB) Restore(ctx context.Context, name string, from Restoration) error {
+	err := db.tx(ctx, func(tx pgx.Tx) error {
+		if err := restorePackage(ctx, tx, name, from); err != nil {
+			return err
+		}
+		for i, s := range from.Segments {
+			s.Package = name
+			if err := appendSegment(ctx, tx, s, from.Indexes[i]); err != nil {
+				return err
+			}
+		}
+		for _, p := range from.Publications {
+			if _, err := publish(ctx, tx, p); err != nil {
+				return err
+			}
+		}
+		if from.Record == nil {
+			return nil
+		}
+		return restoreRecord(ctx, tx, from.Record, from.RecordBlob)
+	})
+	if err != nil {
+		return fmt.Errorf("restore %s: %w", name, translate(err))
+	}
+	return nil
+}
+
+func restorePackage(ctx context.Context, tx pgx.Tx, name string, from Restoration) error {
+	var upstream, clone string
+	fence := int64(0)
+	var created time.Time
+	for _, p := range from.Publications {
+		upstream, clone = p.Upstream, p.CloneURL
+		if created.IsZero() || p.Release.CreatedAt.Before(created) {
+			created = p.Release.CreatedAt
+		}
+	}
+	if from.Record != nil {
+		upstream, clone, fence = from.Record.Upstream, from.Record.CloneURL, from.Record.Fence
+	}
+	_, err := tx.Exec(ctx, `
+		INSERT INTO packages (name, upstream, clone_url, fence, created_at, updated_at)
+		VALUES ($1, $2, $3, $4, COALESCE($5, now()), COALESCE($5, now()))`, name, upstream, clone, fence, nullTime(created))
+	return err
+}
+
+func nullTime(t time.Time) *time.Time {
+	if t.IsZero() {
+		return nil
+	}
+	return &t
+}
+
+func restoreRecord(ctx context.Context, tx pgx.Tx, r *PackageRecord, in Blob) error {
+	batch := &pgx.Batch{}
+	batch.Queue(`
+		UPDATE packages
+		SET state = @state, state_reason = @reason, language = @language, description = @description, registered = @registered,
+			sync_at = @synced, sync_ok = @ok, sync_code = @code, sync_message = @message, synced_at = @synced,
+			smart_http_ready = @ready, pseudo_git_fetchable = @fetchable, probe_commit = @commit, probe_error = @error,
+			healthy = @healthy, probed_at = @probed, moved_count = @moved
+		WHERE name = @package`,
+		pgx.NamedArgs{"package": r.Package, "state": r.State, "reason": r.StateReason, "language": r.Language,
+			"description": r.Description, "registered": r.Registered, "synced": r.SyncedAt, "ok": r.SyncOK, "code": r.SyncCode,
+			"message": r.SyncMessage, "ready": r.Probe.SmartHTTPReady, "fetchable": r.Probe.PseudoGitFetchable,
+			"commit": r.Probe.ProbeCommit, "error": r.Probe.ProbeError, "healthy": r.Probe.Healthy, "probed": r.Probe.ProbedAt,
+			"moved": len(r.Moved)})
+	for _, t := range r.Rejected {
+		batch.Queue(`INSERT INTO rejected_tags (package, tag, oid, code, reason, seen_at) VALUES ($1, $2, $3, $4, $5, $6)`,
+			r.Package, t.Tag, t.OID, t.Code, t.Reason, t.SeenAt)
+	}
+	for _, t := range r.Moved {
+		batch.Queue(`INSERT INTO moved_tags (package, tag, old_oid, new_oid, accepted, seen_at) VALUES ($1, $2, $3, $4, $5, $6)`,
+			r.Package, t.Tag, t.Old, t.New, t.Accepted, t.SeenAt)
+	}
+	for branch, oid := range r.Branches {
+		batch.Queue(`INSERT INTO branches (package, branch, commit_oid) VALUES ($1, $2, $3)`, r.Package, branch, oid)
+	}
+	if err := tx.SendBatch(ctx, batch).Close(); err != nil {
+		return err
+	}
+	return keepRecord(ctx, tx, r.Package, in)
+}
+
+// An Inconsistency is a row that contradicts another.
+type Inconsistency struct{ Code, Subject, Problem string }
+
+// Inconsistencies returns what rows say against each other; the schema's own
+// constraints already hold.
+func (db *DB) Inconsistencies(ctx context.Context) ([]Inconsistency, error) {
+	rows, _ := db.pool.Query(ctx, `
+		SELECT 'package_counts' AS code, p.name AS subject,
+			'the summary says ' || p.release_count || ' releases and ' || p.size_bytes || ' bytes, there are ' || r.n || ' and ' || r.bytes AS problem
+		FROM packages p
+		JOIN LATERAL (SELECT count(tag) AS n, COALESCE(sum(size), 0) AS bytes FROM releases WHERE package = p.name) r ON true
+		WHERE p.release_count <> r.n OR p.size_bytes <> r.bytes
+		UNION ALL
+		SELECT 'package_latest', p.name, 'the latest release ' || p.latest_tag || ' is not there'
+		FROM packages p
+		WHERE p.latest_tag IS NOT NULL AND NOT EXISTS (SELECT FROM releases r WHERE r.package = p.name AND r.tag = p.latest_tag)
+		UNION ALL
+		SELECT 'segment_gap', s.package, 'segment ' || s.seq || ' begins at object ' || s.first_ordinal || ', not at ' || s.expected
+		FROM (
+			SELECT package, seq, first_ordinal,
+				COALESCE(sum(objects) OVER (PARTITION BY package ORDER BY seq ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), 0) AS expected,
+				row_number() OVER (PARTITION BY package ORDER BY seq) - 1 AS position
+			FROM segments) s
+		WHERE s.first_ordinal <> s.expected OR s.seq <> s.position
+		UNION ALL
+		SELECT 'job_stuck', id::text, 'the job is running under a lease that ended ' || lease_until
+		FROM jobs WHERE state = 'running' AND lease_until < now() - interval '5 minutes'
+		UNION ALL
+		SELECT 'job_stuck', id::text, 'the job was due ' || run_at || ' and no worker took it'
+		FROM jobs WHERE state = 'queued' AND run_at < now() - interval '1 day'`)
+	all, err := pgx.CollectRows(rows, pgx.RowToStructByPos[Inconsistency])
+	if err != nil {
+		return nil, fmt.Errorf("inconsistencies: %w", translate(err))
+	}
+	return all, nil
+}

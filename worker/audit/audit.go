@@ -1,0 +1,422 @@
+// Package audit holds rows, blobs and Git objects to each other: it checks
+// that they agree, sweeps what nothing names, and makes the rows again from
+// the blobs.
+package audit
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"crypto/sha256"
+
+	"packbase/storage"
+	"packbase/storage/blob"
+	"packbase/storage/gitpack"
+	"packbase/storage/tarball"
+)
+
+// Grace is the age below which a blob that no row names is left alone: the
+// row may be about to come.
+const Grace = 24 * time.Hour
+
+// An Auditor looks after one registry's data.
+type Auditor struct {
+	DB      *storage.DB
+	Blobs   blob.Store
+	Staging *blob.Staging
+
+	// Report is called for each finding, in no particular order.
+	Report func(Finding)
+	// Progress is called now and then; it may be nil.
+	Progress func(step string, done, total int)
+}
+
+// A Finding is something that is not as it should be.
+type Finding struct {
+	Code    string `json:"code"`
+	Subject string `json:"subject"` // a package, a release, a digest or a job
+	Problem string `json:"problem"`
+	Mended  bool   `json:"mended,omitempty"`
+}
+
+func (a *Auditor) find(code, subject, format string, args ...any) {
+	a.Report(Finding{Code: code, Subject: subject, Problem: fmt.Sprintf(format, args...)})
+}
+
+func (a *Auditor) progress(step string, done, total int) {
+	if a.Progress != nil {
+		a.Progress(step, done, total)
+	}
+}
+
+// Fsck checks the rows against each other and against the blobs that they
+// name, without reading the blobs' contents.
+func (a *Auditor) Fsck(ctx context.Context) error {
+	problems, err := a.DB.Inconsistencies(ctx)
+	if err != nil {
+		return err
+	}
+	for _, p := range problems {
+		a.find(p.Code, p.Subject, "%s", p.Problem)
+	}
+	held, err := a.heldBlobs(ctx)
+	if err != nil {
+		return err
+	}
+	named, err := a.DB.NamedBlobs(ctx)
+	if err != nil {
+		return err
+	}
+	done := 0
+	for digest, size := range named {
+		info, ok := held[digest]
+		switch {
+		case !ok:
+			a.find("blob_missing", digest, "a row names this blob, and it is not in the store; `packbase verify --repair` makes it again if it can")
+		case info.Size != size:
+			a.find("blob_size", digest, "the blob has %d bytes, its row says %d", info.Size, size)
+		}
+		if done++; done%1000 == 0 {
+			a.progress("blobs", done, len(named))
+		}
+	}
+	for digest, info := range held {
+		if _, ok := named[digest]; !ok && time.Since(info.ModTime) > Grace {
+			a.find("blob_unnamed", digest, "no row names this blob of %d bytes; `packbase gc` removes it", info.Size)
+		}
+	}
+	return a.packages(ctx)
+}
+
+func (a *Auditor) heldBlobs(ctx context.Context) (map[string]blob.Info, error) {
+	held := map[string]blob.Info{}
+	for info, err := range a.Blobs.List(ctx) {
+		if err != nil {
+			return nil, fmt.Errorf("list blobs: %w", err)
+		}
+		held[info.Digest] = info
+	}
+	return held, nil
+}
+
+// packages checks that the segments of each package hold its releases.
+func (a *Auditor) packages(ctx context.Context) error {
+	all, err := a.DB.ChangedPackages(ctx, time.Time{})
+	if err != nil {
+		return err
+	}
+	for i, p := range all {
+		a.progress("packages", i, len(all))
+		if err := a.gitOf(ctx, p.Name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (a *Auditor) gitOf(ctx context.Context, pkg string) error {
+	releases, err := a.DB.Releases(ctx, pkg)
+	if err != nil {
+		return err
+	}
+	segments, err := a.DB.Segments(ctx, pkg)
+	if err != nil {
+		return err
+	}
+	indexes := make([]*gitpack.SegmentIndex, len(segments))
+	for i, s := range segments {
+		raw, err := a.read(ctx, s.IndexDigest)
+		if err == nil {
+			indexes[i], err = gitpack.UnmarshalIndex(raw)
+		}
+		if err != nil {
+			a.find("segment_index", pkg+" segment "+strconv.Itoa(s.Seq), "%v", err)
+			return ctx.Err()
+		}
+		if indexes[i].Len() != s.Objects || indexes[i].Size() != s.Size {
+			a.find("segment_index", pkg+" segment "+strconv.Itoa(s.Seq), "the index and the row do not agree")
+		}
+	}
+	set := gitpack.NewSet(indexes...)
+	for i := range releases {
+		a.packOf(ctx, set, &releases[i])
+	}
+	return ctx.Err()
+}
+
+// packOf checks that a release's commit and tag are in its pack.
+func (a *Auditor) packOf(ctx context.Context, set *gitpack.Set, r *storage.Release) {
+	subject := r.Package + "@" + r.Tag
+	if r.Tag == "" {
+		subject = r.Package + "#" + r.CommitOID
+	}
+	packs, err := a.DB.Packs(ctx, r.Package, []string{r.OID()})
+	if err != nil || len(packs) == 0 {
+		a.find("pack_missing", subject, "there is no pack for it: Git clients cannot fetch it; `packbase rebuild --segments` makes it again")
+		return
+	}
+	commit, err := gitpack.ParseOID(r.CommitOID)
+	if err != nil {
+		a.find("release_oid", subject, "%v", err)
+		return
+	}
+	ordinals, err := gitpack.Stored{Commit: commit, Bitmap: packs[0].Bitmap, Objects: packs[0].Objects}.Ordinals()
+	if err != nil {
+		a.find("pack_bitmap", subject, "%v", err)
+		return
+	}
+	if n, ok := set.Ordinal(commit); !ok || !ordinals.Contains(n) {
+		a.find("pack_incomplete", subject, "its commit is not in its pack")
+	}
+	if !ordinals.IsEmpty() && int(ordinals.Maximum()) >= set.Len() {
+		a.find("pack_incomplete", subject, "its pack names objects that no segment holds")
+	}
+}
+
+// read returns a blob's bytes, checked against its digest.
+func (a *Auditor) read(ctx context.Context, digest string) ([]byte, error) {
+	b, err := a.Blobs.Open(ctx, digest)
+	if err != nil {
+		return nil, err
+	}
+	defer b.Close()
+	raw, err := io.ReadAll(io.LimitReader(b, 1<<30))
+	if err != nil {
+		return nil, err
+	}
+	if sum := sha256.Sum256(raw); hex.EncodeToString(sum[:]) != digest {
+		return nil, blob.ErrMismatch
+	}
+	return raw, nil
+}
+
+// Verify reads every blob that a row names, compares it with its digest, and
+// compares the tree within each tarball with upstream's commit. What is wrong
+// is moved to quarantine, so that it is never served again; with repair it is
+// made again from the other copy of the same files, if that gives equal bytes.
+func (a *Auditor) Verify(ctx context.Context, repair bool) error {
+	named, err := a.DB.NamedBlobs(ctx)
+	if err != nil {
+		return err
+	}
+	bad := map[string]bool{}
+	done := 0
+	for digest := range named {
+		a.progress("blobs", done, len(named))
+		done++
+		err := blob.Verify(ctx, a.Blobs, digest)
+		switch {
+		case err == nil:
+		case errors.Is(err, blob.ErrMismatch):
+			bad[digest] = true
+			a.find("blob_corrupt", digest, "the bytes are not those of the digest; moved to quarantine")
+			if err := a.Blobs.Quarantine(ctx, digest); err != nil {
+				return err
+			}
+		case errors.Is(err, fs.ErrNotExist):
+			bad[digest] = true
+			a.find("blob_missing", digest, "a row names this blob, and it is not in the store")
+		default:
+			return fmt.Errorf("verify %s: %w", digest, err)
+		}
+	}
+	packages, err := a.DB.ChangedPackages(ctx, time.Time{})
+	if err != nil {
+		return err
+	}
+	for i, p := range packages {
+		a.progress("trees", i, len(packages))
+		if err := a.verifyTrees(ctx, p.Name, bad, repair); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (a *Auditor) verifyTrees(ctx context.Context, pkg string, bad map[string]bool, repair bool) error {
+	releases, err := a.DB.Releases(ctx, pkg)
+	if err != nil {
+		return err
+	}
+	for i := range releases {
+		r := &releases[i]
+		if bad[r.ManifestDigest] {
+			continue // reported already
+		}
+		if bad[r.Digest] {
+			if repair {
+				if err := a.repairTarball(ctx, r); err != nil {
+					return err
+				}
+			}
+			continue
+		}
+		if err := a.verifyTree(ctx, r); err != nil {
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			a.find("release_tree", r.Package+"@"+r.Tag, "%v", err)
+		}
+	}
+	return nil
+}
+
+// verifyTree compares a tarball with its manifest and with upstream's ids.
+func (a *Auditor) verifyTree(ctx context.Context, r *storage.Release) error {
+	stage, err := a.Staging.New()
+	if err != nil {
+		return err
+	}
+	defer stage.Close()
+	spool, err := os.Create(filepath.Join(stage.Dir, "objects"))
+	if err != nil {
+		return err
+	}
+	defer spool.Close()
+	_, err = a.load(ctx, gitpack.NewObjects(spool), r.ManifestDigest)
+	return err
+}
+
+// A root is a release with its Git objects in hand.
+type root struct {
+	manifest *storage.Manifest
+	digest   string // of the manifest
+	oid      gitpack.OID
+	commit   gitpack.OID
+	tags     []gitpack.OID // outermost first
+	tree     gitpack.OID
+}
+
+// load reads a release from its manifest and tarball into objects, and checks
+// that they give the ids that upstream had.
+func (a *Auditor) load(ctx context.Context, objects *gitpack.Objects, digest string) (*root, error) {
+	raw, err := a.read(ctx, digest)
+	if err != nil {
+		return nil, fmt.Errorf("read manifest: %w", err)
+	}
+	man, err := storage.ParseManifest(raw)
+	if err != nil {
+		return nil, err
+	}
+	r := &root{manifest: man, digest: digest}
+	if r.tree, err = a.loadTree(ctx, objects, man); err != nil {
+		return nil, err
+	}
+	if r.tree.String() != man.Tree {
+		return nil, fmt.Errorf("the tarball holds the tree %s, the manifest says %s", r.tree, man.Tree)
+	}
+	if r.commit, err = add(objects, gitpack.Commit, man.Git.Commit); err != nil {
+		return nil, err
+	}
+	info, err := gitpack.ParseCommit(man.Git.Commit)
+	switch {
+	case err != nil:
+		return nil, err
+	case r.commit.String() != man.Commit:
+		return nil, fmt.Errorf("the commit in the manifest has the id %s, not %s", r.commit, man.Commit)
+	case info.Tree != r.tree:
+		return nil, fmt.Errorf("the commit %s has the tree %s, not %s", r.commit, info.Tree, r.tree)
+	}
+	for _, tag := range man.Git.Tags {
+		id, err := add(objects, gitpack.Tag, tag)
+		if err != nil {
+			return nil, err
+		}
+		r.tags = append(r.tags, id)
+	}
+	r.oid = r.commit
+	if len(r.tags) > 0 {
+		r.oid = r.tags[0]
+	}
+	if man.TagObject != "" && r.oid.String() != man.TagObject {
+		return nil, fmt.Errorf("the tag object in the manifest has the id %s, not %s", r.oid, man.TagObject)
+	}
+	return r, nil
+}
+
+// loadTree reads a tarball and stores the tree that it was made from.
+func (a *Auditor) loadTree(ctx context.Context, objects *gitpack.Objects, man *storage.Manifest) (gitpack.OID, error) {
+	b, err := a.Blobs.Open(ctx, man.Tarball.Digest)
+	if err != nil {
+		return gitpack.OID{}, fmt.Errorf("open tarball: %w", err)
+	}
+	defer b.Close()
+	odd, empty, err := oddEntries(man.Git.Entries)
+	if err != nil {
+		return gitpack.OID{}, err
+	}
+	var files []gitpack.File
+	_, info, err := tarball.Read(b, man.Tarball.Prefix, tarball.Limits{}, func(e tarball.Entry, body io.Reader) error {
+		f, keep, err := fileOf(objects, e, body)
+		if keep && err == nil {
+			if o, ok := odd[f.Path]; ok {
+				f.Mode = o.Mode
+			}
+			files = append(files, f)
+		}
+		return err
+	})
+	if err != nil {
+		return gitpack.OID{}, err
+	}
+	if info.Digest != man.Tarball.Digest || info.ContentDigest != man.Tarball.ContentDigest {
+		return gitpack.OID{}, errors.New("the tarball's digests are not those of the manifest")
+	}
+	for _, f := range odd {
+		if f.Mode == gitpack.ModeSubmodule {
+			files = append(files, f)
+		}
+	}
+	return objects.WriteTree(files, empty)
+}
+
+// fileOf stores an entry's content. Submodules and directories are not kept:
+// the manifest and the paths say where they are.
+func fileOf(objects *gitpack.Objects, e tarball.Entry, body io.Reader) (f gitpack.File, keep bool, err error) {
+	f = gitpack.File{Path: e.Path, Size: e.Size}
+	switch e.Mode {
+	case tarball.File:
+		f.Mode = gitpack.ModeFile
+	case tarball.Executable:
+		f.Mode = gitpack.ModeExecutable
+	case tarball.Symlink:
+		f.Mode = gitpack.ModeSymlink
+		f.OID, err = add(objects, gitpack.Blob, []byte(e.Target))
+		return f, true, err
+	default:
+		return f, false, nil
+	}
+	f.OID, err = objects.Add(gitpack.Blob, e.Size, body)
+	return f, true, err
+}
+
+// oddEntries returns what the tarball does not show.
+func oddEntries(entries []storage.TreeEntry) (odd map[string]gitpack.File, empty []string, err error) {
+	odd = map[string]gitpack.File{}
+	for _, e := range entries {
+		mode, err := strconv.ParseUint(e.Mode, 8, 32)
+		if err != nil {
+			return nil, nil, fmt.Errorf("manifest: mode %q of %q", e.Mode, e.Path)
+		}
+		if mode == gitpack.ModeDir {
+			empty = append(empty, e.Path)
+			continue
+		}
+		f := gitpack.File{Path: e.Path, Mode: uint32(mode)}
+		if e.OID != "" {
+			if f.OID, err = gitpack.ParseOID(e.OID); err != nil {
+				return nil, nil, fmt.Errorf("manifest: %w", err)
+			}
+		}
+		odd[e.Path] = f
+	}
+	return odd, empty, nil
+}

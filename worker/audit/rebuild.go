@@ -1,0 +1,313 @@
+package audit
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"packbase/storage"
+	"packbase/storage/blob"
+	"packbase/storage/gitpack"
+	"packbase/worker/ingest"
+)
+
+func add(objects *gitpack.Objects, typ gitpack.Type, content []byte) (gitpack.OID, error) {
+	return objects.Add(typ, int64(len(content)), bytes.NewReader(content))
+}
+
+// Rebuild makes the rows of every package that the database does not have
+// from manifests and tarballs, and their segments anew, byte for byte as they
+// were. Packages that are there already stay as they are.
+func (a *Auditor) Rebuild(ctx context.Context) error {
+	found, err := a.scan(ctx)
+	if err != nil {
+		return err
+	}
+	known, err := a.DB.ChangedPackages(ctx, zeroTime)
+	if err != nil {
+		return err
+	}
+	for _, p := range known {
+		delete(found, p.Name)
+	}
+	names := make([]string, 0, len(found))
+	for name := range found {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	for i, name := range names {
+		a.progress("packages", i, len(names))
+		if err := a.rebuildPackage(ctx, name, found[name]); err != nil {
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			a.find("not_rebuilt", name, "%v", err)
+		}
+	}
+	return nil
+}
+
+// What the blobs tell of one package.
+type remains struct {
+	manifests map[string]*scanned // by tag, or "#" and the commit of a snapshot
+	record    *storage.PackageRecord
+	recordIn  storage.Blob
+}
+
+// A scanned is a manifest that was found among the blobs.
+type scanned struct {
+	blob storage.Blob
+	man  *storage.Manifest
+}
+
+// scan finds manifests and package records. Of two for the same tag, which a
+// crash may leave behind, the one of the later claim was published: an earlier
+// claim that had published would have kept the later one from writing any.
+func (a *Auditor) scan(ctx context.Context) (map[string]*remains, error) {
+	found := map[string]*remains{}
+	done := 0
+	for info, err := range a.Blobs.List(ctx) {
+		if err != nil {
+			return nil, fmt.Errorf("list blobs: %w", err)
+		}
+		if done++; done%1000 == 0 {
+			a.progress("blobs", done, 0)
+		}
+		if info.Size > storage.MaxManifestSize {
+			continue
+		}
+		raw, ok, err := a.sniff(ctx, info)
+		if err != nil {
+			return nil, err
+		}
+		if ok {
+			take(found, storage.Blob{Digest: info.Digest, Size: info.Size}, raw)
+		}
+	}
+	return found, nil
+}
+
+// sniff returns the bytes of a blob that is one of our JSON documents.
+func (a *Auditor) sniff(ctx context.Context, info blob.Info) (raw []byte, ok bool, err error) {
+	b, err := a.Blobs.Open(ctx, info.Digest)
+	if err != nil {
+		return nil, false, fmt.Errorf("open blob %s: %w", info.Digest, err)
+	}
+	start := make([]byte, 16)
+	n, err := b.ReadAt(start, 0)
+	b.Close()
+	if err != nil && err != io.EOF {
+		return nil, false, fmt.Errorf("read blob %s: %w", info.Digest, err)
+	}
+	if !bytes.HasPrefix(start[:n], []byte("{\n  \"packbase_")) {
+		return nil, false, nil
+	}
+	raw, err = a.read(ctx, info.Digest)
+	if err != nil {
+		a.find("blob_corrupt", info.Digest, "%v", err)
+		return nil, false, ctx.Err()
+	}
+	return raw, true, nil
+}
+
+func take(found map[string]*remains, in storage.Blob, raw []byte) {
+	var kind struct {
+		Manifest int    `json:"packbase_manifest"`
+		Record   int    `json:"packbase_package"`
+		Package  string `json:"package"`
+	}
+	if json.Unmarshal(raw, &kind) != nil || storage.ValidPackage(kind.Package) != nil {
+		return
+	}
+	r, ok := found[kind.Package]
+	if !ok {
+		r = &remains{manifests: map[string]*scanned{}}
+		found[kind.Package] = r
+	}
+	if kind.Record != 0 {
+		rec, err := storage.ParsePackageRecord(raw)
+		if err == nil && (r.record == nil || rec.Fence > r.record.Fence) {
+			r.record, r.recordIn = rec, in
+		}
+		return
+	}
+	man, err := storage.ParseManifest(raw)
+	if err != nil {
+		return
+	}
+	key := cmp.Or(man.Tag, "#"+man.Commit)
+	if old, ok := r.manifests[key]; !ok || man.Fence > old.man.Fence {
+		r.manifests[key] = &scanned{blob: in, man: man}
+	}
+}
+
+// rebuildPackage makes the rows of one package.
+func (a *Auditor) rebuildPackage(ctx context.Context, name string, r *remains) error {
+	stage, err := a.Staging.New()
+	if err != nil {
+		return err
+	}
+	defer stage.Close()
+	spool, err := os.Create(filepath.Join(stage.Dir, "objects"))
+	if err != nil {
+		return err
+	}
+	defer spool.Close()
+	objects := gitpack.NewObjects(spool)
+
+	var roots []*root
+	for _, s := range r.manifests {
+		rt, err := a.load(ctx, objects, s.blob.Digest)
+		if err != nil {
+			a.find("release_lost", name+"@"+s.man.Tag, "%v", err)
+			continue
+		}
+		roots = append(roots, rt)
+	}
+	if len(roots) == 0 && r.record == nil {
+		return nil
+	}
+	out := storage.Restoration{Record: r.record, RecordBlob: r.recordIn}
+	set, opener, err := a.rebuildSegments(ctx, objects, roots, stage.Dir, &out)
+	if err != nil {
+		return err
+	}
+	slices.SortFunc(roots, func(x, y *root) int {
+		return cmp.Or(x.manifest.CreatedAt.Compare(y.manifest.CreatedAt), cmp.Compare(x.manifest.Tag, y.manifest.Tag))
+	})
+	for _, rt := range roots {
+		pub, err := publication(ctx, objects, set, opener, rt, r.manifests)
+		if err != nil {
+			return err
+		}
+		out.Publications = append(out.Publications, pub)
+	}
+	return a.DB.Restore(ctx, name, out)
+}
+
+// rebuildSegments writes the segments of a package in their order, each with
+// the objects of the releases that its batch published.
+func (a *Auditor) rebuildSegments(ctx context.Context, objects *gitpack.Objects, roots []*root, dir string, out *storage.Restoration) (*gitpack.Set, gitpack.Opener, error) {
+	byBatch := map[int][]*root{}
+	last := -1
+	for _, r := range roots {
+		byBatch[r.manifest.Git.Segment] = append(byBatch[r.manifest.Git.Segment], r)
+		last = max(last, r.manifest.Git.Segment)
+	}
+	var indexes []*gitpack.SegmentIndex
+	written := map[gitpack.OID]bool{}
+	first := int64(0)
+	for batch := 0; batch <= last; batch++ {
+		ids, err := batchObjects(ctx, objects, byBatch[batch], written)
+		if err != nil {
+			return nil, nil, err
+		}
+		if len(ids) == 0 {
+			continue
+		}
+		segment, index, indexBlob, err := a.writeSegment(ctx, objects, ids, dir)
+		if err != nil {
+			return nil, nil, err
+		}
+		segment.Seq, segment.FirstOrdinal = len(indexes), first
+		first += int64(len(ids))
+		indexes = append(indexes, index)
+		out.Segments = append(out.Segments, segment)
+		out.Indexes = append(out.Indexes, indexBlob)
+	}
+	opener := func(i int) (gitpack.Segment, error) { return a.Blobs.Open(ctx, out.Segments[i].Digest) }
+	return gitpack.NewSet(indexes...), opener, nil
+}
+
+// batchObjects returns what the releases of one batch add, in order.
+func batchObjects(ctx context.Context, objects *gitpack.Objects, roots []*root, written map[gitpack.OID]bool) ([]gitpack.OID, error) {
+	slices.SortFunc(roots, func(x, y *root) int {
+		return ingest.NewestFirst(x.manifest.CommitTime, x.manifest.Tag, x.oid, y.manifest.CommitTime, y.manifest.Tag, y.oid)
+	})
+	var ids []gitpack.OID
+	for _, r := range roots {
+		tree, err := objects.Files(ctx, r.tree, gitpack.DefaultLimits())
+		if err != nil {
+			return nil, err
+		}
+		for id := range ingest.Reachable(r.tags, r.commit, tree) {
+			if !written[id] {
+				written[id] = true
+				ids = append(ids, id)
+			}
+		}
+	}
+	return ids, nil
+}
+
+func (a *Auditor) writeSegment(ctx context.Context, objects *gitpack.Objects, ids []gitpack.OID, dir string) (s storage.Segment, index *gitpack.SegmentIndex, indexed storage.Blob, err error) {
+	packed, err := a.stage(ctx, dir, func(f *os.File) error {
+		index, err = gitpack.WriteSegment(ctx, f, objects, ids)
+		return err
+	})
+	if err != nil {
+		return s, nil, indexed, err
+	}
+	raw, err := index.MarshalBinary()
+	if err != nil {
+		return s, nil, indexed, err
+	}
+	indexed, err = a.stage(ctx, dir, func(f *os.File) error {
+		_, err := f.Write(raw)
+		return err
+	})
+	return storage.Segment{Objects: index.Len(), Digest: packed.Digest, IndexDigest: indexed.Digest, Size: packed.Size}, index, indexed, err
+}
+
+// stage writes a file and puts it into the store.
+func (a *Auditor) stage(ctx context.Context, dir string, write func(*os.File) error) (storage.Blob, error) {
+	f, err := os.CreateTemp(dir, "blob-*")
+	if err != nil {
+		return storage.Blob{}, err
+	}
+	defer os.Remove(f.Name())
+	defer f.Close()
+	if err := write(f); err != nil {
+		return storage.Blob{}, err
+	}
+	digest, size, err := digestOf(f)
+	if err != nil {
+		return storage.Blob{}, err
+	}
+	return storage.Blob{Digest: digest, Size: size}, a.Blobs.Put(ctx, digest, f)
+}
+
+// publication returns the row of a release and its pack.
+func publication(ctx context.Context, objects *gitpack.Objects, set *gitpack.Set, open gitpack.Opener, r *root, manifests map[string]*scanned) (storage.Publication, error) {
+	tree, err := objects.Files(ctx, r.tree, gitpack.DefaultLimits())
+	if err != nil {
+		return storage.Publication{}, err
+	}
+	var ids []gitpack.OID
+	seen := map[gitpack.OID]bool{}
+	for id := range ingest.Reachable(r.tags, r.commit, tree) {
+		if !seen[id] {
+			seen[id] = true
+			ids = append(ids, id)
+		}
+	}
+	stored, err := set.Stored(r.commit, ids, open)
+	if err != nil {
+		return storage.Publication{}, err
+	}
+	in := manifests[cmp.Or(r.manifest.Tag, "#"+r.manifest.Commit)].blob
+	return storage.Publication{
+		Release:     r.manifest.Release(r.digest),
+		Pack:        storage.Pack{Bitmap: stored.Bitmap, Objects: stored.Objects, Size: stored.Size, Trailer: stored.Trailer[:]},
+		Manifest:    in,
+		Description: r.manifest.Description,
+		CloneURL:    r.manifest.CloneURL,
+		Upstream:    r.manifest.Upstream,
+	}, nil
+}
