@@ -14,8 +14,8 @@ type Builder struct {
 	lim    Limits
 }
 
-// NewBuilder returns a Builder that keeps deflated chunks in scratch: an empty file, open for reading and writing,
-// that nobody else uses and whose bytes mean nothing afterwards. It grows to about the size of all
+// NewBuilder returns a Builder that keeps deflated chunks in scratch: an empty file, open for reading and
+// writing, that nobody else uses and whose bytes mean nothing afterwards. It grows to the size of all
 // tarballs built, less what they share. Use one Builder for all tags of a package.
 func NewBuilder(scratch *os.File, lim Limits) *Builder {
 	return &Builder{
@@ -26,11 +26,13 @@ func NewBuilder(scratch *os.File, lim Limits) *Builder {
 
 // Build writes the tarball of a tree to w.
 //
-// The entries come in the order of "git ls-tree -r -t": directories, too, each before what is inside. A tree that breaks
-// a rule of Entry, or that has names that are empty, "." or "..", twice the same or out of order, or content that is not as long
-// as said, is ErrInvalid; one over a limit is ErrTooLarge. Errors of entries, of Open and of w are wrapped.
+// The entries come in the order of "git ls-tree -r -t": directories, too, each before what is inside. ErrInvalid
+// are entries that break a rule of Entry, names that are empty, "." or "..", an entry that comes twice, too
+// early or too late, and content of another length than said; ErrTooLarge is what exceeds a limit. Errors
+// of entries, Open, scratch and w are wrapped. After an error, what w has got is of no use.
 //
-// Build holds less than two megabytes of memory beside what flate needs, whatever the size of the tree. It ends soon after ctx does.
+// Build reads content as it comes and holds less than two megabytes, the compressor's included, whatever
+// the size of the tree. It uses one processor, and stops between two chunks when ctx ends.
 func (b *Builder) Build(ctx context.Context, w io.Writer, h Header, entries iter.Seq2[Entry, error]) (Info, error) {
 	if err := checkHeader(h); err != nil {
 		return Info{}, err

@@ -175,7 +175,7 @@ func (z *gzipWriter) emit(n int) error {
 func (z *gzipWriter) writePending() error {
 	d := z.pending[0]
 	z.pending = z.pending[1:]
-	return z.chunks.copy(z.ctx, z.out, d)
+	return z.chunks.write(z.ctx, z.out, d)
 }
 
 // finish writes what is left and returns the hashes of it all.

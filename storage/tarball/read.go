@@ -242,17 +242,25 @@ func (t *tarReader) deliver(e Entry) error {
 	if err := t.order.add(e); err != nil {
 		return err
 	}
-	body := &io.LimitedReader{R: t, N: e.Size}
+	body := &bodyReader{io.LimitedReader{R: t, N: e.Size}}
 	if err := t.fn(e, body); err != nil {
 		return fmt.Errorf("entry %q: %w", e.Path, err)
 	}
 	if _, err := io.Copy(io.Discard, body); err != nil {
 		return err
 	}
-	if body.N > 0 {
-		return invalidEnd(io.EOF)
-	}
 	return t.zeros((recordSize - e.Size%recordSize) % recordSize)
+}
+
+// A bodyReader reads content, and does not take the end of the tarball for the end of the content.
+type bodyReader struct{ io.LimitedReader }
+
+func (b *bodyReader) Read(p []byte) (int, error) {
+	n, err := b.LimitedReader.Read(p)
+	if b.N > 0 {
+		err = invalidEnd(err)
+	}
+	return n, err
 }
 
 // paxText reads the text after an extended header.

@@ -17,13 +17,14 @@
 //
 // # The gzip layer
 //
-// One gzip member (RFC 1952) with the fixed header 1f 8b 08, then zeros, then 255 (unknown system). The
-// deflate stream (RFC 1951) comes from this package's own encoder, because tags share most of their files but no tar header: each
-// header carries the commit time and a checksum over it. The encoder cuts the stream into
-// content-defined chunks and deflates every chunk as if those two fields were unknown, leaving slots for
-// their digits. The result is kept in a scratch file and reused for all tags of a package. A chunk's
-// encoding depends on nothing but the chunk, so the bytes of a tarball depend on nothing but its tar
-// stream: not on what was cached, the order of builds or their number. Golden tests pin the bytes.
+// One gzip member (RFC 1952) with the header 1f 8b 08, six zeros and 255 (unknown system). Its deflate
+// stream is made of chunks, each deflated by itself at level 6 and ended by a sync flush, and an empty last
+// block. A chunk is a piece of one large file, cut where its content says, or all that is between two large files. Tags share
+// most of their large files, so their chunks are deflated once, kept in a scratch file and used again
+// for all tags of a package. They share no header: each holds the commit time.
+//
+// The bytes of a tarball depend on nothing but its tar stream: not on what was built before or is built
+// at the same time. They do depend on the compressor, which go.mod pins and golden tests watch.
 package tarball
 
 import (
