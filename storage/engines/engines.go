@@ -6,6 +6,7 @@
 //	lock                      held by the packbase process that uses the root, with its pid (LockRoot)
 //	engines/lock              the same for the engines (Start)
 //	engines/postgres.pid      held by every Postgres process: free only when the last has gone
+//	engines/postgres.url      for other commands while it runs (Running)
 //	engines/postgres.log      what Postgres prints; cut at 16 MiB, the part before kept as postgres.log.1
 //	engines/postgres/         mode 0700: the socket
 //	engines/postgres/data/    the cluster

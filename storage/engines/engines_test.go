@@ -71,7 +71,13 @@ func TestStart(t *testing.T) {
 			t.Errorf("process group of %s = %d, %v, want its own, %d", engine.name, group, err, pid)
 		}
 	}
+	if url, ok := Running(root); url != e.DatabaseURL() || !ok {
+		t.Errorf("Running = %q, %t, want %q, true", url, ok, e.DatabaseURL())
+	}
 	stop(t, e)
+	if url, ok := Running(root); ok {
+		t.Errorf("Running after Stop = %q, true, want false", url)
+	}
 	if got := postmaster(filepath.Join(e.postgres.home, "data")); got != "" {
 		t.Errorf("postmaster.pid after a clean stop = %q, want none", got)
 	}

@@ -3,6 +3,8 @@ package engines
 import (
 	"os"
 	"path/filepath"
+
+	"golang.org/x/sys/unix"
 )
 
 // urlFile holds the URL of the private Postgres while it runs. No secret: the
@@ -13,13 +15,13 @@ const urlFile = "postgres.url"
 // below root, and whether there is one.
 func Running(root string) (databaseURL string, ok bool) {
 	dir := filepath.Join(root, "engines")
-	if _, err := os.Stat(filepath.Join(dir, "lock")); err != nil {
+	f, err := os.Open(filepath.Join(dir, "lock"))
+	if err != nil {
 		return "", false
 	}
-	unlock, err := lock(filepath.Join(dir, "lock"))
-	if err == nil {
-		_ = unlock() // nobody runs it
-		return "", false
+	defer f.Close()
+	if unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB) == nil {
+		return "", false // nobody holds it
 	}
 	url, err := os.ReadFile(filepath.Join(dir, urlFile))
 	return string(url), err == nil && len(url) > 0
