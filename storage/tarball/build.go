@@ -31,15 +31,15 @@ func NewBuilder(scratch *os.File, lim Limits) *Builder {
 // early or too late, and content of another length than said; ErrTooLarge is what exceeds a limit. Errors
 // of entries, Open, scratch and w are wrapped. After an error, what w has got is of no use.
 //
-// Build reads content as it comes and holds less than two megabytes, the compressor's included, whatever
-// the size of the tree. It uses one processor, and stops between two chunks when ctx ends.
+// Build reads content as it comes and holds two to three megabytes, the compressor's included, whatever
+// the size of the tree. It uses one processor, and stops soon after ctx ends.
 func (b *Builder) Build(ctx context.Context, w io.Writer, h Header, entries iter.Seq2[Entry, error]) (Info, error) {
 	if err := checkHeader(h); err != nil {
 		return Info{}, err
 	}
 	global, mtime := globalHeader(h)
 	t := &tarWriter{
-		gzipWriter: newGzipWriter(ctx, w, &b.chunks, b.lim),
+		gzipWriter: newGzipWriter(w, &b.chunks, b.lim),
 		prefix:     h.Prefix,
 		mtime:      mtime,
 	}
@@ -56,10 +56,13 @@ func (b *Builder) Build(ctx context.Context, w io.Writer, h Header, entries iter
 		if err != nil {
 			return Info{}, fmt.Errorf("list entries: %w", err)
 		}
+		if err := ctx.Err(); err != nil {
+			return Info{}, err
+		}
 		if n++; n > b.lim.Entries {
 			return Info{}, fmt.Errorf("tree of more than %d entries: %w", b.lim.Entries, ErrTooLarge)
 		}
-		if err := t.add(e); err != nil {
+		if err := t.add(ctx, e); err != nil {
 			return Info{}, err
 		}
 	}
@@ -79,7 +82,7 @@ type tarWriter struct {
 }
 
 // add takes one entry of the tree. A directory waits until something is inside.
-func (t *tarWriter) add(e Entry) error {
+func (t *tarWriter) add(ctx context.Context, e Entry) error {
 	if err := e.check(); err != nil {
 		return err
 	}
@@ -112,7 +115,7 @@ func (t *tarWriter) add(e Entry) error {
 	if err != nil {
 		return fmt.Errorf("open %q: %w", e.Path, err)
 	}
-	if err := t.readContent(r, e.Size); err != nil {
+	if err := t.readContent(ctx, r, e.Size); err != nil {
 		return fmt.Errorf("write %q: %w", e.Path, err)
 	}
 	return t.pad(recordSize)

@@ -423,10 +423,10 @@ func TestDeflateForgets(t *testing.T) {
 		chunk := prose(i%20, 1+int(i*i*7)%100000) + noise(i%3, int(i%5)*1000)
 		fresh := &chunkCache{scratch: scratch(t), chunks: map[[32]byte]*deflated{}}
 		var got, want bytes.Buffer
-		if err := used.write(t.Context(), &got, used.deflate([]byte(chunk))); err != nil {
+		if err := used.write(&got, used.deflate([]byte(chunk))); err != nil {
 			t.Fatal(err)
 		}
-		if err := fresh.write(t.Context(), &want, fresh.deflate([]byte(chunk))); err != nil {
+		if err := fresh.write(&want, fresh.deflate([]byte(chunk))); err != nil {
 			t.Fatal(err)
 		}
 		if !bytes.Equal(got.Bytes(), want.Bytes()) {

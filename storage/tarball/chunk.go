@@ -2,7 +2,6 @@ package tarball
 
 import (
 	"bytes"
-	"context"
 	"crypto/sha256"
 	"fmt"
 	"io"
@@ -134,19 +133,15 @@ func (c *chunkCache) fill(d *deflated, chunk []byte) error {
 	return nil
 }
 
-// write waits for d and copies it to w.
-func (c *chunkCache) write(ctx context.Context, w io.Writer, d *deflated) error {
-	select {
-	case <-d.done:
-	case <-ctx.Done():
-		return ctx.Err()
-	}
+// write copies d to w. If another build makes it, that takes no longer than to make it here.
+func (c *chunkCache) write(w io.Writer, d *deflated) error {
+	<-d.done
 	if d.err != nil {
 		return d.err
 	}
 	_, err := io.Copy(w, io.NewSectionReader(c.scratch, d.off, int64(d.n)))
 	if err != nil {
-		return fmt.Errorf("copy from scratch file: %w", err)
+		return fmt.Errorf("copy chunk: %w", err)
 	}
 	return nil
 }

@@ -28,7 +28,6 @@ const (
 
 // A gzipWriter makes a tar.gz from a tar stream and a hint in it: where content begins and ends.
 type gzipWriter struct {
-	ctx    context.Context
 	chunks *chunkCache
 	out    *bufio.Writer
 	sink   *sink
@@ -44,10 +43,9 @@ type gzipWriter struct {
 	pending []*deflated
 }
 
-func newGzipWriter(ctx context.Context, w io.Writer, chunks *chunkCache, lim Limits) *gzipWriter {
+func newGzipWriter(w io.Writer, chunks *chunkCache, lim Limits) *gzipWriter {
 	s := &sink{w: w, max: lim.Size, sha: sha256.New(), md5: md5.New()}
 	z := &gzipWriter{
-		ctx:    ctx,
 		chunks: chunks,
 		out:    bufio.NewWriterSize(s, readSize),
 		sink:   s,
@@ -72,13 +70,16 @@ func (z *gzipWriter) Write(p []byte) (int, error) {
 }
 
 // readContent adds n bytes of r, which must not have more.
-func (z *gzipWriter) readContent(r io.Reader, n int64) error {
+func (z *gzipWriter) readContent(ctx context.Context, r io.Reader, n int64) error {
 	if n >= minContent {
 		if err := z.cut(true); err != nil {
 			return err
 		}
 	}
 	for n > 0 {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
 		free := z.buf[len(z.buf):cap(z.buf)]
 		k, err := io.ReadFull(r, free[:min(int64(len(free)), readSize, n)])
 		if err != nil {
@@ -150,9 +151,6 @@ func (z *gzipWriter) emit(n int) error {
 	if n == 0 {
 		return nil
 	}
-	if err := z.ctx.Err(); err != nil {
-		return err
-	}
 	// If another build is at work on this chunk, go on to the next: two builds of like trees share the work.
 	z.pending = append(z.pending, z.chunks.deflate(z.buf[:n]))
 	z.buf = z.buf[:copy(z.buf, z.buf[n:])]
@@ -175,7 +173,7 @@ func (z *gzipWriter) emit(n int) error {
 func (z *gzipWriter) writePending() error {
 	d := z.pending[0]
 	z.pending = z.pending[1:]
-	return z.chunks.write(z.ctx, z.out, d)
+	return z.chunks.write(z.out, d)
 }
 
 // finish writes what is left and returns the hashes of it all.

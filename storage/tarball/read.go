@@ -145,28 +145,9 @@ func (t *tarReader) next() (more bool, err error) {
 	if *r == (record{}) {
 		return false, t.settle("")
 	}
-	var e Entry
-	var ext paxHeader
-	var fields map[string]string
-	if r[156] == 'x' {
-		ext.record = r
-		if fields, ext.text, err = t.paxText(r); err != nil {
-			return false, err
-		}
-		e.OID, _, _ = strings.Cut(textField(r[:100]), ".")
-		if r, err = t.record(); err != nil {
-			return false, err
-		}
-	}
-	path := e.parse(r, fields)
-
-	// There is one way only to write an entry.
-	wantExt, want, err := entryHeader(&e, path, t.mtime)
+	e, path, err := t.header(r)
 	if err != nil {
 		return false, err
-	}
-	if *r != *want || !ext.equal(wantExt) {
-		return false, fmt.Errorf("header of %q: %w", path, ErrInvalid)
 	}
 	rest, ok := strings.CutPrefix(path, t.prefix)
 	if !ok {
@@ -189,6 +170,33 @@ func (t *tarReader) next() (more bool, err error) {
 		return true, nil
 	}
 	return true, t.deliver(e)
+}
+
+// header reads what is left of an entry's headers, of which r is the first. The path is as in entryHeader.
+func (t *tarReader) header(r *record) (e Entry, path string, err error) {
+	var ext paxHeader
+	var fields map[string]string
+	if r[156] == 'x' {
+		ext.record = r
+		if fields, ext.text, err = t.paxText(r); err != nil {
+			return Entry{}, "", err
+		}
+		e.OID, _, _ = strings.Cut(textField(r[:100]), ".")
+		if r, err = t.record(); err != nil {
+			return Entry{}, "", err
+		}
+	}
+	path = e.parse(r, fields)
+
+	// There is one way only to write an entry.
+	wantExt, want, err := entryHeader(&e, path, t.mtime)
+	if err != nil {
+		return Entry{}, "", err
+	}
+	if *r != *want || !ext.equal(wantExt) {
+		return Entry{}, "", fmt.Errorf("header of %q: %w", path, ErrInvalid)
+	}
+	return e, path, nil
 }
 
 // parse takes the fields of e from its header, and returns its path, with prefix and slash.
