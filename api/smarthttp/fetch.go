@@ -64,18 +64,18 @@ func (h *Handler) plan(ctx context.Context, repo *Repository, req *request) (*pl
 			pl.common = append(pl.common, id)
 		}
 	}
-	var wanted []gitpack.Stored
+	wanted := make(map[gitpack.OID]gitpack.Stored)
 	for _, id := range req.wants {
 		st, ok := packs[id]
 		if !ok {
 			return nil, refuse("upload-pack: not our ref %s", id)
 		}
-		wanted = append(wanted, st)
+		wanted[id] = st
 	}
 	pl.shallow = req.newShallow(wanted)
 	for _, id := range tags {
 		if st, ok := packs[id]; ok {
-			wanted = append(wanted, st)
+			wanted[id] = st
 		}
 	}
 	pl.pack, err = packOf(repo.Set, wanted, pl.common, packs)
@@ -111,7 +111,7 @@ func (repo *Repository) tagsOf(req *request) []gitpack.OID {
 
 // newShallow returns the commits of wanted that the client does not know to be
 // without parents.
-func (req *request) newShallow(wanted []gitpack.Stored) []gitpack.OID {
+func (req *request) newShallow(wanted map[gitpack.OID]gitpack.Stored) []gitpack.OID {
 	known := make(map[gitpack.OID]bool)
 	for _, id := range req.shallows {
 		known[id] = true
@@ -124,20 +124,22 @@ func (req *request) newShallow(wanted []gitpack.Stored) []gitpack.OID {
 		}
 	}
 	var ids []gitpack.OID
-	for _, st := range wanted {
-		if !known[st.Commit] {
-			known[st.Commit] = true
-			ids = append(ids, st.Commit)
+	for _, id := range req.wants {
+		if commit := wanted[id].Commit; !known[commit] {
+			known[commit] = true
+			ids = append(ids, commit)
 		}
 	}
 	return ids
 }
 
 // packOf returns the pack of what is wanted without what is common.
-func packOf(set *gitpack.Set, wanted []gitpack.Stored, common []gitpack.OID, packs map[gitpack.OID]gitpack.Stored) (*gitpack.Pack, error) {
+func packOf(set *gitpack.Set, wanted map[gitpack.OID]gitpack.Stored, common []gitpack.OID, packs map[gitpack.OID]gitpack.Stored) (*gitpack.Pack, error) {
 	objects := roaring.New()
 	largest := gitpack.Stored{}
-	for _, st := range wanted {
+	tagged := make(map[gitpack.OID]bool) // commits of which a tag object is wanted
+	for id, st := range wanted {
+		tagged[st.Commit] = tagged[st.Commit] || id != st.Commit
 		b, err := st.Ordinals()
 		if err != nil {
 			return nil, err
@@ -148,6 +150,11 @@ func packOf(set *gitpack.Set, wanted []gitpack.Stored, common []gitpack.OID, pac
 	}
 	all := objects.GetCardinality()
 	for _, id := range common {
+		// Who has a commit need not have the tag objects in its pack. If one of
+		// them is wanted, the rest is sent again: that is rare.
+		if tagged[id] {
+			continue
+		}
 		b, err := packs[id].Ordinals()
 		if err != nil {
 			return nil, err

@@ -232,22 +232,30 @@ func TestFetchNewTag(t *testing.T) {
 	}
 }
 
-// A client that has upstream's history must not lose it.
+// A client that has upstream's history must not lose it, and may have commits
+// without their tag objects.
 func TestFetchIntoFullClone(t *testing.T) {
 	t.Parallel()
-	u := newUpstream(t)
-	eachVersion(t, u, func(t *testing.T, c *client) {
-		dir := filepath.Join(t.TempDir(), "full")
-		git(t, ".", "clone", "-q", "--no-local", "--no-tags", u.dir, dir)
-		c.git(dir, "fetch", "--no-tags", c.url, "refs/tags/*:refs/tags/*")
-		git(t, dir, "fsck", "--strict")
-		if got, want := git(t, dir, "rev-list", "--count", "v4"), "4"; got != want {
-			t.Errorf("v4 has %s commits, want %s", got, want)
+	for _, merged := range []bool{false, true} {
+		u := newUpstream(t)
+		m := newMirror(t, u)
+		m.merged = merged
+		m.sync(u)
+		url := serve(t, m, Options{}) + "/pkg"
+		for _, v := range versions {
+			c := &client{t: t, version: v, url: url, up: u}
+			dir := filepath.Join(t.TempDir(), "full")
+			git(t, ".", "clone", "-q", "--no-local", "--no-tags", u.dir, dir)
+			c.git(dir, "fetch", "--no-tags", c.url, "refs/tags/*:refs/tags/*")
+			git(t, dir, "fsck", "--strict")
+			if got, want := git(t, dir, "rev-list", "--count", "v4"), "4"; got != want {
+				t.Errorf("version %s: v4 has %s commits, want %s", v, got, want)
+			}
+			if got := git(t, dir, "rev-parse", "--is-shallow-repository"); got != "false" {
+				t.Errorf("version %s: shallow = %s, want false", v, got)
+			}
 		}
-		if got := git(t, dir, "rev-parse", "--is-shallow-repository"); got != "false" {
-			t.Errorf("shallow = %s, want false", got)
-		}
-	})
+	}
 }
 
 func TestNegotiateOnly(t *testing.T) {

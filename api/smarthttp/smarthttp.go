@@ -33,7 +33,8 @@ type Store interface {
 	// *Error if there is nothing to see, with the reason in words.
 	Repository(ctx context.Context, pkg string) (*Repository, error)
 	// Packs returns the packs of those ids that are a commit or the tag
-	// object of a release of repo; others are left out.
+	// object of a release of repo; others are left out. The pack of a tag
+	// object holds it; that of a commit may hold tag objects, too.
 	Packs(ctx context.Context, repo *Repository, ids []gitpack.OID) (map[gitpack.OID]gitpack.Stored, error)
 	// Segment opens a segment by its position in repo.Set. The context holds
 	// until the segment is closed.

@@ -119,6 +119,7 @@ type mirror struct {
 	t          testing.TB
 	dir        string
 	unreadable bool // segments cannot be read
+	merged     bool // a commit's pack holds its tag objects
 
 	mu       sync.Mutex
 	repo     *Repository
@@ -187,6 +188,11 @@ func (m *mirror) sync(u *upstream) {
 		var err error
 		if m.packs[id], err = repo.Set.Stored(commits[id], objects, m.open); err != nil {
 			m.t.Fatal(err)
+		}
+	}
+	for id, st := range m.packs {
+		if m.merged && st.Objects > m.packs[st.Commit].Objects {
+			m.packs[st.Commit] = m.packs[id]
 		}
 	}
 }
