@@ -128,7 +128,7 @@ type Options struct {
 	WriteTimeout time.Duration // for each 64 KiB of an answer; default 30 s
 
 	// Window is how many bytes to ask a segment for at once; 0, the default,
-	// suits local files, 1 MiB a remote store.
+	// suits local files, 256 KiB a remote store. Each fetch holds as much.
 	Window int
 }
 
