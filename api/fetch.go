@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"math/rand/v2"
 	"net/http"
 	"strconv"
 	"strings"
@@ -39,6 +40,9 @@ func (s *Server) postFetch(w http.ResponseWriter, r *http.Request) error {
 	if err := storage.ValidPackage(name); err != nil {
 		return err
 	}
+	if err := s.roomForJobs(r.Context()); err != nil {
+		return err
+	}
 	job, created, err := s.db.RequestFetch(r.Context(), name, up)
 	if err != nil {
 		return err
@@ -47,6 +51,23 @@ func (s *Server) postFetch(w http.ResponseWriter, r *http.Request) error {
 		s.tell(r.Context(), job)
 	}
 	return s.answerJob(w, r, job, wait)
+}
+
+// roomForJobs refuses work that would only wait. The count may be a
+// second old; the limit is about thousands.
+func (s *Server) roomForJobs(ctx context.Context) error {
+	if s.opt.MaxJobs == 0 {
+		return nil
+	}
+	n, err := s.openJobs.get(ctx, s.db.QueueCounts)
+	if err != nil {
+		return err
+	}
+	if open := n.Pending + n.Active + n.Scheduled + n.Retry; open >= s.opt.MaxJobs {
+		return &Error{Status: http.StatusTooManyRequests, Code: "too_many_jobs", RetryAfter: 10*time.Second + rand.N(20*time.Second),
+			Message: fmt.Sprintf("%d jobs are open already; try again when some have ended", open)}
+	}
+	return nil
 }
 
 // tell has the queue told of a new job. If that fails, the job is not lost:

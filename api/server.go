@@ -5,10 +5,12 @@
 package api
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"crypto/subtle"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -22,6 +24,7 @@ import (
 
 	"github.com/go-chi/chi/v5"
 	"github.com/go-chi/chi/v5/middleware"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"packbase/api/smarthttp"
 	"packbase/storage"
@@ -38,6 +41,8 @@ type Options struct {
 	Central  string        // where an edge sends those who want to write
 	Source   string        // the catalog's URL; "" for none
 	Cooldown time.Duration // between two updates
+	MaxJobs  int           // open jobs; more are refused. 0 for no limit
+	Metrics  prometheus.Registerer
 }
 
 // A Server answers HTTP. Make one with New.
@@ -49,14 +54,19 @@ type Server struct {
 	log   *slog.Logger
 	git   *smarthttp.Handler
 
+	metrics   *metrics
 	directory *directory
 	status    remembered[*statusBody]
+	openJobs  remembered[storage.QueueCounts]
 	draining  atomic.Bool
 }
 
 // New returns a server; its Handler does the work.
 func New(db *storage.DB, q *queue.Queue, blobs blob.Store, opt Options, log *slog.Logger) *Server {
-	s := &Server{db: db, queue: q, blobs: blobs, opt: opt, log: log, directory: newDirectory(db)}
+	s := &Server{db: db, queue: q, blobs: blobs, opt: opt, log: log, directory: newDirectory(db), metrics: newMetrics(opt.Metrics)}
+	if opt.Metrics != nil {
+		opt.Metrics.MustRegister(newRegistryCollector(s))
+	}
 	s.git = smarthttp.New(newGitStore(db, blobs), smarthttp.Options{}, log)
 	return s
 }
@@ -67,7 +77,7 @@ const maxBody = 64 << 10
 // Handler returns the whole route table.
 func (s *Server) Handler() http.Handler {
 	r := chi.NewRouter()
-	r.Use(middleware.RequestID, s.logRequests, s.recoverPanics, s.canonicalPath, middleware.GetHead)
+	r.Use(identify, closeChunked, s.logRequests, s.recoverPanics, s.canonicalPath, middleware.GetHead)
 	r.NotFound(s.handle(func(http.ResponseWriter, *http.Request) error { return storage.ErrNotFound }))
 	r.MethodNotAllowed(s.handle(methodNotAllowed))
 
@@ -120,26 +130,73 @@ func writeJSON(w http.ResponseWriter, status int, body any) {
 // readJSON reads a request's body, which must be one JSON object and no more.
 // Unknown fields are refused: a misspelled option must not be ignored.
 func readJSON(w http.ResponseWriter, r *http.Request, into any) error {
-	dec := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxBody))
-	dec.DisallowUnknownFields()
-	if err := dec.Decode(into); err != nil {
+	malformed := func(why string) error {
+		return &Error{Status: http.StatusBadRequest, Code: "malformed", Message: "the body is not the JSON object that is wanted here: " + why}
+	}
+	// All of it, before anything is done: what broke off must have no effect.
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+	if err != nil {
 		if toError(err).Status == http.StatusRequestEntityTooLarge {
 			return err
 		}
-		return &Error{Status: http.StatusBadRequest, Code: "malformed", Message: "the body is not the JSON object that is wanted here: " + jsonProblem(err)}
+		return malformed("it broke off")
 	}
-	if dec.More() {
-		return &Error{Status: http.StatusBadRequest, Code: "malformed", Message: "the body goes on after its JSON object"}
+	if !utf8.Valid(body) {
+		return malformed("it is not UTF-8")
+	}
+	if key := repeatedKey(body); key != "" {
+		return malformed(fmt.Sprintf("it has %q twice", key))
+	}
+	dec := json.NewDecoder(bytes.NewReader(body))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(into); err != nil {
+		return malformed(jsonProblem(err))
+	}
+	if _, err := dec.Token(); err != io.EOF {
+		return malformed("it goes on after the object")
 	}
 	return nil
 }
 
 func jsonProblem(err error) string {
-	text := strings.TrimPrefix(err.Error(), "json: ")
-	if text == "EOF" {
+	var kind *json.UnmarshalTypeError
+	switch {
+	case err == io.EOF:
 		return "it is empty"
+	case err == io.ErrUnexpectedEOF:
+		return "it ends early"
+	case errors.As(err, &kind) && kind.Field == "":
+		return "it is of the type " + kind.Value
+	case errors.As(err, &kind):
+		return fmt.Sprintf("%q is of the type %s", kind.Field, kind.Value)
 	}
-	return text
+	return strings.TrimPrefix(err.Error(), "json: ")
+}
+
+// repeatedKey returns a key that the JSON object has twice, in any case of
+// letters, or "". Parsers differ in which of the two they take.
+func repeatedKey(body []byte) string {
+	dec := json.NewDecoder(bytes.NewReader(body))
+	if t, err := dec.Token(); err != nil || t != json.Delim('{') {
+		return ""
+	}
+	seen := map[string]bool{}
+	for dec.More() {
+		t, err := dec.Token()
+		key, ok := t.(string)
+		if err != nil || !ok {
+			return ""
+		}
+		if seen[strings.ToLower(key)] {
+			return key
+		}
+		seen[strings.ToLower(key)] = true
+		var value json.RawMessage
+		if dec.Decode(&value) != nil {
+			return ""
+		}
+	}
+	return ""
 }
 
 // authorize lets writes pass that carry the token. It looks at nothing else,
@@ -251,27 +308,15 @@ func (s *Server) recoverPanics(next http.Handler) http.Handler {
 func (s *Server) logRequests(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		id := middleware.GetReqID(r.Context())
-		w.Header().Set("X-Request-Id", id)
 		body := &countingBody{ReadCloser: r.Body}
 		r.Body = body
 		ww := middleware.NewWrapResponseWriter(w, r.ProtoMajor)
 		start := time.Now()
 		next.ServeHTTP(ww, r)
-		s.log.LogAttrs(context.WithoutCancel(r.Context()), slog.LevelDebug, "request",
+		s.metrics.observe(r, ww.Status(), time.Since(start))
+		s.log.LogAttrs(context.WithoutCancel(r.Context()), slog.LevelInfo, "request",
 			slog.String("method", r.Method), slog.String("path", r.URL.Path), slog.Int("status", ww.Status()),
 			slog.Int("bytes", ww.BytesWritten()), slog.Duration("took", time.Since(start)), slog.String("request_id", id),
 			slog.String("te", strings.Join(r.TransferEncoding, ",")), slog.Int64("cl", r.ContentLength), slog.Int64("body_bytes", body.n))
 	})
-}
-
-// A countingBody counts what is read of a request's body.
-type countingBody struct {
-	io.ReadCloser
-	n int64
-}
-
-func (b *countingBody) Read(p []byte) (int, error) {
-	n, err := b.ReadCloser.Read(p)
-	b.n += int64(n)
-	return n, err
 }

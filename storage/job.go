@@ -419,3 +419,31 @@ func (db *DB) ForgetWorker(ctx context.Context, id string) error {
 	}
 	return nil
 }
+
+// A JobCount is how many jobs of a kind are in a state.
+type JobCount struct {
+	State, Kind string
+	Count       int
+}
+
+// JobCounts counts open jobs, and those that ended within a day.
+func (db *DB) JobCounts(ctx context.Context) ([]JobCount, error) {
+	rows, _ := db.pool.Query(ctx, `
+		SELECT state, kind, count(*) AS count FROM jobs
+		WHERE state IN ('queued', 'running') OR created_at > now() - interval '1 day'
+		GROUP BY state, kind ORDER BY state, kind`)
+	all, err := pgx.CollectRows(rows, pgx.RowToStructByName[JobCount])
+	if err != nil {
+		return nil, fmt.Errorf("job counts: %w", translate(err))
+	}
+	return all, nil
+}
+
+// PruneJobs removes jobs that ended longer than age ago.
+func (db *DB) PruneJobs(ctx context.Context, age time.Duration) error {
+	_, err := db.pool.Exec(ctx, `DELETE FROM jobs WHERE ended_at < now() - $1::interval`, age)
+	if err != nil {
+		return fmt.Errorf("prune jobs: %w", translate(err))
+	}
+	return nil
+}

@@ -431,6 +431,10 @@ func (f *fetch) putRecord(ctx context.Context) error {
 		return err
 	}
 	rec.Fence = f.job.Fence
+	if s := f.job.sync; s != nil {
+		now := time.Now().UTC().Truncate(time.Second)
+		rec.SyncOK, rec.SyncCode, rec.SyncMessage, rec.SyncedAt = s.OK, s.Code, s.Message, &now
+	}
 	if held != "" {
 		raw, err := readBlob(ctx, f.w.blobs, held)
 		if err == nil {

@@ -2,6 +2,7 @@ package worker
 
 import (
 	"context"
+	"errors"
 	"time"
 )
 
@@ -11,7 +12,14 @@ import (
 func (w *Worker) reconcile(ctx context.Context) {
 	tick := time.NewTicker(w.opt.Reconcile)
 	defer tick.Stop()
+	swept := time.Time{}
 	for {
+		if time.Since(swept) > sweepEvery {
+			swept = time.Now()
+			if err := w.sweep(ctx); err != nil && ctx.Err() == nil {
+				w.log.WarnContext(ctx, "not swept", "err", err)
+			}
+		}
 		if err := w.reconcileOnce(ctx); err != nil && ctx.Err() == nil {
 			w.log.WarnContext(ctx, "jobs not reconciled", "err", err)
 		}
@@ -21,6 +29,18 @@ func (w *Worker) reconcile(ctx context.Context) {
 		case <-tick.C:
 		}
 	}
+}
+
+const (
+	sweepEvery = time.Hour
+	keptJobs   = 30 * 24 * time.Hour // after their end
+)
+
+// sweep removes what crashed writers left in staging, and old jobs. Blobs are
+// swept by `packbase gc` alone.
+func (w *Worker) sweep(ctx context.Context) error {
+	age := 2 * w.opt.JobTimeout
+	return errors.Join(w.opt.Staging.Sweep(ctx, 0), w.blobs.Sweep(ctx, age), w.db.PruneJobs(ctx, keptJobs))
 }
 
 func (w *Worker) reconcileOnce(ctx context.Context) error {

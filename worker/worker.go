@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"packbase/storage"
 	"packbase/storage/blob"
@@ -50,6 +51,7 @@ type Options struct {
 	Source         string        // the catalog's URL
 	Fixtures       string        // folder of local packages
 	UpdateInterval time.Duration // between updates that start by themselves
+	Metrics        prometheus.Registerer
 }
 
 // A Worker does jobs. Make one with New.
@@ -61,6 +63,9 @@ type Worker struct {
 	log   *slog.Logger
 	table map[string]func(context.Context, *job) (any, error)
 	web   *upstream.Client
+
+	jobSeconds     *prometheus.HistogramVec
+	upstreamErrors *prometheus.CounterVec
 }
 
 // New returns a worker that has not begun to work.
@@ -70,6 +75,16 @@ func New(db *storage.DB, q *queue.Queue, blobs blob.Store, opt Options, log *slo
 		storage.FetchPackage:  w.fetchPackage,
 		storage.ProbePackage:  w.probePackage,
 		storage.UpdateCatalog: w.updateCatalog,
+	}
+	w.jobSeconds = prometheus.NewHistogramVec(prometheus.HistogramOpts{
+		Name: "packbase_job_seconds", Help: "Time of one attempt at a job, by kind.",
+		Buckets: []float64{.05, .2, 1, 5, 20, 60, 300, 1800},
+	}, []string{"kind"})
+	w.upstreamErrors = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "packbase_upstream_errors_total", Help: "Attempts that failed, by code.",
+	}, []string{"code"})
+	if opt.Metrics != nil {
+		opt.Metrics.MustRegister(w.jobSeconds, w.upstreamErrors)
 	}
 	return w
 }
@@ -133,6 +148,7 @@ func (w *Worker) handle(ctx context.Context, kind string, id uuid.UUID) {
 		log.WarnContext(end, "job outcome not recorded", "err", err)
 		return
 	}
+	w.jobSeconds.WithLabelValues(claim.Job.Kind).Observe(time.Since(start).Seconds())
 	log.InfoContext(end, "job ended", "took", time.Since(start).Round(time.Millisecond), "err", err)
 }
 
@@ -216,6 +232,7 @@ func (w *Worker) finish(ctx context.Context, j *job, result any, err error, stop
 		})
 	}
 	e := verdict(err)
+	w.upstreamErrors.WithLabelValues(e.Code).Inc()
 	if e.Code == "internal" {
 		w.log.ErrorContext(ctx, "job failed", "job", j.Job.ID, "kind", j.Job.Kind, "package", j.Job.Package, "err", err)
 	}

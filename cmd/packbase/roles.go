@@ -1,8 +1,10 @@
 package main
 
 import (
+	"log/slog"
 	"os"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/spf13/cobra"
 
 	"packbase/storage"
@@ -29,8 +31,12 @@ func (p *program) apiCommand() *cobra.Command {
 		if err := s.db.CheckSchema(ctx); err != nil {
 			return err
 		}
-		srv, err := newAPI(cfg, s, log)
+		reg := prometheus.NewRegistry()
+		srv, err := newAPI(cfg, s, reg, log)
 		if err != nil {
+			return err
+		}
+		if err := serveAdmin(ctx, cfg, reg); err != nil {
 			return err
 		}
 		ln, err := listen(cfg)
@@ -63,12 +69,16 @@ func (p *program) workerCommand() *cobra.Command {
 		if err := s.db.CheckSchema(ctx); err != nil {
 			return err
 		}
-		git, err := newAPI(&Config{ReadOnly: true}, s, log)
+		git, err := newAPI(&Config{ReadOnly: true}, s, nil, slog.New(slog.DiscardHandler))
 		if err != nil {
 			return err
 		}
-		w, err := newWorker(cfg, s, git.Handler(), log)
+		reg := prometheus.NewRegistry()
+		w, err := newWorker(cfg, s, git.Handler(), reg, log)
 		if err != nil {
+			return err
+		}
+		if err := serveAdmin(ctx, cfg, reg); err != nil {
 			return err
 		}
 		log.Info("working", "concurrency", cfg.Concurrency)

@@ -9,11 +9,16 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/http/pprof"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"packbase/api"
 	"packbase/storage"
@@ -64,7 +69,8 @@ func (s *stores) close() error {
 }
 
 // newAPI returns the HTTP side.
-func newAPI(cfg *Config, s *stores, log *slog.Logger) (*api.Server, error) {
+// reg may be nil.
+func newAPI(cfg *Config, s *stores, reg prometheus.Registerer, log *slog.Logger) (*api.Server, error) {
 	if cfg.Token == "" && !cfg.ReadOnly && !cfg.AuthNone && !cfg.loopback() {
 		return nil, usage("PACKBASE_TOKEN is not set, and %s can be reached from elsewhere: set a token, or PACKBASE_AUTH=none to let everybody write",
 			cmp.Or(cfg.Addr, "the listener"))
@@ -75,12 +81,12 @@ func newAPI(cfg *Config, s *stores, log *slog.Logger) (*api.Server, error) {
 	}
 	return api.New(s.db, s.queue, s.blobs, api.Options{
 		Release: release, Token: cfg.Token, Open: open, ReadOnly: cfg.ReadOnly, Central: cfg.Central,
-		Source: cfg.Source, Cooldown: cfg.UpdateCooldown,
+		Source: cfg.Source, Cooldown: cfg.UpdateCooldown, MaxJobs: cfg.MaxJobs, Metrics: reg,
 	}, log), nil
 }
 
 // newWorker returns the job side. git serves the probe; it may be nil.
-func newWorker(cfg *Config, s *stores, git http.Handler, log *slog.Logger) (*worker.Worker, error) {
+func newWorker(cfg *Config, s *stores, git http.Handler, reg prometheus.Registerer, log *slog.Logger) (*worker.Worker, error) {
 	staging, err := blob.OpenStaging(s.blobs, filepath.Join(cfg.Root, "staging"))
 	if err != nil {
 		return nil, fmt.Errorf("PACKBASE_ROOT: %w", err)
@@ -115,6 +121,7 @@ func newWorker(cfg *Config, s *stores, git http.Handler, log *slog.Logger) (*wor
 		Source:         cfg.Source,
 		Fixtures:       cfg.Fixtures,
 		UpdateInterval: cfg.UpdateInterval,
+		Metrics:        reg,
 	}, log), nil
 }
 
@@ -125,6 +132,31 @@ func listen(cfg *Config) (net.Listener, error) {
 		return nil, fmt.Errorf("%w; is another packbase running, or should PACKBASE_PORT be another?", err)
 	}
 	return ln, nil
+}
+
+// serveAdmin answers metrics and profiles on the admin address until ctx ends.
+// It is never part of the public listener.
+func serveAdmin(ctx context.Context, cfg *Config, reg *prometheus.Registry) error {
+	if cfg.AdminAddr == "" {
+		return nil
+	}
+	ln, err := net.Listen("tcp", cfg.AdminAddr)
+	if err != nil {
+		return usage("PACKBASE_ADMIN_ADDR: %w; give another address, or off for none", err)
+	}
+	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", promhttp.HandlerFor(reg, promhttp.HandlerOpts{}))
+	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
+	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
+	mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
+	srv := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}
+	go func() {
+		<-ctx.Done()
+		srv.Close()
+	}()
+	go func() { _ = srv.Serve(ln) }() // ends with Close
+	return nil
 }
 
 // serveHTTP answers on ln until ctx ends, then lets answers under way finish.

@@ -16,6 +16,7 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 
@@ -75,12 +76,16 @@ func (p *program) up(ctx context.Context, cfg *Config, log *slog.Logger) (err er
 	if err := s.db.Migrate(ctx); err != nil {
 		return err
 	}
-	srv, err := newAPI(cfg, s, log)
+	reg := prometheus.NewRegistry()
+	srv, err := newAPI(cfg, s, reg, log)
 	if err != nil {
 		return err
 	}
-	w, err := newWorker(cfg, s, srv.Handler(), log)
+	w, err := newWorker(cfg, s, srv.Handler(), reg, log)
 	if err != nil {
+		return err
+	}
+	if err := serveAdmin(ctx, cfg, reg); err != nil {
 		return err
 	}
 	g, ctx := errgroup.WithContext(ctx)

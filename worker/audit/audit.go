@@ -5,6 +5,7 @@ package audit
 
 import (
 	"context"
+	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -14,8 +15,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"time"
-
-	"crypto/sha256"
 
 	"packbase/storage"
 	"packbase/storage/blob"
@@ -203,30 +202,9 @@ func (a *Auditor) read(ctx context.Context, digest string) ([]byte, error) {
 // is moved to quarantine, so that it is never served again; with repair it is
 // made again from the other copy of the same files, if that gives equal bytes.
 func (a *Auditor) Verify(ctx context.Context, repair bool) error {
-	named, err := a.DB.NamedBlobs(ctx)
+	bad, err := a.verifyBlobs(ctx)
 	if err != nil {
 		return err
-	}
-	bad := map[string]bool{}
-	done := 0
-	for digest := range named {
-		a.progress("blobs", done, len(named))
-		done++
-		err := blob.Verify(ctx, a.Blobs, digest)
-		switch {
-		case err == nil:
-		case errors.Is(err, blob.ErrMismatch):
-			bad[digest] = true
-			a.find("blob_corrupt", digest, "the bytes are not those of the digest; moved to quarantine")
-			if err := a.Blobs.Quarantine(ctx, digest); err != nil {
-				return err
-			}
-		case errors.Is(err, fs.ErrNotExist):
-			bad[digest] = true
-			a.find("blob_missing", digest, "a row names this blob, and it is not in the store")
-		default:
-			return fmt.Errorf("verify %s: %w", digest, err)
-		}
 	}
 	packages, err := a.DB.ChangedPackages(ctx, time.Time{})
 	if err != nil {
@@ -238,22 +216,53 @@ func (a *Auditor) Verify(ctx context.Context, repair bool) error {
 			return err
 		}
 	}
+	for _, finding := range bad {
+		a.Report(*finding)
+	}
 	return nil
 }
 
-func (a *Auditor) verifyTrees(ctx context.Context, pkg string, bad map[string]bool, repair bool) error {
+// verifyBlobs returns a finding for each blob that is not what a row names.
+func (a *Auditor) verifyBlobs(ctx context.Context) (map[string]*Finding, error) {
+	named, err := a.DB.NamedBlobs(ctx)
+	if err != nil {
+		return nil, err
+	}
+	bad := map[string]*Finding{}
+	done := 0
+	for digest := range named {
+		a.progress("blobs", done, len(named))
+		done++
+		err := blob.Verify(ctx, a.Blobs, digest)
+		switch {
+		case err == nil:
+		case errors.Is(err, blob.ErrMismatch):
+			bad[digest] = &Finding{Code: "blob_corrupt", Subject: digest, Problem: "the bytes are not those of the digest; moved to quarantine"}
+			if err := a.Blobs.Quarantine(ctx, digest); err != nil {
+				return nil, err
+			}
+		case errors.Is(err, fs.ErrNotExist):
+			bad[digest] = &Finding{Code: "blob_missing", Subject: digest, Problem: "a row names this blob, and it is not in the store"}
+		default:
+			return nil, fmt.Errorf("verify %s: %w", digest, err)
+		}
+	}
+	return bad, nil
+}
+
+func (a *Auditor) verifyTrees(ctx context.Context, pkg string, bad map[string]*Finding, repair bool) error {
 	releases, err := a.DB.Releases(ctx, pkg)
 	if err != nil {
 		return err
 	}
 	for i := range releases {
 		r := &releases[i]
-		if bad[r.ManifestDigest] {
-			continue // reported already
+		if bad[r.ManifestDigest] != nil {
+			continue
 		}
-		if bad[r.Digest] {
-			if repair {
-				if err := a.repairTarball(ctx, r); err != nil {
+		if found := bad[r.Digest]; found != nil {
+			if repair && !found.Mended {
+				if found.Mended, err = a.repairTarball(ctx, r); err != nil {
 					return err
 				}
 			}

@@ -57,20 +57,17 @@ func (a *Auditor) GC(ctx context.Context, grace time.Duration, dryRun bool) (rem
 	return removed, bytes, errors.Join(a.DB.ForgetBlobs(ctx), a.Staging.Sweep(ctx, grace), a.Blobs.Sweep(ctx, grace))
 }
 
-// repairTarball makes a tarball again from the package's segments. Only equal
-// bytes take the place of the old ones.
-func (a *Auditor) repairTarball(ctx context.Context, r *storage.Release) error {
-	subject := r.Package + "@" + r.Tag
-	err := a.rebuildTarball(ctx, r)
+// repairTarball makes a tarball again from the package's segments, and reports
+// whether it did. Only equal bytes take the place of the old ones.
+func (a *Auditor) repairTarball(ctx context.Context, r *storage.Release) (mended bool, err error) {
+	err = a.rebuildTarball(ctx, r)
 	if ctx.Err() != nil {
-		return ctx.Err()
+		return false, ctx.Err()
 	}
 	if err != nil {
-		a.find("not_repaired", subject, "its tarball cannot be made again: %v", err)
-		return nil
+		a.find("not_repaired", r.Package+"@"+r.Tag, "its tarball cannot be made again: %v", err)
 	}
-	a.Report(Finding{Code: "tarball_repaired", Subject: subject, Problem: "its tarball was made again from the Git objects", Mended: true})
-	return nil
+	return err == nil, nil
 }
 
 func (a *Auditor) rebuildTarball(ctx context.Context, r *storage.Release) error {
