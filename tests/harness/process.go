@@ -24,6 +24,7 @@ type Process struct {
 	env  []string
 	log  string // file
 	cmd  *exec.Cmd
+	from int           // bytes that the log had when it was started
 	end  chan struct{} // closed when it has ended
 	err  error         // how it ended; after end
 }
@@ -61,6 +62,7 @@ func (p *Process) Start() {
 		p.t.Fatal(err)
 	}
 	defer log.Close()
+	p.from = len(p.Log())
 	// Not of the test's context: we end it ourselves, later than that.
 	p.cmd = exec.CommandContext(context.Background(), Binary(p.t), p.args...)
 	p.cmd.Env = p.env
@@ -161,6 +163,9 @@ func (p *Process) Log() string {
 	}
 	return string(b)
 }
+
+// Said reports whether the process has written text since it was started.
+func (p *Process) Said(text string) bool { return strings.Contains(p.Log()[p.from:], text) }
 
 // Run runs packbase with args and env to its end and returns what it printed.
 // It does not fail the test.

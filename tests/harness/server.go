@@ -88,7 +88,7 @@ func Start(t testing.TB, env ...string) *Server {
 
 // Up runs `packbase up` with a Postgres and a Redis of its own, unless env
 // names others, and waits until it says that it is ready: then the built-in
-// package is there.
+// package is there. A PACKBASE_LOG in env must not hide what is said.
 func Up(t testing.TB, env ...string) *Server {
 	t.Helper()
 	s := newServer(t, env)
@@ -97,7 +97,6 @@ func Up(t testing.TB, env ...string) *Server {
 	s.Worker = s.API
 	s.API.Start()
 	s.AwaitReady()
-	Eventually(t, "packbase says that it is ready", func() bool { return strings.Contains(s.API.Log(), "packbase is ready") })
 	return s
 }
 
@@ -121,7 +120,7 @@ func valueOf(env []string, name string) (value string) {
 	return value
 }
 
-// AwaitReady waits until /readyz says so.
+// AwaitReady waits until /readyz says so, and the worker too.
 func (s *Server) AwaitReady() {
 	s.t.Helper()
 	Eventually(s.t, "packbase is ready", func() bool {
@@ -135,6 +134,11 @@ func (s *Server) AwaitReady() {
 		resp.Body.Close()
 		return resp.StatusCode == http.StatusOK
 	})
+	said := "msg=working"
+	if s.Worker == s.API {
+		said = "packbase is ready"
+	}
+	Eventually(s.t, "the worker says "+said, func() bool { return s.Worker.Said(said) })
 }
 
 // Kill9 kills all processes at once.

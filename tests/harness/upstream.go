@@ -3,6 +3,7 @@ package harness
 import (
 	"bytes"
 	"fmt"
+	"io"
 	"maps"
 	"net"
 	"net/http"
@@ -62,7 +63,7 @@ func (u *Upstream) Start() {
 		if u.oldGit.Load() {
 			r.Header.Del("Git-Protocol")
 		}
-		h := cgi.Handler{Path: backend, Stderr: os.Stderr, Env: append(gitEnv(),
+		h := cgi.Handler{Path: backend, Stderr: io.Discard, Env: append(gitEnv(),
 			"GIT_PROJECT_ROOT="+u.dir, "GIT_HTTP_EXPORT_ALL=1", "GIT_PROTOCOL="+r.Header.Get("Git-Protocol"))}
 		h.ServeHTTP(w, r)
 	})}
@@ -187,7 +188,8 @@ func (r *Repo) GitInput(stdin string, args ...string) string {
 
 // Files are what a commit changes: contents by path. A mark after the path
 // says what it is, as `ls -F` does: "run.sh*" is executable and "link@" is a
-// symlink. "lib/sub&" is a submodule, whose content is a commit id.
+// symlink. "lib/sub&" is a submodule, whose content is a commit id, and
+// "old-" is removed, a file or a folder.
 type Files map[string]string
 
 // Commit adds files to main, over those that are there, and returns the
@@ -202,26 +204,34 @@ func (r *Repo) Commit(files Files) string {
 	if r.Git("branch", "--list", "main") != "" {
 		fmt.Fprintf(&in, "from refs/heads/main^0\n")
 	}
-	for _, name := range slices.Sorted(maps.Keys(files)) {
-		writeFile(&in, name, files[name])
+	names := slices.Sorted(maps.Keys(files))
+	// Removals come first, or a commit could not replace what it removes.
+	for _, removals := range []bool{true, false} {
+		for _, name := range names {
+			if strings.HasSuffix(name, "-") == removals {
+				writeFile(&in, name, files[name])
+			}
+		}
 	}
 	r.GitInput(in.String(), "fast-import", "--quiet")
 	return r.Git("rev-parse", "main")
 }
 
-// writeFile writes a filemodify command. git-fast-import(1)
+// writeFile writes a filemodify or filedelete command. git-fast-import(1)
 func writeFile(in *strings.Builder, name, content string) {
-	quote := func(path string) string { return strconv.Quote(path) }
 	mode := "100644"
 	if rest, ok := strings.CutSuffix(name, "*"); ok {
 		name, mode = rest, "100755"
 	} else if rest, ok := strings.CutSuffix(name, "@"); ok {
 		name, mode = rest, "120000"
 	} else if rest, ok := strings.CutSuffix(name, "&"); ok {
-		fmt.Fprintf(in, "M 160000 %s %s\n", content, quote(rest))
+		fmt.Fprintf(in, "M 160000 %s %s\n", content, rest)
+		return
+	} else if rest, ok := strings.CutSuffix(name, "-"); ok {
+		fmt.Fprintf(in, "D %s\n", rest)
 		return
 	}
-	fmt.Fprintf(in, "M %s inline %s\ndata %d\n%s\n", mode, quote(name), len(content), content)
+	fmt.Fprintf(in, "M %s inline %s\ndata %d\n%s\n", mode, name, len(content), content)
 }
 
 // CommitTree makes a commit without parents of a tree that git would not

@@ -1,0 +1,9 @@
+package tests_test
+
+import (
+	"testing"
+
+	"packbase/tests/harness"
+)
+
+func TestMain(m *testing.M) { harness.Main(m) }
