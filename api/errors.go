@@ -53,6 +53,8 @@ func toError(err error) *Error {
 		return &Error{Status: http.StatusNotFound, Code: "not_found", Message: "there is no such thing here; /api/list names what is"}
 	case errors.Is(err, storage.ErrConflict):
 		return &Error{Status: http.StatusConflict, Code: "conflict", Message: "the request does not fit the present state"}
+	case errors.Is(err, storage.ErrInvalid):
+		return &Error{Status: http.StatusBadRequest, Code: "invalid", Message: "the request holds text that cannot be stored"}
 	case errors.Is(err, context.DeadlineExceeded), storage.IsAway(err):
 		return &Error{Status: http.StatusServiceUnavailable, Code: "unavailable", RetryAfter: 5 * time.Second,
 			Message: "the database does not answer; try again soon"}
@@ -114,6 +116,7 @@ func writeError(w http.ResponseWriter, r *http.Request, e *Error) {
 	for _, name := range []string{"ETag", "Last-Modified", "Content-Length", "Content-Type"} {
 		h.Del(name)
 	}
+	leaveUnread(w, r)
 	h.Set("Cache-Control", "no-store")
 	h.Set("X-Packbase-Error", e.Code)
 	if e.RetryAfter > 0 {

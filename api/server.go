@@ -5,14 +5,11 @@
 package api
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"crypto/subtle"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net/http"
 	"net/url"
@@ -41,6 +38,7 @@ type Options struct {
 	Central  string        // where an edge sends those who want to write
 	Source   string        // the catalog's URL; "" for none
 	Cooldown time.Duration // between two updates
+	Window   int           // bytes to ask a segment for at once; 0 for a local disk
 	MaxJobs  int           // open jobs; more are refused. 0 for no limit
 	Metrics  prometheus.Registerer
 }
@@ -67,12 +65,9 @@ func New(db *storage.DB, q *queue.Queue, blobs blob.Store, opt Options, log *slo
 	if opt.Metrics != nil {
 		opt.Metrics.MustRegister(newRegistryCollector(s))
 	}
-	s.git = smarthttp.New(newGitStore(db, blobs), smarthttp.Options{}, log)
+	s.git = smarthttp.New(newGitStore(db, blobs), smarthttp.Options{Agent: "packbase/" + opt.Release, Window: opt.Window}, log)
 	return s
 }
-
-// maxBody bounds the JSON that a request may send, in bytes.
-const maxBody = 64 << 10
 
 // Handler returns the whole route table.
 func (s *Server) Handler() http.Handler {
@@ -125,78 +120,6 @@ func writeJSON(w http.ResponseWriter, status int, body any) {
 	enc := json.NewEncoder(w)
 	enc.SetEscapeHTML(false)
 	_ = enc.Encode(body) // the client may have gone
-}
-
-// readJSON reads a request's body, which must be one JSON object and no more.
-// Unknown fields are refused: a misspelled option must not be ignored.
-func readJSON(w http.ResponseWriter, r *http.Request, into any) error {
-	malformed := func(why string) error {
-		return &Error{Status: http.StatusBadRequest, Code: "malformed", Message: "the body is not the JSON object that is wanted here: " + why}
-	}
-	// All of it, before anything is done: what broke off must have no effect.
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
-	if err != nil {
-		if toError(err).Status == http.StatusRequestEntityTooLarge {
-			return err
-		}
-		return malformed("it broke off")
-	}
-	if !utf8.Valid(body) {
-		return malformed("it is not UTF-8")
-	}
-	if key := repeatedKey(body); key != "" {
-		return malformed(fmt.Sprintf("it has %q twice", key))
-	}
-	dec := json.NewDecoder(bytes.NewReader(body))
-	dec.DisallowUnknownFields()
-	if err := dec.Decode(into); err != nil {
-		return malformed(jsonProblem(err))
-	}
-	if _, err := dec.Token(); err != io.EOF {
-		return malformed("it goes on after the object")
-	}
-	return nil
-}
-
-func jsonProblem(err error) string {
-	var kind *json.UnmarshalTypeError
-	switch {
-	case err == io.EOF:
-		return "it is empty"
-	case err == io.ErrUnexpectedEOF:
-		return "it ends early"
-	case errors.As(err, &kind) && kind.Field == "":
-		return "it is of the type " + kind.Value
-	case errors.As(err, &kind):
-		return fmt.Sprintf("%q is of the type %s", kind.Field, kind.Value)
-	}
-	return strings.TrimPrefix(err.Error(), "json: ")
-}
-
-// repeatedKey returns a key that the JSON object has twice, in any case of
-// letters, or "". Parsers differ in which of the two they take.
-func repeatedKey(body []byte) string {
-	dec := json.NewDecoder(bytes.NewReader(body))
-	if t, err := dec.Token(); err != nil || t != json.Delim('{') {
-		return ""
-	}
-	seen := map[string]bool{}
-	for dec.More() {
-		t, err := dec.Token()
-		key, ok := t.(string)
-		if err != nil || !ok {
-			return ""
-		}
-		if seen[strings.ToLower(key)] {
-			return key
-		}
-		seen[strings.ToLower(key)] = true
-		var value json.RawMessage
-		if dec.Decode(&value) != nil {
-			return ""
-		}
-	}
-	return ""
 }
 
 // authorize lets writes pass that carry the token. It looks at nothing else,

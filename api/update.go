@@ -183,16 +183,16 @@ func (s *Server) postCheck(w http.ResponseWriter, r *http.Request) error {
 	if err := storage.ValidPackage(in.Package); err != nil {
 		return err
 	}
+	wait, err := waitOf(r)
+	if err != nil {
+		return err
+	}
 	job, created, err := s.db.RequestProbe(r.Context(), in.Package)
 	if err != nil {
 		return notFound(err, errNoPackage(in.Package))
 	}
 	if created {
 		s.tell(r.Context(), job)
-	}
-	wait, err := waitOf(r)
-	if err != nil {
-		return err
 	}
 	if wait == 0 {
 		wait = 60 * time.Second
