@@ -131,20 +131,22 @@ func (db *DB) lockBlobs(ctx context.Context, function string) (release func(), e
 	return release, nil
 }
 
-// A Restoration is a package as it was found among the blobs.
-type Restoration struct {
+// An Adoption is releases of one package that come from blobs and not from
+// upstream.
+type Adoption struct {
 	Record       *PackageRecord // nil if there is none
 	RecordBlob   Blob
 	Publications []Publication // in order of publication
 	Segments     []Segment
-	Indexes      []Blob // of the segments
+	Indexes      []Blob  // of the segments
+	Follows      *Change // the change of the central that this brings an edge to
 }
 
-// Restore makes the rows of a package that has none.
-// It returns ErrConflict if there is a package of that name.
-func (db *DB) Restore(ctx context.Context, name string, from Restoration) error {
+// Adopt makes the rows of releases that come from blobs, and of their package
+// if it has none yet. It returns ErrConflict if that contradicts what is here.
+func (db *DB) Adopt(ctx context.Context, name string, from Adoption) error {
 	err := db.tx(ctx, func(tx pgx.Tx) error {
-		if err := restorePackage(ctx, tx, name, from); err != nil {
+		if err := adoptPackage(ctx, tx, name, from); err != nil {
 			return err
 		}
 		for i, s := range from.Segments {
@@ -158,33 +160,46 @@ func (db *DB) Restore(ctx context.Context, name string, from Restoration) error 
 				return err
 			}
 		}
-		if from.Record == nil {
+		if from.Record != nil {
+			if err := adoptRecord(ctx, tx, from.Record, from.RecordBlob); err != nil {
+				return err
+			}
+		}
+		if from.Follows == nil {
 			return nil
 		}
-		return restoreRecord(ctx, tx, from.Record, from.RecordBlob)
+		_, err := tx.Exec(ctx, `UPDATE replication SET seq = $1, chain = $2, synced_at = now()`, from.Follows.Seq, from.Follows.Chain)
+		return err
 	})
 	if err != nil {
-		return fmt.Errorf("restore %s: %w", name, translate(err))
+		return fmt.Errorf("adopt %s: %w", name, translate(err))
 	}
 	return nil
 }
 
-func restorePackage(ctx context.Context, tx pgx.Tx, name string, from Restoration) error {
-	var upstream, clone string
-	fence := int64(0)
-	var created time.Time
+// adoptPackage makes the package's row, or checks that it is the same one.
+func adoptPackage(ctx context.Context, tx pgx.Tx, name string, from Adoption) error {
+	up, fence, created := Upstream{}, int64(0), time.Time{}
 	for _, p := range from.Publications {
-		upstream, clone = p.Upstream, p.CloneURL
+		up = Upstream{Canonical: p.Upstream, CloneURL: p.CloneURL}
 		if created.IsZero() || p.Release.CreatedAt.Before(created) {
 			created = p.Release.CreatedAt
 		}
 	}
 	if from.Record != nil {
-		upstream, clone, fence = from.Record.Upstream, from.Record.CloneURL, from.Record.Fence
+		up, fence = Upstream{Canonical: from.Record.Upstream, CloneURL: from.Record.CloneURL}, from.Record.Fence
 	}
 	_, err := tx.Exec(ctx, `
 		INSERT INTO packages (name, upstream, clone_url, fence, created_at, updated_at)
-		VALUES ($1, $2, $3, $4, COALESCE($5, now()), COALESCE($5, now()))`, name, upstream, clone, fence, nullTime(created))
+		VALUES ($1, $2, $3, $4, COALESCE($5, now()), COALESCE($5, now()))
+		ON CONFLICT DO NOTHING`, name, up.Canonical, up.CloneURL, fence, nullTime(created))
+	if err != nil {
+		return err
+	}
+	owner, err := claimName(ctx, tx, name, up)
+	if err == nil && owner != name {
+		err = fmt.Errorf("%w: the package is called %s here", ErrConflict, owner)
+	}
 	return err
 }
 
@@ -195,7 +210,7 @@ func nullTime(t time.Time) *time.Time {
 	return &t
 }
 
-func restoreRecord(ctx context.Context, tx pgx.Tx, r *PackageRecord, in Blob) error {
+func adoptRecord(ctx context.Context, tx pgx.Tx, r *PackageRecord, in Blob) error {
 	batch := &pgx.Batch{}
 	batch.Queue(`
 		UPDATE packages

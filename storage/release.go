@@ -123,6 +123,9 @@ func publish(ctx context.Context, tx pgx.Tx, p Publication) (created bool, err e
 	if err := putPack(ctx, tx, id, p.Pack); err != nil {
 		return false, err
 	}
+	if err := addChange(ctx, tx, p); err != nil {
+		return false, err
+	}
 	return true, countRelease(ctx, tx, r, p.Description)
 }
 

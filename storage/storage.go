@@ -147,6 +147,6 @@ type MovedTag struct {
 
 // A Blob is stored bytes that a row names.
 type Blob struct {
-	Digest string
-	Size   int64
+	Digest string `json:"digest"`
+	Size   int64  `json:"size"`
 }

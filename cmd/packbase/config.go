@@ -84,7 +84,7 @@ func settings() []setting {
 		{name: "redis-url", secret: true, help: "redis:// URL; empty for a private Redis (up only)", set: text(func(c *Config) *string { return &c.RedisURL })},
 		{name: "blobs", help: "file:///folder or s3://bucket/prefix?endpoint=...; empty for the root folder", set: text(func(c *Config) *string { return &c.Blobs })},
 		{name: "read-only", usual: "false", help: "serve as an edge: no writes, no Redis, no token", set: boolean(func(c *Config) *bool { return &c.ReadOnly })},
-		{name: "central", help: "URL that an edge names to those who want to write", set: text(func(c *Config) *string { return &c.Central })},
+		{name: "central", help: "URL of the central that an edge follows, and names to those who want to write", set: text(func(c *Config) *string { return &c.Central })},
 		{name: "fixtures", help: "folder of local packages to import", set: text(func(c *Config) *string { return &c.Fixtures })},
 		{name: "upstream-allow", help: "private places that may be mirrored: CIDR, CIDR:port or host:port, separated by commas", set: allow},
 		{name: "netrc", help: "netrc file with credentials for private upstreams", set: text(func(c *Config) *string { return &c.Netrc })},

@@ -14,6 +14,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -79,7 +80,12 @@ func newAPI(cfg *Config, s *stores, reg prometheus.Registerer, log *slog.Logger)
 	if open {
 		log.Warn("writes need no token", "addr", cfg.Addr)
 	}
+	window := 0
+	if strings.HasPrefix(cfg.Blobs, "s3:") {
+		window = 256 << 10
+	}
 	return api.New(s.db, s.queue, s.blobs, api.Options{
+		Window:  window,
 		Release: release, Token: cfg.Token, Open: open, ReadOnly: cfg.ReadOnly, Central: cfg.Central,
 		Source: cfg.Source, Cooldown: cfg.UpdateCooldown, MaxJobs: cfg.MaxJobs, Metrics: reg,
 	}, log), nil

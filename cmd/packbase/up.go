@@ -32,7 +32,10 @@ func (p *program) upCommand() *cobra.Command {
 		Short:   "Run all of packbase here, with a Postgres and a Redis of its own",
 		Long: `Run all of packbase in one process: api, worker and scheduler, with a private
 Postgres and a private Redis below the root folder, unless PACKBASE_DATABASE_URL
-and PACKBASE_REDIS_URL name others. Ctrl-C stops everything.`,
+and PACKBASE_REDIS_URL name others. Ctrl-C stops everything.
+
+With --central URL it is an edge instead: it follows that packbase and serves
+what it has copied, also when the central is away.`,
 		Example: "  packbase up --root ./data --port 8080",
 		Args:    cobra.NoArgs,
 	}
@@ -41,6 +44,7 @@ and PACKBASE_REDIS_URL name others. Ctrl-C stops everything.`,
 		if cfg.Addr == "" {
 			cfg.Addr = "127.0.0.1"
 		}
+		cfg.ReadOnly = cfg.ReadOnly || cfg.Central != ""
 		return p.up(cmd.Context(), cfg, cfg.logger(os.Stderr))
 	}
 	return cmd
@@ -81,16 +85,20 @@ func (p *program) up(ctx context.Context, cfg *Config, log *slog.Logger) (err er
 	if err != nil {
 		return err
 	}
-	w, err := newWorker(cfg, s, srv.Handler(), reg, log)
-	if err != nil {
-		return err
+	work := func(ctx context.Context) error { return follow(ctx, cfg, s, log) }
+	if cfg.Central == "" {
+		w, err := newWorker(cfg, s, srv.Handler(), reg, log)
+		if err != nil {
+			return err
+		}
+		work = w.Run
 	}
 	if err := serveAdmin(ctx, cfg, reg); err != nil {
 		return err
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return serveHTTP(ctx, cfg, srv, ln, log) })
-	g.Go(func() error { return w.Run(ctx) })
+	g.Go(func() error { return work(ctx) })
 	if err := seedHello(ctx, cfg, s, log); err != nil {
 		log.Warn("the hello package was not seeded", "err", err)
 	}
@@ -100,7 +108,7 @@ func (p *program) up(ctx context.Context, cfg *Config, log *slog.Logger) (err er
 
 // startEngines starts what no setting names, and returns what stops it.
 func startEngines(ctx context.Context, cfg *Config, log *slog.Logger) (stop func() error, err error) {
-	opt := engines.Options{NoPostgres: cfg.DatabaseURL != "", NoRedis: cfg.RedisURL != ""}
+	opt := engines.Options{NoPostgres: cfg.DatabaseURL != "", NoRedis: cfg.RedisURL != "" || cfg.ReadOnly}
 	if opt.NoPostgres && opt.NoRedis {
 		return func() error { return nil }, nil
 	}
@@ -187,7 +195,13 @@ func seedHello(ctx context.Context, cfg *Config, s *stores, log *slog.Logger) er
 func (p *program) banner(cfg *Config, addr net.Addr, tokenFile string) {
 	url := "http://" + addr.String()
 	where := tokenFile
-	if where == "" {
+	switch {
+	case cfg.Central != "":
+		fmt.Fprintf(p.stdout, "\npackbase is ready: an edge of %s at %s/\n\nCtrl-C stops it.\n\n", cfg.Central, url)
+		return
+	case where == "" && cfg.Token == "":
+		where = "none is needed"
+	case where == "":
 		where = "as set by PACKBASE_TOKEN"
 	}
 	fmt.Fprintf(p.stdout, `

@@ -173,27 +173,24 @@ func (a *Auditor) rebuildPackage(ctx context.Context, name string, r *remains) e
 	if len(roots) == 0 && r.record == nil {
 		return nil
 	}
-	out := storage.Restoration{Record: r.record, RecordBlob: r.recordIn}
+	out := storage.Adoption{Record: r.record, RecordBlob: r.recordIn}
 	set, opener, err := a.rebuildSegments(ctx, objects, roots, stage.Dir, &out)
 	if err != nil {
 		return err
 	}
-	slices.SortFunc(roots, func(x, y *root) int {
-		return cmp.Or(x.manifest.CreatedAt.Compare(y.manifest.CreatedAt), cmp.Compare(x.manifest.Tag, y.manifest.Tag))
-	})
-	for _, rt := range roots {
-		pub, err := publication(ctx, objects, set, opener, rt, r.manifests)
-		if err != nil {
-			return err
-		}
-		out.Publications = append(out.Publications, pub)
+	blobs := map[string]storage.Blob{}
+	for _, m := range r.manifests {
+		blobs[m.blob.Digest] = m.blob
 	}
-	return a.DB.Restore(ctx, name, out)
+	if out.Publications, err = publications(ctx, objects, set, opener, roots, blobs); err != nil {
+		return err
+	}
+	return a.DB.Adopt(ctx, name, out)
 }
 
 // rebuildSegments writes the segments of a package in their order, each with
 // the objects of the releases that its batch published.
-func (a *Auditor) rebuildSegments(ctx context.Context, objects *gitpack.Objects, roots []*root, dir string, out *storage.Restoration) (*gitpack.Set, gitpack.Opener, error) {
+func (a *Auditor) rebuildSegments(ctx context.Context, objects *gitpack.Objects, roots []*root, dir string, out *storage.Adoption) (*gitpack.Set, gitpack.Opener, error) {
 	byBatch := map[int][]*root{}
 	last := -1
 	for _, r := range roots {
@@ -283,31 +280,38 @@ func (a *Auditor) stage(ctx context.Context, dir string, write func(*os.File) er
 	return storage.Blob{Digest: digest, Size: size}, a.Blobs.Put(ctx, digest, f)
 }
 
-// publication returns the row of a release and its pack.
-func publication(ctx context.Context, objects *gitpack.Objects, set *gitpack.Set, open gitpack.Opener, r *root, manifests map[string]*scanned) (storage.Publication, error) {
-	tree, err := objects.Files(ctx, r.tree, gitpack.DefaultLimits())
-	if err != nil {
-		return storage.Publication{}, err
-	}
-	var ids []gitpack.OID
-	seen := map[gitpack.OID]bool{}
-	for id := range ingest.Reachable(r.tags, r.commit, tree) {
-		if !seen[id] {
-			seen[id] = true
-			ids = append(ids, id)
+// publications returns the rows of releases and their packs, in the order in
+// which they were published first. manifests are their blobs, by digest.
+func publications(ctx context.Context, objects *gitpack.Objects, set *gitpack.Set, open gitpack.Opener, roots []*root, manifests map[string]storage.Blob) ([]storage.Publication, error) {
+	slices.SortFunc(roots, func(x, y *root) int {
+		return cmp.Or(x.manifest.CreatedAt.Compare(y.manifest.CreatedAt), cmp.Compare(x.manifest.Tag, y.manifest.Tag))
+	})
+	var all []storage.Publication
+	for _, r := range roots {
+		tree, err := objects.Files(ctx, r.tree, gitpack.DefaultLimits())
+		if err != nil {
+			return nil, err
 		}
+		var ids []gitpack.OID
+		seen := map[gitpack.OID]bool{}
+		for id := range ingest.Reachable(r.tags, r.commit, tree) {
+			if !seen[id] {
+				seen[id] = true
+				ids = append(ids, id)
+			}
+		}
+		stored, err := set.Stored(r.commit, ids, open)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, storage.Publication{
+			Release:     r.manifest.Release(r.digest),
+			Pack:        storage.Pack{Bitmap: stored.Bitmap, Objects: stored.Objects, Size: stored.Size, Trailer: stored.Trailer[:]},
+			Manifest:    manifests[r.digest],
+			Description: r.manifest.Description,
+			CloneURL:    r.manifest.CloneURL,
+			Upstream:    r.manifest.Upstream,
+		})
 	}
-	stored, err := set.Stored(r.commit, ids, open)
-	if err != nil {
-		return storage.Publication{}, err
-	}
-	in := manifests[cmp.Or(r.manifest.Tag, "#"+r.manifest.Commit)].blob
-	return storage.Publication{
-		Release:     r.manifest.Release(r.digest),
-		Pack:        storage.Pack{Bitmap: stored.Bitmap, Objects: stored.Objects, Size: stored.Size, Trailer: stored.Trailer[:]},
-		Manifest:    in,
-		Description: r.manifest.Description,
-		CloneURL:    r.manifest.CloneURL,
-		Upstream:    r.manifest.Upstream,
-	}, nil
+	return all, nil
 }

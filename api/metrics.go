@@ -1,0 +1,109 @@
+package api
+
+import (
+	"context"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/go-chi/chi/v5"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"packbase/storage"
+)
+
+// metrics are what the HTTP side counts. Labels come from the route table and
+// from fixed lists, so that no client can make new series.
+type metrics struct {
+	requests *prometheus.CounterVec
+	seconds  *prometheus.HistogramVec
+}
+
+func newMetrics(reg prometheus.Registerer) *metrics {
+	m := &metrics{
+		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "packbase_http_requests_total", Help: "Answers, by route, method and status.",
+		}, []string{"route", "method", "code"}),
+		seconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "packbase_http_seconds", Help: "Time to answer, by route.",
+			Buckets: []float64{.001, .005, .02, .1, .5, 2, 10, 60},
+		}, []string{"route"}),
+	}
+	if reg != nil {
+		reg.MustRegister(m.requests, m.seconds)
+	}
+	return m
+}
+
+// observe counts one answer.
+func (m *metrics) observe(r *http.Request, status int, took time.Duration) {
+	route := chi.RouteContext(r.Context()).RoutePattern()
+	if route == "" || status == http.StatusNotFound {
+		route = "none"
+	}
+	method := r.Method
+	switch method {
+	case http.MethodGet, http.MethodHead, http.MethodPost:
+	default:
+		method = "other"
+	}
+	m.requests.WithLabelValues(route, method, strconv.Itoa(status)).Inc()
+	m.seconds.WithLabelValues(route).Observe(took.Seconds())
+}
+
+// A registryCollector asks for the state of the registry when it is scraped.
+type registryCollector struct {
+	s *Server
+
+	packages, releases, movedTags, blobBytes, jobs, up *prometheus.Desc
+}
+
+func newRegistryCollector(s *Server) *registryCollector {
+	desc := func(name, help string, labels ...string) *prometheus.Desc {
+		return prometheus.NewDesc("packbase_"+name, help, labels, nil)
+	}
+	return &registryCollector{
+		s:         s,
+		packages:  desc("packages", "Packages, by health: healthy, unhealthy or frozen.", "health"),
+		releases:  desc("releases", "Releases of all packages."),
+		movedTags: desc("moved_tags", "Released tags that upstream moved or deleted."),
+		blobBytes: desc("tarball_bytes", "Bytes of all tarballs."),
+		jobs:      desc("jobs", "Jobs, by state and kind: open ones, and those that ended within a day.", "state", "kind"),
+		up:        desc("database_up", "1 if Postgres answered this scrape."),
+	}
+}
+
+// Describe implements prometheus.Collector.
+func (c *registryCollector) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{c.packages, c.releases, c.movedTags, c.blobBytes, c.jobs, c.up} {
+		ch <- d
+	}
+}
+
+// Collect implements prometheus.Collector.
+func (c *registryCollector) Collect(ch chan<- prometheus.Metric) {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
+	}
+	v, err := c.s.directory.look(ctx)
+	var jobs []storage.JobCount
+	if err == nil {
+		jobs, err = c.s.db.JobCounts(ctx)
+	}
+	if err != nil {
+		gauge(c.up, 0)
+		return
+	}
+	gauge(c.up, 1)
+	gauge(c.packages, float64(v.totals.Healthy), "healthy")
+	gauge(c.packages, float64(v.totals.Unhealthy), "unhealthy")
+	gauge(c.packages, float64(v.totals.Frozen), "frozen")
+	gauge(c.releases, float64(v.totals.Releases))
+	gauge(c.movedTags, float64(v.totals.MovedTags))
+	gauge(c.blobBytes, float64(v.totals.Bytes))
+	for _, j := range jobs {
+		gauge(c.jobs, float64(j.Count), j.State, j.Kind)
+	}
+}

@@ -1,0 +1,104 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"packbase/storage/blob"
+	"packbase/worker/replica"
+	"packbase/worker/upstream"
+)
+
+func (p *program) replicateCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:     "replicate",
+		GroupID: "serve",
+		Short:   "Follow a central: copy, check and publish its releases here",
+		Long: `Follow another packbase: copy its blobs by digest, check each against the digest
+and against upstream's commit id, and publish whole releases here. What was
+published is never changed or dropped, whatever the central does later.
+
+Serve the result with ` + "`packbase api --read-only`" + `, or run ` + "`packbase up --central URL`" + `,
+which does both with a Postgres of its own.`,
+		Example: "  PACKBASE_DATABASE_URL=postgres://... packbase replicate --from https://packbase.example.org",
+		Args:    cobra.NoArgs,
+	}
+	from := cmd.Flags().String("from", "", "URL of the central [PACKBASE_CENTRAL]")
+	resume := cmd.Flags().Bool("resume", false, "go on after replication halted, once the cause is known")
+	cfg := p.addSettings(cmd)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		ctx := cmd.Context()
+		if *from != "" {
+			cfg.Central = *from
+		}
+		cfg.ReadOnly = true // no Redis is needed
+		log := cfg.logger(os.Stderr)
+		s, err := openStores(ctx, cfg)
+		if err != nil {
+			return err
+		}
+		defer s.close()
+		if err := s.db.Migrate(ctx); err != nil {
+			return err
+		}
+		if *resume {
+			if err := s.db.Resume(ctx); err != nil {
+				return err
+			}
+		}
+		return follow(ctx, cfg, s, log)
+	}
+	return cmd
+}
+
+// follow replicates from the central until ctx ends.
+func follow(ctx context.Context, cfg *Config, s *stores, log *slog.Logger) error {
+	central, place, err := parseCentral(cfg.Central)
+	if err != nil {
+		return err
+	}
+	staging, err := blob.OpenStaging(s.blobs, filepath.Join(cfg.Root, "staging"))
+	if err != nil {
+		return fmt.Errorf("PACKBASE_ROOT: %w", err)
+	}
+	// The operator named the central: it may be at a private address.
+	client := upstream.New(upstream.Options{Allow: append(cfg.Allow, place), UserAgent: "packbase/" + release})
+	r := &replica.Replica{DB: s.db, Blobs: s.blobs, Staging: staging, Central: central, HTTP: client.HTTP(), Retry: time.Second, Log: log}
+	return r.Run(ctx)
+}
+
+func parseCentral(raw string) (central string, place upstream.Allow, err error) {
+	u, err := url.Parse(strings.TrimSuffix(raw, "/"))
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
+		return "", place, usage("PACKBASE_CENTRAL: want the URL of a packbase, like https://packbase.example.org")
+	}
+	port := u.Port()
+	if port == "" {
+		port = map[string]string{"http": "80", "https": "443"}[u.Scheme]
+	}
+	n, err := strconv.ParseUint(port, 10, 16)
+	if err != nil {
+		return "", place, usage("PACKBASE_CENTRAL: port %q", port)
+	}
+	allowed, err := upstream.ParseAllow(fmt.Sprintf("%s:%d", hostForAllow(u.Hostname()), n))
+	if err != nil {
+		return "", place, usage("PACKBASE_CENTRAL: %w", err)
+	}
+	return u.String(), allowed[0], nil
+}
+
+func hostForAllow(host string) string {
+	if strings.Contains(host, ":") {
+		return "[" + host + "]"
+	}
+	return host
+}
