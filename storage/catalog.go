@@ -219,7 +219,7 @@ func (db *DB) RequestUpdate(ctx context.Context, wait time.Duration) (job Job, c
 // Of many callers at once, one gets created.
 func (db *DB) RequestDueUpdate(ctx context.Context, interval time.Duration) (job Job, created bool, err error) {
 	err = db.tx(ctx, func(tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, `SELECT pg_advisory_xact_lock(hashtext('packbase update ' || current_schema()))`); err != nil {
+		if err := lockUpdates(ctx, tx); err != nil {
 			return err
 		}
 		var due bool
@@ -236,7 +236,17 @@ func (db *DB) RequestDueUpdate(ctx context.Context, interval time.Duration) (job
 	return job, created, nil
 }
 
+// lockUpdates has callers add updates one by one. Two that did it at once
+// would make two runs for one job.
+func lockUpdates(ctx context.Context, tx pgx.Tx) error {
+	_, err := tx.Exec(ctx, `SELECT pg_advisory_xact_lock(hashtext('packbase update ' || current_schema()))`)
+	return err
+}
+
 func addUpdate(ctx context.Context, tx pgx.Tx, wait time.Duration) (Job, bool, error) {
+	if err := lockUpdates(ctx, tx); err != nil {
+		return Job{}, false, err
+	}
 	rows, _ := tx.Query(ctx, `SELECT `+jobColumns+` FROM jobs WHERE kind = $1 AND state = 'queued' FOR UPDATE`, UpdateCatalog)
 	job, err := pgx.CollectExactlyOneRow(rows, pgx.RowToStructByName[Job])
 	if !errors.Is(err, pgx.ErrNoRows) {
@@ -280,7 +290,7 @@ func (db *DB) OpenUpdate(ctx context.Context) (Job, error) {
 // StartRun notes that the claimed update has begun.
 func (db *DB) StartRun(ctx context.Context, c Claim) error {
 	_, err := db.pool.Exec(ctx, `
-		UPDATE runs SET state = 'running', started_at = COALESCE(started_at, now()), updated_at = now() WHERE id = $1`, c.Job.RunID)
+		UPDATE runs SET state = 'running', started_at = COALESCE(started_at, now()), updated_at = now(), ended_at = NULL WHERE id = $1`, c.Job.RunID)
 	if err != nil {
 		return fmt.Errorf("start run: %w", translate(err))
 	}

@@ -361,11 +361,13 @@ func (db *DB) MarkEnqueued(ctx context.Context, ids ...uuid.UUID) error {
 
 // RetryJob queues a job again that ended without success.
 // It returns ErrConflict if it has not ended, succeeded, or has a successor.
+// An update begins its run again; other jobs leave theirs, which has ended.
 func (db *DB) RetryJob(ctx context.Context, id uuid.UUID) (Job, error) {
 	rows, _ := db.pool.Query(ctx, `
 		UPDATE jobs
 		SET state = 'queued', attempts = 0, crashes = 0, cancelling = false, run_at = now(), enqueued_at = NULL,
-			started_at = NULL, ended_at = NULL, error_code = '', error_message = '', result = NULL, progress = '{}', run_id = NULL
+			started_at = NULL, ended_at = NULL, error_code = '', error_message = '', result = NULL, progress = '{}',
+			run_id = CASE WHEN kind = 'catalog:update' THEN run_id END
 		WHERE id = $1 AND state IN ('failed', 'cancelled')
 		RETURNING `+jobColumns, id)
 	return db.changed(ctx, rows, id)

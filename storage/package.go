@@ -180,21 +180,22 @@ func (db *DB) Freeze(ctx context.Context, c Claim, reason string) error {
 // It returns ErrConflict if the package is not frozen.
 func (db *DB) Review(ctx context.Context, pkg string, accept bool) error {
 	err := db.tx(ctx, func(tx pgx.Tx) error {
-		var state string
-		if err := tx.QueryRow(ctx, `SELECT state FROM packages WHERE name = $1 FOR UPDATE`, pkg).Scan(&state); err != nil {
+		var name, state string
+		err := tx.QueryRow(ctx, `SELECT name, state FROM packages WHERE lower(name) = lower($1) FOR UPDATE`, pkg).Scan(&name, &state)
+		if err != nil {
 			return err
 		}
 		if state != Frozen {
 			return fmt.Errorf("%w: the package is %s", ErrConflict, state)
 		}
 		if !accept {
-			_, err := tx.Exec(ctx, `UPDATE packages SET state_reason = 'kept as it was by an operator' WHERE name = $1`, pkg)
+			_, err := tx.Exec(ctx, `UPDATE packages SET state_reason = 'kept as it was by an operator' WHERE name = $1`, name)
 			return err
 		}
-		if _, err := tx.Exec(ctx, `UPDATE moved_tags SET accepted = true WHERE package = $1`, pkg); err != nil {
+		if _, err := tx.Exec(ctx, `UPDATE moved_tags SET accepted = true WHERE package = $1`, name); err != nil {
 			return err
 		}
-		_, err := tx.Exec(ctx, `UPDATE packages SET state = 'active', state_reason = '', next_sync_at = NULL WHERE name = $1`, pkg)
+		_, err = tx.Exec(ctx, `UPDATE packages SET state = 'active', state_reason = '', next_sync_at = NULL WHERE name = $1`, name)
 		return err
 	})
 	if err != nil {
