@@ -56,11 +56,10 @@ const (
 	keptPacks = 4096
 )
 
-// A repository is what smarthttp serves, and how to open its segments.
+// A repository is what smarthttp serves, as of a revision of the package.
 type repository struct {
 	smarthttp.Repository
 	revision int64
-	segments []storage.Segment
 }
 
 func newGitStore(db *storage.DB, blobs blob.Store) *gitStore {
@@ -118,11 +117,15 @@ func (g *gitStore) load(ctx context.Context, pkg storage.Package) (*repository, 
 	}
 	repo := &repository{revision: pkg.Revision}
 	repo.Package = pkg.Name
-	if repo.segments, err = g.db.Segments(ctx, pkg.Name); err != nil {
+	segments, err := g.db.Segments(ctx, pkg.Name)
+	if err != nil {
 		return nil, err
 	}
-	if repo.Set, err = g.set(ctx, repo.segments); err != nil {
+	if repo.Set, err = g.set(ctx, segments); err != nil {
 		return nil, err
+	}
+	for _, s := range segments {
+		repo.Segments = append(repo.Segments, s.Digest)
 	}
 	return repo, repo.list(pkg, releases)
 }
@@ -209,21 +212,30 @@ func (g *gitStore) Packs(ctx context.Context, repo *smarthttp.Repository, ids []
 		return nil, gitError(err)
 	}
 	for _, p := range stored {
-		if err := g.addPack(packs, repo.Package, missing, p); err != nil {
+		if err := g.addPack(packs, repo, p); err != nil {
 			return nil, err
 		}
 	}
 	return packs, nil
 }
 
-func (g *gitStore) addPack(packs map[gitpack.OID]gitpack.Stored, pkg string, wanted []string, p storage.StoredPack) error {
+// addPack adds a pack under the ids that ask for it. One that was published
+// after the repository was read is left out: the client does not know of it.
+func (g *gitStore) addPack(packs map[gitpack.OID]gitpack.Stored, repo *smarthttp.Repository, p storage.StoredPack) error {
 	commit, err := gitpack.ParseOID(p.CommitOID)
 	if err != nil {
 		return err
 	}
 	st := gitpack.Stored{Commit: commit, Bitmap: p.Bitmap, Objects: p.Objects, Size: p.Size, Trailer: [20]byte(p.Trailer)}
+	ordinals, err := st.Ordinals()
+	if err != nil {
+		return err
+	}
+	if ordinals.IsEmpty() || int(ordinals.Maximum()) >= repo.Set.Len() {
+		return nil
+	}
 	for _, text := range []string{p.CommitOID, p.TagOID} {
-		if text == "" || !slices.Contains(wanted, text) {
+		if text == "" {
 			continue
 		}
 		id, err := gitpack.ParseOID(text)
@@ -231,25 +243,16 @@ func (g *gitStore) addPack(packs map[gitpack.OID]gitpack.Stored, pkg string, wan
 			return err
 		}
 		packs[id] = st
-		g.packs.Add(pkg+"#"+text, st)
+		g.packs.Add(repo.Package+"#"+text, st)
 	}
 	return nil
 }
 
 // Segment implements smarthttp.Store.
 func (g *gitStore) Segment(ctx context.Context, repo *smarthttp.Repository, i int) (gitpack.Segment, error) {
-	kept, ok := g.repos.Peek(repo.Package)
-	var segments []storage.Segment
-	if ok && i < len(kept.segments) {
-		segments = kept.segments
-	} else {
-		var err error
-		if segments, err = g.db.Segments(ctx, repo.Package); err != nil {
-			return nil, gitError(err)
-		}
-	}
-	b, err := g.blobs.Open(ctx, segments[i].Digest)
+	b, err := g.blobs.Open(ctx, repo.Segments[i])
 	if err != nil {
+		// The row promises the blob, so its absence is our fault: %v, not %w.
 		return nil, fmt.Errorf("open segment %d of %s: %v", i, repo.Package, err)
 	}
 	return b, nil

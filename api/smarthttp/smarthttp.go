@@ -49,6 +49,7 @@ type Repository struct {
 	Refs      []Ref         // all others, sorted by name as bytes
 	Snapshots []gitpack.OID // commits without a ref
 	Set       *gitpack.Set
+	Segments  []string // what the store calls the segments of Set
 }
 
 // A Ref is a name for a commit or a tag object.
