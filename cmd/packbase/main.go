@@ -11,8 +11,10 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"os"
 	"os/signal"
 	"syscall"
@@ -57,20 +59,57 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdin i
 		&cobra.Group{ID: "use", Title: "Using a server (PACKBASE_URL):"},
 		&cobra.Group{ID: "keep", Title: "Looking after the data:"},
 	)
-	root.AddCommand(p.upCommand(), p.apiCommand(), p.workerCommand(), p.migrateCommand(), p.ingestCommand(), p.configCommand())
-	return root.ExecuteContext(ctx)
+	root.AddCommand(p.upCommand(), p.apiCommand(), p.workerCommand(), p.migrateCommand(), p.ingestCommand(), p.configCommand(),
+		p.replicateCommand(), p.fsckCommand(), p.verifyCommand(), p.gcCommand(), p.rebuildCommand())
+	root.AddCommand(p.fetchCommand(), p.updateCommand(), p.listCommand(), p.searchCommand(), p.infoCommand(), p.checkCommand(),
+		p.jobsCommand(), p.statusCommand(), p.doctorCommand(), p.versionCommand(), p.completionCommand(), exitCodesTopic())
+	root.CompletionOptions.DisableDefaultCmd = true
+
+	// What goes wrong before a command begins is the command line's fault.
+	begun := false
+	root.PersistentPreRun = func(*cobra.Command, []string) { begun = true }
+	cmd, err := root.ExecuteContextC(ctx)
+	if err != nil && !begun {
+		return usage("%w\n`%s --help` shows how it goes.", err, cmd.CommandPath())
+	}
+	return err
 }
 
 // release is the version of packbase, set when it is built.
 var release = "dev"
 
-// Exit codes of the commands.
+// Exit codes of the commands, as `packbase help exit-codes` explains them.
 const (
-	exitFailed = 1 // it did not work
-	exitUsage  = 2 // the command line or a setting is wrong
+	exitFailed      = 1
+	exitUsage       = 2
+	exitNotFound    = 3
+	exitAway        = 4
+	exitRefused     = 5
+	exitGoingOn     = 6
+	exitInterrupted = 130 // 128 and SIGINT, as shells have it
 )
 
 // exitCode is the one table from errors to exit codes.
 func exitCode(err error) int {
+	var bad usageError
+	var answer *answerError
+	var away *awayError
+	var goingOn *goingOnError
+	switch {
+	case errors.As(err, &bad):
+		return exitUsage
+	case errors.Is(err, context.Canceled):
+		return exitInterrupted
+	case errors.As(err, &goingOn):
+		return exitGoingOn
+	case errors.As(err, &away), isBusy(err):
+		return exitAway
+	case errors.As(err, &answer) && answer.JobID != "":
+		return exitFailed
+	case errors.As(err, &answer) && answer.Status == http.StatusNotFound:
+		return exitNotFound
+	case errors.As(err, &answer) && (answer.Status == http.StatusUnauthorized || answer.Status == http.StatusForbidden):
+		return exitRefused
+	}
 	return exitFailed
 }

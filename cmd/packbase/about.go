@@ -1,0 +1,76 @@
+package main
+
+import (
+	"fmt"
+	"runtime"
+	"runtime/debug"
+
+	"github.com/spf13/cobra"
+)
+
+func (p *program) versionCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:     "version",
+		Short:   "Print the version of this program",
+		Example: "  packbase version",
+		Args:    cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			_, err := fmt.Fprintf(p.stdout, "packbase %s%s %s %s/%s\n", release, revision(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
+			return err
+		},
+	}
+}
+
+// revision returns the commit that this program was built from, if it is known.
+func revision() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return ""
+	}
+	for _, s := range info.Settings {
+		if s.Key == "vcs.revision" {
+			return " (" + s.Value[:min(12, len(s.Value))] + ")"
+		}
+	}
+	return ""
+}
+
+func (p *program) completionCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "completion bash|zsh|fish",
+		Short: "Print what makes a shell complete commands, packages and tags",
+		Example: `  source <(packbase completion bash)
+  packbase completion zsh > ~/.zfunc/_packbase
+  packbase completion fish > ~/.config/fish/completions/packbase.fish`,
+		Args:      cobra.MatchAll(cobra.ExactArgs(1), cobra.OnlyValidArgs),
+		ValidArgs: []cobra.Completion{"bash", "zsh", "fish"},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			switch root := cmd.Root(); args[0] {
+			case "bash":
+				return root.GenBashCompletionV2(p.stdout, true)
+			case "zsh":
+				return root.GenZshCompletion(p.stdout)
+			default:
+				return root.GenFishCompletion(p.stdout, true)
+			}
+		},
+	}
+}
+
+// exitCodesTopic is `packbase help exit-codes`.
+func exitCodesTopic() *cobra.Command {
+	return &cobra.Command{
+		Use:   "exit-codes",
+		Short: "What the exit codes mean",
+		Long: `Exit codes:
+
+    0  it worked
+    1  it did not work: the job, the probe or a check failed
+    2  the command line or a setting is wrong; nothing was done
+    3  there is no such package, release or job
+    4  the server does not answer, or cannot now: the same may work soon
+    5  the server refuses: no token, another token, or it is read-only
+    6  not done within --timeout: the job goes on
+  130  interrupted by Ctrl-C; a job that was waited for goes on`,
+	}
+}

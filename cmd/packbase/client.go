@@ -1,0 +1,355 @@
+package main
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"packbase/storage"
+)
+
+// Limits of a client.
+const (
+	connectTimeout = 5 * time.Second
+	callTimeout    = 30 * time.Second // one answer that comes at once
+	maxAnswer      = 64 << 20         // bytes; a package with 20,000 tags answers 20 MB
+)
+
+// A remote is the flags of a command that asks a server.
+type remote struct {
+	url, token, tokenFile string
+	json                  bool
+}
+
+const defaultURL = "http://127.0.0.1:8080"
+
+func (p *program) addRemote(cmd *cobra.Command) *remote {
+	r := &remote{}
+	cmd.GroupID = "use"
+	f := cmd.Flags()
+	f.StringVar(&r.url, "url", "", "where the server is [PACKBASE_URL] (default "+defaultURL+")")
+	f.StringVar(&r.token, "token", "", "bearer token that writes need [PACKBASE_TOKEN]")
+	f.StringVar(&r.tokenFile, "token-file", "", "file with the token [PACKBASE_TOKEN_FILE] (default $PACKBASE_ROOT/token, for a server on this machine)")
+	f.BoolVar(&r.json, "json", false, "print what the server answers, as it is")
+	return r
+}
+
+// A client asks one server. It is safe for concurrent use.
+type client struct {
+	base  *url.URL
+	token string // "" for none
+	http  *http.Client
+}
+
+func (p *program) client(r *remote) (*client, error) {
+	base, err := parseBase(cmp.Or(r.url, p.getenv("PACKBASE_URL"), defaultURL))
+	if err != nil {
+		return nil, err
+	}
+	token, err := p.clientToken(r, base)
+	if err != nil {
+		return nil, err
+	}
+	return newClient(base, token), nil
+}
+
+func newClient(base *url.URL, token string) *client {
+	transport := &http.Transport{
+		Proxy:                  http.ProxyFromEnvironment,
+		DialContext:            (&net.Dialer{Timeout: connectTimeout}).DialContext,
+		TLSHandshakeTimeout:    connectTimeout,
+		MaxResponseHeaderBytes: 64 << 10,
+		IdleConnTimeout:        time.Minute,
+		ForceAttemptHTTP2:      true,
+	}
+	return &client{base: base, token: token, http: &http.Client{
+		Transport: transport,
+		// A redirect would turn POST into GET, or carry the token elsewhere.
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}}
+}
+
+func parseBase(text string) (*url.URL, error) {
+	u, err := url.Parse(text)
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
+		// What is wrong may be a password in it.
+		return nil, usage("PACKBASE_URL: want the address of a server, as in %s", defaultURL)
+	}
+	u.Path = strings.TrimRight(u.Path, "/")
+	u.RawPath = ""
+	return u, nil
+}
+
+// clientToken finds the token: as given, or where `packbase up` on this
+// machine keeps it.
+func (p *program) clientToken(r *remote, base *url.URL) (string, error) {
+	if r.token != "" && r.tokenFile != "" {
+		return "", usage("--token and --token-file cannot be used together")
+	}
+	if r.tokenFile == "" {
+		if token := cmp.Or(r.token, p.getenv("PACKBASE_TOKEN")); token != "" {
+			return checkToken(token, "PACKBASE_TOKEN")
+		}
+	}
+	file := cmp.Or(r.tokenFile, p.getenv("PACKBASE_TOKEN_FILE"))
+	given := file != ""
+	if !given {
+		if !isLoopback(base.Hostname()) {
+			return "", nil
+		}
+		file = filepath.Join(cmp.Or(p.getenv("PACKBASE_ROOT"), "data"), "token")
+	}
+	b, err := os.ReadFile(file)
+	switch {
+	case err == nil:
+		return checkToken(string(b), file)
+	case !given && (errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission)):
+		return "", nil
+	}
+	return "", usage("read token: %w", err)
+}
+
+// checkToken refuses what no HTTP header can carry.
+func checkToken(text, from string) (string, error) {
+	token := strings.TrimSpace(text)
+	if token == "" || strings.ContainsFunc(token, func(r rune) bool { return r <= ' ' || r > '~' }) {
+		return "", usage("%s: not a token: want one word of ASCII", from)
+	}
+	return token, nil
+}
+
+func isLoopback(host string) bool {
+	ip, err := netip.ParseAddr(host)
+	return host == "localhost" || err == nil && ip.IsLoopback()
+}
+
+// url returns where path is, decoded as it is given, on the server.
+func (c *client) url(path string, query url.Values) string {
+	u := *c.base
+	u.Path += path
+	u.RawQuery = query.Encode()
+	return u.String()
+}
+
+// query returns the parameters, name and value by turns, that have a value.
+func query(pairs ...string) url.Values {
+	q := url.Values{}
+	for i := 0; i < len(pairs); i += 2 {
+		if pairs[i+1] != "" {
+			q.Set(pairs[i], pairs[i+1])
+		}
+	}
+	return q
+}
+
+func (c *client) get(ctx context.Context, path string, query url.Values) ([]byte, error) {
+	return c.call(ctx, http.MethodGet, path, query, nil, callTimeout)
+}
+
+func (c *client) post(ctx context.Context, path string, in any) ([]byte, error) {
+	return c.call(ctx, http.MethodPost, path, nil, in, callTimeout)
+}
+
+// call returns the body of the answer to one request, when its status is 2xx.
+// Otherwise the error is an *answerError, or an *awayError when the server
+// does not answer within timeout.
+func (c *client) call(ctx context.Context, method, path string, query url.Values, in any, timeout time.Duration) ([]byte, error) {
+	short, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	body, err := c.exchange(short, method, path, query, in)
+	if err != nil && ctx.Err() != nil {
+		return nil, ctx.Err()
+	}
+	if errors.Is(err, context.DeadlineExceeded) {
+		err = &awayError{c.base, fmt.Errorf("no answer within %s", timeout)}
+	}
+	return body, err
+}
+
+func (c *client) exchange(ctx context.Context, method, path string, query url.Values, in any) ([]byte, error) {
+	res, err := c.send(ctx, method, path, query, in)
+	if err != nil {
+		return nil, err
+	}
+	defer res.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(res.Body, maxAnswer+1))
+	if err != nil {
+		return nil, &awayError{c.base, err}
+	}
+	if len(body) > maxAnswer {
+		return nil, fmt.Errorf("the answer of %s is larger than %s", c.base, size(maxAnswer))
+	}
+	if res.StatusCode/100 != 2 {
+		return nil, newAnswerError(res, body)
+	}
+	return body, nil
+}
+
+// send returns the answer to one request, whatever its status.
+func (c *client) send(ctx context.Context, method, path string, query url.Values, in any) (*http.Response, error) {
+	var body io.Reader
+	if in != nil {
+		b, err := json.Marshal(in)
+		if err != nil {
+			return nil, fmt.Errorf("encode request: %w", err)
+		}
+		body = bytes.NewReader(b)
+	}
+	req, err := http.NewRequestWithContext(ctx, method, c.url(path, query), body)
+	if err != nil {
+		return nil, fmt.Errorf("make request: %w", err)
+	}
+	req.Header.Set("User-Agent", "packbase/"+release)
+	if in != nil {
+		req.Header.Set("Content-Type", "application/json")
+	}
+	// Reads are public: the token goes where it is needed only.
+	if method == http.MethodPost && c.token != "" {
+		req.Header.Set("Authorization", "Bearer "+c.token)
+	}
+	res, err := c.http.Do(req)
+	var wrapped *url.Error
+	if errors.As(err, &wrapped) {
+		err = &awayError{c.base, wrapped.Err}
+	}
+	return res, err
+}
+
+// An awayError says that the server did not answer.
+type awayError struct {
+	base *url.URL
+	err  error
+}
+
+func (e *awayError) Error() string {
+	return fmt.Sprintf("%s does not answer: %v\nIs a packbase running there? `packbase up` starts one here; PACKBASE_URL or --url names another.", e.base, e.err)
+}
+
+func (e *awayError) Unwrap() error { return e.err }
+
+// An answerError is an answer that is not 2xx.
+type answerError struct {
+	Status     int
+	Code       string // of the API; "" if something else answered
+	Message    string
+	RequestID  string
+	JobID      string // the job that failed, if one did
+	RetryAfter time.Duration
+	body       []byte // as it came
+}
+
+func newAnswerError(res *http.Response, body []byte) *answerError {
+	e := &answerError{Status: res.StatusCode, body: body}
+	var in struct {
+		Status    string `json:"status"`
+		Code      string `json:"code"`
+		Message   string `json:"message"`
+		Package   string `json:"package"`
+		JobID     string `json:"job_id"`
+		RequestID string `json:"request_id"`
+	}
+	if json.Unmarshal(body, &in) == nil {
+		e.Code, e.Message = in.Code, printable(in.Message)
+		e.JobID, e.RequestID = printable(in.JobID), printable(in.RequestID)
+		if in.Status == "not_found" {
+			e.Code, e.Message = in.Status, fmt.Sprintf("there is no package %q here", in.Package)
+		}
+	}
+	if seconds, err := strconv.Atoi(res.Header.Get("Retry-After")); err == nil {
+		e.RetryAfter = time.Duration(seconds) * time.Second
+	}
+	if to := res.Header.Get("Location"); e.Code == "" && res.StatusCode/100 == 3 {
+		e.Message = printable(fmt.Sprintf("the server is elsewhere: it sent %q; set PACKBASE_URL", to))
+	}
+	if e.Message == "" {
+		e.Message = fmt.Sprintf("the server answered %d %s, and no reason", res.StatusCode, http.StatusText(res.StatusCode))
+	}
+	return e
+}
+
+func (e *answerError) Error() string {
+	return withAdvice(e.Message, e.advice())
+}
+
+func (e *answerError) advice() string {
+	switch {
+	case e.Code == "unauthorized":
+		return "Set PACKBASE_TOKEN or --token-file; `packbase up` keeps its token in the file token of its root folder."
+	case e.Code == "forbidden":
+		return "Compare PACKBASE_TOKEN with the server's, or the file token in the root folder of `packbase up`."
+	case e.Code == "name_conflict":
+		return "Give it another name here: --name NAME."
+	case e.Code == "not_found":
+		return "`packbase list` shows what is here, `packbase fetch URL` mirrors a package."
+	case e.Code == "conflict":
+		return "`packbase jobs` shows the present state."
+	case e.RetryAfter > 0:
+		return "Try again in " + e.RetryAfter.String() + "."
+	case e.Status >= 500 && e.RequestID != "":
+		return "The server's log has more under " + e.RequestID + "."
+	}
+	return ""
+}
+
+func withAdvice(message, advice string) string {
+	if advice == "" {
+		return message
+	}
+	return message + "\n" + advice
+}
+
+// decode reads an answer. Fields that it does not know are ignored: the
+// server may be newer.
+func decode[T any](raw []byte) (T, error) {
+	var v T
+	if err := json.Unmarshal(raw, &v); err != nil {
+		return v, fmt.Errorf("read answer: %w; is there really a packbase at PACKBASE_URL?", err)
+	}
+	return v, nil
+}
+
+// show writes an answer: with --json as it is, errors included, else as draw
+// explains it.
+func show[T any](p *program, r *remote, raw []byte, err error, draw func(*screen, T)) error {
+	var answer *answerError
+	if r.json && errors.As(err, &answer) {
+		p.stdout.Write(answer.body)
+	}
+	if err != nil {
+		return err
+	}
+	if r.json {
+		_, err := p.stdout.Write(raw)
+		return err
+	}
+	v, err := decode[T](raw)
+	if err != nil {
+		return err
+	}
+	draw(p.screen(p.stdout), v)
+	return nil
+}
+
+// packageArg checks a package name before it becomes part of a path.
+func packageArg(name string) error {
+	if err := storage.ValidPackage(name); err != nil {
+		return usageError{err}
+	}
+	return nil
+}

@@ -1,0 +1,511 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
+	"packbase/storage"
+	"packbase/storage/blob"
+	"packbase/storage/queue"
+	"packbase/worker/upstream"
+)
+
+func (p *program) doctorCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:     "doctor",
+		GroupID: "keep",
+		Short:   "Check a set-up, and say what to mend",
+		Long: `Check the settings and all that they name, with the same flags and variables as
+the servers: a line each with ok, warn or FAIL, and what to do. It changes
+nothing, but for a blob that it writes, reads and removes. Exit code 1 if
+anything is FAIL.`,
+		Example: `  packbase doctor
+  PACKBASE_DATABASE_URL=postgres://... PACKBASE_REDIS_URL=redis://... packbase doctor --root /data`,
+		Args: cobra.NoArgs,
+	}
+	cfg := p.addSettings(cmd)
+	// It looks at each setting by itself, and at all of them.
+	cmd.PreRunE = nil
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		d := &doctor{p: p, cfg: cfg, s: p.screen(p.stdout)}
+		d.settings(cmd)
+		for _, check := range []func(context.Context){d.token, d.root, d.blobs, d.postgres, d.redis, d.ports, d.files, d.upstream, d.zig} {
+			// What Ctrl-C broke off is no finding.
+			if err := cmd.Context().Err(); err != nil {
+				return err
+			}
+			check(cmd.Context())
+		}
+		if d.failed > 0 {
+			return fmt.Errorf("%s failed", plural(int64(d.failed), "check"))
+		}
+		return nil
+	}
+	return cmd
+}
+
+// A doctor looks at a set-up and writes what it finds.
+type doctor struct {
+	p      *program
+	cfg    *Config
+	s      *screen
+	failed int
+}
+
+// patienceOfDoctor bounds each check that asks somebody.
+const patienceOfDoctor = 10 * time.Second
+
+func (d *doctor) ok(what, format string, args ...any)   { d.find("ok", what, format, args...) }
+func (d *doctor) warn(what, format string, args ...any) { d.find("warn", what, format, args...) }
+func (d *doctor) fail(what, format string, args ...any) {
+	d.failed++
+	d.find("FAIL", what, format, args...)
+}
+
+func (d *doctor) find(level, what, format string, args ...any) {
+	d.s.printf("%s  %-9s  %s\n", d.s.paint(stateColour(level), fmt.Sprintf("%-4s", level)), what, printable(fmt.Sprintf(format, args...)))
+}
+
+// settings reads each setting, so that all mistakes are found at once.
+func (d *doctor) settings(cmd *cobra.Command) {
+	bad, set := 0, 0
+	for _, s := range settings() {
+		v, err := d.p.valueOf(s, cmd.Flags())
+		if err == nil && v.text != "" {
+			if err = s.set(d.cfg, v.text); err != nil {
+				err = fmt.Errorf("%s: %w", v.from, err)
+			}
+		}
+		if err != nil {
+			bad++
+			d.fail("settings", "%v", err)
+			// The other checks go on with what is usual.
+			_ = s.set(d.cfg, s.usual)
+		}
+		if v.from != "default" {
+			set++
+		}
+	}
+	if err := d.cfg.complete(); err != nil {
+		bad++
+		d.fail("settings", "%v", err)
+	}
+	if bad == 0 {
+		d.ok("settings", "%d are set, the others are as usual; `packbase config` prints them", set)
+	}
+}
+
+func (d *doctor) token(context.Context) {
+	switch {
+	case d.cfg.ReadOnly:
+		d.ok("token", "an edge needs none")
+	case d.cfg.AuthNone:
+		d.warn("token", "PACKBASE_AUTH=none: whoever reaches the port may write; set PACKBASE_TOKEN instead")
+	case d.cfg.Token != "":
+		d.ok("token", "set")
+	case d.cfg.loopback():
+		d.warn("token", "not set: `packbase up` makes one, `packbase api` lets everybody on this machine write")
+	default:
+		d.warn("token", "not set: `packbase up` makes one, but `packbase api` on %s will not start; set PACKBASE_TOKEN", cmp.Or(d.cfg.Addr, "all addresses"))
+	}
+}
+
+// Free space of the root folder.
+const (
+	littleSpace = 5 << 30   // bytes: soon too little
+	noSpace     = 500 << 20 // bytes: less than one large package needs
+)
+
+func (d *doctor) root(context.Context) {
+	dir := d.cfg.Root
+	info, err := os.Stat(dir)
+	if errors.Is(err, os.ErrNotExist) {
+		dir = existing(dir)
+		info, err = os.Stat(dir)
+	}
+	switch {
+	case err != nil:
+		d.fail("root", "%v; PACKBASE_ROOT names another folder", err)
+		return
+	case !info.IsDir():
+		d.fail("root", "%s is not a folder; PACKBASE_ROOT names another", dir)
+		return
+	case unix.Access(dir, unix.W_OK|unix.X_OK) != nil:
+		d.fail("root", "%s cannot be written to as user %d; change its owner, or PACKBASE_ROOT", dir, os.Getuid())
+		return
+	}
+	var fs unix.Statfs_t
+	if err := unix.Statfs(dir, &fs); err != nil {
+		d.fail("root", "%s: %v", dir, err)
+		return
+	}
+	free := int64(fs.Bavail) * int64(fs.Bsize)
+	switch {
+	case free < noSpace:
+		d.fail("root", "only %s free in %s; make room, or set PACKBASE_ROOT", size(free), dir)
+	case free < littleSpace:
+		d.warn("root", "only %s free in %s", size(free), dir)
+	case dir != d.cfg.Root:
+		d.ok("root", "%s will be made; %s free", d.cfg.Root, size(free))
+	default:
+		d.ok("root", "%s can be written to; %s free", dir, size(free))
+	}
+}
+
+// existing returns the nearest folder above dir that is there.
+func existing(dir string) string {
+	for {
+		if _, err := os.Stat(dir); err == nil || dir == filepath.Dir(dir) {
+			return dir
+		}
+		dir = filepath.Dir(dir)
+	}
+}
+
+func (d *doctor) blobs(ctx context.Context) {
+	if dir, ok := strings.CutPrefix(d.cfg.Blobs, "file://"); ok {
+		if _, err := os.Stat(dir); err != nil {
+			d.ok("blobs", "%s will be made", dir)
+			return
+		}
+	}
+	ctx, cancel := context.WithTimeout(ctx, patienceOfDoctor)
+	defer cancel()
+	store, err := blob.Open(d.cfg.Blobs)
+	if err != nil {
+		d.fail("blobs", "PACKBASE_BLOBS: %v", err)
+		return
+	}
+	if d.cfg.ReadOnly {
+		if _, err := store.Free(ctx); err != nil {
+			d.fail("blobs", "%v", err)
+			return
+		}
+		d.ok("blobs", "answers; nothing was written, as this is an edge")
+		return
+	}
+	if err := d.tryBlob(ctx, store); err != nil {
+		d.fail("blobs", "%v", err)
+		return
+	}
+	d.ok("blobs", "a blob was staged, stored, found and removed")
+}
+
+// tryBlob sends a blob of its own the way of all others.
+func (d *doctor) tryBlob(ctx context.Context, store blob.Store) (err error) {
+	dir := filepath.Join(d.cfg.Root, "staging")
+	if d.cfg.Root != existing(d.cfg.Root) {
+		// A store elsewhere is tried before there is a root.
+		dir = os.TempDir()
+	}
+	staging, err := blob.OpenStaging(store, dir)
+	if err != nil {
+		return err
+	}
+	stage, err := staging.New()
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, stage.Close()) }()
+	text := "packbase doctor " + rand.Text() + "\n"
+	name := filepath.Join(stage.Dir, "doctor")
+	if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
+		return err
+	}
+	f, err := os.Open(name)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	sum := sha256.Sum256([]byte(text))
+	digest := hex.EncodeToString(sum[:])
+	if err := store.Put(ctx, digest, f); err != nil {
+		return err
+	}
+	if err := blob.Verify(ctx, store, digest); err != nil {
+		return err
+	}
+	return store.Delete(ctx, digest)
+}
+
+func (d *doctor) postgres(ctx context.Context) {
+	if d.cfg.DatabaseURL == "" {
+		d.engine("postgres", "PACKBASE_DATABASE_URL", "postgresql", findInitdb())
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, patienceOfDoctor)
+	defer cancel()
+	db, err := storage.Open(ctx, d.cfg.DatabaseURL)
+	if err != nil {
+		d.fail("postgres", "%v; is PACKBASE_DATABASE_URL right, and does that server let us in?", err)
+		return
+	}
+	defer db.Close()
+	if err := db.CheckSchema(ctx); err != nil {
+		d.fail("postgres", "%v", err)
+		return
+	}
+	d.ok("postgres", "answers, and its schema is up to date")
+}
+
+// engine checks what `packbase up` needs to run an engine of its own.
+func (d *doctor) engine(what, variable, debian, program string) {
+	if program == "" {
+		d.fail(what, "not installed, and %s is not set; `apt-get install %s`, or set it", variable, debian)
+		return
+	}
+	d.ok(what, "`packbase up` runs its own: %s", program)
+}
+
+// findInitdb returns the program that makes Postgres clusters, or "".
+func findInitdb() string {
+	places := []string{"/usr/lib/postgresql/*/bin", "/usr/pgsql-*/bin", "/usr/lib/postgresql*/bin", "/usr/libexec/postgresql*", "/usr/local/pgsql/bin"}
+	for _, pattern := range places {
+		found, _ := filepath.Glob(filepath.Join(pattern, "initdb")) // the patterns are good
+		if len(found) > 0 {
+			return found[len(found)-1]
+		}
+	}
+	return findProgram("initdb")
+}
+
+func findProgram(names ...string) string {
+	for _, name := range names {
+		if program, err := exec.LookPath(name); err == nil {
+			return program
+		}
+	}
+	return ""
+}
+
+func (d *doctor) redis(ctx context.Context) {
+	switch {
+	case d.cfg.RedisURL == "" && d.cfg.ReadOnly:
+		d.ok("redis", "an edge needs none")
+		return
+	case d.cfg.RedisURL == "":
+		d.engine("redis", "PACKBASE_REDIS_URL", "redis-server", findProgram("redis-server", "valkey-server", "/usr/sbin/redis-server"))
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, patienceOfDoctor)
+	defer cancel()
+	q, err := queue.Open(d.cfg.RedisURL)
+	if err != nil {
+		d.fail("redis", "PACKBASE_REDIS_URL: %v", err)
+		return
+	}
+	defer q.Close()
+	if err := q.Ping(ctx); err != nil {
+		d.fail("redis", "%v; is PACKBASE_REDIS_URL right, and does that server let us in?", err)
+		return
+	}
+	d.redisConfig(ctx)
+}
+
+// redisConfig checks that Redis loses no messages when it is full or restarts.
+func (d *doctor) redisConfig(ctx context.Context) {
+	const doubt = "answers, but does not tell its configuration; see to appendonly yes and maxmemory-policy noeviction"
+	opt, err := redis.ParseURL(d.cfg.RedisURL)
+	if err != nil { // a cluster, or sentinels
+		d.warn("redis", doubt)
+		return
+	}
+	db := redis.NewClient(opt)
+	defer db.Close()
+	policy, err := db.ConfigGet(ctx, "maxmemory-policy").Result()
+	if err != nil {
+		d.warn("redis", doubt)
+		return
+	}
+	if got := policy["maxmemory-policy"]; got != "noeviction" {
+		d.fail("redis", "drops keys when its memory is full (maxmemory-policy %s); set maxmemory-policy noeviction", got)
+		return
+	}
+	file, err := db.ConfigGet(ctx, "appendonly").Result()
+	if err != nil || file["appendonly"] != "yes" {
+		d.warn("redis", "answers, but forgets the queue when it restarts, which then is restored slowly from Postgres; set appendonly yes")
+		return
+	}
+	d.ok("redis", "answers, keeps an append-only file, and evicts nothing")
+}
+
+func (d *doctor) ports(ctx context.Context) {
+	addr := net.JoinHostPort(d.cfg.Addr, strconv.Itoa(d.cfg.Port))
+	err := tryListen(addr)
+	held := errors.Is(err, unix.EADDRINUSE)
+	switch {
+	case err == nil:
+		d.ok("port", "%s is free", addr)
+	case held:
+		d.holder(ctx, addr)
+	default:
+		d.fail("port", "%v; set PACKBASE_ADDR or PACKBASE_PORT", err)
+	}
+	if d.cfg.AdminAddr == "" {
+		return
+	}
+	switch err := tryListen(d.cfg.AdminAddr); {
+	case err == nil:
+		d.ok("admin", "%s is free", d.cfg.AdminAddr)
+	case held && errors.Is(err, unix.EADDRINUSE):
+		d.ok("admin", "%s is in use, as by a packbase that runs", d.cfg.AdminAddr)
+	default:
+		d.fail("admin", "%v; set PACKBASE_ADMIN_ADDR, or off", err)
+	}
+}
+
+func tryListen(addr string) error {
+	ln, err := net.Listen("tcp", addr)
+	if err != nil {
+		return err
+	}
+	return ln.Close()
+}
+
+// holder finds out whether what has the port is a packbase, and how it is.
+func (d *doctor) holder(ctx context.Context, addr string) {
+	host := cmp.Or(d.cfg.Addr, "127.0.0.1")
+	if ip := net.ParseIP(host); ip != nil && ip.IsUnspecified() {
+		host = "127.0.0.1"
+	}
+	base := &url.URL{Scheme: "http", Host: net.JoinHostPort(host, strconv.Itoa(d.cfg.Port))}
+	raw, err := newClient(base, "").call(ctx, http.MethodGet, "/readyz", nil, nil, patienceOfDoctor)
+	var answer *answerError
+	if errors.As(err, &answer) {
+		raw = answer.body
+	}
+	var ready struct {
+		Status       string            `json:"status"`
+		Dependencies map[string]string `json:"dependencies"`
+	}
+	switch {
+	case json.Unmarshal(raw, &ready) != nil || ready.Dependencies == nil:
+		d.fail("port", "%s is in use by something else; stop that, or set PACKBASE_PORT", addr)
+	case ready.Status != "ready":
+		d.warn("port", "%s is a packbase that is not ready: %v; its log says why", base, ready.Dependencies)
+	default:
+		d.ok("port", "%s is a packbase that is ready", base)
+	}
+}
+
+// files checks the files that settings name.
+func (d *doctor) files(context.Context) {
+	if dir := d.cfg.Fixtures; dir != "" {
+		if entries, err := os.ReadDir(dir); err != nil {
+			d.fail("fixtures", "%v; set PACKBASE_FIXTURES", err)
+		} else {
+			d.ok("fixtures", "%s has %d entries", dir, len(entries))
+		}
+	}
+	if name := d.cfg.Netrc; name != "" {
+		info, err := os.Stat(name)
+		switch {
+		case err != nil:
+			d.fail("netrc", "%v; set PACKBASE_NETRC", err)
+		case info.Mode()&0o077 != 0:
+			d.warn("netrc", "others may read %s; chmod 600", name)
+		default:
+			d.ok("netrc", "%s is there, and for its owner only", name)
+		}
+	}
+}
+
+func (d *doctor) upstream(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, 3*patienceOfDoctor)
+	defer cancel()
+	if d.cfg.Source == "" {
+		const host = "github.com:443"
+		conn, err := (&net.Dialer{Timeout: connectTimeout}).DialContext(ctx, "tcp", host)
+		if err != nil {
+			d.warn("upstream", "%s cannot be reached (%v); that is as it should be on a site that is cut off", host, err)
+			return
+		}
+		conn.Close()
+		d.ok("upstream", "%s can be reached; no PACKBASE_SOURCE is set, so packages come by `packbase fetch`", host)
+		return
+	}
+	n, err := d.catalog(ctx)
+	if err != nil {
+		d.fail("catalog", "PACKBASE_SOURCE: %v", err)
+		return
+	}
+	d.ok("catalog", "can be read: %s", plural(int64(n), "package"))
+}
+
+// catalog reads the catalog the way the worker does, and returns how many
+// packages it names.
+func (d *doctor) catalog(ctx context.Context) (packages int, err error) {
+	var body io.ReadCloser
+	if name, ok := strings.CutPrefix(d.cfg.Source, "file://"); ok {
+		body, err = os.Open(name)
+	} else {
+		body, err = d.download(ctx, d.cfg.Source)
+	}
+	if err != nil {
+		return 0, err
+	}
+	defer body.Close()
+	var catalog struct {
+		Protocol string `json:"protocol"`
+		Packages []any  `json:"packages"`
+	}
+	if err := json.NewDecoder(io.LimitReader(body, maxAnswer)).Decode(&catalog); err != nil {
+		return 0, fmt.Errorf("read catalog: %w", err)
+	}
+	if catalog.Protocol != "v1" {
+		return 0, fmt.Errorf("its protocol is %q and not v1", catalog.Protocol)
+	}
+	return len(catalog.Packages), nil
+}
+
+func (d *doctor) download(ctx context.Context, source string) (io.ReadCloser, error) {
+	web := upstream.New(upstream.Options{Allow: d.cfg.Allow, Netrc: d.cfg.Netrc, UserAgent: "packbase/" + release}).HTTP()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, source, nil)
+	if err != nil {
+		return nil, err
+	}
+	res, err := web.Do(req)
+	if err != nil {
+		return nil, err
+	}
+	if res.StatusCode != http.StatusOK {
+		res.Body.Close()
+		return nil, fmt.Errorf("the server answers %s", res.Status)
+	}
+	return res.Body, nil
+}
+
+func (d *doctor) zig(ctx context.Context) {
+	if d.cfg.Zig == "" {
+		d.ok("zig", "PACKBASE_ZIG is not set: releases are probed without zig")
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, patienceOfDoctor)
+	defer cancel()
+	out, err := exec.CommandContext(ctx, d.cfg.Zig, "version").Output()
+	if err != nil {
+		d.fail("zig", "PACKBASE_ZIG: %v; name a zig executable, or unset it", err)
+		return
+	}
+	d.ok("zig", "%s is zig %s", d.cfg.Zig, strings.TrimSpace(string(out)))
+}

@@ -1,0 +1,310 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"packbase/storage"
+)
+
+func (p *program) fetchCommand() *cobra.Command {
+	var name string
+	var wait bool
+	var limit time.Duration
+	cmd := &cobra.Command{
+		Use:   "fetch URL",
+		Short: "Have a package mirrored",
+		Long: `Have the tags of a Git repository mirrored, or with #TAG, #BRANCH or #COMMIT
+behind its URL only that. The server does it as a job; with --wait the command
+stays until the job has ended, and prints what to paste into a project. Ctrl-C
+ends the waiting, not the job.
+
+With --json the answer is the queued job's, or with --wait the job as it ended.`,
+		Example: `  packbase fetch https://github.com/karlseguin/http.zig
+  packbase fetch --wait --timeout 10m git+https://github.com/Hejsil/zig-clap#0.11.0
+  packbase fetch --name clap https://github.com/Hejsil/zig-clap`,
+		Args: cobra.ExactArgs(1),
+	}
+	r := p.addRemote(cmd)
+	cmd.Flags().StringVar(&name, "name", "", "name of the package here (default the last part of the URL)")
+	addWait(cmd, &wait, &limit)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if _, err := storage.ParseUpstream(args[0]); err != nil {
+			return usageError{err}
+		}
+		if name != "" {
+			if err := packageArg(name); err != nil {
+				return err
+			}
+		}
+		c, err := p.client(r)
+		if err != nil {
+			return err
+		}
+		raw, err := c.post(cmd.Context(), "/api/fetch", fetchRequest{URL: args[0], Name: name})
+		if err != nil || !wait {
+			return show(p, r, raw, err, drawQueued)
+		}
+		q, err := decode[queued](raw)
+		if err != nil {
+			return err
+		}
+		return p.waitFetch(cmd.Context(), r, c, q.JobID, limit)
+	}
+	return cmd
+}
+
+// addWait adds the flags of commands that may wait for a job.
+func addWait(cmd *cobra.Command, wait *bool, limit *time.Duration) {
+	cmd.Flags().BoolVar(wait, "wait", false, "stay until it is done")
+	cmd.Flags().DurationVar(limit, "timeout", 5*time.Minute, "how long to wait; 0 for ever")
+}
+
+type fetchRequest struct {
+	URL  string `json:"url"`
+	Name string `json:"name,omitempty"`
+}
+
+// queued is the answer to a request that made a job.
+type queued struct {
+	Status  string `json:"status"`
+	JobID   string `json:"job_id"`
+	Package string `json:"package"`
+}
+
+func drawQueued(s *screen, q queued) {
+	s.printf("%s is queued as job %s\n", printable(q.Package), printable(q.JobID))
+	s.printf("%s\n", s.paint(dim, "`packbase jobs --follow "+printable(q.JobID)+"` shows how far it is."))
+}
+
+// waitFetch follows a fetch to its end and says how to use the package.
+func (p *program) waitFetch(ctx context.Context, r *remote, c *client, id string, limit time.Duration) error {
+	j, err := p.followFor(ctx, c, id, limit)
+	if err != nil {
+		return err
+	}
+	if r.json {
+		return errors.Join(p.printJob(j), j.err())
+	}
+	if err := j.err(); err != nil {
+		return err
+	}
+	raw, err := c.get(ctx, "/api/info/"+j.Package, nil)
+	if err != nil {
+		return err
+	}
+	info, err := decode[packageInfo](raw)
+	if err != nil {
+		return err
+	}
+	drawFetched(p.screen(p.stdout), c, j, info)
+	return nil
+}
+
+// drawFetched writes what a fetch brought.
+func drawFetched(s *screen, c *client, j job, info packageInfo) {
+	news := "nothing new"
+	if j.Result.Created > 0 {
+		news = fmt.Sprintf("%d new", j.Result.Created)
+	}
+	s.printf("%s %s here: %s, %s\n\n", s.paint(green, "ok"), printable(j.Package), plural(j.Result.Count, "release"), news)
+	t := info.find(j.Result.Tag, j.Result.Commit)
+	if t == nil {
+		return
+	}
+	s.fields(
+		field("release", t.name()+", "+size(t.Size)),
+		field("tarball", c.url(t.path(info.Package), nil)),
+		field("zig hash", t.Zig.Hash),
+	)
+	if n := len(info.RejectedTags); n > 0 {
+		s.printf("\n%s cannot be mirrored: `packbase info %s` says why.\n", plural(int64(n), "tag"), info.Package)
+	}
+	drawUse(s, c, info.Package, t)
+}
+
+// drawUse writes the lines that put a release into a project.
+func drawUse(s *screen, c *client, pkg string, t *tarball) {
+	if t.Zig.Problem != "" {
+		s.printf("\n%s zig will not take it as a dependency: %s\n", s.paint(yellow, "warn"), printable(t.Zig.Problem))
+	}
+	s.printf("\nIn a project, either of\n\n")
+	s.printf("  zig fetch --save %s\n", quote(c.url(t.path(pkg), nil)))
+	if t.GitHidden == "" {
+		s.printf("  zig fetch --save %s\n", quote(c.gitURL(pkg, t)))
+	}
+}
+
+// gitURL returns where Git clients and zig find a release.
+func (c *client) gitURL(pkg string, t *tarball) string {
+	u := *c.base
+	u.Scheme = "git+" + u.Scheme
+	u.Path += "/" + pkg
+	u.Fragment = t.Tag
+	if t.Tag == "" {
+		u.Fragment = t.Commit
+	}
+	return u.String()
+}
+
+// path returns where the tarball is, as it is before escaping.
+func (t *tarball) path(pkg string) string {
+	if t.Tag == "" {
+		return "/p/" + pkg + "/commit/" + t.Commit + ".tar.gz"
+	}
+	return "/p/" + pkg + "/tag/" + t.Tag + ".tar.gz"
+}
+
+func (p *program) updateCommand() *cobra.Command {
+	var wait bool
+	var limit time.Duration
+	cmd := &cobra.Command{
+		Use:   "update",
+		Short: "Have the catalog read again, and what changed mirrored",
+		Long: `Have the catalog read again, and the packages mirrored that changed. One update
+runs at a time; a request during one makes one more follow. With --wait the
+command stays until all is done, through a cooldown as well.`,
+		Example: `  packbase update
+  packbase update --wait --timeout 30m`,
+		Args: cobra.NoArgs,
+	}
+	r := p.addRemote(cmd)
+	addWait(cmd, &wait, &limit)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		c, err := p.client(r)
+		if err != nil {
+			return err
+		}
+		if wait {
+			return p.waitUpdate(cmd.Context(), r, c, limit)
+		}
+		raw, err := c.post(cmd.Context(), "/api/update", nil)
+		return show(p, r, raw, err, drawUpdate)
+	}
+	return cmd
+}
+
+// update is the answer to POST /api/update.
+type update struct {
+	Status     string `json:"status"` // started, queued or cooldown
+	JobID      string `json:"job_id"`
+	RetryAfter int64  `json:"retry_after"` // seconds
+}
+
+func drawUpdate(s *screen, u update) {
+	switch u.Status {
+	case "started":
+		s.printf("the update has begun as job %s\n", printable(u.JobID))
+	case "queued":
+		s.printf("an update is running; one more follows it\n")
+	case "cooldown":
+		s.printf("there was an update just now; ask again in %s\n", time.Duration(u.RetryAfter)*time.Second)
+	default:
+		s.printf("%s\n", printable(u.Status))
+	}
+	s.printf("%s\n", s.paint(dim, "`packbase status --watch` shows how far it is."))
+}
+
+// waitUpdate has an update made and follows it, and its packages, to the end.
+func (p *program) waitUpdate(ctx context.Context, r *remote, c *client, limit time.Duration) error {
+	var j job
+	err := within(ctx, limit, "The update goes on: `packbase status --watch`.", func(ctx context.Context) (err error) {
+		g := &progress{s: p.screen(p.stderr)}
+		defer g.clear()
+		j, err = c.update(ctx, g.show)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	return show(p, r, append(j.raw, '\n'), j.err(), drawUpdated)
+}
+
+// update returns the job of an update that began after the call, ended.
+func (c *client) update(ctx context.Context, seen func(job)) (job, error) {
+	for {
+		raw, err := c.post(ctx, "/api/update", nil)
+		if err != nil {
+			return job{}, err
+		}
+		u, err := decode[update](raw)
+		if err != nil {
+			return job{}, err
+		}
+		switch {
+		case u.JobID != "":
+			return c.follow(ctx, u.JobID, c.updateEvents, seen)
+		case u.Status == "queued":
+			// There may be none to follow, as the status lags a little.
+			if j, err := c.followUpdates(ctx, seen); err != nil || j.ID != "" {
+				return j, err
+			}
+		}
+		seen(job{Kind: storage.UpdateCatalog, State: "waiting: " + u.Status})
+		if err := pause(ctx, max(time.Second, time.Duration(u.RetryAfter)*time.Second)); err != nil {
+			return job{}, err
+		}
+	}
+}
+
+// updateEvents is the source of an update's states. The job itself only waits
+// for its packages; how many have ended is in the status.
+func (c *client) updateEvents(ctx context.Context, id string, seen func(job)) (job, error) {
+	for {
+		j, err := c.job(ctx, id)
+		if err != nil {
+			return j, err
+		}
+		st, err := c.status(ctx)
+		if err != nil {
+			return j, err
+		}
+		if u := st.Update; u.JobID == id && u.Total > 0 {
+			j.Progress = jobProgress{Step: "mirror", Done: u.Done, Total: u.Total, Unit: "packages"}
+		}
+		seen(j)
+		if j.ended() {
+			return j, nil
+		}
+		if err := pause(ctx, time.Second); err != nil {
+			return j, err
+		}
+	}
+}
+
+func (c *client) status(ctx context.Context) (status, error) {
+	raw, err := c.get(ctx, "/api/status", nil)
+	if err != nil {
+		return status{}, err
+	}
+	return decode[status](raw)
+}
+
+// followUpdates follows the update that runs, and the one queued behind it.
+// It returns the last one.
+func (c *client) followUpdates(ctx context.Context, seen func(job)) (last job, err error) {
+	for {
+		st, err := c.status(ctx)
+		if err != nil || st.Update.JobID == "" || st.Update.JobID == last.ID {
+			return last, err
+		}
+		if last, err = c.follow(ctx, st.Update.JobID, c.updateEvents, seen); err != nil {
+			return last, err
+		}
+		// The server works the status out once a second.
+		if err := pause(ctx, 1100*time.Millisecond); err != nil {
+			return last, err
+		}
+	}
+}
+
+func drawUpdated(s *screen, j struct {
+	Result storage.Counters `json:"result"`
+}) {
+	s.printf("%s the catalog is up to date\n\n", s.paint(green, "ok"))
+	s.fields(counterFields(&j.Result)...)
+}

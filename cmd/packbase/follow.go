@@ -1,0 +1,280 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"time"
+
+	"packbase/storage"
+)
+
+// A job is what /api/jobs/{id} answers.
+type job struct {
+	ID        string      `json:"id"`
+	Kind      string      `json:"kind"`
+	Package   string      `json:"package"`
+	Target    string      `json:"target"`
+	State     string      `json:"state"`
+	Attempts  int         `json:"attempts"`
+	Worker    string      `json:"worker"`
+	Progress  jobProgress `json:"progress"`
+	Error     *jobError   `json:"error"`
+	Result    fetchResult `json:"result"` // of a fetch
+	NextTryAt *time.Time  `json:"next_try_at"`
+	CreatedAt *time.Time  `json:"created_at"`
+	StartedAt *time.Time  `json:"started_at"`
+	EndedAt   *time.Time  `json:"ended_at"`
+
+	raw []byte // as it came, without a newline at its end
+}
+
+type jobProgress = storage.Progress
+
+type jobError struct {
+	Code    string `json:"code"`
+	Message string `json:"message"`
+}
+
+// name says whose job it is.
+func (j *job) name() string {
+	if j.Package == "" {
+		return j.Kind
+	}
+	return j.Package
+}
+
+// step says what is being done.
+func (j *job) step() string {
+	switch {
+	case j.State == storage.Running && j.Progress.Step != "":
+		return j.Progress.Step
+	case j.State == storage.Queued && j.NextTryAt != nil && j.Error != nil:
+		return fmt.Sprintf("attempt %d failed, waiting for the next: %s", j.Attempts, j.Error.Message)
+	}
+	return j.State
+}
+
+func (j *job) ended() bool {
+	return j.State == storage.Succeeded || j.State == storage.Failed || j.State == storage.Cancelled
+}
+
+// err returns how the job failed.
+func (j *job) err() error {
+	if j.State == storage.Succeeded {
+		return nil
+	}
+	e := &jobEndError{ID: j.ID, State: j.State}
+	if j.Error != nil {
+		e.jobError = *j.Error
+	}
+	return e
+}
+
+// A jobEndError is a job that ended without success.
+type jobEndError struct {
+	ID, State string
+	jobError
+}
+
+func (e *jobEndError) Error() string {
+	message := fmt.Sprintf("job %s %s", e.ID, e.State)
+	if e.Message != "" {
+		message += ": " + printable(e.Message)
+	}
+	return withAdvice(message, e.advice())
+}
+
+func (e *jobEndError) advice() string {
+	again := "`packbase jobs retry " + e.ID + "` tries again"
+	switch e.Code {
+	case "no_tags", "no_releases":
+		return "Name a branch or a commit: put #main, say, behind the URL."
+	case "no_such_ref":
+		return "Look at upstream for the tags and branches that it has."
+	case "name_conflict":
+		return "Give it another name here: --name NAME."
+	case "upstream_url", "upstream_redirect", "upstream_not_git", "upstream_not_found":
+		return "Look at the URL: it must be that of a Git repository over https."
+	case "upstream_address":
+		return "The server's PACKBASE_UPSTREAM_ALLOW opens private places."
+	case "upstream_auth":
+		return "The server's PACKBASE_NETRC gives it credentials for private upstreams."
+	case "internal", "ingest_failed", "quarantined":
+		return "The server's log says more; " + again + "."
+	}
+	return again + "."
+}
+
+// A goingOnError says that we stopped waiting for what has not ended.
+type goingOnError struct {
+	after time.Duration
+	next  string // where to see it
+}
+
+func (e *goingOnError) Error() string { return withAdvice("not done after "+e.after.String(), e.next) }
+
+// Limits of following a job.
+const (
+	eventSilence = 25 * time.Second // the server says something every 10 s
+	maxEvent     = 1 << 20          // bytes of one line
+	minPoll      = 200 * time.Millisecond
+	maxPoll      = 5 * time.Second
+	patience     = 30 * time.Second // with a server that has gone away
+)
+
+// A source tells seen of each state of a job. It returns the last one when
+// that is the job's end; else it returns an error.
+type source func(ctx context.Context, id string, seen func(job)) (job, error)
+
+// follow tells seen of each state of a job until it ends, and returns its
+// last state.
+//
+// Where the source breaks off, or something between us and the server keeps
+// events back, the job is asked for, ever less often.
+func (c *client) follow(ctx context.Context, id string, from source, seen func(job)) (job, error) {
+	wait, contact := minPoll, time.Now()
+	for {
+		last, err := from(ctx, id, func(j job) {
+			wait, contact = minPoll, time.Now()
+			seen(j)
+		})
+		if err != nil {
+			if last, err = c.job(ctx, id); err == nil {
+				contact = time.Now()
+				seen(last)
+			}
+		}
+		var away *awayError
+		switch {
+		case ctx.Err() != nil:
+			return last, ctx.Err()
+		case err == nil && last.ended():
+			return last, nil
+		case err != nil && (!errors.As(err, &away) && !isBusy(err) || time.Since(contact) > patience):
+			return last, err
+		}
+		if err := pause(ctx, wait); err != nil {
+			return last, err
+		}
+		wait = min(2*wait, maxPoll)
+	}
+}
+
+// isBusy reports whether the server, or what stands before it, only cannot
+// answer now.
+func isBusy(err error) bool {
+	var answer *answerError
+	if !errors.As(err, &answer) || answer.JobID != "" {
+		return false
+	}
+	switch answer.Status {
+	case http.StatusTooManyRequests, http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
+		return true
+	}
+	return false
+}
+
+func pause(ctx context.Context, d time.Duration) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(d):
+		return nil
+	}
+}
+
+// followFor follows a job for at most limit, showing its progress; 0 is for
+// ever.
+func (p *program) followFor(ctx context.Context, c *client, id string, limit time.Duration) (j job, err error) {
+	err = within(ctx, limit, "The job goes on: `packbase jobs --follow "+id+"`.", func(ctx context.Context) (err error) {
+		g := &progress{s: p.screen(p.stderr)}
+		defer g.clear()
+		j, err = c.follow(ctx, id, c.events, g.show)
+		return err
+	})
+	return j, err
+}
+
+// within gives wait at most limit; 0 is for ever. What lasts longer goes on
+// without us, and next says where to see it.
+func within(ctx context.Context, limit time.Duration, next string, wait func(context.Context) error) error {
+	if limit <= 0 {
+		return wait(ctx)
+	}
+	short, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	err := wait(short)
+	if err != nil && short.Err() != nil && ctx.Err() == nil {
+		return &goingOnError{limit, next}
+	}
+	return err
+}
+
+func (c *client) job(ctx context.Context, id string) (job, error) {
+	raw, err := c.get(ctx, "/api/jobs/"+id, nil)
+	if err != nil {
+		return job{}, err
+	}
+	return readJob(raw)
+}
+
+func readJob(raw []byte) (job, error) {
+	j, err := decode[job](raw)
+	j.raw = bytes.TrimSpace(raw)
+	return j, err
+}
+
+// events is the source of what the server pushes.
+// https://html.spec.whatwg.org/multipage/server-sent-events.html
+func (c *client) events(ctx context.Context, id string, seen func(job)) (last job, err error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	silence := time.AfterFunc(eventSilence, cancel)
+	defer silence.Stop()
+	res, err := c.send(ctx, http.MethodGet, "/api/jobs/"+id+"/events", nil, nil)
+	if err != nil {
+		return job{}, err
+	}
+	defer res.Body.Close()
+	if res.StatusCode != http.StatusOK {
+		return job{}, fmt.Errorf("events of job %s: status %d", id, res.StatusCode)
+	}
+	lines := bufio.NewScanner(res.Body)
+	lines.Buffer(nil, maxEvent)
+	for lines.Scan() {
+		silence.Reset(eventSilence)
+		// The server sends each event's data as one line.
+		data, ok := bytes.CutPrefix(lines.Bytes(), []byte("data:"))
+		if !ok {
+			continue
+		}
+		if last, err = readJob(bytes.Clone(data)); err != nil {
+			return last, err
+		}
+		seen(last)
+		if last.ended() {
+			return last, nil
+		}
+	}
+	return last, fmt.Errorf("events of job %s broke off: %v", id, lines.Err())
+}
+
+// fetchResult is what a fetch job did.
+type fetchResult struct {
+	Package string `json:"package"`
+	Tag     string `json:"tag"`
+	Commit  string `json:"commit"`
+	Created int64  `json:"tarballs_created"`
+	Present int64  `json:"tarballs_present"`
+	Count   int64  `json:"tarball_count"`
+}
+
+// printJob writes a job as the server gave it.
+func (p *program) printJob(j job) error {
+	_, err := p.stdout.Write(append(j.raw, '\n'))
+	return err
+}

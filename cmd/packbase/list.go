@@ -1,0 +1,180 @@
+package main
+
+import (
+	"context"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+)
+
+// packageNames is what /api/list answers.
+type packageNames struct {
+	All        []string `json:"packages"`
+	Local      []string `json:"local_packages"`
+	Registered []string `json:"registered_packages"`
+}
+
+func (p *program) listCommand() *cobra.Command {
+	var local, registered bool
+	cmd := &cobra.Command{
+		Use:   "list",
+		Short: "List the packages",
+		Long: `List the names of the packages, one a line: those with a release here (local)
+and those in the catalog (registered).`,
+		Example: `  packbase list
+  packbase list --registered
+  packbase list --local --json`,
+		Args: cobra.NoArgs,
+	}
+	r := p.addRemote(cmd)
+	cmd.Flags().BoolVar(&local, "local", false, "only those with a release here")
+	cmd.Flags().BoolVar(&registered, "registered", false, "only those in the catalog")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		if local && registered {
+			return usage("--local and --registered cannot be used together")
+		}
+		c, err := p.client(r)
+		if err != nil {
+			return err
+		}
+		raw, err := c.get(cmd.Context(), "/api/list", nil)
+		return show(p, r, raw, err, func(s *screen, n packageNames) {
+			names := n.All
+			switch {
+			case local:
+				names = n.Local
+			case registered:
+				names = n.Registered
+			}
+			drawNames(s, names, n.Local)
+			if len(names) == 0 {
+				p.screen(p.stderr).printf("no packages; `packbase fetch URL` mirrors one\n")
+			}
+		})
+	}
+	return cmd
+}
+
+// drawNames writes names, and for people which of them have no release yet.
+func drawNames(s *screen, names, local []string) {
+	has := make(map[string]bool, len(local))
+	for _, name := range local {
+		has[name] = true
+	}
+	for _, name := range names {
+		note := ""
+		if s.terminal() && !has[name] {
+			note = s.paint(dim, "  not mirrored")
+		}
+		s.printf("%s%s\n", printable(name), note)
+	}
+}
+
+// found is what /api/search answers.
+type found struct {
+	Total   int `json:"total"`
+	Results []struct {
+		Package     string `json:"package"`
+		Description string `json:"description"`
+		Upstream    string `json:"upstream"`
+		LatestTag   string `json:"latest_tag"`
+	} `json:"results"`
+}
+
+func (p *program) searchCommand() *cobra.Command {
+	var limit int
+	cmd := &cobra.Command{
+		Use:   "search WORDS...",
+		Short: "Search names, descriptions and upstreams",
+		Example: `  packbase search http
+  packbase search --limit 100 argument parser`,
+		Args: cobra.MinimumNArgs(1),
+	}
+	r := p.addRemote(cmd)
+	addLimit(cmd, &limit)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		c, err := p.client(r)
+		if err != nil {
+			return err
+		}
+		raw, err := c.get(cmd.Context(), "/api/search", query("q", strings.Join(args, " "), "limit", strconv.Itoa(limit)))
+		return show(p, r, raw, err, drawFound)
+	}
+	return cmd
+}
+
+func addLimit(cmd *cobra.Command, limit *int) {
+	cmd.Flags().IntVar(limit, "limit", 20, "how many to show")
+}
+
+func drawFound(s *screen, f found) {
+	if len(f.Results) == 0 {
+		s.printf("nothing found\n")
+		return
+	}
+	var rows [][]cell
+	for _, r := range f.Results {
+		rows = append(rows, []cell{{r.Package, bold}, {text: r.LatestTag}, {text: r.Upstream}, {text: r.Description}})
+	}
+	s.table([]string{"PACKAGE", "LATEST", "UPSTREAM", "DESCRIPTION"}, rows)
+	drawMore(s, f.Total > len(f.Results))
+}
+
+// drawMore says that not all was shown.
+func drawMore(s *screen, more bool) {
+	if more {
+		s.printf("%s\n", s.paint(dim, "there are more: --limit"))
+	}
+}
+
+// completeTimeout bounds what a shell waits for after a tab.
+const completeTimeout = 2 * time.Second
+
+type completer = func(cmd *cobra.Command, args []string, toComplete string) ([]cobra.Completion, cobra.ShellCompDirective)
+
+// completePackage completes one package name.
+func (p *program) completePackage(r *remote) completer {
+	return func(cmd *cobra.Command, args []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
+		if len(args) > 0 {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		n, err := complete[packageNames](cmd.Context(), p, r, "/api/list")
+		if err != nil {
+			return nil, cobra.ShellCompDirectiveError
+		}
+		return n.All, cobra.ShellCompDirectiveNoFileComp
+	}
+}
+
+// completeRelease completes a package name, then a tag.
+func (p *program) completeRelease(r *remote) completer {
+	return func(cmd *cobra.Command, args []string, toComplete string) ([]cobra.Completion, cobra.ShellCompDirective) {
+		if len(args) != 1 || packageArg(args[0]) != nil {
+			return p.completePackage(r)(cmd, args, toComplete)
+		}
+		info, err := complete[packageInfo](cmd.Context(), p, r, "/api/info/"+args[0])
+		if err != nil {
+			return nil, cobra.ShellCompDirectiveError
+		}
+		tags := make([]string, len(info.Tarballs))
+		for i, t := range info.Tarballs {
+			tags[i] = t.Tag
+		}
+		return tags, cobra.ShellCompDirectiveNoFileComp | cobra.ShellCompDirectiveKeepOrder
+	}
+}
+
+func complete[T any](ctx context.Context, p *program, r *remote, path string) (T, error) {
+	var none T
+	c, err := p.client(r)
+	if err != nil {
+		return none, err
+	}
+	raw, err := c.call(ctx, "GET", path, nil, nil, completeTimeout)
+	if err != nil {
+		return none, err
+	}
+	return decode[T](raw)
+}

@@ -1,0 +1,110 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/dustin/go-humanize"
+)
+
+// A progress shows how far a job is: on a terminal one line that is drawn
+// again and again, elsewhere a line for each step.
+type progress struct {
+	s     *screen
+	step  string
+	since time.Time // when the step began
+	told  time.Time // when a line was last written; not on a terminal
+}
+
+// tellEvery is how often a long step is told of where there is no terminal.
+const tellEvery = 10 * time.Second
+
+func (g *progress) show(j job) {
+	now := g.s.now()
+	step := j.step()
+	isNew := step != g.step
+	if isNew {
+		g.step, g.since = step, now
+	}
+	line := progressLine(g.s, j, now.Sub(g.since))
+	switch {
+	case g.s.terminal():
+		g.s.printf("\r%s\x1b[K", line)
+	case isNew || now.Sub(g.told) >= tellEvery:
+		g.told = now
+		g.s.printf("%s\n", line)
+	}
+}
+
+// clear takes the line away, so that others can be written.
+func (g *progress) clear() {
+	if g.s.terminal() && g.step != "" {
+		g.s.printf("\r\x1b[K")
+	}
+}
+
+// progressLine returns the state of j, whose step began elapsed ago, as one
+// line that fits the screen.
+func progressLine(s *screen, j job, elapsed time.Duration) string {
+	left := printable(fmt.Sprintf("%s  %s", j.name(), j.step()))
+	if j.State != "running" {
+		return cutLine(s, left)
+	}
+	p := j.Progress
+	var right []string
+	if done := amount(p); done != "" {
+		right = append(right, done)
+	}
+	if p.Total > 0 {
+		right = append(right, fmt.Sprintf("%d%%", 100*min(p.Done, p.Total)/p.Total))
+	}
+	if rest := timeLeft(p, elapsed); rest != "" {
+		right = append(right, rest)
+	}
+	const least, most = 10, 30
+	room := s.width - 1 - utf8.RuneCountInString(left+"  []  "+strings.Join(right, "  "))
+	if p.Total > 0 && room >= least {
+		return left + "  " + bar(s, p, min(room, most)) + "  " + strings.Join(right, "  ")
+	}
+	return cutLine(s, strings.Join(append([]string{left}, right...), "  "))
+}
+
+// cutLine leaves the last column free: writing there makes some terminals wrap.
+func cutLine(s *screen, line string) string {
+	if !s.terminal() {
+		return line
+	}
+	return cut(line, s.width-1)
+}
+
+func bar(s *screen, p jobProgress, width int) string {
+	full := int(int64(width) * min(p.Done, p.Total) / p.Total)
+	return "[" + s.paint(green, strings.Repeat("=", full)) + strings.Repeat(" ", width-full) + "]"
+}
+
+// amount returns "4/7 tags", "3.1 MiB/7.0 MiB", or what is known of it.
+func amount(p jobProgress) string {
+	switch {
+	case p.Unit == "bytes" && p.Total > 0:
+		return size(p.Done) + "/" + size(p.Total)
+	case p.Unit == "bytes":
+		return size(p.Done)
+	case p.Total > 0:
+		return strings.TrimSpace(humanize.Comma(p.Done) + "/" + humanize.Comma(p.Total) + " " + printable(p.Unit))
+	case p.Done > 0:
+		return strings.TrimSpace(humanize.Comma(p.Done) + " " + printable(p.Unit))
+	}
+	return ""
+}
+
+// timeLeft supposes that the step goes on as fast as it went so far.
+func timeLeft(p jobProgress, elapsed time.Duration) string {
+	// What is said too early is wrong too often.
+	if p.Total <= 0 || p.Done <= 0 || p.Done >= p.Total || elapsed < time.Second {
+		return ""
+	}
+	rest := float64(elapsed) * float64(p.Total-p.Done) / float64(p.Done)
+	return shortly(time.Duration(rest).Round(time.Second)) + " left"
+}

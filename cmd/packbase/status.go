@@ -1,0 +1,221 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"packbase/storage"
+)
+
+// status is what /api/status answers.
+type status struct {
+	Release   string           `json:"release"`
+	Packages  int64            `json:"packages_total"`
+	Healthy   int64            `json:"packages_healthy"`
+	Unhealthy int64            `json:"packages_unhealthy"`
+	Frozen    int64            `json:"packages_frozen"`
+	Releases  int64            `json:"releases_total"`
+	Bytes     int64            `json:"size_bytes"`
+	Languages map[string]int64 `json:"languages"`
+	Update    updateStatus     `json:"update"`
+	Queue     struct {
+		storage.QueueCounts
+		Workers []storage.WorkerState `json:"workers"`
+	} `json:"queue"`
+	MovedTags int64  `json:"moved_tags"`
+	Auth      string `json:"auth"`
+}
+
+// updateStatus is the update that runs, or the last one.
+type updateStatus struct {
+	State     string     `json:"state"` // idle, running, queued or cooldown
+	StartedAt *time.Time `json:"started_at"`
+	EndedAt   *time.Time `json:"ended_at"`
+	JobID     string     `json:"job_id"` // "" if none is open
+	Done      int64      `json:"done"`   // packages
+	Total     int64      `json:"total"`
+	LastState string     `json:"last_state"`
+	storage.Counters
+	DiskFree int64 `json:"disk_free"` // bytes; -1 if not known
+}
+
+// counterFields say what an update found and did.
+func counterFields(n *storage.Counters) [][]cell {
+	return [][]cell{
+		field("catalog", fmt.Sprintf("%s: %d added, %d updated, %d removed, %d skipped",
+			plural(int64(n.SourcePackages), "package"), n.SourceAdded, n.SourceUpdated, n.SourceRemoved, n.SourceSkipped)),
+		field("upstreams", fmt.Sprintf("%d scanned, %d synced, %d failed", n.ReposScanned, n.PackagesSynced, n.SourceRepoFailed)),
+		field("tarballs", fmt.Sprintf("%d new, %d present", n.TarballsCreated, n.TarballsPresent)),
+	}
+}
+
+func (p *program) statusCommand() *cobra.Command {
+	var watch bool
+	cmd := &cobra.Command{
+		Use:   "status",
+		Short: "Show how the server is",
+		Example: `  packbase status
+  packbase status --watch`,
+		Args: cobra.NoArgs,
+	}
+	r := p.addRemote(cmd)
+	cmd.Flags().BoolVar(&watch, "watch", false, "show it again each second, until Ctrl-C")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		c, err := p.client(r)
+		if err != nil {
+			return err
+		}
+		if watch {
+			return p.watchStatus(cmd.Context(), r, c)
+		}
+		raw, err := c.get(cmd.Context(), "/api/status", nil)
+		return show(p, r, raw, err, func(s *screen, st status) { drawStatus(s, c, st) })
+	}
+	return cmd
+}
+
+// watchStatus shows the status each second until ctx ends. A server that goes
+// away may come back, unless it was not there at first.
+func (p *program) watchStatus(ctx context.Context, r *remote, c *client) error {
+	s := p.screen(p.stdout)
+	for first := true; ; first = false {
+		raw, err := c.get(ctx, "/api/status", nil)
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case err != nil && first:
+			return err
+		case r.json:
+			s.printf("%s", raw)
+		default:
+			s.turn(first, statusPage(s, c, raw, err))
+		}
+		if pause(ctx, time.Second) != nil {
+			return nil
+		}
+	}
+}
+
+// statusPage returns what the screen should show.
+func statusPage(s *screen, c *client, raw []byte, err error) string {
+	var page strings.Builder
+	frame := *s
+	frame.out = &page
+	var st status
+	if err == nil {
+		st, err = decode[status](raw)
+	}
+	if err != nil {
+		frame.printf("%s\n", err)
+	} else {
+		drawStatus(&frame, c, st)
+	}
+	return page.String()
+}
+
+// turn puts a page in the place of the one before. Each line is written over
+// the old one, as a screen that is wiped first flickers.
+func (s *screen) turn(first bool, page string) {
+	if !s.terminal() {
+		s.printf("%s\n", page)
+		return
+	}
+	if first {
+		s.printf("\x1b[2J")
+	}
+	lines := strings.Split(strings.TrimSuffix(page, "\n"), "\n")
+	lines = lines[:min(len(lines), s.height-1)]
+	s.printf("\x1b[H%s\x1b[K\n\x1b[J", strings.Join(lines, "\x1b[K\n"))
+}
+
+func drawStatus(s *screen, c *client, st status) {
+	s.printf("%s at %s\n\n", s.paint(bold, "packbase "+printable(st.Release)), c.base)
+	s.fields(
+		field("packages", fmt.Sprintf("%d, with %s of %s", st.Packages, plural(st.Releases, "release"), size(st.Bytes))),
+		[]cell{{text: "healthy"}, {fmt.Sprint(st.Healthy), green}},
+		[]cell{{text: "unhealthy"}, {fmt.Sprint(st.Unhealthy), alarm(st.Unhealthy)}},
+		[]cell{{text: "frozen"}, {fmt.Sprint(st.Frozen), alarm(st.Frozen)}},
+		field("moved tags", fmt.Sprint(st.MovedTags)),
+		field("languages", countsText(st.Languages)),
+		field("disk free", sizeText(st.Update.DiskFree)),
+		field("writes need", st.Auth),
+	)
+	s.printf("\n%s\n", s.paint(bold, "update"))
+	s.fields(updateFields(s, &st.Update)...)
+	drawQueue(s, st)
+}
+
+func updateFields(s *screen, u *updateStatus) [][]cell {
+	rows := [][]cell{{{text: "state"}, {u.State, stateColour(u.State)}}}
+	if u.State == storage.Running {
+		rows = append(rows, field("done", fmt.Sprintf("%d of %s", u.Done, plural(u.Total, "package"))))
+	}
+	if u.StartedAt == nil {
+		return append(rows, field("last", "never"))
+	}
+	rows = append(rows,
+		field("began", s.when(u.StartedAt)),
+		field("ended", s.when(u.EndedAt)),
+		[]cell{{text: "outcome"}, {u.LastState, stateColour(u.LastState)}},
+	)
+	return append(rows, counterFields(&u.Counters)...)
+}
+
+func drawQueue(s *screen, st status) {
+	q := &st.Queue
+	s.printf("\n%s\n", s.paint(bold, "queue"))
+	s.fields(
+		field("pending", fmt.Sprint(q.Pending)),
+		field("active", fmt.Sprint(q.Active)),
+		field("scheduled", fmt.Sprint(q.Scheduled)),
+		field("to try again", fmt.Sprint(q.Retry)),
+		[]cell{{text: "failed in a day"}, {fmt.Sprint(q.Failed), alarm(int64(q.Failed))}},
+	)
+	s.printf("\n")
+	if len(q.Workers) == 0 {
+		s.printf("%s\n", s.paint(red, "no worker is alive: jobs wait until `packbase worker` runs"))
+		return
+	}
+	var rows [][]cell
+	for _, w := range q.Workers {
+		rows = append(rows, cells(w.ID, fmt.Sprintf("%d of %d", len(w.Jobs), w.Concurrency), doingText(w.Jobs)))
+	}
+	s.table([]string{"WORKER", "JOBS", "DOING"}, rows)
+}
+
+func doingText(jobs []storage.Doing) string {
+	var parts []string
+	for _, d := range jobs {
+		parts = append(parts, strings.TrimSpace(fmt.Sprintf("%s %s %s", cmp.Or(d.Package, d.Kind), d.Progress.Step, amount(d.Progress))))
+	}
+	return strings.Join(parts, ", ")
+}
+
+func alarm(n int64) colour {
+	if n > 0 {
+		return red
+	}
+	return plain
+}
+
+func sizeText(n int64) string {
+	if n < 0 {
+		return "-"
+	}
+	return size(n)
+}
+
+func countsText(counts map[string]int64) string {
+	var parts []string
+	for _, name := range slices.Sorted(maps.Keys(counts)) {
+		parts = append(parts, fmt.Sprintf("%s %d", name, counts[name]))
+	}
+	return strings.Join(parts, ", ")
+}
