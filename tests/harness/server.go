@@ -30,7 +30,8 @@ type Server struct {
 	// The processes. Of `up` both are the same.
 	API, Worker *Process
 
-	t testing.TB
+	t   testing.TB
+	dir string // for logs, and the root if no other is named
 }
 
 // settings are those that make tests quick. What the test gives comes later
@@ -76,10 +77,9 @@ func Start(t testing.TB, env ...string) *Server {
 	if _, stderr, err := Run(t, s.Env, "migrate"); err != nil {
 		t.Fatalf("%v\n%s", err, stderr)
 	}
-	dir := filepath.Dir(s.Root)
 	// The worker is stopped first, as an operator would.
-	s.API = newProcess(t, dir, "api", s.Env, "api")
-	s.Worker = newProcess(t, dir, "worker", s.Env, "worker")
+	s.API = newProcess(t, s.dir, "api", s.Env, "api")
+	s.Worker = newProcess(t, s.dir, "worker", s.Env, "worker")
 	s.API.Start()
 	s.Worker.Start()
 	s.AwaitReady()
@@ -93,7 +93,7 @@ func Up(t testing.TB, env ...string) *Server {
 	t.Helper()
 	s := newServer(t, env)
 	s.DatabaseURL, s.RedisURL = valueOf(env, "PACKBASE_DATABASE_URL"), valueOf(env, "PACKBASE_REDIS_URL")
-	s.API = newProcess(t, filepath.Dir(s.Root), "up", s.Env, "up")
+	s.API = newProcess(t, s.dir, "up", s.Env, "up")
 	s.Worker = s.API
 	s.API.Start()
 	s.AwaitReady()
@@ -102,9 +102,9 @@ func Up(t testing.TB, env ...string) *Server {
 
 func newServer(t testing.TB, env []string) *Server {
 	port := FreePort(t)
-	s := &Server{t: t, URL: fmt.Sprintf("http://127.0.0.1:%d", port), Token: token, Root: filepath.Join(t.TempDir(), "root")}
-	if root := valueOf(env, "PACKBASE_ROOT"); root != "" {
-		s.Root = root
+	s := &Server{t: t, URL: fmt.Sprintf("http://127.0.0.1:%d", port), Token: token, dir: t.TempDir()}
+	if s.Root = valueOf(env, "PACKBASE_ROOT"); s.Root == "" {
+		s.Root = filepath.Join(s.dir, "root")
 	}
 	s.Env = settings(s.Root, port, env)
 	return s

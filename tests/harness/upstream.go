@@ -240,7 +240,11 @@ func writeFile(in *strings.Builder, name, content string) {
 func (r *Repo) CommitTree(entries ...string) string {
 	r.t.Helper()
 	r.commits++
-	tree := r.GitInput(strings.Join(entries, "\n")+"\n", "mktree", "--missing")
+	var lines string
+	for _, entry := range entries {
+		lines += entry + "\n"
+	}
+	tree := r.GitInput(lines, "mktree", "--missing")
 	return r.GitInput("", "commit-tree", "-m", "made by hand", tree)
 }
 

@@ -1,0 +1,110 @@
+package tests_test
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"packbase/tests/harness"
+)
+
+// Each Zig takes a package from packbase as it does from upstream: the same
+// hash by each kind of URL, which is what packbase says, and a project builds
+// with it when upstream has gone.
+func TestZig(t *testing.T) {
+	t.Parallel()
+	for _, z := range harness.Zigs(t) {
+		t.Run(z.Version, func(t *testing.T) {
+			t.Parallel()
+			z := z.For(t)
+			up := harness.NewUpstream(t)
+			s := harness.Start(t)
+			for name, files := range map[string]harness.Files{
+				"hello":   z.Package("hello", "1.2.3", "hello"),
+				"naked":   {"a.txt": "a", "b/run.sh*": "#!/bin/sh\n", "b/data*": "data", "link@": "b/data", "é": ""},
+				"wrapped": {"only/a.txt": "a", "only/b/c": "c"}, // in one folder
+				"single":  {"a.zig": "a"},
+			} {
+				testZigFetch(t, z, s, up.Repo(name), files)
+			}
+			up.Stop()
+			testZigBuild(t, z, s)
+		})
+	}
+}
+
+// testZigFetch mirrors a repository with files in two tags and a commit
+// without one, and compares what z prints.
+func testZigFetch(t *testing.T, z *harness.Zig, s *harness.Server, repo *harness.Repo, files harness.Files) {
+	name := filepath.Base(repo.Dir)
+	first := repo.Commit(files)
+	repo.Tag("v1.0.0", first)
+	between := repo.Commit(harness.Files{"only/between": "between"})
+	last := repo.Commit(harness.Files{"only/between-": "", "only/last": "last"})
+	repo.Annotate("v1.1.0", last)
+	s.Fetch(repo.URL)
+	s.Fetch(repo.GitURL(between))
+	info := s.Info(name)
+	v10, v11, snapshot := info.Release(t, "v1.0.0"), info.Release(t, "v1.1.0"), info.Snapshots[0]
+
+	ours := "git+" + s.URL + "/" + name
+	tests := []struct {
+		name, url, upstream string
+		want                harness.Tarball
+	}{
+		{"tarball", s.URL + v10.URL, repo.GitURL("v1.0.0"), v10},
+		{"tarball by hash", s.URL + "/z/" + v10.Zig.Hash + ".tar.gz", repo.GitURL("v1.0.0"), v10},
+		{"tag", ours + "#v1.0.0", repo.GitURL("v1.0.0"), v10},
+		{"annotated tag", ours + ".git#v1.1.0", repo.GitURL("v1.1.0"), v11},
+		{"commit", "git+" + s.URL + "/git/" + name + "#" + first, repo.GitURL(first), v10},
+		{"newest", ours, repo.GitURL(""), v11},
+		{"commit without tag", ours + "#" + between, repo.GitURL(between), snapshot},
+		{"tarball of commit", s.URL + snapshot.URL, repo.GitURL(between), snapshot},
+	}
+	for _, tt := range tests {
+		want, err := z.Fetch(tt.upstream)
+		if err != nil {
+			t.Fatalf("%s, %s: from upstream: %v", name, tt.name, err)
+		}
+		if got := z.Hash(tt.want); got != want {
+			t.Errorf("%s, %s: packbase says %q (%s), want %q", name, tt.name, got, tt.want.Zig.Problem, want)
+		}
+		if got, err := z.Fetch(tt.url); got != want {
+			t.Errorf("%s, %s: hash of %s = %q, %v, want %q as from upstream", name, tt.name, tt.url, got, err, want)
+		}
+	}
+}
+
+// testZigBuild builds a project with the package hello, saved both ways, and
+// again from nothing but packbase.
+func testZigBuild(t *testing.T, z *harness.Zig, s *harness.Server) {
+	project := z.Project("user", "hello")
+	manifest := filepath.Join(project, "build.zig.zon")
+	for _, url := range []string{"git+" + s.URL + "/hello#v1.0.0", s.URL + "/p/hello/tag/v1.0.0.tar.gz"} {
+		if err := os.WriteFile(manifest, []byte(z.Manifest("user", "0.0.0")), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := z.Run(project, "fetch", "--save=hello", url); err != nil {
+			t.Fatal(err)
+		}
+		saved, err := os.ReadFile(manifest)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !strings.Contains(string(saved), s.URL) {
+			t.Errorf("saved no URL of packbase:\n%s", saved)
+		}
+		z.Forget(project)
+		if err := os.RemoveAll(filepath.Join(project, "zig-out")); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := z.Run(project, "build"); err != nil {
+			t.Fatal(err)
+		}
+		got, err := os.ReadFile(filepath.Join(project, "zig-out", "root.zig"))
+		if want := "pub const text = \"hello\";\n"; string(got) != want {
+			t.Errorf("built with %q, %v, want %q", got, err, want)
+		}
+	}
+}
