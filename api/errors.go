@@ -94,6 +94,11 @@ func jobError(job storage.Job) *Error {
 // handle adapts a handler that returns an error. It alone writes error bodies
 // and logs what is our fault.
 func (s *Server) handle(h func(http.ResponseWriter, *http.Request) error) http.HandlerFunc {
+	return s.handleWith(writeError, h)
+}
+
+// handleWith is handle with another way to write an error.
+func (s *Server) handleWith(write func(http.ResponseWriter, *http.Request, *Error), h func(http.ResponseWriter, *http.Request) error) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		err := h(w, r)
 		if err == nil {
@@ -107,7 +112,7 @@ func (s *Server) handle(h func(http.ResponseWriter, *http.Request) error) http.H
 			s.log.ErrorContext(r.Context(), "request failed", "method", r.Method, "path", r.URL.Path,
 				"status", e.Status, "request_id", middleware.GetReqID(r.Context()), slog.Any("err", err))
 		}
-		writeError(w, r, e)
+		write(w, r, e)
 	}
 }
 

@@ -53,27 +53,9 @@ func newJobBody(j storage.Job) jobBody {
 
 // listJobs serves GET /api/jobs?state=&package=&before=&limit=, newest first.
 func (s *Server) listJobs(w http.ResponseWriter, r *http.Request) error {
-	q := r.URL.Query()
-	f := storage.JobFilter{State: q.Get("state"), Package: q.Get("package")}
-	switch f.State {
-	case "", storage.Queued, storage.Running, storage.Succeeded, storage.Failed, storage.Cancelled:
-	default:
-		return &Error{Status: http.StatusBadRequest, Code: "invalid",
-			Message: "state: want queued, running, succeeded, failed or cancelled"}
-	}
-	if f.Package != "" {
-		if err := storage.ValidPackage(f.Package); err != nil {
-			return err
-		}
-	}
-	var err error
-	if f.Limit, err = limitOf(r, 50, 500); err != nil {
+	f, err := jobFilter(r)
+	if err != nil {
 		return err
-	}
-	if before := q.Get("before"); before != "" {
-		if f.Before, err = uuid.Parse(before); err != nil {
-			return &Error{Status: http.StatusBadRequest, Code: "invalid", Message: "before: want the id of a job"}
-		}
 	}
 	jobs, err := s.db.Jobs(r.Context(), f)
 	if err != nil {
@@ -87,11 +69,38 @@ func (s *Server) listJobs(w http.ResponseWriter, r *http.Request) error {
 		out.Jobs[i] = newJobBody(j)
 	}
 	if len(jobs) == f.Limit {
+		q := r.URL.Query()
 		q.Set("before", jobs[len(jobs)-1].ID.String())
 		out.Next = r.URL.Path + "?" + q.Encode()
 	}
 	writeJSON(w, http.StatusOK, out)
 	return nil
+}
+
+// jobFilter reads ?state=&package=&before=&limit=.
+func jobFilter(r *http.Request) (f storage.JobFilter, err error) {
+	q := r.URL.Query()
+	f = storage.JobFilter{State: q.Get("state"), Package: q.Get("package")}
+	switch f.State {
+	case "", storage.Queued, storage.Running, storage.Succeeded, storage.Failed, storage.Cancelled:
+	default:
+		return f, &Error{Status: http.StatusBadRequest, Code: "invalid",
+			Message: "state: want queued, running, succeeded, failed or cancelled"}
+	}
+	if f.Package != "" {
+		if err := storage.ValidPackage(f.Package); err != nil {
+			return f, err
+		}
+	}
+	if f.Limit, err = limitOf(r, 50, 500); err != nil {
+		return f, err
+	}
+	if before := q.Get("before"); before != "" {
+		if f.Before, err = uuid.Parse(before); err != nil {
+			return f, &Error{Status: http.StatusBadRequest, Code: "invalid", Message: "before: want the id of a job"}
+		}
+	}
+	return f, nil
 }
 
 // limitOf reads ?limit=.

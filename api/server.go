@@ -24,6 +24,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"packbase/api/smarthttp"
+	"packbase/api/web"
 	"packbase/storage"
 	"packbase/storage/blob"
 	"packbase/storage/queue"
@@ -55,13 +56,18 @@ type Server struct {
 	metrics   *metrics
 	directory *directory
 	status    remembered[*statusBody]
+	site      *web.Site
+	overview  remembered[*overview]
+	chart     remembered[web.Chart]
 	openJobs  remembered[storage.QueueCounts]
 	draining  atomic.Bool
 }
 
 // New returns a server; its Handler does the work.
 func New(db *storage.DB, q *queue.Queue, blobs blob.Store, opt Options, log *slog.Logger) *Server {
-	s := &Server{db: db, queue: q, blobs: blobs, opt: opt, log: log, directory: newDirectory(db), metrics: newMetrics(opt.Metrics)}
+	s := &Server{db: db, queue: q, blobs: blobs, opt: opt, log: log, directory: newDirectory(db), metrics: newMetrics(opt.Metrics),
+		site: web.New()}
+	s.chart.age = time.Minute
 	if opt.Metrics != nil {
 		opt.Metrics.MustRegister(newRegistryCollector(s))
 	}
@@ -73,7 +79,7 @@ func New(db *storage.DB, q *queue.Queue, blobs blob.Store, opt Options, log *slo
 func (s *Server) Handler() http.Handler {
 	r := chi.NewRouter()
 	r.Use(identify, closeChunked, s.logRequests, s.recoverPanics, s.canonicalPath, middleware.GetHead)
-	r.NotFound(s.handle(func(http.ResponseWriter, *http.Request) error { return storage.ErrNotFound }))
+	r.NotFound(s.page(noSuchPage, noSuchPage))
 	r.MethodNotAllowed(s.handle(methodNotAllowed))
 
 	r.Get("/healthz", s.handle(s.getHealth))
@@ -103,6 +109,16 @@ func (s *Server) Handler() http.Handler {
 	r.Get("/p/{package}/commit/{file}", s.handle(s.getCommitFile))
 	r.Get("/p/{package}/branch/*", s.handle(s.getBranchTarball))
 	r.Get("/z/{file}", s.handle(s.getZigPackage))
+
+	r.Get("/", s.page(s.getDashboard, s.getStatus))
+	r.Get("/packages", s.page(s.getPackageList, s.listPackages))
+	r.Get("/jobs", s.page(s.getJobList, s.listJobs))
+	r.Get("/jobs/{id}", s.page(s.getJobPage, s.getJob))
+	r.Get("/{repo}", s.getRepo)
+	r.Get("/feed.atom", s.handle(s.getFeed))
+	r.Get("/assets/{hash}/{file}", s.handle(s.getAsset))
+	r.Get("/favicon.ico", s.handle(s.getIcon))
+	r.Get("/robots.txt", getRobots)
 
 	for _, prefix := range []string{"/git/{repo}", "/{repo}"} {
 		r.Get(prefix+"/info/refs", s.gitInfoRefs)

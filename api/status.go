@@ -1,6 +1,7 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net/http"
@@ -47,9 +48,10 @@ type queueBody struct {
 	Workers []storage.WorkerState `json:"workers"`
 }
 
-// A remembered value is worked out again when it is older than a second, by
-// one caller at a time, however many ask.
+// A remembered value is worked out again when it is older than age, by one
+// caller at a time, however many ask.
 type remembered[T any] struct {
+	age   time.Duration // a second if 0
 	mu    sync.Mutex
 	value T
 	at    time.Time
@@ -58,7 +60,7 @@ type remembered[T any] struct {
 func (r *remembered[T]) get(ctx context.Context, work func(context.Context) (T, error)) (T, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if time.Since(r.at) < time.Second {
+	if time.Since(r.at) < cmp.Or(r.age, time.Second) {
 		return r.value, nil
 	}
 	value, err := work(ctx)

@@ -175,6 +175,10 @@ func (db *DB) Freeze(ctx context.Context, c Claim, reason string) error {
 	return nil
 }
 
+// KeptByOperator is the reason of a frozen package that an operator decided
+// to leave as it is: it waits for nobody.
+const KeptByOperator = "kept as it was by an operator"
+
 // Review decides about a frozen package. Accepted, its moved tags are known
 // and new ones are mirrored again; else it stays as it is for good.
 // It returns ErrConflict if the package is not frozen.

@@ -1,0 +1,99 @@
+package web
+
+import (
+	"fmt"
+	"time"
+
+	"packbase/storage"
+)
+
+// A Chart is a row of bars over time. Its units are those of an SVG view box
+// that is Width by Height.
+type Chart struct {
+	Unit          string // hour, day, week or month
+	Bars          []Bar
+	Most, Total   int
+	Width, Height int
+}
+
+// A Bar is one unit of time.
+type Bar struct {
+	X, Y, W, H float64
+	N          int
+	Label      string
+}
+
+// ChartSpan returns the unit that suits an age, and when its chart begins.
+func ChartSpan(age time.Duration, now time.Time) (unit string, since time.Time) {
+	now = now.UTC()
+	today := time.Date(now.Year(), now.Month(), now.Day(), 0, 0, 0, 0, time.UTC)
+	switch {
+	case age < 36*time.Hour:
+		return "hour", now.Truncate(time.Hour).Add(-35 * time.Hour)
+	case age < 60*24*time.Hour:
+		return "day", today.AddDate(0, 0, -41)
+	case age < 2*365*24*time.Hour:
+		monday := today.AddDate(0, 0, -(int(today.Weekday())+6)%7)
+		return "week", monday.AddDate(0, 0, -7*51)
+	}
+	return "month", time.Date(now.Year(), now.Month(), 1, 0, 0, 0, 0, time.UTC).AddDate(0, -47, 0)
+}
+
+// NewChart draws counts from since until now. Units without a count are empty.
+func NewChart(unit string, since, now time.Time, counts []storage.Count) Chart {
+	c := Chart{Unit: unit, Width: 600, Height: 120}
+	n := map[time.Time]int{}
+	for _, count := range counts {
+		n[count.At.UTC()] = count.N
+		c.Most = max(c.Most, count.N)
+		c.Total += count.N
+	}
+	var at []time.Time
+	for t := since; !t.After(now); t = next(unit, t) {
+		at = append(at, t)
+	}
+	step := float64(c.Width) / float64(len(at))
+	for i, t := range at {
+		h := 0.0
+		if n[t] > 0 {
+			h = max(3, float64(n[t])/float64(c.Most)*float64(c.Height))
+		}
+		c.Bars = append(c.Bars, Bar{
+			X: float64(i) * step, W: step * 0.72, Y: float64(c.Height) - h, H: h, N: n[t], Label: label(unit, t),
+		})
+	}
+	return c
+}
+
+// From and To are what the chart's ends say.
+func (c Chart) From() string { return c.Bars[0].Label }
+
+// To is what the chart's end says.
+func (c Chart) To() string { return c.Bars[len(c.Bars)-1].Label }
+
+// Number writes a coordinate.
+func (Chart) Number(f float64) string { return fmt.Sprintf("%.1f", f) }
+
+func next(unit string, t time.Time) time.Time {
+	switch unit {
+	case "hour":
+		return t.Add(time.Hour)
+	case "day":
+		return t.AddDate(0, 0, 1)
+	case "week":
+		return t.AddDate(0, 0, 7)
+	}
+	return t.AddDate(0, 1, 0)
+}
+
+func label(unit string, t time.Time) string {
+	switch unit {
+	case "hour":
+		return t.Format("2 Jan, 15:00")
+	case "day":
+		return t.Format("2 Jan")
+	case "week":
+		return t.Format("2 Jan 2006")
+	}
+	return t.Format("Jan 2006")
+}

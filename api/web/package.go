@@ -1,0 +1,300 @@
+package web
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/url"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"packbase/storage"
+)
+
+// A Package is a package in words.
+type Package struct{ storage.Package }
+
+// Health says how a package is.
+type Health struct {
+	Level string // ok, warn, bad or idle
+	Word  string
+	Text  string // a sentence
+}
+
+// Health returns how the package is.
+func (p Package) Health() Health {
+	switch {
+	case p.State == storage.Removed:
+		return Health{"idle", "removed", "It was removed; its name is not used again."}
+	case p.State == storage.Frozen:
+		return Health{"warn", "frozen", "It is under review: what is mirrored is served, and nothing new is taken from upstream."}
+	case p.SyncOK != nil && !*p.SyncOK && p.ReleaseCount == 0:
+		return Health{"bad", "failing", "It could not be mirrored yet."}
+	case p.SyncAt == nil && p.ReleaseCount == 0:
+		return Health{"idle", "waiting", "It waits to be mirrored."}
+	case p.ProbedAt != nil && !p.Healthy:
+		return Health{"bad", "unhealthy", "Fetching its newest release back, as a client would, went wrong."}
+	case p.SyncOK != nil && !*p.SyncOK:
+		return Health{"warn", "stale", "The last look at upstream failed; what is mirrored is served all the same."}
+	case p.Healthy:
+		return Health{"ok", "healthy", "Its newest release was fetched back as a client would, and all is well."}
+	}
+	return Health{"idle", "unchecked", "It was not fetched back yet."}
+}
+
+// Latest is the tag of the latest release, "" if there is none.
+func (p Package) Latest() string {
+	if p.LatestTag == nil {
+		return ""
+	}
+	return *p.LatestTag
+}
+
+// Link is the upstream's address, "" if a browser cannot go there.
+func (p Package) Link() string {
+	if strings.HasPrefix(p.Upstream, "https://") || strings.HasPrefix(p.Upstream, "http://") {
+		return p.Upstream
+	}
+	return ""
+}
+
+// Place is the upstream without what goes without saying.
+func (p Package) Place() string {
+	place := strings.TrimPrefix(p.Upstream, "https://")
+	if name, ok := strings.CutPrefix(place, "fixture:"); ok {
+		return "a local fixture, " + name
+	}
+	return strings.TrimPrefix(place, "http://")
+}
+
+// SyncProblem is why the last sync failed, "" if it did not.
+func (p Package) SyncProblem() string {
+	if p.SyncOK == nil || *p.SyncOK {
+		return ""
+	}
+	return p.SyncMessage
+}
+
+// FetchBody is the JSON that asks for a sync.
+func (p Package) FetchBody() (string, error) {
+	b, err := json.Marshal(map[string]string{"url": p.CloneURL, "name": p.Name})
+	return string(b), err
+}
+
+// Fetchable reports whether the page can ask for a sync.
+func (p Package) Fetchable() bool { return p.Link() != "" && p.State == storage.Active }
+
+// A PackagePage is the page /<package>.
+type PackagePage struct {
+	Frame
+	Package  Package
+	Shown    *Release // told in full; nil without releases
+	Releases []Row    // newest first
+	Count    int      // of releases, on all pages
+	Pager
+
+	Snapshots []Row // newest first
+	Rejected  []storage.RejectedTag
+	Moved     []storage.MovedTag
+	More      More
+	Open      *Job // under way for the package
+}
+
+func (*PackagePage) template() string { return "package" }
+
+// More is how many of each are not on the page.
+type More struct{ Snapshots, Rejected, Moved int }
+
+// At returns the URL of the n-th page of releases.
+func (p *PackagePage) At(n int) string {
+	return "/" + p.Package.Name + "?page=" + strconv.Itoa(n) + "#releases"
+}
+
+// A Row is a release in a table.
+type Row struct {
+	storage.Release
+	Hidden string // why Git clients do not see the tag
+	Shown  bool
+}
+
+// Name is the tag, else the short commit.
+func (r Row) Name() string {
+	if r.Tag == "" {
+		return short(r.CommitOID)
+	}
+	return r.Tag
+}
+
+// Path is where the row's release is shown in full.
+func (r Row) Path() string {
+	if r.Tag == "" {
+		return "/" + r.Package + "?commit=" + r.CommitOID
+	}
+	return "/" + r.Package + "?" + url.Values{"tag": {r.Tag}}.Encode()
+}
+
+// Tarball is the path of the release's tarball.
+func (r Row) Tarball() string { return TarballPath(r.Release) }
+
+// CommitLink is the commit's page at upstream, "" if we do not know it.
+func (p *PackagePage) CommitLink(oid string) string { return commitLink(p.Package.Upstream, oid) }
+
+// Zigs is the range of Zig releases that take the release as a dependency.
+func (r Row) Zigs() string {
+	switch u := r.Zig.UsableWith; len(u) {
+	case 0:
+		return "none"
+	case 1:
+		return u[0]
+	default:
+		return u[0] + "\u2009–\u2009" + u[len(u)-1]
+	}
+}
+
+// TarballPath is the path of a release's tarball, spelled canonically.
+func TarballPath(r storage.Release) string {
+	if r.Tag == "" {
+		return "/p/" + r.Package + "/commit/" + r.CommitOID + ".tar.gz"
+	}
+	return (&url.URL{Path: "/p/" + r.Package + "/tag/" + r.Tag + ".tar.gz"}).EscapedPath()
+}
+
+// A Release is a release told in full.
+type Release struct {
+	Row
+	Base   string // scheme and host
+	Prefix string // the tarball's wrapping folder with its slash, "" if it is flat
+	Place  string // the upstream's URL, "" if there is none to clone
+	Latest bool
+}
+
+// zigs are the Zig releases that a page tells apart.
+var zigs = []string{"0.12", "0.13", "0.14", "0.15", "0.16", "0.17"}
+
+// A Fit says whether a Zig release takes the release as a dependency.
+type Fit struct {
+	Zig string
+	OK  bool
+}
+
+// Fits says for each Zig release whether it takes this one.
+func (r *Release) Fits() []Fit {
+	fits := make([]Fit, len(zigs))
+	for i, z := range zigs {
+		fits[i] = Fit{z, slices.Contains(r.Zig.UsableWith, z)}
+	}
+	return fits
+}
+
+// URL is the tarball's.
+func (r *Release) URL() string { return r.Base + r.Tarball() }
+
+// Save is the command that adds the tarball to a project.
+func (r *Release) Save() string { return "zig fetch --save " + shellWord(r.URL()) }
+
+// GitURL is the release as Git URL for Zig. A tag that Git clients do not see
+// is named by its commit.
+func (r *Release) GitURL() string {
+	ref := r.Tag
+	if ref == "" || r.Hidden != "" {
+		ref = r.CommitOID
+	}
+	u := url.URL{Fragment: ref}
+	return "git+" + r.Base + "/" + r.Package + u.String()
+}
+
+// SaveGit is the command that adds the Git URL to a project.
+func (r *Release) SaveGit() string { return "zig fetch --save " + shellWord(r.GitURL()) }
+
+var bareName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
+
+// Entry is the dependency as build.zig.zon has it.
+func (r *Release) Entry() string {
+	name := r.Zig.Name
+	if name == "" {
+		name = r.Package
+	}
+	if !bareName.MatchString(name) {
+		name = "@" + zigString(name)
+	}
+	hash := r.Zig.Hash
+	if hash == "" {
+		hash = r.Zig.LegacyHash
+	}
+	return fmt.Sprintf(".%s = .{\n    .url = %s,\n    .hash = %s,\n},", name, zigString(r.URL()), zigString(hash))
+}
+
+// zigString quotes s as a Zig string literal.
+func zigString(s string) string {
+	var b strings.Builder
+	b.WriteByte('"')
+	for i := range len(s) {
+		switch c := s[i]; {
+		case c == '"' || c == '\\':
+			b.WriteByte('\\')
+			b.WriteByte(c)
+		case c < 0x20 || c == 0x7f:
+			fmt.Fprintf(&b, `\x%02x`, c)
+		default:
+			b.WriteByte(c)
+		}
+	}
+	b.WriteByte('"')
+	return b.String()
+}
+
+// Check is the command that compares the release with upstream's commit,
+// with nothing but git.
+func (r *Release) Check() string {
+	prefix := ""
+	if r.Prefix != "" {
+		prefix = "--prefix=" + shellWord(r.Prefix) + " "
+	}
+	return "git archive --format=tar " + prefix + r.CommitOID + " | sha256sum"
+}
+
+// Clone is the command that Check wants to be run in, "" if there is nothing
+// to clone.
+func (r *Release) Clone() string {
+	if r.Place == "" {
+		return ""
+	}
+	return "git clone " + shellWord(r.Place) + " && cd " + shellWord(pathBase(r.Place))
+}
+
+func pathBase(u string) string { return u[strings.LastIndexByte(u, '/')+1:] }
+
+// commitLink returns the page of a commit at the forges that we know.
+func commitLink(upstream, oid string) string {
+	u, err := url.Parse(upstream)
+	if err != nil || u.Scheme != "https" && u.Scheme != "http" {
+		return ""
+	}
+	switch host := strings.ToLower(u.Hostname()); {
+	case host == "bitbucket.org":
+		return upstream + "/commits/" + oid
+	case strings.HasPrefix(host, "gitlab."), strings.Contains(host, ".gitlab."):
+		return upstream + "/-/commit/" + oid
+	case host == "github.com", host == "codeberg.org", host == "gitea.com", host == "git.sr.ht",
+		strings.HasPrefix(host, "git."), strings.HasPrefix(host, "gitea."), strings.HasPrefix(host, "forgejo."), strings.HasPrefix(host, "code."):
+		return upstream + "/commit/" + oid
+	}
+	return ""
+}
+
+// Sync says in words how the last look at upstream went.
+func (p Package) Sync() string {
+	switch {
+	case p.SyncAt == nil:
+		return "Upstream was not looked at yet."
+	case p.SyncOK != nil && *p.SyncOK:
+		return "Upstream was looked at " + ago(*p.SyncAt, time.Now()) + ", and all it had is here."
+	}
+	text := "The last look at upstream failed " + ago(*p.SyncAt, time.Now())
+	if p.SyncedAt != nil {
+		text += "; the one before that was good was " + ago(*p.SyncedAt, time.Now())
+	}
+	return text + "."
+}

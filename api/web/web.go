@@ -1,0 +1,145 @@
+// Package web renders what a browser sees: the dashboard, packages and jobs.
+//
+// It hides templates, styles and the script. Each page is complete without
+// the script, which fetches the page again and swaps the parts that changed:
+// there is one way to render a thing. What upstream wrote is escaped by
+// html/template, and nothing on a page runs that is not an asset of ours.
+package web
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"embed"
+	"encoding/hex"
+	"fmt"
+	"html/template"
+	"io/fs"
+	"net/http"
+	"path"
+	"strings"
+	"time"
+)
+
+//go:embed templates assets
+var files embed.FS
+
+// A Site renders pages and serves their assets. It is safe for concurrent use.
+type Site struct {
+	pages  map[string]*template.Template // by name
+	assets string                        // path of the assets: /assets/<hash of them all>
+}
+
+// A Page is what one URL shows.
+type Page interface{ template() string }
+
+// A Frame is what all pages have around what they show.
+type Frame struct {
+	Title   string
+	Section string // of the navigation
+	Base    string // scheme and host as the client sees them: https://packages.example
+	Query   string // what is searched for
+	Auth    string // what writes need: "token", "none"; "read_only" if there are none
+	Central string // where a read-only edge has its writes
+	Release string // of packbase
+	Feed    string // path of the page's Atom feed
+	Away    string // why parts of the page are old or missing
+}
+
+// New reads the embedded templates and assets.
+func New() *Site {
+	s := &Site{pages: map[string]*template.Template{}, assets: "/assets/" + assetsHash()}
+	layout := template.Must(template.New("layout.html").Funcs(s.functions()).
+		ParseFS(files, "templates/layout.html", "templates/parts.html"))
+	names, err := fs.Glob(files, "templates/*.html")
+	if err != nil {
+		panic(err) // the pattern is a constant
+	}
+	for _, name := range names {
+		page := strings.TrimSuffix(path.Base(name), ".html")
+		s.pages[page] = template.Must(template.Must(layout.Clone()).ParseFS(files, name))
+	}
+	return s
+}
+
+// assetsHash names the assets, so that they may be cached for ever.
+func assetsHash() string {
+	h := sha256.New()
+	err := fs.WalkDir(files, "assets", func(name string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		b, err := files.ReadFile(name)
+		fmt.Fprintf(h, "%s %d\n%s", name, len(b), b)
+		return err
+	})
+	if err != nil {
+		panic(err) // embedded files are there
+	}
+	return hex.EncodeToString(h.Sum(nil)[:8])
+}
+
+// policy lets a page use our assets and talk to us, and nothing else.
+const policy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; " +
+	"form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+
+// Render answers with a page. It is written only when it is complete.
+func (s *Site) Render(w http.ResponseWriter, status int, p Page) error {
+	var buf bytes.Buffer
+	if err := s.pages[p.template()].ExecuteTemplate(&buf, "layout.html", p); err != nil {
+		return fmt.Errorf("render %s: %w", p.template(), err)
+	}
+	h := w.Header()
+	h.Set("Content-Type", "text/html; charset=utf-8")
+	h.Set("Content-Security-Policy", policy)
+	h.Set("X-Content-Type-Options", "nosniff")
+	h.Set("Referrer-Policy", "no-referrer")
+	h.Set("Cross-Origin-Opener-Policy", "same-origin")
+	// Pages hold URLs made from the request's Host: no cache may show them
+	// to somebody else.
+	h.Set("Cache-Control", "no-store")
+	h.Set("Vary", "Accept")
+	w.WriteHeader(status)
+	_, _ = w.Write(buf.Bytes()) // the client may have gone
+	return nil
+}
+
+// Icon is the path of the site's icon.
+func (s *Site) Icon() string { return s.assets + "/icon.svg" }
+
+// ServeAsset answers GET /assets/<hash>/<name>.
+func (s *Site) ServeAsset(w http.ResponseWriter, r *http.Request) {
+	name := path.Base(r.URL.Path)
+	h := w.Header()
+	h.Set("X-Content-Type-Options", "nosniff")
+	h.Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'")
+	// A page of another release asks for other bytes: those must not be
+	// cached under its path.
+	h.Set("Cache-Control", "no-cache")
+	if path.Dir(r.URL.Path) == s.assets {
+		h.Set("Cache-Control", "public, max-age=31536000, immutable")
+	}
+	http.ServeFileFS(w, r, files, "assets/"+name)
+}
+
+// HasAsset reports whether there is an asset with the path's last element.
+func (s *Site) HasAsset(p string) bool {
+	info, err := fs.Stat(files, "assets/"+path.Base(p))
+	return err == nil && !info.IsDir()
+}
+
+func (s *Site) functions() template.FuncMap {
+	return template.FuncMap{
+		"asset":   func(name string) string { return s.assets + "/" + name },
+		"number":  number[int],
+		"number8": number[int64],
+		"counted": counted[int],
+		"size":    size,
+		"span":    span,
+		"short":   short,
+		"ago":     func(t time.Time) string { return ago(t, time.Now()) },
+		"exact":   func(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05 UTC") },
+		"day":     func(t time.Time) string { return t.UTC().Format("2006-01-02") },
+		"machine": func(t time.Time) string { return t.UTC().Format(time.RFC3339) },
+		"list":    func(v ...any) []any { return v },
+	}
+}
