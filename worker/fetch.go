@@ -73,7 +73,7 @@ func (w *Worker) fetchPackage(ctx context.Context, j *job) (any, error) {
 	}
 	if f.created > 0 || pkg.ProbedAt == nil {
 		j.setProgress(storage.Progress{Step: "probe"})
-		if _, err := w.probe(ctx, pkg.Name); err != nil {
+		if _, err := w.probe.Probe(ctx, pkg.Name); err != nil {
 			return nil, err
 		}
 	}

@@ -25,6 +25,7 @@ import (
 	"packbase/storage/blob"
 	"packbase/storage/queue"
 	"packbase/worker/ingest"
+	"packbase/worker/probe"
 	"packbase/worker/upstream"
 )
 
@@ -63,6 +64,7 @@ type Worker struct {
 	log   *slog.Logger
 	table map[string]func(context.Context, *job) (any, error)
 	web   *upstream.Client
+	probe *probe.Prober
 
 	jobSeconds     *prometheus.HistogramVec
 	upstreamErrors *prometheus.CounterVec
@@ -71,6 +73,7 @@ type Worker struct {
 // New returns a worker that has not begun to work.
 func New(db *storage.DB, q *queue.Queue, blobs blob.Store, opt Options, log *slog.Logger) *Worker {
 	w := &Worker{db: db, queue: q, blobs: blobs, opt: opt, log: log.With("worker", opt.ID), web: upstream.New(opt.Egress)}
+	w.probe = &probe.Prober{DB: db, Staging: opt.Staging, Git: opt.Git, Limits: opt.Limits.Git, Zig: opt.Zig}
 	w.table = map[string]func(context.Context, *job) (any, error){
 		storage.FetchPackage:  w.fetchPackage,
 		storage.ProbePackage:  w.probePackage,
@@ -180,6 +183,11 @@ func (w *Worker) work(ctx context.Context, j *job) (result any, err error) {
 		err = cause
 	}
 	return result, err
+}
+
+// probePackage fetches the newest release back, as a client would.
+func (w *Worker) probePackage(ctx context.Context, j *job) (any, error) {
+	return w.probe.Probe(ctx, j.Job.Package)
 }
 
 var errCancelled = &Error{Code: "cancelled", Message: "cancelled on request", Final: true}

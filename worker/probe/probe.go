@@ -1,0 +1,263 @@
+// Package probe fetches the newest release of a package back through our own
+// Git interface, as a client would, so that what we say of its health is seen
+// and not believed.
+package probe
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"packbase/storage"
+	"packbase/storage/blob"
+	"packbase/storage/gitpack"
+)
+
+// A Prober probes packages. It is safe for concurrent use.
+type Prober struct {
+	DB      *storage.DB
+	Staging *blob.Staging
+	Git     http.Handler // the Git interface, asked inside this process
+	Limits  gitpack.Limits
+	Zig     string // a zig to fetch with, too; "" for none
+}
+
+// Probe fetches pkg's newest release through the Git interface, checks that
+// the commit is whole, and stores what came of it.
+func (p *Prober) Probe(ctx context.Context, pkg string) (storage.Probe, error) {
+	pk, err := p.DB.PackageByName(ctx, pkg)
+	if err != nil {
+		return storage.Probe{}, err
+	}
+	var found storage.Probe
+	err = p.probeGit(ctx, pk.Name, &found)
+	if err == nil && p.Zig != "" {
+		err = p.probeZig(ctx, pk)
+	}
+	if ctx.Err() != nil {
+		return found, ctx.Err() // says nothing about the package
+	}
+	found.Healthy = err == nil
+	if err != nil {
+		found.ProbeError = err.Error()
+	}
+	return found, p.DB.RecordProbe(ctx, pk.Name, found)
+}
+
+// probeGit asks what Zig asks: capabilities, the ref, and one commit.
+func (p *Prober) probeGit(ctx context.Context, pkg string, found *storage.Probe) error {
+	repo := "/git/" + pkg
+	var caps, refs bytes.Buffer
+	if err := p.ask(ctx, &caps, http.MethodGet, repo+"/info/refs?service=git-upload-pack", nil); err != nil {
+		return fmt.Errorf("list capabilities: %w", err)
+	}
+	if !bytes.Contains(caps.Bytes(), []byte("version 2")) {
+		return errors.New("list capabilities: protocol version 2 is not offered")
+	}
+	err := p.ask(ctx, &refs, http.MethodPost, repo+"/git-upload-pack",
+		pkts("command=ls-refs\n", "", "peel\n", "symrefs\n", "ref-prefix HEAD\n", "-"))
+	if err != nil {
+		return fmt.Errorf("list refs: %w", err)
+	}
+	if refs.Len() < 44 {
+		return errors.New("list refs: HEAD is missing")
+	}
+	commit, err := gitpack.ParseOID(string(refs.Bytes()[4:44]))
+	if err != nil {
+		return fmt.Errorf("list refs: %w", err)
+	}
+	found.SmartHTTPReady = true
+	if err := p.fetch(ctx, repo, commit); err != nil {
+		return fmt.Errorf("fetch %s: %w", commit, err)
+	}
+	found.PseudoGitFetchable, found.ProbeCommit = true, commit.String()
+	return nil
+}
+
+// pkts encodes lines as pkt-lines; "" is a delimiter and "-" a flush.
+// gitprotocol-common(5), "pkt-line Format".
+func pkts(lines ...string) []byte {
+	var b bytes.Buffer
+	for _, line := range lines {
+		switch line {
+		case "":
+			b.WriteString("0001")
+		case "-":
+			b.WriteString("0000")
+		default:
+			fmt.Fprintf(&b, "%04x%s", len(line)+4, line)
+		}
+	}
+	return b.Bytes()
+}
+
+// fetch fetches a commit, unpacks what came and walks it.
+func (p *Prober) fetch(ctx context.Context, repo string, commit gitpack.OID) error {
+	stage, err := p.Staging.New()
+	if err != nil {
+		return err
+	}
+	defer stage.Close()
+	files := map[string]*os.File{}
+	for _, name := range []string{"answer", "pack", "objects"} {
+		f, err := os.Create(filepath.Join(stage.Dir, name))
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		files[name] = f
+	}
+	err = p.ask(ctx, files["answer"], http.MethodPost, repo+"/git-upload-pack",
+		pkts("command=fetch\n", "", "ofs-delta\n", "no-progress\n", "deepen 1\n", "want "+commit.String()+"\n", "done\n", "-"))
+	if err != nil {
+		return err
+	}
+	if _, err := files["answer"].Seek(0, io.SeekStart); err != nil {
+		return err
+	}
+	if err := writePack(files["pack"], bufio.NewReaderSize(files["answer"], 1<<17)); err != nil {
+		return err
+	}
+	objects, err := gitpack.Unpack(ctx, files["pack"], files["objects"], p.Limits, nil)
+	if err != nil {
+		return err
+	}
+	raw, err := objects.Read(commit, gitpack.Commit, p.Limits.ObjectBytes)
+	if err != nil {
+		return err
+	}
+	info, err := gitpack.ParseCommit(raw)
+	if err != nil {
+		return err
+	}
+	_, err = objects.Files(ctx, info.Tree, p.Limits)
+	return err
+}
+
+// writePack writes what the pack section's data packets carry.
+// gitprotocol-v2(5), "output of fetch".
+func writePack(to io.Writer, answer io.Reader) error {
+	packet := make([]byte, 1<<16)
+	for inPack := false; ; {
+		if _, err := io.ReadFull(answer, packet[:4]); err != nil {
+			return errors.New("the answer ends early")
+		}
+		n, err := strconv.ParseUint(string(packet[:4]), 16, 16)
+		if err != nil {
+			return errors.New("the answer is not made of packets")
+		}
+		if n < 4 {
+			if n == 0 && inPack {
+				return nil
+			}
+			continue
+		}
+		data := packet[4:n]
+		if _, err := io.ReadFull(answer, data); err != nil {
+			return errors.New("the answer ends early")
+		}
+		switch {
+		case !inPack:
+			inPack = string(bytes.TrimSpace(data)) == "packfile"
+		case len(data) > 0 && data[0] == 1:
+			if _, err := to.Write(data[1:]); err != nil {
+				return err
+			}
+		case len(data) > 0 && data[0] == 3:
+			return fmt.Errorf("the server says %q", data[1:])
+		}
+	}
+}
+
+// ask has the Git interface answer a request, inside this process, and writes
+// the answer's body.
+func (p *Prober) ask(ctx context.Context, to io.Writer, method, target string, body []byte) error {
+	req, err := http.NewRequestWithContext(ctx, method, "http://packbase"+target, bytes.NewReader(body))
+	if err != nil {
+		return err
+	}
+	req.RequestURI = target
+	req.RemoteAddr = "probe"
+	req.Header.Set("Git-Protocol", "version=2")
+	if body != nil {
+		req.Header.Set("Content-Type", "application/x-git-upload-pack-request")
+	}
+	answer := &recorder{header: http.Header{}, status: http.StatusOK, body: to}
+	p.Git.ServeHTTP(answer, req)
+	if answer.status != http.StatusOK {
+		return fmt.Errorf("status %d, %.200s", answer.status, answer.problem.String())
+	}
+	return answer.err
+}
+
+// A recorder writes an answer's body, and keeps that of an error.
+type recorder struct {
+	header  http.Header
+	status  int
+	body    io.Writer
+	err     error // of writing it
+	problem bytes.Buffer
+}
+
+func (r *recorder) Header() http.Header    { return r.header }
+func (r *recorder) WriteHeader(status int) { r.status = status }
+
+func (r *recorder) Write(b []byte) (n int, err error) {
+	if r.status != http.StatusOK {
+		return r.problem.Write(b)
+	}
+	if n, err = r.body.Write(b); err != nil {
+		r.err = err
+	}
+	return n, err
+}
+
+// probeZig has a real zig fetch the newest release, over HTTP on loopback.
+func (p *Prober) probeZig(ctx context.Context, pkg storage.Package) error {
+	if pkg.LatestTag == nil {
+		return nil
+	}
+	r, err := p.DB.ReleaseByTag(ctx, pkg.Name, *pkg.LatestTag)
+	if err != nil {
+		return err
+	}
+	stage, err := p.Staging.New()
+	if err != nil {
+		return err
+	}
+	defer stage.Close()
+	base, stop, err := serveLoopback(p.Git)
+	if err != nil {
+		return err
+	}
+	defer stop()
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, p.Zig, "fetch", "git+"+base+"/git/"+pkg.Name+"#"+url.PathEscape(r.Tag))
+	cmd.Dir = stage.Dir
+	cmd.Env = append(os.Environ(), "ZIG_GLOBAL_CACHE_DIR="+filepath.Join(stage.Dir, "cache"))
+	// Zig 0.16.0 fetches only where there is a build.zig.
+	if err := os.WriteFile(filepath.Join(stage.Dir, "build.zig"), nil, 0o600); err != nil {
+		return err
+	}
+	out, err := cmd.CombinedOutput()
+	got := strings.TrimSpace(string(out))
+	if err != nil {
+		return fmt.Errorf("zig fetch: %w: %.500s", err, got)
+	}
+	if got != r.ZigHash && got != r.ZigLegacyHash {
+		return fmt.Errorf("zig fetch: hash %.120s, want %s", got, r.ZigHash)
+	}
+	return nil
+}
