@@ -303,7 +303,7 @@ type Job struct {
 }
 
 // Open reports whether the job has not ended.
-func (j *Job) Open() bool { return j.State == "queued" || j.State == "running" }
+func (j Job) Open() bool { return j.State == "queued" || j.State == "running" }
 
 // Job returns the job with the given id.
 func (s *Server) Job(id string) Job {
@@ -375,7 +375,7 @@ func (s *Server) Info(pkg string) Info {
 }
 
 // Release returns one release of the package, which must have it.
-func (i *Info) Release(t testing.TB, tag string) Tarball {
+func (i Info) Release(t testing.TB, tag string) Tarball {
 	t.Helper()
 	n := slices.IndexFunc(i.Tarballs, func(r Tarball) bool { return r.Tag == tag })
 	if n < 0 {
