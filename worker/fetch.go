@@ -17,6 +17,8 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"packbase/storage"
 	"packbase/storage/blob"
 	"packbase/storage/gitpack"
@@ -143,6 +145,7 @@ type fetch struct {
 	releases []storage.Release
 	segments []storage.Segment
 	indexes  []*gitpack.SegmentIndex
+	set      *gitpack.Set // of indexes
 	refs     ingest.Refs
 	created  int
 	catalog  string // the catalog's updated_at when the look at upstream began
@@ -173,6 +176,7 @@ func (f *fetch) load(ctx context.Context) (err error) {
 		}
 		f.indexes = append(f.indexes, index)
 	}
+	f.set = gitpack.NewSet(f.indexes...)
 	return nil
 }
 
@@ -267,9 +271,49 @@ func (f *fetch) crashed(ctx context.Context, exit error, stderr *tail) error {
 	return &Error{Code: "ingest_failed", Message: "the process that reads upstream ended early; the worker's log has the details"}
 }
 
-// follow handles the child's events until it is done.
+// follow handles the child's events until it is done. Releases are made
+// durable several at once, as that is mostly waiting for the disk, and made
+// visible one by one in the child's order.
 func (f *fetch) follow(ctx context.Context, out io.Reader) (done bool, err error) {
-	dec := json.NewDecoder(out)
+	g, ctx := errgroup.WithContext(ctx)
+	publications := make(chan chan storage.Publication, 4)
+	g.Go(func() error {
+		for next := range publications {
+			select {
+			case pub := <-next:
+				if err := f.publish(ctx, pub); err != nil {
+					return err
+				}
+			case <-ctx.Done():
+				return context.Cause(ctx)
+			}
+		}
+		return nil
+	})
+	stage := func(r *ingest.Release) error {
+		ready := make(chan storage.Publication, 1)
+		select {
+		case publications <- ready:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+		set, segments := f.set, f.segments
+		g.Go(func() error {
+			pub, err := f.store(ctx, r, set, segments)
+			ready <- pub
+			return err
+		})
+		return nil
+	}
+	done, err = f.events(ctx, json.NewDecoder(out), stage)
+	close(publications)
+	if werr := g.Wait(); werr != nil {
+		return false, werr // what ended the others, if anything did
+	}
+	return done, err
+}
+
+func (f *fetch) events(ctx context.Context, dec *json.Decoder, stage func(*ingest.Release) error) (done bool, err error) {
 	for {
 		var ev ingest.Event
 		if err := dec.Decode(&ev); err != nil {
@@ -289,7 +333,7 @@ func (f *fetch) follow(ctx context.Context, out io.Reader) (done bool, err error
 		case ev.Segment != nil:
 			err = f.appendSegment(ctx, *ev.Segment)
 		case ev.Release != nil:
-			err = f.publish(ctx, ev.Release)
+			err = stage(ev.Release)
 		}
 		if err != nil {
 			return false, err
@@ -376,46 +420,57 @@ func (f *fetch) appendSegment(ctx context.Context, s ingest.Segment) error {
 		return err
 	}
 	segment := storage.Segment{
-		Package: f.pkg.Name, Seq: len(f.segments), FirstOrdinal: int64(gitpack.NewSet(f.indexes...).Len()),
+		Package: f.pkg.Name, Seq: len(f.segments), FirstOrdinal: int64(f.set.Len()),
 		Objects: index.Len(), Digest: packed.Digest, IndexDigest: indexed.Digest, Size: packed.Size,
 	}
 	if err := f.w.db.AppendSegment(ctx, f.job.Claim, segment, indexed); err != nil {
 		return err
 	}
 	f.segments, f.indexes = append(f.segments, segment), append(f.indexes, index)
+	f.set = gitpack.NewSet(f.indexes...)
 	return nil
 }
 
-// publish stores a staged release and makes it visible.
-func (f *fetch) publish(ctx context.Context, r *ingest.Release) error {
+// store makes the bytes of a staged release durable.
+func (f *fetch) store(ctx context.Context, r *ingest.Release, set *gitpack.Set, segments []storage.Segment) (storage.Publication, error) {
 	man := r.Manifest
 	man.Package, man.Upstream, man.CloneURL = f.pkg.Name, f.pkg.Upstream, f.pkg.CloneURL
 	man.Fence = f.job.Fence
 	man.CreatedAt = time.Now().UTC().Truncate(time.Microsecond) // as Postgres keeps it
-	tarball, err := f.put(ctx, r.File)
-	if err != nil {
-		return err
-	}
-	if tarball.Digest != man.Tarball.Digest || tarball.Size != man.Tarball.Size {
-		return fmt.Errorf("staged tarball of %s is not what the child said", man.Tag)
+	var pub storage.Publication
+	if _, err := f.putAs(ctx, r.File, man.Tarball.Digest); err != nil {
+		return pub, err
 	}
 	manifest, err := f.putDocument(ctx, &man)
 	if err != nil {
-		return err
+		return pub, err
 	}
-	pack, err := f.pack(ctx, man.Commit, r.Bitmap)
+	commit, err := gitpack.ParseOID(man.Commit)
+	if err != nil {
+		return pub, err
+	}
+	stored, err := set.StoredBitmap(commit, r.Bitmap, f.w.opener(ctx, segments))
+	if err != nil {
+		return pub, fmt.Errorf("pack of %s: %w", commit, err)
+	}
+	return storage.Publication{
+		Release:     man.Release(manifest.Digest),
+		Pack:        storage.Pack{Bitmap: stored.Bitmap, Objects: stored.Objects, Size: stored.Size, Trailer: stored.Trailer[:]},
+		Manifest:    manifest,
+		Description: man.Description,
+	}, nil
+}
+
+// publish makes a stored release visible.
+func (f *fetch) publish(ctx context.Context, pub storage.Publication) error {
+	created, err := f.w.db.Publish(ctx, f.job.Claim, pub)
 	if err != nil {
 		return err
 	}
-	created, err := f.w.db.Publish(ctx, f.job.Claim, storage.Publication{
-		Release: man.Release(manifest.Digest), Pack: pack, Manifest: manifest, Description: man.Description,
-	})
-	if err != nil {
-		return err
-	}
+	r := &pub.Release
 	if created {
 		f.created++
-		f.w.log.InfoContext(ctx, "release published", "package", man.Package, "tag", man.Tag, "commit", man.Commit, "size", man.Tarball.Size)
+		f.w.log.InfoContext(ctx, "release published", "package", r.Package, "tag", r.Tag, "commit", r.CommitOID, "size", r.Size)
 	}
 	if f.job.Job.Crashes > 0 && f.created == 1 {
 		return f.w.db.ClearCrashes(ctx, f.job.Claim)
@@ -456,12 +511,16 @@ func (f *fetch) putDocument(ctx context.Context, doc interface{ Encode() ([]byte
 	if err != nil {
 		return storage.Blob{}, err
 	}
-	const name = "document.json"
-	defer os.Remove(filepath.Join(f.dir, name))
-	if err := os.WriteFile(filepath.Join(f.dir, name), b, 0o600); err != nil {
-		return storage.Blob{}, fmt.Errorf("stage manifest: %w", err)
+	file, err := os.CreateTemp(f.dir, "document-*.json")
+	if err != nil {
+		return storage.Blob{}, fmt.Errorf("stage document: %w", err)
 	}
-	return f.put(ctx, name)
+	defer file.Close()
+	if _, err := file.Write(b); err != nil {
+		return storage.Blob{}, fmt.Errorf("stage document: %w", err)
+	}
+	sum := sha256.Sum256(b)
+	return f.putAs(ctx, filepath.Base(file.Name()), hex.EncodeToString(sum[:]))
 }
 
 // put makes a staged file a blob, and removes it from the folder.
@@ -471,31 +530,30 @@ func (f *fetch) put(ctx context.Context, name string) (storage.Blob, error) {
 	if err != nil {
 		return storage.Blob{}, fmt.Errorf("open staged file: %w", err)
 	}
-	defer os.Remove(file.Name())
 	defer file.Close()
 	hash := sha256.New()
-	size, err := io.Copy(hash, file)
-	if err != nil {
+	if _, err := io.Copy(hash, file); err != nil {
 		return storage.Blob{}, fmt.Errorf("hash staged file: %w", err)
 	}
-	digest := hex.EncodeToString(hash.Sum(nil))
+	return f.putAs(ctx, name, hex.EncodeToString(hash.Sum(nil)))
+}
+
+// putAs is put for a file whose digest somebody told; the store checks it.
+func (f *fetch) putAs(ctx context.Context, name, digest string) (storage.Blob, error) {
+	file, err := os.Open(filepath.Join(f.dir, filepath.Base(name)))
+	if err != nil {
+		return storage.Blob{}, fmt.Errorf("open staged file: %w", err)
+	}
+	defer os.Remove(file.Name())
+	defer file.Close()
+	info, err := file.Stat()
+	if err != nil {
+		return storage.Blob{}, fmt.Errorf("open staged file: %w", err)
+	}
 	if err := f.w.blobs.Put(ctx, digest, file); err != nil {
 		return storage.Blob{}, fmt.Errorf("put blob: %w", err)
 	}
-	return storage.Blob{Digest: digest, Size: size}, nil
-}
-
-// pack works out what a depth-1 fetch of the release will answer.
-func (f *fetch) pack(ctx context.Context, commit string, bitmap []byte) (storage.Pack, error) {
-	oid, err := gitpack.ParseOID(commit)
-	if err != nil {
-		return storage.Pack{}, err
-	}
-	stored, err := gitpack.NewSet(f.indexes...).StoredBitmap(oid, bitmap, f.w.opener(ctx, f.segments))
-	if err != nil {
-		return storage.Pack{}, fmt.Errorf("pack of %s: %w", commit, err)
-	}
-	return storage.Pack{Bitmap: stored.Bitmap, Objects: stored.Objects, Size: stored.Size, Trailer: stored.Trailer[:]}, nil
+	return storage.Blob{Digest: digest, Size: info.Size()}, nil
 }
 
 // opener opens segments from the blob store.
