@@ -93,6 +93,7 @@ func (s *Server) Handler() http.Handler {
 	r.Get("/api/search", s.handle(s.searchPackages))
 	r.Get("/api/status", s.handle(s.getStatus))
 	r.Get("/api/check/{package}", s.handle(s.getCheck))
+	r.Get("/api/openapi.yaml", s.handle(getOpenAPI))
 	r.Get("/api/changes", s.handle(s.getChanges))
 	r.Get("/api/blobs/{digest}", s.handle(s.getBlob))
 	r.Post("/api/update", s.handle(s.postUpdate))

@@ -22,7 +22,7 @@ var (
 	commitOID   = regexp.MustCompile(`^[0-9a-fA-F]{40}$`)
 	reserved    = []string{
 		"api", "p", "git", "z", "static", "assets", "favicon.ico", "robots.txt",
-		"healthz", "readyz", "livez", "metrics", "debug", "feed.atom",
+		"healthz", "readyz", "livez", "metrics", "debug", "feed.atom", "jobs", "packages",
 	}
 )
 
