@@ -19,13 +19,15 @@ type directory struct {
 
 	mu     sync.Mutex
 	asked  time.Time // when Postgres was last asked
+	failed error     // how that ended
 	since  time.Time // the newest change seen
 	byName map[string]*listing
 	view   *view
 }
 
 const (
-	directoryAge = time.Second
+	directoryAge     = time.Second
+	directoryTimeout = 3 * time.Second
 	// A transaction may commit some time after its rows say they changed.
 	directoryOverlap = 15 * time.Second
 )
@@ -54,22 +56,25 @@ func newDirectory(db *storage.DB) *directory {
 }
 
 // look returns the packages as they are now, give or take directoryAge.
-// When Postgres is away it returns the last view with the error.
+// When Postgres is away it returns the last view, with the error, too.
 func (d *directory) look(ctx context.Context) (*view, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if time.Since(d.asked) < directoryAge {
-		return d.view, nil
+		return d.view, d.failed
 	}
 	since := d.since
 	if !since.IsZero() {
 		since = since.Add(-directoryOverlap)
 	}
+	// Others wait for this answer: it must come soon, and not end with a client.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), directoryTimeout)
+	defer cancel()
 	changed, err := d.db.ChangedPackages(ctx, since)
+	d.asked, d.failed = time.Now(), err
 	if err != nil {
 		return d.view, err
 	}
-	d.asked = time.Now()
 	stale := false
 	for i := range changed {
 		p := &changed[i]
@@ -86,6 +91,16 @@ func (d *directory) look(ctx context.Context) (*view, error) {
 		d.view = newView(d.byName)
 	}
 	return d.view, nil
+}
+
+// last is look for those who can do with packages as they were when Postgres
+// last answered. It returns an error if it never did.
+func (d *directory) last(ctx context.Context) (*view, error) {
+	v, err := d.look(ctx)
+	if len(v.packages) > 0 {
+		return v, nil
+	}
+	return v, err
 }
 
 func newView(byName map[string]*listing) *view {

@@ -8,6 +8,8 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync/atomic"
+	"time"
 
 	"github.com/go-chi/chi/v5"
 	lru "github.com/hashicorp/golang-lru/v2"
@@ -42,13 +44,22 @@ func refuseReceivePack(http.ResponseWriter, *http.Request) error {
 // A gitStore is what the Git interface reads: rows and blobs.
 //
 // Repositories are kept in memory under their package's revision, so all that
-// a request asks of Postgres is that number. Packs never change.
+// a request asks of Postgres is that number; when it is away, a repository is
+// served as it was. Packs never change.
 type gitStore struct {
 	db    *storage.DB
 	blobs blob.Store
-	repos *lru.Cache[string, *repository]
+	repos *lru.Cache[string, *repository] // by name in lower case
 	packs *lru.Cache[string, gitpack.Stored]
+	away  atomic.Int64 // until when, in Unix nanoseconds, Postgres is taken to be away
 }
+
+// How long Postgres may take to tell the revision of a repository that is in
+// memory, and for how long it is not asked again if it did not.
+const (
+	revisionTimeout = 2 * time.Second
+	awayFor         = time.Second
+)
 
 // Entries that are kept in memory.
 const (
@@ -76,22 +87,58 @@ func (g *gitStore) Repository(ctx context.Context, name string) (*smarthttp.Repo
 	if storage.ValidPackage(name) != nil {
 		return nil, none
 	}
-	pkg, err := g.db.PackageByName(ctx, name)
-	if errors.Is(err, storage.ErrNotFound) {
-		return nil, none
+	kept, ok := g.repos.Get(strings.ToLower(name))
+	if ok && time.Now().UnixNano() < g.away.Load() {
+		return &kept.Repository, nil
 	}
-	if err != nil {
-		return nil, gitError(err)
-	}
-	if repo, ok := g.repos.Get(pkg.Name); ok && repo.revision == pkg.Revision {
+	repo, err := g.current(ctx, name, kept)
+	switch {
+	case err == nil:
+		g.repos.Add(strings.ToLower(name), repo)
 		return &repo.Repository, nil
+	case errors.Is(err, storage.ErrNotFound):
+		return nil, none
+	case ok && ctx.Err() == nil && (storage.IsAway(err) || errors.Is(err, context.DeadlineExceeded)):
+		g.away.Store(time.Now().Add(awayFor).UnixNano())
+		return &kept.Repository, nil
 	}
-	repo, err := g.load(ctx, pkg)
+	return nil, gitError(err)
+}
+
+// current returns the repository as it is now: kept, if that is up to date.
+// kept may be nil.
+func (g *gitStore) current(ctx context.Context, name string, kept *repository) (*repository, error) {
+	look, cancel := ctx, func() {}
+	if kept != nil {
+		look, cancel = context.WithTimeout(ctx, revisionTimeout)
+	}
+	pkg, err := g.db.PackageByName(look, name)
+	cancel()
 	if err != nil {
-		return nil, gitError(err)
+		return nil, err
 	}
-	g.repos.Add(pkg.Name, repo)
-	return &repo.Repository, nil
+	if kept != nil && kept.revision == pkg.Revision {
+		return kept, nil
+	}
+	return g.load(ctx, pkg)
+}
+
+// warm keeps in memory what it takes to serve the releases of pkg.
+func (g *gitStore) warm(ctx context.Context, pkg string, releases []storage.Release) error {
+	repo, err := g.Repository(ctx, pkg)
+	if err != nil {
+		return err
+	}
+	ids := make([]gitpack.OID, 0, len(releases))
+	for i := range releases {
+		id, err := gitpack.ParseOID(releases[i].OID())
+		if err != nil {
+			return err
+		}
+		ids = append(ids, id)
+	}
+	_, err = g.Packs(ctx, repo, ids)
+	return err
 }
 
 // gitError lets the Git interface answer with the words of the API.

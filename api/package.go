@@ -162,7 +162,7 @@ func newTarballBody(r *storage.Release) tarballBody {
 
 // listPackages serves GET /api/list.
 func (s *Server) listPackages(w http.ResponseWriter, r *http.Request) error {
-	v, err := s.directory.look(r.Context())
+	v, err := s.directory.last(r.Context())
 	if err != nil {
 		return err
 	}

@@ -53,6 +53,8 @@ type Server struct {
 	log   *slog.Logger
 	git   *smarthttp.Handler
 
+	releases  *releaseCache
+	packs     *gitStore
 	metrics   *metrics
 	directory *directory
 	status    remembered[*statusBody]
@@ -66,12 +68,12 @@ type Server struct {
 // New returns a server; its Handler does the work.
 func New(db *storage.DB, q *queue.Queue, blobs blob.Store, opt Options, log *slog.Logger) *Server {
 	s := &Server{db: db, queue: q, blobs: blobs, opt: opt, log: log, directory: newDirectory(db), metrics: newMetrics(opt.Metrics),
-		site: web.New()}
+		site: web.New(), releases: newReleaseCache(db), packs: newGitStore(db, blobs)}
 	s.chart.age = time.Minute
 	if opt.Metrics != nil {
 		opt.Metrics.MustRegister(newRegistryCollector(s))
 	}
-	s.git = smarthttp.New(newGitStore(db, blobs), smarthttp.Options{Agent: "packbase/" + opt.Release, Window: opt.Window}, log)
+	s.git = smarthttp.New(s.packs, smarthttp.Options{Agent: "packbase/" + opt.Release, Window: opt.Window}, log)
 	return s
 }
 

@@ -28,6 +28,17 @@ type statusBody struct {
 	Queue             queueBody      `json:"queue"`
 	MovedTags         int            `json:"moved_tags"`
 	Auth              string         `json:"auth"`
+
+	Replication *replicationBody `json:"replication,omitempty"` // of an edge
+}
+
+// replicationBody says how far an edge has followed its central.
+type replicationBody struct {
+	Central  string     `json:"central"`
+	Seq      int64      `json:"seq"`       // the last change that is here
+	Head     int64      `json:"head"`      // the last change that the central has
+	Halted   string     `json:"halted"`    // why replication stopped for good; "" while all is well
+	SyncedAt *time.Time `json:"synced_at"` // when the central last answered
 }
 
 type updateBody struct {
@@ -107,7 +118,16 @@ func (s *Server) workOutStatus(ctx context.Context) (*statusBody, error) {
 	if b.Update.DiskFree, err = s.blobs.Free(ctx); err != nil {
 		b.Update.DiskFree = -1
 	}
-	return b, nil
+	b.Replication, err = s.workOutReplication(ctx)
+	return b, err
+}
+
+func (s *Server) workOutReplication(ctx context.Context) (*replicationBody, error) {
+	r, err := s.db.Replication(ctx)
+	if errors.Is(err, storage.ErrNotFound) {
+		return nil, nil
+	}
+	return &replicationBody{Central: r.Central, Seq: r.Seq, Head: r.Head, Halted: r.Halted, SyncedAt: r.SyncedAt}, err
 }
 
 func (s *Server) authWord() string {

@@ -34,7 +34,7 @@ func (s *Server) getTagFile(w http.ResponseWriter, r *http.Request) error {
 	if storage.ValidPackage(pkg) != nil || storage.ValidTag(tag) != nil {
 		return errNoTarball(pkg, tag)
 	}
-	rel, err := s.db.ReleaseByTag(r.Context(), pkg, tag)
+	rel, err := s.releases.byTag(r.Context(), pkg, tag)
 	if err != nil {
 		return notFound(err, errNoTarball(pkg, tag))
 	}
@@ -51,7 +51,7 @@ func (s *Server) getCommitFile(w http.ResponseWriter, r *http.Request) error {
 	if storage.ValidPackage(pkg) != nil || !storage.ValidOID(oid) || oid != strings.ToLower(oid) {
 		return &Error{Status: http.StatusNotFound, Code: "not_found", Message: "want the 40 lowercase hex digits of a commit id"}
 	}
-	rel, err := s.db.ReleaseByCommit(r.Context(), pkg, oid)
+	rel, err := s.releases.byCommit(r.Context(), pkg, oid)
 	if err != nil {
 		return notFound(err, &Error{Status: http.StatusNotFound, Code: "not_found",
 			Message: fmt.Sprintf("the commit %s of %q is not mirrored; POST /api/fetch with the upstream's URL and #%s mirrors it", oid, pkg, oid)})
@@ -73,7 +73,7 @@ func (s *Server) getBranchTarball(w http.ResponseWriter, r *http.Request) error 
 	if err != nil {
 		return notFound(err, none)
 	}
-	rel, err := s.db.ReleaseByCommit(r.Context(), pkg, oid)
+	rel, err := s.releases.byCommit(r.Context(), pkg, oid)
 	if err != nil {
 		return fmt.Errorf("branch %s of %s: %v", branch, pkg, err)
 	}
@@ -92,7 +92,7 @@ func (s *Server) getZigPackage(w http.ResponseWriter, r *http.Request) error {
 	if err := zigpkg.ValidHash(hash); err != nil {
 		return &Error{Status: http.StatusNotFound, Code: "not_found", Message: "that is not a Zig package hash: " + err.Error()}
 	}
-	rel, err := s.db.ReleaseByZigHash(r.Context(), hash)
+	rel, err := s.releases.byZigHash(r.Context(), hash)
 	if err != nil {
 		return notFound(err, none)
 	}

@@ -115,7 +115,7 @@ func (s *Server) searchPackages(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	v, err := s.directory.look(r.Context())
+	v, err := s.directory.last(r.Context())
 	if err != nil {
 		return err
 	}

@@ -21,13 +21,14 @@ func (db *DB) ReleaseByTag(ctx context.Context, pkg, tag string) (Release, error
 	return oneRelease(rows, pkg+"@"+tag)
 }
 
-// ReleaseByCommit returns the snapshot of a commit, else the first release of
-// it. It returns ErrNotFound if there is neither.
+// ReleaseByCommit returns the release or snapshot of a commit that was
+// published first: what a commit's path names must never change.
+// It returns ErrNotFound if there is none.
 func (db *DB) ReleaseByCommit(ctx context.Context, pkg, oid string) (Release, error) {
 	rows, _ := db.pool.Query(ctx, `
 		SELECT `+releaseColumns+` FROM releases
 		WHERE package = $1 AND commit_oid = $2
-		ORDER BY tag NULLS FIRST, id LIMIT 1`, pkg, oid)
+		ORDER BY id LIMIT 1`, pkg, oid)
 	return oneRelease(rows, pkg+"#"+oid)
 }
 

@@ -1,0 +1,128 @@
+package api
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	lru "github.com/hashicorp/golang-lru/v2"
+
+	"packbase/storage"
+)
+
+// Answers that are kept in memory; one takes about 1 KB.
+const keptReleases = 32768
+
+// A releaseCache answers from memory which release a path names.
+//
+// Releases never change, so what was found once is true as long as the process
+// lives, whether Postgres answers or not. What was not found is not kept: it
+// may be published any moment.
+type releaseCache struct {
+	db   *storage.DB
+	kept *lru.Cache[string, storage.Release]
+}
+
+func newReleaseCache(db *storage.DB) *releaseCache {
+	kept, _ := lru.New[string, storage.Release](keptReleases) // the error is about sizes below one
+	return &releaseCache{db: db, kept: kept}
+}
+
+// byTag is storage's ReleaseByTag. Like those of byCommit and byZigHash, its
+// releases lack the field Zig.
+func (c *releaseCache) byTag(ctx context.Context, pkg, tag string) (storage.Release, error) {
+	return c.find("tag "+pkg+" "+tag, func() (storage.Release, error) { return c.db.ReleaseByTag(ctx, pkg, tag) })
+}
+
+func (c *releaseCache) byCommit(ctx context.Context, pkg, oid string) (storage.Release, error) {
+	return c.find("commit "+pkg+" "+oid, func() (storage.Release, error) { return c.db.ReleaseByCommit(ctx, pkg, oid) })
+}
+
+func (c *releaseCache) byZigHash(ctx context.Context, hash string) (storage.Release, error) {
+	return c.find("zig "+hash, func() (storage.Release, error) { return c.db.ReleaseByZigHash(ctx, hash) })
+}
+
+func (c *releaseCache) find(key string, look func() (storage.Release, error)) (storage.Release, error) {
+	if r, ok := c.kept.Get(key); ok {
+		return r, nil
+	}
+	r, err := look()
+	if err != nil {
+		return r, err
+	}
+	r.Zig = storage.Zig{} // the largest part, and no path needs it
+	c.kept.Add(key, r)
+	return r, nil
+}
+
+// warm asks for a release in all ways that a path can name it.
+func (c *releaseCache) warm(ctx context.Context, r *storage.Release) (err error) {
+	if r.Tag != "" {
+		_, err = c.byTag(ctx, r.Package, r.Tag)
+	}
+	if err == nil {
+		_, err = c.byCommit(ctx, r.Package, r.CommitOID)
+	}
+	for _, hash := range []string{r.ZigHash, r.ZigLegacyHash} {
+		if err == nil && hash != "" {
+			_, err = c.byZigHash(ctx, hash)
+		}
+	}
+	return err
+}
+
+// warmEvery is how often Warm looks for packages that changed.
+const warmEvery = 5 * time.Second
+
+// Warm keeps in memory what it takes to serve every package, the newest first,
+// up to the bounds of the caches, until ctx ends. An edge does so to serve on
+// when its Postgres is away, also what nobody has asked it for.
+func (s *Server) Warm(ctx context.Context) {
+	tick := time.NewTicker(warmEvery)
+	defer tick.Stop()
+	warmed := map[string]int64{} // revisions, by package
+	for {
+		if v, err := s.directory.look(ctx); err == nil {
+			s.warmPackages(ctx, v.packages, warmed)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+func (s *Server) warmPackages(ctx context.Context, packages []*listing, warmed map[string]int64) {
+	newest := slices.SortedFunc(slices.Values(packages), func(a, b *listing) int { return b.UpdatedAt.Compare(a.UpdatedAt) })
+	room := keptReleases
+	for i, p := range newest {
+		room -= 4 * p.ReleaseCount // paths: by tag, by commit and by two Zig hashes
+		if i >= keptRepos || room < 0 {
+			return
+		}
+		if p.ReleaseCount == 0 || warmed[p.Name] == p.Revision {
+			continue
+		}
+		if err := s.warm(ctx, p.Name); err != nil {
+			if ctx.Err() == nil {
+				s.log.WarnContext(ctx, "package not kept in memory", "package", p.Name, "err", err)
+			}
+			return
+		}
+		warmed[p.Name] = p.Revision
+	}
+}
+
+func (s *Server) warm(ctx context.Context, pkg string) error {
+	releases, err := s.db.Releases(ctx, pkg)
+	if err != nil {
+		return err
+	}
+	for i := range releases {
+		if err := s.releases.warm(ctx, &releases[i]); err != nil {
+			return err
+		}
+	}
+	return s.packs.warm(ctx, pkg, releases)
+}
