@@ -22,6 +22,10 @@ import (
 
 // gitInfoRefs serves GET /{repo}/info/refs and /git/{repo}/info/refs.
 func (s *Server) gitInfoRefs(w http.ResponseWriter, r *http.Request) {
+	if r.URL.RawQuery == "" {
+		s.handle(s.dumbInfoRefs)(w, r)
+		return
+	}
 	s.git.InfoRefs(w, r, repoName(r))
 }
 

@@ -126,6 +126,8 @@ func (s *Server) Handler() http.Handler {
 	for _, prefix := range []string{"/git/{repo}", "/{repo}"} {
 		r.Get(prefix+"/info/refs", s.gitInfoRefs)
 		r.Post(prefix+"/git-upload-pack", s.gitUploadPack)
+		r.Get(prefix+"/HEAD", s.handle(s.dumbHead))
+		r.Get(prefix+"/objects/*", s.handle(s.dumbObject))
 		r.HandleFunc(prefix+"/git-receive-pack", s.handle(refuseReceivePack))
 	}
 	return r

@@ -71,7 +71,8 @@ func (db *DB) NamedBlobs(ctx context.Context) (map[string]int64, error) {
 			OR EXISTS (SELECT FROM releases r WHERE r.manifest_digest = b.digest)
 			OR EXISTS (SELECT FROM segments s WHERE s.digest = b.digest)
 			OR EXISTS (SELECT FROM segments s WHERE s.index_digest = b.digest)
-			OR EXISTS (SELECT FROM packages p WHERE p.record_digest = b.digest)`)
+			OR EXISTS (SELECT FROM packages p WHERE p.record_digest = b.digest)
+			OR EXISTS (SELECT FROM histories h WHERE b.digest IN (h.pack_digest, h.index_digest))`)
 	named := map[string]int64{}
 	var digest string
 	var size int64
@@ -93,7 +94,8 @@ func (db *DB) ForgetBlobs(ctx context.Context) error {
 			AND NOT EXISTS (SELECT FROM releases r WHERE r.manifest_digest = b.digest)
 			AND NOT EXISTS (SELECT FROM segments s WHERE s.digest = b.digest)
 			AND NOT EXISTS (SELECT FROM segments s WHERE s.index_digest = b.digest)
-			AND NOT EXISTS (SELECT FROM packages p WHERE p.record_digest = b.digest)`)
+			AND NOT EXISTS (SELECT FROM packages p WHERE p.record_digest = b.digest)
+			AND NOT EXISTS (SELECT FROM histories h WHERE b.digest IN (h.pack_digest, h.index_digest))`)
 	if err != nil {
 		return fmt.Errorf("forget blobs: %w", translate(err))
 	}

@@ -332,6 +332,8 @@ func (f *fetch) events(ctx context.Context, dec *json.Decoder, stage func(*inges
 			err = f.w.db.RejectTag(ctx, f.job.Claim, *ev.Rejected)
 		case ev.Segment != nil:
 			err = f.appendSegment(ctx, *ev.Segment)
+		case ev.History != nil:
+			err = f.keepHistory(ctx, ev.History)
 		case ev.Release != nil:
 			err = stage(ev.Release)
 		}
@@ -429,6 +431,19 @@ func (f *fetch) appendSegment(ctx context.Context, s ingest.Segment) error {
 	f.segments, f.indexes = append(f.segments, segment), append(f.indexes, index)
 	f.set = gitpack.NewSet(f.indexes...)
 	return nil
+}
+
+// keepHistory stores the history of a local bare repository.
+func (f *fetch) keepHistory(ctx context.Context, h *ingest.History) error {
+	pack, err := f.put(ctx, h.File)
+	if err != nil {
+		return err
+	}
+	index, err := f.put(ctx, h.Index)
+	if err != nil {
+		return err
+	}
+	return f.w.db.KeepHistory(ctx, f.job.Claim, storage.History{Head: h.Head, Refs: h.Refs, PackName: h.Name}, pack, index)
 }
 
 // store makes the bytes of a staged release durable.

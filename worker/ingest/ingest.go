@@ -66,6 +66,7 @@ type Event struct {
 	Rejected *storage.RejectedTag `json:"rejected,omitempty"`
 	Segment  *Segment             `json:"segment,omitempty"`
 	Release  *Release             `json:"release,omitempty"`
+	History  *History             `json:"history,omitempty"`
 	Error    *Error               `json:"error,omitempty"`
 	Done     bool                 `json:"done,omitempty"`
 }
@@ -90,6 +91,15 @@ type Release struct {
 	Manifest storage.Manifest `json:"manifest"` // without CreatedAt
 	File     string           `json:"file"`     // the tarball, in the request's folder
 	Bitmap   []byte           `json:"bitmap"`   // ordinals of its objects in the package's set
+}
+
+// A History is the staged history of a local bare repository.
+type History struct {
+	Head  string            `json:"head"`
+	Refs  map[string]string `json:"refs"`
+	Name  string            `json:"name"` // the pack's own SHA-1
+	File  string            `json:"file"` // in the request's folder
+	Index string            `json:"index"`
 }
 
 // An Error ends the run.

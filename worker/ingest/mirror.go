@@ -75,6 +75,9 @@ func run(ctx context.Context, req Request, events *eventWriter) error {
 			return err
 		}
 	}
+	if bare, ok := src.(*bareFixture); ok {
+		return m.history(ctx, bare)
+	}
 	return nil
 }
 

@@ -28,6 +28,9 @@ type sourceRefs struct {
 
 func openSource(ctx context.Context, req Request, events *eventWriter) (source, error) {
 	if folder, ok := strings.CutPrefix(req.CloneURL, FixtureScheme); ok {
+		if strings.HasSuffix(folder, ".git") {
+			return openBareFixture(ctx, req, folder)
+		}
 		return openFixture(req, folder)
 	}
 	_ = events.send(Event{Progress: &storage.Progress{Step: "list refs"}})

@@ -1,0 +1,92 @@
+package api
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+
+	"github.com/go-chi/chi/v5"
+
+	"packbase/storage"
+)
+
+// The dumb protocol serves files: for packages from local bare repositories,
+// which keep their history. gitprotocol-http(5), "Dumb Clients".
+
+// dumbInfoRefs serves GET /{repo}/info/refs without a service.
+func (s *Server) dumbInfoRefs(w http.ResponseWriter, r *http.Request) error {
+	h, err := s.history(r)
+	if err != nil {
+		return err
+	}
+	var b strings.Builder
+	names := make([]string, 0, len(h.Refs))
+	for name := range h.Refs {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	for _, name := range names {
+		fmt.Fprintf(&b, "%s\t%s\n", h.Refs[name], name)
+	}
+	return writeGitText(w, b.String())
+}
+
+// dumbHead serves GET /{repo}/HEAD.
+func (s *Server) dumbHead(w http.ResponseWriter, r *http.Request) error {
+	h, err := s.history(r)
+	if err != nil {
+		return err
+	}
+	return writeGitText(w, "ref: "+h.Head+"\n")
+}
+
+// dumbObject serves GET /{repo}/objects/info/packs, and the one pack and its
+// index below /{repo}/objects/pack. There are no loose objects.
+func (s *Server) dumbObject(w http.ResponseWriter, r *http.Request) error {
+	h, err := s.history(r)
+	if err != nil {
+		return err
+	}
+	pack := "pack/pack-" + h.PackName
+	switch chi.URLParam(r, "*") {
+	case "info/packs":
+		return writeGitText(w, "P pack-"+h.PackName+".pack\n\n")
+	case pack + ".pack":
+		return s.serveHistory(w, r, h.PackDigest, "application/x-git-packed-objects")
+	case pack + ".idx":
+		return s.serveHistory(w, r, h.IndexDigest, "application/x-git-packed-objects-toc")
+	}
+	return storage.ErrNotFound
+}
+
+func (s *Server) serveHistory(w http.ResponseWriter, r *http.Request, digest, contentType string) error {
+	b, err := s.db.BlobByDigest(r.Context(), digest)
+	if err != nil {
+		return err
+	}
+	w.Header().Set("Cache-Control", immutable)
+	return s.serveBlob(w, r, storage.Release{Digest: digest, Size: b.Size}, digest, contentType)
+}
+
+func (s *Server) history(r *http.Request) (storage.History, error) {
+	name := repoName(r)
+	if storage.ValidPackage(name) != nil {
+		return storage.History{}, errNoPackage(name)
+	}
+	h, err := s.db.HistoryOf(r.Context(), name)
+	if errors.Is(err, storage.ErrNotFound) {
+		return h, &Error{Status: http.StatusForbidden, Code: "smart_http_only",
+			Message: "this package is served by the smart HTTP protocol only: use Git 1.6.6 or later"}
+	}
+	return h, err
+}
+
+func writeGitText(w http.ResponseWriter, body string) error {
+	h := w.Header()
+	h.Set("Content-Type", "text/plain; charset=utf-8")
+	h.Set("Cache-Control", "no-cache")
+	_, _ = w.Write([]byte(body)) // the client may have gone
+	return nil
+}

@@ -1,0 +1,104 @@
+package ingest
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"encoding/hex"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"packbase/storage"
+	"packbase/storage/gitpack"
+)
+
+// A bareFixture is a local bare repository. It is read whole, history included.
+type bareFixture struct {
+	repo  *gitpack.Repository
+	spool *os.File
+}
+
+func openBareFixture(ctx context.Context, req Request, folder string) (source, error) {
+	if _, err := os.Stat(filepath.Join(folder, "HEAD")); err != nil {
+		return nil, &Error{Code: "fixture_not_found", Message: fmt.Sprintf("the fixture %s is not a bare repository", filepath.Base(folder))}
+	}
+	spool, err := os.Create(filepath.Join(req.Dir, "repository"))
+	if err != nil {
+		return nil, fmt.Errorf("make spool: %w", err)
+	}
+	repo, err := gitpack.ReadRepository(ctx, folder, spool, req.Limits.Git)
+	if err != nil {
+		spool.Close()
+		return nil, err
+	}
+	return &bareFixture{repo: repo, spool: spool}, nil
+}
+
+func (b *bareFixture) close() {
+	b.spool.Close()
+	os.Remove(b.spool.Name())
+}
+
+func (b *bareFixture) refs() sourceRefs {
+	has := sourceRefs{tags: map[string]gitpack.OID{}, branches: map[string]gitpack.OID{}}
+	for name, id := range b.repo.Refs {
+		if branch, ok := strings.CutPrefix(name, "refs/heads/"); ok {
+			has.branches[branch] = id
+			continue
+		}
+		tag := strings.TrimPrefix(name, "refs/tags/")
+		if err := storage.ValidTag(tag); err != nil {
+			has.rejected = append(has.rejected, storage.RejectedTag{Tag: tag, OID: id.String(), Code: "tag_name", Reason: err.Error()})
+			continue
+		}
+		has.tags[tag] = id
+	}
+	return has
+}
+
+// objects needs no spool: everything is in memory's reach already.
+func (b *bareFixture) objects(context.Context, []gitpack.OID, *os.File) (*gitpack.Objects, error) {
+	return b.repo.Objects, nil
+}
+
+// history stages everything that the repository's branches and tags lead to.
+func (m *mirror) history(ctx context.Context, b *bareFixture) error {
+	refs := map[string]string{}
+	var tips []gitpack.OID
+	for name, id := range b.repo.Refs {
+		refs[name] = id.String()
+		tips = append(tips, id)
+	}
+	slices.SortFunc(tips, func(x, y gitpack.OID) int { return bytes.Compare(x[:], y[:]) })
+	ids, err := b.repo.Objects.History(ctx, tips, m.req.Limits.Git)
+	if err != nil || len(ids) == 0 {
+		return err
+	}
+	name, file, err := m.stage(".history")
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	index, err := gitpack.WriteSegment(ctx, file, b.repo.Objects, ids)
+	if err != nil {
+		return fmt.Errorf("write history: %w", err)
+	}
+	indexName, indexFile, err := m.stage(".idx")
+	if err != nil {
+		return err
+	}
+	defer indexFile.Close()
+	if err := gitpack.WritePackIndex(indexFile, file, index); err != nil {
+		return err
+	}
+	trailer := make([]byte, len(gitpack.OID{}))
+	if _, err := file.ReadAt(trailer, index.Size()-int64(len(trailer))); err != nil {
+		return fmt.Errorf("read trailer: %w", err)
+	}
+	return m.events.send(Event{History: &History{
+		Head: cmp.Or(b.repo.Head, "refs/heads/main"), Refs: refs, Name: hex.EncodeToString(trailer), File: name, Index: indexName,
+	}})
+}
