@@ -54,14 +54,14 @@ func Open(rawURL string) (*Queue, error) {
 	}
 	client, ok := opt.MakeRedisClient().(redis.UniversalClient)
 	if !ok {
-		return nil, errors.New("Redis URL: not a form that is known")
+		return nil, errors.New("redis URL: not a form that is known")
 	}
 	return &Queue{redis: client, client: asynq.NewClientFromRedisClient(client), inspect: asynq.NewInspectorFromRedisClient(client)}, nil
 }
 
 func parse(rawURL string) (asynq.RedisConnOpt, error) {
 	// Errors of url.Parse quote the URL, which may hold a password.
-	unreadable := errors.New("Redis URL: want redis://, rediss://, unix://, redis-sentinel:// or redis-cluster://")
+	unreadable := errors.New("redis URL: want redis://, rediss://, unix://, redis-sentinel:// or redis-cluster://")
 	if rest, ok := strings.CutPrefix(rawURL, "redis-cluster://"); ok {
 		u, err := url.Parse("redis://" + rest)
 		if err != nil {
