@@ -376,9 +376,19 @@ func (s *Server) needs(status *statusBody, o *overview, c census) (needs []web.N
 	add(o.catalog != "", web.Need{Level: "warn", What: "The catalog could not be downloaded", Why: o.catalog})
 	add(c.lost > 0, web.Need{Level: "warn", What: plural(c.lost, "One package could not be mirrored", "%d packages could not be mirrored"),
 		Why: "What is here of it is served; it is tried again later.", Link: "/packages?filter=failing", To: "See why"})
-	add(c.lost == 0 && o.catalog == "" && len(o.failures) > 0, web.Need{Level: "warn",
-		What: plural(len(o.failures), "One job failed", "%d jobs failed"), Link: "/jobs?state=failed", To: "See why"})
+	if c.lost == 0 && o.catalog == "" && len(o.failures) > 0 {
+		n := web.Need{Level: "warn", What: plural(len(o.failures), "One job failed", "%d jobs failed"), Link: "/jobs?state=failed", To: "See why"}
+		if len(o.failures) == 1 {
+			n.Why, n.Link, n.To = sentence(o.failures[0]), "/jobs/"+o.failures[0].ID.String(), "Look at it"
+		}
+		needs = append(needs, n)
+	}
 	return needs
+}
+
+// sentence says what failed and why.
+func sentence(j storage.Job) string {
+	return strings.TrimSpace((web.Job{Job: j}).Work()+" "+j.Package) + ": " + j.ErrorMessage
 }
 
 func plural(n int, one, many string) string {
@@ -525,7 +535,7 @@ func (s *Server) getRepo(w http.ResponseWriter, r *http.Request) {
 
 // servedPackage returns a package that is there to be looked at.
 func (s *Server) servedPackage(ctx context.Context, name string) (storage.Package, error) {
-	none := &Error{Status: http.StatusNotFound, Code: "not_found", Message: fmt.Sprintf("There is no package %q here.", cut(name, storage.MaxPackageName))}
+	none := &Error{Status: http.StatusNotFound, Code: "not_found", Message: fmt.Sprintf("There is no package “%s” here.", cut(name, storage.MaxPackageName))}
 	if storage.ValidPackage(name) != nil {
 		return storage.Package{}, none
 	}
@@ -534,7 +544,7 @@ func (s *Server) servedPackage(ctx context.Context, name string) (storage.Packag
 		return storage.Package{}, notFound(err, none)
 	}
 	if p.State == storage.Removed {
-		none.Message = fmt.Sprintf("The package %q was removed; its name is not used again.", p.Name)
+		none.Message = fmt.Sprintf("The package “%s” was removed; its name is not used again.", p.Name)
 		return storage.Package{}, none
 	}
 	return p, nil
@@ -593,22 +603,21 @@ func cutRows[T any](all []T) (more int, rows []T) {
 // fillReleases puts the releases asked for on the page: those of one page of
 // the table, and one in full. Only these are read whole, however many there are.
 func (s *Server) fillReleases(r *http.Request, page *web.PackagePage) error {
-	refs, err := s.db.TagRefs(r.Context(), page.Package.Name)
+	all, err := s.order(r.Context(), page.Package.Package)
 	if err != nil {
 		return err
 	}
-	tags, snapshots, hidden := orderRefs(refs)
-	q := r.URL.Query()
-	shown, err := s.shownID(r, page.Package.Package, tags, snapshots)
+	shown, err := s.shownID(r, page.Package.Name, all)
 	if err != nil {
 		return err
 	}
 	var from, to int
-	page.Count = len(tags)
-	page.Pager, from, to = web.NewPager(q.Get("page"), len(tags), releasesEach)
-	page.More.Snapshots, snapshots = cutRows(snapshots)
+	page.Count = len(all.tags)
+	page.Pager, from, to = web.NewPager(r.URL.Query().Get("page"), len(all.tags), releasesEach)
+	more, snapshots := cutRows(all.snapshots)
+	page.More.Snapshots = more
 	var ids []int64
-	for _, ref := range slices.Concat(tags[from:to], snapshots) {
+	for _, ref := range slices.Concat(all.tags[from:to], snapshots) {
 		ids = append(ids, ref.ID)
 	}
 	releases, err := s.db.ReleasesByID(r.Context(), append(ids, shown))
@@ -616,7 +625,7 @@ func (s *Server) fillReleases(r *http.Request, page *web.PackagePage) error {
 		return err
 	}
 	for i, rel := range releases {
-		row := web.Row{Release: rel, Hidden: hidden[rel.Tag], Shown: rel.ID == shown}
+		row := web.Row{Release: rel, Hidden: all.hidden[rel.Tag], Shown: rel.ID == shown}
 		if row.Shown && page.Shown == nil {
 			page.Shown = &web.Release{Row: row, Base: page.Base, Place: page.Package.Link(), Prefix: s.wrapper(r.Context(), rel),
 				Latest: rel.Tag != "" && rel.Tag == page.Package.Latest()}
@@ -632,42 +641,59 @@ func (s *Server) fillReleases(r *http.Request, page *web.PackagePage) error {
 	return nil
 }
 
-// orderRefs tells tags from snapshots and puts both in order, the newest first.
-func orderRefs(refs []storage.TagRef) (tags, snapshots []storage.TagRef, hidden map[string]string) {
+// An order is all releases of a package as it was at one revision, the newest
+// first. Keeping it saves sorting thousands of tags for each request.
+type order struct {
+	revision        int64
+	tags, snapshots []storage.TagRef
+	hidden          map[string]string // why Git clients do not see a tag
+}
+
+// keptOrders bounds the orders in memory; one takes about 100 bytes a tag.
+const keptOrders = 64
+
+func (s *Server) order(ctx context.Context, p storage.Package) (*order, error) {
+	if o, ok := s.orders.Get(p.Name); ok && o.revision == p.Revision {
+		return o, nil
+	}
+	refs, err := s.db.TagRefs(ctx, p.Name)
+	if err != nil {
+		return nil, err
+	}
+	o := &order{revision: p.Revision}
 	published := make([]storage.Release, 0, len(refs))
 	for _, ref := range refs {
 		if ref.Tag == "" {
-			snapshots = append(snapshots, ref)
+			o.snapshots = append(o.snapshots, ref)
 			continue
 		}
-		tags = append(tags, ref)
+		o.tags = append(o.tags, ref)
 		published = append(published, storage.Release{Tag: ref.Tag})
 	}
-	slices.Reverse(snapshots)
-	slices.SortFunc(tags, func(a, b storage.TagRef) int { return storage.CompareTags(b.Tag, b.CommitTime, a.Tag, a.CommitTime) })
-	return tags, snapshots, storage.HiddenTags(published)
+	o.hidden = storage.HiddenTags(published)
+	slices.Reverse(o.snapshots)
+	slices.SortFunc(o.tags, func(a, b storage.TagRef) int { return storage.CompareTags(b.Tag, b.CommitTime, a.Tag, a.CommitTime) })
+	s.orders.Add(p.Name, o)
+	return o, nil
 }
 
 // shownID returns the release that the request wants in full: ?tag= or
 // ?commit=, else the latest, else the newest. It is 0 if there is none.
-func (s *Server) shownID(r *http.Request, p storage.Package, tags, snapshots []storage.TagRef) (int64, error) {
+func (s *Server) shownID(r *http.Request, pkg string, all *order) (int64, error) {
 	q := r.URL.Query()
 	if oid := q.Get("commit"); storage.ValidOID(oid) {
-		rel, err := s.db.ReleaseByCommit(r.Context(), p.Name, strings.ToLower(oid))
-		return rel.ID, notFoundPage(err, "The commit %s of %s is not mirrored.", oid, p.Name)
+		rel, err := s.db.ReleaseByCommit(r.Context(), pkg, strings.ToLower(oid))
+		return rel.ID, notFoundPage(err, "The commit %s of %s is not mirrored.", oid, pkg)
 	}
 	if tag := q.Get("tag"); tag != "" {
-		i := slices.IndexFunc(tags, func(ref storage.TagRef) bool { return ref.Tag == tag })
+		i := slices.IndexFunc(all.tags, func(ref storage.TagRef) bool { return ref.Tag == tag })
 		if i < 0 {
-			return 0, notFoundPage(storage.ErrNotFound, "%[2]s has no release %[1]q here.", cut(tag, storage.MaxTagName), p.Name)
+			return 0, notFoundPage(storage.ErrNotFound, "%s has no release “%s” here.", pkg, cut(tag, storage.MaxTagName))
 		}
-		return tags[i].ID, nil
+		return all.tags[i].ID, nil
 	}
-	if len(tags) > 0 {
-		return tags[0].ID, nil
-	}
-	if len(snapshots) > 0 {
-		return snapshots[0].ID, nil
+	for _, ref := range slices.Concat(all.tags[:min(1, len(all.tags))], all.snapshots[:min(1, len(all.snapshots))]) {
+		return ref.ID, nil
 	}
 	return 0, nil
 }

@@ -21,6 +21,7 @@ import (
 
 	"github.com/go-chi/chi/v5"
 	"github.com/go-chi/chi/v5/middleware"
+	lru "github.com/hashicorp/golang-lru/v2"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"packbase/api/smarthttp"
@@ -61,6 +62,7 @@ type Server struct {
 	site      *web.Site
 	overview  remembered[*overview]
 	chart     remembered[web.Chart]
+	orders    *lru.Cache[string, *order] // of releases on pages, by package
 	openJobs  remembered[storage.QueueCounts]
 	draining  atomic.Bool
 }
@@ -70,6 +72,7 @@ func New(db *storage.DB, q *queue.Queue, blobs blob.Store, opt Options, log *slo
 	s := &Server{db: db, queue: q, blobs: blobs, opt: opt, log: log, directory: newDirectory(db), metrics: newMetrics(opt.Metrics),
 		site: web.New(), releases: newReleaseCache(db), packs: newGitStore(db, blobs)}
 	s.chart.age = time.Minute
+	s.orders, _ = lru.New[string, *order](keptOrders) // the error is about sizes below one
 	if opt.Metrics != nil {
 		opt.Metrics.MustRegister(newRegistryCollector(s))
 	}

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/mod/semver"
+
 	"packbase/storage"
 )
 
@@ -42,6 +44,14 @@ func (p Package) Health() Health {
 		return Health{"ok", "healthy", "Its newest release was fetched back as a client would, and all is well."}
 	}
 	return Health{"idle", "unchecked", "It was not fetched back yet."}
+}
+
+// About is the description, if it says more than the name.
+func (p Package) About() string {
+	if strings.EqualFold(p.Description, p.Name) {
+		return ""
+	}
+	return p.Description
 }
 
 // Latest is the tag of the latest release, "" if there is none.
@@ -141,16 +151,46 @@ func (r Row) Tarball() string { return TarballPath(r.Release) }
 // CommitLink is the commit's page at upstream, "" if we do not know it.
 func (p *PackagePage) CommitLink(oid string) string { return commitLink(p.Package.Upstream, oid) }
 
-// Zigs is the range of Zig releases that take the release as a dependency.
+// Zigs is the range of Zig releases that the release is for.
 func (r Row) Zigs() string {
-	switch u := r.Zig.UsableWith; len(u) {
+	var fit []string
+	for _, f := range r.Fits() {
+		if f.How == "yes" {
+			fit = append(fit, f.Zig)
+		}
+	}
+	switch len(fit) {
 	case 0:
 		return "none"
 	case 1:
-		return u[0]
-	default:
-		return u[0] + "\u2009–\u2009" + u[len(u)-1]
+		return fit[0]
 	}
+	return fit[0] + "\u2009–\u2009" + fit[len(fit)-1]
+}
+
+// zigs are the Zig releases that a page tells apart.
+var zigs = []string{"0.12", "0.13", "0.14", "0.15", "0.16", "0.17"}
+
+// A Fit says whether a Zig release takes this one as a dependency.
+type Fit struct {
+	Zig string
+	How string // yes, no, or old: it does, but is older than the package wants
+}
+
+// Fits says for each Zig release how this one fits it.
+func (r Row) Fits() []Fit {
+	fits := make([]Fit, len(zigs))
+	wants := semver.MajorMinor("v" + r.Zig.MinimumZigVersion)
+	for i, z := range zigs {
+		fits[i] = Fit{z, "no"}
+		if slices.Contains(r.Zig.UsableWith, z) {
+			fits[i].How = "yes"
+			if wants != "" && semver.Compare("v"+z, wants) < 0 {
+				fits[i].How = "old"
+			}
+		}
+	}
+	return fits
 }
 
 // TarballPath is the path of a release's tarball, spelled canonically.
@@ -168,24 +208,6 @@ type Release struct {
 	Prefix string // the tarball's wrapping folder with its slash, "" if it is flat
 	Place  string // the upstream's URL, "" if there is none to clone
 	Latest bool
-}
-
-// zigs are the Zig releases that a page tells apart.
-var zigs = []string{"0.12", "0.13", "0.14", "0.15", "0.16", "0.17"}
-
-// A Fit says whether a Zig release takes the release as a dependency.
-type Fit struct {
-	Zig string
-	OK  bool
-}
-
-// Fits says for each Zig release whether it takes this one.
-func (r *Release) Fits() []Fit {
-	fits := make([]Fit, len(zigs))
-	for i, z := range zigs {
-		fits[i] = Fit{z, slices.Contains(r.Zig.UsableWith, z)}
-	}
-	return fits
 }
 
 // URL is the tarball's.

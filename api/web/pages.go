@@ -156,7 +156,9 @@ type Pager struct{ Page, Pages int }
 // page is what the request asked for.
 func NewPager(page string, n, each int) (p Pager, from, to int) {
 	p.Pages = max(1, (n+each-1)/each)
-	p.Page, _ = strconv.Atoi(page) // no number is the first page
+	if n, err := strconv.Atoi(page); err == nil {
+		p.Page = n // else it is the first
+	}
 	p.Page = min(max(p.Page, 1), p.Pages)
 	from = min((p.Page-1)*each, n)
 	return p, from, min(from+each, n)

@@ -213,6 +213,8 @@
     ours.slice(theirs.length).forEach((child) => child.remove());
   }
 
+  const unreachable = 'This page cannot reach packbase. It tries again by itself.';
+
   // offline says that the server cannot be reached; '' that it can.
   function offline(text) {
     byId('offline').hidden = !text;
@@ -238,7 +240,7 @@
       offline('');
     } catch {
       wait = Math.min(wait * 2, longest);
-      offline('This page cannot reach packbase. It tries again by itself.');
+      offline(unreachable);
     }
     timer = setTimeout(poll, wait * (0.9 + Math.random() / 5));
   }
@@ -249,6 +251,7 @@
     const element = document.querySelector('[data-follow]');
     const path = element && !document.hidden ? element.dataset.follow : '';
     if (path === watched) return;
+    offline('');
     if (events) events.close();
     events = null;
     watched = path;
@@ -267,10 +270,17 @@
     };
     events.addEventListener('job', update);
     events.addEventListener('open', () => offline(''));
-    events.addEventListener('error', () => {
-      // The server ends the stream with the job; else the browser dials again.
-      if (document.querySelector('[data-follow]')) offline('This page lost its connection to packbase. It tries again by itself.');
+    events.addEventListener('error', async () => {
+      // The server ends the stream with the job: the page then has nothing to
+      // follow. Else the browser dials again, unless it was refused.
       update();
+      await new Promise((done) => setTimeout(done, 1000));
+      if (watched !== path || events.readyState === EventSource.OPEN) return;
+      offline(unreachable);
+      if (events.readyState === EventSource.CLOSED) {
+        watched = '';
+        setTimeout(follow, 3000);
+      }
     });
   }
 
@@ -284,7 +294,7 @@
         const query = new URLSearchParams([...new FormData(search)].filter(([, value]) => value));
         const url = location.pathname + (query.size ? '?' + query : '');
         history.replaceState(null, '', url);
-        swap(url).catch(() => offline('This page cannot reach packbase.'));
+        swap(url).catch(() => offline(unreachable));
       }, 120);
     });
     search.addEventListener('submit', (event) => event.preventDefault());
