@@ -184,13 +184,18 @@ func parseCatalog(raw []byte) ([]storage.CatalogEntry, error) {
 	}
 	entries := make([]storage.CatalogEntry, 0, len(body.Packages))
 	ids, names := map[string]bool{}, map[string]bool{}
-	for i, item := range body.Packages {
+	for _, item := range body.Packages {
 		e := parseCatalogItem(item)
 		if e.ID == "" || ids[e.ID] {
 			if e.Problem == "" {
 				e.Problem = "its id is missing, or another entry has it"
 			}
-			e.ID = fmt.Sprintf("#%d", i)
+			// The same entry keeps the same id, wherever it stands.
+			sum := sha256.Sum256(item)
+			e.ID = fmt.Sprintf("#%x", sum[:8])
+			if ids[e.ID] {
+				continue
+			}
 		}
 		if folded := strings.ToLower(e.Name); e.Problem == "" && names[folded] {
 			e.Problem = fmt.Sprintf("another entry has the name %q", e.Name)

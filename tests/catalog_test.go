@@ -1,0 +1,269 @@
+package tests_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"testing"
+
+	"packbase/tests/harness"
+)
+
+// A catalogItem is one package as a catalog lists it.
+type catalogItem struct {
+	ID         string            `json:"id"`
+	Title      string            `json:"title,omitempty"`
+	Language   string            `json:"language,omitempty"`
+	UpdatedAt  string            `json:"updated_at"`
+	Repository map[string]string `json:"repository"`
+}
+
+// writeCatalog replaces the catalog's file.
+func writeCatalog(t *testing.T, file string, items []catalogItem) {
+	t.Helper()
+	b, err := json.Marshal(map[string]any{"protocol": "v1", "packages": items})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(file, b, 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+type updateResult struct {
+	Status           string `json:"status"`
+	SourceChanged    bool   `json:"source_changed"`
+	SourcePackages   int    `json:"source_packages"`
+	SourceAdded      int    `json:"source_added"`
+	SourceUpdated    int    `json:"source_updated"`
+	SourceRemoved    int    `json:"source_removed"`
+	SourceSkipped    int    `json:"source_skipped"`
+	SourceRepoFailed int    `json:"source_repo_failed"`
+	ReposScanned     int    `json:"repos_scanned"`
+	PackagesSynced   int    `json:"packages_synced"`
+	TarballsCreated  int    `json:"tarballs_created"`
+	TarballsPresent  int    `json:"tarballs_present"`
+}
+
+// update runs one update and returns its counters. The cooldown is awaited.
+func update(t *testing.T, s *harness.Server) (r updateResult) {
+	t.Helper()
+	harness.Eventually(t, "an update ran", func() bool {
+		answer := s.Do(http.MethodPost, "/api/update?wait=120", "", nil)
+		answer.Into(t, &r)
+		return r.Status == "ok"
+	})
+	return r
+}
+
+// The catalog drives the registry: sixty packages from nothing in one update,
+// a second one that downloads nothing, and a third that says exactly what
+// became of five upstreams that changed, moved, emptied, vanished and broke.
+func TestCatalog(t *testing.T) {
+	t.Parallel()
+	const packages = 60
+	up := harness.NewUpstream(t)
+	var items []catalogItem
+	repos := make([]*harness.Repo, packages)
+	for i := range packages {
+		name := fmt.Sprintf("pkg-%02d", i)
+		repos[i] = up.Repo(name)
+		repos[i].Release("v1.0.0")
+		repos[i].Release("v1.1.0")
+		items = append(items, catalogItem{ID: name, UpdatedAt: "2026-01-01", Repository: map[string]string{"url": repos[i].URL}})
+	}
+	items[7].Title = "../escape"                                                                                          // not a name
+	items = append(items, catalogItem{ID: "pkg-00"})                                                                      // a duplicate without a URL
+	items = append(items, catalogItem{ID: "x", Title: "pkg-01", Repository: map[string]string{"url": up.URL + "/other"}}) // a name twice
+	items[8].Repository = map[string]string{"url": "ssh://example.org/x"}
+	source := filepath.Join(t.TempDir(), "catalog.json")
+	writeCatalog(t, source, items)
+	s := harness.Start(t, "PACKBASE_SOURCE=file://"+source, "PACKBASE_UPDATE_COOLDOWN=100ms", "PACKBASE_JOB_ATTEMPTS=1")
+
+	s.AwaitWorker(s.AddWorker("second"))
+
+	const usable = packages - 2
+	first := update(t, s)
+	want := updateResult{Status: "ok", SourceChanged: true, SourcePackages: packages + 2, SourceAdded: packages + 2, SourceSkipped: 4,
+		ReposScanned: usable, PackagesSynced: usable, TarballsCreated: 2 * usable}
+	if first != want {
+		t.Fatalf("first update: got %+v, want %+v", first, want)
+	}
+	var list struct{ Packages, Local, Registered []string }
+	answer := s.Do(http.MethodGet, "/api/list", "", nil)
+	var body map[string][]string
+	answer.Into(t, &body)
+	list.Packages, list.Local, list.Registered = body["packages"], body["local_packages"], body["registered_packages"]
+	if len(list.Packages) != usable || !slices.Equal(list.Packages, list.Local) || !slices.Equal(list.Packages, list.Registered) {
+		t.Errorf("list: got %d packages, %d local, %d registered, want %d of each", len(list.Packages), len(list.Local), len(list.Registered), usable)
+	}
+	var status struct {
+		Total   int `json:"packages_total"`
+		Healthy int `json:"packages_healthy"`
+		Moved   int `json:"moved_tags"`
+	}
+	harness.Eventually(t, "all packages are healthy", func() bool {
+		s.Do(http.MethodGet, "/api/status", "", nil).Into(t, &status)
+		return status.Total == usable && status.Healthy == usable
+	})
+
+	before := up.Requests()
+	second := update(t, s)
+	if second.SourceChanged || second.ReposScanned != 0 || second.TarballsCreated != 0 || second.SourceSkipped != 4+usable {
+		t.Errorf("second update: got %+v, want everything fresh", second)
+	}
+	if got := up.Requests() - before; got != 0 {
+		t.Errorf("second update: %d requests to upstream, want none", got)
+	}
+
+	repos[10].Release("v1.2.0")                                                         // changed
+	repos[11].Tag("v1.1.0", repos[11].Commit(harness.Files{"moved.txt": "by force\n"})) // moved
+	repos[12].DeleteTag("v1.0.0")                                                       // emptied
+	repos[12].DeleteTag("v1.1.0")
+	if err := os.RemoveAll(repos[13].Dir); err != nil { // vanished
+		t.Fatal(err)
+	}
+	if err := os.RemoveAll(filepath.Join(repos[14].Dir, "objects")); err != nil { // broke
+		t.Fatal(err)
+	}
+	for i := 10; i < 16; i++ { // the last one is listed as updated and is not
+		items[i].UpdatedAt = "2026-02-02"
+	}
+	items = slices.Delete(items, 20, 21)
+	writeCatalog(t, source, items)
+	before = up.Requests()
+	third := update(t, s)
+	want = updateResult{Status: "ok", SourceChanged: true, SourcePackages: packages + 1, SourceUpdated: 6, SourceRemoved: 1,
+		SourceSkipped: third.SourceSkipped, SourceRepoFailed: 3, ReposScanned: 7, PackagesSynced: 4, TarballsCreated: 1, TarballsPresent: 8}
+	if third != want {
+		t.Errorf("third update: got %+v, want %+v", third, want)
+	}
+	// One list for each, and one pack for the one that has something new.
+	if got := up.Requests() - before; got > 9 {
+		t.Errorf("third update: %d requests to upstream, want at most 9", got)
+	}
+	if info := s.Info("pkg-10"); info.LatestTag != "v1.2.0" {
+		t.Errorf("changed: latest is %s, want v1.2.0", info.LatestTag)
+	}
+	checkFailed(t, s, "pkg-12", "no_tags")
+	checkFailed(t, s, "pkg-13", "upstream_not_found")
+	s.Do(http.MethodGet, "/api/status", "", nil).Into(t, &status)
+	harness.Eventually(t, "the moved tag is counted", func() bool {
+		s.Do(http.MethodGet, "/api/status", "", nil).Into(t, &status)
+		return status.Moved == 1
+	})
+	if got := string(s.Get("/p/pkg-13/tag/v1.1.0.tar.gz")); len(got) == 0 {
+		t.Error("vanished: its tarball is gone")
+	}
+	// A failure is no freshness: the next update would try again.
+	checkFailed(t, s, "pkg-14", "")
+}
+
+// checkFailed checks that a package keeps its releases and says why its last
+// sync failed and when the next one is due.
+func checkFailed(t *testing.T, s *harness.Server, pkg, code string) {
+	t.Helper()
+	var info struct {
+		Count    int `json:"tarball_count"`
+		LastSync struct {
+			OK    bool                  `json:"ok"`
+			Error struct{ Code string } `json:"error"`
+			Next  string                `json:"next_try_at"`
+		} `json:"last_sync"`
+	}
+	s.Do(http.MethodGet, "/api/info/"+pkg, "", nil).Into(t, &info)
+	if info.Count != 2 || info.LastSync.OK || info.LastSync.Next == "" || code != "" && info.LastSync.Error.Code != code {
+		t.Errorf("%s: got %+v, want two releases and the failure %q", pkg, info, code)
+	}
+}
+
+// A catalog that cannot be had leaves the stored one in force, and the run
+// says why.
+func TestBadCatalog(t *testing.T) {
+	t.Parallel()
+	up := harness.NewUpstream(t)
+	repo := up.Repo("good")
+	repo.Release("v1.0.0")
+	source := filepath.Join(t.TempDir(), "catalog.json")
+	writeCatalog(t, source, []catalogItem{{ID: "good", Repository: map[string]string{"url": repo.URL}}})
+	s := harness.Start(t, "PACKBASE_SOURCE=file://"+source, "PACKBASE_UPDATE_COOLDOWN=0s", "PACKBASE_JOB_ATTEMPTS=1")
+	update(t, s)
+	for _, tt := range []struct{ name, body, code string }{
+		{"html", "<!DOCTYPE html><html>maintenance</html>", "catalog_malformed"},
+		{"half a file", `{"protocol":"v1","packages":[{"id":"good"`, "catalog_malformed"},
+		{"other protocol", `{"protocol":"v2","packages":[{}]}`, "catalog_malformed"},
+		{"empty", `{"protocol":"v1","packages":[]}`, "catalog_empty"},
+		{"not there", "", "catalog_unreadable"},
+	} {
+		if err := os.WriteFile(source, []byte(tt.body), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if tt.body == "" {
+			if err := os.Remove(source); err != nil {
+				t.Fatal(err)
+			}
+		}
+		answer := s.Do(http.MethodPost, "/api/update?wait=60", "", nil)
+		if got := answer.Code(); got != tt.code {
+			t.Errorf("%s: code %q, want %q", tt.name, got, tt.code)
+		}
+		var list map[string][]string
+		s.Do(http.MethodGet, "/api/list", "", nil).Into(t, &list)
+		if !slices.Equal(list["registered_packages"], []string{"good"}) {
+			t.Errorf("%s: registered %v, want [good]", tt.name, list["registered_packages"])
+		}
+	}
+}
+
+// Local folders are packages, and bare repositories keep their history.
+func TestFixtures(t *testing.T) {
+	t.Parallel()
+	folder := t.TempDir()
+	plain := filepath.Join(folder, "plain")
+	if err := os.MkdirAll(plain, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	manifest := ".{\n    .name = .plain,\n    .version = \"0.3.0\",\n    .fingerprint = 0x192062cf12345678,\n    .paths = .{\"\"},\n}\n"
+	for name, body := range map[string]string{"build.zig.zon": manifest, "build.zig": "// nothing\n"} {
+		if err := os.WriteFile(filepath.Join(plain, name), []byte(body), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	up := harness.NewUpstream(t)
+	repo := up.Repo("bare")
+	repo.Release("v1.0.0")
+	repo.Annotate("v1.1.0", repo.Commit(harness.Files{"more.txt": "more\n"}))
+	repo.Release("v1.2.0")
+	if _, err := harness.Git(t, folder, "", "clone", "-q", "--bare", repo.Dir, "bare.git"); err != nil {
+		t.Fatal(err)
+	}
+	s := harness.Start(t, "PACKBASE_FIXTURES="+folder, "PACKBASE_UPDATE_COOLDOWN=0s")
+	if got := update(t, s); got.TarballsCreated != 4 {
+		t.Fatalf("update: %+v, want 4 tarballs", got)
+	}
+	if info := s.Info("plain"); info.LatestTag != "v0.3.0" {
+		t.Errorf("plain folder: tag %s, want v0.3.0", info.LatestTag)
+	}
+	for _, tt := range []struct{ name, smart, url, commits string }{
+		{"dumb, with history", "0", s.URL + "/bare", "3"},
+		{"smart, as all others", "1", s.URL + "/git/bare.git", "1"},
+	} {
+		clone := filepath.Join(t.TempDir(), "clone")
+		cmd := exec.CommandContext(t.Context(), "git", "clone", "-q", tt.url, clone)
+		cmd.Env = append(os.Environ(), "GIT_SMART_HTTP="+tt.smart)
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("%s: %v\n%s", tt.name, err, out)
+		}
+		count, err := harness.Git(t, clone, "", "rev-list", "--count", "HEAD")
+		if err != nil || count != tt.commits+"\n" {
+			t.Errorf("%s: got %q commits, want %s (%v)", tt.name, count, tt.commits, err)
+		}
+		if out, err := harness.Git(t, clone, "", "fsck", "--strict"); err != nil {
+			t.Errorf("%s: fsck: %v\n%s", tt.name, err, out)
+		}
+	}
+}
