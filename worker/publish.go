@@ -1,0 +1,212 @@
+package worker
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"time"
+
+	"packbase/storage"
+	"packbase/storage/blob"
+	"packbase/storage/gitpack"
+	"packbase/worker/ingest"
+)
+
+// appendSegment stores a staged segment, before the releases that need it.
+func (f *fetch) appendSegment(ctx context.Context, s ingest.Segment) error {
+	f.job.setProgress(storage.Progress{Step: "store", Total: int64(s.Objects), Unit: "objects"})
+	raw, err := os.ReadFile(filepath.Join(f.dir, filepath.Base(s.Index)))
+	if err != nil {
+		return fmt.Errorf("read staged index: %w", err)
+	}
+	index, err := gitpack.UnmarshalIndex(raw)
+	if err != nil {
+		return fmt.Errorf("read staged index: %v", err)
+	}
+	packed, err := f.put(ctx, s.File)
+	if err != nil {
+		return err
+	}
+	indexed, err := f.put(ctx, s.Index)
+	if err != nil {
+		return err
+	}
+	segment := storage.Segment{
+		Package: f.pkg.Name, Seq: len(f.segments), FirstOrdinal: int64(f.set.Len()),
+		Objects: index.Len(), Digest: packed.Digest, IndexDigest: indexed.Digest, Size: packed.Size,
+	}
+	if err := f.w.db.AppendSegment(ctx, f.job.Claim, segment, indexed); err != nil {
+		return err
+	}
+	f.segments, f.indexes = append(f.segments, segment), append(f.indexes, index)
+	f.set = gitpack.NewSet(f.indexes...)
+	return nil
+}
+
+// keepHistory stores the history of a local bare repository.
+func (f *fetch) keepHistory(ctx context.Context, h *ingest.History) error {
+	pack, err := f.put(ctx, h.File)
+	if err != nil {
+		return err
+	}
+	index, err := f.put(ctx, h.Index)
+	if err != nil {
+		return err
+	}
+	return f.w.db.KeepHistory(ctx, f.job.Claim, storage.History{Head: h.Head, Refs: h.Refs, PackName: h.Name}, pack, index)
+}
+
+// store makes the bytes of a staged release durable.
+func (f *fetch) store(ctx context.Context, r *ingest.Release, set *gitpack.Set, segments []storage.Segment) (storage.Publication, error) {
+	man := r.Manifest
+	man.Package, man.Upstream, man.CloneURL = f.pkg.Name, f.pkg.Upstream, f.pkg.CloneURL
+	man.Fence = f.job.Fence
+	man.CreatedAt = time.Now().UTC().Truncate(time.Microsecond) // as Postgres keeps it
+	var pub storage.Publication
+	if _, err := f.putAs(ctx, r.File, man.Tarball.Digest); err != nil {
+		return pub, err
+	}
+	manifest, err := f.putDocument(ctx, &man)
+	if err != nil {
+		return pub, err
+	}
+	commit, err := gitpack.ParseOID(man.Commit)
+	if err != nil {
+		return pub, err
+	}
+	stored, err := set.StoredBitmap(commit, r.Bitmap, f.w.opener(ctx, segments))
+	if err != nil {
+		return pub, fmt.Errorf("pack of %s: %w", commit, err)
+	}
+	return storage.Publication{
+		Release:     man.Release(manifest.Digest),
+		Pack:        storage.Pack{Bitmap: stored.Bitmap, Objects: stored.Objects, Size: stored.Size, Trailer: stored.Trailer[:]},
+		Manifest:    manifest,
+		Description: man.Description,
+	}, nil
+}
+
+// publish makes a stored release visible.
+func (f *fetch) publish(ctx context.Context, pub storage.Publication) error {
+	created, err := f.w.db.Publish(ctx, f.job.Claim, pub)
+	if err != nil {
+		return err
+	}
+	r := &pub.Release
+	if created {
+		f.created++
+		f.w.log.InfoContext(ctx, "release published", "package", r.Package, "tag", r.Tag, "commit", r.CommitOID, "size", r.Size)
+	}
+	if f.job.Job.Crashes > 0 && f.created == 1 {
+		return f.w.db.ClearCrashes(ctx, f.job.Claim)
+	}
+	return nil
+}
+
+// putRecord stores what is known of the package besides its releases, if that
+// changed, so that it can be rebuilt from blobs.
+func (f *fetch) putRecord(ctx context.Context) error {
+	rec, held, err := f.w.db.PackageRecord(ctx, f.pkg.Name)
+	if err != nil {
+		return err
+	}
+	rec.Fence = f.job.Fence
+	if s := f.job.sync; s != nil {
+		now := time.Now().UTC().Truncate(time.Second)
+		rec.SyncOK, rec.SyncCode, rec.SyncMessage, rec.SyncedAt = s.OK, s.Code, s.Message, &now
+	}
+	if held != "" {
+		raw, err := readBlob(ctx, f.w.blobs, held)
+		if err == nil {
+			if old, err := storage.ParsePackageRecord(raw); err == nil && old.Same(rec) {
+				return nil
+			}
+		}
+	}
+	put, err := f.putDocument(ctx, rec)
+	if err != nil {
+		return err
+	}
+	return f.w.db.KeepRecord(ctx, f.job.Claim, put)
+}
+
+// putDocument stores a JSON document as a blob.
+func (f *fetch) putDocument(ctx context.Context, doc interface{ Encode() ([]byte, error) }) (storage.Blob, error) {
+	b, err := doc.Encode()
+	if err != nil {
+		return storage.Blob{}, err
+	}
+	file, err := os.CreateTemp(f.dir, "document-*.json")
+	if err != nil {
+		return storage.Blob{}, fmt.Errorf("stage document: %w", err)
+	}
+	defer file.Close()
+	if _, err := file.Write(b); err != nil {
+		return storage.Blob{}, fmt.Errorf("stage document: %w", err)
+	}
+	sum := sha256.Sum256(b)
+	return f.putAs(ctx, filepath.Base(file.Name()), hex.EncodeToString(sum[:]))
+}
+
+// put makes a staged file a blob, and removes it from the folder.
+func (f *fetch) put(ctx context.Context, name string) (storage.Blob, error) {
+	// The name comes from the child: it must not lead out of the folder.
+	file, err := os.Open(filepath.Join(f.dir, filepath.Base(name)))
+	if err != nil {
+		return storage.Blob{}, fmt.Errorf("open staged file: %w", err)
+	}
+	defer file.Close()
+	hash := sha256.New()
+	if _, err := io.Copy(hash, file); err != nil {
+		return storage.Blob{}, fmt.Errorf("hash staged file: %w", err)
+	}
+	return f.putAs(ctx, name, hex.EncodeToString(hash.Sum(nil)))
+}
+
+// putAs is put for a file whose digest somebody told; the store checks it.
+func (f *fetch) putAs(ctx context.Context, name, digest string) (storage.Blob, error) {
+	file, err := os.Open(filepath.Join(f.dir, filepath.Base(name)))
+	if err != nil {
+		return storage.Blob{}, fmt.Errorf("open staged file: %w", err)
+	}
+	defer os.Remove(file.Name())
+	defer file.Close()
+	info, err := file.Stat()
+	if err != nil {
+		return storage.Blob{}, fmt.Errorf("open staged file: %w", err)
+	}
+	if err := f.w.blobs.Put(ctx, digest, file); err != nil {
+		return storage.Blob{}, fmt.Errorf("put blob: %w", err)
+	}
+	return storage.Blob{Digest: digest, Size: info.Size()}, nil
+}
+
+// opener opens segments from the blob store.
+func (w *Worker) opener(ctx context.Context, segments []storage.Segment) gitpack.Opener {
+	return func(i int) (gitpack.Segment, error) { return w.blobs.Open(ctx, segments[i].Digest) }
+}
+
+// readBlob returns a small blob's bytes.
+func readBlob(ctx context.Context, blobs blob.Store, digest string) ([]byte, error) {
+	const most = 1 << 30
+	b, err := blobs.Open(ctx, digest)
+	if err != nil {
+		// The row promises the blob, so its absence is our fault: %v, not %w.
+		return nil, fmt.Errorf("open blob: %v", err)
+	}
+	defer b.Close()
+	raw, err := io.ReadAll(io.LimitReader(b, most))
+	if err != nil {
+		return nil, fmt.Errorf("read blob: %w", err)
+	}
+	if sum := sha256.Sum256(raw); hex.EncodeToString(sum[:]) != digest {
+		return nil, errors.New("the blob's bytes are not those of its digest; run `packbase verify`")
+	}
+	return raw, nil
+}
+
