@@ -49,4 +49,3 @@ func (f *fetch) pauseHost(ctx context.Context, err error) error {
 	}
 	return err
 }
-

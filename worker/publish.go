@@ -209,4 +209,3 @@ func readBlob(ctx context.Context, blobs blob.Store, digest string) ([]byte, err
 	}
 	return raw, nil
 }
-
