@@ -1,0 +1,6 @@
+//go:build !faults
+
+package faults
+
+// atLength asks for the counts of a nightly run.
+const atLength = false
