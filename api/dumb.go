@@ -75,6 +75,9 @@ func (s *Server) history(r *http.Request) (storage.History, error) {
 	if storage.ValidPackage(name) != nil {
 		return storage.History{}, errNoPackage(name)
 	}
+	if _, err := s.db.PackageByName(r.Context(), name); err != nil {
+		return storage.History{}, notFound(err, errNoPackage(name))
+	}
 	h, err := s.db.HistoryOf(r.Context(), name)
 	if errors.Is(err, storage.ErrNotFound) {
 		return h, &Error{Status: http.StatusForbidden, Code: "smart_http_only",

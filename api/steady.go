@@ -22,6 +22,14 @@ func newSteadyWriter(w http.ResponseWriter) *steadyWriter {
 	return &steadyWriter{ResponseWriter: w, rc: http.NewResponseController(w)}
 }
 
+// WriteHeader keeps caches from what http.ServeContent refuses.
+func (s *steadyWriter) WriteHeader(status int) {
+	if status >= http.StatusBadRequest {
+		s.Header().Set("Cache-Control", "no-store")
+	}
+	s.ResponseWriter.WriteHeader(status)
+}
+
 func (s *steadyWriter) Write(b []byte) (int, error) {
 	_ = s.rc.SetWriteDeadline(time.Now().Add(steadyTime))
 	return s.ResponseWriter.Write(b)

@@ -1,0 +1,568 @@
+package api_test
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"iter"
+	"log/slog"
+	"maps"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"packbase/api"
+	"packbase/storage"
+	"packbase/storage/blob"
+	"packbase/storage/gitpack"
+	"packbase/storage/queue"
+	"packbase/storage/queue/queuetest"
+	"packbase/storage/storagetest"
+	"packbase/storage/tarball"
+	"packbase/storage/zigpkg"
+)
+
+const token = "the-token-of-the-tests"
+
+// A registry is a packbase of its own: stores and a listening server.
+type registry struct {
+	t     testing.TB
+	dbURL string
+	db    *storage.DB
+	queue *queue.Queue
+	blobs blob.Store
+	dir   string // where blobs lie
+
+	server *api.Server
+	url    string // http://127.0.0.1:port
+	addr   string // 127.0.0.1:port
+	log    *journal
+}
+
+// newRegistry starts a server with the token that change may take away, and
+// nothing in it.
+func newRegistry(t testing.TB, change ...func(*api.Options)) *registry {
+	t.Helper()
+	dir := t.TempDir()
+	blobs, err := blob.OpenDisk(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	g := &registry{t: t, dbURL: storagetest.NewURL(t), queue: queuetest.New(t), blobs: blobs, dir: dir}
+	g.db, err = storage.Open(t.Context(), g.dbURL)
+	g.must(err)
+	t.Cleanup(g.db.Close)
+	g.must(g.db.Migrate(t.Context()))
+	return g.serve(change...)
+}
+
+// serve starts another server on the same stores.
+func (g *registry) serve(change ...func(*api.Options)) *registry {
+	g.t.Helper()
+	s := *g
+	opt := api.Options{Release: "test", Token: token, Cooldown: time.Minute}
+	for _, c := range change {
+		c(&opt)
+	}
+	s.log = &journal{}
+	s.server = api.New(s.db, s.queue, s.blobs, opt, slog.New(slog.NewJSONHandler(s.log, &slog.HandlerOptions{Level: slog.LevelDebug})))
+	ts := httptest.NewUnstartedServer(nil)
+	ts.Config = s.server.HTTPServer()
+	ts.Start()
+	g.t.Cleanup(ts.Close)
+	s.url, s.addr = ts.URL, ts.Listener.Addr().String()
+	return &s
+}
+
+// A journal keeps what is logged.
+type journal struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (j *journal) Write(b []byte) (int, error) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.buf.Write(b)
+}
+
+func (j *journal) String() string {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.buf.String()
+}
+
+// An answer is an HTTP answer with its whole body.
+type answer struct {
+	*http.Response
+	body []byte
+}
+
+// code returns the "code" of an error, "" if there is none.
+func (a *answer) code() string {
+	var body struct{ Code string }
+	_ = json.Unmarshal(a.body, &body) // what is not JSON has no code
+	return body.Code
+}
+
+func (a *answer) into(t testing.TB, v any) {
+	t.Helper()
+	if err := json.Unmarshal(a.body, v); err != nil {
+		t.Fatalf("answer is not JSON: %v\n%s", err, a.body)
+	}
+}
+
+// transport follows no redirect and unpacks nothing.
+var transport = &http.Transport{DisableCompression: true, MaxIdleConnsPerHost: 64}
+
+// do sends a request. header is names and values, one after the other.
+func (g *registry) do(method, path, body string, header ...string) *answer {
+	g.t.Helper()
+	req, err := http.NewRequestWithContext(g.t.Context(), method, g.url+path, strings.NewReader(body))
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	for i := 0; i+1 < len(header); i += 2 {
+		req.Header.Add(header[i], header[i+1])
+	}
+	if host := req.Header.Get("Host"); host != "" {
+		req.Host = host
+	}
+	resp, err := transport.RoundTrip(req)
+	if err != nil {
+		g.t.Fatalf("%s %s: %v", method, path, err)
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	if err != nil {
+		g.t.Fatalf("%s %s: read answer: %v", method, path, err)
+	}
+	return &answer{resp, b}
+}
+
+func (g *registry) get(path string, header ...string) *answer {
+	g.t.Helper()
+	return g.do(http.MethodGet, path, "", header...)
+}
+
+// post sends JSON with the token.
+func (g *registry) post(path, body string, header ...string) *answer {
+	g.t.Helper()
+	return g.do(http.MethodPost, path, body, append(header, "Authorization", "Bearer "+token, "Content-Type", "application/json")...)
+}
+
+// raw sends bytes over a connection of their own and returns all that comes
+// back until the server closes it, or says nothing for a while.
+func (g *registry) raw(request string) string {
+	g.t.Helper()
+	conn, err := net.Dial("tcp", g.addr)
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	defer conn.Close()
+	// The server may answer and close before all is sent.
+	_, _ = io.WriteString(conn, request)
+	_ = conn.SetReadDeadline(time.Now().Add(5 * time.Second))
+	b, _ := io.ReadAll(conn)
+	return string(b)
+}
+
+// statusOf returns the status of the first answer in what raw returned, 0 if
+// there is none.
+func statusOf(answers string) (status int) {
+	_, _ = fmt.Sscanf(answers, "HTTP/1.1 %d", &status) // none: 0
+	return status
+}
+
+// files are a source tree: paths and contents.
+type files map[string]string
+
+// zon returns a source tree that Zig accepts as a package.
+func zon(name, version string) files {
+	return files{
+		"build.zig": "// nothing\n",
+		"README.md": "# " + name + "\n\nThe package " + name + ".\n",
+		"build.zig.zon": fmt.Sprintf(".{ .name = .%s, .version = %q, .fingerprint = %#x, .paths = .{\"\"} }\n",
+			name, version, uint64(crc32.ChecksumIEEE([]byte(name)))<<32|0x11223344),
+	}
+}
+
+// A release is what publish publishes.
+type release struct {
+	tag       string // "" for a snapshot
+	annotated bool
+	branch    string // that the snapshot is the tip of
+	files     files
+}
+
+// upstreamOf returns the upstream of a test's package.
+func upstreamOf(t testing.TB, pkg string) storage.Upstream {
+	t.Helper()
+	up, err := storage.ParseUpstream("https://git.example/owner/" + pkg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return up
+}
+
+// claim has a job of the package begin.
+func (g *registry) claim(pkg string) storage.Claim {
+	g.t.Helper()
+	job, _, err := g.db.RequestFetch(g.t.Context(), pkg, upstreamOf(g.t, pkg))
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	c, err := g.db.ClaimJob(g.t.Context(), job.ID, "tests", time.Minute)
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	return c
+}
+
+// publish does what a fetch job does, with trees instead of an upstream, and
+// returns what was published.
+func (g *registry) publish(pkg string, releases ...release) []storage.Release {
+	g.t.Helper()
+	p := &publication{registry: g, claim: g.claim(pkg)}
+	defer p.open()()
+	for i, rel := range releases {
+		p.add(rel, int64(i))
+	}
+	p.segment()
+	var all []storage.Release
+	for _, c := range p.commits {
+		all = append(all, p.publish(c))
+	}
+	last := releases[len(releases)-1]
+	err := g.db.EndJob(g.t.Context(), p.claim, storage.Outcome{
+		State: storage.Succeeded,
+		Result: map[string]any{"package": pkg, "tag": last.tag, "commit": all[len(all)-1].CommitOID,
+			"tarballs_created": len(all), "tarballs_present": 0, "tarball_count": len(all)},
+		Sync: &storage.Sync{OK: true, Branch: last.branch, Commit: all[len(all)-1].CommitOID},
+	})
+	g.must(err)
+	return all
+}
+
+func (g *registry) must(err error) {
+	g.t.Helper()
+	if err != nil {
+		g.t.Fatal(err)
+	}
+}
+
+// A publication is one run of publish.
+type publication struct {
+	*registry
+	claim   storage.Claim
+	objects *gitpack.Objects
+	builder *tarball.Builder
+	commits []commit
+	set     *gitpack.Set
+	pack    []byte // the one segment
+}
+
+type commit struct {
+	release
+	oid  gitpack.OID
+	tag  gitpack.OID // zero if lightweight
+	info gitpack.CommitInfo
+	ids  []gitpack.OID // all that belongs to it
+}
+
+func (p *publication) open() (done func()) {
+	spool, err := os.CreateTemp(p.t.TempDir(), "objects")
+	p.must(err)
+	scratch, err := os.CreateTemp(p.t.TempDir(), "chunks")
+	p.must(err)
+	p.objects, p.builder = gitpack.NewObjects(spool), tarball.NewBuilder(scratch, tarball.Limits{})
+	return func() { spool.Close(); scratch.Close() }
+}
+
+func (p *publication) object(typ gitpack.Type, content string) gitpack.OID {
+	p.t.Helper()
+	id, err := p.objects.Add(typ, int64(len(content)), strings.NewReader(content))
+	p.must(err)
+	return id
+}
+
+// add makes a commit of the release, n days after the first.
+func (p *publication) add(rel release, n int64) {
+	p.t.Helper()
+	var list []gitpack.File
+	for _, name := range slices.Sorted(maps.Keys(rel.files)) {
+		list = append(list, gitpack.File{Path: name, Mode: gitpack.ModeFile, OID: p.object(gitpack.Blob, rel.files[name])})
+	}
+	tree, err := p.objects.WriteTree(list, nil)
+	p.must(err)
+	who := fmt.Sprintf("a <a@example.org> %d +0000", 1_700_000_000+86_400*n)
+	raw := fmt.Sprintf("tree %s\nauthor %s\ncommitter %s\n\n%s %d\n", tree, who, who, rel.tag, n)
+	c := commit{release: rel, oid: p.object(gitpack.Commit, raw)}
+	c.info, err = gitpack.ParseCommit([]byte(raw))
+	p.must(err)
+	listing := p.listing(&c)
+	c.ids = append([]gitpack.OID{c.oid}, listing.Trees...)
+	for _, f := range listing.Files {
+		c.ids = append(c.ids, f.OID)
+	}
+	if rel.annotated {
+		c.tag = p.object(gitpack.Tag, fmt.Sprintf("object %s\ntype commit\ntag %s\ntagger %s\n\n%s\n", c.oid, rel.tag, who, rel.tag))
+		c.ids = append(c.ids, c.tag)
+	}
+	p.commits = append(p.commits, c)
+}
+
+func (p *publication) listing(c *commit) gitpack.Listing {
+	p.t.Helper()
+	listing, err := p.objects.Files(p.t.Context(), c.info.Tree, gitpack.DefaultLimits())
+	p.must(err)
+	return listing
+}
+
+// segment stores all objects.
+func (p *publication) segment() {
+	p.t.Helper()
+	var ids []gitpack.OID
+	for _, c := range p.commits {
+		for _, id := range c.ids {
+			if !slices.Contains(ids, id) {
+				ids = append(ids, id)
+			}
+		}
+	}
+	var pack bytes.Buffer
+	index, err := gitpack.WriteSegment(p.t.Context(), &pack, p.objects, ids)
+	p.must(err)
+	raw, err := index.MarshalBinary()
+	p.must(err)
+	p.set, p.pack = gitpack.NewSet(index), pack.Bytes()
+	stored, indexed := p.put(p.pack), p.put(raw)
+	err = p.db.AppendSegment(p.t.Context(), p.claim, storage.Segment{
+		Package: p.claim.Job.Package, Objects: index.Len(), Digest: stored.Digest, IndexDigest: indexed.Digest, Size: stored.Size,
+	}, indexed)
+	p.must(err)
+}
+
+// put stores bytes as a blob.
+func (g *registry) put(b []byte) storage.Blob {
+	g.t.Helper()
+	file, err := os.CreateTemp(filepath.Join(g.dir, "staging"), "test")
+	g.must(err)
+	defer os.Remove(file.Name())
+	defer file.Close()
+	_, err = file.Write(b)
+	g.must(err)
+	sum := sha256.Sum256(b)
+	digest := hex.EncodeToString(sum[:])
+	g.must(g.blobs.Put(context.WithoutCancel(g.t.Context()), digest, file))
+	return storage.Blob{Digest: digest, Size: int64(len(b))}
+}
+
+// memory is a segment in memory.
+type memory struct{ *bytes.Reader }
+
+func (memory) Close() error { return nil }
+
+func (p *publication) publish(c commit) storage.Release {
+	p.t.Helper()
+	listing := p.listing(&c)
+	name := cmp.Or(c.release.tag, c.oid.String())
+	prefix, err := tarball.Wrap(p.claim.Job.Package, name, p.entries(listing))
+	p.must(err)
+	var tgz bytes.Buffer
+	info, err := p.builder.Build(p.t.Context(), &tgz, tarball.Header{Commit: c.oid.String(), Time: c.info.CommitterTime, Prefix: prefix}, p.entries(listing))
+	p.must(err)
+	raw, err := p.objects.Read(c.oid, gitpack.Commit, 1<<20)
+	p.must(err)
+	pkg, err := p.db.PackageByName(p.t.Context(), p.claim.Job.Package)
+	p.must(err)
+	man := storage.Manifest{
+		Version: storage.ManifestVersion, Package: pkg.Name, Upstream: pkg.Upstream, CloneURL: pkg.CloneURL, Tag: c.release.tag,
+		Commit: c.oid.String(), Tree: c.info.Tree.String(), CommitTime: c.info.CommitterTime, Fence: p.claim.Fence,
+		CreatedAt: time.Now().UTC().Truncate(time.Microsecond), Description: "The package " + pkg.Name + ".",
+		Tarball: storage.ManifestTarball{Digest: info.Digest, Size: info.Size, MD5: info.MD5, CRC32: info.CRC32,
+			ContentDigest: info.ContentDigest, ContentSize: info.ContentSize, Prefix: prefix},
+		Zig: p.zig(listing), Git: storage.ManifestGit{Commit: raw},
+	}
+	if !c.tag.IsZero() {
+		man.TagObject = c.tag.String()
+	}
+	doc, err := man.Encode()
+	p.must(err)
+	manifest := p.put(doc)
+	p.put(tgz.Bytes())
+	stored, err := p.set.Stored(c.oid, c.ids, func(int) (gitpack.Segment, error) { return memory{bytes.NewReader(p.pack)}, nil })
+	p.must(err)
+	_, err = p.db.Publish(p.t.Context(), p.claim, storage.Publication{
+		Release: man.Release(manifest.Digest), Manifest: manifest, Description: man.Description,
+		Pack: storage.Pack{Bitmap: stored.Bitmap, Objects: stored.Objects, Size: stored.Size, Trailer: stored.Trailer[:]},
+	})
+	p.must(err)
+	return man.Release(manifest.Digest)
+}
+
+func (p *publication) entries(listing gitpack.Listing) iter.Seq2[tarball.Entry, error] {
+	return func(yield func(tarball.Entry, error) bool) {
+		for _, f := range listing.Files {
+			e := tarball.Entry{Path: f.Path, Mode: tarball.File, OID: f.OID.String(), Size: f.Size}
+			e.Open = func() (io.Reader, error) { return p.objects.Open(f.OID) }
+			if !yield(e, nil) {
+				return
+			}
+		}
+	}
+}
+
+func (p *publication) zig(listing gitpack.Listing) storage.Zig {
+	p.t.Helper()
+	var man *zigpkg.Manifest
+	var all []zigpkg.Entry
+	for _, f := range listing.Files {
+		body, err := p.objects.Open(f.OID)
+		p.must(err)
+		src, err := io.ReadAll(body)
+		p.must(err)
+		hash, size, err := zigpkg.HashFile(f.Path, bytes.NewReader(src))
+		p.must(err)
+		all = append(all, zigpkg.Entry{Path: f.Path, Hash: hash, Size: size})
+		if f.Path == zigpkg.ManifestName {
+			man, err = zigpkg.ParseManifest(src)
+			p.must(err)
+		}
+	}
+	sum := zigpkg.Sum(man, all)
+	zig := storage.Zig{Hash: sum.Hash, LegacyHash: sum.Legacy}
+	if man != nil {
+		zig.Name, zig.Version, zig.UsableWith, zig.Dependencies = man.Name, man.Version, man.UsableWith(), man.Dependencies
+		zig.Fingerprint = fmt.Sprintf("%#016x", man.Fingerprint)
+	}
+	return zig
+}
+
+// work has end end every job as soon as it is due, until the test ends.
+func (g *registry) work(end func(context.Context, storage.Claim) error) {
+	ctx, cancel := context.WithCancel(context.WithoutCancel(g.t.Context()))
+	var wg sync.WaitGroup
+	g.t.Cleanup(func() { cancel(); wg.Wait() })
+	wg.Go(func() {
+		tick := time.NewTicker(5 * time.Millisecond)
+		defer tick.Stop()
+		for ctx.Err() == nil {
+			due, err := g.db.DueJobs(ctx, 0, 100)
+			for i := 0; i < len(due) && err == nil; i++ {
+				c, lost := g.db.ClaimJob(ctx, due[i].ID, "tests", time.Minute)
+				if lost == nil { // else its package is busy
+					err = end(ctx, c)
+				}
+			}
+			if err != nil && ctx.Err() == nil {
+				g.t.Errorf("work: %v", err)
+			}
+			select {
+			case <-ctx.Done():
+			case <-tick.C:
+			}
+		}
+	})
+}
+
+// A gate is a TCP proxy that can be shut.
+type gate struct {
+	ln    net.Listener
+	mu    sync.Mutex
+	conns map[net.Conn]bool
+}
+
+// newGate returns a gate in front of what listens at a network address.
+func newGate(t testing.TB, network, addr string) *gate {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &gate{ln: ln, conns: map[net.Conn]bool{}}
+	var wg sync.WaitGroup
+	t.Cleanup(func() { p.shut(); wg.Wait() })
+	wg.Go(func() {
+		for {
+			in, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			out, err := net.Dial(network, addr)
+			if err != nil {
+				in.Close()
+				continue
+			}
+			p.mu.Lock()
+			p.conns[in], p.conns[out] = true, true
+			p.mu.Unlock()
+			for _, pair := range [][2]net.Conn{{in, out}, {out, in}} {
+				wg.Go(func() {
+					_, _ = io.Copy(pair[0], pair[1]) // ends when either side does
+					pair[0].Close()
+					pair[1].Close()
+				})
+			}
+		}
+	})
+	return p
+}
+
+func (p *gate) addr() string { return p.ln.Addr().String() }
+
+// shut closes the listener and cuts all connections.
+func (p *gate) shut() {
+	p.ln.Close()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for c := range p.conns {
+		c.Close()
+	}
+}
+
+// withoutPostgres starts a server whose database was there, and is gone.
+func (g *registry) withoutPostgres() *registry {
+	g.t.Helper()
+	cfg, err := pgx.ParseConfig(g.dbURL)
+	g.must(err)
+	network, addr := pgconn.NetworkAddress(cfg.Host, cfg.Port)
+	p := newGate(g.t, network, addr)
+	u, err := url.Parse(g.dbURL)
+	g.must(err)
+	q := u.Query()
+	q.Del("host")
+	q.Del("port")
+	u.Host, u.RawQuery = p.addr(), q.Encode()
+	away := *g
+	away.db, err = storage.Open(g.t.Context(), u.String())
+	g.must(err)
+	g.t.Cleanup(away.db.Close)
+	p.shut()
+	return away.serve()
+}
+
+// withoutRedis starts a server whose Redis is not there.
+func (g *registry) withoutRedis() *registry {
+	g.t.Helper()
+	away := *g
+	away.queue = queuetest.Open(g.t, "redis://127.0.0.1:1/0")
+	return away.serve()
+}
