@@ -1,0 +1,140 @@
+package tests_test
+
+import (
+	"bytes"
+	"crypto/rand"
+	"io"
+	"net"
+	"net/http"
+	"path/filepath"
+	"syscall"
+	"testing"
+	"time"
+
+	"packbase/tests/harness"
+)
+
+// A worker that is told to end hands its job back, at once and without
+// spending an attempt. The next one does it.
+func TestWorkerStopped(t *testing.T) {
+	t.Parallel()
+	up := harness.NewUpstream(t)
+	repo := up.Repo("hello")
+	repo.Release("v1.0.0")
+	s := harness.Start(t, "PACKBASE_JOB_ATTEMPTS=1")
+	hold := newGate()
+	up.Answer(hold)
+	job := s.Ask(repo.URL)
+	hold.await(t)
+
+	began := time.Now()
+	s.Worker.Stop()
+	if took := time.Since(began); took > 10*time.Second {
+		t.Errorf("the worker took %v to end, want at most 10s", took)
+	}
+	if j := s.Job(job); j.State != "queued" || j.Attempts != 0 {
+		t.Errorf("job is %s after %d attempts, want queued after none", j.State, j.Attempts)
+	}
+	if dirs := entries(t, filepath.Join(s.Root, "staging")); len(dirs) > 0 {
+		t.Errorf("the worker left %q", dirs)
+	}
+	up.Answer(nil)
+	hold.open()
+	s.Worker.Start()
+	if j := s.WaitJob(job); j.State != "succeeded" || j.Attempts != 1 {
+		t.Errorf("job is %s after %d attempts, want succeeded after one", j.State, j.Attempts)
+	}
+}
+
+// An api that is told to end finishes the downloads under way. Requests that
+// only wait are answered with what is known: nobody is cut off, and nobody
+// holds it up.
+func TestAPIStopped(t *testing.T) {
+	t.Parallel()
+	up := harness.NewUpstream(t)
+	large, hello, other := up.Repo("large"), up.Repo("hello"), up.Repo("other")
+	content := make([]byte, 16<<20)
+	_, _ = rand.Read(content) // it never fails
+	large.Tag("v1.0.0", large.Commit(harness.Files{"random": string(content)}))
+	hello.Release("v1.0.0")
+	s := harness.Start(t)
+	s.Fetch(large.URL)
+	info := s.Info("large")
+	r := info.Release(t, "v1.0.0")
+	hold := newGate()
+	defer hold.open()
+	up.Answer(hold)
+	job := s.Ask(hello.URL)
+	hold.await(t)
+
+	download := slowly(t, s.URL+r.URL)
+	events := open(t, s.URL+"/api/jobs/"+job+"/events")
+	waiting := make(chan *harness.Answer, 1)
+	go func() {
+		a, err := s.TryDo(http.MethodPost, "/api/fetch?wait=100", `{"url":"`+other.URL+`"}`, nil)
+		if err != nil {
+			t.Errorf("the waiting request was cut: %v", err)
+		}
+		waiting <- a
+	}()
+	harness.Eventually(t, "the waiting request has its job", func() bool {
+		return bytes.Contains(s.Get("/api/jobs?package=other"), []byte(`"state"`))
+	})
+
+	began := time.Now()
+	s.API.Signal(syscall.SIGTERM)
+	if a := <-waiting; a != nil && a.Status != http.StatusAccepted {
+		t.Errorf("the waiting request got %d %s, want 202", a.Status, a.Body)
+	}
+	if _, err := io.Copy(io.Discard, events); err != nil {
+		t.Errorf("the events were cut: %v", err)
+	}
+	if took := time.Since(began); took > 10*time.Second {
+		t.Errorf("those who waited were let go after %v, want at most 10s", took)
+	}
+	if !s.API.Running() {
+		t.Error("the api ended before the download")
+	}
+	body, err := io.ReadAll(download)
+	if err != nil {
+		t.Errorf("the download was cut: %v", err)
+	}
+	checkSums(t, r, body)
+	if err := s.API.Wait(); err != nil {
+		t.Errorf("the api ended with %v, want exit status 0", err)
+	}
+}
+
+// open starts a GET request and returns the body of its answer.
+func open(t *testing.T, url string) io.Reader {
+	t.Helper()
+	resp, err := http.Get(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { resp.Body.Close() })
+	if resp.StatusCode != http.StatusOK {
+		t.Fatalf("GET %s: status = %d, want 200", url, resp.StatusCode)
+	}
+	return resp.Body
+}
+
+// slowly is open on a connection that holds little, so that the server cannot
+// send all before it is read.
+func slowly(t *testing.T, url string) io.Reader {
+	t.Helper()
+	dial := func(network, addr string) (net.Conn, error) {
+		conn, err := net.Dial(network, addr)
+		if err == nil {
+			err = conn.(*net.TCPConn).SetReadBuffer(64 << 10)
+		}
+		return conn, err
+	}
+	client := http.Client{Transport: &http.Transport{Dial: dial, DisableCompression: true}}
+	resp, err := client.Get(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { resp.Body.Close() })
+	return resp.Body
+}
