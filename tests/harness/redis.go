@@ -2,9 +2,9 @@ package harness
 
 import (
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -30,7 +30,7 @@ func NewRedisURL(t testing.TB) string {
 	Eventually(t, "a Redis database is free", func() bool {
 		// Redis has 16 databases unless told otherwise; 0 is left to others.
 		for n := 1; n < 16 && claimed == ""; n++ {
-			if lockRedis(t, fmt.Sprintf("%x-%d", sha256.Sum256([]byte(base)), n)) {
+			if lockRedis(t, fmt.Sprintf("%d-%x-%d", os.Getuid(), crc32.ChecksumIEEE([]byte(base)), n)) {
 				claimed = withDatabase(t, base, n)
 			}
 		}
@@ -51,7 +51,7 @@ func NewRedisURL(t testing.TB) string {
 // lockRedis locks a file until the test ends, and reports whether it could.
 func lockRedis(t testing.TB, name string) bool {
 	t.Helper()
-	file, err := os.OpenFile(filepath.Join(os.TempDir(), "packbase-test-redis-"+name[56:]), os.O_CREATE|os.O_RDWR, 0o600)
+	file, err := os.OpenFile(filepath.Join(os.TempDir(), "packbase-test-redis-"+name), os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		t.Fatal(err)
 	}
