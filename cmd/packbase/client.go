@@ -298,7 +298,7 @@ func (e *answerError) advice() string {
 	case e.Code == "not_found":
 		return "`packbase list` shows what is here, `packbase fetch URL` mirrors a package."
 	case e.Code == "conflict":
-		return "`packbase jobs` shows the present state."
+		return "`packbase info` and `packbase jobs` show the present state."
 	case e.RetryAfter > 0:
 		return "Try again in " + e.RetryAfter.String() + "."
 	case e.Status >= 500 && e.RequestID != "":

@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -21,6 +22,7 @@ import (
 	"github.com/google/uuid"
 
 	"packbase/storage"
+	"packbase/storage/queue/queuetest"
 	"packbase/storage/storagetest"
 	"packbase/worker/ingest"
 	"packbase/worker/upstream"
@@ -50,7 +52,7 @@ type server struct {
 func newServer(t *testing.T, change func(*Config)) *server {
 	t.Helper()
 	cfg := &Config{
-		Root: t.TempDir(), DatabaseURL: storagetest.NewURL(t), RedisURL: storagetest.Env(t, "PACKBASE_TEST_REDIS_URL"),
+		Root: t.TempDir(), DatabaseURL: storagetest.NewURL(t), RedisURL: queuetest.NewURL(t),
 		Token: testToken, Concurrency: 2, Lease: 15 * time.Second, Reconcile: 100 * time.Millisecond,
 		JobTimeout: time.Minute, JobAttempts: 1, Limits: ingest.DefaultLimits(),
 	}
@@ -189,7 +191,7 @@ func TestCommands(t *testing.T) {
 		{"info bad tag", []string{"info", "hello", "a..b"}, exitUsage, nil},
 		{"jobs", []string{"jobs"}, 0, []string{"JOB", "hello", "succeeded", "1 release, 1 new"}},
 		{"jobs of state", []string{"jobs", "--state", "cancelled"}, 0, []string{"no jobs"}},
-		{"jobs of no state", []string{"jobs", "--state", "odd"}, exitFailed, []string{"want queued, running"}},
+		{"jobs of no state", []string{"jobs", "--state", "odd"}, exitUsage, []string{"want queued, running"}},
 		{"jobs follow no id", []string{"jobs", "--follow", "1"}, exitUsage, []string{"is not the id of a job"}},
 		{"jobs follow none", []string{"jobs", "--follow", "01a209ca-80e4-77ed-97ac-e240c8051a01"}, exitNotFound, nil},
 		{"jobs unknown verb", []string{"jobs", "stop", "1"}, exitUsage, []string{"unknown command"}},
@@ -197,6 +199,9 @@ func TestCommands(t *testing.T) {
 		{"check", []string{"check", "hello"}, 0, []string{"ok hello", "probed commit"}},
 		{"check stored", []string{"check", "--stored", "hello"}, 0, []string{"ok hello"}},
 		{"check no package", []string{"check", "nope"}, exitNotFound, nil},
+		{"review what is not frozen", []string{"review", "hello", "accept"}, exitFailed, nil},
+		{"review no package", []string{"review", "nope", "keep"}, exitNotFound, nil},
+		{"review without a decision", []string{"review", "hello", "perhaps"}, exitUsage, []string{"accept or keep"}},
 		{"version", []string{"version"}, 0, []string{"packbase dev", "go1."}},
 		{"exit codes", []string{"help", "exit-codes"}, 0, []string{"130  interrupted"}},
 		{"completion", []string{"completion", "fish"}, 0, []string{"complete -c packbase"}},
@@ -215,6 +220,27 @@ func TestCommands(t *testing.T) {
 			s.cli(t, tt.args...).check(t, tt.code, tt.want...)
 		})
 	}
+}
+
+// Every command says how it goes, with an example.
+func TestHelp(t *testing.T) {
+	t.Parallel()
+	var look func(command ...string)
+	look = func(command ...string) {
+		r := cli(t.Context(), nil, append(append([]string{"__complete"}, command...), "")...)
+		for line := range strings.Lines(r.out) {
+			name, short, ok := strings.Cut(strings.TrimSpace(line), "\t")
+			if !ok || name == "help" || len(command) > 0 && command[0] != "jobs" {
+				continue
+			}
+			help := cli(t.Context(), nil, slices.Concat(command, []string{name, "--help"})...)
+			if short == "" || !strings.Contains(help.out, "Examples:\n  ") {
+				t.Errorf("%v %s: got %q, %s\nwant it explained, with an example", command, name, short, help.out)
+			}
+			look(append(command, name)...)
+		}
+	}
+	look()
 }
 
 // With --json, scripts get what the API answers, byte for byte.
@@ -396,18 +422,17 @@ func TestFetch(t *testing.T) {
 
 	s.work(t)
 	r = s.cli(t, "fetch", "--wait", "--name", "odd", from)
-	r.check(t, 0, "ok odd here: 2 releases, 2 new", "zig fetch --save "+s.url+"/p/odd/tag/v1.1.0.tar.gz\n", "zig fetch --save git+"+s.url+"/odd#v1.1.0\n")
+	r.check(t, 0, "ok odd: 2 releases here, 2 new", "zig fetch --save "+s.url+"/p/odd/tag/v1.1.0.tar.gz\n", "zig fetch --save git+"+s.url+"/odd#v1.1.0\n")
 	if !strings.Contains(r.err, "odd  succeeded\n") {
 		t.Errorf("progress: got %q, want a line for each step", r.err)
 	}
-	s.cli(t, "fetch", "--wait", "--name", "odd", from).check(t, 0, "2 releases, nothing new")
-	r = s.cli(t, "fetch", "--wait", "--json", "--name", "odd", from)
-	if _, id, _ := strings.Cut(r.out, `"id":"`); r.code != 0 || r.out != s.get(t, "/api/jobs/"+id[:36]) {
+	s.cli(t, "fetch", "--wait", "--name", "odd", from).check(t, 0, "2 releases here, nothing new")
+	s.cli(t, "fetch", "--name", "odd", "https://git.example/a/other").check(t, exitFailed, "--name NAME")
+	r = s.cli(t, "fetch", "--wait", "--json", "--name", "gone", strings.Replace(from, "odd", "gone", 1))
+	r.check(t, exitFailed, " failed: ", "Look at the URL")
+	if _, id, _ := strings.Cut(r.out, `"id":"`); r.out != s.get(t, "/api/jobs/"+id[:36]) {
 		t.Errorf("fetch --wait --json: got %s, want the job as it ended", r.out)
 	}
-	s.cli(t, "fetch", "--name", "odd", "https://git.example/a/other").check(t, exitFailed, "--name NAME")
-	s.cli(t, "fetch", "--wait", "--name", "gone", strings.Replace(from, "odd", "gone", 1)).
-		check(t, exitFailed, "failed: ", "Look at the URL")
 }
 
 // A job is followed to its end whatever becomes of its events.

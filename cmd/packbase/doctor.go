@@ -26,6 +26,7 @@ import (
 
 	"packbase/storage"
 	"packbase/storage/blob"
+	"packbase/storage/engines"
 	"packbase/storage/queue"
 	"packbase/worker/upstream"
 )
@@ -72,8 +73,8 @@ type doctor struct {
 	failed int
 }
 
-// patienceOfDoctor bounds each check that asks somebody.
-const patienceOfDoctor = 10 * time.Second
+// checkTimeout bounds each check that asks somebody.
+const checkTimeout = 10 * time.Second
 
 func (d *doctor) ok(what, format string, args ...any)   { d.find("ok", what, format, args...) }
 func (d *doctor) warn(what, format string, args ...any) { d.find("warn", what, format, args...) }
@@ -123,11 +124,18 @@ func (d *doctor) token(context.Context) {
 		d.warn("token", "PACKBASE_AUTH=none: whoever reaches the port may write; set PACKBASE_TOKEN instead")
 	case d.cfg.Token != "":
 		d.ok("token", "set")
+	case fileExists(filepath.Join(d.cfg.Root, "token")):
+		d.ok("token", "`packbase up` made one and keeps it in %s", filepath.Join(d.cfg.Root, "token"))
 	case d.cfg.loopback():
 		d.warn("token", "not set: `packbase up` makes one, `packbase api` lets everybody on this machine write")
 	default:
 		d.warn("token", "not set: `packbase up` makes one, but `packbase api` on %s will not start; set PACKBASE_TOKEN", cmp.Or(d.cfg.Addr, "all addresses"))
 	}
+}
+
+func fileExists(name string) bool {
+	_, err := os.Stat(name)
+	return err == nil
 }
 
 // Free space of the root folder.
@@ -175,7 +183,7 @@ func (d *doctor) root(context.Context) {
 // existing returns the nearest folder above dir that is there.
 func existing(dir string) string {
 	for {
-		if _, err := os.Stat(dir); err == nil || dir == filepath.Dir(dir) {
+		if fileExists(dir) || dir == filepath.Dir(dir) {
 			return dir
 		}
 		dir = filepath.Dir(dir)
@@ -183,13 +191,11 @@ func existing(dir string) string {
 }
 
 func (d *doctor) blobs(ctx context.Context) {
-	if dir, ok := strings.CutPrefix(d.cfg.Blobs, "file://"); ok {
-		if _, err := os.Stat(dir); err != nil {
-			d.ok("blobs", "%s will be made", dir)
-			return
-		}
+	if dir, ok := strings.CutPrefix(d.cfg.Blobs, "file://"); ok && !fileExists(dir) {
+		d.ok("blobs", "%s will be made", dir)
+		return
 	}
-	ctx, cancel := context.WithTimeout(ctx, patienceOfDoctor)
+	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
 	defer cancel()
 	store, err := blob.Open(d.cfg.Blobs)
 	if err != nil {
@@ -214,7 +220,7 @@ func (d *doctor) blobs(ctx context.Context) {
 // tryBlob sends a blob of its own the way of all others.
 func (d *doctor) tryBlob(ctx context.Context, store blob.Store) (err error) {
 	dir := filepath.Join(d.cfg.Root, "staging")
-	if d.cfg.Root != existing(d.cfg.Root) {
+	if !fileExists(d.cfg.Root) {
 		// A store elsewhere is tried before there is a root.
 		dir = os.TempDir()
 	}
@@ -249,13 +255,17 @@ func (d *doctor) tryBlob(ctx context.Context, store blob.Store) (err error) {
 }
 
 func (d *doctor) postgres(ctx context.Context) {
-	if d.cfg.DatabaseURL == "" {
+	databaseURL := d.cfg.DatabaseURL
+	if databaseURL == "" {
 		d.engine("postgres", "PACKBASE_DATABASE_URL", "postgresql", findInitdb())
-		return
+		var running bool
+		if databaseURL, running = engines.Running(d.cfg.Root); !running {
+			return
+		}
 	}
-	ctx, cancel := context.WithTimeout(ctx, patienceOfDoctor)
+	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
 	defer cancel()
-	db, err := storage.Open(ctx, d.cfg.DatabaseURL)
+	db, err := storage.Open(ctx, databaseURL)
 	if err != nil {
 		d.fail("postgres", "%v; is PACKBASE_DATABASE_URL right, and does that server let us in?", err)
 		return
@@ -307,7 +317,7 @@ func (d *doctor) redis(ctx context.Context) {
 		d.engine("redis", "PACKBASE_REDIS_URL", "redis-server", findProgram("redis-server", "valkey-server", "/usr/sbin/redis-server"))
 		return
 	}
-	ctx, cancel := context.WithTimeout(ctx, patienceOfDoctor)
+	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
 	defer cancel()
 	q, err := queue.Open(d.cfg.RedisURL)
 	if err != nil {
@@ -315,26 +325,42 @@ func (d *doctor) redis(ctx context.Context) {
 		return
 	}
 	defer q.Close()
-	if err := q.Ping(ctx); err != nil {
-		d.fail("redis", "%v; is PACKBASE_REDIS_URL right, and does that server let us in?", err)
-		return
+	opt, err := redis.ParseURL(d.cfg.RedisURL)
+	single := err == nil // and not a cluster, or sentinels
+	if single {
+		// go-redis would write of its own about what it cannot reach.
+		err = tryDial(ctx, opt.Network, opt.Addr)
 	}
-	d.redisConfig(ctx)
+	if !single || err == nil {
+		err = q.Ping(ctx)
+	}
+	switch {
+	case err != nil:
+		d.fail("redis", "%v; is PACKBASE_REDIS_URL right, and does that server let us in?", err)
+	case !single:
+		d.warn("redis", redisDoubt)
+	default:
+		d.redisConfig(ctx, opt)
+	}
+}
+
+const redisDoubt = "answers, but does not tell its configuration; see to appendonly yes and maxmemory-policy noeviction"
+
+func tryDial(ctx context.Context, network, addr string) error {
+	conn, err := (&net.Dialer{Timeout: connectTimeout}).DialContext(ctx, network, addr)
+	if err != nil {
+		return err
+	}
+	return conn.Close()
 }
 
 // redisConfig checks that Redis loses no messages when it is full or restarts.
-func (d *doctor) redisConfig(ctx context.Context) {
-	const doubt = "answers, but does not tell its configuration; see to appendonly yes and maxmemory-policy noeviction"
-	opt, err := redis.ParseURL(d.cfg.RedisURL)
-	if err != nil { // a cluster, or sentinels
-		d.warn("redis", doubt)
-		return
-	}
+func (d *doctor) redisConfig(ctx context.Context, opt *redis.Options) {
 	db := redis.NewClient(opt)
 	defer db.Close()
 	policy, err := db.ConfigGet(ctx, "maxmemory-policy").Result()
 	if err != nil {
-		d.warn("redis", doubt)
+		d.warn("redis", redisDoubt)
 		return
 	}
 	if got := policy["maxmemory-policy"]; got != "noeviction" {
@@ -389,7 +415,7 @@ func (d *doctor) holder(ctx context.Context, addr string) {
 		host = "127.0.0.1"
 	}
 	base := &url.URL{Scheme: "http", Host: net.JoinHostPort(host, strconv.Itoa(d.cfg.Port))}
-	raw, err := newClient(base, "").call(ctx, http.MethodGet, "/readyz", nil, nil, patienceOfDoctor)
+	raw, err := newClient(base, "").call(ctx, http.MethodGet, "/readyz", nil, nil, checkTimeout)
 	var answer *answerError
 	if errors.As(err, &answer) {
 		raw = answer.body
@@ -431,16 +457,14 @@ func (d *doctor) files(context.Context) {
 }
 
 func (d *doctor) upstream(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, 3*patienceOfDoctor)
+	ctx, cancel := context.WithTimeout(ctx, 3*checkTimeout)
 	defer cancel()
 	if d.cfg.Source == "" {
 		const host = "github.com:443"
-		conn, err := (&net.Dialer{Timeout: connectTimeout}).DialContext(ctx, "tcp", host)
-		if err != nil {
+		if err := tryDial(ctx, "tcp", host); err != nil {
 			d.warn("upstream", "%s cannot be reached (%v); that is as it should be on a site that is cut off", host, err)
 			return
 		}
-		conn.Close()
 		d.ok("upstream", "%s can be reached; no PACKBASE_SOURCE is set, so packages come by `packbase fetch`", host)
 		return
 	}
@@ -500,7 +524,7 @@ func (d *doctor) zig(ctx context.Context) {
 		d.ok("zig", "PACKBASE_ZIG is not set: releases are probed without zig")
 		return
 	}
-	ctx, cancel := context.WithTimeout(ctx, patienceOfDoctor)
+	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
 	defer cancel()
 	out, err := exec.CommandContext(ctx, d.cfg.Zig, "version").Output()
 	if err != nil {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"time"
@@ -107,12 +108,12 @@ func (p *program) waitFetch(ctx context.Context, r *remote, c *client, id string
 
 // drawFetched writes what a fetch brought.
 func drawFetched(s *screen, c *client, j job, info packageInfo) {
-	news := "nothing new"
-	if j.Result.Created > 0 {
-		news = fmt.Sprintf("%d new", j.Result.Created)
+	done, news := j.fetched(), "nothing new"
+	if done.Created > 0 {
+		news = fmt.Sprintf("%d new", done.Created)
 	}
-	s.printf("%s %s here: %s, %s\n\n", s.paint(green, "ok"), printable(j.Package), plural(j.Result.Count, "release"), news)
-	t := info.find(j.Result.Tag, j.Result.Commit)
+	s.printf("%s %s: %s here, %s\n\n", s.paint(green, "ok"), printable(j.Package), plural(done.Count, "release"), news)
+	t := info.find(done.Tag, done.Commit)
 	if t == nil {
 		return
 	}
@@ -122,7 +123,7 @@ func drawFetched(s *screen, c *client, j job, info packageInfo) {
 		field("zig hash", t.Zig.Hash),
 	)
 	if n := len(info.RejectedTags); n > 0 {
-		s.printf("\n%s cannot be mirrored: `packbase info %s` says why.\n", plural(int64(n), "tag"), info.Package)
+		s.printf("\n%s cannot be mirrored: `packbase info %s` says why.\n", plural(int64(n), "tag"), printable(info.Package))
 	}
 	drawUse(s, c, info.Package, t)
 }
@@ -221,7 +222,20 @@ func (p *program) waitUpdate(ctx context.Context, r *remote, c *client, limit ti
 	if err != nil {
 		return err
 	}
-	return show(p, r, append(j.raw, '\n'), j.err(), drawUpdated)
+	if r.json {
+		return errors.Join(p.printJob(j), j.err())
+	}
+	if err := j.err(); err != nil {
+		return err
+	}
+	var n storage.Counters
+	if err := json.Unmarshal(j.Result, &n); err != nil {
+		return fmt.Errorf("read result of job %s: %w", j.ID, err)
+	}
+	s := p.screen(p.stdout)
+	s.printf("%s the catalog is up to date\n\n", s.paint(green, "ok"))
+	s.fields(counterFields(&n)...)
+	return nil
 }
 
 // update returns the job of an update that began after the call, ended.
@@ -300,11 +314,4 @@ func (c *client) followUpdates(ctx context.Context, seen func(job)) (last job, e
 			return last, err
 		}
 	}
-}
-
-func drawUpdated(s *screen, j struct {
-	Result storage.Counters `json:"result"`
-}) {
-	s.printf("%s the catalog is up to date\n\n", s.paint(green, "ok"))
-	s.fields(counterFields(&j.Result)...)
 }

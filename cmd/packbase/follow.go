@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -14,20 +15,19 @@ import (
 
 // A job is what /api/jobs/{id} answers.
 type job struct {
-	ID        string      `json:"id"`
-	Kind      string      `json:"kind"`
-	Package   string      `json:"package"`
-	Target    string      `json:"target"`
-	State     string      `json:"state"`
-	Attempts  int         `json:"attempts"`
-	Worker    string      `json:"worker"`
-	Progress  jobProgress `json:"progress"`
-	Error     *jobError   `json:"error"`
-	Result    fetchResult `json:"result"` // of a fetch
-	NextTryAt *time.Time  `json:"next_try_at"`
-	CreatedAt *time.Time  `json:"created_at"`
-	StartedAt *time.Time  `json:"started_at"`
-	EndedAt   *time.Time  `json:"ended_at"`
+	ID        string          `json:"id"`
+	Kind      string          `json:"kind"`
+	Package   string          `json:"package"`
+	Target    string          `json:"target"`
+	State     string          `json:"state"`
+	Attempts  int             `json:"attempts"`
+	Progress  jobProgress     `json:"progress"`
+	Error     *jobError       `json:"error"`
+	Result    json.RawMessage `json:"result"`
+	NextTryAt *time.Time      `json:"next_try_at"`
+	CreatedAt *time.Time      `json:"created_at"`
+	StartedAt *time.Time      `json:"started_at"`
+	EndedAt   *time.Time      `json:"ended_at"`
 
 	raw []byte // as it came, without a newline at its end
 }
@@ -67,7 +67,7 @@ func (j *job) err() error {
 	if j.State == storage.Succeeded {
 		return nil
 	}
-	e := &jobEndError{ID: j.ID, State: j.State}
+	e := &jobEndError{ID: printable(j.ID), State: j.State}
 	if j.Error != nil {
 		e.jobError = *j.Error
 	}
@@ -119,6 +119,7 @@ func (e *goingOnError) Error() string { return withAdvice("not done after "+e.af
 
 // Limits of following a job.
 const (
+	firstEvent   = 5 * time.Second  // it comes at once, unless something keeps it back
 	eventSilence = 25 * time.Second // the server says something every 10 s
 	maxEvent     = 1 << 20          // bytes of one line
 	minPoll      = 200 * time.Millisecond
@@ -233,7 +234,7 @@ func readJob(raw []byte) (job, error) {
 func (c *client) events(ctx context.Context, id string, seen func(job)) (last job, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	silence := time.AfterFunc(eventSilence, cancel)
+	silence := time.AfterFunc(firstEvent, cancel)
 	defer silence.Stop()
 	res, err := c.send(ctx, http.MethodGet, "/api/jobs/"+id+"/events", nil, nil)
 	if err != nil {
@@ -263,13 +264,18 @@ func (c *client) events(ctx context.Context, id string, seen func(job)) (last jo
 	return last, fmt.Errorf("events of job %s broke off: %v", id, lines.Err())
 }
 
+// fetched returns what a fetch did, nothing for other jobs.
+func (j *job) fetched() (r fetchResult) {
+	_ = json.Unmarshal(j.Result, &r) // other jobs have other results
+	return r
+}
+
 // fetchResult is what a fetch job did.
 type fetchResult struct {
 	Package string `json:"package"`
 	Tag     string `json:"tag"`
 	Commit  string `json:"commit"`
 	Created int64  `json:"tarballs_created"`
-	Present int64  `json:"tarballs_present"`
 	Count   int64  `json:"tarball_count"`
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -27,7 +28,6 @@ type packageInfo struct {
 	ProbeCommit  string                `json:"fetch_probe_commit"`
 	ProbeError   string                `json:"fetch_probe_error"`
 	LiveProbeOK  bool                  `json:"live_probe_ok"` // of /api/check
-	UpdatedAt    *time.Time            `json:"updated_at"`
 	Language     string                `json:"language"`
 	Description  string                `json:"description"`
 	State        string                `json:"state"`
@@ -65,19 +65,20 @@ func (t *tarball) name() string {
 	return t.Tag
 }
 
-// find returns the release of a tag, else the snapshot of a commit, or nil.
+// all returns the releases and the snapshots.
+func (i *packageInfo) all() []tarball { return slices.Concat(i.Tarballs, i.Snapshots) }
+
+// find returns the release of a tag, else what there is of a commit, or nil.
 func (i *packageInfo) find(tag, commit string) *tarball {
-	for n := range i.Tarballs {
-		if t := &i.Tarballs[n]; tag != "" && t.Tag == tag {
-			return t
-		}
+	all := i.all()
+	n := slices.IndexFunc(all, func(t tarball) bool { return tag != "" && t.Tag == tag })
+	if n < 0 {
+		n = slices.IndexFunc(all, func(t tarball) bool { return commit != "" && t.Commit == commit })
 	}
-	for n := range i.Snapshots {
-		if t := &i.Snapshots[n]; commit != "" && t.Commit == commit {
-			return t
-		}
+	if n < 0 {
+		return nil
 	}
-	return nil
+	return &all[n]
 }
 
 func (p *program) infoCommand() *cobra.Command {
@@ -158,9 +159,13 @@ func drawPackage(s *screen, c *client, info packageInfo) {
 }
 
 func packageFields(s *screen, info packageInfo) [][]cell {
+	state := info.State
+	if info.StateReason != "" {
+		state += ": " + info.StateReason
+	}
 	rows := [][]cell{
 		field("upstream", info.Upstream),
-		{{text: "state"}, {strings.TrimSpace(info.State + " " + info.StateReason), stateColour(info.State)}},
+		{{text: "state"}, {state, stateColour(info.State)}},
 		field("releases", fmt.Sprintf("%d, %s", info.TarballCount, size(info.SizeBytes))),
 		field("latest", info.LatestTag),
 		field("in the catalog", yesNo(info.Registered)),
@@ -195,7 +200,7 @@ func healthField(info packageInfo) []cell {
 
 func drawTarballs(s *screen, info packageInfo) {
 	var rows [][]cell
-	for _, t := range append(info.Tarballs[:len(info.Tarballs):len(info.Tarballs)], info.Snapshots...) {
+	for _, t := range info.all() {
 		tag := cell{text: t.Tag}
 		if t.Tag == info.LatestTag {
 			tag.colour = green
@@ -353,4 +358,34 @@ func drawCheck(s *screen, info packageInfo) {
 		healthField(info),
 		syncField(s, info),
 	)
+}
+
+func (p *program) reviewCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "review PACKAGE accept|keep",
+		Short: "Decide about a package that is frozen, as its upstream is not what it was",
+		Long: `Decide about a package that is frozen, as its upstream is not what it was: accept
+has what upstream has now mirrored again, keep leaves the package as it is for
+good. What was mirrored before never changes.`,
+		Example: `  packbase info hello
+  packbase review hello accept`,
+		Args: cobra.ExactArgs(2),
+	}
+	r := p.addRemote(cmd)
+	cmd.ValidArgsFunction = p.completePackage(r)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if err := packageArg(args[0]); err != nil {
+			return err
+		}
+		if args[1] != "accept" && args[1] != "keep" {
+			return usage("%q: want accept or keep", args[1])
+		}
+		c, err := p.client(r)
+		if err != nil {
+			return err
+		}
+		raw, err := c.post(cmd.Context(), "/api/review/"+args[0], map[string]string{"decision": args[1]})
+		return show(p, r, raw, err, func(s *screen, info packageInfo) { s.fields(packageFields(s, info)...) })
+	}
+	return cmd
 }

@@ -100,10 +100,13 @@ func (p *program) followJob(cmd *cobra.Command, r *remote, c *client, id string)
 	return j.err()
 }
 
-func drawJobs(s *screen, page struct {
+// jobPage is what /api/jobs answers.
+type jobPage struct {
 	Jobs []job  `json:"jobs"`
-	Next string `json:"next"`
-}) {
+	Next string `json:"next"` // the path of the next page, if there is one
+}
+
+func drawJobs(s *screen, page jobPage) {
 	if len(page.Jobs) == 0 {
 		s.printf("no jobs\n")
 		return
@@ -132,8 +135,9 @@ func outcome(j job) string {
 	switch {
 	case j.State == storage.Running:
 		return fmt.Sprintf("%s %s", j.step(), amount(j.Progress))
-	case j.State == storage.Succeeded && j.Result.Package != "":
-		return fmt.Sprintf("%s, %d new", plural(j.Result.Count, "release"), j.Result.Created)
+	case j.State == storage.Succeeded && j.Kind == storage.FetchPackage:
+		done := j.fetched()
+		return fmt.Sprintf("%s, %d new", plural(done.Count, "release"), done.Created)
 	case j.Error != nil:
 		return j.Error.Code + ": " + j.Error.Message
 	}

@@ -28,8 +28,11 @@ func main() {
 	// A second signal ends the process at once.
 	context.AfterFunc(ctx, stop)
 	if err := run(ctx, os.Args[1:], os.Getenv, os.Stdin, os.Stdout, os.Stderr); err != nil {
-		fmt.Fprintln(os.Stderr, "packbase:", err)
-		os.Exit(exitCode(err))
+		code := exitCode(err)
+		if code != exitInterrupted { // whoever did that knows
+			fmt.Fprintln(os.Stderr, "packbase:", err)
+		}
+		os.Exit(code)
 	}
 }
 
@@ -62,7 +65,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdin i
 	root.AddCommand(p.upCommand(), p.apiCommand(), p.workerCommand(), p.migrateCommand(), p.ingestCommand(), p.configCommand(),
 		p.replicateCommand(), p.fsckCommand(), p.verifyCommand(), p.gcCommand(), p.rebuildCommand())
 	root.AddCommand(p.fetchCommand(), p.updateCommand(), p.listCommand(), p.searchCommand(), p.infoCommand(), p.checkCommand(),
-		p.jobsCommand(), p.statusCommand(), p.doctorCommand(), p.versionCommand(), p.completionCommand(), exitCodesTopic())
+		p.reviewCommand(), p.jobsCommand(), p.statusCommand(), p.doctorCommand(), p.versionCommand(), p.completionCommand(), exitCodesTopic())
 	root.CompletionOptions.DisableDefaultCmd = true
 
 	// What goes wrong before a command begins is the command line's fault.
@@ -104,11 +107,20 @@ func exitCode(err error) int {
 		return exitGoingOn
 	case errors.As(err, &away), isBusy(err):
 		return exitAway
-	case errors.As(err, &answer) && answer.JobID != "":
-		return exitFailed
-	case errors.As(err, &answer) && answer.Status == http.StatusNotFound:
+	case errors.As(err, &answer) && answer.JobID == "":
+		return exitCodeOf(answer.Status)
+	}
+	return exitFailed
+}
+
+// exitCodeOf is the part of the table for answers of a server.
+func exitCodeOf(status int) int {
+	switch status {
+	case http.StatusBadRequest:
+		return exitUsage
+	case http.StatusNotFound:
 		return exitNotFound
-	case errors.As(err, &answer) && (answer.Status == http.StatusUnauthorized || answer.Status == http.StatusForbidden):
+	case http.StatusUnauthorized, http.StatusForbidden:
 		return exitRefused
 	}
 	return exitFailed

@@ -91,7 +91,6 @@ func cells(texts ...string) []cell {
 }
 
 // table writes rows below their header, if it has one, with aligned columns.
-// On a terminal, what does not fit is cut.
 //
 // text/tabwriter counts the bytes that make colours as columns, so it is not
 // used here.
@@ -118,24 +117,22 @@ func (s *screen) table(header []string, rows [][]cell) {
 	}
 }
 
+// row writes one row. On a terminal its last field is cut so that the row
+// stays on one line, unless nothing would be left of it.
 func (s *screen) row(row []cell, widths []int) {
-	const gap = 2
+	const gap, least = 2, 10
 	var line strings.Builder
-	column := 0
-	for i, c := range row {
-		text := c.text
-		if s.terminal() {
-			text = cut(text, s.width-column)
-		}
-		line.WriteString(s.paint(c.colour, text))
-		if i < len(row)-1 {
-			line.WriteString(strings.Repeat(" ", widths[i]-utf8.RuneCountInString(c.text)+gap))
-		}
-		if column += widths[i] + gap; s.terminal() && column >= s.width {
-			break
-		}
+	column, last := 0, len(row)-1
+	for i, c := range row[:last] {
+		line.WriteString(s.paint(c.colour, c.text))
+		line.WriteString(strings.Repeat(" ", widths[i]-utf8.RuneCountInString(c.text)+gap))
+		column += widths[i] + gap
 	}
-	s.printf("%s\n", line.String())
+	text := row[last].text
+	if room := s.width - column; room >= least {
+		text = cut(text, room)
+	}
+	s.printf("%s%s\n", line.String(), s.paint(row[last].colour, text))
 }
 
 // fields writes names with their values, a line each.
@@ -209,13 +206,17 @@ func (s *screen) when(t *time.Time) string {
 	return fmt.Sprintf("%s (%s)", humanize.RelTime(*t, now, "ago", "from now"), t.In(now.Location()).Format("2006-01-02 15:04:05 MST"))
 }
 
-// ago is the short form of when, for tables.
+// ago is the short form of when, for tables: as people say it on a terminal,
+// as clocks show it elsewhere.
 func (s *screen) ago(t *time.Time) string {
-	if t == nil || t.IsZero() {
-		return "-"
-	}
 	now := s.now()
-	return t.In(now.Location()).Format("2006-01-02 15:04") + "  " + humanize.RelTime(*t, now, "ago", "from now")
+	switch {
+	case t == nil || t.IsZero():
+		return "-"
+	case s.terminal():
+		return humanize.RelTime(*t, now, "ago", "from now")
+	}
+	return t.In(now.Location()).Format("2006-01-02 15:04:05")
 }
 
 // shortly returns a duration that people wait for.

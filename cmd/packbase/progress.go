@@ -63,10 +63,12 @@ func progressLine(s *screen, j job, elapsed time.Duration) string {
 	if rest := timeLeft(p, elapsed); rest != "" {
 		right = append(right, rest)
 	}
-	const least, most = 10, 30
-	room := s.width - 1 - utf8.RuneCountInString(left+"  []  "+strings.Join(right, "  "))
+	// The bar leaves room for the longest text that is usual at its right, so
+	// that it keeps its length.
+	const least, most, text = 10, 30, 45
+	room := s.width - utf8.RuneCountInString(left) - text
 	if p.Total > 0 && room >= least {
-		return left + "  " + bar(s, p, min(room, most)) + "  " + strings.Join(right, "  ")
+		left += "  " + bar(p, min(room, most))
 	}
 	return cutLine(s, strings.Join(append([]string{left}, right...), "  "))
 }
@@ -79,9 +81,9 @@ func cutLine(s *screen, line string) string {
 	return cut(line, s.width-1)
 }
 
-func bar(s *screen, p jobProgress, width int) string {
+func bar(p jobProgress, width int) string {
 	full := int(int64(width) * min(p.Done, p.Total) / p.Total)
-	return "[" + s.paint(green, strings.Repeat("=", full)) + strings.Repeat(" ", width-full) + "]"
+	return "[" + strings.Repeat("=", full) + strings.Repeat(" ", width-full) + "]"
 }
 
 // amount returns "4/7 tags", "3.1 MiB/7.0 MiB", or what is known of it.

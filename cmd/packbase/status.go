@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/dustin/go-humanize"
 	"github.com/spf13/cobra"
 
 	"packbase/storage"
@@ -138,11 +139,11 @@ func (s *screen) turn(first bool, page string) {
 func drawStatus(s *screen, c *client, st status) {
 	s.printf("%s at %s\n\n", s.paint(bold, "packbase "+printable(st.Release)), c.base)
 	s.fields(
-		field("packages", fmt.Sprintf("%d, with %s of %s", st.Packages, plural(st.Releases, "release"), size(st.Bytes))),
-		[]cell{{text: "healthy"}, {fmt.Sprint(st.Healthy), green}},
-		[]cell{{text: "unhealthy"}, {fmt.Sprint(st.Unhealthy), alarm(st.Unhealthy)}},
-		[]cell{{text: "frozen"}, {fmt.Sprint(st.Frozen), alarm(st.Frozen)}},
-		field("moved tags", fmt.Sprint(st.MovedTags)),
+		field("packages", fmt.Sprintf("%s, with %s of %s", humanize.Comma(st.Packages), plural(st.Releases, "release"), size(st.Bytes))),
+		[]cell{{text: "healthy"}, {humanize.Comma(st.Healthy), green}},
+		[]cell{{text: "unhealthy"}, {humanize.Comma(st.Unhealthy), alarm(st.Unhealthy)}},
+		[]cell{{text: "frozen"}, {humanize.Comma(st.Frozen), alarm(st.Frozen)}},
+		field("moved tags", humanize.Comma(st.MovedTags)),
 		field("languages", countsText(st.Languages)),
 		field("disk free", sizeText(st.Update.DiskFree)),
 		field("writes need", st.Auth),
@@ -160,11 +161,10 @@ func updateFields(s *screen, u *updateStatus) [][]cell {
 	if u.StartedAt == nil {
 		return append(rows, field("last", "never"))
 	}
-	rows = append(rows,
-		field("began", s.when(u.StartedAt)),
-		field("ended", s.when(u.EndedAt)),
-		[]cell{{text: "outcome"}, {u.LastState, stateColour(u.LastState)}},
-	)
+	rows = append(rows, field("began", s.when(u.StartedAt)))
+	if u.EndedAt != nil {
+		rows = append(rows, field("ended", s.when(u.EndedAt)), []cell{{text: "outcome"}, {u.LastState, stateColour(u.LastState)}})
+	}
 	return append(rows, counterFields(&u.Counters)...)
 }
 

@@ -1,0 +1,236 @@
+package main
+
+import (
+	"bytes"
+	"flag"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"packbase/storage"
+)
+
+var updateGolden = flag.Bool("update", false, "write the golden files")
+
+// testNow is when the golden files were drawn.
+var testNow = time.Date(2026, 3, 4, 12, 0, 0, 0, time.UTC)
+
+// golden compares got with a file below testdata.
+func golden(t *testing.T, name, got string) {
+	t.Helper()
+	name = filepath.Join("testdata", name+".golden")
+	if *updateGolden {
+		if err := os.WriteFile(name, []byte(got), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got != string(want) {
+		t.Errorf("%s: got\n%s\nwant\n%s", name, got, want)
+	}
+}
+
+// parse reads what a server would answer.
+func parse[T any](t *testing.T, name string) T {
+	t.Helper()
+	raw, err := os.ReadFile(filepath.Join("testdata", name+".json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	v, err := decode[T](raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return v
+}
+
+// What people see, with answers that have something of everything, on a
+// terminal and elsewhere.
+func TestDraw(t *testing.T) {
+	t.Parallel()
+	base, err := parseBase("https://packbase.example/zig")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := newClient(base, "")
+	info := parse[packageInfo](t, "info")
+	fetched := job{Package: "clap", Result: []byte(`{"package":"clap","tag":"v1.1.0","tarballs_created":1,"tarball_count":2}`)}
+	tests := []struct {
+		name string
+		draw func(*screen)
+	}{
+		{"info", func(s *screen) { drawPackage(s, c, info) }},
+		{"info_release", func(s *screen) { drawRelease(s, c, info, &info.Tarballs[0]) }},
+		{"info_snapshot", func(s *screen) { drawRelease(s, c, info, &info.Snapshots[0]) }},
+		{"check", func(s *screen) { drawCheck(s, info) }},
+		{"fetched", func(s *screen) { drawFetched(s, c, fetched, info) }},
+		{"queued", func(s *screen) { drawQueued(s, parse[queued](t, "queued")) }},
+		{"search", func(s *screen) { drawFound(s, parse[found](t, "search")) }},
+		{"list", func(s *screen) { drawNames(s, []string{"a", "clap"}, []string{"clap"}) }},
+		{"jobs", func(s *screen) { drawJobs(s, parse[jobPage](t, "jobs")) }},
+		{"job", func(s *screen) { drawJob(s, parse[jobPage](t, "jobs").Jobs[1]) }},
+		{"status", func(s *screen) { drawStatus(s, c, parse[status](t, "status")) }},
+		{"status_watched", func(s *screen) {
+			page := statusPage(s, c, []byte(`{"release":"1.0.0","update":{"state":"idle"}}`), nil)
+			s.turn(true, page)
+			s.turn(false, "the server does not answer\n")
+		}},
+	}
+	for _, tt := range tests {
+		for _, at := range []struct {
+			where         string
+			width, height int
+		}{{"", 0, 0}, {"_terminal", 72, 24}} {
+			t.Run(tt.name+at.where, func(t *testing.T) {
+				t.Parallel()
+				var out bytes.Buffer
+				tt.draw(&screen{out: &out, width: at.width, height: at.height, colour: at.width > 0, now: func() time.Time { return testNow }})
+				golden(t, tt.name+at.where, out.String())
+			})
+		}
+	}
+}
+
+// A job as it goes on, drawn second by second.
+func TestProgress(t *testing.T) {
+	t.Parallel()
+	soon := testNow.Add(4 * time.Second)
+	running := func(step string, done, total int64, unit string) job {
+		return job{Package: "clap", State: storage.Running, Progress: jobProgress{Step: step, Done: done, Total: total, Unit: unit}}
+	}
+	states := []job{
+		{Package: "clap", State: storage.Queued},
+		running("list refs", 0, 0, ""),
+		running("download", 700_000, 0, "bytes"),
+		running("download", 7_000_000, 0, "bytes"),
+		running("unpack", 0, 4000, "objects"),
+		running("unpack", 1000, 4000, "objects"),
+		running("unpack", 3000, 4000, "objects"),
+		running("unpack", 4000, 4000, "objects"),
+		running("build", 4, 7, "tags"),
+		{Package: "clap", State: storage.Queued, Attempts: 1, NextTryAt: &soon, Error: &jobError{"upstream_timeout", "upstream\x1b[2J is too slow"}},
+		{Package: "clap", State: storage.Succeeded},
+	}
+	for _, at := range []struct {
+		name  string
+		width int
+	}{{"progress", 0}, {"progress_terminal", 80}, {"progress_narrow", 30}} {
+		t.Run(at.name, func(t *testing.T) {
+			t.Parallel()
+			var out bytes.Buffer
+			now := testNow
+			g := &progress{s: &screen{out: &out, width: at.width, now: func() time.Time { return now }}}
+			for _, j := range states {
+				g.show(j)
+				now = now.Add(time.Second)
+			}
+			g.clear()
+			golden(t, at.name, strings.ReplaceAll(out.String(), "\r", "\n\\r"))
+		})
+	}
+}
+
+func TestTimeLeft(t *testing.T) {
+	t.Parallel()
+	tests := []struct {
+		name        string
+		done, total int64
+		elapsed     time.Duration
+		want        string
+	}{
+		{"half", 5, 10, 10 * time.Second, "10s left"},
+		{"long", 1, 1001, 10 * time.Second, "2h46m40s left"},
+		{"too early", 5, 10, 500 * time.Millisecond, ""},
+		{"nothing done", 0, 10, time.Minute, ""},
+		{"all done", 10, 10, time.Minute, ""},
+		{"more than all", 11, 10, time.Minute, ""},
+		{"no total", 5, 0, time.Minute, ""},
+	}
+	for _, tt := range tests {
+		if got := timeLeft(jobProgress{Done: tt.done, Total: tt.total}, tt.elapsed); got != tt.want {
+			t.Errorf("%s: got %q, want %q", tt.name, got, tt.want)
+		}
+	}
+}
+
+// What strangers name goes into lines that people paste, and onto terminals.
+func TestHostileText(t *testing.T) {
+	t.Parallel()
+	quoted := map[string]string{
+		"v1.0.0":                          "v1.0.0",
+		"https://h:1/p/x/tag/a%2B.tar.gz": "https://h:1/p/x/tag/a%2B.tar.gz",
+		"$(reboot)":                       "'$(reboot)'",
+		"it's":                            `'it'\''s'`,
+		"a;b":                             "'a;b'",
+		"ü":                               "'ü'",
+		"":                                "''",
+	}
+	for text, want := range quoted {
+		if got := quote(text); got != want {
+			t.Errorf("quote(%q) = %s, want %s", text, got, want)
+		}
+	}
+	printed := map[string]string{
+		"zig":             "zig",
+		"a\nb\tc":         "a b c",
+		"\x1b[31mred":     "\uFFFD[31mred",
+		"right\u202Eleft": "right\uFFFDleft",
+		"\u009b2J":        "\uFFFD2J",
+		"grün 包":          "grün 包",
+	}
+	for text, want := range printed {
+		if got := printable(text); got != want {
+			t.Errorf("printable(%q) = %q, want %q", text, got, want)
+		}
+	}
+	c := newClient(must(parseBase(defaultURL)), "")
+	got := c.gitURL("x", &tarball{Tag: "a b$(id)%"})
+	if want := "git+http://127.0.0.1:8080/x#a%20b$(id)%25"; got != want {
+		t.Errorf("gitURL = %s, want %s", got, want)
+	}
+}
+
+func must[T any](v T, err error) T {
+	if err != nil {
+		panic(err)
+	}
+	return v
+}
+
+// Terminals get colours, unless somebody does not want them.
+func TestScreen(t *testing.T) {
+	t.Parallel()
+	s := &screen{}
+	if got := s.paint(red, "text"); got != "text" {
+		t.Errorf("without colours: got %q", got)
+	}
+	s.colour = true
+	if got, want := s.paint(red, "text"), "\x1b[31mtext\x1b[0m"; got != want {
+		t.Errorf("with colours: got %q, want %q", got, want)
+	}
+	f, err := os.CreateTemp(t.TempDir(), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	p := &program{getenv: func(string) string { return "" }}
+	if s := p.screen(f); s.terminal() || s.colour {
+		t.Errorf("a file is taken for a terminal: %+v", s)
+	}
+}
+
+func TestAdvice(t *testing.T) {
+	t.Parallel()
+	for _, code := range []string{"no_tags", "no_such_ref", "name_conflict", "upstream_not_git", "upstream_address", "upstream_auth", "internal", "upstream_unavailable", ""} {
+		e := &jobEndError{ID: "1", State: storage.Failed, jobError: jobError{code, "it broke"}}
+		message, advice, _ := strings.Cut(e.Error(), "\n")
+		if message != "job 1 failed: it broke" || !strings.HasSuffix(advice, ".") {
+			t.Errorf("%s: got %q, want what to do on a second line", code, e.Error())
+		}
+	}
+}
