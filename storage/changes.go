@@ -146,11 +146,22 @@ func (db *DB) Halt(ctx context.Context, reason string) error {
 	return nil
 }
 
-// Resume clears a halt.
+// Resume clears a halt. The feed is then read from its beginning, and what is
+// here already is held to it: the central may have been restored, and have
+// another history of the same releases.
 func (db *DB) Resume(ctx context.Context) error {
-	_, err := db.pool.Exec(ctx, `UPDATE replication SET halted = ''`)
+	_, err := db.pool.Exec(ctx, `UPDATE replication SET halted = '', seq = 0, chain = '', head = 0 WHERE halted <> ''`)
 	if err != nil {
 		return fmt.Errorf("resume replication: %w", translate(err))
+	}
+	return nil
+}
+
+// Advance notes that all up to the change is here.
+func (db *DB) Advance(ctx context.Context, to Change) error {
+	_, err := db.pool.Exec(ctx, `UPDATE replication SET seq = $1, chain = $2, synced_at = now()`, to.Seq, to.Chain)
+	if err != nil {
+		return fmt.Errorf("advance to change %d: %w", to.Seq, translate(err))
 	}
 	return nil
 }

@@ -159,6 +159,22 @@ func (db *DB) RecordProbe(ctx context.Context, pkg string, p Probe) error {
 	return nil
 }
 
+// Unprobed returns the packages whose newest release has not been fetched back.
+func (db *DB) Unprobed(ctx context.Context) ([]string, error) {
+	rows, _ := db.pool.Query(ctx, `
+		SELECT p.name FROM packages p
+		WHERE EXISTS (SELECT FROM releases r WHERE r.package = p.name)
+			AND NOT EXISTS (
+				SELECT FROM releases r
+				WHERE r.package = p.name AND r.commit_oid = p.probe_commit AND (r.tag = p.latest_tag OR p.latest_tag IS NULL))
+		ORDER BY p.name`)
+	names, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return nil, fmt.Errorf("packages not probed: %w", translate(err))
+	}
+	return names, nil
+}
+
 // Freeze puts the claimed package under review: it is served as it is, and
 // not synced until somebody decides.
 func (db *DB) Freeze(ctx context.Context, c Claim, reason string) error {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -14,9 +15,12 @@ import (
 	"github.com/spf13/cobra"
 
 	"packbase/storage/blob"
+	"packbase/worker/probe"
 	"packbase/worker/replica"
 	"packbase/worker/upstream"
 )
+
+const resumeHelp = "after replication halted: read the central's feed from its beginning, and go on if all that is here is in it"
 
 func (p *program) replicateCommand() *cobra.Command {
 	cmd := &cobra.Command{
@@ -33,7 +37,7 @@ which does both with a Postgres of its own.`,
 		Args:    cobra.NoArgs,
 	}
 	from := cmd.Flags().String("from", "", "URL of the central [PACKBASE_CENTRAL]")
-	resume := cmd.Flags().Bool("resume", false, "go on after replication halted, once the cause is known")
+	resume := cmd.Flags().Bool("resume", false, resumeHelp)
 	cfg := p.addSettings(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		ctx := cmd.Context()
@@ -50,18 +54,19 @@ which does both with a Postgres of its own.`,
 		if err := s.db.Migrate(ctx); err != nil {
 			return err
 		}
-		if *resume {
-			if err := s.db.Resume(ctx); err != nil {
-				return err
-			}
+		git, err := newGit(cfg, s)
+		if err != nil {
+			return err
 		}
-		return follow(ctx, cfg, s, log)
+		log.Info("working", "central", cfg.Central)
+		return follow(ctx, cfg, s, git, *resume, log)
 	}
 	return cmd
 }
 
-// follow replicates from the central until ctx ends.
-func follow(ctx context.Context, cfg *Config, s *stores, log *slog.Logger) error {
+// follow replicates from the central until ctx ends. git is the Git interface,
+// to probe with; resume clears a halt.
+func follow(ctx context.Context, cfg *Config, s *stores, git http.Handler, resume bool, log *slog.Logger) error {
 	central, place, err := parseCentral(cfg.Central)
 	if err != nil {
 		return err
@@ -72,7 +77,15 @@ func follow(ctx context.Context, cfg *Config, s *stores, log *slog.Logger) error
 	}
 	// The operator named the central: it may be at a private address.
 	client := upstream.New(upstream.Options{Allow: append(cfg.Allow, place), UserAgent: "packbase/" + release})
-	r := &replica.Replica{DB: s.db, Blobs: s.blobs, Staging: staging, Central: central, HTTP: client.HTTP(), Retry: time.Second, Log: log}
+	if resume {
+		if err := s.db.Resume(ctx); err != nil {
+			return err
+		}
+	}
+	r := &replica.Replica{
+		DB: s.db, Blobs: s.blobs, Staging: staging, Central: central, HTTP: client.HTTP(), Retry: time.Second, Log: log,
+		Prober: &probe.Prober{DB: s.db, Staging: staging, Git: git, Limits: cfg.Limits.Git, Zig: cfg.Zig},
+	}
 	return r.Run(ctx)
 }
 

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"log/slog"
 	"os"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -69,12 +68,12 @@ func (p *program) workerCommand() *cobra.Command {
 		if err := s.db.CheckSchema(ctx); err != nil {
 			return err
 		}
-		git, err := newAPI(&Config{ReadOnly: true}, s, nil, slog.New(slog.DiscardHandler))
+		git, err := newGit(cfg, s)
 		if err != nil {
 			return err
 		}
 		reg := prometheus.NewRegistry()
-		w, err := newWorker(cfg, s, git.Handler(), reg, log)
+		w, err := newWorker(cfg, s, git, reg, log)
 		if err != nil {
 			return err
 		}

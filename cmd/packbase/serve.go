@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -89,6 +90,15 @@ func newAPI(cfg *Config, s *stores, reg prometheus.Registerer, log *slog.Logger)
 		Release: release, Token: cfg.Token, Open: open, ReadOnly: cfg.ReadOnly, Central: cfg.Central,
 		Source: cfg.Source, Cooldown: cfg.UpdateCooldown, MaxJobs: cfg.MaxJobs, Metrics: reg,
 	}, log), nil
+}
+
+// newGit returns a Git interface to probe with, in a process that serves nobody.
+func newGit(cfg *Config, s *stores) (http.Handler, error) {
+	srv, err := newAPI(&Config{ReadOnly: true, Blobs: cfg.Blobs}, s, nil, slog.New(slog.DiscardHandler))
+	if err != nil {
+		return nil, err
+	}
+	return srv.Handler(), nil
 }
 
 // newWorker returns the job side. git serves the probe; it may be nil.
@@ -175,6 +185,13 @@ func serveHTTP(ctx context.Context, cfg *Config, srv *api.Server, ln net.Listene
 		IdleTimeout:       120 * time.Second,
 		MaxHeaderBytes:    64 << 10,
 		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+	}
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	warm, stopWarm := context.WithCancel(ctx)
+	defer stopWarm()
+	if cfg.ReadOnly {
+		wg.Go(func() { srv.Warm(warm) })
 	}
 	failed := make(chan error, 1)
 	go func() { failed <- httpSrv.Serve(ln) }()

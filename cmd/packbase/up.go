@@ -39,19 +39,20 @@ what it has copied, also when the central is away.`,
 		Example: "  packbase up --root ./data --port 8080",
 		Args:    cobra.NoArgs,
 	}
+	resume := cmd.Flags().Bool("resume", false, "of an edge: "+resumeHelp)
 	cfg := p.addSettings(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if cfg.Addr == "" {
 			cfg.Addr = "127.0.0.1"
 		}
 		cfg.ReadOnly = cfg.ReadOnly || cfg.Central != ""
-		return p.up(cmd.Context(), cfg, cfg.logger(os.Stderr))
+		return p.up(cmd.Context(), cfg, *resume, cfg.logger(os.Stderr))
 	}
 	return cmd
 }
 
-// up runs everything until ctx ends.
-func (p *program) up(ctx context.Context, cfg *Config, log *slog.Logger) (err error) {
+// up runs everything until ctx ends. resume is for edges.
+func (p *program) up(ctx context.Context, cfg *Config, resume bool, log *slog.Logger) (err error) {
 	unlock, err := engines.LockRoot(cfg.Root)
 	if err != nil {
 		return err
@@ -85,7 +86,7 @@ func (p *program) up(ctx context.Context, cfg *Config, log *slog.Logger) (err er
 	if err != nil {
 		return err
 	}
-	work := func(ctx context.Context) error { return follow(ctx, cfg, s, log) }
+	work := func(ctx context.Context) error { return follow(ctx, cfg, s, srv.Handler(), resume, log) }
 	if cfg.Central == "" {
 		w, err := newWorker(cfg, s, srv.Handler(), reg, log)
 		if err != nil {

@@ -2,17 +2,42 @@ package audit
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"syscall"
 
 	"packbase/storage"
+	"packbase/storage/blob"
 	"packbase/storage/gitpack"
+	"packbase/worker/ingest"
 )
 
+// ErrUntrue says that a manifest claims what its tarball and commit belie.
+var ErrUntrue = errors.New("untrue")
+
+// untrue makes err an ErrUntrue, unless it tells of our own machine.
+func untrue(err error) error {
+	var file *fs.PathError
+	var errno syscall.Errno
+	for _, own := range []error{blob.ErrFull, blob.ErrUnavailable, blob.ErrMismatch, fs.ErrNotExist, context.Canceled, context.DeadlineExceeded} {
+		if errors.Is(err, own) {
+			return err
+		}
+	}
+	if errors.As(err, &file) || errors.As(err, &errno) {
+		return err
+	}
+	return fmt.Errorf("%w: %w", ErrUntrue, err)
+}
+
 // Adopt publishes releases of one package whose manifests and tarballs are in
-// the store already, after checking them as Verify does. Either all of them
-// become visible or none. follows is the change that brings an edge there.
+// the store already, after checking all that the manifests claim. Either all
+// of them become visible or none. follows is the change that brings an edge
+// there. It returns ErrUntrue, and storage.ErrConflict or ErrInvalid, if the
+// releases must not be published; other errors may pass.
 func (a *Auditor) Adopt(ctx context.Context, pkg string, manifests []storage.Blob, follows *storage.Change) error {
 	stage, err := a.Staging.New()
 	if err != nil {
@@ -30,10 +55,13 @@ func (a *Auditor) Adopt(ctx context.Context, pkg string, manifests []storage.Blo
 	for _, m := range manifests {
 		r, err := a.load(ctx, objects, m.Digest)
 		if err != nil {
-			return fmt.Errorf("manifest %s: %w", m.Digest, err)
+			return fmt.Errorf("manifest %s: %w", m.Digest, untrue(err))
 		}
 		if r.manifest.Package != pkg {
-			return fmt.Errorf("manifest %s is of the package %q, not %q", m.Digest, r.manifest.Package, pkg)
+			return fmt.Errorf("manifest %s: %w: it is of the package %q, not %q", m.Digest, ErrUntrue, r.manifest.Package, pkg)
+		}
+		if err := r.checkZig(ctx, objects); err != nil {
+			return fmt.Errorf("manifest %s: %w", m.Digest, untrue(err))
 		}
 		roots = append(roots, r)
 		blobs[m.Digest] = m
@@ -47,6 +75,22 @@ func (a *Auditor) Adopt(ctx context.Context, pkg string, manifests []storage.Blo
 		return err
 	}
 	return a.DB.Adopt(ctx, pkg, out)
+}
+
+// checkZig compares what the manifest says of Zig's hashes with the files.
+func (r *root) checkZig(ctx context.Context, objects *gitpack.Objects) error {
+	tree, err := objects.Files(ctx, r.tree, gitpack.DefaultLimits())
+	if err != nil {
+		return err
+	}
+	zig, err := ingest.DescribeZig(objects, tree)
+	if err != nil {
+		return err
+	}
+	if said := r.manifest.Zig; said.Hash != zig.Hash || said.LegacyHash != zig.LegacyHash {
+		return fmt.Errorf("the Zig hash is %q, the manifest says %q", zig.Hash, said.Hash)
+	}
+	return nil
 }
 
 // appendSegment writes what the releases add to the package's segments.

@@ -13,6 +13,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"time"
 
@@ -333,22 +334,36 @@ func (a *Auditor) load(ctx context.Context, objects *gitpack.Objects, digest str
 		return nil, fmt.Errorf("the commit in the manifest has the id %s, not %s", r.commit, man.Commit)
 	case info.Tree != r.tree:
 		return nil, fmt.Errorf("the commit %s has the tree %s, not %s", r.commit, info.Tree, r.tree)
+	case !info.CommitterTime.Equal(man.CommitTime):
+		return nil, fmt.Errorf("the commit %s is of %s, not of %s", r.commit, info.CommitterTime, man.CommitTime)
 	}
-	for _, tag := range man.Git.Tags {
-		id, err := add(objects, gitpack.Tag, tag)
-		if err != nil {
-			return nil, err
-		}
-		r.tags = append(r.tags, id)
-	}
+	return r, r.loadTags(objects)
+}
+
+// loadTags stores the tag objects, which lead to the commit one by one.
+func (r *root) loadTags(objects *gitpack.Objects) error {
 	r.oid = r.commit
+	for _, raw := range slices.Backward(r.manifest.Git.Tags) {
+		tag, err := gitpack.ParseTag(raw)
+		if err != nil {
+			return err
+		}
+		if tag.Object != r.oid {
+			return fmt.Errorf("a tag object in the manifest names %s, not %s", tag.Object, r.oid)
+		}
+		if r.oid, err = add(objects, gitpack.Tag, raw); err != nil {
+			return err
+		}
+		r.tags = append([]gitpack.OID{r.oid}, r.tags...)
+	}
+	want := ""
 	if len(r.tags) > 0 {
-		r.oid = r.tags[0]
+		want = r.oid.String()
 	}
-	if man.TagObject != "" && r.oid.String() != man.TagObject {
-		return nil, fmt.Errorf("the tag object in the manifest has the id %s, not %s", r.oid, man.TagObject)
+	if r.manifest.TagObject != want {
+		return fmt.Errorf("the tag object in the manifest has the id %q, not %q", want, r.manifest.TagObject)
 	}
-	return r, nil
+	return nil
 }
 
 // loadTree reads a tarball and stores the tree that it was made from.
@@ -363,7 +378,7 @@ func (a *Auditor) loadTree(ctx context.Context, objects *gitpack.Objects, man *s
 		return gitpack.OID{}, err
 	}
 	var files []gitpack.File
-	_, info, err := tarball.Read(b, man.Tarball.Prefix, tarball.Limits{}, func(e tarball.Entry, body io.Reader) error {
+	header, info, err := tarball.Read(b, man.Tarball.Prefix, tarball.Limits{}, func(e tarball.Entry, body io.Reader) error {
 		f, keep, err := fileOf(objects, e, body)
 		if keep && err == nil {
 			if o, ok := odd[f.Path]; ok {
@@ -376,8 +391,13 @@ func (a *Auditor) loadTree(ctx context.Context, objects *gitpack.Objects, man *s
 	if err != nil {
 		return gitpack.OID{}, err
 	}
-	if info.Digest != man.Tarball.Digest || info.ContentDigest != man.Tarball.ContentDigest {
+	held := storage.ManifestTarball{Digest: info.Digest, Size: info.Size, MD5: info.MD5, CRC32: info.CRC32,
+		ContentDigest: info.ContentDigest, ContentSize: info.ContentSize, Prefix: man.Tarball.Prefix}
+	if held != man.Tarball {
 		return gitpack.OID{}, errors.New("the tarball's digests are not those of the manifest")
+	}
+	if header.Commit != man.Commit {
+		return gitpack.OID{}, fmt.Errorf("the tarball is of the commit %s, not %s", header.Commit, man.Commit)
 	}
 	for _, f := range odd {
 		if f.Mode == gitpack.ModeSubmodule {

@@ -91,7 +91,14 @@ type zigFileKey struct {
 	oid  gitpack.OID
 }
 
-// describe reads the tree as Zig does.
+// DescribeZig reads a tree as Zig does. What is wrong with its build.zig.zon is
+// part of the answer; an error is one of reading objects.
+func DescribeZig(objects *gitpack.Objects, tree gitpack.Listing) (storage.Zig, error) {
+	z := &zigFiles{known: map[zigFileKey]zigpkg.FileHash{}}
+	return z.describe(objects, tree)
+}
+
+// describe is DescribeZig.
 func (z *zigFiles) describe(objects *gitpack.Objects, tree gitpack.Listing) (storage.Zig, error) {
 	var zig storage.Zig
 	all := make([]zigpkg.Entry, 0, len(tree.Files))

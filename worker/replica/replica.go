@@ -4,18 +4,22 @@
 // An edge trusts nothing: each blob must have the digest that the feed names,
 // each tarball must hold the tree of upstream's commit, and each change must
 // continue the chain of digests that the edge has followed so far. A central
-// that contradicts itself or was rolled back stops replication, for good and
-// with a reason; what the edge has shown it goes on serving.
+// that contradicts itself or was rolled back stops replication, until an
+// operator resumes it, and with a reason; what the edge has shown it goes on
+// serving. What was damaged on the way is asked for again.
 package replica
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"log/slog"
+	"math/rand/v2"
 	"net/http"
 	"net/url"
 	"os"
@@ -27,14 +31,17 @@ import (
 	"packbase/storage"
 	"packbase/storage/blob"
 	"packbase/worker/audit"
+	"packbase/worker/probe"
 )
 
-// Limits of what an edge asks for at once.
+// Limits of what an edge asks for, and of what it believes.
 const (
 	pageChanges = 200
 	maxPage     = 16 << 20 // bytes of one page of the feed
-	maxBlob     = 4 << 30
-	pollWait    = 20 * time.Second // how long the central may hold a request when nothing is new
+	maxBlob     = 4 << 30  // bytes
+	maxBatch    = 1 << 30  // bytes of tarballs that are published at once, but for the first
+	sameLie     = 3        // times in a row that the central must say it: damage on the way differs each time
+	pollWait    = 20 * time.Second
 	blobTimeout = 30 * time.Minute
 )
 
@@ -43,9 +50,10 @@ type Replica struct {
 	DB      *storage.DB
 	Blobs   blob.Store
 	Staging *blob.Staging
+	Prober  *probe.Prober
 	Central string // its URL, without a slash at the end
 	HTTP    *http.Client
-	Retry   time.Duration // wait after a failure, doubled up to a minute
+	Retry   time.Duration // wait after a failure, doubled up to 16 times as long
 	Log     *slog.Logger
 }
 
@@ -61,63 +69,73 @@ func contradict(format string, args ...any) error {
 // Run follows the central until ctx ends. It returns an error only if it
 // cannot begin.
 func (r *Replica) Run(ctx context.Context) error {
-	at, err := r.DB.Follow(ctx, r.Central)
-	if err != nil {
+	if _, err := r.DB.Follow(ctx, r.Central); err != nil {
 		return err
 	}
-	wait := r.Retry
+	r.probeRest(ctx)
+	wait, lie, times := r.Retry, "", 0
 	for ctx.Err() == nil {
-		err := r.step(ctx, &at)
-		var lie *contradiction
-		switch {
-		case err == nil:
-			wait = r.Retry
+		err := r.step(ctx)
+		if err == nil {
+			wait, times = r.Retry, 0
 			continue
-		case ctx.Err() != nil:
+		}
+		if ctx.Err() != nil {
 			return nil
-		case errors.As(err, &lie):
-			r.Log.ErrorContext(ctx, "replication halted: the central contradicts itself", "reason", lie.reason, "seq", at.Seq)
-			if err := r.DB.Halt(ctx, lie.reason); err != nil {
-				r.Log.WarnContext(ctx, "halt not recorded", "err", err)
+		}
+		var c *contradiction
+		if errors.As(err, &c) {
+			if c.reason != lie {
+				lie, times = c.reason, 0
 			}
-		default:
-			r.Log.WarnContext(ctx, "central not followed", "err", err, "seq", at.Seq)
+			if times++; times >= sameLie {
+				r.Log.ErrorContext(ctx, "replication halted: the central contradicts itself", "reason", lie)
+				err = errors.Join(err, r.DB.Halt(ctx, lie))
+			}
 		}
-		select {
-		case <-ctx.Done():
-		case <-time.After(wait):
-		}
-		wait = min(2*wait, time.Minute)
+		r.Log.WarnContext(ctx, "central not followed", "err", err)
+		pause(ctx, wait/2+rand.N(wait/2+1))
+		wait = min(2*wait, 16*r.Retry)
 	}
 	return nil
 }
 
+func pause(ctx context.Context, d time.Duration) {
+	select {
+	case <-ctx.Done():
+	case <-time.After(d):
+	}
+}
+
 // step takes over the next page of changes, or waits for one.
-func (r *Replica) step(ctx context.Context, at *storage.Replication) error {
-	now, err := r.DB.Replication(ctx)
+func (r *Replica) step(ctx context.Context) error {
+	at, err := r.DB.Replication(ctx)
 	if err != nil {
 		return err
 	}
-	*at = now
 	if at.Halted != "" {
-		return fmt.Errorf("replication is halted: %s; `packbase replicate --resume` goes on once the cause is known", at.Halted)
+		return fmt.Errorf("replication is halted: %s; --resume goes on once the cause is known", at.Halted)
 	}
+	asked := time.Now()
 	page, err := r.changes(ctx, at.Seq)
 	if err != nil {
 		return err
 	}
-	if err := checkPage(*at, page); err != nil {
+	if err := checkPage(at, page); err != nil {
 		return err
 	}
 	if err := r.DB.Seen(ctx, page.Head.Seq); err != nil {
 		return err
 	}
 	for from := 0; from < len(page.Changes); {
-		n, err := r.adopt(ctx, page.Changes[from:])
+		n, err := r.take(ctx, page.Changes[from:])
 		if err != nil {
 			return err
 		}
 		from += n
+	}
+	if len(page.Changes) == 0 {
+		pause(ctx, r.Retry-time.Since(asked)) // the central did not wait
 	}
 	return nil
 }
@@ -141,9 +159,12 @@ func (r *Replica) changes(ctx context.Context, since int64) (feedPage, error) {
 		return page, err
 	}
 	defer body.Close()
-	raw, err := io.ReadAll(io.LimitReader(body, maxPage))
+	raw, err := io.ReadAll(io.LimitReader(body, maxPage+1))
 	if err != nil {
 		return page, fmt.Errorf("read changes: %w", err)
+	}
+	if len(raw) > maxPage {
+		return page, contradict("a page of the feed has more than %d bytes", maxPage)
 	}
 	if err := json.Unmarshal(raw, &page); err != nil {
 		return page, fmt.Errorf("read changes: %w", err)
@@ -170,11 +191,16 @@ func (r *Replica) get(ctx context.Context, target string) (io.ReadCloser, error)
 
 // checkPage holds a page of the feed to what the edge knows.
 func checkPage(at storage.Replication, page feedPage) error {
+	head := page.Head
 	switch {
-	case page.Head.Seq < at.Seq:
-		return contradict("the central has %d changes, and showed %d before: it was rolled back", page.Head.Seq, at.Seq)
-	case page.Head.Seq == at.Seq && page.Head.Chain != at.Chain:
+	case head.Seq < at.Seq:
+		return contradict("the central has %d changes, and showed %d before: it was rolled back", head.Seq, at.Seq)
+	case head.Seq == at.Seq && head.Chain != at.Chain:
 		return contradict("change %d of the central is not the one that it showed before", at.Seq)
+	case len(page.Changes) == 0 && head.Seq > at.Seq:
+		return contradict("the central has %d changes, and shows none after change %d", head.Seq, at.Seq)
+	case len(page.Changes) > pageChanges:
+		return contradict("a page of the feed has %d changes, at most %d were asked for", len(page.Changes), pageChanges)
 	}
 	seq, chain := at.Seq, at.Chain
 	for _, c := range page.Changes {
@@ -186,57 +212,175 @@ func checkPage(at storage.Replication, page feedPage) error {
 		}
 		seq, chain = c.Seq, c.Chain
 	}
-	if seq == page.Head.Seq && chain != page.Head.Chain {
+	switch {
+	case seq > head.Seq:
+		return contradict("the central shows change %d, and says that it has %d", seq, head.Seq)
+	case seq == head.Seq && chain != head.Chain:
 		return contradict("the central's head %d is not the change of that number", seq)
 	}
 	return nil
 }
 
-// adopt takes over the changes at the front that are of one package, and
+// take takes over the changes at the front that are of one package, and
 // returns how many those were.
-func (r *Replica) adopt(ctx context.Context, changes []storage.Change) (n int, err error) {
-	var pkg string
-	var manifests []storage.Blob
-	for _, c := range changes {
-		var body storage.ChangeBody
-		if err := json.Unmarshal(c.Body, &body); err != nil {
-			return 0, contradict("change %d is not readable", c.Seq)
-		}
-		if err := storage.ValidPackage(body.Package); err != nil {
-			return 0, contradict("change %d: %v", c.Seq, err)
-		}
-		if n > 0 && body.Package != pkg {
-			break
-		}
-		pkg = body.Package
-		for _, b := range []storage.Blob{body.Manifest, body.Tarball} {
-			if err := r.copy(ctx, b); err != nil {
-				return 0, err
-			}
-		}
-		manifests = append(manifests, body.Manifest)
-		n++
+func (r *Replica) take(ctx context.Context, changes []storage.Change) (n int, err error) {
+	b, err := r.batch(ctx, changes)
+	if err != nil {
+		return 0, err
 	}
-	a := &audit.Auditor{DB: r.DB, Blobs: r.Blobs, Staging: r.Staging, Report: func(audit.Finding) {}}
-	if err := a.Adopt(ctx, pkg, manifests, &changes[n-1]); err != nil {
-		if ctx.Err() != nil || storage.IsAway(err) || errors.Is(err, blob.ErrFull) || errors.Is(err, blob.ErrUnavailable) {
+	last := changes[b.changes-1]
+	if len(b.bodies) == 0 {
+		return b.changes, r.DB.Advance(ctx, last)
+	}
+	// While this is held, no blob is swept that is about to be named.
+	release, err := r.DB.ShareBlobs(ctx)
+	if err != nil {
+		return 0, err
+	}
+	defer release()
+	var manifests []storage.Blob
+	for _, body := range b.bodies {
+		if err := r.copyRelease(ctx, body); err != nil {
 			return 0, err
 		}
-		return 0, contradict("changes %d to %d of %s cannot be true: %v", changes[0].Seq, changes[n-1].Seq, pkg, err)
+		manifests = append(manifests, body.Manifest)
 	}
-	r.Log.InfoContext(ctx, "releases replicated", "package", pkg, "count", n, "seq", changes[n-1].Seq)
-	return n, nil
+	a := &audit.Auditor{DB: r.DB, Blobs: r.Blobs, Staging: r.Staging, Report: func(audit.Finding) {}}
+	err = a.Adopt(ctx, b.pkg, manifests, &last)
+	switch {
+	case errors.Is(err, audit.ErrUntrue), errors.Is(err, storage.ErrConflict), errors.Is(err, storage.ErrInvalid):
+		return 0, contradict("changes %d to %d of %s cannot be true: %v", changes[0].Seq, last.Seq, b.pkg, err)
+	case err != nil:
+		return 0, err
+	}
+	r.Log.InfoContext(ctx, "releases replicated", "package", b.pkg, "count", len(b.bodies), "seq", last.Seq)
+	r.probe(ctx, b.pkg)
+	return b.changes, nil
 }
 
-// copy fetches a blob that is not here yet. The store checks its digest: what
-// was damaged on the way is asked for again later.
-func (r *Replica) copy(ctx context.Context, b storage.Blob) error {
-	if b.Size <= 0 || b.Size > maxBlob || len(b.Digest) != 64 || strings.Trim(b.Digest, "0123456789abcdef") != "" {
-		return contradict("the feed names a blob %.70q of %d bytes", b.Digest, b.Size)
+// A batch is the changes at the front of a page that are taken over at once.
+type batch struct {
+	pkg     string
+	changes int                  // how many they are
+	bodies  []storage.ChangeBody // those whose releases are not here yet
+}
+
+// batch reads the changes at the front that are of one package, and compares
+// them with what is here.
+func (r *Replica) batch(ctx context.Context, changes []storage.Change) (b batch, err error) {
+	var held map[string]*storage.Release
+	size := int64(0)
+	for _, c := range changes {
+		body, err := parseBody(c)
+		if err != nil {
+			return b, err
+		}
+		size += body.Tarball.Size
+		if b.changes > 0 && (body.Package != b.pkg || size > maxBatch) {
+			break
+		}
+		if held == nil {
+			if held, err = r.held(ctx, body.Package); err != nil {
+				return b, err
+			}
+		}
+		b.pkg = body.Package
+		b.changes++
+		was, ok := held[releaseKey(body.Tag, body.Commit)]
+		if !ok {
+			b.bodies = append(b.bodies, body)
+			held[releaseKey(body.Tag, body.Commit)] = &storage.Release{CommitOID: body.Commit, Digest: body.Tarball.Digest}
+			continue
+		}
+		if was.CommitOID != body.Commit || was.Digest != body.Tarball.Digest {
+			return b, contradict("change %d says that %s@%s is commit %s in tarball %s; it was commit %s in tarball %s before",
+				c.Seq, body.Package, body.Tag, body.Commit, body.Tarball.Digest, was.CommitOID, was.Digest)
+		}
 	}
-	if info, err := r.Blobs.Stat(ctx, b.Digest); err == nil && info.Size == b.Size {
-		return nil
-	} else if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	return b, nil
+}
+
+func parseBody(c storage.Change) (body storage.ChangeBody, err error) {
+	if err := json.Unmarshal(c.Body, &body); err != nil {
+		return body, contradict("change %d is not readable", c.Seq)
+	}
+	err = storage.ValidPackage(body.Package)
+	if err == nil && body.Tag != "" {
+		err = storage.ValidTag(body.Tag)
+	}
+	if err == nil && !storage.ValidOID(body.Commit) {
+		err = fmt.Errorf("%.50q is no commit id", body.Commit)
+	}
+	for _, b := range []storage.Blob{body.Manifest, body.Tarball} {
+		if b.Size <= 0 || b.Size > maxBlob || len(b.Digest) != 64 || strings.Trim(b.Digest, "0123456789abcdef") != "" {
+			err = errors.Join(err, fmt.Errorf("no blob is called %.70q and has %d bytes", b.Digest, b.Size))
+		}
+	}
+	if err != nil {
+		return body, contradict("change %d: %v", c.Seq, err)
+	}
+	return body, nil
+}
+
+// held returns the releases and snapshots of pkg that are here.
+func (r *Replica) held(ctx context.Context, pkg string) (map[string]*storage.Release, error) {
+	releases, err := r.DB.Releases(ctx, pkg)
+	if err != nil {
+		return nil, err
+	}
+	held := make(map[string]*storage.Release, len(releases))
+	for i := range releases {
+		held[releaseKey(releases[i].Tag, releases[i].CommitOID)] = &releases[i]
+	}
+	return held, nil
+}
+
+// releaseKey returns what makes a release of a package unique: its tag, or the
+// commit of a snapshot. No tag begins with a slash.
+func releaseKey(tag, commit string) string {
+	if tag == "" {
+		return "/" + commit
+	}
+	return tag
+}
+
+// copyRelease fetches the blobs of a release and compares the manifest with
+// the change.
+func (r *Replica) copyRelease(ctx context.Context, body storage.ChangeBody) error {
+	if body.Manifest.Size > storage.MaxManifestSize {
+		return contradict("the manifest of %s@%s has %d bytes", body.Package, body.Tag, body.Manifest.Size)
+	}
+	for _, b := range []storage.Blob{body.Manifest, body.Tarball} {
+		if err := r.copy(ctx, b); err != nil {
+			return err
+		}
+	}
+	b, err := r.Blobs.Open(ctx, body.Manifest.Digest)
+	if err != nil {
+		return err
+	}
+	defer b.Close()
+	raw, err := io.ReadAll(io.LimitReader(b, storage.MaxManifestSize))
+	if err != nil {
+		return err
+	}
+	man, err := storage.ParseManifest(raw)
+	if err != nil {
+		return contradict("the manifest of %s@%s is none: %v", body.Package, body.Tag, err)
+	}
+	says := storage.ChangeBody{Package: man.Package, Tag: man.Tag, Commit: man.Commit, Manifest: body.Manifest,
+		Tarball: storage.Blob{Digest: man.Tarball.Digest, Size: man.Tarball.Size}}
+	if says != body {
+		return contradict("the manifest of %s@%s is of %s@%s, commit %s, tarball %s: not what the feed says",
+			body.Package, body.Tag, man.Package, man.Tag, man.Commit, man.Tarball.Digest)
+	}
+	return nil
+}
+
+// copy fetches a blob that is not here yet.
+func (r *Replica) copy(ctx context.Context, b storage.Blob) error {
+	err := blob.Verify(ctx, r.Blobs, b.Digest)
+	if !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, blob.ErrMismatch) {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, blobTimeout)
@@ -256,15 +400,34 @@ func (r *Replica) copy(ctx context.Context, b storage.Blob) error {
 		return err
 	}
 	defer body.Close()
-	n, err := io.Copy(f, io.LimitReader(body, b.Size+1))
+	hash := sha256.New()
+	n, err := io.Copy(io.MultiWriter(f, hash), io.LimitReader(body, b.Size+1))
 	if err != nil {
 		return fmt.Errorf("copy blob %s: %w", b.Digest, err)
 	}
-	if n != b.Size {
-		return fmt.Errorf("copy blob %s: %d bytes, want %d", b.Digest, n, b.Size)
+	if sum := hex.EncodeToString(hash.Sum(nil)); n != b.Size || sum != b.Digest {
+		return contradict("the blob %s of %d bytes came as %d bytes with the digest %s", b.Digest, b.Size, n, sum)
 	}
 	if err := r.Blobs.Put(ctx, b.Digest, f); err != nil {
 		return fmt.Errorf("copy blob %s: %w", b.Digest, err)
 	}
 	return nil
+}
+
+// probeRest probes what was published and not probed before a crash.
+func (r *Replica) probeRest(ctx context.Context) {
+	names, err := r.DB.Unprobed(ctx)
+	if err != nil {
+		r.Log.WarnContext(ctx, "packages not probed", "err", err)
+	}
+	for _, name := range names {
+		r.probe(ctx, name)
+	}
+}
+
+// probe fetches the package back. What came of it is in its row.
+func (r *Replica) probe(ctx context.Context, pkg string) {
+	if _, err := r.Prober.Probe(ctx, pkg); err != nil && ctx.Err() == nil {
+		r.Log.WarnContext(ctx, "package not probed", "package", pkg, "err", err)
+	}
 }

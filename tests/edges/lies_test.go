@@ -1,0 +1,622 @@
+package edges
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"math/rand/v2"
+	"net/http"
+	"net/http/httptest"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"packbase/api"
+	"packbase/storage"
+	"packbase/storage/blob"
+	"packbase/storage/gitpack"
+	"packbase/storage/storagetest"
+	"packbase/tests/harness"
+	"packbase/worker/probe"
+	"packbase/worker/replica"
+)
+
+// A recording is what a real central has said, to be played with changes.
+type recording struct {
+	feed  []storage.Change
+	blobs map[string][]byte
+}
+
+func record(t *testing.T, central getter) *recording {
+	t.Helper()
+	var page page
+	decode(t, central.Get("/api/changes?limit=1000"), &page)
+	r := &recording{feed: page.Changes, blobs: map[string][]byte{}}
+	for i := range r.feed {
+		body := r.body(t, i)
+		for _, b := range []storage.Blob{body.Manifest, body.Tarball} {
+			r.blobs[b.Digest] = central.Get("/api/blobs/" + b.Digest)
+		}
+	}
+	return r
+}
+
+// body returns what change i says.
+func (r *recording) body(t *testing.T, i int) (body storage.ChangeBody) {
+	t.Helper()
+	decode(t, r.feed[i].Body, &body)
+	return body
+}
+
+// copy returns a recording that may be changed.
+func (r *recording) copy() *recording {
+	c := &recording{blobs: map[string][]byte{}}
+	c.feed = append(c.feed, r.feed...)
+	for digest, raw := range r.blobs {
+		c.blobs[digest] = raw
+	}
+	return c
+}
+
+// say makes change i, with the chain from there on as an honest central would.
+func (r *recording) say(t *testing.T, i int, body storage.ChangeBody) {
+	t.Helper()
+	raw, err := json.Marshal(body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.feed[i].Body = raw
+	r.rechain()
+}
+
+func (r *recording) rechain() {
+	chain := ""
+	for i := range r.feed {
+		chain = storage.NextChain(chain, r.feed[i].Body)
+		r.feed[i].Seq, r.feed[i].Chain = int64(i+1), chain
+	}
+}
+
+// forge puts another manifest into change i.
+func (r *recording) forge(t *testing.T, i int, change func(*storage.Manifest)) {
+	t.Helper()
+	body := r.body(t, i)
+	man, err := storage.ParseManifest(r.blobs[body.Manifest.Digest])
+	if err != nil {
+		t.Fatal(err)
+	}
+	change(man)
+	raw, err := man.Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	body.Manifest = storage.Blob{Digest: sha(raw), Size: int64(len(raw))}
+	body.Package, body.Tag, body.Commit = man.Package, man.Tag, man.Commit
+	body.Tarball = storage.Blob{Digest: man.Tarball.Digest, Size: man.Tarball.Size}
+	r.blobs[body.Manifest.Digest] = raw
+	r.say(t, i, body)
+}
+
+// page is what GET /api/changes answers.
+type page struct {
+	Changes []storage.Change `json:"changes"`
+	Head    struct {
+		Seq   int64  `json:"seq"`
+		Chain string `json:"chain"`
+	} `json:"head"`
+}
+
+// after returns what an honest central with the first most changes answers.
+func (r *recording) after(since, most int) page {
+	p := page{Changes: []storage.Change{}}
+	if since < most {
+		p.Changes = r.feed[since:most]
+	}
+	if most > 0 {
+		p.Head.Seq, p.Head.Chain = r.feed[most-1].Seq, r.feed[most-1].Chain
+	}
+	return p
+}
+
+// A player answers as a central, from a recording.
+type player struct {
+	URL  string
+	most atomic.Int64 // changes that it has
+	tape atomic.Pointer[recording]
+	// What answers instead, if it is not nil and returns true.
+	instead atomic.Pointer[func(w http.ResponseWriter, r *http.Request) bool]
+}
+
+func play(t *testing.T, tape *recording, most int) *player {
+	t.Helper()
+	p := &player{}
+	p.tape.Store(tape)
+	p.most.Store(int64(most))
+	srv := httptest.NewServer(p)
+	t.Cleanup(srv.Close)
+	p.URL = srv.URL
+	return p
+}
+
+func (p *player) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if f := p.instead.Load(); f != nil && (*f)(w, r) {
+		return
+	}
+	tape := p.tape.Load()
+	if digest, ok := strings.CutPrefix(r.URL.Path, "/api/blobs/"); ok {
+		raw, ok := tape.blobs[digest]
+		if !ok {
+			http.NotFound(w, r)
+			return
+		}
+		_, _ = w.Write(raw)
+		return
+	}
+	since, err := strconv.Atoi(r.URL.Query().Get("since"))
+	if err != nil || r.URL.Path != "/api/changes" {
+		http.Error(w, "the edge asks for "+r.URL.String(), http.StatusBadRequest)
+		return
+	}
+	say(w, tape.after(since, int(p.most.Load())))
+}
+
+func say(w http.ResponseWriter, p page) {
+	enc := json.NewEncoder(w)
+	enc.SetEscapeHTML(false)
+	_ = enc.Encode(p)
+}
+
+// answer lets f answer the requests for which it returns true.
+func (p *player) answer(f func(w http.ResponseWriter, r *http.Request) bool) { p.instead.Store(&f) }
+
+// A localEdge is an edge in this process.
+type localEdge struct {
+	t   *testing.T
+	db  *storage.DB
+	api http.Handler
+	log text
+}
+
+// follow starts an edge of central, which stops with the test.
+func follow(t *testing.T, central string) *localEdge {
+	t.Helper()
+	blobs, err := blob.OpenDisk(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	staging, err := blob.OpenStaging(blobs, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	e := &localEdge{t: t, db: storagetest.NewDB(t)}
+	log := slog.New(slog.NewTextHandler(&e.log, nil))
+	e.api = api.New(e.db, nil, blobs, api.Options{ReadOnly: true, Central: central}, slog.New(slog.DiscardHandler)).Handler()
+	r := &replica.Replica{
+		DB: e.db, Blobs: blobs, Staging: staging, Central: central, HTTP: http.DefaultClient, Retry: 5 * time.Millisecond, Log: log,
+		Prober: &probe.Prober{DB: e.db, Staging: staging, Git: e.api, Limits: gitpack.DefaultLimits()},
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error)
+	go func() { done <- r.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("replica: %v", err)
+		}
+		if t.Failed() {
+			t.Logf("log of the edge:\n%s", e.log.String())
+		}
+	})
+	return e
+}
+
+// Get returns the body of a path, which must answer 200.
+func (e *localEdge) Get(path string) []byte {
+	e.t.Helper()
+	w := httptest.NewRecorder()
+	e.api.ServeHTTP(w, httptest.NewRequestWithContext(e.t.Context(), http.MethodGet, path, nil))
+	if w.Code != http.StatusOK {
+		e.t.Fatalf("GET %s: status = %d, want 200\n%s", path, w.Code, w.Body)
+	}
+	return w.Body.Bytes()
+}
+
+// reaches waits until the edge has seq changes.
+func (e *localEdge) reaches(seq int64) {
+	e.t.Helper()
+	harness.Eventually(e.t, fmt.Sprintf("the edge has %d changes", seq), func() bool {
+		r, err := e.db.Replication(e.t.Context())
+		return err == nil && r.Seq == seq
+	})
+}
+
+// The changes of the recording below, by index.
+const (
+	helloV1 = iota
+	helloV2
+	other
+	helloV3 // the news, which the lies are about
+	otherV2
+	releases
+)
+
+// mirror returns a central with two packages and five releases.
+func mirror(t *testing.T) *harness.Server {
+	t.Helper()
+	up := harness.NewUpstream(t)
+	hello, others := up.Repo("hello"), up.Repo("other")
+	s := harness.Start(t)
+	hello.Annotate("v1.0.0", hello.Release("v1.0.0"))
+	s.Fetch(hello.URL)
+	hello.Release("v2.0.0<&>")
+	s.Fetch(hello.URL)
+	others.Release("v1.0.0")
+	s.Fetch(others.URL)
+	hello.Annotate("v3.0.0", hello.Release("v3.0.0"))
+	s.Fetch(hello.URL)
+	others.Release("v2.0.0")
+	s.Fetch(others.URL)
+	return s
+}
+
+// ED-03. A central that lies is not followed: replication halts with a reason
+// in the log and in the status, and what was served is served.
+func TestLyingCentral(t *testing.T) {
+	t.Parallel()
+	honest := record(t, mirror(t))
+	if len(honest.feed) != releases {
+		t.Fatalf("the central has %d changes, want %d", len(honest.feed), releases)
+	}
+	for _, lie := range lies {
+		t.Run(strings.ReplaceAll(lie.name, " ", "_"), func(t *testing.T) {
+			t.Parallel()
+			central := play(t, honest, helloV3)
+			e := follow(t, central.URL)
+			e.reaches(helloV3)
+			before := served(t, e)
+
+			lie.tell(t, central, honest.copy())
+			central.most.Store(releases)
+			harness.Eventually(t, "replication has halted", func() bool { return status(t, e).Halted != "" })
+			if got := status(t, e); !strings.Contains(got.Halted, lie.why) || got.Seq > lie.upTo {
+				t.Errorf("halted at change %d because %q, want at most %d because of %q", got.Seq, got.Halted, lie.upTo, lie.why)
+			}
+			harness.Eventually(t, "the reason is in the log", func() bool { return strings.Contains(e.log.String(), "replication halted") })
+			after := served(t, e)
+			within(t, before, after)
+			if lie.upTo == helloV3 {
+				same(t, after, before)
+			}
+		})
+	}
+}
+
+// A lie is told by a player whose tape has been honest so far.
+type lie struct {
+	name string
+	tell func(t *testing.T, p *player, tape *recording)
+	why  string // part of the reason
+	upTo int64  // the last change that the edge may believe
+}
+
+var lies = []lie{
+	{"other bytes", func(t *testing.T, p *player, tape *recording) {
+		tape.blobs[tape.body(t, helloV3).Tarball.Digest] = tape.blobs[tape.body(t, helloV1).Tarball.Digest]
+		p.tape.Store(tape)
+	}, "with the digest", helloV3},
+	{"other digest", func(t *testing.T, p *player, tape *recording) {
+		body := tape.body(t, helloV3)
+		body.Tarball = tape.body(t, helloV1).Tarball
+		chain := tape.feed[helloV3].Chain
+		tape.say(t, helloV3, body)
+		tape.feed[helloV3].Chain = chain
+		p.tape.Store(tape)
+	}, "does not continue", helloV3},
+	{"other digest chained", func(t *testing.T, p *player, tape *recording) {
+		body := tape.body(t, helloV3)
+		body.Tarball = tape.body(t, helloV1).Tarball
+		tape.say(t, helloV3, body)
+		p.tape.Store(tape)
+	}, "not what the feed says", helloV3},
+	{"shorter feed", func(_ *testing.T, p *player, tape *recording) {
+		p.answer(func(w http.ResponseWriter, _ *http.Request) bool {
+			say(w, tape.after(helloV3, helloV2))
+			return true
+		})
+	}, "rolled back", helloV3},
+	{"replayed old feed", func(_ *testing.T, p *player, tape *recording) {
+		p.answer(func(w http.ResponseWriter, _ *http.Request) bool {
+			say(w, tape.after(0, releases))
+			return true
+		})
+	}, "goes from change 3 to 1", helloV3},
+	{"forked feed", func(t *testing.T, p *player, tape *recording) {
+		tape.say(t, helloV1, storage.ChangeBody{Package: "hello", Tag: "v0.9.0"})
+		p.tape.Store(tape)
+	}, "does not continue", helloV3},
+	{"forked head", func(_ *testing.T, p *player, tape *recording) {
+		answer := tape.after(helloV3, helloV3)
+		answer.Head.Chain = strings.Repeat("0", 64)
+		p.answer(func(w http.ResponseWriter, _ *http.Request) bool {
+			say(w, answer)
+			return true
+		})
+	}, "not the one that it showed", helloV3},
+	{"head of another feed", func(_ *testing.T, p *player, tape *recording) {
+		answer := tape.after(helloV3, releases)
+		answer.Head.Chain = strings.Repeat("0", 64)
+		p.answer(func(w http.ResponseWriter, r *http.Request) bool {
+			say(w, answer)
+			return true
+		})
+	}, "is not the change of that number", helloV3},
+	{"promised changes", func(_ *testing.T, p *player, tape *recording) {
+		answer := tape.after(helloV3, releases)
+		answer.Changes = nil
+		p.answer(func(w http.ResponseWriter, _ *http.Request) bool {
+			say(w, answer)
+			return true
+		})
+	}, "shows none", helloV3},
+	{"more than the head", func(_ *testing.T, p *player, tape *recording) {
+		answer := tape.after(helloV3, helloV3+1)
+		answer.Changes = tape.after(helloV3, releases).Changes
+		p.answer(func(w http.ResponseWriter, _ *http.Request) bool {
+			say(w, answer)
+			return true
+		})
+	}, "says that it has 4", helloV3},
+	{"gap", func(_ *testing.T, p *player, tape *recording) {
+		answer := tape.after(helloV3, releases)
+		answer.Changes = answer.Changes[1:]
+		p.answer(func(w http.ResponseWriter, _ *http.Request) bool {
+			say(w, answer)
+			return true
+		})
+	}, "goes from change 3 to 5", helloV3},
+	{"oversize page", func(_ *testing.T, p *player, _ *recording) {
+		p.answer(func(w http.ResponseWriter, _ *http.Request) bool {
+			_, _ = io.Copy(w, io.LimitReader(zeros{}, 17<<20))
+			return true
+		})
+	}, "bytes", helloV3},
+	{"too many changes", func(t *testing.T, p *player, tape *recording) {
+		for len(tape.feed) < 500 {
+			tape.feed = append(tape.feed, tape.feed[helloV3])
+		}
+		tape.rechain()
+		p.answer(func(w http.ResponseWriter, _ *http.Request) bool {
+			say(w, tape.after(helloV3, len(tape.feed)))
+			return true
+		})
+	}, "at most 200", helloV3},
+	{"tag moved", func(t *testing.T, p *player, tape *recording) {
+		body := tape.body(t, helloV3)
+		body.Tag = "v1.0.0"
+		tape.say(t, helloV3, body)
+		p.tape.Store(tape)
+	}, "before", helloV3},
+	{"tag moved within a page", func(t *testing.T, p *player, tape *recording) {
+		moved := tape.body(t, helloV2)
+		moved.Tag = "v3.0.0"
+		tape.say(t, otherV2, moved)
+		p.tape.Store(tape)
+	}, "before", helloV3},
+	{"same commit in another tarball", func(t *testing.T, p *player, tape *recording) {
+		body := tape.body(t, helloV2)
+		body.Tarball = tape.body(t, helloV1).Tarball
+		tape.say(t, helloV3, body)
+		p.tape.Store(tape)
+	}, "before", helloV3},
+	{"manifest of another tag", func(t *testing.T, p *player, tape *recording) {
+		body := tape.body(t, helloV3)
+		body.Manifest = tape.body(t, helloV2).Manifest
+		tape.say(t, helloV3, body)
+		p.tape.Store(tape)
+	}, "not what the feed says", helloV3},
+	{"manifest of another package", func(t *testing.T, p *player, tape *recording) {
+		body := tape.body(t, helloV3)
+		body.Manifest = tape.body(t, other).Manifest
+		tape.say(t, helloV3, body)
+		p.tape.Store(tape)
+	}, "not what the feed says", helloV3},
+	{"no manifest", func(t *testing.T, p *player, tape *recording) {
+		body := tape.body(t, helloV3)
+		body.Manifest = body.Tarball
+		tape.say(t, helloV3, body)
+		p.tape.Store(tape)
+	}, "is none", helloV3},
+	{"tarball of another commit", func(t *testing.T, p *player, tape *recording) {
+		old := tape.body(t, helloV2)
+		man, err := storage.ParseManifest(tape.blobs[old.Manifest.Digest])
+		if err != nil {
+			t.Fatal(err)
+		}
+		tape.forge(t, helloV3, func(m *storage.Manifest) { m.Tarball = man.Tarball })
+		p.tape.Store(tape)
+	}, "the tarball is of the commit", helloV3},
+	{"another tree", func(t *testing.T, p *player, tape *recording) {
+		tape.forge(t, helloV3, func(m *storage.Manifest) { m.Tree = strings.Repeat("1", 40) })
+		p.tape.Store(tape)
+	}, "the manifest says", helloV3},
+	{"forged commit", func(t *testing.T, p *player, tape *recording) {
+		tape.forge(t, helloV3, func(m *storage.Manifest) { m.Git.Commit = append(m.Git.Commit, "Signed-off-by: me\n"...) })
+		p.tape.Store(tape)
+	}, "has the id", helloV3},
+	{"forged tag object", func(t *testing.T, p *player, tape *recording) {
+		tape.forge(t, helloV3, func(m *storage.Manifest) { m.Git.Tags[0] = append(m.Git.Tags[0], "P.S. me, too\n"...) })
+		p.tape.Store(tape)
+	}, "tag object", helloV3},
+	{"tag object of another commit", func(t *testing.T, p *player, tape *recording) {
+		old, err := storage.ParseManifest(tape.blobs[tape.body(t, helloV1).Manifest.Digest])
+		if err != nil {
+			t.Fatal(err)
+		}
+		tape.forge(t, helloV3, func(m *storage.Manifest) { m.Git.Tags, m.TagObject = old.Git.Tags, old.TagObject })
+		p.tape.Store(tape)
+	}, "a tag object in the manifest names", helloV3},
+	{"Zig hash of another package", func(t *testing.T, p *player, tape *recording) {
+		tape.forge(t, helloV3, func(m *storage.Manifest) { m.Zig.LegacyHash = "1220" + strings.Repeat("0", 64) })
+		p.tape.Store(tape)
+	}, "Zig hash", helloV3},
+	{"other sums", func(t *testing.T, p *player, tape *recording) {
+		tape.forge(t, helloV3, func(m *storage.Manifest) { m.Tarball.MD5 = strings.Repeat("0", 32) })
+		p.tape.Store(tape)
+	}, "not those of the manifest", helloV3},
+	{"time of another commit", func(t *testing.T, p *player, tape *recording) {
+		tape.forge(t, helloV3, func(m *storage.Manifest) { m.CommitTime = m.CommitTime.Add(time.Hour) })
+		p.tape.Store(tape)
+	}, "is of", helloV3},
+	{"package of another upstream", func(t *testing.T, p *player, tape *recording) {
+		tape.forge(t, helloV3, func(m *storage.Manifest) { m.Upstream = "https://evil.example/hello" })
+		p.tape.Store(tape)
+	}, "bound to", helloV3},
+	{"package in other letters", func(t *testing.T, p *player, tape *recording) {
+		tape.forge(t, helloV3, func(m *storage.Manifest) { m.Package = "Hello" })
+		p.tape.Store(tape)
+	}, "is called hello here", helloV3},
+	{"package that is a path", func(t *testing.T, p *player, tape *recording) {
+		tape.forge(t, helloV3, func(m *storage.Manifest) { m.Package = "../hello" })
+		p.tape.Store(tape)
+	}, "change 4", helloV3},
+	{"reserved name", func(t *testing.T, p *player, tape *recording) {
+		tape.forge(t, helloV3, func(m *storage.Manifest) { m.Package = "api" })
+		p.tape.Store(tape)
+	}, "change 4", helloV3},
+	{"tag with control characters", func(t *testing.T, p *player, tape *recording) {
+		tape.forge(t, helloV3, func(m *storage.Manifest) { m.Tag = "v3\x1b[2J" })
+		p.tape.Store(tape)
+	}, "change 4", helloV3},
+	{"digest that is a path", func(t *testing.T, p *player, tape *recording) {
+		body := tape.body(t, helloV3)
+		body.Tarball.Digest = "../../../../etc/passwd"
+		tape.say(t, helloV3, body)
+		p.tape.Store(tape)
+	}, "no blob is called", helloV3},
+	{"no JSON in a change", func(_ *testing.T, p *player, tape *recording) {
+		tape.feed[helloV3].Body = json.RawMessage(`["hello"]`)
+		tape.rechain()
+		p.tape.Store(tape)
+	}, "not readable", helloV3},
+}
+
+type zeros struct{}
+
+func (zeros) Read(p []byte) (int, error) {
+	clear(p)
+	return len(p), nil
+}
+
+// A central that was restored from a backup has another feed of the same
+// releases. Resumed, an edge reads it from the beginning and goes on; if it is
+// not the same releases, it halts again.
+func TestResume(t *testing.T) {
+	t.Parallel()
+	tape := record(t, mirror(t))
+	central := play(t, tape, releases)
+	e := follow(t, central.URL)
+	e.reaches(releases)
+	before := served(t, e)
+
+	restored := tape.copy()
+	restored.feed = restored.feed[:helloV3+1]
+	restored.feed[helloV1], restored.feed[other] = restored.feed[other], restored.feed[helloV1]
+	restored.rechain()
+	central.most.Store(helloV3 + 1)
+	central.tape.Store(restored)
+	harness.Eventually(t, "replication has halted", func() bool { return status(t, e).Halted != "" })
+	if err := e.db.Resume(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	e.reaches(helloV3 + 1)
+	restored.feed = append(restored.feed, tape.feed[otherV2])
+	restored.rechain()
+	central.most.Store(releases)
+	e.reaches(releases)
+	same(t, served(t, e), before)
+
+	another := restored.copy()
+	body := another.body(t, helloV2)
+	body.Tarball = another.body(t, helloV3).Tarball
+	another.say(t, helloV2, body)
+	central.tape.Store(another)
+	harness.Eventually(t, "replication has halted", func() bool { return status(t, e).Halted != "" })
+	if err := e.db.Resume(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	harness.Eventually(t, "replication has halted again", func() bool {
+		return strings.Contains(status(t, e).Halted, "before")
+	})
+	same(t, served(t, e), before)
+}
+
+// ED-04. What is damaged on the way is refused, and asked for until it is good.
+func TestCorruptTransfer(t *testing.T) {
+	t.Parallel()
+	s := mirror(t)
+	tape, want := record(t, s), served(t, s)
+	for _, damage := range damages {
+		t.Run(strings.ReplaceAll(damage.name, " ", "_"), func(t *testing.T) {
+			t.Parallel()
+			central := play(t, tape, releases)
+			rnd := rand.New(rand.NewPCG(4, 4))
+			left := 12
+			central.answer(func(w http.ResponseWriter, r *http.Request) bool {
+				if left == 0 || rnd.IntN(3) == 0 {
+					return false
+				}
+				left--
+				whole := httptest.NewRecorder()
+				since, _ := strconv.Atoi(r.URL.Query().Get("since"))
+				if digest, ok := strings.CutPrefix(r.URL.Path, "/api/blobs/"); ok {
+					whole.Body.Write(tape.blobs[digest])
+				} else {
+					say(whole, tape.after(since, releases))
+				}
+				damage.do(rnd, w, whole.Body.Bytes(), tape)
+				return true
+			})
+			e := follow(t, central.URL)
+			e.reaches(releases)
+			if left != 0 {
+				t.Errorf("the edge was done after %d of 12 damaged answers", 12-left)
+			}
+			same(t, served(t, e), want)
+			if halted := status(t, e).Halted; halted != "" {
+				t.Errorf("halted: %s", halted)
+			}
+		})
+	}
+}
+
+var damages = []struct {
+	name string
+	do   func(rnd *rand.Rand, w http.ResponseWriter, raw []byte, tape *recording)
+}{
+	{"bit flip", func(rnd *rand.Rand, w http.ResponseWriter, raw []byte, _ *recording) {
+		raw = bytes.Clone(raw)
+		raw[rnd.IntN(len(raw))] ^= 1 << rnd.IntN(8)
+		_, _ = w.Write(raw)
+	}},
+	{"cut", func(rnd *rand.Rand, w http.ResponseWriter, raw []byte, _ *recording) {
+		_, _ = w.Write(raw[:rnd.IntN(len(raw))])
+	}},
+	{"cut with an error", func(rnd *rand.Rand, w http.ResponseWriter, raw []byte, _ *recording) {
+		w.Header().Set("Content-Length", strconv.Itoa(len(raw)))
+		_, _ = w.Write(raw[:rnd.IntN(len(raw))])
+		panic(http.ErrAbortHandler)
+	}},
+	{"swap", func(rnd *rand.Rand, w http.ResponseWriter, _ []byte, tape *recording) {
+		var body storage.ChangeBody
+		_ = json.Unmarshal(tape.feed[rnd.IntN(releases)].Body, &body)
+		_, _ = w.Write(append(bytes.Clone(tape.blobs[body.Tarball.Digest]), byte(rnd.IntN(256))))
+	}},
+	{"server error", func(_ *rand.Rand, w http.ResponseWriter, _ []byte, _ *recording) {
+		http.Error(w, "no", http.StatusBadGateway)
+	}},
+}
