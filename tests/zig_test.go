@@ -3,6 +3,7 @@ package tests_test
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -105,6 +106,37 @@ func testZigBuild(t *testing.T, z *harness.Zig, s *harness.Server) {
 		got, err := os.ReadFile(filepath.Join(project, "zig-out", "root.zig"))
 		if want := "pub const text = \"hello\";\n"; string(got) != want {
 			t.Errorf("built with %q, %v, want %q", got, err, want)
+		}
+	}
+}
+
+// The package that a new packbase has is one that Zig builds with, by the URL
+// that packbase prints.
+func TestHello(t *testing.T) {
+	t.Parallel()
+	zigs := harness.Zigs(t)
+	s := harness.Up(t)
+	url := "git+" + s.URL + "/hello#v0.1.0"
+	if !s.API.Said("zig fetch --save " + url) {
+		t.Errorf("packbase did not print how to fetch %s", url)
+	}
+	info := s.Info("hello")
+	r := info.Release(t, "v0.1.0")
+	for _, z := range zigs {
+		if !slices.ContainsFunc(r.Zig.UsableWith, func(release string) bool { return strings.HasPrefix(z.Version, release+".") }) {
+			continue
+		}
+		project := z.Project("user", "hello")
+		if _, err := z.Run(project, "fetch", "--save", url); err != nil {
+			t.Error(err)
+			continue
+		}
+		saved, err := os.ReadFile(filepath.Join(project, "build.zig.zon"))
+		if err != nil || !strings.Contains(string(saved), `"`+z.Hash(r)+`"`) {
+			t.Errorf("zig %s saved, %v:\n%s\nwant the hash %s", z.Version, err, saved, z.Hash(r))
+		}
+		if _, err := z.Run(project, "build"); err != nil {
+			t.Error(err)
 		}
 	}
 }
