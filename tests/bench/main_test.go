@@ -1,0 +1,9 @@
+package bench
+
+import (
+	"testing"
+
+	"packbase/tests/harness"
+)
+
+func TestMain(m *testing.M) { harness.Main(m) }
