@@ -43,10 +43,11 @@ func identify(next http.Handler) http.Handler {
 
 // closeChunked closes the connection after a chunked request. net/http
 // hides a Content-Length that came with it: a proxy in front that went by that
-// one would take the rest of the body for the next request.
+// one would take the rest of the body for the next request. Of HTTP/1.0 it
+// hides that a request is chunked.
 func closeChunked(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if len(r.TransferEncoding) > 0 {
+		if len(r.TransferEncoding) > 0 || !r.ProtoAtLeast(1, 1) {
 			w.Header().Set("Connection", "close")
 		}
 		next.ServeHTTP(w, r)

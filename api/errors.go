@@ -104,10 +104,11 @@ func (s *Server) handleWith(write func(http.ResponseWriter, *http.Request, *Erro
 		if err == nil {
 			return
 		}
-		if r.Context().Err() != nil {
-			return // the client has gone
-		}
 		e := toError(err)
+		if e.Status >= 500 && r.Context().Err() != nil {
+			// Silence would be an empty 200 to whoever still listens.
+			e = &Error{Status: http.StatusRequestTimeout, Code: "client_gone", Message: "the client ended the connection before there was an answer"}
+		}
 		if e.Status >= 500 {
 			s.log.ErrorContext(r.Context(), "request failed", "method", r.Method, "path", r.URL.Path,
 				"status", e.Status, "request_id", middleware.GetReqID(r.Context()), slog.Any("err", err))

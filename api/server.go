@@ -231,6 +231,9 @@ func methodNotAllowed(w http.ResponseWriter, r *http.Request) error {
 			allowed = append(allowed, method)
 		}
 	}
+	if len(allowed) == 0 {
+		return storage.ErrNotFound // chi asks for the method first
+	}
 	w.Header().Set("Allow", strings.Join(allowed, ", "))
 	return &Error{Status: http.StatusMethodNotAllowed, Code: "method_not_allowed",
 		Message: fmt.Sprintf("%s is not for this path; it takes %s", r.Method, strings.Join(allowed, ", "))}

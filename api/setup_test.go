@@ -187,7 +187,8 @@ func (g *registry) raw(request string) string {
 // statusOf returns the status of the first answer in what raw returned, 0 if
 // there is none.
 func statusOf(answers string) (status int) {
-	_, _ = fmt.Sscanf(answers, "HTTP/1.1 %d", &status) // none: 0
+	var minor int
+	_, _ = fmt.Sscanf(answers, "HTTP/1.%d %d", &minor, &status) // none: 0
 	return status
 }
 

@@ -146,8 +146,9 @@ func (s *Server) serveBlob(w http.ResponseWriter, r *http.Request, rel storage.R
 	h.Set("Content-Type", contentType)
 	h.Set("ETag", `"`+digest+`"`)
 	h.Set("X-Content-Type-Options", "nosniff")
-	// Many ranges at once cost more than they are good for.
-	if strings.Contains(r.Header.Get("Range"), ",") {
+	// Many ranges at once cost more than they are good for, and units that are
+	// not known are to be ignored. RFC 9110, section 14.2.
+	if ranges := r.Header.Get("Range"); strings.Contains(ranges, ",") || !strings.HasPrefix(ranges, "bytes=") {
 		r.Header.Del("Range")
 	}
 	http.ServeContent(newSteadyWriter(w), r, "", rel.CreatedAt, body)
