@@ -59,7 +59,8 @@ func run(ctx context.Context, req Request, events *eventWriter) error {
 		return err
 	}
 	for _, r := range src.refs().rejected {
-		if req.Rejected[r.Tag] != r.OID {
+		// What such a name names is often not told: "" is no news to a map.
+		if oid, known := req.Rejected[r.Tag]; !known || oid != r.OID {
 			if err := events.send(Event{Rejected: &r}); err != nil {
 				return err
 			}
@@ -87,7 +88,7 @@ func choose(req Request, has sourceRefs) (Refs, []wanted, error) {
 	for tag, oid := range has.tags {
 		refs.Tags[tag] = oid.String()
 	}
-	if n := len(has.tags); n > req.Limits.Tags {
+	if n := len(has.tags) + len(has.rejected); n > req.Limits.Tags {
 		return refs, nil, &Error{Code: "too_many_tags", Final: true,
 			Message: fmt.Sprintf("upstream has %d tags; at most %d are mirrored", n, req.Limits.Tags)}
 	}

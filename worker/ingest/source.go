@@ -34,7 +34,9 @@ func openSource(ctx context.Context, req Request, events *eventWriter) (source, 
 		return openFixture(req, folder)
 	}
 	_ = events.send(Event{Progress: &storage.Progress{Step: "list refs"}})
-	session, err := upstream.New(req.Egress).Connect(ctx, req.CloneURL)
+	egress := req.Egress
+	egress.Limits.PackBytes = req.Limits.Git.PackBytes
+	session, err := upstream.New(egress).Connect(ctx, req.CloneURL)
 	if err != nil {
 		return nil, err
 	}
