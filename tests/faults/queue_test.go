@@ -108,11 +108,11 @@ func (f *redisFaults) flushAll(t *testing.T) {
 }
 
 func (f *redisFaults) kill9(t *testing.T) {
-	for range rounds(3, 50) {
+	for range rounds(2, 50) {
 		repos := f.repos(t, 6)
 		jobs := []string{f.s.Ask(f.g.of(repos[0])), f.s.Ask(f.g.of(repos[1]))}
 		f.e.Crash("redis")
-		back := time.After(upTo(f.rnd, 5*time.Second))
+		back := time.After(upTo(f.rnd, 4*time.Second))
 		for _, repo := range repos[2:] {
 			began := time.Now()
 			a := f.s.Do(http.MethodPost, "/api/fetch", fmt.Sprintf(`{"url":%q}`, f.g.of(repo)), nil)
@@ -244,7 +244,7 @@ func (f *redisFaults) badPayload(t *testing.T) {
 	for range rounds(50, 1000) {
 		payloads = append(payloads, noise(200))
 	}
-	kinds := []string{storage.FetchPackage, storage.UpdateCatalog, "package:explode", "\xff", strings.Repeat("k", 1000)}
+	kinds := []string{storage.FetchPackage, storage.UpdateCatalog, "package:explode", "\x1b[2J", strings.Repeat("k", 1000)}
 	for n, payload := range payloads {
 		for _, q := range []string{"fetch", "control"} {
 			_, err := tell.Enqueue(asynq.NewTask(kinds[n%len(kinds)], []byte(payload)), asynq.Queue(q), asynq.MaxRetry(n%3))
@@ -333,7 +333,7 @@ func TestFailedJobBlocksNothing(t *testing.T) {
 	hello := up.Repo("hello")
 	hello.Release("v1.0.0")
 	s := harness.Start(t, append(quick, "PACKBASE_JOB_BACKOFF=10ms")...)
-	for range rounds(3, 10) {
+	for range rounds(1, 10) {
 		for _, h := range []http.Handler{harness.Status(http.StatusNotFound), harness.Status(http.StatusInternalServerError), harness.Close()} {
 			up.Answer(h)
 			if a := s.TryFetch(hello.URL); a.Status != http.StatusBadGateway {
