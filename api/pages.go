@@ -375,7 +375,7 @@ func (s *Server) needs(status *statusBody, o *overview, c census) (needs []web.N
 		Why: "Upstream changed in a way that somebody should look at.", Link: "/packages?filter=frozen", To: "Decide"})
 	add(o.catalog != "", web.Need{Level: "warn", What: "The catalog could not be downloaded", Why: o.catalog})
 	add(c.lost > 0, web.Need{Level: "warn", What: plural(c.lost, "One package could not be mirrored", "%d packages could not be mirrored"),
-		Why: "What is here of it is served; it is tried again later.", Link: "/packages?filter=failing", To: "See why"})
+		Why: plural(c.lost, "What is here of it is served, and it is tried again later.", "What is here of these %d is served, and they are tried again later."), Link: "/packages?filter=failing", To: "See why"})
 	if c.lost == 0 && o.catalog == "" && len(o.failures) > 0 {
 		n := web.Need{Level: "warn", What: plural(len(o.failures), "One job failed", "%d jobs failed"), Link: "/jobs?state=failed", To: "See why"}
 		if len(o.failures) == 1 {
@@ -553,7 +553,7 @@ func (s *Server) servedPackage(ctx context.Context, name string) (storage.Packag
 // Rows of a kind on a package's page.
 const (
 	releasesEach = 25
-	othersMost   = 50
+	othersMost   = 20
 )
 
 // getPackagePage shows one package to a browser.

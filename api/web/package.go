@@ -213,6 +213,12 @@ type Release struct {
 // URL is the tarball's.
 func (r *Release) URL() string { return r.Base + r.Tarball() }
 
+// Usable reports whether any Zig takes the release as a dependency.
+func (r *Release) Usable() bool { return r.Zig.Hash != "" || r.Zig.LegacyHash != "" }
+
+// Download is the command that gets the tarball without Zig.
+func (r *Release) Download() string { return "curl -fLO " + shellWord(r.URL()) }
+
 // Save is the command that adds the tarball to a project.
 func (r *Release) Save() string { return "zig fetch --save " + shellWord(r.URL()) }
 

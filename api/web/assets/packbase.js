@@ -181,34 +181,24 @@
     const focused = now.contains(document.activeElement) ? document.activeElement.id : '';
     const open = [...now.querySelectorAll('details')].map((d) => d.open);
     [...next.querySelectorAll('details')].forEach((d, i) => { if (open[i]) d.open = true; });
-    // What is announced is changed only when its words do.
-    const spoken = now.querySelector('[aria-live], [role=status]');
-    const same = spoken && next.querySelector('#' + spoken.id);
-    if (same && same.isEqualNode(spoken)) same.replaceWith(spoken.cloneNode(true));
-    for (const name of now.getAttributeNames()) if (!next.hasAttribute(name)) now.removeAttribute(name);
-    for (const name of next.getAttributeNames()) now.setAttribute(name, next.getAttribute(name));
     morph(now, next);
     if (focused && byId(focused)) byId(focused).focus();
   }
 
-  // morph replaces the children that differ, so that live regions are
-  // announced and bars move instead of being made anew.
+  // morph makes an element equal another one and leaves alone what is equal
+  // already, so that only what changed is announced, and bars move.
   function morph(now, next) {
-    const theirs = [...next.childNodes];
-    const ours = [...now.childNodes];
+    for (const name of now.getAttributeNames()) if (!next.hasAttribute(name)) now.removeAttribute(name);
+    for (const name of next.getAttributeNames()) {
+      if (now.getAttribute(name) !== next.getAttribute(name)) now.setAttribute(name, next.getAttribute(name));
+    }
+    const ours = [...now.childNodes], theirs = [...next.childNodes];
     theirs.forEach((child, i) => {
       const old = ours[i];
-      if (!old) { now.append(child); return; }
-      if (old.isEqualNode(child)) return;
-      if (old.nodeType !== 1 || child.nodeType !== 1 || old.tagName !== child.tagName || old.id !== child.id) {
-        old.replaceWith(child);
-        return;
-      }
-      for (const name of old.getAttributeNames()) if (!child.hasAttribute(name)) old.removeAttribute(name);
-      for (const name of child.getAttributeNames()) {
-        if (old.getAttribute(name) !== child.getAttribute(name)) old.setAttribute(name, child.getAttribute(name));
-      }
-      morph(old, child);
+      if (!old) now.append(child);
+      else if (old.isEqualNode(child)) return;
+      else if (old.nodeType === 1 && child.nodeType === 1 && old.tagName === child.tagName && old.id === child.id) morph(old, child);
+      else old.replaceWith(child);
     });
     ours.slice(theirs.length).forEach((child) => child.remove());
   }
