@@ -11,8 +11,8 @@ import (
 )
 
 // getChanges serves GET /api/changes?since=&limit=&wait=: the feed that edges
-// follow. With wait it answers when there is something new, or after that many
-// seconds.
+// follow. With wait it answers when there is something new, after that many
+// seconds, or when this server is about to end.
 func (s *Server) getChanges(w http.ResponseWriter, r *http.Request) error {
 	since, err := strconv.ParseInt("0"+r.URL.Query().Get("since"), 10, 64)
 	if err != nil {
@@ -36,7 +36,7 @@ func (s *Server) getChanges(w http.ResponseWriter, r *http.Request) error {
 		if err != nil {
 			return err
 		}
-		if len(changes) > 0 || head.Seq < since || time.Now().After(deadline) {
+		if len(changes) > 0 || head.Seq < since || time.Now().After(deadline) || s.draining.Load() {
 			writeJSON(w, http.StatusOK, map[string]any{
 				"changes": orEmpty(changes), "head": map[string]any{"seq": head.Seq, "chain": head.Chain},
 			})

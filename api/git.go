@@ -62,7 +62,7 @@ type gitStore struct {
 // memory, and for how long it is not asked again if it did not.
 const (
 	revisionTimeout = 2 * time.Second
-	awayFor         = time.Second
+	awayFor         = 5 * time.Second
 )
 
 // Entries that are kept in memory.

@@ -95,11 +95,11 @@ func (s *Server) Warm(ctx context.Context) {
 
 func (s *Server) warmPackages(ctx context.Context, packages []*listing, warmed map[string]int64) {
 	newest := slices.SortedFunc(slices.Values(packages), func(a, b *listing) int { return b.UpdatedAt.Compare(a.UpdatedAt) })
-	room := keptReleases
+	room, first := keptReleases, len(warmed) == 0
 	for i, p := range newest {
 		room -= 4 * p.ReleaseCount // paths: by tag, by commit and by two Zig hashes
 		if i >= keptRepos || room < 0 {
-			return
+			break
 		}
 		if p.ReleaseCount == 0 || warmed[p.Name] == p.Revision {
 			continue
@@ -111,6 +111,9 @@ func (s *Server) warmPackages(ctx context.Context, packages []*listing, warmed m
 			return
 		}
 		warmed[p.Name] = p.Revision
+	}
+	if first && len(warmed) > 0 {
+		s.log.InfoContext(ctx, "packages kept in memory", "count", len(warmed), "of", len(packages))
 	}
 }
 

@@ -2,6 +2,7 @@ package harness
 
 import (
 	"slices"
+	"strings"
 	"testing"
 
 	"packbase/storage/storagetest"
@@ -23,9 +24,11 @@ func StartEdge(t testing.TB, central string, env ...string) *Server {
 // NewEdge is StartEdge without starting anything.
 func NewEdge(t testing.TB, central string, env ...string) *Server {
 	t.Helper()
-	own := []string{"PACKBASE_CENTRAL=" + central, "PACKBASE_READ_ONLY=true", "PACKBASE_TOKEN=", "PACKBASE_UPSTREAM_ALLOW="}
-	s := newServer(t, slices.Concat(own, env))
+	s := newServer(t, slices.Concat([]string{"PACKBASE_CENTRAL=" + central, "PACKBASE_READ_ONLY=true"}, env))
 	s.Token = ""
+	s.Env = slices.DeleteFunc(s.Env, func(e string) bool {
+		return strings.HasPrefix(e, "PACKBASE_TOKEN=") || strings.HasPrefix(e, "PACKBASE_UPSTREAM_ALLOW=")
+	})
 	if s.DatabaseURL = valueOf(env, "PACKBASE_DATABASE_URL"); s.DatabaseURL == "" {
 		s.DatabaseURL = storagetest.NewURL(t)
 		s.Env = append(s.Env, "PACKBASE_DATABASE_URL="+s.DatabaseURL)

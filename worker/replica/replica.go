@@ -77,6 +77,9 @@ func (r *Replica) Run(ctx context.Context) error {
 	for ctx.Err() == nil {
 		err := r.step(ctx)
 		if err == nil {
+			if wait > r.Retry {
+				r.probeRest(ctx) // a full disk fails probes, too
+			}
 			wait, times = r.Retry, 0
 			continue
 		}
@@ -414,7 +417,7 @@ func (r *Replica) copy(ctx context.Context, b storage.Blob) error {
 	return nil
 }
 
-// probeRest probes what was published and not probed before a crash.
+// probeRest probes what was published and not fetched back.
 func (r *Replica) probeRest(ctx context.Context) {
 	names, err := r.DB.Unprobed(ctx)
 	if err != nil {
