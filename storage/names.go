@@ -5,6 +5,7 @@ import (
 	"net/url"
 	"path"
 	"regexp"
+	"strconv"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -19,6 +20,8 @@ const (
 
 var (
 	packageName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]*$`)
+	hostName    = regexp.MustCompile(`^[a-z0-9_]([a-z0-9_-]*[a-z0-9])?(\.[a-z0-9_]([a-z0-9_-]*[a-z0-9])?)*$`)
+	numeric     = regexp.MustCompile(`^(0x[0-9a-f]*|[0-9]+)$`) // as the last part of a host
 	commitOID   = regexp.MustCompile(`^[0-9a-fA-F]{40}$`)
 	reserved    = []string{
 		"api", "p", "git", "z", "static", "assets", "favicon.ico", "robots.txt",
@@ -103,11 +106,12 @@ func ParseUpstream(raw string) (Upstream, error) {
 	case len(raw) > MaxUpstreamURL:
 		return Upstream{}, invalid(field, "an upstream's URL has at most %d bytes, this one has %d", MaxUpstreamURL, len(raw))
 	case !utf8.ValidString(raw), strings.ContainsFunc(raw, func(r rune) bool { return unicode.IsControl(r) || unicode.IsSpace(r) }), strings.Contains(raw, `\`):
-		return Upstream{}, invalid(field, "%q has characters that no URL has", clip(raw))
+		return Upstream{}, invalid(field, "it has characters that no URL has")
 	}
+	// Messages do not quote the URL as long as there may be a password in it.
 	u, err := url.Parse(strings.TrimPrefix(raw, "git+"))
 	if err != nil {
-		return Upstream{}, invalid(field, "%q is not a URL; give one like git+https://host/owner/repo", clip(raw))
+		return Upstream{}, invalid(field, "it is not a URL; give one like git+https://host/owner/repo")
 	}
 	switch {
 	case u.Scheme != "https" && u.Scheme != "http":
@@ -115,16 +119,16 @@ func ParseUpstream(raw string) (Upstream, error) {
 	case u.User != nil:
 		return Upstream{}, invalid(field, "a URL must not carry a user name or password; put credentials into the file that PACKBASE_NETRC names")
 	case u.Opaque != "", u.Hostname() == "":
-		return Upstream{}, invalid(field, "%q names no host; give one like git+https://host/owner/repo", clip(raw))
+		return Upstream{}, invalid(field, "it names no host; give one like git+https://host/owner/repo")
 	case u.RawQuery != "", u.ForceQuery:
 		return Upstream{}, invalid(field, "an upstream's URL has no query; name a tag or commit as #fragment")
-	case strings.Contains(u.Host, "%"), strings.HasSuffix(u.Hostname(), "."):
-		return Upstream{}, invalid(field, "%q is not a host name", clip(u.Host))
+	case !validHost(u):
+		return Upstream{}, invalid(field, "%q is not the name of a host, and its port if it has one", clip(u.Host))
 	case u.EscapedPath() != (&url.URL{Path: u.Path}).EscapedPath(), strings.ContainsFunc(u.Path, unicode.IsControl):
 		return Upstream{}, invalid(field, "the path %q is not spelled canonically", clip(u.EscapedPath()))
 	}
 	clean := strings.TrimSuffix(u.Path, "/")
-	if clean == "" || path.Clean(clean) != clean {
+	if strings.Trim(clean, "/") == "" || path.Clean(clean) != clean {
 		return Upstream{}, invalid(field, "the path %q names no repository; give one like git+https://host/owner/repo", clip(u.Path))
 	}
 	name := strings.TrimSuffix(path.Base(clean), ".git")
@@ -146,6 +150,23 @@ func ParseUpstream(raw string) (Upstream, error) {
 	clone := u.String()
 	u.Path = strings.TrimSuffix(clean, ".git")
 	return Upstream{Canonical: u.String(), CloneURL: clone, Name: name, Target: target}, nil
+}
+
+// validHost reports whether u names a host in ASCII, or by an IP address in
+// its usual form. 127.1, 0x7f000001 and the like are read as addresses by some
+// resolvers and as names by others.
+func validHost(u *url.URL) bool {
+	host := strings.ToLower(u.Hostname())
+	if port := u.Port(); port != "" {
+		if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
+			return false
+		}
+	}
+	if addr, err := netip.ParseAddr(host); err == nil {
+		return addr.Zone() == ""
+	}
+	last := host[strings.LastIndexByte(host, '.')+1:]
+	return len(host) <= 253 && hostName.MatchString(host) && !numeric.MatchString(last)
 }
 
 func canonicalHost(u *url.URL) string {
