@@ -54,6 +54,19 @@ func closeChunked(next http.Handler) http.Handler {
 	})
 }
 
+// sameSite refuses what a page of another site would have a browser send. A
+// page needs no token where writes need none, on a loopback address.
+func (s *Server) sameSite(next http.Handler) http.Handler {
+	origins := http.NewCrossOriginProtection()
+	return s.handle(func(w http.ResponseWriter, r *http.Request) error {
+		if err := origins.Check(r); err != nil {
+			return &Error{Status: http.StatusForbidden, Code: "cross_site", Message: "a page of another site must not write here"}
+		}
+		next.ServeHTTP(w, r)
+		return nil
+	})
+}
+
 // A countingBody counts what is read of a request's body.
 type countingBody struct {
 	io.ReadCloser

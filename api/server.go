@@ -101,9 +101,9 @@ func (s *Server) Handler() http.Handler {
 	r.Get("/api/openapi.yaml", s.handle(getOpenAPI))
 	r.Get("/api/changes", s.handle(s.getChanges))
 	r.Get("/api/blobs/{digest}", s.handle(s.getBlob))
-	r.Post("/api/update", s.handle(s.postUpdate))
+	r.With(s.sameSite).Post("/api/update", s.handle(s.postUpdate))
 	r.Group(func(r chi.Router) {
-		r.Use(s.authorize)
+		r.Use(s.sameSite, s.authorize)
 		r.Post("/api/fetch", s.handle(s.postFetch))
 		r.Post("/api/check", s.handle(s.postCheck))
 		r.Post("/api/review/{package}", s.handle(s.postReview))
