@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/spf13/cobra"
 
 	"packbase/storage/blob"
@@ -56,6 +57,9 @@ which does both with a Postgres of its own.`,
 		}
 		git, err := newGit(cfg, s)
 		if err != nil {
+			return err
+		}
+		if err := serveAdmin(ctx, cfg, prometheus.NewRegistry()); err != nil {
 			return err
 		}
 		log.Info("working", "central", cfg.Central)
