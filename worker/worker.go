@@ -97,7 +97,12 @@ func New(db *storage.DB, q *queue.Queue, blobs blob.Store, opt Options, log *slo
 func (w *Worker) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	wg.Go(func() { w.reconcile(ctx) })
-	err := w.queue.Serve(ctx, w.opt.Concurrency, w.handle, w.log)
+	err := w.queue.Serve(ctx, w.opt.Concurrency, func(ctx context.Context, kind string, job uuid.UUID) {
+		// asynq itself does not wait for handlers whose context has ended.
+		wg.Add(1)
+		defer wg.Done()
+		w.handle(ctx, kind, job)
+	}, w.log)
 	wg.Wait()
 	if ferr := w.db.ForgetWorker(context.WithoutCancel(ctx), w.opt.ID); ferr != nil {
 		w.log.Warn("worker not signed off", "err", ferr)
