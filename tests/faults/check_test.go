@@ -3,6 +3,7 @@ package faults
 import (
 	"bytes"
 	"compress/gzip"
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -14,12 +15,17 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+	"github.com/jackc/pgx/v5"
+
 	"packbase/storage"
+	"packbase/storage/storagetest"
 	"packbase/tests/harness"
 )
 
@@ -257,6 +263,40 @@ func (c *checker) tags(repos ...*harness.Repo) {
 			c.t.Errorf("%s has %d releases, want %d", filepath.Base(repo.Dir), got, want)
 		}
 	}
+}
+
+// rebuilt checks that the blobs alone give the same rows again, also with what
+// crashes have left among them.
+func (c *checker) rebuilt() {
+	c.t.Helper()
+	fresh := storagetest.NewURL(c.t)
+	env := append(c.s.Env[:len(c.s.Env):len(c.s.Env)], "PACKBASE_DATABASE_URL="+fresh)
+	if stdout, stderr, err := harness.Run(c.t, env, "rebuild"); err != nil {
+		c.t.Fatalf("rebuild: %v\n%s%s", err, stdout, stderr)
+	}
+	want, got := c.rows(c.s.DatabaseURL), c.rows(fresh)
+	if len(want) == 0 || !slices.Equal(got, want) {
+		c.t.Errorf("rebuilt %d releases, want %d: %s", len(got), len(want), cmp.Diff(want, got))
+	}
+}
+
+// rows returns all releases of a database as text.
+func (c *checker) rows(url string) []string {
+	c.t.Helper()
+	conn, err := pgx.Connect(c.t.Context(), url)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	defer conn.Close(context.Background())
+	rows, _ := conn.Query(c.t.Context(), `
+		SELECT concat_ws(' ', r.package, r.tag, r.commit_oid, r.tag_oid, r.digest, r.manifest_digest, r.zig_hash, r.created_at,
+			p.objects, encode(p.trailer, 'hex'))
+		FROM releases r JOIN packs p ON p.release_id = r.id ORDER BY r.package, r.tag, r.commit_oid`)
+	all, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return all
 }
 
 func sum(b []byte) string {

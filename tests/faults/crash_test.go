@@ -39,6 +39,7 @@ func TestKill9Random(t *testing.T) {
 	for _, repo := range c.repos {
 		c.tags(repo)
 	}
+	c.rebuilt()
 }
 
 // killing is one run of TestKill9Random.
@@ -52,13 +53,7 @@ type killing struct {
 
 // round mirrors three packages of five tags.
 func (k *killing) round(n int, kill bool) {
-	var repos []*harness.Repo
-	for _, name := range []string{"a", "b", "c"} {
-		repo := k.up.Repo(fmt.Sprintf("%s-%d", name, n))
-		release(k.t, repo, 0, 5, 100_000)
-		repos = append(repos, repo)
-	}
-	k.c.know(repos...)
+	repos := k.repos(fmt.Sprint(n))
 	requests := k.up.Requests()
 	asked := make(chan []string)
 	go func() { asked <- k.ask(repos) }()
@@ -95,22 +90,58 @@ func (k *killing) round(n int, kill bool) {
 	}
 }
 
-// ask has packages mirrored and returns the jobs that were acknowledged.
+// repos makes three packages of five tags.
+func (k *killing) repos(suffix string) (repos []*harness.Repo) {
+	for _, name := range []string{"a", "b", "c"} {
+		repo := k.up.Repo(name + "-" + suffix)
+		release(k.t, repo, 0, 5, 100_000)
+		repos = append(repos, repo)
+	}
+	k.c.know(repos...)
+	return repos
+}
+
+// ask has packages mirrored and returns the jobs that were acknowledged. An
+// answer, if there is one, must be that.
 func (k *killing) ask(repos []*harness.Repo) (jobs []string) {
 	for _, repo := range repos {
-		a, err := k.c.s.TryDo(http.MethodPost, "/api/fetch", fmt.Sprintf(`{"url":%q}`, repo.URL), nil)
-		if err != nil {
-			continue // nobody was there, or had the time to answer
-		}
-		if a.Status != http.StatusAccepted {
+		a, job := k.askFor(repo)
+		if a != nil && job == "" {
 			k.t.Errorf("ask for %s: status = %d, want 202\n%s", repo.URL, a.Status, a.Body)
-			continue
 		}
-		var f harness.Fetched
-		a.Into(k.t, &f)
-		jobs = append(jobs, f.JobID)
+		if job != "" {
+			jobs = append(jobs, job)
+		}
 	}
 	return jobs
+}
+
+// askAnyhow is ask for when packbase may say that it cannot now.
+func (k *killing) askAnyhow(repos []*harness.Repo) (jobs []string) {
+	for _, repo := range repos {
+		a, job := k.askFor(repo)
+		if a != nil && job == "" && (a.Status != http.StatusServiceUnavailable || a.Header.Get("Retry-After") == "") {
+			k.t.Errorf("ask for %s: status = %d, want 202, or 503 with Retry-After\n%s", repo.URL, a.Status, a.Body)
+		}
+		if job != "" {
+			jobs = append(jobs, job)
+		}
+	}
+	return jobs
+}
+
+// askFor returns no answer if nobody was there, or had the time to give one.
+func (k *killing) askFor(repo *harness.Repo) (a *harness.Answer, job string) {
+	a, err := k.c.s.TryDo(http.MethodPost, "/api/fetch", fmt.Sprintf(`{"url":%q}`, repo.URL), nil)
+	if err != nil {
+		return nil, ""
+	}
+	if a.Status == http.StatusAccepted {
+		var f harness.Fetched
+		a.Into(k.t, &f)
+		job = f.JobID
+	}
+	return a, job
 }
 
 // read lets clients read what there is until stop is called. An answer that

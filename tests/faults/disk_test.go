@@ -1,0 +1,268 @@
+package faults
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"packbase/tests/harness"
+)
+
+// CR-07: the disk is full at any point of a job. The job waits, nothing else
+// suffers, and it goes on by itself when there is room.
+func TestDiskFull(t *testing.T) {
+	t.Parallel()
+	rnd := random(t)
+	disk := t.TempDir()
+	if err := syscall.Mount("tmpfs", disk, "tmpfs", 0, "size=16m"); errors.Is(err, syscall.EPERM) {
+		t.Skip("mounting a small disk needs root")
+	} else if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := syscall.Unmount(disk, 0); err != nil {
+			t.Error(err)
+		}
+	})
+	up := harness.NewUpstream(t)
+	s := harness.Start(t, append(quick, "PACKBASE_ROOT="+filepath.Join(disk, "root"))...)
+	c := newChecker(t, s)
+	first := up.Repo("first")
+	release(t, first, 0, 2, 10_000)
+	s.Fetch(first.URL)
+	full := 0
+	for n := range rounds(6, 30) {
+		repo := up.Repo(fmt.Sprintf("full-%d", n))
+		release(t, repo, 0, 3, 100_000)
+		before := free(t, disk)
+		filler := filepath.Join(disk, "filler")
+		// A job needs about 1.3 MB at once and keeps half of it.
+		if err := os.WriteFile(filler, make([]byte, before-rnd.Int64N(1_300_000)), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		id := s.Ask(repo.URL)
+		var job harness.Job
+		harness.Within(t, recoveryTime, "the job has ended or waits for room", func() bool {
+			job = s.Job(id)
+			return !job.Open() || job.Error.Code != ""
+		})
+		if job.Open() {
+			full++
+			if job.Error.Code != "storage_full" {
+				t.Errorf("job waits for %s: %s, want storage_full", job.Error.Code, job.Error.Message)
+			}
+			c.complete(repo) // what there is, if anything
+		}
+		c.tags(first)
+		if err := os.Remove(filler); err != nil {
+			t.Fatal(err)
+		}
+		c.settled(recoveryTime, id)
+		c.clean()
+		c.tags(repo)
+		if kept := before - free(t, disk); kept > 1_300_000 {
+			t.Errorf("round %d: %d bytes more are used after, want what was published", n, kept)
+		}
+	}
+	t.Logf("the disk was full in %d rounds", full)
+	if full == 0 {
+		t.Error("the disk was never full")
+	}
+}
+
+func free(t *testing.T, dir string) int64 {
+	t.Helper()
+	var st syscall.Statfs_t
+	if err := syscall.Statfs(dir, &st); err != nil {
+		t.Fatal(err)
+	}
+	return int64(st.Bavail) * st.Bsize
+}
+
+// rotten is what a disk does to blobs.
+type rotten struct {
+	t    *testing.T
+	s    *harness.Server
+	c    *checker
+	repo *harness.Repo
+}
+
+func newRotten(t *testing.T) *rotten {
+	t.Helper()
+	up := harness.NewUpstream(t)
+	s := harness.Start(t, quick...)
+	repo := up.Repo("rotten")
+	release(t, repo, 0, 3, 30_000)
+	s.Fetch(repo.URL)
+	r := &rotten{t: t, s: s, c: newChecker(t, s), repo: repo}
+	r.c.tags(repo)
+	return r
+}
+
+func (r *rotten) path(digest string) string {
+	return filepath.Join(r.s.Root, "blobs", digest[:2], digest)
+}
+
+// change writes other bytes to a blob.
+func (r *rotten) change(digest string, change func([]byte) []byte) {
+	r.t.Helper()
+	b, err := os.ReadFile(r.path(digest))
+	err = errors.Join(err, os.Chmod(r.path(digest), 0o644))
+	if err = errors.Join(err, os.WriteFile(r.path(digest), change(b), 0o644)); err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+// get returns the answer for a tarball, which must not be whole and wrong
+// unless the bytes have the right length.
+func (r *rotten) get(rel harness.Tarball, sameLength bool) *harness.Answer {
+	r.t.Helper()
+	a, err := r.s.TryDo(http.MethodGet, rel.URL, "", nil)
+	switch {
+	case err != nil: // cut
+	case a.Status == http.StatusOK && !sameLength && sum(a.Body) != rel.SHA256:
+		r.t.Errorf("GET %s: 200 with %d bytes, want an error", rel.URL, len(a.Body))
+	case a.Status != http.StatusOK && (a.Code() == "" || strings.Contains(string(a.Body), r.s.Root)):
+		r.t.Errorf("GET %s: %d %s, want a code and no path", rel.URL, a.Status, a.Body)
+	}
+	return a
+}
+
+// verify runs `packbase verify` and checks its exit code and what it says.
+func (r *rotten) verify(wantOK bool, says string, args ...string) {
+	r.t.Helper()
+	stdout, stderr, err := harness.Run(r.t, r.s.Env, append([]string{"verify"}, args...)...)
+	if (err == nil) != wantOK || !strings.Contains(stdout, says) {
+		r.t.Errorf("verify %v: %v\n%s%swant ok %v and %q", args, err, stdout, stderr, wantOK, says)
+	}
+}
+
+// CR-13: bytes rot. What has another length is never served; what has not is
+// found by verify and never served again. Only equal bytes take its place.
+func TestBitRot(t *testing.T) {
+	t.Parallel()
+	rnd := random(t)
+	r := newRotten(t)
+	changes := []struct {
+		name       string
+		sameLength bool
+		change     func([]byte) []byte
+	}{
+		{"flip", true, func(b []byte) []byte { b[rnd.IntN(len(b))] ^= 1 << rnd.IntN(8); return b }},
+		{"cut one", false, func(b []byte) []byte { return b[:len(b)-1] }},
+		{"cut all", false, func(b []byte) []byte { return nil }},
+		{"append", false, func(b []byte) []byte { return append(b, 'x') }},
+	}
+	for range rounds(1, 12) {
+		for _, tt := range changes {
+			info := r.s.Info("rotten")
+			rel := info.Tarballs[rnd.IntN(len(info.Tarballs))]
+			r.change(rel.SHA256, tt.change)
+			r.get(rel, tt.sameLength)
+			r.verify(false, "blob_corrupt")
+			if a := r.get(rel, false); a == nil || a.Status == http.StatusOK {
+				t.Errorf("%s: GET after verify: %v, want an error", tt.name, a)
+			}
+			r.quarantined(1)
+			r.verify(true, "blob_missing", "--repair")
+			r.verify(true, "")
+			r.c.tags(r.repo)
+		}
+		// Git's copy: clients hold it to upstream's ids.
+		r.change(r.segment(), changes[0].change)
+		r.s.API.Restart() // which may remember what it has read
+		r.s.AwaitAPI()
+		dir := filepath.Join(t.TempDir(), "clone")
+		if _, err := harness.Git(t, "", "", "clone", "--quiet", "--mirror", r.s.URL+"/rotten", dir); err == nil {
+			t.Error("git clone of rotten objects succeeded, want it to fail")
+		}
+		info := r.s.Info("rotten")
+		for _, rel := range info.Tarballs {
+			if a := r.get(rel, false); a.Status != http.StatusOK {
+				t.Errorf("GET %s with a rotten segment: %d, want 200", rel.URL, a.Status)
+			}
+		}
+		r.verify(false, "blob_corrupt")
+	}
+}
+
+// quarantined checks that the quarantine has so many files, and empties it.
+func (r *rotten) quarantined(want int) {
+	r.t.Helper()
+	names, err := filepath.Glob(filepath.Join(r.s.Root, "quarantine", "*"))
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	if len(names) != want {
+		r.t.Errorf("quarantine has %d files, want %d", len(names), want)
+	}
+	for _, name := range names {
+		if err := os.Remove(name); err != nil {
+			r.t.Fatal(err)
+		}
+	}
+}
+
+// segment returns the digest of the package's largest segment.
+func (r *rotten) segment() string {
+	r.t.Helper()
+	known := map[string]bool{}
+	info := r.s.Info("rotten")
+	for _, rel := range info.Tarballs {
+		known[rel.SHA256] = true
+	}
+	var largest string
+	var size int64
+	err := filepath.WalkDir(filepath.Join(r.s.Root, "blobs"), func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() || known[d.Name()] {
+			return err
+		}
+		info, err := d.Info()
+		if err == nil && info.Size() > size {
+			largest, size = d.Name(), info.Size()
+		}
+		return err
+	})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return largest
+}
+
+// CR-14, CR-15: blobs that are gone, or are something else.
+func TestBlobGone(t *testing.T) {
+	t.Parallel()
+	r := newRotten(t)
+	info := r.s.Info("rotten")
+	gone, rest := info.Tarballs[0], info.Tarballs[1:]
+	spoil := map[string]func(path string) error{
+		"gone":            os.Remove,
+		"link":            func(path string) error { return errors.Join(os.Remove(path), os.Symlink("/etc/passwd", path)) },
+		"link to another": func(path string) error { return errors.Join(os.Remove(path), os.Symlink(r.path(rest[0].SHA256), path)) },
+		"folder":          func(path string) error { return errors.Join(os.Remove(path), os.Mkdir(path, 0o755)) },
+		"pipe":            func(path string) error { return errors.Join(os.Remove(path), syscall.Mkfifo(path, 0o644)) },
+	}
+	for name, spoil := range spoil {
+		path := r.path(gone.SHA256)
+		if err := spoil(path); err != nil {
+			t.Fatal(err)
+		}
+		if a := r.get(gone, false); a == nil || a.Status < 500 {
+			t.Errorf("%s: GET: %v, want an error of ours", name, a)
+		}
+		for _, rel := range rest {
+			if a := r.get(rel, false); a.Status != http.StatusOK {
+				t.Errorf("%s: GET of another release: %d, want 200", name, a.Status)
+			}
+		}
+		r.verify(true, gone.SHA256, "--repair")
+		r.verify(true, "")
+		r.c.tags(r.repo)
+	}
+}

@@ -1,0 +1,83 @@
+package faults
+
+import (
+	"bytes"
+	"fmt"
+	"net/http"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"packbase/storage/engines"
+	"packbase/tests/harness"
+)
+
+// DB-01: Postgres stops at once, at any time, while packages are mirrored and
+// read, and comes back after a while. What was acknowledged ends well, what is
+// served without it says so.
+func TestPostgresStops(t *testing.T) {
+	t.Parallel()
+	rnd := random(t)
+	e := harness.NewEngines(t, engines.Options{NoRedis: true})
+	up := harness.NewUpstream(t)
+	s := harness.Start(t, append(quick, e.Env()...)...)
+	c := newChecker(t, s)
+	pids := []int{s.API.PID(), s.Worker.PID()}
+	k := &killing{t: t, c: c, up: up, rnd: rnd}
+	first := up.Repo("first")
+	release(t, first, 0, 2, 1000)
+	s.Fetch(first.URL)
+	c.tags(first)
+	for n := range rounds(5, 50) {
+		repos := k.repos(fmt.Sprint(n))
+		asked := make(chan []string)
+		go func() { asked <- k.askAnyhow(repos) }()
+		<-time.After(upTo(rnd, time.Second))
+		e.Crash("postgres")
+		back := time.After(upTo(rnd, 3*time.Second))
+		jobs := <-asked
+		withoutPostgres(t, s, c)
+		<-back
+		e.Start()
+		s.AwaitAPI()
+		jobs = append(jobs, k.askAnyhow(repos)...)
+		if len(jobs) < len(repos) {
+			t.Errorf("round %d: %d jobs are acknowledged, want %d", n, len(jobs), len(repos))
+		}
+		c.settled(15*time.Second, jobs...)
+		c.clean()
+		c.tags(append(repos, first)...)
+	}
+	if !s.API.Running() || !s.Worker.Running() || s.API.PID() != pids[0] || s.Worker.PID() != pids[1] {
+		t.Error("a process ended")
+	}
+}
+
+// withoutPostgres checks what packbase answers while its database is away.
+func withoutPostgres(t *testing.T, s *harness.Server, c *checker) {
+	t.Helper()
+	if a := s.Do(http.MethodGet, "/healthz", "", nil); a.Status != http.StatusOK {
+		t.Errorf("healthz: %d, want 200", a.Status)
+	}
+	a := s.Do(http.MethodGet, "/readyz", "", nil)
+	var ready struct{ Dependencies map[string]string }
+	a.Into(t, &ready)
+	if a.Status != http.StatusServiceUnavailable || ready.Dependencies["postgres"] != "down" || ready.Dependencies["blobs"] != "ok" {
+		t.Errorf("readyz: %d %s, want 503 and postgres down", a.Status, a.Body)
+	}
+	for _, path := range []string{
+		"/api/info/first", "/api/list", "/api/jobs", "/p/first/tag/v0.0.0.tar.gz", "/p/first/tag/v0.0.0.json", "/first/info/refs?service=git-upload-pack",
+	} {
+		a := s.Do(http.MethodGet, path, "", nil)
+		switch {
+		case a.Status == http.StatusOK && strings.HasSuffix(path, ".tar.gz"):
+			c.see(sum(a.Body), "tarball", "first", "v0.0.0") // it is remembered, and right
+		case a.Status == http.StatusOK:
+		case a.Status != http.StatusServiceUnavailable || a.Header.Get("Retry-After") == "" || a.Header.Get("X-Packbase-Error") == "":
+			t.Errorf("GET %s: %d %v, want 503, Retry-After and a code", path, a.Status, a.Header)
+		case bytes.Contains(a.Body, []byte("postgres:")), bytes.Contains(a.Body, []byte(filepath.Dir(s.Root))):
+			t.Errorf("GET %s: %s, want no insides", path, a.Body)
+		}
+	}
+}
