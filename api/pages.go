@@ -16,6 +16,7 @@ import (
 
 	"github.com/go-chi/chi/v5"
 	"github.com/go-chi/chi/v5/middleware"
+	"golang.org/x/mod/semver"
 
 	"packbase/api/web"
 	"packbase/storage"
@@ -104,9 +105,6 @@ func (s *Server) writeProblem(w http.ResponseWriter, r *http.Request, e *Error) 
 	if e.Status >= 500 {
 		p.ID = middleware.GetReqID(r.Context())
 	}
-	if e.Status == http.StatusServiceUnavailable {
-		p.Away = databaseAway
-	}
 	if e.Status == http.StatusNotFound {
 		if e.Code == "not_found" && e.Message == toError(storage.ErrNotFound).Message {
 			p.Message = "Nothing is at this address."
@@ -127,7 +125,7 @@ func (s *Server) writeProblem(w http.ResponseWriter, r *http.Request, e *Error) 
 	}
 }
 
-const databaseAway = "The database does not answer. What this page shows may be old; it tries again by itself."
+const databaseAway = "The database does not answer. What this page shows may be old."
 
 func problemTitle(status int) string {
 	switch status {
@@ -261,8 +259,9 @@ func (s *Server) getDashboard(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	s.log.WarnContext(ctx, "dashboard shows what is in memory", "err", err)
-	d.Gone, d.Away = true, databaseAway
-	d.Needs = []web.Need{{Level: "bad", What: "The database does not answer", Why: "No package can be served until Postgres is back. Is it running?"}}
+	d.Gone = true
+	d.Needs = []web.Need{{Level: "bad", What: "The database does not answer",
+		Why: "Only what is in memory is served until Postgres is back. Is it running?"}}
 	w.Header().Set("Retry-After", "5")
 	return s.site.Render(w, http.StatusServiceUnavailable, d)
 }
@@ -379,15 +378,15 @@ func (s *Server) needs(status *statusBody, o *overview, c census) (needs []web.N
 	if c.lost == 0 && o.catalog == "" && len(o.failures) > 0 {
 		n := web.Need{Level: "warn", What: plural(len(o.failures), "One job failed", "%d jobs failed"), Link: "/jobs?state=failed", To: "See why"}
 		if len(o.failures) == 1 {
-			n.Why, n.Link, n.To = sentence(o.failures[0]), "/jobs/"+o.failures[0].ID.String(), "Look at it"
+			n.Why, n.Link, n.To = whatFailed(o.failures[0]), "/jobs/"+o.failures[0].ID.String(), "Look at it"
 		}
 		needs = append(needs, n)
 	}
 	return needs
 }
 
-// sentence says what failed and why.
-func sentence(j storage.Job) string {
+// whatFailed says what failed and why.
+func whatFailed(j storage.Job) string {
 	return strings.TrimSpace((web.Job{Job: j}).Work()+" "+j.Package) + ": " + j.ErrorMessage
 }
 
@@ -422,7 +421,7 @@ func (s *Server) getPackageList(w http.ResponseWriter, r *http.Request) error {
 	} else if l.Sort == "" {
 		l.Sort = "name"
 	}
-	l.Filters, l.Langs = filters(found), shares(languages(found, l.Filter), 8)
+	l.Filters, l.Langs = filters(found, l.Filter), shares(languages(found, l.Filter), 8)
 	found = slices.DeleteFunc(slices.Clone(found), func(p *listing) bool {
 		return !matches(p, l.Filter) || l.Language != "" && p.Language != l.Language
 	})
@@ -468,7 +467,7 @@ func matches(p *listing, filter string) bool {
 
 // filters counts what each filter lets pass. Those that let nothing pass and
 // are not of use every day are left out.
-func filters(all []*listing) []web.Filter {
+func filters(all []*listing, chosen string) []web.Filter {
 	out := []web.Filter{
 		{Name: "", Label: "All"}, {Name: "healthy", Label: "Healthy"}, {Name: "unhealthy", Label: "Unhealthy"}, {Name: "stale", Label: "Stale"},
 		{Name: "failing", Label: "Failing"}, {Name: "frozen", Label: "Frozen"}, {Name: "waiting", Label: "Waiting"}, {Name: "moved", Label: "Moved tags"},
@@ -482,7 +481,13 @@ func filters(all []*listing) []web.Filter {
 		}
 	}
 	return slices.DeleteFunc(out, func(f web.Filter) bool {
-		return f.N == 0 && f.Name != "" && f.Name != "healthy" && f.Name != "unhealthy"
+		switch f.Name {
+		case "", "healthy", "unhealthy", chosen:
+			return false
+		case "failing": // for links to it: the others say the same
+			return true
+		}
+		return f.N == 0
 	})
 }
 
@@ -607,7 +612,7 @@ func (s *Server) fillReleases(r *http.Request, page *web.PackagePage) error {
 	if err != nil {
 		return err
 	}
-	shown, err := s.shownID(r, page.Package.Name, all)
+	shown, err := s.shownID(r, &page.Package, all)
 	if err != nil {
 		return err
 	}
@@ -672,28 +677,44 @@ func (s *Server) order(ctx context.Context, p storage.Package) (*order, error) {
 	}
 	o.hidden = storage.HiddenTags(published)
 	slices.Reverse(o.snapshots)
-	slices.SortFunc(o.tags, func(a, b storage.TagRef) int { return storage.CompareTags(b.Tag, b.CommitTime, a.Tag, a.CommitTime) })
+	sortTags(o.tags)
 	s.orders.Add(p.Name, o)
 	return o, nil
 }
 
+// sortTags puts versions before other tags, the highest version first and the
+// newest tag first. Other than in storage.CompareTags a pre-release stands
+// right below its release: here people read, and nobody takes the first.
+func sortTags(tags []storage.TagRef) {
+	versions := make(map[string]string, len(tags))
+	for _, ref := range tags {
+		if v := "v" + strings.TrimPrefix(ref.Tag, "v"); semver.IsValid(v) {
+			versions[ref.Tag] = v
+		}
+	}
+	slices.SortFunc(tags, func(a, b storage.TagRef) int {
+		// What is no version compares as less than any.
+		return cmp.Or(semver.Compare(versions[b.Tag], versions[a.Tag]), b.CommitTime.Compare(a.CommitTime), strings.Compare(b.Tag, a.Tag))
+	})
+}
+
 // shownID returns the release that the request wants in full: ?tag= or
 // ?commit=, else the latest, else the newest. It is 0 if there is none.
-func (s *Server) shownID(r *http.Request, pkg string, all *order) (int64, error) {
+func (s *Server) shownID(r *http.Request, p *web.Package, all *order) (int64, error) {
 	q := r.URL.Query()
 	if oid := q.Get("commit"); storage.ValidOID(oid) {
-		rel, err := s.db.ReleaseByCommit(r.Context(), pkg, strings.ToLower(oid))
-		return rel.ID, notFoundPage(err, "The commit %s of %s is not mirrored.", oid, pkg)
+		rel, err := s.db.ReleaseByCommit(r.Context(), p.Name, strings.ToLower(oid))
+		return rel.ID, notFoundPage(err, "The commit %s of %s is not mirrored.", oid, p.Name)
 	}
-	if tag := q.Get("tag"); tag != "" {
+	if tag := cmp.Or(q.Get("tag"), p.Latest()); tag != "" {
 		i := slices.IndexFunc(all.tags, func(ref storage.TagRef) bool { return ref.Tag == tag })
 		if i < 0 {
-			return 0, notFoundPage(storage.ErrNotFound, "%s has no release “%s” here.", pkg, cut(tag, storage.MaxTagName))
+			return 0, notFoundPage(storage.ErrNotFound, "There is no release “%s” of %s here.", cut(tag, storage.MaxTagName), p.Name)
 		}
 		return all.tags[i].ID, nil
 	}
-	for _, ref := range slices.Concat(all.tags[:min(1, len(all.tags))], all.snapshots[:min(1, len(all.snapshots))]) {
-		return ref.ID, nil
+	if len(all.snapshots) > 0 {
+		return all.snapshots[0].ID, nil
 	}
 	return 0, nil
 }

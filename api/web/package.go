@@ -318,7 +318,7 @@ func (p Package) Sync() string {
 	case p.SyncAt == nil:
 		return "Upstream was not looked at yet."
 	case p.SyncOK != nil && *p.SyncOK:
-		return "Upstream was looked at " + ago(*p.SyncAt, time.Now()) + ", and all it had is here."
+		return "Upstream was looked at " + ago(*p.SyncAt, time.Now()) + ", and what can be mirrored of it is here."
 	}
 	text := "The last look at upstream failed " + ago(*p.SyncAt, time.Now())
 	if p.SyncedAt != nil {

@@ -60,6 +60,8 @@ func (d *Dashboard) Headline() string {
 		return d.Needs[0].What
 	case n > 1:
 		return counted(n, "thing needs", "things need") + " you"
+	case d.Packages == 0 && d.Queue.Active+d.Queue.Pending > 0:
+		return "The first package is being mirrored"
 	case d.Packages == 0:
 		return "Ready for the first package"
 	case d.Update.State == "running":

@@ -136,6 +136,7 @@ func (s *Site) functions() template.FuncMap {
 		"size":    size,
 		"span":    span,
 		"short":   short,
+		"say":     sentence,
 		"ago":     func(t time.Time) string { return ago(t, time.Now()) },
 		"exact":   func(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05 UTC") },
 		"day":     func(t time.Time) string { return t.UTC().Format("2006-01-02") },

@@ -106,6 +106,21 @@ func timeLeft(done, total int64, since, now time.Time) string {
 	return "about " + span(left.Round(time.Second)) + " left"
 }
 
+// sentence makes one of a message: errors are written without capital and
+// full stop, as they may be part of a larger one.
+func sentence(message string) string {
+	if message == "" {
+		return ""
+	}
+	if c := message[0]; c >= 'a' && c <= 'z' {
+		message = string(c-'a'+'A') + message[1:]
+	}
+	if strings.ContainsAny(message[len(message)-1:], ".!?…") {
+		return message
+	}
+	return message + "."
+}
+
 func short(oid string) string { return oid[:min(len(oid), 12)] }
 
 // shellWord quotes s for a POSIX shell, if it needs that. Tags may hold

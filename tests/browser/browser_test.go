@@ -108,7 +108,9 @@ func (b *tab) click(selector string) {
 // write replaces what a field holds by what is typed.
 func (b *tab) write(selector, text string) {
 	b.t.Helper()
-	b.do(chromedp.Clear(chromedp.CSS(selector)), chromedp.SendKeys(chromedp.CSS(selector), text))
+	b.do(chromedp.WaitVisible(chromedp.CSS(selector)))
+	eval[bool](b, fmt.Sprintf(`document.querySelector(%q).select(), true`, selector))
+	b.do(chromedp.SendKeys(chromedp.CSS(selector), text))
 }
 
 // eval returns what an expression is.

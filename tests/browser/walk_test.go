@@ -171,12 +171,13 @@ func TestWalk(t *testing.T) {
 		t.Errorf("the clipboard has %q, want %q", got, want)
 	}
 	eval[string](b, "document.querySelectorAll('#releases .copy')[1].click(), ''")
-	digest := s.Info("args").Tarballs[1].SHA256
+	info := s.Info("args")
+	digest := info.Release(t, "v0.10.0").SHA256
 	b.await("#releases tr:nth-child(2) .copy", "Copied")
 	if got := eval[string](b, "navigator.clipboard.readText()"); got != digest {
 		t.Errorf("the clipboard has %q, want the digest %q", got, digest)
 	}
-	b.click("#releases tbody tr:nth-child(3) a")
+	b.click("#releases tbody tr:nth-child(4) a")
 	b.await("#release h2", "v0.2.0")
 	b.click("#release summary")
 	b.shoot("package-older-release")
@@ -272,8 +273,9 @@ func TestWalk(t *testing.T) {
 	b.open("/args")
 	b.await("h1", "Back in a moment")
 	b.shoot("package-away")
-	b.open("/")
 	e.Start()
+	b.await("h1", "args")
+	b.open("/")
 	b.await("h1", "All is well")
 
 	// The server itself goes, and comes back.

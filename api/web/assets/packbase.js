@@ -153,6 +153,7 @@
     if (turn !== wanted) return;
     const page = new DOMParser().parseFromString(text, 'text/html');
     if (!page.getElementById('main')) throw new Error('no page');
+    document.title = page.title;
     reload(page);
     for (const now of document.querySelectorAll('[data-live]')) {
       const next = page.getElementById(now.id);
@@ -317,7 +318,7 @@
     }
   }, 10000);
 
-  const live = document.querySelector('#headline, #about, #results');
+  const live = document.querySelector('#headline, #about, #results, #back-soon');
   document.addEventListener('visibilitychange', () => {
     follow();
     if (live) poll();
