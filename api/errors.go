@@ -11,6 +11,7 @@ import (
 	"github.com/go-chi/chi/v5/middleware"
 
 	"packbase/storage"
+	"packbase/storage/blob"
 )
 
 // An Error is an answer that is not 2xx.
@@ -55,6 +56,9 @@ func toError(err error) *Error {
 		return &Error{Status: http.StatusConflict, Code: "conflict", Message: "the request does not fit the present state"}
 	case errors.Is(err, storage.ErrInvalid):
 		return &Error{Status: http.StatusBadRequest, Code: "invalid", Message: "the request holds text that cannot be stored"}
+	case errors.Is(err, blob.ErrUnavailable):
+		return &Error{Status: http.StatusServiceUnavailable, Code: "storage_unavailable", RetryAfter: 5 * time.Second,
+			Message: "the store that holds the tarballs does not answer; try again soon"}
 	case errors.Is(err, context.DeadlineExceeded), storage.IsAway(err):
 		return &Error{Status: http.StatusServiceUnavailable, Code: "unavailable", RetryAfter: 5 * time.Second,
 			Message: "the database does not answer; try again soon"}

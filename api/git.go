@@ -227,10 +227,9 @@ func (g *gitStore) set(ctx context.Context, segments []storage.Segment) (*gitpac
 	const most = 1 << 30
 	indexes := make([]*gitpack.SegmentIndex, len(segments))
 	for i, s := range segments {
-		b, err := g.blobs.Open(ctx, s.IndexDigest)
+		b, err := openBlob(ctx, g.blobs, s.IndexDigest)
 		if err != nil {
-			// The row promises the blob, so its absence is our fault: %v, not %w.
-			return nil, fmt.Errorf("open index of segment %d of %s: %v", s.Seq, s.Package, err)
+			return nil, fmt.Errorf("open index of segment %d of %s: %w", s.Seq, s.Package, err)
 		}
 		raw, err := io.ReadAll(io.LimitReader(b, most))
 		b.Close()
@@ -301,10 +300,9 @@ func (g *gitStore) addPack(packs map[gitpack.OID]gitpack.Stored, repo *smarthttp
 
 // Segment implements smarthttp.Store.
 func (g *gitStore) Segment(ctx context.Context, repo *smarthttp.Repository, i int) (gitpack.Segment, error) {
-	b, err := g.blobs.Open(ctx, repo.Segments[i])
+	b, err := openBlob(ctx, g.blobs, repo.Segments[i])
 	if err != nil {
-		// The row promises the blob, so its absence is our fault: %v, not %w.
-		return nil, fmt.Errorf("open segment %d of %s: %v", i, repo.Package, err)
+		return nil, gitError(fmt.Errorf("open segment %d of %s: %w", i, repo.Package, err))
 	}
 	return b, nil
 }

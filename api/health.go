@@ -2,6 +2,8 @@ package api
 
 import (
 	"context"
+	"errors"
+	"io/fs"
 	"net/http"
 	"time"
 )
@@ -34,9 +36,17 @@ func (s *Server) getReady(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
+// blobsReady asks for space, which a folder has, and for a blob, which a
+// bucket has or has not.
 func (s *Server) blobsReady(ctx context.Context) error {
-	_, err := s.blobs.Free(ctx)
-	return err
+	if _, err := s.blobs.Free(ctx); err != nil {
+		return err
+	}
+	const digest = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855" // of nothing
+	if _, err := s.blobs.Stat(ctx, digest); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
 }
 
 func stateOf(err error) string {

@@ -1,6 +1,8 @@
 package api
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -9,6 +11,7 @@ import (
 	"github.com/go-chi/chi/v5"
 
 	"packbase/storage"
+	"packbase/storage/blob"
 	"packbase/storage/zigpkg"
 )
 
@@ -131,12 +134,24 @@ func (s *Server) serveRelease(w http.ResponseWriter, r *http.Request, rel storag
 	return s.serveBlob(w, r, rel, rel.Digest, "application/gzip")
 }
 
+// openBlob opens a blob that a row promises. Its absence is our fault, not the
+// client's: unless the whole store is away, the error is one of no kind.
+func openBlob(ctx context.Context, blobs blob.Store, digest string) (blob.Blob, error) {
+	b, err := blobs.Open(ctx, digest)
+	if err == nil || errors.Is(err, blob.ErrUnavailable) || ctx.Err() != nil {
+		return b, err
+	}
+	if _, away := blobs.Free(ctx); away != nil {
+		return nil, fmt.Errorf("%w: %v", blob.ErrUnavailable, err)
+	}
+	return nil, errors.New(err.Error())
+}
+
 // serveBlob answers with the bytes of one of the release's blobs.
 func (s *Server) serveBlob(w http.ResponseWriter, r *http.Request, rel storage.Release, digest, contentType string) error {
-	body, err := s.blobs.Open(r.Context(), digest)
+	body, err := openBlob(r.Context(), s.blobs, digest)
 	if err != nil {
-		// The row promises the blob, so its absence is our fault: %v, not %w.
-		return fmt.Errorf("open blob of %s@%s: %v", rel.Package, rel.Tag, err)
+		return fmt.Errorf("open blob of %s@%s: %w", rel.Package, rel.Tag, err)
 	}
 	defer body.Close()
 	if digest == rel.Digest && body.Size() != rel.Size {
