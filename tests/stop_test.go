@@ -2,6 +2,7 @@ package tests_test
 
 import (
 	"bytes"
+	"context"
 	"crypto/rand"
 	"io"
 	"net"
@@ -123,14 +124,14 @@ func open(t *testing.T, url string) io.Reader {
 // send all before it is read.
 func slowly(t *testing.T, url string) io.Reader {
 	t.Helper()
-	dial := func(network, addr string) (net.Conn, error) {
-		conn, err := net.Dial(network, addr)
+	dial := func(ctx context.Context, network, addr string) (net.Conn, error) {
+		conn, err := new(net.Dialer).DialContext(ctx, network, addr)
 		if err == nil {
 			err = conn.(*net.TCPConn).SetReadBuffer(64 << 10)
 		}
 		return conn, err
 	}
-	client := http.Client{Transport: &http.Transport{Dial: dial, DisableCompression: true}}
+	client := http.Client{Transport: &http.Transport{DialContext: dial, DisableCompression: true}}
 	resp, err := client.Get(url)
 	if err != nil {
 		t.Fatal(err)

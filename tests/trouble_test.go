@@ -184,7 +184,7 @@ func TestWorkerKilled(t *testing.T) {
 		_, _ = rand.Read(content) // it never fails
 		repo.Tag(generatedTag(i), repo.Commit(harness.Files{"random": string(content)}))
 	}
-	s := harness.Start(t)
+	s := harness.Start(t, "PACKBASE_LEASE=1s")
 
 	// While upstream is being asked.
 	hold := newGate()
