@@ -119,7 +119,8 @@ func (s *Set) Pack(b *roaring.Bitmap, trailer *[20]byte) (*Pack, error) {
 //
 // With window 0 each read goes straight into the caller's buffer: right for
 // local files. Otherwise window is the number of bytes asked for at once, with
-// ranges that lie close together in one request: right for a remote store.
+// ranges that lie close together in one request: right for a remote store. It
+// doubles with each request, up to MaxWindow.
 func (p *Pack) Reader(open Opener, window int) *PackReader {
 	r := &PackReader{
 		open:    open,
@@ -134,6 +135,9 @@ func (p *Pack) Reader(open Opener, window int) *PackReader {
 	}
 	return r
 }
+
+// MaxWindow is what a window grows to, in bytes. A reader keeps as much in memory.
+const MaxWindow = 4 << 20
 
 // A PackReader reads a Pack once. It is not safe for concurrent use.
 type PackReader struct {
@@ -226,6 +230,7 @@ func (r *PackReader) readAhead(b []byte) (int, error) {
 		if err := readFull(r.segment, r.ahead, from); err != nil {
 			return 0, err
 		}
+		r.window = max(r.window, min(2*r.window, MaxWindow))
 	}
 	return copy(b, r.ahead[from-r.offset:]), nil
 }
