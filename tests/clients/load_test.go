@@ -1,0 +1,338 @@
+//go:build clients
+
+package clients
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"packbase/tests/harness"
+)
+
+// The tests of this file run one after the other: they fill the machine.
+
+var versions = []string{"0", "1", "2"}
+
+// newLarge starts packbase with the package large, which takes a while to be
+// sent: size bytes that do not compress.
+func newLarge(t testing.TB, size int, env ...string) *harness.Server {
+	t.Helper()
+	r := harness.NewUpstream(t).Repo("large")
+	content := make([]byte, size)
+	rand.NewChaCha8([32]byte{2}).Read(content)
+	r.Tag("v1.0.0", r.Commit(harness.Files{"data.bin": string(content)}))
+	s := harness.Start(t, env...)
+	s.Fetch(r.URL)
+	return s
+}
+
+// A clone that is cut at any byte fails, leaves nothing that looks like a
+// clone, and costs the server nothing afterwards.
+func TestCut(t *testing.T) {
+	const size, cuts = 16 << 20, 50
+	s := newLarge(t, size, "PACKBASE_ADMIN_ADDR=127.0.0.1:0")
+	proxy := newCutter(t, strings.TrimPrefix(s.URL, "http://"))
+	dir := t.TempDir()
+	for _, v := range versions {
+		if out, err := git(t, v, "clone", "-q", proxy.url+"/large", filepath.Join(dir, "whole"+v)); err != nil {
+			t.Fatal(out, err)
+		}
+	}
+	measure(t, s) // what the first one costs stays
+	before := measure(t, s)
+	random := rand.New(rand.NewPCG(1, 2))
+	for i := range cuts {
+		after := random.Int64N(size)
+		if i%5 == 0 {
+			after = random.Int64N(1500) // among the refs, or before the pack
+		}
+		proxy.left.Store(after)
+		clone := filepath.Join(dir, strconv.Itoa(i))
+		if _, err := git(t, versions[i%len(versions)], "clone", "-q", proxy.url+"/large", clone); err == nil {
+			t.Errorf("clone cut after %d bytes: no error", after)
+		}
+		if _, err := os.Lstat(clone); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("clone cut after %d bytes: its folder is there, %v", after, err)
+		}
+	}
+	ended := time.Now()
+	harness.Eventually(t, fmt.Sprintf("packbase uses no more than %v", before), func() bool {
+		now := measure(t, s)
+		t.Logf("%v after the last cut: %v", time.Since(ended).Round(time.Millisecond), now)
+		return now.files <= before.files && now.connections <= before.connections && now.goroutines <= before.goroutines
+	})
+	if d := time.Since(ended); d > 5*time.Second {
+		t.Errorf("packbase freed what the clones used after %v, want 5 s at most", d)
+	}
+}
+
+// A cutter passes connections on to a server and cuts all of them after a
+// number of bytes from it.
+type cutter struct {
+	url  string
+	to   string
+	left atomic.Int64 // bytes
+}
+
+func newCutter(t testing.TB, to string) *cutter {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &cutter{url: "http://" + ln.Addr().String(), to: to}
+	c.left.Store(1 << 40)
+	var all sync.WaitGroup
+	all.Go(func() {
+		for {
+			client, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			all.Go(func() { c.pass(client) })
+		}
+	})
+	t.Cleanup(func() {
+		ln.Close()
+		all.Wait()
+	})
+	return c
+}
+
+func (c *cutter) pass(client net.Conn) {
+	defer client.Close()
+	server, err := net.Dial("tcp", c.to)
+	if err != nil {
+		return
+	}
+	var request sync.WaitGroup
+	request.Go(func() {
+		_, _ = io.Copy(server, client) // ends when either has gone
+		server.Close()
+	})
+	buf := make([]byte, 32<<10)
+	for {
+		n, err := server.Read(buf)
+		left := c.left.Add(-int64(n))
+		if left < 0 {
+			n = max(0, n+int(left))
+		}
+		if _, failed := client.Write(buf[:n]); err != nil || failed != nil || left < 0 {
+			break
+		}
+	}
+	client.Close()
+	server.Close()
+	request.Wait()
+}
+
+// A use is what the api process uses.
+type use struct {
+	goroutines  int
+	files       int // open ones below its root
+	connections int // of its listener
+}
+
+func measure(t testing.TB, s *harness.Server) use {
+	t.Helper()
+	var u use
+	admin := ""
+	port := s.URL[strings.LastIndexByte(s.URL, ':')+1:]
+	open := openFiles(t, s.API.PID())
+	for _, socket := range sockets(t) {
+		switch {
+		case socket.port == port && socket.state != timeWait && socket.state != listening:
+			u.connections++
+		case socket.port != port && socket.state == listening && slices.Contains(open, "socket:["+socket.inode+"]"):
+			admin = "http://127.0.0.1:" + socket.port
+		}
+	}
+	for _, file := range open {
+		if strings.HasPrefix(file, s.Root) {
+			u.files++
+		}
+	}
+	resp, err := (&http.Client{Transport: &http.Transport{DisableKeepAlives: true}}).Get(admin + "/metrics")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	metrics, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := regexp.MustCompile(`(?m)^go_goroutines (\d+)$`).FindSubmatch(metrics)
+	if found == nil {
+		t.Fatalf("no go_goroutines in %s", metrics)
+	}
+	u.goroutines, _ = strconv.Atoi(string(found[1]))
+	return u
+}
+
+// openFiles returns the targets of a process's descriptors.
+func openFiles(t testing.TB, pid int) (targets []string) {
+	t.Helper()
+	dir := fmt.Sprintf("/proc/%d/fd", pid)
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		target, _ := os.Readlink(filepath.Join(dir, e.Name())) // "" if it was closed meanwhile
+		targets = append(targets, target)
+	}
+	return targets
+}
+
+type socket struct{ port, state, inode string }
+
+// States of sockets.
+const (
+	timeWait  = "06"
+	listening = "0A"
+)
+
+// sockets returns the TCP sockets of this machine.
+// proc_pid_net(5), "/proc/net/tcp".
+func sockets(t testing.TB) (all []socket) {
+	t.Helper()
+	for _, file := range []string{"/proc/net/tcp", "/proc/net/tcp6"} {
+		table, err := os.ReadFile(file)
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			t.Fatal(err)
+		}
+		for line := range strings.Lines(string(table)) {
+			f := strings.Fields(line)
+			_, port, ok := strings.Cut(f[1], ":")
+			if !ok {
+				continue // the heading
+			}
+			n, err := strconv.ParseUint(port, 16, 16)
+			if err != nil {
+				t.Fatal(err)
+			}
+			all = append(all, socket{strconv.FormatUint(n, 10), f[3], f[9]})
+		}
+	}
+	return all
+}
+
+// When too many clones of a package run, others are refused soon, in words
+// and with the time to come back, and then come through.
+func TestOverload(t *testing.T) {
+	const size, running, waiting = 24 << 20, 128, 20
+	s := newLarge(t, size)
+	before := resident(t, s)
+	commit := s.Info("large").Release(t, "v1.0.0").Commit
+	stop := make(chan struct{})
+	var slow sync.WaitGroup
+	var begun atomic.Int64
+	for range running {
+		slow.Go(func() {
+			body, err := beginFetch(s.URL+"/large", commit)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer body.Close()
+			begun.Add(1)
+			<-stop
+		})
+	}
+	release := sync.OnceFunc(func() { close(stop); slow.Wait() })
+	defer release()
+	harness.Eventually(t, "all slow clones run", func() bool { return begun.Load() == running || t.Failed() })
+
+	start := time.Now()
+	a := s.Do(http.MethodGet, "/large/info/refs?service=git-upload-pack", "", nil)
+	if after, err := strconv.Atoi(a.Header.Get("Retry-After")); a.Status != http.StatusServiceUnavailable || err != nil || after < 1 || after > 60 {
+		t.Errorf("one more: status = %d, Retry-After = %q, want 503 and some seconds", a.Status, a.Header.Get("Retry-After"))
+	}
+	if _, err := git(t, "2", "ls-remote", s.URL+"/large"); err == nil || !strings.Contains(err.Error(), "too many fetches at once") {
+		t.Errorf("git ls-remote: %v, want to be told of too many fetches", err)
+	}
+	if d := time.Since(start); d > 10*time.Second {
+		t.Errorf("two refusals took %v, want about 1 s each", d)
+	}
+	// A buffer and what the kernel and Go need for a connection; not the pack.
+	grown := resident(t, s) - before
+	t.Logf("%d slow clones of %d MiB use %d MiB of memory", running, size>>20, grown>>20)
+	if most := int64(running * 512 << 10); grown > most {
+		t.Errorf("%d slow clones use %d bytes of memory, want %d at most", running, grown, most)
+	}
+
+	var clones sync.WaitGroup
+	dir := t.TempDir()
+	for i := range waiting {
+		clones.Go(func() {
+			deadline := time.Now().Add(2 * time.Minute)
+			for {
+				out, err := git(t, versions[i%len(versions)], "clone", "-q", s.URL+"/large", filepath.Join(dir, strconv.Itoa(i)))
+				if err == nil {
+					return
+				}
+				if time.Now().After(deadline) {
+					t.Errorf("clone %d still fails: %s %v", i, out, err)
+					return
+				}
+			}
+		})
+	}
+	release()
+	clones.Wait()
+}
+
+// beginFetch asks for a commit and returns the answer, of which it reads no
+// more than the header.
+func beginFetch(url, commit string) (io.ReadCloser, error) {
+	body := "0011command=fetch0001" + "0032want " + commit + "\n" + "0009done\n" + "0000"
+	req, err := http.NewRequest(http.MethodPost, url+"/git-upload-pack", strings.NewReader(body))
+	if err != nil {
+		return nil, err
+	}
+	req.Header.Set("Content-Type", "application/x-git-upload-pack-request")
+	req.Header.Set("Git-Protocol", "version=2")
+	resp, err := (&http.Transport{DisableKeepAlives: true, ReadBufferSize: 1 << 10}).RoundTrip(req)
+	if err != nil {
+		return nil, err
+	}
+	if resp.StatusCode != http.StatusOK {
+		resp.Body.Close()
+		return nil, fmt.Errorf("fetch: status %s", resp.Status)
+	}
+	return resp.Body, nil
+}
+
+// resident returns the resident memory of the api process in bytes.
+func resident(t testing.TB, s *harness.Server) int64 {
+	t.Helper()
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", s.API.PID()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(status)) {
+		if f := strings.Fields(line); f[0] == "VmRSS:" {
+			kib, err := strconv.ParseInt(f[1], 10, 64)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return kib << 10
+		}
+	}
+	t.Fatal("no VmRSS")
+	return 0
+}
