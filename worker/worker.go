@@ -49,6 +49,7 @@ type Options struct {
 
 	// May be left out.
 	Zig            string        // a zig to probe with
+	ZigCache       string        // a folder that it may keep
 	Source         string        // the catalog's URL
 	Fixtures       string        // folder of local packages
 	UpdateInterval time.Duration // between updates that start by themselves
@@ -73,7 +74,7 @@ type Worker struct {
 // New returns a worker that has not begun to work.
 func New(db *storage.DB, q *queue.Queue, blobs blob.Store, opt Options, log *slog.Logger) *Worker {
 	w := &Worker{db: db, queue: q, blobs: blobs, opt: opt, log: log.With("worker", opt.ID), web: upstream.New(opt.Egress)}
-	w.probe = &probe.Prober{DB: db, Staging: opt.Staging, Git: opt.Git, Limits: opt.Limits.Git, Zig: opt.Zig}
+	w.probe = &probe.Prober{DB: db, Staging: opt.Staging, Git: opt.Git, Limits: opt.Limits.Git, Zig: opt.Zig, ZigCache: opt.ZigCache}
 	w.table = map[string]func(context.Context, *job) (any, error){
 		storage.FetchPackage:  w.fetchPackage,
 		storage.ProbePackage:  w.probePackage,

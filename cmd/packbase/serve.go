@@ -134,6 +134,7 @@ func newWorker(cfg *Config, s *stores, git http.Handler, reg prometheus.Register
 		Egress:         upstream.Options{Allow: cfg.Allow, Netrc: cfg.Netrc, UserAgent: "packbase/" + release},
 		Git:            git,
 		Zig:            cfg.Zig,
+		ZigCache:       filepath.Join(cfg.Root, "zig-cache"),
 		Source:         cfg.Source,
 		Fixtures:       cfg.Fixtures,
 		UpdateInterval: cfg.UpdateInterval,

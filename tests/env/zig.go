@@ -28,9 +28,35 @@ func zigPrograms(ctx context.Context, versions []string) ([]string, error) {
 				return nil, fmt.Errorf("fetch zig %s: %w", version, err)
 			}
 		}
+		if err := warm(ctx, path); err != nil {
+			return nil, fmt.Errorf("warm zig %s: %w", version, err)
+		}
 		paths = append(paths, path)
 	}
 	return paths, nil
+}
+
+// warm has a Zig compile what it needs to fetch, into the user's cache: from
+// 0.17 on that takes a minute, and tests that run at once would each wait for
+// it. Once it is there, this takes no time.
+func warm(ctx context.Context, zig string) error {
+	dir, err := os.MkdirTemp("", "warm-*")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	pkg := filepath.Join(dir, "pkg")
+	err = errors.Join(os.Mkdir(pkg, 0o755), os.WriteFile(filepath.Join(pkg, "a.zig"), nil, 0o644),
+		os.WriteFile(filepath.Join(dir, "build.zig"), nil, 0o644))
+	if err != nil {
+		return err
+	}
+	cmd := exec.CommandContext(ctx, zig, "fetch", pkg)
+	cmd.Dir = dir
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("zig fetch: %w\n%s", err, out)
+	}
+	return nil
 }
 
 func cacheDir() (string, error) {

@@ -30,7 +30,10 @@ type Prober struct {
 	Staging *blob.Staging
 	Git     http.Handler // the Git interface, asked inside this process
 	Limits  gitpack.Limits
-	Zig     string // a zig to fetch with, too; "" for none
+
+	// May be left out.
+	Zig      string // a zig to fetch with, too
+	ZigCache string // a folder for it to keep, if there is one
 }
 
 // Probe fetches pkg's newest release through the Git interface, checks that
@@ -246,7 +249,10 @@ func (p *Prober) probeZig(ctx context.Context, pkg storage.Package) error {
 	defer cancel()
 	cmd := exec.CommandContext(ctx, p.Zig, "fetch", "git+"+base+"/git/"+pkg.Name+"#"+url.PathEscape(r.Tag))
 	cmd.Dir = stage.Dir
-	cmd.Env = append(os.Environ(), "ZIG_GLOBAL_CACHE_DIR="+filepath.Join(stage.Dir, "cache"))
+	// Zig 0.17 compiles its fetcher into the cache, which takes a minute: the
+	// cache is kept, the packages in it are not.
+	defer os.RemoveAll(filepath.Join(p.ZigCache, "p"))
+	cmd.Env = append(os.Environ(), "ZIG_GLOBAL_CACHE_DIR="+p.ZigCache)
 	// Zig 0.16.0 fetches only where there is a build.zig.
 	if err := os.WriteFile(filepath.Join(stage.Dir, "build.zig"), nil, 0o600); err != nil {
 		return err
