@@ -155,7 +155,7 @@ func TestPoisonedText(t *testing.T) {
 			t.Errorf("%s: status %d, want 400, 404, 413 or 431: %.300s", what, a.StatusCode, a.body)
 		}
 	}
-	long := strings.Repeat("x", 1<<20)
+	long := strings.Repeat("x", 100_000) // more than bodies and headers may have
 	// As JSON writes them, or as bytes.
 	for _, text := range []string{`\u0000`, `a\u0000b`, "\x00", "\xff", "a\xffb", `\ud800`, `a\udfff`, `\ud800\ud800`, `\u001b[31m`, `\u202e`, `\r\nX: y`, `'; DROP TABLE jobs; --`, `\\`, long} {
 		name := fmt.Sprintf("%.20q", text)

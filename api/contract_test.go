@@ -337,8 +337,8 @@ func (s *scene) updates() []call {
 	var running storage.Claim
 	calls := []call{
 		post(s.registry, "/api/update", "", 202), post(s.registry, "/api/update?wait=-1", "", 400), post(s.edge, "/api/update", "", 403),
-		post(s.noQueue, "/api/update", "", 503), post(s.away, "/api/update", "", 503),
 		post(cooled, "/api/update", "", 202), post(cooled, "/api/update", "", 200),
+		post(s.noQueue, "/api/update", "", 503), post(s.away, "/api/update", "", 503).after(func() { s.must(s.queue.Unlock(s.t.Context(), "update")) }),
 		post(s.registry, "/api/update", "", 200).after(func() {
 			job, err := s.db.OpenUpdate(s.t.Context())
 			s.must(err)

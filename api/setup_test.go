@@ -43,12 +43,13 @@ const token = "the-token-of-the-tests"
 
 // A registry is a packbase of its own: stores and a listening server.
 type registry struct {
-	t     testing.TB
-	dbURL string
-	db    *storage.DB
-	queue *queue.Queue
-	blobs blob.Store
-	dir   string // where blobs lie
+	t        testing.TB
+	dbURL    string
+	db       *storage.DB
+	queueURL string
+	queue    *queue.Queue
+	blobs    blob.Store
+	dir      string // where blobs lie
 
 	server *api.Server
 	url    string // http://127.0.0.1:port
@@ -65,7 +66,8 @@ func newRegistry(t testing.TB, change ...func(*api.Options)) *registry {
 	if err != nil {
 		t.Fatal(err)
 	}
-	g := &registry{t: t, dbURL: storagetest.NewURL(t), queue: queuetest.New(t), blobs: blobs, dir: dir}
+	g := &registry{t: t, dbURL: storagetest.NewURL(t), queueURL: queuetest.NewURL(t), blobs: blobs, dir: dir}
+	g.queue = queuetest.Open(t, g.queueURL)
 	g.db, err = storage.Open(t.Context(), g.dbURL)
 	g.must(err)
 	t.Cleanup(g.db.Close)

@@ -1,7 +1,6 @@
 package api
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -69,11 +68,6 @@ func (s *Server) startUpdate(w http.ResponseWriter, r *http.Request) (job storag
 		if ok, left, err = s.queue.Lock(ctx, "update", s.opt.Cooldown); err != nil {
 			return job, false, away(err)
 		}
-		defer func() {
-			if err != nil && ok {
-				_ = s.queue.Unlock(context.WithoutCancel(ctx), "update") // nothing began; else the lock ends by itself
-			}
-		}()
 	}
 	_, err = s.db.RunningUpdate(ctx)
 	if err == nil {
