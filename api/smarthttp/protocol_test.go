@@ -291,8 +291,9 @@ func TestBadBodies(t *testing.T) {
 	}{
 		{"empty", exchange{version: "2"}, 400, "no command"},
 		{"empty, version 0", exchange{}, 400, "too early"},
-		{"only a flush", exchange{version: "2", body: flushPkt}, 400, "no command"},
-		{"only a flush, version 0", exchange{body: flushPkt}, 400, "wants nothing"},
+		{"no command", exchange{version: "2", body: pkt("agent=git/2", flushPkt)}, 400, "no command"},
+		{"bytes after a flush", exchange{version: "2", body: flushPkt + flushPkt}, 400, "bytes follow"},
+		{"bytes after a flush, version 0", exchange{body: flushPkt + flushPkt}, 400, "bytes follow"},
 		{"not gzip", exchange{version: "2", body: zigFetch(id, 0), header: map[string]string{"Content-Encoding": "gzip"}}, 400, "malformed"},
 		{"unknown encoding", exchange{version: "2", body: "x", header: map[string]string{"Content-Encoding": "br"}}, 415, "gzip"},
 		{"two encodings", exchange{version: "2", body: "x", header: map[string]string{"Content-Encoding": "gzip, gzip"}}, 415, "gzip"},
@@ -357,6 +358,18 @@ func TestBadBodies(t *testing.T) {
 		}
 		if resp.Header.Get("X-Packbase-Error") == "" {
 			t.Errorf("%s: no X-Packbase-Error", tt.name)
+		}
+	}
+}
+
+// Before a long body Git sends a flush, to see whether it may.
+func TestProbe(t *testing.T) {
+	t.Parallel()
+	url := serve(t, newMirror(t, newUpstream(t)), Options{}) + "/pkg"
+	for _, version := range []string{"", "1", "2"} {
+		resp, body := exchange{version: version, body: flushPkt}.post(t, url)
+		if resp.StatusCode != http.StatusOK || resp.Header.Get("Content-Type") != resultType || body != "" {
+			t.Errorf("version %q: got %s, %q, want 200 and nothing", version, resp.Status, body)
 		}
 	}
 }

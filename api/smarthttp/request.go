@@ -20,6 +20,9 @@ type command int
 const (
 	fetch command = iota
 	lsRefs
+	// Git asks whether it may post before it posts what it cannot send again:
+	// a body that is longer than http.postBuffer. git's remote-curl.c, probe_rpc.
+	probe
 )
 
 // A request is the body of a POST to git-upload-pack, of any version.
@@ -139,10 +142,14 @@ func bodyError(err error) error {
 // gitprotocol-v2(5), "Command Request".
 func (req *request) readCommand(p *packetReader, opts Options) error {
 	name := ""
-	for {
+	for first := true; ; first = false {
 		kind, line, err := p.next()
 		if err != nil {
 			return err
+		}
+		if first && kind == flushPacket {
+			req.command = probe
+			return p.end()
 		}
 		if kind != dataPacket {
 			return req.readArguments(p, name, kind, opts)
@@ -303,7 +310,8 @@ func (req *request) readWants(p *packetReader, opts Options) error {
 		case kind == flushPacket && len(req.wants) > 0:
 			return req.readHaves(p, opts)
 		case kind == flushPacket:
-			return badRequest("the request wants nothing")
+			req.command = probe
+			return p.end()
 		case kind != dataPacket:
 			return badRequest("the request body ends too early")
 		}

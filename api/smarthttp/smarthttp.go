@@ -225,7 +225,10 @@ func (h *Handler) uploadPack(w http.ResponseWriter, r *http.Request, pkg string)
 	}
 	noCache(w)
 	w.Header().Set("Content-Type", resultType)
-	if req.command == lsRefs {
+	switch req.command {
+	case probe:
+		return h.send(w, func(*packetWriter) {})
+	case lsRefs:
 		return h.send(w, func(p *packetWriter) { listRefs(p, repo, req) })
 	}
 	end, err := h.turns.take(r.Context(), pkg, h.opts.Wait)
