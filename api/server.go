@@ -71,7 +71,6 @@ type Server struct {
 func New(db *storage.DB, q *queue.Queue, blobs blob.Store, opt Options, log *slog.Logger) *Server {
 	s := &Server{db: db, queue: q, blobs: blobs, opt: opt, log: log, directory: newDirectory(db), metrics: newMetrics(opt.Metrics),
 		site: web.New(), releases: newReleaseCache(db), packs: newGitStore(db, blobs)}
-	s.chart.age = 15 * time.Second
 	s.orders, _ = lru.New[string, *order](keptOrders) // the error is about sizes below one
 	if opt.Metrics != nil {
 		opt.Metrics.MustRegister(newRegistryCollector(s))

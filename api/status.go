@@ -1,7 +1,6 @@
 package api
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"net/http"
@@ -59,19 +58,24 @@ type queueBody struct {
 	Workers []storage.WorkerState `json:"workers"`
 }
 
-// A remembered value is worked out again when it is older than age, by one
-// caller at a time, however many ask.
+// A remembered value is worked out again when it is too old, by one caller at
+// a time, however many ask.
 type remembered[T any] struct {
-	age   time.Duration // a second if 0
 	mu    sync.Mutex
 	value T
 	at    time.Time
 }
 
+// get returns the value as it was at most a second ago.
 func (r *remembered[T]) get(ctx context.Context, work func(context.Context) (T, error)) (T, error) {
+	return r.within(ctx, time.Second, work)
+}
+
+// within returns the value as it was at most age ago.
+func (r *remembered[T]) within(ctx context.Context, age time.Duration, work func(context.Context) (T, error)) (T, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if time.Since(r.at) < cmp.Or(r.age, time.Second) {
+	if time.Since(r.at) < age {
 		return r.value, nil
 	}
 	value, err := work(ctx)

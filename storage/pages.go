@@ -55,18 +55,18 @@ func (db *DB) NewestReleases(ctx context.Context, pkg string, limit int) ([]Rele
 	return all, nil
 }
 
-// A Count is how many releases were published in the unit of time that
-// begins at At.
+// A Count is how many releases and snapshots were published in the unit of
+// time that begins at At.
 type Count struct {
 	At time.Time // UTC
 	N  int
 }
 
-// ReleaseCounts counts the releases published since, by unit: "hour", "day",
+// ReleaseCounts counts what was published since, by unit: "hour", "day",
 // "week" (from Monday) or "month". Units without any are left out.
 func (db *DB) ReleaseCounts(ctx context.Context, unit string, since time.Time) ([]Count, error) {
 	rows, _ := db.pool.Query(ctx, `
-		SELECT date_trunc($1, created_at) AS at, count(tag) AS n FROM releases
+		SELECT date_trunc($1, created_at) AS at, count(*) AS n FROM releases
 		WHERE created_at >= $2 GROUP BY 1 ORDER BY 1`, unit, since)
 	all, err := pgx.CollectRows(rows, pgx.RowToStructByName[Count])
 	if err != nil {

@@ -212,7 +212,7 @@ func TestWalk(t *testing.T) {
 	b.shoot("dashboard-well")
 	b.write("#url", forge.url("later"))
 	b.click("#mirror [type=submit]")
-	b.await("#job", "upstream has no such repository")
+	b.await("#job", "Upstream has no such repository")
 	b.shoot("job-failed")
 	b.open("/")
 	b.await("h1", "One job failed")
