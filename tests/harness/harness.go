@@ -106,19 +106,28 @@ func Eventually(t testing.TB, what string, ok func() bool) {
 	}
 }
 
-// FreePort returns a TCP port of loopback that nobody listens on. It is below
-// those that the kernel gives to outgoing connections, so it also stays free
-// while what listened on it is started again.
+// FreePort returns a TCP port of loopback that nobody listens on, for this
+// test alone. It is below those that the kernel gives to outgoing
+// connections, so it stays free while what listened on it is started again.
 func FreePort(t testing.TB) int {
 	t.Helper()
 	const lowest, above = 15000, 32000
 	for range 1000 {
 		port := lowest + rand.IntN(above-lowest)
-		ln, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
-		if err == nil {
-			ln.Close()
-			return port
+		addr := net.JoinHostPort("127.0.0.1", strconv.Itoa(port))
+		// Other tests see by the UDP port of that number that this one is taken.
+		mark, err := net.ListenPacket("udp", addr)
+		if err != nil {
+			continue
 		}
+		ln, err := net.Listen("tcp", addr)
+		if err != nil {
+			mark.Close()
+			continue
+		}
+		ln.Close()
+		t.Cleanup(func() { mark.Close() })
+		return port
 	}
 	t.Fatalf("no free port from %d to %d", lowest, above)
 	return 0
