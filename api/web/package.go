@@ -1,6 +1,7 @@
 package web
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"net/url"
@@ -241,11 +242,9 @@ var bareName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
 // Entry is the dependency as build.zig.zon has it.
 func (r *Release) Entry() string {
 	name := r.Zig.Name
-	if name == "" {
-		name = r.Package
-	}
 	if !bareName.MatchString(name) {
-		name = "@" + zigString(name)
+		// Quoted, as the package's name may be a keyword.
+		name = "@" + zigString(cmp.Or(name, r.Package))
 	}
 	hash := r.Zig.Hash
 	if hash == "" {

@@ -1,0 +1,127 @@
+package api
+
+import (
+	"cmp"
+	"net/http"
+	"slices"
+	"strings"
+
+	"packbase/api/web"
+)
+
+// getPackageList serves GET /packages?q=&sort=&filter=&language=&page= to browsers.
+func (s *Server) getPackageList(w http.ResponseWriter, r *http.Request) error {
+	frame, err := s.frame(r, "Packages", "packages")
+	if err != nil {
+		return err
+	}
+	v, err := s.directory.look(r.Context())
+	status := http.StatusOK
+	if err != nil {
+		if toError(err).Status != http.StatusServiceUnavailable {
+			return err
+		}
+		status, frame.Away = http.StatusServiceUnavailable, databaseAway
+		w.Header().Set("Retry-After", "5")
+	}
+	q := r.URL.Query()
+	frame.Query = cut(q.Get("q"), 200)
+	l := &web.PackageList{Frame: frame, Sort: q.Get("sort"), Filter: q.Get("filter"), Language: cut(q.Get("language"), 100), All: len(v.packages)}
+	found := v.packages
+	if frame.Query != "" {
+		found = v.search(frame.Query)
+	} else if l.Sort == "" {
+		l.Sort = "name"
+	}
+	l.Filters, l.Langs = filters(found, l.Filter), shares(languages(found, l.Filter), 8)
+	found = slices.DeleteFunc(slices.Clone(found), func(p *listing) bool {
+		return !matches(p, l.Filter) || l.Language != "" && p.Language != l.Language
+	})
+	sortListings(found, l.Sort)
+	var from, to int
+	l.Pager, from, to = web.NewPager(q.Get("page"), len(found), 50)
+	l.Found = len(found)
+	for _, p := range found[from:to] {
+		l.Packages = append(l.Packages, web.Package{Package: p.Package})
+	}
+	return s.site.Render(w, status, l)
+}
+
+func cut(s string, most int) string { return strings.ToValidUTF8(s[:min(len(s), most)], "") }
+
+// class is the one word for how a package is, of those in classes.
+func class(p *listing) string {
+	switch word := (web.Package{Package: p.Package}).Health().Word; word {
+	case "healthy", "frozen", "stale":
+		return word
+	case "failing", "unhealthy":
+		return "unhealthy"
+	}
+	return "waiting"
+}
+
+// matches reports whether a filter of the list lets the package pass.
+func matches(p *listing, filter string) bool {
+	switch filter {
+	case "":
+		return true
+	case "local":
+		return p.ReleaseCount > 0
+	case "registered":
+		return p.Registered
+	case "moved":
+		return p.MovedCount > 0
+	case "failing":
+		return p.SyncOK != nil && !*p.SyncOK
+	}
+	return class(p) == filter
+}
+
+// filters counts what each filter lets pass. Those that let nothing pass and
+// are not of use every day are left out.
+func filters(all []*listing, chosen string) []web.Filter {
+	out := []web.Filter{
+		{Name: "", Label: "All"}, {Name: "healthy", Label: "Healthy"}, {Name: "unhealthy", Label: "Unhealthy"}, {Name: "stale", Label: "Stale"},
+		{Name: "failing", Label: "Failing"}, {Name: "frozen", Label: "Frozen"}, {Name: "waiting", Label: "Waiting"}, {Name: "moved", Label: "Moved tags"},
+		{Name: "registered", Label: "Registered"}, {Name: "local", Label: "Local"},
+	}
+	for i := range out {
+		for _, p := range all {
+			if matches(p, out[i].Name) {
+				out[i].N++
+			}
+		}
+	}
+	return slices.DeleteFunc(out, func(f web.Filter) bool {
+		switch f.Name {
+		case "", "healthy", "unhealthy", chosen:
+			return false
+		case "failing": // for links to it: the others say the same
+			return true
+		}
+		return f.N == 0
+	})
+}
+
+func languages(all []*listing, filter string) map[string]int {
+	n := map[string]int{}
+	for _, p := range all {
+		if p.Language != "" && matches(p, filter) {
+			n[p.Language]++
+		}
+	}
+	return n
+}
+
+// sortListings sorts packages. Without a known order they stay as they are.
+func sortListings(all []*listing, by string) {
+	order := map[string]func(a, b *listing) int{
+		"name":     func(a, b *listing) int { return strings.Compare(strings.ToLower(a.Name), strings.ToLower(b.Name)) },
+		"releases": func(a, b *listing) int { return cmp.Compare(b.ReleaseCount, a.ReleaseCount) },
+		"size":     func(a, b *listing) int { return cmp.Compare(b.SizeBytes, a.SizeBytes) },
+		"updated":  func(a, b *listing) int { return b.UpdatedAt.Compare(a.UpdatedAt) },
+	}[by]
+	if order != nil {
+		slices.SortStableFunc(all, order)
+	}
+}

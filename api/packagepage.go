@@ -1,0 +1,248 @@
+package api
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"slices"
+	"strings"
+
+	"github.com/go-chi/chi/v5"
+	"golang.org/x/mod/semver"
+
+	"packbase/api/web"
+	"packbase/storage"
+)
+
+// getRepo serves GET /{package} and its feed and badge.
+func (s *Server) getRepo(w http.ResponseWriter, r *http.Request) {
+	name := chi.URLParam(r, "repo")
+	if pkg, ok := strings.CutSuffix(name, ".atom"); ok {
+		s.handle(func(w http.ResponseWriter, r *http.Request) error { return s.getPackageFeed(w, r, pkg) })(w, r)
+		return
+	}
+	if pkg, ok := strings.CutSuffix(name, ".svg"); ok {
+		s.handle(func(w http.ResponseWriter, r *http.Request) error { return s.getBadge(w, r, pkg) })(w, r)
+		return
+	}
+	s.page(
+		func(w http.ResponseWriter, r *http.Request) error { return s.getPackagePage(w, r, name) },
+		func(w http.ResponseWriter, r *http.Request) error {
+			body, err := s.describe(r, strings.TrimSuffix(name, ".git"))
+			if err != nil {
+				return s.noPackage(w, name, err)
+			}
+			writeJSON(w, http.StatusOK, body)
+			return nil
+		},
+	)(w, r)
+}
+
+// servedPackage returns a package that is there to be looked at.
+func (s *Server) servedPackage(ctx context.Context, name string) (storage.Package, error) {
+	none := &Error{Status: http.StatusNotFound, Code: "not_found", Message: fmt.Sprintf("There is no package “%s” here.", cut(name, storage.MaxPackageName))}
+	if storage.ValidPackage(name) != nil {
+		return storage.Package{}, none
+	}
+	p, err := s.db.PackageByName(ctx, name)
+	if err != nil {
+		return storage.Package{}, notFound(err, none)
+	}
+	if p.State == storage.Removed {
+		none.Message = fmt.Sprintf("The package “%s” was removed; its name is not used again.", p.Name)
+		return storage.Package{}, none
+	}
+	return p, nil
+}
+
+// Rows of a kind on a package's page.
+const (
+	releasesEach = 25
+	othersMost   = 20
+)
+
+// getPackagePage shows one package to a browser.
+func (s *Server) getPackagePage(w http.ResponseWriter, r *http.Request, name string) error {
+	ctx := r.Context()
+	p, err := s.servedPackage(ctx, strings.TrimSuffix(name, ".git"))
+	if err != nil {
+		return err
+	}
+	if p.Name != name {
+		http.Redirect(w, r, "/"+p.Name, http.StatusFound)
+		return nil
+	}
+	frame, err := s.frame(r, p.Name, "package")
+	if err != nil {
+		return err
+	}
+	frame.Feed = "/" + p.Name + ".atom"
+	page := &web.PackagePage{Frame: frame, Package: web.Package{Package: p}}
+	if err := s.fillReleases(r, page); err != nil {
+		return err
+	}
+	if page.Rejected, err = s.db.RejectedTags(ctx, p.Name); err != nil {
+		return err
+	}
+	if page.Moved, err = s.db.MovedTags(ctx, p.Name); err != nil {
+		return err
+	}
+	slices.Reverse(page.Moved)
+	page.More.Rejected, page.Rejected = cutRows(page.Rejected)
+	page.More.Moved, page.Moved = cutRows(page.Moved)
+	jobs, err := s.db.Jobs(ctx, storage.JobFilter{Package: p.Name, Limit: 1})
+	if err != nil {
+		return err
+	}
+	if len(jobs) > 0 && jobs[0].Open() {
+		page.Open = &web.Job{Job: jobs[0]}
+	}
+	return s.site.Render(w, http.StatusOK, page)
+}
+
+func cutRows[T any](all []T) (more int, rows []T) {
+	rows = all[:min(len(all), othersMost)]
+	return len(all) - len(rows), rows
+}
+
+// fillReleases puts the releases asked for on the page: those of one page of
+// the table, and one in full. Only these are read whole, however many there are.
+func (s *Server) fillReleases(r *http.Request, page *web.PackagePage) error {
+	all, err := s.order(r.Context(), page.Package.Package)
+	if err != nil {
+		return err
+	}
+	shown, err := s.shownID(r, &page.Package, all)
+	if err != nil {
+		return err
+	}
+	var from, to int
+	page.Count = len(all.tags)
+	page.Pager, from, to = web.NewPager(r.URL.Query().Get("page"), len(all.tags), releasesEach)
+	more, snapshots := cutRows(all.snapshots)
+	page.More.Snapshots = more
+	var ids []int64
+	for _, ref := range slices.Concat(all.tags[from:to], snapshots) {
+		ids = append(ids, ref.ID)
+	}
+	releases, err := s.db.ReleasesByID(r.Context(), append(ids, shown))
+	if err != nil {
+		return err
+	}
+	for i, rel := range releases {
+		row := web.Row{Release: rel, Hidden: all.hidden[rel.Tag], Shown: rel.ID == shown}
+		if row.Shown && page.Shown == nil {
+			page.Shown = &web.Release{Row: row, Base: page.Base, Place: page.Package.Link(), Prefix: s.wrapper(r.Context(), rel),
+				Latest: rel.Tag != "" && rel.Tag == page.Package.Latest()}
+		}
+		switch {
+		case i >= len(ids): // the one shown, if it is in neither table
+		case rel.Tag == "":
+			page.Snapshots = append(page.Snapshots, row)
+		default:
+			page.Releases = append(page.Releases, row)
+		}
+	}
+	return nil
+}
+
+// An order is all releases of a package as it was at one revision, the newest
+// first. Keeping it saves sorting thousands of tags for each request.
+type order struct {
+	revision        int64
+	tags, snapshots []storage.TagRef
+	hidden          map[string]string // why Git clients do not see a tag
+}
+
+// keptOrders bounds the orders in memory; one takes about 100 bytes a tag.
+const keptOrders = 64
+
+func (s *Server) order(ctx context.Context, p storage.Package) (*order, error) {
+	if o, ok := s.orders.Get(p.Name); ok && o.revision == p.Revision {
+		return o, nil
+	}
+	refs, err := s.db.TagRefs(ctx, p.Name)
+	if err != nil {
+		return nil, err
+	}
+	o := &order{revision: p.Revision}
+	published := make([]storage.Release, 0, len(refs))
+	for _, ref := range refs {
+		if ref.Tag == "" {
+			o.snapshots = append(o.snapshots, ref)
+			continue
+		}
+		o.tags = append(o.tags, ref)
+		published = append(published, storage.Release{Tag: ref.Tag})
+	}
+	o.hidden = storage.HiddenTags(published)
+	slices.Reverse(o.snapshots)
+	sortTags(o.tags)
+	s.orders.Add(p.Name, o)
+	return o, nil
+}
+
+// sortTags puts versions before other tags, the highest version first and the
+// newest tag first. Other than in storage.CompareTags a pre-release stands
+// right below its release: here people read, and nobody takes the first.
+func sortTags(tags []storage.TagRef) {
+	versions := make(map[string]string, len(tags))
+	for _, ref := range tags {
+		if v := "v" + strings.TrimPrefix(ref.Tag, "v"); semver.IsValid(v) {
+			versions[ref.Tag] = v
+		}
+	}
+	slices.SortFunc(tags, func(a, b storage.TagRef) int {
+		// What is no version compares as less than any.
+		return cmp.Or(semver.Compare(versions[b.Tag], versions[a.Tag]), b.CommitTime.Compare(a.CommitTime), strings.Compare(b.Tag, a.Tag))
+	})
+}
+
+// shownID returns the release that the request wants in full: ?tag= or
+// ?commit=, else the latest, else the newest. It is 0 if there is none.
+func (s *Server) shownID(r *http.Request, p *web.Package, all *order) (int64, error) {
+	q := r.URL.Query()
+	if oid := q.Get("commit"); storage.ValidOID(oid) {
+		rel, err := s.db.ReleaseByCommit(r.Context(), p.Name, strings.ToLower(oid))
+		return rel.ID, notFoundPage(err, "The commit %s of %s is not mirrored.", oid, p.Name)
+	}
+	if tag := cmp.Or(q.Get("tag"), p.Latest()); tag != "" {
+		i := slices.IndexFunc(all.tags, func(ref storage.TagRef) bool { return ref.Tag == tag })
+		if i < 0 {
+			return 0, notFoundPage(storage.ErrNotFound, "There is no release “%s” of %s here.", cut(tag, storage.MaxTagName), p.Name)
+		}
+		return all.tags[i].ID, nil
+	}
+	if len(all.snapshots) > 0 {
+		return all.snapshots[0].ID, nil
+	}
+	return 0, nil
+}
+
+func notFoundPage(err error, format string, args ...any) error {
+	if errors.Is(err, storage.ErrNotFound) {
+		return &Error{Status: http.StatusNotFound, Code: "not_found", Message: fmt.Sprintf(format, args...)}
+	}
+	return err
+}
+
+// wrapper returns the folder that a release's tarball is wrapped in. The
+// manifest says so; one that cannot be read, or is very large, does not.
+func (s *Server) wrapper(ctx context.Context, rel storage.Release) string {
+	body, err := s.blobs.Open(ctx, rel.ManifestDigest)
+	if err != nil {
+		return ""
+	}
+	defer body.Close()
+	var manifest struct {
+		Tarball struct {
+			Prefix string `json:"prefix"`
+		} `json:"tarball"`
+	}
+	_ = json.NewDecoder(io.LimitReader(body, 1<<20)).Decode(&manifest)
+	return manifest.Tarball.Prefix
+}
