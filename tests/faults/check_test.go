@@ -62,6 +62,10 @@ func (c *checker) see(value string, asked ...string) {
 	c.ledger[what] = value
 }
 
+func (c *checker) seeRelease(pkg string, r harness.Tarball) {
+	c.see(r.SHA256+" "+r.Commit+" "+r.Tree+" "+r.TagObject+" "+r.Zig.Hash, "info", pkg, r.Tag)
+}
+
 // know adds packages to those that are checked.
 func (c *checker) know(repos ...*harness.Repo) {
 	c.mu.Lock()
@@ -151,7 +155,7 @@ func (c *checker) complete(repo *harness.Repo) int {
 	refs := c.refs(clone)
 	want := c.refs(repo.Dir)
 	for _, r := range info.Tarballs {
-		c.see(r.SHA256+" "+r.Commit+" "+r.Tree+" "+r.TagObject+" "+r.Zig.Hash, "info", pkg, r.Tag)
+		c.seeRelease(pkg, r)
 		if got, want := c.tarball(pkg, r), c.archive(repo, r.Commit); got != want {
 			c.t.Errorf("I2: tar stream of %s@%s is %s, upstream's %s", pkg, r.Tag, got, want)
 		}
@@ -194,6 +198,15 @@ func (c *checker) archive(repo *harness.Repo, commit string) string {
 		c.archives[commit] = sum([]byte(c.git(repo.Dir, "archive", "--format=tar", commit)))
 	}
 	return c.archives[commit]
+}
+
+// releases checks that what info says is what is served, as it was before.
+func (c *checker) releases(pkg string, info harness.Info) {
+	c.t.Helper()
+	for _, r := range info.Tarballs {
+		c.seeRelease(pkg, r)
+		c.tarball(pkg, r)
+	}
 }
 
 // tarball checks a release's tarball and manifest and returns the SHA-256 of

@@ -72,9 +72,7 @@ func (k *killing) round(n int, kill bool) {
 	jobs := <-asked
 	k.c.s.AwaitAPI()
 	// What is visible is complete at any time, not only after recovery.
-	for _, repo := range repos {
-		k.c.complete(repo)
-	}
+	k.c.complete(repos[n%len(repos)])
 	k.c.s.Worker.Start()
 	jobs = append(jobs, k.ask(repos)...)
 	k.c.settled(settleTime, jobs...)
@@ -151,7 +149,7 @@ func (c *checker) read(clients int) (stop func()) {
 	end := make(chan struct{})
 	for n := range clients {
 		wg.Go(func() {
-			tick := time.NewTicker(100 * time.Millisecond)
+			tick := time.NewTicker(200 * time.Millisecond)
 			defer tick.Stop()
 			for rnd := rand.New(rand.NewPCG(uint64(n), 1)); ; {
 				select {
@@ -185,7 +183,7 @@ func (c *checker) readOne(rnd *rand.Rand) {
 		return
 	}
 	r := info.Tarballs[rnd.IntN(len(info.Tarballs))]
-	c.see(r.SHA256+" "+r.Commit+" "+r.Tree+" "+r.TagObject+" "+r.Zig.Hash, "info", pkg, r.Tag)
+	c.seeRelease(pkg, r)
 	if b := c.tryGet(r.URL); b != nil {
 		c.see(sum(b.Body), "tarball", pkg, r.Tag)
 		if sum(b.Body) != r.SHA256 {

@@ -32,7 +32,10 @@ type packer struct {
 	body  bytes.Buffer
 	count int
 	zip   *zlib.Writer
+	whole map[string]bool // ids of objects that are there
 }
+
+func newPacker() *packer { return &packer{whole: map[string]bool{}} }
 
 // entry adds one entry and returns its offset. size is what its header says,
 // base what stands between header and content.
@@ -60,10 +63,23 @@ func (p *packer) entry(kind, size int, base string, content io.Reader) int {
 	return at
 }
 
-// object adds a whole object and returns its id.
+// object adds a whole object, unless it is there, and returns its id.
 func (p *packer) object(kind int, content string) string {
-	p.entry(kind, len(content), "", strings.NewReader(content))
-	return objectID(kind, content)
+	id := objectID(kind, content)
+	if !p.whole[id] {
+		p.entry(kind, len(content), "", strings.NewReader(content))
+		p.whole[id] = true
+	}
+	return id
+}
+
+// ofs adds a delta to the entry at an offset, ref one to an object.
+func (p *packer) ofs(base int, delta string) int {
+	return p.entry(ofsType, len(delta), distance(12+p.body.Len()-base), strings.NewReader(delta))
+}
+
+func (p *packer) ref(base, delta string) int {
+	return p.entry(refType, len(delta), rawID(base), strings.NewReader(delta))
 }
 
 func (p *packer) blob(content string) string { return p.object(blobType, content) }
@@ -81,13 +97,18 @@ func (p *packer) tree(entries ...string) string { return p.object(treeType, tree
 func treeOf(entries ...string) string {
 	var b strings.Builder
 	for pair := range slices.Chunk(entries, 2) {
-		oid, err := hex.DecodeString(pair[1])
-		if err != nil {
-			panic(err)
-		}
-		b.WriteString(pair[0] + "\x00" + string(oid))
+		b.WriteString(pair[0] + "\x00" + rawID(pair[1]))
 	}
 	return b.String()
+}
+
+// rawID returns an id as objects have it.
+func rawID(oid string) string {
+	raw, err := hex.DecodeString(oid)
+	if err != nil {
+		panic(err)
+	}
+	return string(raw)
 }
 
 // commit adds a commit of a tree.

@@ -91,7 +91,7 @@ func (f *redisFaults) client(t *testing.T) *redis.Client {
 
 func (f *redisFaults) flushAll(t *testing.T) {
 	client := f.client(t)
-	for range rounds(2, 50) {
+	for range rounds(1, 50) {
 		repos := f.repos(t, 20)
 		var jobs []string
 		flush := f.rnd.IntN(len(repos))
@@ -112,7 +112,7 @@ func (f *redisFaults) kill9(t *testing.T) {
 		repos := f.repos(t, 6)
 		jobs := []string{f.s.Ask(f.g.of(repos[0])), f.s.Ask(f.g.of(repos[1]))}
 		f.e.Crash("redis")
-		back := time.After(upTo(f.rnd, 4*time.Second))
+		back := time.After(upTo(f.rnd, 3*time.Second))
 		for _, repo := range repos[2:] {
 			began := time.Now()
 			a := f.s.Do(http.MethodPost, "/api/fetch", fmt.Sprintf(`{"url":%q}`, f.g.of(repo)), nil)
@@ -326,29 +326,6 @@ func TestDuplicateDelivery(t *testing.T) {
 	}
 }
 
-// RQ-07: a package whose jobs failed for good is free for the next one.
-func TestFailedJobBlocksNothing(t *testing.T) {
-	t.Parallel()
-	up := harness.NewUpstream(t)
-	hello := up.Repo("hello")
-	hello.Release("v1.0.0")
-	s := harness.Start(t, append(quick, "PACKBASE_JOB_BACKOFF=10ms")...)
-	for range rounds(1, 10) {
-		for _, h := range []http.Handler{harness.Status(http.StatusNotFound), harness.Status(http.StatusInternalServerError), harness.Close()} {
-			up.Answer(h)
-			if a := s.TryFetch(hello.URL); a.Status != http.StatusBadGateway {
-				t.Errorf("fetch from a broken upstream: %d %s, want 502", a.Status, a.Body)
-			}
-		}
-		up.Answer(nil)
-		began := time.Now()
-		s.Fetch(hello.URL)
-		if took := time.Since(began); took > 10*time.Second {
-			t.Errorf("first fetch after upstream healed took %v, want at most 10s", took)
-		}
-	}
-}
-
 // RQ-09: a worker that is killed in the middle of a job, with the usual
 // settings, has its job done by another one in time.
 func TestRecoveryTime(t *testing.T) {
@@ -380,57 +357,92 @@ func TestRecoveryTime(t *testing.T) {
 	}
 }
 
-// RQ-10, CR-18: a job that takes its worker down each time is given up, and
-// so is one that takes down the process that reads upstream.
-func TestPoison(t *testing.T) {
+// Jobs that fail, whatever they take down with them, leave the way free for
+// others and for the same again.
+func TestFailingJobs(t *testing.T) {
 	t.Parallel()
 	up := harness.NewUpstream(t)
-	g := newGate(t, up)
 	s := harness.Start(t, append(quick, "PACKBASE_JOB_BACKOFF=10ms")...)
-	c := newChecker(t, s)
+	f := &failingJobs{s: s, up: up, g: newGate(t, up), worker: s.Worker.PID()}
 	api := s.API.PID()
+	t.Run("RQ-07 archived id", f.brokenUpstream)
+	t.Run("CR-18 child dies", f.deadChild)
+	t.Run("RQ-10 poison", f.poison)
+	newChecker(t, s).clean()
+	if s.API.PID() != api || !s.API.Running() {
+		t.Error("the api has ended")
+	}
+}
+
+type failingJobs struct {
+	s      *harness.Server
+	up     *harness.Upstream
+	g      *gate
+	worker int // pid
+}
+
+// brokenUpstream fails until it does not.
+func (f *failingJobs) brokenUpstream(t *testing.T) {
+	repo := f.up.Repo("broken")
+	release(t, repo, 0, 1, 1000)
+	for range rounds(1, 10) {
+		for _, h := range []http.Handler{harness.Status(http.StatusNotFound), harness.Status(http.StatusInternalServerError), harness.Close()} {
+			f.up.Answer(h)
+			if a := f.s.TryFetch(repo.URL); a.Status != http.StatusBadGateway {
+				t.Errorf("fetch from a broken upstream: %d %s, want 502", a.Status, a.Body)
+			}
+		}
+		f.up.Answer(nil)
+		began := time.Now()
+		f.s.Fetch(repo.URL)
+		if took := time.Since(began); took > 10*time.Second {
+			t.Errorf("first fetch after upstream healed took %v, want at most 10s", took)
+		}
+	}
+}
+
+// deadChild kills the process that reads upstream at each attempt, and it alone.
+func (f *failingJobs) deadChild(t *testing.T) {
 	for n := range rounds(1, 5) {
-		poison, good := up.Repo(fmt.Sprintf("poison-%d", n)), up.Repo(fmt.Sprintf("good-%d", n))
-		release(t, poison, 0, 1, 1000)
+		repo := f.up.Repo(fmt.Sprintf("victim-%d", n))
+		release(t, repo, 0, 1, 1000)
+		f.g.onPack(func(*http.Request) {
+			for _, pid := range f.s.Worker.Children() {
+				_ = syscall.Kill(pid, syscall.SIGSEGV)
+			}
+		})
+		a := f.s.TryFetch(f.g.of(repo))
+		f.g.onPack(nil)
+		if a.Status != http.StatusInternalServerError || a.Code() != "ingest_failed" {
+			t.Errorf("fetch whose child dies: %d %s, want ingest_failed", a.Status, a.Body)
+		}
+		if f.s.Worker.PID() != f.worker || !f.s.Worker.Running() {
+			t.Error("the worker ended with its child")
+		}
+		f.s.Fetch(f.g.of(repo))
+	}
+}
+
+// poison kills the worker each time that it does one job.
+func (f *failingJobs) poison(t *testing.T) {
+	for n := range rounds(1, 5) {
+		repo, good := f.up.Repo(fmt.Sprintf("poison-%d", n)), f.up.Repo(fmt.Sprintf("good-%d", n))
+		release(t, repo, 0, 1, 1000)
 		release(t, good, 0, 1, 1000)
-		arrived, open := g.hold()
-		id := s.Ask(g.of(poison))
+		arrived, open := f.g.hold()
+		id := f.s.Ask(f.g.of(repo))
 		for range storage.MaxCrashes {
 			<-arrived
-			s.Worker.SignalGroup(syscall.SIGKILL)
-			s.Worker.Start()
+			f.s.Worker.SignalGroup(syscall.SIGKILL)
+			f.s.Worker.Start()
 		}
-		job := s.WaitJob(id)
+		job := f.s.WaitJob(id)
 		open()
 		if job.State != storage.Failed || job.Error.Code != "quarantined" || job.Attempts != storage.MaxCrashes {
 			t.Errorf("job = %+v, want quarantine after %d attempts", job, storage.MaxCrashes)
 		}
-		s.Fetch(good.URL)
-		s.Fetch(g.of(poison)) // by hand, once the cause is gone
-		c.clean()
-		c.tags(poison, good)
-
-		// The child alone: each attempt counts, and the worker lives.
-		worker := s.Worker.PID()
-		victim := up.Repo(fmt.Sprintf("victim-%d", n))
-		release(t, victim, 0, 1, 1000)
-		g.onPack(func(*http.Request) {
-			for _, pid := range s.Worker.Children() {
-				_ = syscall.Kill(pid, syscall.SIGSEGV)
-			}
-		})
-		a := s.TryFetch(g.of(victim))
-		g.onPack(nil)
-		if a.Status != http.StatusInternalServerError || a.Code() != "ingest_failed" {
-			t.Errorf("fetch whose child dies: %d %s, want ingest_failed", a.Status, a.Body)
-		}
-		if s.Worker.PID() != worker || !s.Worker.Running() {
-			t.Error("the worker ended with its child")
-		}
-		s.Fetch(g.of(victim))
-		c.clean()
-	}
-	if s.API.PID() != api || !s.API.Running() {
-		t.Error("the api has ended")
+		f.s.Fetch(good.URL)
+		f.s.Fetch(f.g.of(repo)) // by hand, once the cause is gone
+		newChecker(t, f.s).tags(repo, good)
 	}
 }
