@@ -396,6 +396,7 @@ func TestAssets(t *testing.T) {
 
 func TestDashboardNeeds(t *testing.T) {
 	t.Parallel()
+	const source = "https://catalog.example/packages.json"
 	s := newPageSite(t)
 	s.wantIn(s.page("/", 200), "No worker is running", "Mirror the first package")
 	s.exec(`INSERT INTO workers (id, concurrency) VALUES ('w', 2)`)
@@ -409,6 +410,10 @@ func TestDashboardNeeds(t *testing.T) {
 	s.exec(`INSERT INTO jobs (id, kind, package, state, started_at, ended_at, created_at, result)
 		VALUES (gen_random_uuid(), 'package:fetch', 'hello', 'succeeded', now(), now(), now() + interval '1 second', '{}')`)
 	s.wantIn(s.again().page("/", 200), "All is well")
+
+	s.must(s.db.CatalogFailed(t.Context(), source, "timeout", "the catalog was too slow"))
+	listed := &pageSite{s.serve(func(o *api.Options) { o.Source = source }), s.conn}
+	s.wantIn(listed.page("/", 200), "The catalog could not be downloaded", "the catalog was too slow")
 
 	s.exec(`UPDATE packages SET healthy = false`)
 	s.exec(`INSERT INTO packages (name, upstream, clone_url, release_count, state, state_reason) VALUES ('ice', 'x', 'x', 1, 'frozen', 'half of its tags are gone')`)

@@ -1,7 +1,7 @@
 // Package browser_test looks at the pages as people do: in a real browser.
 //
 // PACKBASE_SCREENSHOTS names a folder for pictures of each state, wide and
-// narrow, light and dark. Without a Chromium the tests are skipped, or fail if
+// narrow, light and dark; without it none are taken. Without a Chromium the tests are skipped, or fail if
 // CI is set.
 package browser_test
 
@@ -30,7 +30,7 @@ type tab struct {
 	t    *testing.T
 	ctx  context.Context
 	base string // what paths are below
-	dir  string // of the pictures
+	dir  string // of the pictures; "" for none
 }
 
 // newTab opens a page in a browser of its own. What the page logs as an error
@@ -45,11 +45,10 @@ func newTab(t *testing.T, base string) *tab {
 	ctx, cancel = chromedp.NewContext(ctx)
 	t.Cleanup(cancel)
 	b := &tab{t: t, ctx: ctx, base: base, dir: os.Getenv("PACKBASE_SCREENSHOTS")}
-	if b.dir == "" {
-		b.dir = t.TempDir()
-	}
-	if err := os.MkdirAll(b.dir, 0o755); err != nil {
-		t.Fatal(err)
+	if b.dir != "" {
+		if err := os.MkdirAll(b.dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
 	}
 	// The browser lives as long as the context that starts it.
 	if err := chromedp.Do(ctx); err != nil {
@@ -135,7 +134,7 @@ func (b *tab) text(selector string) string {
 func (b *tab) await(selector, want string) {
 	b.t.Helper()
 	var got string
-	deadline := time.Now().Add(30 * time.Second)
+	deadline := time.Now().Add(time.Minute)
 	for {
 		if got = b.text(selector); strings.Contains(strings.ReplaceAll(got, "\u00a0", " "), want) {
 			return
@@ -167,8 +166,8 @@ func (b *tab) look(kind string) chromedp.Action[chromedp.Void] {
 //go:embed audit.js
 var audit string
 
-// shoot takes pictures of the page as it is, and holds it to what people with
-// other eyes and hands than ours need.
+// shoot holds the page as it is to what people with other eyes and hands than
+// ours need, and takes pictures of it.
 func (b *tab) shoot(name string) {
 	b.t.Helper()
 	for _, kind := range []string{"wide-dark", "narrow-dark", "narrow-light", "wide-light"} {
@@ -176,16 +175,32 @@ func (b *tab) shoot(name string) {
 		for _, problem := range eval[[]string](b, audit) {
 			b.t.Errorf("%s, %s: %s", name, kind, problem)
 		}
-		ctx, cancel := context.WithTimeout(b.ctx, time.Minute)
-		png, err := chromedp.Run(ctx, chromedp.FullScreenshot(100))
-		cancel()
-		if err != nil {
-			b.t.Fatalf("%s: %v", name, err)
-		}
-		if err := os.WriteFile(filepath.Join(b.dir, name+"-"+kind+".png"), png, 0o644); err != nil {
-			b.t.Fatal(err)
+		if b.dir != "" {
+			b.picture(name + "-" + kind + ".png")
 		}
 	}
+}
+
+func (b *tab) picture(file string) {
+	b.t.Helper()
+	ctx, cancel := context.WithTimeout(b.ctx, time.Minute)
+	defer cancel()
+	png, err := chromedp.Run(ctx, chromedp.FullScreenshot(100))
+	if err != nil {
+		b.t.Fatalf("%s: %v", file, err)
+	}
+	if err := os.WriteFile(filepath.Join(b.dir, file), png, 0o644); err != nil {
+		b.t.Fatal(err)
+	}
+}
+
+// withoutScripts keeps pages that are opened from now on from running scripts.
+func (b *tab) withoutScripts() {
+	b.t.Helper()
+	b.do(chromedp.Func(func(ctx context.Context, _ *chromedp.Target) error {
+		_, err := chromedp.Call(ctx, emulation.SetScriptExecutionDisabled, emulation.SetScriptExecutionDisabledParams{Value: true})
+		return err
+	}))
 }
 
 // mayCopy lets the page write to the clipboard, and the test read it.

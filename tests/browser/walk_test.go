@@ -112,6 +112,7 @@ func checksum(name string) uint32 { return crc32.ChecksumIEEE([]byte(name)) }
 
 // TestWalk goes through packbase as somebody who has just started it.
 func TestWalk(t *testing.T) {
+	t.Parallel()
 	e := harness.NewEngines(t, engines.Options{})
 	s := harness.Start(t, e.Env()...)
 	forge := newSlowForge(t)
@@ -296,6 +297,15 @@ func TestHello(t *testing.T) {
 	b.shoot("hello")
 	b.open("/hello")
 	b.shoot("hello-package")
+
+	// All that is to be read is there without scripts.
+	b.withoutScripts()
+	b.open("/")
+	b.await("h1", "All is well")
+	b.await("#mirror", "packbase fetch URL")
+	b.shoot("hello-no-scripts")
+	b.click("#start a")
+	b.await("#release", "zig fetch --save "+s.URL+"/p/hello/tag/v0.1.0.tar.gz")
 }
 
 // TestCrowd shows what an old and large packbase shows.

@@ -215,10 +215,11 @@
   // poll asks how things are each second or two, less often while the server
   // is away, and not at all while nobody looks.
   const usual = 1500, longest = 30000, fullEach = 15000;
-  let wait = usual, timer = 0, last = '', full = Date.now();
+  let wait = usual, timer = 0, polling = false, last = '', full = Date.now();
   async function poll() {
     clearTimeout(timer);
-    if (document.hidden) return;
+    if (document.hidden || polling) return;
+    polling = true;
     try {
       const answer = await fetch('/api/status', { credentials: 'omit' });
       const text = (await answer.text()).replace(/"(seen_at|disk_free|request_id)":("[^"]*"|-?\d+)/g, '');
@@ -233,6 +234,7 @@
       wait = Math.min(wait * 2, longest);
       offline(unreachable);
     }
+    polling = false;
     timer = setTimeout(poll, wait * (0.9 + Math.random() / 5));
   }
 
