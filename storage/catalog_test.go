@@ -1,0 +1,381 @@
+package storage_test
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+
+	"packbase/storage"
+)
+
+const source = "https://catalog.example/packages.json"
+
+// catalog stores entries as the whole catalog.
+func (f *fixture) catalog(entries ...storage.CatalogEntry) storage.CatalogDiff {
+	f.t.Helper()
+	diff, err := f.StoreCatalog(f.ctx, source, hash(fmt.Sprint(entries), 64), entries)
+	f.must(err)
+	return diff
+}
+
+// entry is a catalog's entry for a package, as it was at updated.
+func entry(id, name, updated string) storage.CatalogEntry {
+	up := upstreamOf(name)
+	return storage.CatalogEntry{ID: id, Name: name, Upstream: up.Canonical, CloneURL: up.CloneURL, Language: "shell", Updated: updated}
+}
+
+func TestStoreCatalog(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	bad := storage.CatalogEntry{ID: "4", Name: "../x", Problem: "that is no name"}
+	zig := entry("1", "a", "t1")
+	zig.Language = "zig"
+	steps := []struct { // in order
+		name    string
+		entries []storage.CatalogEntry
+		want    storage.CatalogDiff
+	}{
+		{"first", []storage.CatalogEntry{entry("1", "a", "t1"), entry("2", "b", "t1"), bad}, storage.CatalogDiff{Added: 3}},
+		{"same again", []storage.CatalogEntry{entry("1", "a", "t1"), entry("2", "b", "t1"), bad}, storage.CatalogDiff{}},
+		{"another order", []storage.CatalogEntry{bad, entry("2", "b", "t1"), entry("1", "a", "t1")}, storage.CatalogDiff{}},
+		{"one updated", []storage.CatalogEntry{entry("1", "a", "t2"), entry("2", "b", "t1"), bad}, storage.CatalogDiff{Updated: 1}},
+		{"one of another language", []storage.CatalogEntry{zig, entry("2", "b", "t1"), bad}, storage.CatalogDiff{Updated: 1}},
+		{"one removed, one added", []storage.CatalogEntry{zig, entry("3", "c", ""), bad}, storage.CatalogDiff{Added: 1, Removed: 1}},
+		{"two swap their names", []storage.CatalogEntry{entry("3", "a", "t1"), entry("1", "c", ""), bad}, storage.CatalogDiff{Updated: 2}},
+		{"one takes another's name", []storage.CatalogEntry{entry("5", "a", "t1"), bad}, storage.CatalogDiff{Added: 1, Removed: 2}},
+		{"case of a name", []storage.CatalogEntry{entry("5", "A", "t1"), bad}, storage.CatalogDiff{Updated: 1}},
+		{"empty", nil, storage.CatalogDiff{Removed: 2}},
+	}
+	for _, step := range steps {
+		if got := f.catalog(step.entries...); got != step.want {
+			t.Errorf("%s: %+v, want %+v", step.name, got, step.want)
+		}
+	}
+}
+
+// A catalog that cannot be stored leaves the last one as it was.
+func TestStoreCatalogIsWhole(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	f.catalog(entry("1", "a", "t1"))
+	before := f.rows("catalog_entries") + f.rows("catalog")
+	_, err := f.StoreCatalog(f.ctx, source, hash("x", 64), []storage.CatalogEntry{entry("1", "b", "t2"), entry("2", "B", "t2")})
+	f.want("two entries of one name", err, storage.ErrConflict)
+	_, err = f.StoreCatalog(f.ctx, source, hash("x", 64), []storage.CatalogEntry{entry("1", "b\x00", "t2")})
+	f.want("text that cannot be stored", err, storage.ErrInvalid)
+	if after := f.rows("catalog_entries") + f.rows("catalog"); after != before {
+		t.Errorf("stored:\n%s\nwant:\n%s", after, before)
+	}
+	f.must(f.CatalogFailed(f.ctx, source, "catalog_unreachable", "it does not answer"))
+	digest, err := f.CatalogDigest(f.ctx, source)
+	if problem, at, perr := f.CatalogState(f.ctx, source); err != nil || perr != nil || digest == "" || problem != "it does not answer" || at == nil {
+		t.Errorf("digest %q, problem %q, fetched at %v; want the last good catalog and the reason", digest, problem, at)
+	}
+	if f.rows("catalog_entries") == "" {
+		t.Error("the entries are gone after a failed download")
+	}
+}
+
+// Registered is what the catalog lists with the package's own upstream.
+func TestRegistered(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	f.publish("a", "v1")
+	f.publish("b", "v1")
+	f.publish("c", "v1")
+	zig, moved := entry("1", "A", "t1"), entry("2", "b", "t1")
+	zig.Language = "zig"
+	zig.Upstream, zig.CloneURL = upstreamOf("a").Canonical, upstreamOf("a").CloneURL
+	moved.Upstream = "https://git.example/somebody/b"
+	f.catalog(zig, moved)
+	for name, want := range map[string]bool{"a": true, "b": false, "c": false} {
+		if p := f.pkg(name); p.Registered != want || name == "a" && p.Language != "zig" {
+			t.Errorf("%s: registered %v, language %q; want %v", name, p.Registered, p.Language, want)
+		}
+	}
+	f.catalog()
+	if p := f.pkg("a"); p.Registered || p.ReleaseCount != 1 {
+		t.Errorf("a: registered %v with %d releases after it left the catalog, want it kept", p.Registered, p.ReleaseCount)
+	}
+}
+
+// Fresh is only what cannot have changed since a sync that went well (R-21).
+func TestCandidates(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	sync := func(name string, s storage.Sync) {
+		t.Helper()
+		c := f.claim(name)
+		f.must(f.RecordSync(f.ctx, c, s))
+		f.must(f.EndJob(f.ctx, c, storage.Outcome{State: storage.Succeeded}))
+	}
+	good, failed := storage.Sync{OK: true, Catalog: "t1"}, storage.Sync{Code: "x", Wait: time.Hour}
+	f.catalog(entry("1", "new", "t1"), entry("2", "synced", "t1"), entry("3", "empty", "t1"), entry("4", "failed-later", "t1"), entry("5", "no-time", ""),
+		entry("6", "frozen", "t1"), entry("7", "changed-meanwhile", "t2"), entry("8", "updated", "t1"), entry("9", "Other-Case", "t1"), entry("10", "rebound", "t1"))
+	for _, name := range []string{"synced", "failed-later", "no-time", "frozen", "changed-meanwhile", "updated", "other-case", "rebound", "by-hand"} {
+		f.publish(name, "v1")
+	}
+	f.must(f.exec(`UPDATE packages SET upstream = 'https://git.example/owner/Other-Case' WHERE name = 'other-case'`))
+	for _, name := range []string{"synced", "empty", "failed-later", "frozen", "updated", "rebound"} {
+		sync(name, good)
+	}
+	sync("no-time", storage.Sync{OK: true})
+	sync("changed-meanwhile", good) // it began when the catalog said t1
+	sync("failed-later", failed)
+	f.must(f.exec(`UPDATE catalog_entries SET synced_updated = 't1' WHERE id = '9'`))
+	f.must(f.Freeze(f.ctx, f.claim("frozen"), "why"))
+	moved := entry("10", "rebound", "t1")
+	moved.Upstream = "https://git.example/somebody/rebound"
+	f.catalog(entry("1", "new", "t1"), entry("2", "synced", "t1"), entry("3", "empty", "t1"), entry("4", "failed-later", "t1"), entry("5", "no-time", ""),
+		entry("6", "frozen", "t1"), entry("7", "changed-meanwhile", "t2"), entry("8", "updated", "t2"), entry("9", "Other-Case", "t1"), moved)
+	f.must(f.exec(`INSERT INTO packages (name, upstream, clone_url) VALUES ('fixture', 'fixture:fixture', 'x')`))
+
+	type verdict struct{ fresh, waiting bool }
+	want := map[string]verdict{
+		"new": {}, "synced": {fresh: true}, "empty": {}, "failed-later": {waiting: true}, "no-time": {}, "changed-meanwhile": {}, "updated": {},
+		"Other-Case": {fresh: true}, "rebound": {}, "by-hand": {},
+	}
+	candidates, err := f.Candidates(f.ctx)
+	f.must(err)
+	got := map[string]verdict{}
+	for _, c := range candidates {
+		got[c.Name] = verdict{c.Fresh, c.Waiting}
+	}
+	if fmt.Sprint(got) != fmt.Sprint(want) {
+		t.Errorf("candidates %+v, want %+v", got, want)
+	}
+	if !slices.IsSortedFunc(candidates, func(a, b storage.Candidate) int { return strings.Compare(a.Name, b.Name) }) {
+		t.Error("candidates are not sorted")
+	}
+}
+
+// update claims an update and has its run begin.
+func (f *fixture) update() storage.Claim {
+	f.t.Helper()
+	job, _, err := f.RequestUpdate(f.ctx, 0)
+	f.must(err)
+	c, err := f.ClaimJob(f.ctx, job.ID, "tests", time.Minute)
+	f.must(err)
+	f.must(f.StartRun(f.ctx, c))
+	return c
+}
+
+func (f *fixture) run() storage.Run {
+	f.t.Helper()
+	run, err := f.LastRun(f.ctx)
+	f.must(err)
+	return run
+}
+
+// One update waits at most, whoever asks, and however many ask at once (R-15).
+func TestOneQueuedUpdate(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	const n = 30
+	for round := range 2 { // without an update, and while one runs
+		ids, news := make([]uuid.UUID, n), make([]bool, n)
+		f.must(errors.Join(at(n, func(i int) error {
+			job, created, err := f.RequestUpdate(f.ctx, 0)
+			ids[i], news[i] = job.ID, created
+			return err
+		})...))
+		created := 0
+		for i := range n {
+			if news[i] {
+				created++
+			}
+			if ids[i] != ids[0] {
+				t.Errorf("round %d: job %s, want the same for all", round, ids[i])
+			}
+		}
+		if jobs, runs := f.count(`SELECT count(*) FROM jobs`), f.count(`SELECT count(*) FROM runs`); created != 1 || jobs != round+1 || runs != round+1 {
+			t.Errorf("round %d: created %d times, %d jobs, %d runs; want 1, %d, %d", round, created, jobs, runs, round+1, round+1)
+		}
+		if round == 0 {
+			_, err := f.RunningUpdate(f.ctx)
+			f.want("running update", err, storage.ErrNotFound)
+			_, err = f.ClaimJob(f.ctx, ids[0], "tests", time.Minute)
+			f.must(err)
+			continue
+		}
+		_, err := f.ClaimJob(f.ctx, ids[0], "tests", time.Minute)
+		f.want("claim while one runs", err, storage.ErrLost)
+	}
+	running, err := f.RunningUpdate(f.ctx)
+	f.must(err)
+	if open, err := f.OpenUpdate(f.ctx); err != nil || open.ID != running.ID {
+		t.Errorf("open update %s, %v; want the running one, %s", open.ID, err, running.ID)
+	}
+}
+
+// Whatever the number of workers, an interval has one update of its own.
+func TestRequestDueUpdate(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	for want := 1; want <= 2; want++ {
+		news := make([]bool, 20)
+		f.must(errors.Join(at(len(news), func(i int) (err error) {
+			_, news[i], err = f.RequestDueUpdate(f.ctx, time.Hour)
+			return err
+		})...))
+		created := 0
+		for _, n := range news {
+			if n {
+				created++
+			}
+		}
+		if runs := f.count(`SELECT count(*) FROM runs`); created != 1 || runs != want {
+			t.Errorf("created %d times, %d runs; want 1, %d", created, runs, want)
+		}
+		f.must(f.exec(`UPDATE runs SET created_at = now() - interval '2 hours'`))
+		f.must(f.exec(`UPDATE jobs SET state = 'cancelled', ended_at = now()`))
+	}
+}
+
+// An update ends when its last child does, with what they counted together.
+func TestRun(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	f.catalog(entry("1", "a", "t1"), entry("2", "b", "t1"), entry("3", "c", "t1"))
+	f.publish("c", "v1")
+	asked := f.request("a") // before the update: it counts for it, too
+	c := f.update()
+	candidates, err := f.Candidates(f.ctx)
+	f.must(err)
+	for _, cand := range candidates {
+		job, created, err := f.AddChild(f.ctx, *c.Job.RunID, cand)
+		f.must(err)
+		if cand.Name == "a" && (created || job.ID != asked.ID) {
+			t.Errorf("child for a: %s, new %v; want the open job", job.ID, created)
+		}
+	}
+	if p := f.pkg("b"); !p.Registered || p.Language != "shell" {
+		t.Errorf("b: registered %v, language %q; want what the catalog says", p.Registered, p.Language)
+	}
+	f.must(f.ParkRun(f.ctx, c, storage.Counters{SourceChanged: true, SourcePackages: 3, SourceAdded: 3, ReposScanned: 3, PackagesTotal: 3}))
+	if lost, err := f.ReapJobs(f.ctx); err != nil || len(lost) > 0 {
+		t.Errorf("reaped %+v, %v; want a parked update left alone", lost, err)
+	}
+	for i, end := range []struct{ name, code string }{{"a", ""}, {"b", "no_tags"}, {"c", ""}} {
+		f.must(f.CloseRuns(f.ctx))
+		if done, total, err := f.RunProgress(f.ctx, *c.Job.RunID); err != nil || done != i || total != 3 || f.run().State != storage.Running {
+			t.Errorf("before %s: %d of %d, %v, run %s; want %d of 3, running", end.name, done, total, err, f.run().State, i)
+		}
+		child := f.claim(end.name)
+		o := storage.Outcome{State: storage.Succeeded, Result: tarballs{2, 1}, Sync: &storage.Sync{OK: true}}
+		if end.code != "" {
+			o = storage.Outcome{State: storage.Failed, Code: end.code, Sync: &storage.Sync{Code: end.code}}
+		}
+		f.must(f.EndJob(f.ctx, child, o))
+	}
+	f.must(f.CloseRuns(f.ctx))
+	run := f.run()
+	want := storage.Counters{SourceChanged: true, SourcePackages: 3, SourceAdded: 3, SourceRepoFailed: 1, ReposScanned: 3, PackagesTotal: 3, PackagesSynced: 2,
+		PackagesProbed: 2, TarballsCreated: 4, TarballsPresent: 2}
+	if run.State != storage.Succeeded || run.EndedAt == nil || run.Counters != want {
+		t.Errorf("run %s with %+v, want it ended with %+v", run.State, run.Counters, want)
+	}
+	job := f.job(c.Job)
+	var result storage.Counters
+	if err := json.Unmarshal(job.Result, &result); err != nil || job.State != storage.Succeeded || result != want {
+		t.Errorf("update %s with %s, want the counters of the run", job.State, job.Result)
+	}
+	f.must(f.CloseRuns(f.ctx)) // again: nothing to do
+	_, err = f.OpenUpdate(f.ctx)
+	f.want("open update", err, storage.ErrNotFound)
+}
+
+// tarballs is the result of a fetch, as a run counts it.
+type tarballs struct{ Created, Present int }
+
+func (r tarballs) Tarballs() (created, present int) { return r.Created, r.Present }
+
+// An update that fails closes its run as failed, and begins it again when it
+// is retried.
+func TestRunFails(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	c := f.update()
+	f.end(c, "catalog_unreachable")
+	f.must(f.CloseRuns(f.ctx))
+	if run := f.run(); run.State != storage.Failed || run.EndedAt == nil {
+		t.Errorf("run %s, want failed", run.State)
+	}
+	job, err := f.RetryJob(f.ctx, c.Job.ID)
+	f.must(err)
+	if job.RunID == nil || *job.RunID != *c.Job.RunID {
+		t.Fatalf("retried update has run %v, want %d", job.RunID, *c.Job.RunID)
+	}
+	c, err = f.ClaimJob(f.ctx, job.ID, "tests", time.Minute)
+	f.must(err)
+	f.must(f.StartRun(f.ctx, c))
+	if run := f.run(); run.State != storage.Running || run.EndedAt != nil {
+		t.Errorf("run %s, ended at %v; want it running", run.State, run.EndedAt)
+	}
+	f.must(f.ParkRun(f.ctx, c, storage.Counters{}))
+	_, err = f.CancelJob(f.ctx, job.ID) // nobody holds it: it ends at once
+	f.must(err)
+	f.must(f.CloseRuns(f.ctx))
+	if run := f.run(); run.State != storage.Failed || f.job(job).State != storage.Cancelled {
+		t.Errorf("run %s of a cancelled update, want failed", run.State)
+	}
+	next := f.update()
+	f.lose(next)
+	_, err = f.ReapJobs(f.ctx)
+	f.must(err)
+	f.want("park of a lost update", f.ParkRun(f.ctx, next, storage.Counters{}), storage.ErrLost)
+}
+
+// A catalog cannot take a name from its owner (R-06).
+func TestChildOfForeignName(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	f.publish("lib", "v1")
+	c := f.update()
+	stolen := entry("1", "LIB", "t1")
+	stolen.Upstream = "https://git.example/thief/lib"
+	f.catalog(stolen)
+	_, _, err := f.AddChild(f.ctx, *c.Job.RunID, storage.Candidate{ID: "1", Name: "LIB", Upstream: stolen.Upstream, CloneURL: stolen.Upstream})
+	f.want("child of a foreign name", err, storage.ErrConflict)
+	f.must(f.MarkEntry(f.ctx, "1", err.Error()))
+	if p := f.pkg("lib"); p.Upstream != upstreamOf("lib").Canonical || p.Registered {
+		t.Errorf("lib: upstream %s, registered %v; want it as it was", p.Upstream, p.Registered)
+	}
+	problems, err := f.CatalogProblems(f.ctx, 10)
+	if err != nil || len(problems) != 1 || problems[0].ID != "1" {
+		t.Errorf("problems %+v, %v; want the entry with its reason", problems, err)
+	}
+}
+
+// All workers together ask a host no more often than one would.
+func TestHosts(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	const n, spacing = 10, time.Minute
+	waits := make([]time.Duration, n)
+	f.must(errors.Join(at(n, func(i int) (err error) {
+		waits[i], err = f.ReserveHost(f.ctx, []string{"git.example", "GIT.example"}[i%2], spacing)
+		return err
+	})...))
+	slices.Sort(waits)
+	for i, wait := range waits {
+		if want := time.Duration(i) * spacing; wait > want || wait < want-20*time.Second {
+			t.Errorf("turn %d after %v, want %v", i, wait, want)
+		}
+	}
+	f.must(f.PauseHost(f.ctx, "other.example", time.Hour))
+	f.must(f.PauseHost(f.ctx, "other.example", time.Minute)) // does not shorten it
+	if wait, err := f.ReserveHost(f.ctx, "Other.example", spacing); err != nil || wait < 59*time.Minute {
+		t.Errorf("turn at a paused host after %v, %v; want an hour", wait, err)
+	}
+	f.claim("hello")
+	if running, err := f.RunningAt(f.ctx, "git.example"); err != nil || running != 1 {
+		t.Errorf("%d running there, %v; want 1", running, err)
+	}
+}

@@ -1,0 +1,181 @@
+package storage_test
+
+import (
+	"errors"
+	"fmt"
+	"testing"
+	"time"
+
+	"packbase/storage"
+)
+
+// Of all who claim a name at once for upstreams of their own, one gets it
+// (IM-03, R-06).
+func TestNameIsClaimedOnce(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	const n = 50
+	spellings := []string{"lib", "Lib", "LIB", "liB"}
+	winners := 0
+	for i, err := range at(n, func(i int) error {
+		_, _, err := f.RequestFetch(f.ctx, spellings[i%len(spellings)], upstreamOf(fmt.Sprint("owner", i)))
+		return err
+	}) {
+		var bound *storage.BoundError
+		switch {
+		case err == nil:
+			winners++
+		case !errors.As(err, &bound) || !errors.Is(err, storage.ErrConflict) || bound.Upstream != f.pkg("lib").Upstream || bound.Package != f.pkg("lib").Name:
+			t.Errorf("claim %d: %v, want a conflict that names the owner", i, err)
+		}
+	}
+	if winners != 1 {
+		t.Errorf("%d winners, want 1", winners)
+	}
+	if packages, jobs := f.count(`SELECT count(*) FROM packages`), f.count(`SELECT count(*) FROM jobs`); packages != 1 || jobs != 1 {
+		t.Errorf("%d packages and %d jobs, want 1 of each", packages, jobs)
+	}
+}
+
+// A name goes to another upstream only when nobody can depend on it yet.
+func TestRebind(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	other := upstreamOf("other")
+	fail := func(name string) { f.end(f.claim(name), "not_found") }
+	tests := []struct {
+		name   string
+		before func(name string)
+		want   error
+	}{
+		{"never-claimed", func(string) {}, nil},
+		{"being-fetched", func(name string) { f.claim(name) }, storage.ErrConflict},
+		{"not-looked-at-yet", func(name string) {
+			_, err := f.CancelJob(f.ctx, f.request(name).ID)
+			f.must(err)
+		}, storage.ErrConflict},
+		{"empty-but-there", func(name string) { f.end(f.claim(name), "") }, storage.ErrConflict},
+		{"mistyped", fail, nil},
+		{"mistyped-and-asked-for-again", func(name string) { fail(name); f.request(name) }, storage.ErrConflict},
+		{"vanished", func(name string) { f.publish(name, "v1"); fail(name) }, storage.ErrConflict},
+		{"under-review", func(name string) {
+			c := f.claim(name)
+			f.must(f.Freeze(f.ctx, c, "why"))
+			f.end(c, "package_frozen")
+		}, storage.ErrConflict},
+		{"in-the-catalog", func(name string) {
+			f.catalog(storage.CatalogEntry{ID: "1", Name: name, Upstream: upstreamOf(name).Canonical, CloneURL: "x"})
+			fail(name)
+		}, storage.ErrConflict},
+		{"in-the-catalog-with-another-upstream", func(name string) {
+			f.catalog(storage.CatalogEntry{ID: "1", Name: name, Upstream: other.Canonical, CloneURL: other.CloneURL})
+			fail(name)
+		}, nil},
+	}
+	for _, tt := range tests {
+		tt.before(tt.name)
+		_, _, err := f.RequestFetch(f.ctx, tt.name, other)
+		f.want(tt.name, err, tt.want)
+		owner := upstreamOf(tt.name).Canonical
+		if tt.want == nil {
+			owner = other.Canonical
+		}
+		if got := f.pkg(tt.name); got.Upstream != owner {
+			t.Errorf("%s: upstream %s, want %s", tt.name, got.Upstream, owner)
+		} else if tt.want == nil && (got.SyncAt != nil || got.SyncOK != nil || got.SyncFailures != 0 || got.NextSyncAt != nil || got.SyncCode != "") {
+			t.Errorf("%s: %+v, want nothing left of the old upstream's failures", tt.name, got)
+		}
+	}
+}
+
+// A worker that still talks to the old upstream cannot publish under the name.
+func TestRebindFencesOldUpstream(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	old := f.claim("lib")
+	f.must(f.RecordSync(f.ctx, old, storage.Sync{Code: "not_found"}))
+	f.must(f.exec(`UPDATE jobs SET state = 'failed', ended_at = now(), lease = NULL, lease_until = NULL`))
+	_, _, err := f.RequestFetch(f.ctx, "lib", upstreamOf("other"))
+	f.must(err)
+	_, err = f.Publish(f.ctx, old, publication("lib", "v1", "a"))
+	f.want("publish by the old claim", err, storage.ErrLost)
+}
+
+// A failure is never taken for freshness (R-21).
+func TestRecordSync(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	c := f.claim("hello")
+	f.must(f.RecordSync(f.ctx, c, storage.Sync{OK: true, Branch: "main", Commit: hash("tip", 40)}))
+	good := f.pkg("hello")
+	if good.SyncOK == nil || !*good.SyncOK || good.SyncedAt == nil || good.NextSyncAt != nil || good.SyncFailures != 0 {
+		t.Fatalf("after a good sync: %+v", good)
+	}
+	for i := 1; i <= 3; i++ {
+		f.must(f.RecordSync(f.ctx, c, storage.Sync{Code: "upstream_unreachable", Message: "why", Wait: time.Hour}))
+		p := f.pkg("hello")
+		if *p.SyncOK || p.SyncFailures != i || p.SyncCode != "upstream_unreachable" || !p.SyncedAt.Equal(*good.SyncedAt) || p.SyncAt.Before(*good.SyncAt) ||
+			p.NextSyncAt == nil || time.Until(*p.NextSyncAt) < 50*time.Minute {
+			t.Errorf("after failure %d: %+v, want it counted and synced_at as it was", i, p)
+		}
+	}
+	if tip, err := f.BranchCommit(f.ctx, "hello", "main"); err != nil || tip != hash("tip", 40) {
+		t.Errorf("branch at %s, %v; want it where it was", tip, err)
+	}
+	f.must(f.RecordSync(f.ctx, c, storage.Sync{OK: true, Branch: "main", Commit: hash("newer", 40)}))
+	if p := f.pkg("hello"); !*p.SyncOK || p.SyncFailures != 0 || p.NextSyncAt != nil || p.SyncCode != "" {
+		t.Errorf("after a good sync again: %+v, want no trace of failures", p)
+	}
+	if tip, err := f.BranchCommit(f.ctx, "hello", "main"); err != nil || tip != hash("newer", 40) {
+		t.Errorf("branch at %s, %v; want the newer commit", tip, err)
+	}
+	_, err := f.BranchCommit(f.ctx, "hello", "nope")
+	f.want("branch that nobody asked for", err, storage.ErrNotFound)
+}
+
+func TestReview(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	f.publish("Hello", "v1")
+	c := f.claim("Hello")
+	f.must(f.RecordMoves(f.ctx, c, []storage.MovedTag{{Tag: "v1", Old: hash("1", 40), New: hash("2", 40)}}))
+	f.want("review of a package that is active", f.Review(f.ctx, "hello", true), storage.ErrConflict)
+	f.want("review of no package", f.Review(f.ctx, "nope", true), storage.ErrNotFound)
+	f.must(f.Freeze(f.ctx, c, "all tags moved"))
+	if p := f.pkg("hello"); p.State != storage.Frozen || p.StateReason != "all tags moved" {
+		t.Errorf("frozen: %s, %s", p.State, p.StateReason)
+	}
+	f.must(f.Review(f.ctx, "hello", false))
+	if p := f.pkg("hello"); p.State != storage.Frozen || p.StateReason == "all tags moved" {
+		t.Errorf("kept: %s, %s; want it frozen with another reason", p.State, p.StateReason)
+	}
+	f.must(f.Review(f.ctx, "HELLO", true))
+	moved, err := f.MovedTags(f.ctx, "Hello")
+	if p := f.pkg("hello"); err != nil || p.State != storage.Active || p.StateReason != "" || len(moved) != 1 || !moved[0].Accepted {
+		t.Errorf("accepted: %s, moves %+v, %v; want it active and the move known", p.State, moved, err)
+	}
+}
+
+// What keeps packages in memory sees every change.
+func TestChangedPackages(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	f.publish("a", "v1")
+	f.publish("b", "v1")
+	all, err := f.ChangedPackages(f.ctx, time.Time{})
+	if err != nil || len(all) != 2 {
+		t.Fatalf("changed since ever: %d, %v; want 2", len(all), err)
+	}
+	var since time.Time
+	for _, p := range all {
+		if p.ChangedAt.After(since) {
+			since = p.ChangedAt
+		}
+	}
+	since = since.Add(time.Microsecond)
+	f.must(f.RecordProbe(f.ctx, "a", storage.Probe{Healthy: true, SmartHTTPReady: true, ProbeCommit: hash("c", 40)}))
+	changed, err := f.ChangedPackages(f.ctx, since)
+	if err != nil || len(changed) != 1 || changed[0].Name != "a" || !changed[0].Healthy || changed[0].ProbedAt == nil {
+		t.Errorf("changed: %+v, %v; want a, which is healthy", changed, err)
+	}
+}
