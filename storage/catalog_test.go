@@ -332,6 +332,36 @@ func TestRunFails(t *testing.T) {
 	f.want("park of a lost update", f.ParkRun(f.ctx, next, storage.Counters{}), storage.ErrLost)
 }
 
+// A child that ends without its worker's word counts, too.
+func TestRunCountsLostChildren(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	f.catalog(entry("1", "a", "t1"), entry("2", "b", "t1"))
+	c := f.update()
+	candidates, err := f.Candidates(f.ctx)
+	f.must(err)
+	var children []storage.Job
+	for _, cand := range candidates {
+		job, _, err := f.AddChild(f.ctx, *c.Job.RunID, cand)
+		f.must(err)
+		children = append(children, job)
+	}
+	f.must(f.ParkRun(f.ctx, c, storage.Counters{}))
+	_, err = f.CancelJob(f.ctx, children[0].ID)
+	f.must(err)
+	for range storage.MaxCrashes {
+		child, err := f.ClaimJob(f.ctx, children[1].ID, "tests", time.Minute)
+		f.must(err)
+		f.lose(child)
+		_, err = f.ReapJobs(f.ctx)
+		f.must(err)
+	}
+	f.must(f.CloseRuns(f.ctx))
+	if run := f.run(); run.State != storage.Succeeded || run.SourceRepoFailed != 2 {
+		t.Errorf("run %s, %d failed; want it ended with 2", run.State, run.SourceRepoFailed)
+	}
+}
+
 // A catalog cannot take a name from its owner.
 func TestChildOfForeignName(t *testing.T) {
 	t.Parallel()

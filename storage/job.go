@@ -310,23 +310,46 @@ func (db *DB) ClearCrashes(ctx context.Context, c Claim) error {
 
 // ReapJobs takes running jobs from workers that vanished. They are queued
 // again, or ended when that happened MaxCrashes times.
-func (db *DB) ReapJobs(ctx context.Context) ([]Job, error) {
-	rows, _ := db.pool.Query(ctx, `
-		UPDATE jobs
-		SET crashes = crashes + 1, lease = NULL, lease_until = NULL, enqueued_at = NULL, run_at = now(),
-			state = CASE WHEN cancelling THEN 'cancelled' WHEN crashes + 1 >= $1 THEN 'failed' ELSE 'queued' END,
-			ended_at = CASE WHEN cancelling OR crashes + 1 >= $1 THEN now() END,
-			error_code = CASE WHEN crashes + 1 >= $1 THEN 'quarantined' ELSE 'worker_lost' END,
-			error_message = CASE WHEN crashes + 1 >= $1
-				THEN 'the job took down its worker ' || (crashes + 1) || ' times and is not tried again by itself; retry it once the cause is known'
-				ELSE 'the worker vanished; the job starts again' END
-		WHERE state = 'running' AND lease_until < now()
-		RETURNING `+jobColumns, MaxCrashes)
-	all, err := pgx.CollectRows(rows, pgx.RowToStructByName[Job])
+func (db *DB) ReapJobs(ctx context.Context) (all []Job, err error) {
+	err = db.tx(ctx, func(tx pgx.Tx) error {
+		rows, _ := tx.Query(ctx, `
+			UPDATE jobs
+			SET crashes = crashes + 1, lease = NULL, lease_until = NULL, enqueued_at = NULL, run_at = now(),
+				state = CASE WHEN cancelling THEN 'cancelled' WHEN crashes + 1 >= $1 THEN 'failed' ELSE 'queued' END,
+				ended_at = CASE WHEN cancelling OR crashes + 1 >= $1 THEN now() END,
+				error_code = CASE WHEN cancelling THEN 'cancelled' WHEN crashes + 1 >= $1 THEN 'quarantined' ELSE 'worker_lost' END,
+				error_message = CASE
+					WHEN cancelling THEN 'cancelled on request'
+					WHEN crashes + 1 >= $1
+					THEN 'the job took down its worker ' || (crashes + 1) || ' times and is not tried again by itself; retry it once the cause is known'
+					ELSE 'the worker vanished; the job starts again' END
+			WHERE state = 'running' AND lease_until < now()
+			RETURNING `+jobColumns, MaxCrashes)
+		if all, err = pgx.CollectRows(rows, pgx.RowToStructByName[Job]); err != nil {
+			return err
+		}
+		for _, job := range all {
+			if err := countEnd(ctx, tx, job); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
 	if err != nil {
 		return nil, fmt.Errorf("reap jobs: %w", translate(err))
 	}
 	return all, nil
+}
+
+// countEnd counts a job in its run that ended without its worker's word.
+func countEnd(ctx context.Context, tx pgx.Tx, job Job) error {
+	if job.Open() || job.Package == "" {
+		return nil
+	}
+	if err := countChild(ctx, tx, Claim{Job: job}, Outcome{State: job.State}); err != nil {
+		return err
+	}
+	return wakePackage(ctx, tx, job.Package)
 }
 
 // A DueJob is a queued job that the queue should be told of.
@@ -370,28 +393,34 @@ func (db *DB) RetryJob(ctx context.Context, id uuid.UUID) (Job, error) {
 			run_id = CASE WHEN kind = 'catalog:update' THEN run_id END
 		WHERE id = $1 AND state IN ('failed', 'cancelled')
 		RETURNING `+jobColumns, id)
-	return db.changed(ctx, rows, id)
+	job, err := oneJob(rows, id)
+	return db.changed(ctx, id, job, err)
 }
 
 // CancelJob ends a job that no worker has, and asks the worker of a running one to stop.
 // It returns ErrConflict if the job has ended.
-func (db *DB) CancelJob(ctx context.Context, id uuid.UUID) (Job, error) {
-	rows, _ := db.pool.Query(ctx, `
-		UPDATE jobs
-		SET cancelling = true,
-			state = CASE WHEN lease_until IS NULL THEN 'cancelled' ELSE state END,
-			ended_at = CASE WHEN lease_until IS NULL THEN now() END,
-			lease = CASE WHEN lease_until IS NULL THEN NULL ELSE lease END,
-			error_code = CASE WHEN lease_until IS NULL THEN 'cancelled' ELSE error_code END,
-			error_message = CASE WHEN lease_until IS NULL THEN 'cancelled on request' ELSE error_message END
-		WHERE id = $1 AND state IN ('queued', 'running')
-		RETURNING `+jobColumns, id)
-	return db.changed(ctx, rows, id)
+func (db *DB) CancelJob(ctx context.Context, id uuid.UUID) (job Job, err error) {
+	err = db.tx(ctx, func(tx pgx.Tx) error {
+		rows, _ := tx.Query(ctx, `
+			UPDATE jobs
+			SET cancelling = true,
+				state = CASE WHEN lease_until IS NULL THEN 'cancelled' ELSE state END,
+				ended_at = CASE WHEN lease_until IS NULL THEN now() END,
+				lease = CASE WHEN lease_until IS NULL THEN NULL ELSE lease END,
+				error_code = CASE WHEN lease_until IS NULL THEN 'cancelled' ELSE error_code END,
+				error_message = CASE WHEN lease_until IS NULL THEN 'cancelled on request' ELSE error_message END
+			WHERE id = $1 AND state IN ('queued', 'running')
+			RETURNING `+jobColumns, id)
+		if job, err = oneJob(rows, id); err != nil {
+			return err
+		}
+		return countEnd(ctx, tx, job)
+	})
+	return db.changed(ctx, id, job, err)
 }
 
 // changed tells a job that is not there from one in the wrong state.
-func (db *DB) changed(ctx context.Context, rows pgx.Rows, id uuid.UUID) (Job, error) {
-	job, err := oneJob(rows, id)
+func (db *DB) changed(ctx context.Context, id uuid.UUID, job Job, err error) (Job, error) {
 	if !errors.Is(err, ErrNotFound) {
 		return job, err
 	}

@@ -19,7 +19,10 @@ func TestJobStates(t *testing.T) {
 	f := newFixture(t)
 	cancel := func(c storage.Claim) error { _, err := f.CancelJob(f.ctx, c.Job.ID); return err }
 	retry := func(c storage.Claim) error { _, err := f.RetryJob(f.ctx, c.Job.ID); return err }
-	extend := func(c storage.Claim) error { _, err := f.ExtendJob(f.ctx, c, time.Minute, storage.Progress{}); return err }
+	extend := func(c storage.Claim) error {
+		_, err := f.ExtendJob(f.ctx, c, time.Minute, storage.Progress{})
+		return err
+	}
 	again := func(c storage.Claim) error { _, err := f.ClaimJob(f.ctx, c.Job.ID, "another", time.Minute); return err }
 	end := func(state string) func(storage.Claim) error {
 		return func(c storage.Claim) error { return f.EndJob(f.ctx, c, storage.Outcome{State: state, Code: "x"}) }

@@ -161,17 +161,25 @@ func TestFence(t *testing.T) {
 	seg := storage.Segment{Package: "hello", Objects: 1, Digest: hash("s", 64), IndexDigest: hash("i", 64), Size: 1}
 	index := storage.Blob{Digest: hash("i", 64), Size: 1}
 	writes := map[string]func(storage.Claim) error{
-		"publish":       func(c storage.Claim) error { _, err := f.Publish(f.ctx, c, publication("hello", "v1", "a")); return err },
-		"segment":       func(c storage.Claim) error { return f.AppendSegment(f.ctx, c, seg, index) },
-		"rejected tag":  func(c storage.Claim) error { return f.RejectTag(f.ctx, c, storage.RejectedTag{Tag: "x"}) },
-		"moved tag":     func(c storage.Claim) error { return f.RecordMoves(f.ctx, c, []storage.MovedTag{{Tag: "v1"}}) },
-		"sync":          func(c storage.Claim) error { return f.RecordSync(f.ctx, c, storage.Sync{OK: true}) },
-		"freeze":        func(c storage.Claim) error { return f.Freeze(f.ctx, c, "why") },
-		"record":        func(c storage.Claim) error { return f.KeepRecord(f.ctx, c, index) },
-		"end with sync": func(c storage.Claim) error { return f.EndJob(f.ctx, c, storage.Outcome{State: storage.Succeeded, Sync: &storage.Sync{OK: true}}) },
-		"end":           func(c storage.Claim) error { return f.EndJob(f.ctx, c, storage.Outcome{State: storage.Succeeded}) },
-		"requeue":       func(c storage.Claim) error { return f.RequeueJob(f.ctx, c, 0, true, "", "") },
-		"extend":        func(c storage.Claim) error { _, err := f.ExtendJob(f.ctx, c, time.Minute, storage.Progress{}); return err },
+		"publish": func(c storage.Claim) error {
+			_, err := f.Publish(f.ctx, c, publication("hello", "v1", "a"))
+			return err
+		},
+		"segment":      func(c storage.Claim) error { return f.AppendSegment(f.ctx, c, seg, index) },
+		"rejected tag": func(c storage.Claim) error { return f.RejectTag(f.ctx, c, storage.RejectedTag{Tag: "x"}) },
+		"moved tag":    func(c storage.Claim) error { return f.RecordMoves(f.ctx, c, []storage.MovedTag{{Tag: "v1"}}) },
+		"sync":         func(c storage.Claim) error { return f.RecordSync(f.ctx, c, storage.Sync{OK: true}) },
+		"freeze":       func(c storage.Claim) error { return f.Freeze(f.ctx, c, "why") },
+		"record":       func(c storage.Claim) error { return f.KeepRecord(f.ctx, c, index) },
+		"end with sync": func(c storage.Claim) error {
+			return f.EndJob(f.ctx, c, storage.Outcome{State: storage.Succeeded, Sync: &storage.Sync{OK: true}})
+		},
+		"end":     func(c storage.Claim) error { return f.EndJob(f.ctx, c, storage.Outcome{State: storage.Succeeded}) },
+		"requeue": func(c storage.Claim) error { return f.RequeueJob(f.ctx, c, 0, true, "", "") },
+		"extend": func(c storage.Claim) error {
+			_, err := f.ExtendJob(f.ctx, c, time.Minute, storage.Progress{})
+			return err
+		},
 	}
 	before := f.rows("packages") + f.rows("jobs")
 	for name, write := range writes {
