@@ -116,16 +116,17 @@ func FreePort(t testing.TB) int {
 		port := lowest + rand.IntN(above-lowest)
 		addr := net.JoinHostPort("127.0.0.1", strconv.Itoa(port))
 		// Other tests see by the UDP port of that number that this one is taken.
+		// We do not listen to find out: a child that is being started at this
+		// moment would go on doing so for us.
 		mark, err := net.ListenPacket("udp", addr)
 		if err != nil {
 			continue
 		}
-		ln, err := net.Listen("tcp", addr)
-		if err != nil {
+		if conn, err := net.Dial("tcp", addr); err == nil {
+			conn.Close()
 			mark.Close()
 			continue
 		}
-		ln.Close()
 		t.Cleanup(func() { mark.Close() })
 		return port
 	}

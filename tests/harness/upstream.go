@@ -45,10 +45,14 @@ func NewUpstream(t testing.TB) *Upstream {
 // Start serves again, on the same address, after Stop.
 func (u *Upstream) Start() {
 	u.t.Helper()
-	ln, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(u.port)))
-	if err != nil {
-		u.t.Fatal(err)
-	}
+	var ln net.Listener
+	// After Stop the port is free once children that were being started have
+	// closed what they inherited.
+	Eventually(u.t, "upstream listens again", func() (ok bool) {
+		var err error
+		ln, err = net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(u.port)))
+		return err == nil
+	})
 	out, err := exec.Command("git", "--exec-path").Output()
 	if err != nil {
 		u.t.Fatalf("git --exec-path: %v", err)
@@ -71,7 +75,17 @@ func (u *Upstream) Start() {
 }
 
 // Stop ends the server and cuts its connections. Then nobody listens there.
-func (u *Upstream) Stop() { u.server.Close() }
+func (u *Upstream) Stop() {
+	u.t.Helper()
+	u.server.Close()
+	Eventually(u.t, "nobody listens for upstream", func() bool {
+		conn, err := net.Dial("tcp", strings.TrimPrefix(u.URL, "http://"))
+		if err == nil {
+			conn.Close()
+		}
+		return err != nil
+	})
+}
 
 // Requests returns how many requests there were.
 func (u *Upstream) Requests() int { return int(u.requests.Load()) }
