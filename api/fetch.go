@@ -147,7 +147,7 @@ func (s *Server) waitFor(w http.ResponseWriter, r *http.Request, job storage.Job
 	defer cancel()
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
-	for job.Open() {
+	for job.Open() && !s.draining.Load() {
 		select {
 		case <-ctx.Done():
 			return job, r.Context().Err()

@@ -176,7 +176,7 @@ func (s *Server) followJob(w http.ResponseWriter, r *http.Request) error {
 				return nil
 			}
 		}
-		if err := rc.Flush(); err != nil || !job.Open() {
+		if err := rc.Flush(); err != nil || !job.Open() || s.draining.Load() {
 			return nil
 		}
 		select {

@@ -199,7 +199,7 @@ func (s *Server) canonicalPath(next http.Handler) http.Handler {
 			return bad("has bytes that no name here has")
 		case !strings.HasPrefix(p, "/"), strings.Contains(p, "//"), hasDotSegment(p):
 			return bad("has empty or dot segments")
-		case r.URL.EscapedPath() != want:
+		case r.URL.RawPath != "":
 			return bad("must be spelled " + want)
 		}
 		r.URL.RawPath = ""

@@ -7,7 +7,10 @@ import (
 	"math"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/go-chi/chi/v5"
 
@@ -104,8 +107,8 @@ func seconds(d time.Duration) int { return int(math.Ceil(max(d, 0).Seconds())) }
 // searchPackages serves GET /api/search?q=&limit=&offset=.
 func (s *Server) searchPackages(w http.ResponseWriter, r *http.Request) error {
 	q := r.URL.Query().Get("q")
-	if q == "" || len(q) > 200 {
-		return &Error{Status: http.StatusBadRequest, Code: "invalid", Message: "q: want 1 to 200 bytes to look for"}
+	if q == "" || len(q) > 200 || !utf8.ValidString(q) || strings.ContainsFunc(q, unicode.IsControl) {
+		return &Error{Status: http.StatusBadRequest, Code: "invalid", Message: "q: want 1 to 200 bytes of text to look for"}
 	}
 	limit, err := limitOf(r, 50, 500)
 	if err != nil {

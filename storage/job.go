@@ -181,6 +181,15 @@ func (db *DB) Jobs(ctx context.Context, f JobFilter) ([]Job, error) {
 func (db *DB) ClaimJob(ctx context.Context, id uuid.UUID, worker string, lease time.Duration) (Claim, error) {
 	c := Claim{Lease: uuid.New()}
 	err := db.tx(ctx, func(tx pgx.Tx) error {
+		// The package's row is locked before the job's, as everywhere: in two
+		// orders, this and RequestFetch would deadlock.
+		err := tx.QueryRow(ctx, `
+			UPDATE packages SET fence = fence + 1
+			WHERE name = (SELECT package FROM jobs WHERE id = $1 AND state = 'queued')
+			RETURNING fence`, id).Scan(&c.Fence)
+		if err != nil && !errors.Is(err, pgx.ErrNoRows) {
+			return err
+		}
 		rows, _ := tx.Query(ctx, `
 			UPDATE jobs
 			SET state = 'running', attempts = attempts + 1, worker = $2, lease = $3, lease_until = now() + $4::interval,
@@ -192,10 +201,7 @@ func (db *DB) ClaimJob(ctx context.Context, id uuid.UUID, worker string, lease t
 			return translate(err)
 		}
 		c.Job = job
-		if job.Package == "" {
-			return nil
-		}
-		return tx.QueryRow(ctx, `UPDATE packages SET fence = fence + 1 WHERE name = $1 RETURNING fence`, job.Package).Scan(&c.Fence)
+		return nil
 	})
 	if errors.Is(err, ErrNotFound) || errors.Is(err, ErrConflict) {
 		err = ErrLost

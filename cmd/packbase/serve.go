@@ -203,7 +203,7 @@ func serveHTTP(ctx context.Context, cfg *Config, srv *api.Server, ln net.Listene
 	}
 	srv.Drain()
 	time.Sleep(cfg.Drain)
-	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
+	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), cfg.StopTimeout)
 	defer cancel()
 	if err := httpSrv.Shutdown(stop); err != nil {
 		httpSrv.Close()

@@ -55,7 +55,7 @@ what it has copied, also when the central is away.`,
 func (p *program) up(ctx context.Context, cfg *Config, resume bool, log *slog.Logger) (err error) {
 	unlock, err := engines.LockRoot(cfg.Root)
 	if err != nil {
-		return err
+		return fmt.Errorf("%w; stop that one, or give this one another folder with --root", err)
 	}
 	defer unlock()
 	// The port is asked for first: it is what most often is in the way.
@@ -103,7 +103,9 @@ func (p *program) up(ctx context.Context, cfg *Config, resume bool, log *slog.Lo
 	if err := seedHello(ctx, cfg, s, log); err != nil {
 		log.Warn("the hello package was not seeded", "err", err)
 	}
-	p.banner(cfg, ln.Addr(), tokenFile)
+	if ctx.Err() == nil {
+		p.banner(cfg, ln.Addr(), tokenFile)
+	}
 	return g.Wait()
 }
 

@@ -44,10 +44,6 @@ type getter interface {
 	Get(path string) []byte
 }
 
-// A reply is a getter's other half, for what may fail.
-type reply interface {
-	TryDo(method, path, body string, header http.Header) (*harness.Answer, error)
-}
 
 // replication is what /api/status says of an edge.
 type replication struct {

@@ -51,12 +51,14 @@ func run(ctx context.Context, req Request, events *eventWriter) error {
 		return err
 	}
 	defer src.close()
-	refs, wants, err := choose(req, src.refs())
-	if err != nil {
-		return err
-	}
+	refs, wants, cerr := choose(req, src.refs())
+	// What upstream has is told also when nothing of it is wanted: released
+	// tags may be gone.
 	if err := events.send(Event{Refs: &refs}); err != nil {
 		return err
+	}
+	if cerr != nil {
+		return cerr
 	}
 	for _, r := range src.refs().rejected {
 		// What such a name names is often not told: "" is no news to a map.
@@ -91,6 +93,9 @@ func choose(req Request, has sourceRefs) (Refs, []wanted, error) {
 	if n := len(has.tags) + len(has.rejected); n > req.Limits.Tags {
 		return refs, nil, &Error{Code: "too_many_tags", Final: true,
 			Message: fmt.Sprintf("upstream has %d tags; at most %d are mirrored", n, req.Limits.Tags)}
+	}
+	if req.Released[req.Target] != "" {
+		return refs, nil, nil // it is here, whatever upstream did to it
 	}
 	if req.Target != "" {
 		want, err := target(req.Target, has, &refs)
