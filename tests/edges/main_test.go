@@ -11,7 +11,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
-	"net/http"
 	"slices"
 	"sync"
 	"testing"
@@ -43,7 +42,6 @@ func (l *text) String() string {
 type getter interface {
 	Get(path string) []byte
 }
-
 
 // replication is what /api/status says of an edge.
 type replication struct {

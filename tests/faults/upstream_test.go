@@ -457,7 +457,9 @@ func (w *watch) answers(t *testing.T) {
 		{"UP-08 no flush", say(strings.TrimSuffix(list("refs/tags/v1.0.0", commit), "0000")), nil, "upstream_incomplete"},
 		{"UP-20 200 html", status(200, "Content-Type", "text/html"), nil, "upstream_not_git"},
 		{"UP-20 204", status(204), nil, "upstream_not_git"},
-		{"UP-20 301 to itself", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, r.URL.String(), http.StatusMovedPermanently) }, nil, "upstream_redirect"},
+		{"UP-20 301 to itself", func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, r.URL.String(), http.StatusMovedPermanently)
+		}, nil, "upstream_redirect"},
 		{"UP-20 302 to a private place", func(w http.ResponseWriter, r *http.Request) {
 			http.Redirect(w, r, "http://169.254.169.254/x/info/refs?service=git-upload-pack", http.StatusFound)
 		}, nil, "upstream_address"},
