@@ -3,9 +3,9 @@ package queuetest
 
 import (
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -83,7 +83,7 @@ func claim(t testing.TB, base string) int {
 	for {
 		// Redis has 16 databases unless told otherwise; 0 is left to others.
 		for n := 1; n < 16; n++ {
-			if lock(t, fmt.Sprintf("%x-%d", sha256.Sum256([]byte(base)), n)) {
+			if lock(t, fmt.Sprintf("%d-%x-%d", os.Getuid(), crc32.ChecksumIEEE([]byte(base)), n)) {
 				return n
 			}
 		}
@@ -97,7 +97,7 @@ func claim(t testing.TB, base string) int {
 // lock locks a file until the test ends, and reports whether it could.
 func lock(t testing.TB, name string) bool {
 	t.Helper()
-	file, err := os.OpenFile(filepath.Join(os.TempDir(), "packbase-test-redis-"+name[56:]), os.O_CREATE|os.O_RDWR, 0o600)
+	file, err := os.OpenFile(filepath.Join(os.TempDir(), "packbase-test-redis-"+name), os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		t.Fatal(err)
 	}
