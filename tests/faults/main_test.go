@@ -18,11 +18,15 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	// Most of these tests wait for leases and time limits most of the time.
+	// These tests wait for leases and time limits most of the time.
 	flag.Parse()
-	if err := flag.Set("test.parallel", "4"); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
+	chosen := false
+	flag.Visit(func(f *flag.Flag) { chosen = chosen || f.Name == "test.parallel" })
+	if !chosen {
+		if err := flag.Set("test.parallel", "4"); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
 	}
 	harness.Main(m)
 }
