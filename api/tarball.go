@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"time"
 
 	"github.com/go-chi/chi/v5"
 
@@ -134,11 +135,23 @@ func (s *Server) serveRelease(w http.ResponseWriter, r *http.Request, rel storag
 	return s.serveBlob(w, r, rel, rel.Digest, "application/gzip")
 }
 
+// openTimeout is how long a store may take to open a blob.
+const openTimeout = 15 * time.Second
+
 // openBlob opens a blob that a row promises. Its absence is our fault, not the
 // client's: unless the whole store is away, the error is one of no kind.
 func openBlob(ctx context.Context, blobs blob.Store, digest string) (blob.Blob, error) {
+	ctx, cancel := context.WithCancelCause(ctx) // ends with the request: the blob is read with it
+	timer := time.AfterFunc(openTimeout, func() { cancel(blob.ErrUnavailable) })
 	b, err := blobs.Open(ctx, digest)
-	if err == nil || errors.Is(err, blob.ErrUnavailable) || ctx.Err() != nil {
+	if !timer.Stop() && err == nil {
+		b.Close()
+		err = blob.ErrUnavailable
+	}
+	switch cause := context.Cause(ctx); {
+	case cause != nil:
+		return nil, cause
+	case err == nil || errors.Is(err, blob.ErrUnavailable):
 		return b, err
 	}
 	if _, away := blobs.Free(ctx); away != nil {

@@ -42,6 +42,9 @@ func (h *Handler) fetch(w http.ResponseWriter, r *http.Request, repo *Repository
 		return h.store.Segment(r.Context(), repo, i)
 	}, h.opts.Window)
 	defer pack.Close()
+	if err := pack.Begin(); err != nil {
+		return err
+	}
 	sideband := pl.sideband
 	if version == 2 {
 		sideband = maxPacket

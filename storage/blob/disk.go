@@ -352,8 +352,12 @@ func (d *Disk) Sweep(ctx context.Context, age time.Duration) error {
 	return d.staging.Sweep(ctx, age)
 }
 
-// Free implements Store.
+// Free implements Store. It returns ErrUnavailable if the folder of blobs is
+// gone, as when its disk is not mounted.
 func (d *Disk) Free(ctx context.Context) (int64, error) {
+	if _, err := d.root.Stat("blobs"); err != nil {
+		return 0, fmt.Errorf("free space of %s: %w: %v", d.dir, ErrUnavailable, err)
+	}
 	var st unix.Statfs_t
 	if err := unix.Statfs(d.dir, &st); err != nil {
 		return 0, fmt.Errorf("free space of %s: %w", d.dir, diskError(err))

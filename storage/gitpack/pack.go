@@ -157,6 +157,17 @@ type PackReader struct {
 	offset int64  // where in the segment that is
 }
 
+// Begin opens the first segment and, with a window, asks it for bytes: what
+// goes wrong with that can still be told before anything is sent.
+func (r *PackReader) Begin() error {
+	if len(r.ranges) == 0 {
+		return nil
+	}
+	r.current, r.ranges = r.ranges[0], r.ranges[1:]
+	_, err := r.readRange(nil)
+	return err
+}
+
 // Read fills b unless the pack ends.
 func (r *PackReader) Read(b []byte) (n int, err error) {
 	for n < len(b) {
