@@ -43,9 +43,11 @@ test-zig: ## run the tests that use Zig with each version from 0.13 to 0.17
 	$(ENV) '$(ALL_ZIGS)' -- go test -race -timeout 30m \
 		$$(git grep --untracked -l PACKBASE_TEST_ZIGS -- '*.go' ':!tests/env' | xargs -rn1 dirname | sort -u | sed 's|^|./|')
 
-test-clients: ## run the tests with real clients, at length
+test-clients: ## run the tests with real clients, at length, and print who can do what
 	@.ci/install up test
-	$(ENV) '$(ALL_ZIGS)' -- go test -count=1 -timeout 60m -tags clients ./tests/clients/...
+	@mkdir -p bin
+	$(ENV) '$(ALL_ZIGS)' -- go test -count=1 -timeout 60m -tags clients ./tests/clients/... -args -table '$(CURDIR)/bin/clients.md'
+	@cat bin/clients.md
 
 test-faults: ## run the tests that kill, freeze, fill and cut, at length
 	@.ci/install up test

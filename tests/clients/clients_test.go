@@ -18,7 +18,7 @@ var tableFile = flag.String("table", "", "write the table of clients and steps t
 func TestMain(m *testing.M) { harness.Main(m) }
 
 // A step is something that clients do. Clients that are programs of their own
-// have it as first argument; what follows says place.args.
+// have it as first argument, then what place.args says.
 type step string
 
 const (
@@ -47,19 +47,6 @@ type place struct {
 	url string // of the repository
 	dir string // of the clone; there is none before the steps that make one
 	ref string // the tag or commit of a step that has one
-}
-
-// args returns the arguments of a client that is a program.
-func (p place) args(s step) []string {
-	switch s {
-	case list:
-		return []string{p.url}
-	case byTag, byCommit:
-		return []string{p.url, p.dir, p.ref}
-	case fetch, fetchDepth:
-		return []string{p.dir}
-	}
-	return []string{p.url, p.dir}
 }
 
 // A client does steps.

@@ -72,6 +72,19 @@ func python(dir, script string) []string {
 	return []string{"env", "PYTHONPATH=" + filepath.Join(dir, "lib"), "python3", filepath.Join(dir, script)}
 }
 
+// args returns the arguments of a client that is a program.
+func (p place) args(s step) []string {
+	switch s {
+	case list:
+		return []string{p.url}
+	case byTag, byCommit:
+		return []string{p.url, p.dir, p.ref}
+	case fetch, fetchDepth:
+		return []string{p.dir}
+	}
+	return []string{p.url, p.dir}
+}
+
 // programs returns the clients that have to be built, building those that
 // are not. One whose tools are missing is left out, or fails the test if CI
 // is set.

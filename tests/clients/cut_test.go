@@ -23,8 +23,6 @@ import (
 	"packbase/tests/harness"
 )
 
-// The tests of this file run one after the other: they fill the machine.
-
 var versions = []string{"0", "1", "2"}
 
 // newLarge starts packbase with the package large, which takes a while to be
@@ -63,7 +61,12 @@ func TestCut(t *testing.T) {
 		proxy.left.Store(after)
 		clone := filepath.Join(dir, strconv.Itoa(i))
 		if _, err := git(t, versions[i%len(versions)], "clone", "-q", proxy.url+"/large", clone); err == nil {
-			t.Errorf("clone cut after %d bytes: no error", after)
+			// Of a server that goes away within the first HTTP header, libcurl and
+			// git make an empty repository.
+			if refs, err := git(t, "0", "-C", clone, "for-each-ref"); refs != "" || err != nil || after > 500 {
+				t.Errorf("clone cut after %d bytes: no error, refs %q, %v", after, refs, err)
+			}
+			continue
 		}
 		if _, err := os.Lstat(clone); !errors.Is(err, os.ErrNotExist) {
 			t.Errorf("clone cut after %d bytes: its folder is there, %v", after, err)
@@ -229,110 +232,4 @@ func sockets(t testing.TB) (all []socket) {
 		}
 	}
 	return all
-}
-
-// When too many clones of a package run, others are refused soon, in words
-// and with the time to come back, and then come through.
-func TestOverload(t *testing.T) {
-	const size, running, waiting = 24 << 20, 128, 20
-	s := newLarge(t, size)
-	before := resident(t, s)
-	commit := s.Info("large").Release(t, "v1.0.0").Commit
-	stop := make(chan struct{})
-	var slow sync.WaitGroup
-	var begun atomic.Int64
-	for range running {
-		slow.Go(func() {
-			body, err := beginFetch(s.URL+"/large", commit)
-			if err != nil {
-				t.Error(err)
-				return
-			}
-			defer body.Close()
-			begun.Add(1)
-			<-stop
-		})
-	}
-	release := sync.OnceFunc(func() { close(stop); slow.Wait() })
-	defer release()
-	harness.Eventually(t, "all slow clones run", func() bool { return begun.Load() == running || t.Failed() })
-
-	start := time.Now()
-	a := s.Do(http.MethodGet, "/large/info/refs?service=git-upload-pack", "", nil)
-	if after, err := strconv.Atoi(a.Header.Get("Retry-After")); a.Status != http.StatusServiceUnavailable || err != nil || after < 1 || after > 60 {
-		t.Errorf("one more: status = %d, Retry-After = %q, want 503 and some seconds", a.Status, a.Header.Get("Retry-After"))
-	}
-	if _, err := git(t, "2", "ls-remote", s.URL+"/large"); err == nil || !strings.Contains(err.Error(), "too many fetches at once") {
-		t.Errorf("git ls-remote: %v, want to be told of too many fetches", err)
-	}
-	if d := time.Since(start); d > 10*time.Second {
-		t.Errorf("two refusals took %v, want about 1 s each", d)
-	}
-	// A buffer and what the kernel and Go need for a connection; not the pack.
-	grown := resident(t, s) - before
-	t.Logf("%d slow clones of %d MiB use %d MiB of memory", running, size>>20, grown>>20)
-	if most := int64(running * 512 << 10); grown > most {
-		t.Errorf("%d slow clones use %d bytes of memory, want %d at most", running, grown, most)
-	}
-
-	var clones sync.WaitGroup
-	dir := t.TempDir()
-	for i := range waiting {
-		clones.Go(func() {
-			deadline := time.Now().Add(2 * time.Minute)
-			for {
-				out, err := git(t, versions[i%len(versions)], "clone", "-q", s.URL+"/large", filepath.Join(dir, strconv.Itoa(i)))
-				if err == nil {
-					return
-				}
-				if time.Now().After(deadline) {
-					t.Errorf("clone %d still fails: %s %v", i, out, err)
-					return
-				}
-			}
-		})
-	}
-	release()
-	clones.Wait()
-}
-
-// beginFetch asks for a commit and returns the answer, of which it reads no
-// more than the header.
-func beginFetch(url, commit string) (io.ReadCloser, error) {
-	body := "0011command=fetch0001" + "0032want " + commit + "\n" + "0009done\n" + "0000"
-	req, err := http.NewRequest(http.MethodPost, url+"/git-upload-pack", strings.NewReader(body))
-	if err != nil {
-		return nil, err
-	}
-	req.Header.Set("Content-Type", "application/x-git-upload-pack-request")
-	req.Header.Set("Git-Protocol", "version=2")
-	resp, err := (&http.Transport{DisableKeepAlives: true, ReadBufferSize: 1 << 10}).RoundTrip(req)
-	if err != nil {
-		return nil, err
-	}
-	if resp.StatusCode != http.StatusOK {
-		resp.Body.Close()
-		return nil, fmt.Errorf("fetch: status %s", resp.Status)
-	}
-	return resp.Body, nil
-}
-
-// resident returns the resident memory of the api process in bytes.
-func resident(t testing.TB, s *harness.Server) int64 {
-	t.Helper()
-	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", s.API.PID()))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for line := range strings.Lines(string(status)) {
-		if f := strings.Fields(line); f[0] == "VmRSS:" {
-			kib, err := strconv.ParseInt(f[1], 10, 64)
-			if err != nil {
-				t.Fatal(err)
-			}
-			return kib << 10
-		}
-	}
-	t.Fatal("no VmRSS")
-	return 0
 }
