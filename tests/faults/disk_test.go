@@ -189,7 +189,9 @@ func (r *rotten) rot(rnd *rand.Rand) {
 				r.t.Errorf("GET %s with a rotten segment: %d, want 200", rel.URL, a.Status)
 			}
 		}
-		r.verify(false, "blob_corrupt")
+		r.verify(true, "blob_corrupt", "--repair")
+		r.quarantined(1)
+		r.c.tags(r.repo)
 	}
 }
 

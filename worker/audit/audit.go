@@ -160,7 +160,7 @@ func (a *Auditor) packOf(ctx context.Context, set *gitpack.Set, r *storage.Relea
 	}
 	packs, err := a.DB.Packs(ctx, r.Package, []string{r.OID()})
 	if err != nil || len(packs) == 0 {
-		a.find("pack_missing", subject, "there is no pack for it: Git clients cannot fetch it; `packbase rebuild --segments` makes it again")
+		a.find("pack_missing", subject, "there is no pack for it: Git clients cannot fetch it; `packbase rebuild` with an empty database makes it again")
 		return
 	}
 	commit, err := gitpack.ParseOID(r.CommitOID)
@@ -214,6 +214,12 @@ func (a *Auditor) Verify(ctx context.Context, repair bool) error {
 	for i, p := range packages {
 		a.progress("trees", i, len(packages))
 		if err := a.verifyTrees(ctx, p.Name, bad, repair); err != nil {
+			return err
+		}
+		if !repair {
+			continue
+		}
+		if err := a.repairSegments(ctx, p.Name, bad); err != nil {
 			return err
 		}
 	}

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"packbase/storage"
+	"packbase/storage/blob"
 	"packbase/storage/gitpack"
 	"packbase/worker/ingest"
 )
@@ -97,6 +98,62 @@ func (a *Auditor) rebuildTarball(ctx context.Context, r *storage.Release) error 
 		return errors.New("the bytes come out different")
 	}
 	return nil
+}
+
+// repairSegments makes the package's segments again from its tarballs, if one of
+// them is bad. What comes out with another digest is left to GC.
+func (a *Auditor) repairSegments(ctx context.Context, pkg string, bad map[string]*Finding) error {
+	segments, err := a.DB.Segments(ctx, pkg)
+	if err != nil {
+		return err
+	}
+	var lost []*Finding
+	for _, s := range segments {
+		for _, digest := range []string{s.Digest, s.IndexDigest} {
+			if f := bad[digest]; f != nil && !f.Mended {
+				lost = append(lost, f)
+			}
+		}
+	}
+	if len(lost) == 0 {
+		return nil
+	}
+	if err := a.remakeSegments(ctx, pkg); err != nil {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		a.find("not_repaired", pkg, "its segments cannot be made again: %v", err)
+	}
+	for _, f := range lost {
+		f.Mended = blob.Verify(ctx, a.Blobs, f.Subject) == nil
+	}
+	return ctx.Err()
+}
+
+func (a *Auditor) remakeSegments(ctx context.Context, pkg string) error {
+	releases, err := a.DB.Releases(ctx, pkg)
+	if err != nil {
+		return err
+	}
+	stage, err := a.Staging.New()
+	if err != nil {
+		return err
+	}
+	defer stage.Close()
+	spool, err := os.Create(filepath.Join(stage.Dir, "objects"))
+	if err != nil {
+		return err
+	}
+	defer spool.Close()
+	objects := gitpack.NewObjects(spool)
+	roots := make([]*root, len(releases))
+	for i := range releases {
+		if roots[i], err = a.load(ctx, objects, releases[i].ManifestDigest); err != nil {
+			return fmt.Errorf("%s@%s: %w", pkg, releases[i].Tag, err)
+		}
+	}
+	_, _, err = a.rebuildSegments(ctx, objects, roots, stage.Dir, &storage.Adoption{})
+	return err
 }
 
 // unpackRelease reads the release's objects out of the segments.
