@@ -13,6 +13,9 @@ import (
 // Answers that are kept in memory; one takes about 1 KB.
 const keptReleases = 32768
 
+// findTimeout bounds a question that an index answers in no time.
+const findTimeout = 5 * time.Second
+
 // A releaseCache answers from memory which release a path names.
 //
 // Releases never change, so what was found once is true as long as the process
@@ -31,22 +34,24 @@ func newReleaseCache(db *storage.DB) *releaseCache {
 // byTag is storage's ReleaseByTag. Like those of byCommit and byZigHash, its
 // releases lack the field Zig.
 func (c *releaseCache) byTag(ctx context.Context, pkg, tag string) (storage.Release, error) {
-	return c.find("tag "+pkg+" "+tag, func() (storage.Release, error) { return c.db.ReleaseByTag(ctx, pkg, tag) })
+	return c.find(ctx, "tag "+pkg+" "+tag, func(ctx context.Context) (storage.Release, error) { return c.db.ReleaseByTag(ctx, pkg, tag) })
 }
 
 func (c *releaseCache) byCommit(ctx context.Context, pkg, oid string) (storage.Release, error) {
-	return c.find("commit "+pkg+" "+oid, func() (storage.Release, error) { return c.db.ReleaseByCommit(ctx, pkg, oid) })
+	return c.find(ctx, "commit "+pkg+" "+oid, func(ctx context.Context) (storage.Release, error) { return c.db.ReleaseByCommit(ctx, pkg, oid) })
 }
 
 func (c *releaseCache) byZigHash(ctx context.Context, hash string) (storage.Release, error) {
-	return c.find("zig "+hash, func() (storage.Release, error) { return c.db.ReleaseByZigHash(ctx, hash) })
+	return c.find(ctx, "zig "+hash, func(ctx context.Context) (storage.Release, error) { return c.db.ReleaseByZigHash(ctx, hash) })
 }
 
-func (c *releaseCache) find(key string, look func() (storage.Release, error)) (storage.Release, error) {
+func (c *releaseCache) find(ctx context.Context, key string, look func(context.Context) (storage.Release, error)) (storage.Release, error) {
 	if r, ok := c.kept.Get(key); ok {
 		return r, nil
 	}
-	r, err := look()
+	ctx, cancel := context.WithTimeout(ctx, findTimeout)
+	defer cancel()
+	r, err := look(ctx)
 	if err != nil {
 		return r, err
 	}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"packbase/migrations"
@@ -19,6 +20,7 @@ import (
 // Each method is one transaction. Errors are those of this package, wrapped.
 type DB struct {
 	pool *pgxpool.Pool
+	dial pgconn.DialFunc // to connect beside the pool
 }
 
 // Open connects to the database at url, a postgres:// URL.
@@ -40,13 +42,15 @@ func Open(ctx context.Context, url string) (*DB, error) {
 	set("lock_timeout", "20s")
 	set("idle_in_transaction_session_timeout", "60s")
 	cfg.ConnConfig.ConnectTimeout = 5 * time.Second
+	dial := cfg.ConnConfig.DialFunc
+	limitSilence(&cfg.ConnConfig.Config)
 	cfg.MaxConns = max(cfg.MaxConns, 16)
 	cfg.MaxConnIdleTime = 5 * time.Minute
 	pool, err := pgxpool.NewWithConfig(ctx, cfg)
 	if err != nil {
 		return nil, fmt.Errorf("open database: %w", err)
 	}
-	db := &DB{pool: pool}
+	db := &DB{pool: pool, dial: dial}
 	if err := db.Ping(ctx); err != nil {
 		pool.Close()
 		return nil, fmt.Errorf("open database: %w", err)
@@ -89,11 +93,11 @@ func (db *DB) Migrate(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("list migrations: %w", err)
 	}
-	conn, err := db.pool.Acquire(ctx)
+	conn, err := db.connect(ctx)
 	if err != nil {
 		return fmt.Errorf("migrate: %w", err)
 	}
-	defer conn.Release()
+	defer conn.Close(context.WithoutCancel(ctx))
 	// Waiting for another runner may take as long as its longest step.
 	const lock = `
 		SET lock_timeout = 0; SET statement_timeout = 0;
@@ -101,9 +105,6 @@ func (db *DB) Migrate(ctx context.Context) error {
 	if _, err := conn.Exec(ctx, lock); err != nil {
 		return fmt.Errorf("migrate: lock: %w", err)
 	}
-	// The session's settings and lock go with the connection.
-	defer conn.Conn().Close(context.WithoutCancel(ctx))
-
 	const table = `CREATE TABLE IF NOT EXISTS schema_migrations (
 		version integer PRIMARY KEY, name text NOT NULL, applied_at timestamptz NOT NULL DEFAULT now())`
 	if _, err := conn.Exec(ctx, table); err != nil {
@@ -117,7 +118,7 @@ func (db *DB) Migrate(ctx context.Context) error {
 		return ErrNewerSchema
 	}
 	for i, name := range steps[at:] {
-		if err := applyStep(ctx, conn.Conn(), at+i+1, name); err != nil {
+		if err := applyStep(ctx, conn, at+i+1, name); err != nil {
 			return fmt.Errorf("migrate %s: %w", name, err)
 		}
 	}

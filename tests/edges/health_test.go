@@ -96,7 +96,8 @@ func TestHealthMatrix(t *testing.T) {
 		repo.Release(fmt.Sprintf("v1.%d.0", i))
 	}
 	root, freeze := freezable(t)
-	postgres, databaseURL := through(t, storagetest.NewURL(t))
+	// What is asked of Postgres may take 5 s longer than a statement.
+	postgres, databaseURL := through(t, storagetest.NewURL(t)+"&statement_timeout=3s")
 	redis, redisURL := through(t, harness.NewRedisURL(t))
 	s := harness.Start(t, "PACKBASE_DATABASE_URL="+databaseURL, "PACKBASE_REDIS_URL="+redisURL, "PACKBASE_ROOT="+root)
 	s.Fetch(repo.URL)
