@@ -88,7 +88,7 @@ func TestCompressedBodies(t *testing.T) {
 	g := newRegistry(t)
 	g.publish("hello", release{tag: "v1", files: zon("hello", "1.0.0")})
 	list := []byte(pkt("command=ls-refs") + "0000")
-	bomb := gzippedZeros(t, 200<<20)
+	bomb := gzippedZeros(t, 64<<20)
 	broken := gzipped(list)
 	broken[len(broken)-5] ^= 1 // in the CRC
 	tests := []struct {
@@ -96,8 +96,8 @@ func TestCompressedBodies(t *testing.T) {
 		body []byte
 		git  []int // statuses that Git's clients may get
 	}{
-		{"200 MiB of zeros", bomb, []int{400, 413}},
-		{"200 MiB of packets", gzipped([]byte(pkt("command=ls-refs") + "0001" + strings.Repeat(pkt("ref-prefix "+strings.Repeat("x", 60_000)), 3_500))), []int{413}},
+		{"64 MiB of zeros", bomb, []int{400, 413}},
+		{"20 MiB of packets", gzipped([]byte(pkt("command=ls-refs") + "0001" + strings.Repeat(pkt("ref-prefix "+strings.Repeat("x", 60_000)), 350))), []int{413}},
 		{"nested", gzipped(gzipped(list)), []int{400}},
 		{"truncated", gzipped(list)[:len(gzipped(list))-9], []int{400}},
 		{"wrong CRC", broken, []int{400}},

@@ -178,15 +178,7 @@ func serveAdmin(ctx context.Context, cfg *Config, reg *prometheus.Registry) erro
 
 // serveHTTP answers on ln until ctx ends, then lets answers under way finish.
 func serveHTTP(ctx context.Context, cfg *Config, srv *api.Server, ln net.Listener, log *slog.Logger) error {
-	httpSrv := &http.Server{
-		Handler:           srv.Handler(),
-		ReadHeaderTimeout: 10 * time.Second,
-		ReadTimeout:       60 * time.Second,
-		WriteTimeout:      60 * time.Second,
-		IdleTimeout:       120 * time.Second,
-		MaxHeaderBytes:    64 << 10,
-		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
-	}
+	httpSrv := srv.HTTPServer()
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	warm, stopWarm := context.WithCancel(ctx)
