@@ -32,6 +32,11 @@ func (db *DB) PackageByName(ctx context.Context, name string) (Package, error) {
 // for which nothing is under way passes to the new claim: a mistyped URL
 // must not hold a name for ever, and nobody can depend on it yet.
 func claimName(ctx context.Context, tx pgx.Tx, name string, up Upstream) (owner string, err error) {
+	// One claim of a name at a time: ON CONFLICT watches the folded name alone,
+	// and of two claims at once one would fail on the primary key.
+	if _, err := tx.Exec(ctx, `SELECT pg_advisory_xact_lock(hashtext('packbase claim ' || lower($1)))`, name); err != nil {
+		return "", fmt.Errorf("claim %q: %w", name, translate(err))
+	}
 	_, err = tx.Exec(ctx, `
 		INSERT INTO packages (name, upstream, clone_url)
 		VALUES (@name, @upstream, @clone_url)

@@ -20,6 +20,7 @@ var imports = []struct {
 	{"cmd", []string{"api", "worker", "storage", "migrations"}},
 	{"api", []string{"storage"}},
 	{"worker", []string{"storage"}},
+	{"docker/smoke", nil},
 	{"migrations", nil},
 	{"storage", []string{"migrations"}},
 	{"storage/blob", nil},
