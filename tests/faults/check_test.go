@@ -293,6 +293,30 @@ func (c *checker) rebuilt() {
 	}
 }
 
+// repaired checks that tarballs and manifests give all segments again, also
+// those of jobs that were cut short.
+func (c *checker) repaired() {
+	c.t.Helper()
+	conn, err := pgx.Connect(c.t.Context(), c.s.DatabaseURL)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	defer conn.Close(context.Background())
+	rows, _ := conn.Query(c.t.Context(), `SELECT digest FROM segments UNION SELECT index_digest FROM segments`)
+	digests, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	for _, digest := range digests {
+		if err := os.Remove(filepath.Join(c.s.Root, "blobs", digest[:2], digest)); err != nil {
+			c.t.Error(err)
+		}
+	}
+	if stdout, stderr, err := harness.Run(c.t, c.s.Env, "verify", "--repair"); err != nil || len(digests) == 0 {
+		c.t.Errorf("verify --repair without %d segments: %v\n%s%s", len(digests), err, stdout, stderr)
+	}
+}
+
 // rows returns all releases of a database as text.
 func (c *checker) rows(url string) []string {
 	c.t.Helper()

@@ -40,6 +40,7 @@ func TestKill9Random(t *testing.T) {
 		c.tags(repo)
 	}
 	c.rebuilt()
+	c.repaired()
 }
 
 // killing is one run of TestKill9Random.
