@@ -41,7 +41,9 @@ func lock(path string) (unlock func() error, err error) {
 		f.Close()
 		return nil, fmt.Errorf("lock %s: %w", dir, err)
 	}
-	return sync.OnceValue(f.Close), nil
+	// Closing is not enough: a child that is being started has a copy of f until
+	// its exec.
+	return sync.OnceValue(func() error { return errors.Join(unix.Flock(int(f.Fd()), unix.LOCK_UN), f.Close()) }), nil
 }
 
 // rewrite makes s the content of f.
