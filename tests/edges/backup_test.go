@@ -35,6 +35,7 @@ func tool(t *testing.T, stdin []byte, name string, args ...string) []byte {
 // was acknowledged before the dump is lost, and jobs that were open go on.
 func TestBackup(t *testing.T) {
 	t.Parallel()
+	long(t)
 	up := harness.NewUpstream(t)
 	postgres := harness.NewEngines(t, engines.Options{NoRedis: true})
 	s := harness.Start(t, postgres.Env()...)

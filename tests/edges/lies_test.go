@@ -264,16 +264,25 @@ func mirror(t *testing.T) *harness.Server {
 	return s
 }
 
+func TestReplica(t *testing.T) {
+	t.Parallel()
+	s := mirror(t)
+	tape, all := record(t, s), served(t, s)
+	s.Stop()
+	t.Run("lying central", func(t *testing.T) { testLyingCentral(t, tape) })
+	t.Run("corrupt transfer", func(t *testing.T) { testCorruptTransfer(t, tape, all) })
+	t.Run("resume", func(t *testing.T) { testResume(t, tape) })
+}
+
 // ED-03. A central that lies is not followed: replication halts with a reason
 // in the log and in the status, and what was served is served.
-func TestLyingCentral(t *testing.T) {
+func testLyingCentral(t *testing.T, honest *recording) {
 	t.Parallel()
-	honest := record(t, mirror(t))
 	if len(honest.feed) != releases {
 		t.Fatalf("the central has %d changes, want %d", len(honest.feed), releases)
 	}
 	for _, lie := range lies {
-		t.Run(strings.ReplaceAll(lie.name, " ", "_"), func(t *testing.T) {
+		t.Run(lie.name, func(t *testing.T) {
 			t.Parallel()
 			central := play(t, honest, helloV3)
 			e := follow(t, central.URL)
@@ -515,9 +524,8 @@ func (zeros) Read(p []byte) (int, error) {
 // A central that was restored from a backup has another feed of the same
 // releases. Resumed, an edge reads it from the beginning and goes on; if it is
 // not the same releases, it halts again.
-func TestResume(t *testing.T) {
+func testResume(t *testing.T, tape *recording) {
 	t.Parallel()
-	tape := record(t, mirror(t))
 	central := play(t, tape, releases)
 	e := follow(t, central.URL)
 	e.reaches(releases)
@@ -556,12 +564,10 @@ func TestResume(t *testing.T) {
 }
 
 // ED-04. What is damaged on the way is refused, and asked for until it is good.
-func TestCorruptTransfer(t *testing.T) {
+func testCorruptTransfer(t *testing.T, tape *recording, want map[string]string) {
 	t.Parallel()
-	s := mirror(t)
-	tape, want := record(t, s), served(t, s)
 	for _, damage := range damages {
-		t.Run(strings.ReplaceAll(damage.name, " ", "_"), func(t *testing.T) {
+		t.Run(damage.name, func(t *testing.T) {
 			t.Parallel()
 			central := play(t, tape, releases)
 			rnd := rand.New(rand.NewPCG(4, 4))

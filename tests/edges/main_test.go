@@ -20,6 +20,14 @@ import (
 
 func TestMain(m *testing.M) { harness.Main(m) }
 
+// long skips a test that takes too long for each change.
+func long(t *testing.T) {
+	t.Helper()
+	if !atLength {
+		t.Skip("make test-faults runs it")
+	}
+}
+
 // A text is a log that is read while it is written.
 type text struct {
 	mu  sync.Mutex

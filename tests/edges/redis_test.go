@@ -102,6 +102,7 @@ func free(t *testing.T) int {
 // a node is away is done all the same.
 func TestRedisCluster(t *testing.T) {
 	t.Parallel()
+	long(t)
 	nodes := make([]*redisServer, 3)
 	for i := range nodes {
 		nodes[i] = startRedis(t, free(t), "--cluster-enabled", "yes", "--cluster-node-timeout", "2000", "--appendonly", "no")
@@ -131,6 +132,7 @@ func TestRedisCluster(t *testing.T) {
 // api and worker.
 func TestRedisSentinel(t *testing.T) {
 	t.Parallel()
+	long(t)
 	master := startRedis(t, free(t))
 	host, port, err := net.SplitHostPort(master.addr)
 	if err != nil {

@@ -22,6 +22,7 @@ import (
 // loses no job and publishes nothing twice.
 func TestManyWorkers(t *testing.T) {
 	t.Parallel()
+	long(t)
 	const packages, tags = 8, 3
 	up := harness.NewUpstream(t)
 	repos := make([]*harness.Repo, packages)
@@ -73,9 +74,7 @@ func TestManyWorkers(t *testing.T) {
 // TestUpdateTimes prints how long a catalog update of packages with slow
 // upstreams takes with one, two and four workers.
 func TestUpdateTimes(t *testing.T) {
-	if !atLength {
-		t.Skip("takes minutes; -tags faults runs it")
-	}
+	long(t)
 	const packages, delay = 24, 300 * time.Millisecond
 	up := harness.NewUpstream(t)
 	for i := range packages {
