@@ -93,7 +93,8 @@ func (s *scene) describe() {
 	s.ended = c.Job.ID
 }
 
-// makeJobs leaves a job that no worker will take, and a worker that has one.
+// makeJobs leaves a job that no worker will take, a worker that has one, and
+// all else that status shows.
 func (s *scene) makeJobs() {
 	s.t.Helper()
 	ctx := s.t.Context()
@@ -107,6 +108,8 @@ func (s *scene) makeJobs() {
 	s.must(err)
 	s.must(s.db.RequeueJob(ctx, c, time.Hour, true, "upstream_busy", "it asks for a pause"))
 	s.queued = job.ID
+	_, err = s.db.Follow(ctx, "https://central.example")
+	s.must(err)
 }
 
 // A call is one request, and the status it wants.

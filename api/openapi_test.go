@@ -46,10 +46,10 @@ func readContract(t testing.TB, src []byte) *contract {
 	if err != nil {
 		t.Fatal(err)
 	}
-	close, _ := doc.(map[string]any)
-	closeObjects(close["components"].(map[string]any)["schemas"])
-	closeObjects(close["paths"])
-	c := &contract{t: t, doc: close, compiler: jsonschema.NewCompiler(), operations: map[string]operation{}, reached: map[string]bool{}}
+	root := doc.(map[string]any)
+	closeObjects(root["components"].(map[string]any)["schemas"])
+	closeObjects(root["paths"])
+	c := &contract{t: t, doc: root, compiler: jsonschema.NewCompiler(), operations: map[string]operation{}, reached: map[string]bool{}}
 	c.compiler.DefaultDraft(jsonschema.Draft2020)
 	c.compiler.AssertFormat()
 	if err := c.compiler.AddResource(documentURL, doc); err != nil {
