@@ -544,6 +544,14 @@ func (p *gate) shut() {
 // withoutPostgres starts a server whose database was there, and is gone.
 func (g *registry) withoutPostgres() *registry {
 	g.t.Helper()
+	away, postgres := g.gated()
+	postgres.shut()
+	return away
+}
+
+// gated starts a server whose database is behind a gate.
+func (g *registry) gated() (*registry, *gate) {
+	g.t.Helper()
 	cfg, err := pgx.ParseConfig(g.dbURL)
 	g.must(err)
 	network, addr := pgconn.NetworkAddress(cfg.Host, cfg.Port)
@@ -558,8 +566,7 @@ func (g *registry) withoutPostgres() *registry {
 	away.db, err = storage.Open(g.t.Context(), u.String())
 	g.must(err)
 	g.t.Cleanup(away.db.Close)
-	p.shut()
-	return away.serve()
+	return away.serve(), p
 }
 
 // withoutRedis starts a server whose Redis is not there.

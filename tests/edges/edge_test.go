@@ -108,7 +108,26 @@ func TestEdgeOfEdge(t *testing.T) {
 	central.Fetch(hello.URL)
 	branch := hello.Commit(harness.Files{"b.zig": "b"})
 	central.Fetch(hello.URL + "#" + branch)
+
+	// Trees with one thing at the root are wrapped in a folder with the tag in
+	// its name, so two tags of a commit have two tarballs. The commit's path
+	// must keep to the first.
+	folder := up.Repo("folder")
+	commit := folder.Commit(harness.Files{"src/a.zig": "a"})
+	folder.Tag("v2", commit)
+	central.Fetch(folder.URL)
+	path := "/p/folder/commit/" + commit + ".tar.gz"
+	tarball := sha(central.Get(path))
+	folder.Tag("v1", commit)
+	central.Fetch(folder.URL)
+	central.API.Restart()
+	central.AwaitAPI()
 	inStep(t, second, central)
+	for _, s := range []*harness.Server{central, first, second} {
+		if got := sha(s.Get(path)); got != tarball {
+			t.Errorf("%s%s has the digest %s, had %s", s.URL, path, got, tarball)
+		}
+	}
 	want := served(t, central)
 	if len(want) < 6 {
 		t.Fatalf("the central serves %d things, want two releases and a snapshot", len(want))
