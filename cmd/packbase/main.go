@@ -20,6 +20,8 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+
+	"packbase/storage/queue"
 )
 
 func main() {
@@ -27,6 +29,7 @@ func main() {
 	defer stop()
 	// A second signal ends the process at once.
 	context.AfterFunc(ctx, stop)
+	queue.Quiet()
 	if err := run(ctx, os.Args[1:], os.Getenv, os.Stdin, os.Stdout, os.Stderr); err != nil {
 		code := exitCode(err)
 		if code != exitInterrupted { // whoever did that knows

@@ -59,6 +59,14 @@ func Open(rawURL string) (*Queue, error) {
 	return &Queue{redis: client, client: asynq.NewClientFromRedisClient(client), inspect: asynq.NewInspectorFromRedisClient(client)}, nil
 }
 
+// Quiet keeps the Redis client from printing to standard error, in this whole
+// process. What it would say comes back as errors, too, for callers to log.
+func Quiet() { redis.SetLogger(quiet{}) }
+
+type quiet struct{}
+
+func (quiet) Printf(context.Context, string, ...any) {}
+
 func parse(rawURL string) (asynq.RedisConnOpt, error) {
 	// Errors of url.Parse quote the URL, which may hold a password.
 	unreadable := errors.New("redis URL: want redis://, rediss://, unix://, redis-sentinel:// or redis-cluster://")
