@@ -115,10 +115,10 @@ func FreePort(t testing.TB) int {
 	for range 1000 {
 		port := lowest + rand.IntN(above-lowest)
 		addr := net.JoinHostPort("127.0.0.1", strconv.Itoa(port))
-		// Other tests see by the UDP port of that number that this one is taken.
-		// We do not listen to find out: a child that is being started at this
-		// moment would go on doing so for us.
-		mark, err := net.ListenPacket("udp", addr)
+		// Other tests see by an abstract socket of that number that this one is
+		// taken. We do not listen to find out: a child that is being started at
+		// this moment would go on doing so for us.
+		mark, err := net.Listen("unix", "@packbase-test-port-"+strconv.Itoa(port))
 		if err != nil {
 			continue
 		}
