@@ -67,7 +67,9 @@ func (db *DB) Changes(ctx context.Context, since int64, limit int) (changes []Ch
 	if err != nil && !errors.Is(err, pgx.ErrNoRows) {
 		return nil, head, fmt.Errorf("head of changes: %w", translate(err))
 	}
-	rows, _ := db.pool.Query(ctx, `SELECT seq, body, chain FROM changes WHERE seq > $1 ORDER BY seq LIMIT $2`, since, limit)
+	// What came after the head was read is left for next time.
+	rows, _ := db.pool.Query(ctx, `
+		SELECT seq, body, chain FROM changes WHERE seq > $1 AND seq <= $2 ORDER BY seq LIMIT $3`, since, head.Seq, limit)
 	var seq int64
 	var body, chain string
 	_, err = pgx.ForEachRow(rows, []any{&seq, &body, &chain}, func() error {
