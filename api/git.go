@@ -65,11 +65,8 @@ const (
 	awayFor         = 5 * time.Second
 )
 
-// Entries that are kept in memory.
-const (
-	keptRepos = 256
-	keptPacks = 4096
-)
+// keptRepos is how many repositories are kept in memory.
+const keptRepos = 256
 
 // A repository is what smarthttp serves, as of a revision of the package.
 type repository struct {

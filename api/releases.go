@@ -10,8 +10,13 @@ import (
 	"packbase/storage"
 )
 
-// Answers that are kept in memory; one takes about 1 KB.
-const keptReleases = 32768
+// What is kept in memory. A release is named by its tag, its commit and two
+// Zig hashes, each of which takes about 1 KB; its pack by commit and tag object.
+const (
+	keptReleases    = 4 * roomForReleases
+	keptPacks       = 2 * roomForReleases
+	roomForReleases = 8192
+)
 
 // findTimeout bounds a question that an index answers in no time.
 const findTimeout = 5 * time.Second
@@ -100,9 +105,9 @@ func (s *Server) Warm(ctx context.Context) {
 
 func (s *Server) warmPackages(ctx context.Context, packages []*listing, warmed map[string]int64) {
 	newest := slices.SortedFunc(slices.Values(packages), func(a, b *listing) int { return b.UpdatedAt.Compare(a.UpdatedAt) })
-	room, first := keptReleases, len(warmed) == 0
+	room, first := roomForReleases, len(warmed) == 0
 	for i, p := range newest {
-		room -= 4 * p.ReleaseCount // paths: by tag, by commit and by two Zig hashes
+		room -= p.ReleaseCount
 		if i >= keptRepos || room < 0 {
 			break
 		}
