@@ -56,6 +56,7 @@ type registryCollector struct {
 	s *Server
 
 	packages, releases, movedTags, blobBytes, jobs, up *prometheus.Desc
+	behind, halted                                     *prometheus.Desc // of an edge
 }
 
 func newRegistryCollector(s *Server) *registryCollector {
@@ -70,12 +71,14 @@ func newRegistryCollector(s *Server) *registryCollector {
 		blobBytes: desc("tarball_bytes", "Bytes of all tarballs."),
 		jobs:      desc("jobs", "Jobs, by state and kind: open ones, and those that ended within a day.", "state", "kind"),
 		up:        desc("database_up", "1 if Postgres answered this scrape."),
+		behind:    desc("replication_behind", "Changes of the central that are not here yet."),
+		halted:    desc("replication_halted", "1 if the central contradicted itself, so that replication stopped."),
 	}
 }
 
 // Describe implements prometheus.Collector.
 func (c *registryCollector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{c.packages, c.releases, c.movedTags, c.blobBytes, c.jobs, c.up} {
+	for _, d := range []*prometheus.Desc{c.packages, c.releases, c.movedTags, c.blobBytes, c.jobs, c.up, c.behind, c.halted} {
 		ch <- d
 	}
 }
@@ -92,6 +95,10 @@ func (c *registryCollector) Collect(ch chan<- prometheus.Metric) {
 	if err == nil {
 		jobs, err = c.s.db.JobCounts(ctx)
 	}
+	var r *replicationBody
+	if err == nil {
+		r, err = c.s.workOutReplication(ctx)
+	}
 	if err != nil {
 		gauge(c.up, 0)
 		return
@@ -105,5 +112,13 @@ func (c *registryCollector) Collect(ch chan<- prometheus.Metric) {
 	gauge(c.blobBytes, float64(v.totals.Bytes))
 	for _, j := range jobs {
 		gauge(c.jobs, float64(j.Count), j.State, j.Kind)
+	}
+	if r != nil {
+		gauge(c.behind, float64(r.Head-r.Seq))
+		halted := 0.0
+		if r.Halted != "" {
+			halted = 1
+		}
+		gauge(c.halted, halted)
 	}
 }
