@@ -218,7 +218,9 @@ func TestCentralGone(t *testing.T) {
 		}
 	}
 	postgres.set(t, "up")
-	edge.AwaitAPI()
+	harness.Eventually(t, "the status is told again", func() bool {
+		return edge.Do(http.MethodGet, "/api/status", "", nil).Status == http.StatusOK
+	})
 	central.Restart()
 	hello.Release("v3.0.0")
 	central.Fetch(hello.URL)
@@ -265,6 +267,29 @@ func TestZigFromEdge(t *testing.T) {
 				t.Errorf("built %q, %v", got, err)
 			}
 		})
+	}
+}
+
+// A read-only api on a Postgres that cannot be written to, as a replica of the
+// central's, and on the central's blobs.
+func TestReadOnlyAPI(t *testing.T) {
+	t.Parallel()
+	up := harness.NewUpstream(t)
+	hello := up.Repo("hello")
+	hello.Release("v1.0.0")
+	central := harness.Start(t)
+	central.Fetch(hello.URL)
+	edge := central.AddAPI("edge-api", "PACKBASE_READ_ONLY=true", "PACKBASE_TOKEN=", "PACKBASE_REDIS_URL=",
+		"PACKBASE_DATABASE_URL="+central.DatabaseURL+"&default_transaction_read_only=on")
+	same(t, served(t, edge), served(t, central))
+	if _, err := clone(t, edge.URL, "hello"); err != nil {
+		t.Error(err)
+	}
+	for _, path := range []string{"/", "/hello", "/api/status", "/api/jobs", "/api/check/hello", "/api/changes"} {
+		edge.Get(path)
+	}
+	if a := edge.Do(http.MethodPost, "/api/fetch", `{"url":"`+hello.URL+`"}`, nil); a.Code() != "read_only" {
+		t.Errorf("fetch at a read-only api = %d %s, want read_only", a.Status, a.Body)
 	}
 }
 
