@@ -18,13 +18,16 @@ import (
 
 func TestMain(m *testing.M) { harness.Main(m) }
 
-// Each metric that an alert or a panel looks at is one that api or worker has.
+// Each metric that an alert or a panel looks at is one that api or worker has,
+// or the api of an edge.
 func TestMetrics(t *testing.T) {
 	t.Parallel()
 	admin := fmt.Sprintf("127.0.0.1:%d", harness.FreePort(t))
 	s := harness.Up(t, "PACKBASE_ADMIN_ADDR="+admin) // api and worker in one
 	s.TryFetch(harness.NewUpstream(t).URL + "/nothing")
-	has := scrape(t, admin)
+	edgeAdmin := fmt.Sprintf("127.0.0.1:%d", harness.FreePort(t))
+	harness.StartEdge(t, s.URL).AddAPI("edge-metrics", "PACKBASE_ADMIN_ADDR="+edgeAdmin)
+	has := scrape(t, admin) + scrape(t, edgeAdmin)
 
 	var dashboard struct {
 		Panels []struct{ Targets []struct{ Expr string } }
