@@ -59,10 +59,11 @@ bench: ## measure against git, git http-backend and nginx side by side
 	@.ci/install up test bench
 	$(ENV) '$(ZIGS)' -- go test -count=1 -timeout 60m -run '^$$' -bench . ./tests/bench/...
 
-lint: ## check formatting, vet, staticcheck, known vulnerabilities
+lint: ## check formatting, go.mod, vet, staticcheck, known vulnerabilities
 	@echo "gofmt -l"
 	@unformatted=$$(git ls-files -z '*.go' | xargs -0 "$$(go env GOROOT)/bin/gofmt" -l); \
 		if [[ -n $$unformatted ]]; then printf 'not formatted:\n%s\n' "$$unformatted" >&2; exit 1; fi
+	go mod tidy -diff
 	go vet ./...
 	go tool staticcheck ./...
 	.ci/vulncheck
