@@ -143,7 +143,7 @@ func stepWords(step string) string {
 	case "plan":
 		return "Looking what changed"
 	case "":
-		return ""
+		return "Starting"
 	}
 	return strings.ToUpper(step[:1]) + step[1:]
 }
