@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+
 	"packbase/tests/harness"
 )
 
@@ -30,6 +32,7 @@ func BenchmarkMirror(b *testing.B) {
 	}
 	tags := strings.Fields(repo.Git("tag"))
 	var ours, theirs []time.Duration
+	var stored string
 	for range rounds {
 		theirs = append(theirs, byHand(b, repo.URL, tags))
 		srv := harness.Start(b)
@@ -39,11 +42,37 @@ func BenchmarkMirror(b *testing.B) {
 		if got.Created == 0 {
 			b.Fatal("nothing was mirrored")
 		}
+		stored = disk(b, srv)
 		srv.Stop()
 	}
 	m, p := median(ours), median(theirs)
 	fmt.Fprintf(os.Stderr, "mirror %d tags: packbase %v, git clone --bare + git archive + sha256sum %v: %.1f times as fast (target 5)\n",
 		len(tags), m.Round(time.Millisecond), p.Round(time.Millisecond), float64(p)/float64(m))
+	repo.Git("gc", "--quiet")
+	pack, _ := filepath.Glob(filepath.Join(repo.Dir, "objects/pack/*.pack"))
+	info, err := os.Stat(pack[0])
+	if err != nil {
+		b.Fatal(err)
+	}
+	fmt.Fprintf(os.Stderr, "%s; Git's own pack is %d KB\n", stored, info.Size()/1000)
+}
+
+// disk says what a registry with one package stores.
+func disk(b *testing.B, s *harness.Server) string {
+	b.Helper()
+	conn, err := pgx.Connect(b.Context(), s.DatabaseURL)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer conn.Close(b.Context())
+	var objects, tarballs int64
+	err = conn.QueryRow(b.Context(), `
+		SELECT (SELECT sum(size) FROM blobs WHERE digest IN (SELECT digest FROM segments UNION SELECT index_digest FROM segments))
+			+ (SELECT sum(length(bitmap)) FROM packs), (SELECT sum(size) FROM releases)`).Scan(&objects, &tarballs)
+	if err != nil {
+		b.Fatal(err)
+	}
+	return fmt.Sprintf("disk: segments and indexes %d KB, tarballs %d KB: %.3f (target 0.25)", objects/1000, tarballs/1000, float64(objects)/float64(tarballs))
 }
 
 func byHand(b *testing.B, url string, tags []string) time.Duration {

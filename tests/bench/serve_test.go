@@ -1,0 +1,349 @@
+package bench
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"packbase/tests/harness"
+)
+
+// BenchmarkServe compares tarballs and depth-1 fetches with nginx that serves
+// a file as large, and with git http-backend behind nginx, by wrk. All of them
+// write a log of requests.
+func BenchmarkServe(b *testing.B) {
+	const rounds = 5
+	up := harness.NewUpstream(b)
+	random := rand.New(rand.NewPCG(1, 2))
+	packages := []struct {
+		name        string
+		files, size int
+		target      float64
+	}{{"small", 8, 4_500, 0.6}, {"middle", 100, 5_300, 0.85}, {"large", 300, 29_500, 0.85}}
+	for _, p := range packages {
+		files := harness.Files{}
+		for i := range p.files {
+			files[fmt.Sprintf("src/file%d.zig", i)] = text(random, p.size)
+		}
+		repo := up.Repo(p.name)
+		repo.Tag("v1.0.0", repo.Commit(files))
+	}
+	s := harness.Start(b, "PACKBASE_LOG=text,info")
+	for _, p := range packages {
+		s.Fetch(up.URL + "/" + p.name)
+	}
+	nginx, backend := startPeers(b, filepath.Dir(up.Repo("small").Dir))
+
+	fmt.Fprintf(os.Stderr, "%-38s %12s %12s %8s %8s\n", "requests/s, median of 5", "packbase", "peer", "ratio", "target")
+	row := func(what string, target float64, ours, theirs func() float64) {
+		var a, b []float64
+		for range rounds {
+			a, b = append(a, ours()), append(b, theirs())
+		}
+		x, y := median(a), median(b)
+		fmt.Fprintf(os.Stderr, "%-38s %12.5g %12.5g %8.2f %8.2f\n", what, x, y, x/y, target)
+	}
+	for _, p := range packages {
+		path := "/p/" + p.name + "/tag/v1.0.0.tar.gz"
+		n := nginx.keep(b, p.name+".tar.gz", s.Get(path))
+		what := fmt.Sprintf("tarball of %d KB, 50 connections, nginx", n/1000)
+		row(what, p.target, func() float64 { return wrk(b, 50, s.URL+path, "").rate },
+			func() float64 { return wrk(b, 50, nginx.URL+"/"+p.name+".tar.gz", "").rate })
+	}
+
+	commit := s.Info("middle").Release(b, "v1.0.0").Commit
+	url, script := s.URL+"/middle/git-upload-pack", fetchScript(b, commit)
+	n := nginx.keep(b, "pack", depthOne(b, url, commit))
+	what := fmt.Sprintf("depth-1 fetch of %d KB, 8 connections", n/1000)
+	ours := func() *load { return wrk(b, 8, url, script) }
+	theirs := func() *load { return wrk(b, 8, nginx.URL+"/git/middle/git-upload-pack", script) }
+	row(what+", nginx", 0.5, func() float64 { return ours().rate }, func() float64 { return wrk(b, 8, nginx.URL+"/pack", "").rate })
+	row(what+", http-backend", 50, func() float64 { return ours().rate }, func() float64 { return theirs().rate })
+	row("ms of CPU for one of those", 0.1,
+		func() float64 { return cpuPerRequest(ours, s.API.PID()) }, func() float64 { return cpuPerRequest(theirs, nginx.pid, backend) })
+}
+
+// BenchmarkClones tells how much memory 200 clients that clone 100 MB at once
+// take.
+func BenchmarkClones(b *testing.B) {
+	const clients, files, size = 200, 100, 1 << 20
+	up := harness.NewUpstream(b)
+	noise := rand.NewChaCha8([32]byte{})
+	content := harness.Files{}
+	for i := range files {
+		buf := make([]byte, size)
+		_, _ = noise.Read(buf)
+		content[fmt.Sprintf("%d.bin", i)] = string(buf)
+	}
+	repo := up.Repo("big")
+	repo.Tag("v1.0.0", repo.Commit(content))
+	s := harness.Start(b, "PACKBASE_LOG=text,info")
+	s.Fetch(repo.URL)
+	commit := s.Info("big").Release(b, "v1.0.0").Commit
+	depthOne(b, s.URL+"/big/git-upload-pack", commit) // warms
+	idle := rss(b, s.API.PID())
+	peak := idle
+	done := make(chan struct{})
+	var wg sync.WaitGroup
+	for range clients {
+		wg.Go(func() {
+			resp, err := http.DefaultClient.Do(fetchRequest(b, s.URL+"/big/git-upload-pack", commit))
+			if err != nil {
+				b.Error(err)
+				return
+			}
+			defer resp.Body.Close()
+			if n, err := io.Copy(io.Discard, resp.Body); err != nil || n < files*size {
+				b.Errorf("clone: status %d, %d bytes, %v", resp.StatusCode, n, err)
+			}
+		})
+	}
+	go func() { wg.Wait(); close(done) }()
+	start := time.Now()
+	for running := true; running; {
+		select {
+		case <-done:
+			running = false
+		case <-time.After(20 * time.Millisecond):
+			peak = max(peak, rss(b, s.API.PID()))
+		}
+	}
+	fmt.Fprintf(os.Stderr, "%d clones of %d MB at once, in %v: %d MB above the %d MB of idle (target 128)\n",
+		clients, files*size/1_000_000, time.Since(start).Round(time.Second), (peak-idle)/1_000_000, idle/1_000_000)
+}
+
+// text returns lines of n bytes that compresses to a bit more than half.
+func text(random *rand.Rand, n int) string {
+	var s strings.Builder
+	for s.Len() < n {
+		fmt.Fprintf(&s, "%016x\n", random.Uint64())
+	}
+	return s.String()[:n]
+}
+
+// A peer is an nginx that serves files, and Git's repositories below /git.
+type peer struct {
+	URL, dir string
+	pid      int
+}
+
+// keep makes nginx serve content at /name and returns its length.
+func (p *peer) keep(b *testing.B, name string, content []byte) int {
+	b.Helper()
+	if err := os.WriteFile(filepath.Join(p.dir, "files", name), content, 0o644); err != nil {
+		b.Fatal(err)
+	}
+	return len(content)
+}
+
+// startPeers runs nginx and fcgiwrap, and returns the process id of that, too.
+func startPeers(b *testing.B, repositories string) (*peer, int) {
+	b.Helper()
+	dir := b.TempDir()
+	if err := os.Mkdir(filepath.Join(dir, "files"), 0o755); err != nil {
+		b.Fatal(err)
+	}
+	out, err := exec.Command("git", "--exec-path").Output()
+	if err != nil {
+		b.Fatal(err)
+	}
+	user := ""
+	if os.Geteuid() == 0 {
+		user = "user root;" // else it would drop to one who may not look here
+	}
+	port := harness.FreePort(b)
+	config := fmt.Sprintf(`%s
+daemon off; worker_processes 2; pid nginx.pid; error_log error.log; events { worker_connections 1024; }
+http {
+	access_log access.log;
+	sendfile on; tcp_nopush on; keepalive_requests 1000000;
+	client_body_temp_path body; proxy_temp_path proxy; fastcgi_temp_path fastcgi; uwsgi_temp_path uwsgi; scgi_temp_path scgi;
+	server {
+		listen 127.0.0.1:%d;
+		root %s/files;
+		location ~ ^/git(/.*)$ {
+			fastcgi_pass unix:%[3]s/fcgi.sock;
+			fastcgi_param SCRIPT_FILENAME %[4]s/git-http-backend;
+			fastcgi_param GIT_PROJECT_ROOT %[5]s;
+			fastcgi_param GIT_HTTP_EXPORT_ALL 1;
+			fastcgi_param GIT_PROTOCOL $http_git_protocol;
+			fastcgi_param PATH_INFO $1;
+			fastcgi_param QUERY_STRING $query_string;
+			fastcgi_param REQUEST_METHOD $request_method;
+			fastcgi_param CONTENT_TYPE $content_type;
+			fastcgi_param CONTENT_LENGTH $content_length;
+			fastcgi_param REMOTE_ADDR $remote_addr;
+			fastcgi_param HOME %[3]s;
+		}
+	}
+}
+`, user, port, dir, strings.TrimSpace(string(out)), repositories)
+	if err := os.WriteFile(filepath.Join(dir, "nginx.conf"), []byte(config), 0o600); err != nil {
+		b.Fatal(err)
+	}
+	// It marks the repositories as ours, whoever owns them.
+	if err := os.WriteFile(filepath.Join(dir, ".gitconfig"), []byte("[safe]\ndirectory = *\n[uploadpack]\nallowAnySHA1InWant = true\n"), 0o600); err != nil {
+		b.Fatal(err)
+	}
+	backend := run(b, "fcgiwrap", "-c", "4", "-s", "unix:"+filepath.Join(dir, "fcgi.sock"))
+	p := &peer{URL: fmt.Sprintf("http://127.0.0.1:%d", port), dir: dir}
+	p.pid = run(b, "nginx", "-p", dir, "-c", filepath.Join(dir, "nginx.conf"), "-e", "stderr")
+	harness.Eventually(b, "nginx and git http-backend answer", func() bool {
+		resp, err := http.Get(p.URL + "/git/small/info/refs?service=git-upload-pack")
+		if err != nil {
+			return false
+		}
+		resp.Body.Close()
+		return resp.StatusCode == http.StatusOK
+	})
+	return p, backend
+}
+
+// run runs a server until the benchmark ends.
+func run(b *testing.B, name string, args ...string) (pid int) {
+	b.Helper()
+	cmd := exec.Command(name, args...)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if err := cmd.Start(); err != nil {
+		b.Skipf("%v; `make bench` installs it", err)
+	}
+	b.Cleanup(func() {
+		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) // fcgiwrap leaves its children behind
+		_ = cmd.Wait()
+	})
+	return cmd.Process.Pid
+}
+
+// A load is what wrk measured.
+type load struct{ rate, requests float64 }
+
+// wrk asks for url as often as it can for some seconds.
+func wrk(b *testing.B, connections int, url, script string) *load {
+	b.Helper()
+	args := []string{"-t2", "-c" + strconv.Itoa(connections), "-d4s"}
+	if script != "" {
+		args = append(args, "-s", script)
+	}
+	out, err := exec.Command("wrk", append(args, url)...).CombinedOutput()
+	if err != nil {
+		b.Skipf("wrk: %v; `make bench` installs it\n%s", err, out)
+	}
+	if bytes.Contains(out, []byte("Non-2xx")) || bytes.Contains(out, []byte("Socket errors: connect")) {
+		b.Fatalf("wrk %s:\n%s", url, out)
+	}
+	l := &load{}
+	for line := range strings.Lines(string(out)) {
+		if f := strings.Fields(line); len(f) > 2 && f[1] == "requests" {
+			l.requests, err = strconv.ParseFloat(f[0], 64)
+		} else if len(f) == 2 && f[0] == "Requests/sec:" {
+			l.rate, err = strconv.ParseFloat(f[1], 64)
+		}
+		if err != nil {
+			b.Fatalf("wrk: %v\n%s", err, out)
+		}
+	}
+	return l
+}
+
+// fetch is what Zig sends to fetch a commit.
+func fetch(commit string) string {
+	var body strings.Builder
+	body.WriteString("0011command=fetch0001")
+	for _, line := range []string{"no-progress\n", "ofs-delta\n", "deepen 1\n", "want " + commit + "\n", "done\n"} {
+		fmt.Fprintf(&body, "%04x%s", len(line)+4, line)
+	}
+	return body.String() + "0000"
+}
+
+func fetchRequest(b *testing.B, url, commit string) *http.Request {
+	b.Helper()
+	req, err := http.NewRequestWithContext(b.Context(), http.MethodPost, url, strings.NewReader(fetch(commit)))
+	if err != nil {
+		b.Fatal(err)
+	}
+	req.Header.Set("Content-Type", "application/x-git-upload-pack-request")
+	req.Header.Set("Git-Protocol", "version=2")
+	return req
+}
+
+// depthOne returns the answer to a fetch.
+func depthOne(b *testing.B, url, commit string) []byte {
+	b.Helper()
+	resp, err := http.DefaultClient.Do(fetchRequest(b, url, commit))
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil || resp.StatusCode != http.StatusOK {
+		b.Fatalf("fetch: %s, %v", resp.Status, err)
+	}
+	return body
+}
+
+// fetchScript is the fetch for wrk.
+func fetchScript(b *testing.B, commit string) string {
+	b.Helper()
+	file := filepath.Join(b.TempDir(), "fetch.lua")
+	script := fmt.Sprintf("wrk.method = 'POST'\nwrk.body = %q\nwrk.headers['Content-Type'] = 'application/x-git-upload-pack-request'\nwrk.headers['Git-Protocol'] = 'version=2'\n", fetch(commit))
+	if err := os.WriteFile(file, []byte(script), 0o600); err != nil {
+		b.Fatal(err)
+	}
+	return file
+}
+
+// cpuPerRequest returns the milliseconds of CPU that processes and their
+// children, also those that have ended, took for each request.
+func cpuPerRequest(run func() *load, pids ...int) float64 {
+	before := cpu(pids)
+	requests := run().requests
+	return (cpu(pids) - before).Seconds() * 1000 / requests
+}
+
+func cpu(pids []int) (total time.Duration) {
+	const tick = 10 * time.Millisecond
+	for _, pid := range pids {
+		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+		if err != nil {
+			continue // it has ended, and its parent has its time
+		}
+		f := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
+		for _, ticks := range f[11:15] { // utime, stime, cutime, cstime of proc(5)
+			n, _ := strconv.Atoi(ticks)
+			total += time.Duration(n) * tick
+		}
+		children, _ := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", pid, pid))
+		var below []int
+		for _, child := range strings.Fields(string(children)) {
+			n, _ := strconv.Atoi(child)
+			below = append(below, n)
+		}
+		total += cpu(below)
+	}
+	return total
+}
+
+// rss returns the bytes of memory that a process has.
+func rss(b *testing.B, pid int) int {
+	b.Helper()
+	statm, err := os.ReadFile(fmt.Sprintf("/proc/%d/statm", pid))
+	if err != nil {
+		b.Fatal(err)
+	}
+	pages, err := strconv.Atoi(strings.Fields(string(statm))[1])
+	if err != nil {
+		b.Fatal(err)
+	}
+	return pages * os.Getpagesize()
+}
