@@ -51,8 +51,14 @@ type Manifest struct {
 }
 
 // UsableWith returns the Zig releases, of "0.12" to "0.17", that accept the manifest
-// in a dependency, oldest first. There is at least one.
-func (m *Manifest) UsableWith() []string { return m.usable.names() }
+// in a dependency, oldest first. There is at least one. With m nil, a package
+// without build.zig.zon, they are all.
+func (m *Manifest) UsableWith() []string {
+	if m == nil {
+		return releases(allReleases).names()
+	}
+	return m.usable.names()
+}
 
 // A Dependency is one entry of a manifest's .dependencies.
 // It has either a URL, and a hash if it is to be fetched, or a path.

@@ -302,6 +302,9 @@ func TestManifestFields(t *testing.T) {
 	if got, want := m.UsableWith(), []string{"0.14", "0.15", "0.16", "0.17"}; !slices.Equal(got, want) {
 		t.Errorf("UsableWith: got %v, want %v", got, want)
 	}
+	if got, want := (*Manifest)(nil).UsableWith(), []string{"0.12", "0.13", "0.14", "0.15", "0.16", "0.17"}; !slices.Equal(got, want) {
+		t.Errorf("UsableWith without build.zig.zon: got %v, want %v", got, want)
+	}
 }
 
 func TestManifestWarnings(t *testing.T) {

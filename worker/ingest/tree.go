@@ -121,7 +121,7 @@ func (z *zigFiles) describe(objects *gitpack.Objects, tree gitpack.Listing) (sto
 		}
 	}
 	sum := zigpkg.Sum(man, all)
-	zig.Hash, zig.LegacyHash = sum.Hash, sum.Legacy
+	zig.Hash, zig.LegacyHash, zig.UsableWith = sum.Hash, sum.Legacy, man.UsableWith()
 	if man == nil {
 		return zig, nil
 	}
@@ -132,7 +132,7 @@ func (z *zigFiles) describe(objects *gitpack.Objects, tree gitpack.Listing) (sto
 	if man.Fingerprint != 0 {
 		zig.Fingerprint = fmt.Sprintf("%#016x", man.Fingerprint)
 	}
-	zig.UsableWith, zig.Warnings = man.UsableWith(), man.Warnings
+	zig.Warnings = man.Warnings
 	for _, d := range man.Dependencies {
 		d.Name, d.URL, d.Path, d.Hash = plain(d.Name), plain(d.URL), plain(d.Path), plain(d.Hash)
 		zig.Dependencies = append(zig.Dependencies, d)
