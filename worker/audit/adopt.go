@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
-	"path/filepath"
 	"syscall"
 
 	"packbase/storage"
@@ -39,17 +37,11 @@ func untrue(err error) error {
 // there. It returns ErrUntrue, and storage.ErrConflict or ErrInvalid, if the
 // releases must not be published; other errors may pass.
 func (a *Auditor) Adopt(ctx context.Context, pkg string, manifests []storage.Blob, follows *storage.Change) error {
-	stage, err := a.Staging.New()
+	objects, dir, closeAll, err := a.spool()
 	if err != nil {
 		return err
 	}
-	defer stage.Close()
-	spool, err := os.Create(filepath.Join(stage.Dir, "objects"))
-	if err != nil {
-		return err
-	}
-	defer spool.Close()
-	objects := gitpack.NewObjects(spool)
+	defer closeAll()
 	var roots []*root
 	blobs := map[string]storage.Blob{}
 	for _, m := range manifests {
@@ -67,7 +59,7 @@ func (a *Auditor) Adopt(ctx context.Context, pkg string, manifests []storage.Blo
 		blobs[m.Digest] = m
 	}
 	out := storage.Adoption{Follows: follows}
-	set, opener, err := a.appendSegment(ctx, pkg, objects, roots, stage.Dir, &out)
+	set, opener, err := a.appendSegment(ctx, pkg, objects, roots, dir, &out)
 	if err != nil {
 		return err
 	}

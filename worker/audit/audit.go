@@ -287,17 +287,12 @@ func (a *Auditor) verifyTrees(ctx context.Context, pkg string, bad map[string]*F
 
 // verifyTree compares a tarball with its manifest and with upstream's ids.
 func (a *Auditor) verifyTree(ctx context.Context, r *storage.Release) error {
-	stage, err := a.Staging.New()
+	objects, _, closeAll, err := a.spool()
 	if err != nil {
 		return err
 	}
-	defer stage.Close()
-	spool, err := os.Create(filepath.Join(stage.Dir, "objects"))
-	if err != nil {
-		return err
-	}
-	defer spool.Close()
-	_, err = a.load(ctx, gitpack.NewObjects(spool), r.ManifestDigest)
+	defer closeAll()
+	_, err = a.load(ctx, objects, r.ManifestDigest)
 	return err
 }
 
@@ -454,4 +449,19 @@ func oddEntries(entries []storage.TreeEntry) (odd map[string]gitpack.File, empty
 		odd[e.Path] = f
 	}
 	return odd, empty, nil
+}
+
+// spool returns an empty set of Git objects, and the staging folder that it
+// spools them to, which the caller closes.
+func (a *Auditor) spool() (objects *gitpack.Objects, dir string, closeAll func(), err error) {
+	stage, err := a.Staging.New()
+	if err != nil {
+		return nil, "", nil, err
+	}
+	file, err := os.Create(filepath.Join(stage.Dir, "objects"))
+	if err != nil {
+		stage.Close()
+		return nil, "", nil, err
+	}
+	return gitpack.NewObjects(file), stage.Dir, func() { file.Close(); stage.Close() }, nil
 }

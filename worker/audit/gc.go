@@ -135,24 +135,18 @@ func (a *Auditor) remakeSegments(ctx context.Context, pkg string) error {
 	if err != nil {
 		return err
 	}
-	stage, err := a.Staging.New()
+	objects, dir, closeAll, err := a.spool()
 	if err != nil {
 		return err
 	}
-	defer stage.Close()
-	spool, err := os.Create(filepath.Join(stage.Dir, "objects"))
-	if err != nil {
-		return err
-	}
-	defer spool.Close()
-	objects := gitpack.NewObjects(spool)
+	defer closeAll()
 	roots := make([]*root, len(releases))
 	for i := range releases {
 		if roots[i], err = a.load(ctx, objects, releases[i].ManifestDigest); err != nil {
 			return fmt.Errorf("%s@%s: %w", pkg, releases[i].Tag, err)
 		}
 	}
-	_, _, err = a.rebuildSegments(ctx, objects, roots, stage.Dir, &storage.Adoption{})
+	_, _, err = a.rebuildSegments(ctx, objects, roots, dir, &storage.Adoption{})
 	return err
 }
 

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"slices"
 
 	"packbase/storage"
@@ -149,17 +148,11 @@ func take(found map[string]*remains, in storage.Blob, raw []byte) {
 
 // rebuildPackage makes the rows of one package.
 func (a *Auditor) rebuildPackage(ctx context.Context, name string, r *remains) error {
-	stage, err := a.Staging.New()
+	objects, dir, closeAll, err := a.spool()
 	if err != nil {
 		return err
 	}
-	defer stage.Close()
-	spool, err := os.Create(filepath.Join(stage.Dir, "objects"))
-	if err != nil {
-		return err
-	}
-	defer spool.Close()
-	objects := gitpack.NewObjects(spool)
+	defer closeAll()
 
 	var roots []*root
 	for _, s := range r.manifests {
@@ -174,7 +167,7 @@ func (a *Auditor) rebuildPackage(ctx context.Context, name string, r *remains) e
 		return nil
 	}
 	out := storage.Adoption{Record: r.record, RecordBlob: r.recordIn}
-	set, opener, err := a.rebuildSegments(ctx, objects, roots, stage.Dir, &out)
+	set, opener, err := a.rebuildSegments(ctx, objects, roots, dir, &out)
 	if err != nil {
 		return err
 	}
