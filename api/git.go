@@ -121,7 +121,7 @@ func (g *gitStore) current(ctx context.Context, name string, kept *repository) (
 	if kept != nil && kept.revision == pkg.Revision {
 		return kept, nil
 	}
-	return g.load(ctx, pkg)
+	return g.load(ctx, pkg.Name)
 }
 
 // warm keeps in memory what it takes to serve the releases of pkg.
@@ -155,8 +155,8 @@ func gitError(err error) error {
 	return &smarthttp.Error{Status: e.Status, Code: e.Code, Message: e.Message, RetryAfter: e.RetryAfter}
 }
 
-func (g *gitStore) load(ctx context.Context, pkg storage.Package) (*repository, error) {
-	releases, err := g.db.Releases(ctx, pkg.Name)
+func (g *gitStore) load(ctx context.Context, name string) (*repository, error) {
+	pkg, releases, segments, err := g.db.Moment(ctx, name)
 	if err != nil {
 		return nil, err
 	}
@@ -165,10 +165,6 @@ func (g *gitStore) load(ctx context.Context, pkg storage.Package) (*repository, 
 	}
 	repo := &repository{revision: pkg.Revision}
 	repo.Package = pkg.Name
-	segments, err := g.db.Segments(ctx, pkg.Name)
-	if err != nil {
-		return nil, err
-	}
 	if repo.Set, err = g.set(ctx, segments); err != nil {
 		return nil, err
 	}

@@ -143,6 +143,7 @@ func applyStep(ctx context.Context, conn *pgx.Conn, version int, name string) er
 }
 
 type querier interface {
+	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
 	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
 }
 

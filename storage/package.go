@@ -18,7 +18,11 @@ const packageColumns = `
 // PackageByName returns the package called name, in any case of letters.
 // It returns ErrNotFound if there is none.
 func (db *DB) PackageByName(ctx context.Context, name string) (Package, error) {
-	rows, _ := db.pool.Query(ctx, `SELECT `+packageColumns+` FROM packages WHERE lower(name) = lower($1)`, name)
+	return packageByName(ctx, db.pool, name)
+}
+
+func packageByName(ctx context.Context, q querier, name string) (Package, error) {
+	rows, _ := q.Query(ctx, `SELECT `+packageColumns+` FROM packages WHERE lower(name) = lower($1)`, name)
 	p, err := pgx.CollectExactlyOneRow(rows, pgx.RowToStructByName[Package])
 	if err != nil {
 		return Package{}, fmt.Errorf("package %q: %w", name, translate(err))

@@ -53,12 +53,36 @@ func oneRelease(rows pgx.Rows, what string) (Release, error) {
 
 // Releases returns the releases and snapshots of pkg, in order of publication.
 func (db *DB) Releases(ctx context.Context, pkg string) ([]Release, error) {
-	rows, _ := db.pool.Query(ctx, `SELECT `+releaseColumns+` FROM releases WHERE package = $1 ORDER BY id`, pkg)
+	return releasesOf(ctx, db.pool, pkg)
+}
+
+func releasesOf(ctx context.Context, q querier, pkg string) ([]Release, error) {
+	rows, _ := q.Query(ctx, `SELECT `+releaseColumns+` FROM releases WHERE package = $1 ORDER BY id`, pkg)
 	all, err := pgx.CollectRows(rows, pgx.RowToStructByName[Release])
 	if err != nil {
 		return nil, fmt.Errorf("releases of %s: %w", pkg, translate(err))
 	}
 	return all, nil
+}
+
+// Moment returns a package with its releases and segments as they were at one
+// moment, whatever is being published meanwhile.
+func (db *DB) Moment(ctx context.Context, name string) (p Package, releases []Release, segments []Segment, err error) {
+	one := pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}
+	err = pgx.BeginTxFunc(ctx, db.pool, one, func(tx pgx.Tx) error {
+		if p, err = packageByName(ctx, tx, name); err != nil {
+			return err
+		}
+		if releases, err = releasesOf(ctx, tx, p.Name); err != nil {
+			return err
+		}
+		segments, err = segmentsOf(ctx, tx, p.Name)
+		return err
+	})
+	if err != nil {
+		return Package{}, nil, nil, translate(err)
+	}
+	return p, releases, segments, nil
 }
 
 // A Publication is a release and everything that becomes visible with it.
@@ -321,7 +345,11 @@ func appendSegment(ctx context.Context, tx pgx.Tx, s Segment, index Blob) error 
 
 // Segments returns the segments of pkg in order.
 func (db *DB) Segments(ctx context.Context, pkg string) ([]Segment, error) {
-	rows, _ := db.pool.Query(ctx, `
+	return segmentsOf(ctx, db.pool, pkg)
+}
+
+func segmentsOf(ctx context.Context, q querier, pkg string) ([]Segment, error) {
+	rows, _ := q.Query(ctx, `
 		SELECT package, seq, first_ordinal, objects, digest, index_digest, size
 		FROM segments WHERE package = $1 ORDER BY seq`, pkg)
 	all, err := pgx.CollectRows(rows, pgx.RowToStructByName[Segment])
