@@ -207,9 +207,10 @@ func (pl *plan) negotiate(p *packetWriter) bool {
 // allowed to be updated") unless the fetch changes depth, for which it takes
 // any fetch that unshallows something (fetch-pack.c, receive_shallow_info). So
 // one of the client's own shallow commits is unshallowed and made shallow
-// again, which leaves it as it was.
+// again, which leaves it as it was. Only dulwich would then miss its parents:
+// it reads both lines in any order.
 func (pl *plan) writeReshallow(p *packetWriter) {
-	if pl.deepen || len(pl.shallow) == 0 {
+	if pl.deepen || len(pl.shallow) == 0 || pl.noReshallow {
 		return
 	}
 	mine := make(map[gitpack.OID]bool)

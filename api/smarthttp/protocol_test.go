@@ -515,6 +515,8 @@ func TestNegotiation(t *testing.T) {
 		{"v2 wait for done", fetch("have "+v1, "wait-for-done"), pkt("acknowledgments\n", ack(v1, ""), flushPkt), -1, false},
 		{"v2 into shallow", fetch("have "+v1, "shallow "+other, "shallow "+v1, "done"), pkt("shallow-info\n",
 			"unshallow "+v1+"\n", "shallow "+v1+"\n", "shallow "+v2+"\n", delimPkt, "packfile\n"), rest, false},
+		{"v2 into shallow of dulwich", exchange{version: "2", body: pkt("command=fetch\n", "agent=dulwich/1.2.21\n", delimPkt, "want "+v2+"\n",
+			"have "+v1, "shallow "+v1, "done", flushPkt)}, pkt("shallow-info\n", "shallow "+v2+"\n", delimPkt, "packfile\n"), rest, false},
 	}
 	for _, tt := range tests {
 		resp, body := tt.post(t, url)

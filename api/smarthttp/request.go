@@ -41,7 +41,9 @@ type request struct {
 	done       bool
 	includeTag bool
 
-	waitForDone bool // version 2
+	// version 2
+	noReshallow bool // see writeReshallow
+	waitForDone bool
 
 	// versions 0 and 1
 	onlyWants bool // the body ends before any have: the client wants to see the shallow lines
@@ -162,7 +164,9 @@ func (req *request) readCommand(p *packetReader, opts Options) error {
 			return refuse("upload-pack: two commands in one request")
 		case key == "object-format" && value != "sha1":
 			return refuse("upload-pack: object format %q is not served, only sha1", clip(value))
-		case key != "agent" && key != "object-format":
+		case key == "agent":
+			req.noReshallow = strings.HasPrefix(value, "dulwich/")
+		case key != "object-format":
 			return refuse("upload-pack: unknown capability %q", clip(string(line)))
 		}
 	}
