@@ -553,7 +553,12 @@ func copyProgram(t *testing.T, program string) string {
 		t.Fatal(err)
 	}
 	copied := filepath.Join(newRoot(t), "holder")
-	if err := os.WriteFile(copied, b, 0o755); err != nil {
+	// No other test may start a program while this one is open for writing: its
+	// child would inherit that, and Linux executes no such file.
+	syscall.ForkLock.RLock()
+	err = os.WriteFile(copied, b, 0o755)
+	syscall.ForkLock.RUnlock()
+	if err != nil {
 		t.Fatal(err)
 	}
 	return copied

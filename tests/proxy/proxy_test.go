@@ -14,6 +14,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"packbase/tests/harness"
@@ -290,7 +291,11 @@ func (p *proxy) zig(t *testing.T, s *harness.Server) {
 			script := fmt.Sprintf("#!/bin/sh\nexec %s sh -c 'mount --bind %s %s && exec %s \"$@\"' zig \"$@\"\n",
 				strings.Join(unshare, " "), p.CA, trusted, z.Path)
 			z.Path = filepath.Join(t.TempDir(), "zig")
-			if err := os.WriteFile(z.Path, []byte(script), 0o700); err != nil {
+			// Linux does not execute what a child that is being started has open.
+			syscall.ForkLock.RLock()
+			err := os.WriteFile(z.Path, []byte(script), 0o700)
+			syscall.ForkLock.RUnlock()
+			if err != nil {
 				t.Fatal(err)
 			}
 			for _, pkg := range []string{"small", "big"} {
