@@ -193,16 +193,14 @@ func (s *Server) canonicalPath(next http.Handler) http.Handler {
 			return &Error{Status: http.StatusBadRequest, Code: "path_not_canonical", Message: "the path " + why}
 		}
 		p := r.URL.Path
-		want := (&url.URL{Path: p}).EscapedPath()
 		switch {
 		case !utf8.ValidString(p), strings.ContainsFunc(p, unicode.IsControl):
 			return bad("has bytes that no name here has")
 		case !strings.HasPrefix(p, "/"), strings.Contains(p, "//"), hasDotSegment(p):
 			return bad("has empty or dot segments")
 		case r.URL.RawPath != "":
-			return bad("must be spelled " + want)
+			return bad("must be spelled " + (&url.URL{Path: p}).EscapedPath())
 		}
-		r.URL.RawPath = ""
 		next.ServeHTTP(w, r)
 		return nil
 	})

@@ -54,7 +54,7 @@ type registry struct {
 	server *api.Server
 	url    string // http://127.0.0.1:port
 	addr   string // 127.0.0.1:port
-	log    *journal
+	log    *storagetest.Log
 }
 
 // newRegistry starts a server with the token that change may take away, and
@@ -83,7 +83,7 @@ func (g *registry) serve(change ...func(*api.Options)) *registry {
 	for _, c := range change {
 		c(&opt)
 	}
-	s.log = &journal{}
+	s.log = &storagetest.Log{}
 	s.server = api.New(s.db, s.queue, s.blobs, opt, slog.New(slog.NewJSONHandler(s.log, &slog.HandlerOptions{Level: slog.LevelDebug})))
 	ts := httptest.NewUnstartedServer(nil)
 	ts.Config = s.server.HTTPServer()
@@ -91,24 +91,6 @@ func (g *registry) serve(change ...func(*api.Options)) *registry {
 	g.t.Cleanup(ts.Close)
 	s.url, s.addr = ts.URL, ts.Listener.Addr().String()
 	return &s
-}
-
-// A journal keeps what is logged.
-type journal struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (j *journal) Write(b []byte) (int, error) {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	return j.buf.Write(b)
-}
-
-func (j *journal) String() string {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	return j.buf.String()
 }
 
 // An answer is an HTTP answer with its whole body.

@@ -1,10 +1,13 @@
-// Package storagetest gives tests a migrated database of their own.
+// Package storagetest gives tests a migrated database of their own, and a log
+// to look into.
 package storagetest
 
 import (
+	"bytes"
 	"context"
 	"net/url"
 	"os"
+	"sync"
 	"testing"
 
 	"github.com/google/uuid"
@@ -77,4 +80,24 @@ func Env(t testing.TB, name string) string {
 	}
 	t.Skipf("%s is not set; run make test", name)
 	return ""
+}
+
+// A Log keeps what is logged, and can be read meanwhile.
+type Log struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+// Write implements io.Writer.
+func (l *Log) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buf.Write(b)
+}
+
+// String returns all of it.
+func (l *Log) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buf.String()
 }

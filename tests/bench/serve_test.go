@@ -47,11 +47,11 @@ func BenchmarkServe(b *testing.B) {
 
 	fmt.Fprintf(os.Stderr, "%-38s %12s %12s %8s %8s\n", "requests/s, median of 5", "packbase", "peer", "ratio", "target")
 	row := func(what string, target float64, ours, theirs func() float64) {
-		var a, b []float64
+		var xs, ys []float64
 		for range rounds {
-			a, b = append(a, ours()), append(b, theirs())
+			xs, ys = append(xs, ours()), append(ys, theirs())
 		}
-		x, y := median(a), median(b)
+		x, y := median(xs), median(ys)
 		fmt.Fprintf(os.Stderr, "%-38s %12.5g %12.5g %8.2f %8.2f\n", what, x, y, x/y, target)
 	}
 	for _, p := range packages {

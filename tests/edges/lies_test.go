@@ -180,7 +180,7 @@ type localEdge struct {
 	t   *testing.T
 	db  *storage.DB
 	api http.Handler
-	log text
+	log storagetest.Log
 }
 
 // follow starts an edge of central, which stops with the test.

@@ -5,14 +5,12 @@
 package edges
 
 import (
-	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"maps"
 	"slices"
-	"sync"
 	"testing"
 
 	"packbase/tests/harness"
@@ -26,24 +24,6 @@ func long(t *testing.T) {
 	if !atLength {
 		t.Skip("make test-faults runs it")
 	}
-}
-
-// A text is a log that is read while it is written.
-type text struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (l *text) Write(b []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.buf.Write(b)
-}
-
-func (l *text) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.buf.String()
 }
 
 // A getter answers GET requests, as a *harness.Server does.
