@@ -74,6 +74,7 @@ var jobStatus = map[string]int{
 	"no_tags":             http.StatusUnprocessableEntity,
 	"no_releases":         http.StatusUnprocessableEntity,
 	"no_such_ref":         http.StatusUnprocessableEntity,
+	"not_a_commit":        http.StatusUnprocessableEntity,
 	"tag_rejected":        http.StatusUnprocessableEntity,
 	"too_many_tags":       http.StatusUnprocessableEntity,
 	"upstream_url":        http.StatusBadRequest,

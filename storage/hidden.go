@@ -10,7 +10,8 @@ import (
 // HiddenTags returns the tags that Git clients are not shown, and why: no
 // client can hold a tag "a" beside "a/b", and one on a case-insensitive disk
 // cannot hold two that differ in case only. The one published first is shown.
-// Their tarballs are there all the same.
+// Nor are tags shown that are named like a commit, which older releases of
+// packbase published. Their tarballs are there all the same.
 //
 // releases are those of one package, in order of publication.
 func HiddenTags(releases []Release) map[string]string {
@@ -21,6 +22,10 @@ func HiddenTags(releases []Release) map[string]string {
 	for i := range releases {
 		tag := releases[i].Tag
 		if tag == "" {
+			continue
+		}
+		if ValidOID(tag) {
+			hidden[tag] = "its name is a commit id"
 			continue
 		}
 		if reason := clash(fold(tag), shown, folders); reason != "" {

@@ -179,6 +179,7 @@ func TestHiddenTags(t *testing.T) {
 		{"Unicode form", []string{"caf\u00e9", "cafe\u0301"}, []string{"cafe\u0301"}},
 		{"prefix that is no folder", []string{"a", "ab", "a-b"}, nil},
 		{"a hidden tag hides nothing", []string{"a", "a/b", "a/b/c", "A/B"}, []string{"a/b", "a/b/c", "A/B"}},
+		{"named like a commit", []string{strings.Repeat("ab", 20), strings.Repeat("AB", 20), strings.Repeat("ab", 20) + "c"}, []string{strings.Repeat("ab", 20), strings.Repeat("AB", 20)}},
 		{"snapshots are not seen", []string{"", "", "v1"}, nil},
 	}
 	for _, tt := range tests {

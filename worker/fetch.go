@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"packbase/storage"
 	"packbase/storage/gitpack"
@@ -151,9 +152,11 @@ func (f *fetch) request(rejected []storage.RejectedTag) ingest.Request {
 	return req
 }
 
-// see records released tags that upstream moved or deleted. When no released
-// tag is what it was, this may be another repository: the package is frozen
-// before anything new is taken from it.
+// see records released tags that upstream moved or deleted. When none is what
+// it was, or what an operator accepted, this may be another repository: the
+// package is frozen before anything new is taken from it. A tag that an
+// operator knows to be gone speaks for neither. A local folder is the
+// operator's own.
 func (f *fetch) see(ctx context.Context, refs ingest.Refs) error {
 	f.refs = refs
 	accepted, err := f.acceptedMoves(ctx)
@@ -161,16 +164,17 @@ func (f *fetch) see(ctx context.Context, refs ingest.Refs) error {
 		return err
 	}
 	var moves []storage.MovedTag
-	known, same, moved := 0, 0, 0
+	same, moved, gone := 0, 0, 0
 	for i := range f.releases {
 		r := &f.releases[i]
 		if r.Tag == "" {
 			continue
 		}
-		known++
-		now := refs.Tags[r.Tag]
+		now, known := refs.Tags[r.Tag], accepted[r.Tag+" "+refs.Tags[r.Tag]]
 		switch {
-		case now == r.OID(), accepted[r.Tag+" "+now]:
+		case now == "" && !known:
+			gone++
+		case now == r.OID(), now != "" && known:
 			same++
 		case now != "":
 			moved++
@@ -185,10 +189,10 @@ func (f *fetch) see(ctx context.Context, refs ingest.Refs) error {
 	if err := f.w.db.RecordMoves(ctx, f.job.Claim, moves); err != nil {
 		return err
 	}
-	if known == 0 || same > 0 || moved == 0 {
+	if same > 0 || moved+gone == 0 || strings.HasPrefix(f.pkg.CloneURL, ingest.FixtureScheme) {
 		return nil
 	}
-	reason := fmt.Sprintf("all %d released tags name other commits upstream: this may be another repository", known)
+	reason := fmt.Sprintf("none of the released tags is upstream any more what it was (%d moved, %d gone): this may be another repository", moved, gone)
 	if err := f.w.db.Freeze(ctx, f.job.Claim, reason); err != nil {
 		return err
 	}

@@ -11,8 +11,12 @@ import (
 	"slices"
 	"strings"
 
-	"packbase/storage"
 	"packbase/storage/gitpack"
+)
+
+const (
+	branchPrefix = "refs/heads/"
+	tagPrefix    = "refs/tags/"
 )
 
 // A bareFixture is a local bare repository. It is read whole, history included.
@@ -43,18 +47,13 @@ func (b *bareFixture) close() {
 }
 
 func (b *bareFixture) refs() sourceRefs {
-	has := sourceRefs{tags: map[string]gitpack.OID{}, branches: map[string]gitpack.OID{}}
+	has := newSourceRefs()
 	for name, id := range b.repo.Refs {
-		if branch, ok := strings.CutPrefix(name, "refs/heads/"); ok {
-			has.branches[branch] = id
-			continue
+		if branch, ok := strings.CutPrefix(name, branchPrefix); ok {
+			has.addBranch(branch, id)
+		} else {
+			has.addTag(strings.TrimPrefix(name, tagPrefix), id)
 		}
-		tag := strings.TrimPrefix(name, "refs/tags/")
-		if err := storage.ValidTag(tag); err != nil {
-			has.rejected = append(has.rejected, storage.RejectedTag{Tag: tag, OID: id.String(), Code: "tag_name", Reason: err.Error()})
-			continue
-		}
-		has.tags[tag] = id
 	}
 	return has
 }
@@ -68,9 +67,12 @@ func (b *bareFixture) objects(context.Context, []gitpack.OID, *os.File) (*gitpac
 func (m *mirror) history(ctx context.Context, b *bareFixture) error {
 	refs := map[string]string{}
 	var tips []gitpack.OID
-	for name, id := range b.repo.Refs {
-		refs[name] = id.String()
-		tips = append(tips, id)
+	has := b.refs()
+	for prefix, named := range map[string]map[string]gitpack.OID{branchPrefix: has.branches, tagPrefix: has.tags} {
+		for name, id := range named {
+			refs[prefix+name] = id.String()
+			tips = append(tips, id)
+		}
 	}
 	slices.SortFunc(tips, func(x, y gitpack.OID) int { return bytes.Compare(x[:], y[:]) })
 	ids, err := b.repo.Objects.History(ctx, tips, m.req.Limits.Git)

@@ -51,7 +51,13 @@ func run(ctx context.Context, req Request, events *eventWriter) error {
 		return err
 	}
 	defer src.close()
-	refs, wants, cerr := choose(req, src.refs())
+	has := src.refs()
+	if has.empty() && len(req.Released) > 0 {
+		// Nothing can be taken from it, and what that means is not for us to say.
+		return &Error{Code: "upstream_empty", Final: true,
+			Message: "upstream lists no branch and no tag, although some were mirrored from it: it may be out of order, or somebody may have made it anew"}
+	}
+	refs, wants, cerr := choose(req, has)
 	// What upstream has is told also when nothing of it is wanted: released
 	// tags may be gone.
 	if err := events.send(Event{Refs: &refs}); err != nil {
@@ -60,7 +66,7 @@ func run(ctx context.Context, req Request, events *eventWriter) error {
 	if cerr != nil {
 		return cerr
 	}
-	for _, r := range src.refs().rejected {
+	for _, r := range has.rejected {
 		// What such a name names is often not told: "" is no news to a map.
 		if oid, known := req.Rejected[r.Tag]; !known || oid != r.OID {
 			if err := events.send(Event{Rejected: &r}); err != nil {
@@ -94,12 +100,13 @@ func choose(req Request, has sourceRefs) (Refs, []wanted, error) {
 		return refs, nil, &Error{Code: "too_many_tags", Final: true,
 			Message: fmt.Sprintf("upstream has %d tags; at most %d are mirrored", n, req.Limits.Tags)}
 	}
-	if req.Released[req.Target] != "" {
+	isTag := req.Target != "" && !storage.ValidOID(req.Target)
+	if isTag && req.Released[req.Target] != "" {
 		return refs, nil, nil // it is here, whatever upstream did to it
 	}
 	if req.Target != "" {
 		want, err := target(req.Target, has, &refs)
-		if err != nil || req.Released[want.tag] != "" {
+		if err != nil {
 			return refs, nil, err
 		}
 		return refs, []wanted{want}, nil
@@ -120,6 +127,10 @@ func choose(req Request, has sourceRefs) (Refs, []wanted, error) {
 
 // target finds the one tag, branch or commit that is asked for.
 func target(name string, has sourceRefs, refs *Refs) (wanted, error) {
+	if oid, err := gitpack.ParseOID(name); err == nil {
+		refs.Commit = oid.String()
+		return wanted{oid: oid}, nil
+	}
 	if oid, ok := has.tags[name]; ok {
 		return wanted{tag: name, oid: oid}, nil
 	}
@@ -127,13 +138,8 @@ func target(name string, has sourceRefs, refs *Refs) (wanted, error) {
 		refs.Branch, refs.Commit = name, oid.String()
 		return wanted{oid: oid}, nil
 	}
-	oid, err := gitpack.ParseOID(name)
-	if err != nil {
-		return wanted{}, &Error{Code: "no_such_ref", Final: true,
-			Message: fmt.Sprintf("upstream has no tag, branch or commit %q", name)}
-	}
-	refs.Commit = oid.String()
-	return wanted{oid: oid}, nil
+	return wanted{}, &Error{Code: "no_such_ref", Final: true,
+		Message: fmt.Sprintf("upstream has no tag or branch %q", name)}
 }
 
 // A mirror turns wanted tags into staged releases.
@@ -235,6 +241,10 @@ func (m *mirror) check(ctx context.Context, objects *gitpack.Objects, wants []wa
 func resolve(ctx context.Context, objects *gitpack.Objects, w *wanted, lim gitpack.Limits) (err error) {
 	if w.commit, w.tags, err = objects.Peel(w.oid); err != nil {
 		return err
+	}
+	if w.tag == "" && w.commit != w.oid {
+		return &Error{Code: "not_a_commit", Final: true,
+			Message: fmt.Sprintf("%s is the id of a tag object; ask for the tag by its name, or for the commit %s", w.oid, w.commit)}
 	}
 	raw, err := objects.Read(w.commit, gitpack.Commit, lim.ObjectBytes)
 	if err != nil {

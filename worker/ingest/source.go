@@ -26,6 +26,37 @@ type sourceRefs struct {
 	rejected       []storage.RejectedTag // tags whose names cannot be published
 }
 
+func newSourceRefs() sourceRefs {
+	return sourceRefs{tags: map[string]gitpack.OID{}, branches: map[string]gitpack.OID{}}
+}
+
+func (s *sourceRefs) empty() bool { return len(s.tags)+len(s.branches)+len(s.rejected) == 0 }
+
+// addTag adds a tag, or says why it cannot keep its name here.
+func (s *sourceRefs) addTag(name string, id gitpack.OID) {
+	if err := validRef(name); err != nil {
+		s.rejected = append(s.rejected, storage.RejectedTag{Tag: name, OID: id.String(), Code: "tag_name", Reason: err.Error()})
+		return
+	}
+	s.tags[name] = id
+}
+
+// addBranch adds a branch that can be asked for.
+func (s *sourceRefs) addBranch(name string, id gitpack.OID) {
+	if validRef(name) == nil {
+		s.branches[name] = id
+	}
+}
+
+// validRef checks the name of a tag or branch. 40 hex digits are a commit id
+// and nothing else: who pins a commit must not get what somebody named so.
+func validRef(name string) error {
+	if storage.ValidOID(name) {
+		return fmt.Errorf("%q is a commit id, which no tag may be named; upstream has to give it another name", name)
+	}
+	return storage.ValidTag(name)
+}
+
 func openSource(ctx context.Context, req Request, events *eventWriter) (source, error) {
 	if folder, ok := strings.CutPrefix(req.CloneURL, FixtureScheme); ok {
 		if strings.HasSuffix(folder, ".git") {
@@ -54,19 +85,15 @@ func (r *remote) close() { r.session.Close() }
 
 func (r *remote) refs() sourceRefs {
 	listed := r.session.Refs()
-	has := sourceRefs{tags: map[string]gitpack.OID{}, branches: map[string]gitpack.OID{}}
+	has := newSourceRefs()
 	for _, tag := range listed.Tags {
-		if err := storage.ValidTag(tag.Name); err != nil {
-			has.rejected = append(has.rejected, storage.RejectedTag{Tag: tag.Name, OID: tag.OID.String(), Code: "tag_name", Reason: err.Error()})
-			continue
-		}
-		has.tags[tag.Name] = tag.OID
+		has.addTag(tag.Name, tag.OID)
 	}
 	for _, branch := range listed.Branches {
-		has.branches[branch.Name] = branch.OID
+		has.addBranch(branch.Name, branch.OID)
 	}
 	for _, ref := range listed.Skipped {
-		if name, ok := strings.CutPrefix(ref.Name, "refs/tags/"); ok {
+		if name, ok := strings.CutPrefix(ref.Name, tagPrefix); ok {
 			has.rejected = append(has.rejected, storage.RejectedTag{Tag: name, Code: "tag_name", Reason: ref.Reason})
 		}
 	}
