@@ -181,15 +181,27 @@ func (db *DB) Adopt(ctx context.Context, name string, from Adoption) error {
 
 // adoptPackage makes the package's row, or checks that it is the same one.
 func adoptPackage(ctx context.Context, tx pgx.Tx, name string, from Adoption) error {
-	up, fence, created := Upstream{}, int64(0), time.Time{}
+	var claims []Upstream
+	var fence int64
+	var created time.Time
 	for _, p := range from.Publications {
-		up = Upstream{Canonical: p.Upstream, CloneURL: p.CloneURL}
+		claims = append(claims, Upstream{Canonical: p.Upstream, CloneURL: p.CloneURL})
 		if created.IsZero() || p.Release.CreatedAt.Before(created) {
 			created = p.Release.CreatedAt
 		}
 	}
-	if from.Record != nil {
-		up, fence = Upstream{Canonical: from.Record.Upstream, CloneURL: from.Record.CloneURL}, from.Record.Fence
+	if r := from.Record; r != nil {
+		claims, fence = append(claims, Upstream{Canonical: r.Upstream, CloneURL: r.CloneURL}), r.Fence
+	}
+	var up Upstream
+	for i, c := range claims {
+		if i > 0 && c.Canonical != up.Canonical {
+			return fmt.Errorf("%w: its releases are of %q and of %q", ErrConflict, clip(up.Canonical), clip(c.Canonical))
+		}
+		if err := c.check(); err != nil {
+			return err
+		}
+		up = c
 	}
 	_, err := tx.Exec(ctx, `
 		INSERT INTO packages (name, upstream, clone_url, fence, created_at, updated_at)

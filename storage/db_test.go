@@ -47,12 +47,13 @@ func TestMigrations(t *testing.T) {
 	if err := f.CheckSchema(f.ctx); err == nil || errors.Is(err, storage.ErrNewerSchema) {
 		t.Errorf("a step behind: %v, want advice to migrate", err)
 	}
-	// The step's tables are there: it fails, and leaves no trace.
+	// The first step's tables are there: it fails, and leaves no trace.
+	f.must(f.exec(`DELETE FROM schema_migrations`))
 	if err := f.Migrate(f.ctx); err == nil {
 		t.Error("a step that fails was taken as applied")
 	}
-	if got := f.count(`SELECT max(version) FROM schema_migrations`); got != last-1 {
-		t.Errorf("at step %d after a failure, want %d", got, last-1)
+	if got := f.count(`SELECT count(*) FROM schema_migrations`); got != 0 {
+		t.Errorf("at step %d after a failure, want 0", got)
 	}
 }
 

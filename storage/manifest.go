@@ -135,6 +135,7 @@ func ParsePackageRecord(b []byte) (*PackageRecord, error) {
 	if r.Version != RecordVersion {
 		return nil, fmt.Errorf("parse package record: version %d, want %d", r.Version, RecordVersion)
 	}
+	r.CloneURL = hideFolder(r.CloneURL)
 	return &r, nil
 }
 
@@ -147,6 +148,7 @@ func ParseManifest(b []byte) (*Manifest, error) {
 	if m.Version != ManifestVersion {
 		return nil, fmt.Errorf("parse manifest: version %d, want %d", m.Version, ManifestVersion)
 	}
+	m.CloneURL = hideFolder(m.CloneURL)
 	return &m, nil
 }
 

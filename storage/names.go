@@ -152,6 +152,47 @@ func ParseUpstream(raw string) (Upstream, error) {
 	return Upstream{Canonical: u.String(), CloneURL: clone, Name: name, Target: target}, nil
 }
 
+// FixtureScheme begins the URL of a package that comes from a folder of the
+// operator's, PACKBASE_FIXTURES, and not from upstream.
+const FixtureScheme = "fixture:"
+
+// FixtureUpstream returns the upstream of the package in a folder of
+// PACKBASE_FIXTURES: a plain source tree, or a bare repository called
+// name.git. The folder is one path element, so no URL says where it lies.
+func FixtureUpstream(folder string) (Upstream, error) {
+	name := strings.TrimSuffix(folder, ".git")
+	if err := ValidPackage(name); err != nil {
+		return Upstream{}, err
+	}
+	return Upstream{Canonical: FixtureScheme + name, CloneURL: FixtureScheme + folder, Name: name}, nil
+}
+
+// check returns an *InvalidError unless CloneURL is a spelling of Canonical:
+// what is dialled must be what owns the name.
+func (u Upstream) check() error {
+	parse := ParseUpstream
+	if strings.HasPrefix(u.CloneURL, FixtureScheme) {
+		parse = func(raw string) (Upstream, error) { return FixtureUpstream(strings.TrimPrefix(raw, FixtureScheme)) }
+	}
+	same, err := parse(u.CloneURL)
+	if err != nil {
+		return err
+	}
+	if same.Canonical != u.Canonical || same.CloneURL != u.CloneURL {
+		return invalid("url", "the clone URL %q is not one of the upstream %q", clip(u.CloneURL), clip(u.Canonical))
+	}
+	return nil
+}
+
+// hideFolder takes a fixture's folder for its name alone: earlier releases
+// wrote down where it lay.
+func hideFolder(cloneURL string) string {
+	if folder, ok := strings.CutPrefix(cloneURL, FixtureScheme); ok {
+		return FixtureScheme + path.Base(folder)
+	}
+	return cloneURL
+}
+
 // validHost reports whether u names a host in ASCII, or by an IP address in
 // its usual form. 127.1, 0x7f000001 and the like are read as addresses by some
 // resolvers and as names by others.

@@ -35,7 +35,12 @@ func packageByName(ctx context.Context, q querier, name string) (Package, error)
 // A name whose owner never published anything, whose last sync failed and
 // for which nothing is under way passes to the new claim: a mistyped URL
 // must not hold a name for ever, and nobody can depend on it yet.
+//
+// It is the one way for a URL to become one that is dialled.
 func claimName(ctx context.Context, tx pgx.Tx, name string, up Upstream) (owner string, err error) {
+	if err := up.check(); err != nil {
+		return "", fmt.Errorf("claim %q: %w", name, err)
+	}
 	// One claim of a name at a time: ON CONFLICT watches the folded name alone,
 	// and of two claims at once one would fail on the primary key.
 	if _, err := tx.Exec(ctx, `SELECT pg_advisory_xact_lock(hashtext('packbase claim ' || lower($1)))`, name); err != nil {

@@ -1,6 +1,7 @@
 package tests_test
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -248,6 +249,11 @@ func TestFixtures(t *testing.T) {
 	}
 	if info := s.Info("plain"); info.LatestTag != "v0.3.0" {
 		t.Errorf("plain folder: tag %s, want v0.3.0", info.LatestTag)
+	}
+	for _, path := range []string{"/p/plain/tag/v0.3.0.json", "/p/bare/tag/v1.2.0.json", "/api/info/plain", "/api/info/bare", "/bare"} {
+		if body := s.Get(path); bytes.Contains(body, []byte(folder)) {
+			t.Errorf("%s says where the fixtures are:\n%s", path, body)
+		}
 	}
 	for _, tt := range []struct{ name, smart, url, commits string }{
 		{"dumb, with history", "0", s.URL + "/bare", "3"},

@@ -1,6 +1,7 @@
 package worker
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"os"
@@ -131,6 +132,7 @@ func (f *fetch) request(rejected []storage.RejectedTag) ingest.Request {
 		Package:  f.pkg.Name,
 		Upstream: f.pkg.Upstream,
 		CloneURL: f.pkg.CloneURL,
+		Fixtures: cmp.Or(f.w.opt.Fixtures, f.w.opt.Builtin),
 		Target:   f.job.Job.Target,
 		Released: map[string]string{},
 		Rejected: map[string]string{},
@@ -189,7 +191,7 @@ func (f *fetch) see(ctx context.Context, refs ingest.Refs) error {
 	if err := f.w.db.RecordMoves(ctx, f.job.Claim, moves); err != nil {
 		return err
 	}
-	if same > 0 || moved+gone == 0 || strings.HasPrefix(f.pkg.CloneURL, ingest.FixtureScheme) {
+	if same > 0 || moved+gone == 0 || strings.HasPrefix(f.pkg.CloneURL, storage.FixtureScheme) {
 		return nil
 	}
 	reason := fmt.Sprintf("none of the released tags is upstream any more what it was (%d moved, %d gone): this may be another repository", moved, gone)

@@ -11,7 +11,6 @@ import (
 	"net/http"
 	"net/url"
 	"os"
-	"path/filepath"
 	"strings"
 	"time"
 
@@ -103,7 +102,7 @@ func (w *Worker) download(ctx context.Context, source string) ([]byte, error) {
 	if name, ok := strings.CutPrefix(source, "file://"); ok {
 		f, err := os.Open(name)
 		if err != nil {
-			return nil, &Error{Code: "catalog_unreadable", Message: "the catalog's file cannot be read: " + err.Error()}
+			return nil, &Error{Code: "catalog_unreadable", Message: "the catalog's file cannot be read: " + ingest.WithoutPath(err).Error()}
 		}
 		defer f.Close()
 		body = f
@@ -300,18 +299,14 @@ func (u *update) importFixtures(ctx context.Context) error {
 		return &Error{Code: "fixtures_unreadable", Message: "PACKBASE_FIXTURES: " + err.Error()}
 	}
 	for _, name := range fixtures {
-		base := strings.TrimSuffix(name, ".git")
-		if storage.ValidPackage(base) != nil {
+		up, err := storage.FixtureUpstream(name)
+		if err != nil {
 			u.n.SourceSkipped++
 			continue
 		}
 		u.n.PackagesTotal++
 		u.n.ReposScanned++
-		err := u.addChild(ctx, storage.Candidate{
-			Name:     base,
-			Upstream: ingest.FixtureScheme + base,
-			CloneURL: ingest.FixtureScheme + filepath.Join(u.w.opt.Fixtures, name),
-		})
+		err = u.addChild(ctx, storage.Candidate{Name: up.Name, Upstream: up.Canonical, CloneURL: up.CloneURL})
 		if err != nil {
 			return err
 		}
@@ -322,7 +317,7 @@ func (u *update) importFixtures(ctx context.Context) error {
 // hostOf returns the host and port of a clone URL, "" for a fixture.
 func hostOf(cloneURL string) string {
 	u, err := url.Parse(cloneURL)
-	if err != nil || u.Scheme+":" == ingest.FixtureScheme {
+	if err != nil || u.Scheme+":" == storage.FixtureScheme {
 		return ""
 	}
 	return u.Host

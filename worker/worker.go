@@ -51,7 +51,8 @@ type Options struct {
 	Zig            string        // a zig to probe with
 	ZigCache       string        // a folder that it may keep
 	Source         string        // the catalog's URL
-	Fixtures       string        // folder of local packages
+	Fixtures       string        // folder of local packages, which updates import
+	Builtin        string        // folder of packbase's own packages, when there are no fixtures
 	UpdateInterval time.Duration // between updates that start by themselves
 	Metrics        prometheus.Registerer
 }

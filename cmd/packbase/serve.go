@@ -137,6 +137,7 @@ func newWorker(cfg *Config, s *stores, git http.Handler, reg prometheus.Register
 		ZigCache:       filepath.Join(cfg.Root, "zig-cache"),
 		Source:         cfg.Source,
 		Fixtures:       cfg.Fixtures,
+		Builtin:        builtin(cfg),
 		UpdateInterval: cfg.UpdateInterval,
 		Metrics:        reg,
 	}, log), nil

@@ -22,7 +22,6 @@ import (
 
 	"packbase/storage"
 	"packbase/storage/engines"
-	"packbase/worker/ingest"
 )
 
 func (p *program) upCommand() *cobra.Command {
@@ -153,27 +152,35 @@ func ensureToken(cfg *Config) (file string, err error) {
 //go:embed hello
 var hello embed.FS
 
+// builtin returns the folder of the packages that packbase itself brings.
+func builtin(cfg *Config) string { return filepath.Join(cfg.Root, "builtin") }
+
 // seedHello puts the built-in package into a registry that has none, so that
 // a new instance always has something to fetch.
 func seedHello(ctx context.Context, cfg *Config, s *stores, log *slog.Logger) error {
-	known, err := s.db.ChangedPackages(ctx, time.Time{})
-	if err != nil || len(known) > 0 || cfg.Fixtures != "" || cfg.ReadOnly {
-		return err
+	if cfg.Fixtures != "" || cfg.ReadOnly {
+		return nil
 	}
 	files, err := fs.Sub(hello, "hello")
 	if err != nil {
 		return err
 	}
-	folder := filepath.Join(cfg.Root, "hello")
+	folder := filepath.Join(builtin(cfg), "hello")
 	if err := os.RemoveAll(folder); err != nil {
 		return err
 	}
 	if err := os.CopyFS(folder, files); err != nil {
 		return err
 	}
-	job, _, err := s.db.RequestFetch(ctx, "hello", storage.Upstream{
-		Canonical: ingest.FixtureScheme + "hello", CloneURL: ingest.FixtureScheme + folder, Name: "hello",
-	})
+	known, err := s.db.ChangedPackages(ctx, time.Time{})
+	if err != nil || len(known) > 0 {
+		return err
+	}
+	up, err := storage.FixtureUpstream("hello")
+	if err != nil {
+		return err
+	}
+	job, _, err := s.db.RequestFetch(ctx, up.Name, up)
 	if err != nil {
 		return err
 	}

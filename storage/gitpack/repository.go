@@ -11,6 +11,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path"
 	"path/filepath"
 	"slices"
 	"sort"
@@ -29,32 +30,33 @@ type Repository struct {
 }
 
 // ReadRepository reads the bare repository in dir, its objects into spool.
-// Alternates and partial clones are not followed: what they hold is missing.
-func ReadRepository(ctx context.Context, dir string, spool *os.File, lim Limits) (*Repository, error) {
+// Alternates, partial clones and symbolic links out of dir are not followed:
+// what they hold is missing, or an error.
+func ReadRepository(ctx context.Context, dir *os.Root, spool *os.File, lim Limits) (*Repository, error) {
 	r := &Repository{Refs: map[string]OID{}}
 	if err := r.readRefs(dir); err != nil {
 		return nil, err
 	}
-	packs, err := filepath.Glob(filepath.Join(dir, "objects", "pack", "*.pack"))
+	packs, err := fs.Glob(dir.FS(), "objects/pack/*.pack")
 	if err != nil {
 		return nil, fmt.Errorf("list packs: %w", err)
 	}
 	r.Objects = NewObjects(spool)
 	for i, name := range packs {
-		if err := r.readPack(ctx, name, spool, i == 0, lim); err != nil {
-			return nil, fmt.Errorf("read %s: %w", filepath.Base(name), err)
+		if err := r.readPack(ctx, dir, name, spool, i == 0, lim); err != nil {
+			return nil, fmt.Errorf("read %s: %w", path.Base(name), err)
 		}
 	}
-	return r, r.readLoose(ctx, filepath.Join(dir, "objects"), lim)
+	return r, r.readLoose(ctx, dir, lim)
 }
 
-func (r *Repository) readRefs(dir string) error {
-	head, err := os.ReadFile(filepath.Join(dir, "HEAD"))
+func (r *Repository) readRefs(dir *os.Root) error {
+	head, err := dir.ReadFile("HEAD")
 	if err != nil {
 		return fmt.Errorf("read repository: %w", err)
 	}
 	r.Head, _ = strings.CutPrefix(strings.TrimSpace(string(head)), "ref: ")
-	packed, err := os.ReadFile(filepath.Join(dir, "packed-refs"))
+	packed, err := dir.ReadFile("packed-refs")
 	if err != nil && !os.IsNotExist(err) {
 		return fmt.Errorf("read repository: %w", err)
 	}
@@ -64,21 +66,16 @@ func (r *Repository) readRefs(dir string) error {
 			r.addRef(name, id)
 		}
 	}
-	root := filepath.Join(dir, "refs")
-	return filepath.WalkDir(root, func(name string, d fs.DirEntry, err error) error {
+	return fs.WalkDir(dir.FS(), "refs", func(name string, d fs.DirEntry, err error) error {
 		if err != nil || !d.Type().IsRegular() {
 			return err
 		}
-		b, err := os.ReadFile(name)
+		b, err := dir.ReadFile(name)
 		if err != nil {
 			return fmt.Errorf("read repository: %w", err)
 		}
-		rel, err := filepath.Rel(dir, name)
-		if err != nil {
-			return err
-		}
 		if id, err := ParseOID(strings.TrimSpace(string(b))); err == nil {
-			r.addRef(filepath.ToSlash(rel), id)
+			r.addRef(name, id)
 		}
 		return nil
 	})
@@ -91,8 +88,8 @@ func (r *Repository) addRef(name string, id OID) {
 }
 
 // readPack adds a pack's objects. The first pack goes straight to the spool.
-func (r *Repository) readPack(ctx context.Context, name string, spool *os.File, first bool, lim Limits) error {
-	pack, err := os.Open(name)
+func (r *Repository) readPack(ctx context.Context, dir *os.Root, name string, spool *os.File, first bool, lim Limits) error {
+	pack, err := dir.Open(name)
 	if err != nil {
 		return err
 	}
@@ -123,8 +120,8 @@ func (r *Repository) readPack(ctx context.Context, name string, spool *os.File, 
 }
 
 // readLoose adds the objects that are in no pack.
-func (r *Repository) readLoose(ctx context.Context, dir string, lim Limits) error {
-	names, err := filepath.Glob(filepath.Join(dir, "[0-9a-f][0-9a-f]", "*"))
+func (r *Repository) readLoose(ctx context.Context, dir *os.Root, lim Limits) error {
+	names, err := fs.Glob(dir.FS(), "objects/[0-9a-f][0-9a-f]/*")
 	if err != nil {
 		return fmt.Errorf("list loose objects: %w", err)
 	}
@@ -132,15 +129,15 @@ func (r *Repository) readLoose(ctx context.Context, dir string, lim Limits) erro
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		if err := r.addLoose(name, lim); err != nil {
-			return fmt.Errorf("read loose object %s: %w", filepath.Base(name), err)
+		if err := r.addLoose(dir, name, lim); err != nil {
+			return fmt.Errorf("read loose object %s: %w", path.Base(name), err)
 		}
 	}
 	return nil
 }
 
-func (r *Repository) addLoose(name string, lim Limits) error {
-	f, err := os.Open(name)
+func (r *Repository) addLoose(dir *os.Root, name string, lim Limits) error {
+	f, err := dir.Open(name)
 	if err != nil {
 		return err
 	}

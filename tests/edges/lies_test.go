@@ -483,9 +483,19 @@ var lies = []lie{
 		p.tape.Store(tape)
 	}, "is of", helloV3},
 	{"package of another upstream", func(t *testing.T, p *player, tape *recording) {
-		tape.forge(t, helloV3, func(m *storage.Manifest) { m.Upstream = "https://evil.example/hello" })
+		tape.forge(t, helloV3, func(m *storage.Manifest) {
+			m.Upstream, m.CloneURL = "https://evil.example/hello", "https://evil.example/hello"
+		})
 		p.tape.Store(tape)
 	}, "bound to", helloV3},
+	{"clone URL of another repository", func(t *testing.T, p *player, tape *recording) {
+		tape.forge(t, helloV3, func(m *storage.Manifest) { m.CloneURL = "https://evil.example/hello" })
+		p.tape.Store(tape)
+	}, "clone URL", helloV3},
+	{"clone URL that is a local folder", func(t *testing.T, p *player, tape *recording) {
+		tape.forge(t, helloV3, func(m *storage.Manifest) { m.CloneURL = "fixture:/etc" })
+		p.tape.Store(tape)
+	}, "clone URL", helloV3},
 	{"package in other letters", func(t *testing.T, p *player, tape *recording) {
 		tape.forge(t, helloV3, func(m *storage.Manifest) { m.Package = "Hello" })
 		p.tape.Store(tape)

@@ -25,9 +25,10 @@ type bareFixture struct {
 	spool *os.File
 }
 
-func openBareFixture(ctx context.Context, req Request, folder string) (source, error) {
-	if _, err := os.Stat(filepath.Join(folder, "HEAD")); err != nil {
-		return nil, &Error{Code: "fixture_not_found", Message: fmt.Sprintf("the fixture %s is not a bare repository", filepath.Base(folder))}
+func openBareFixture(ctx context.Context, req Request, folder *os.Root) (source, error) {
+	defer folder.Close()
+	if _, err := folder.Stat("HEAD"); err != nil {
+		return nil, &Error{Code: "fixture_not_found", Message: fmt.Sprintf("the fixture %s is not a bare repository", filepath.Base(folder.Name()))}
 	}
 	spool, err := os.Create(filepath.Join(req.Dir, "repository"))
 	if err != nil {

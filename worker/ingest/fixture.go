@@ -5,17 +5,12 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"strings"
 	"time"
 
 	"packbase/storage/gitpack"
 	"packbase/storage/zigpkg"
 )
-
-// FixtureScheme begins the clone URL of a package that comes from a local
-// folder and not from upstream.
-const FixtureScheme = "fixture:"
 
 // fixtureTime is the commit time of fixtures, so that the same folder gives
 // the same ids everywhere.
@@ -25,18 +20,14 @@ var fixtureTime = time.Date(2025, 1, 1, 0, 0, 0, 0, time.UTC)
 // build.zig.zon, else v0.1.0.
 type fixture struct {
 	req    Request
-	folder string
+	folder *os.Root
 	tag    string
 	commit gitpack.OID
 }
 
-func openFixture(req Request, folder string) (source, error) {
-	info, err := os.Stat(folder)
-	if err != nil || !info.IsDir() {
-		return nil, &Error{Code: "fixture_not_found", Message: fmt.Sprintf("the fixture folder %s is not there", filepath.Base(folder))}
-	}
+func openFixture(req Request, folder *os.Root) (source, error) {
 	f := &fixture{req: req, folder: folder, tag: "v0.1.0"}
-	src, err := os.ReadFile(filepath.Join(folder, zigpkg.ManifestName))
+	src, err := folder.ReadFile(zigpkg.ManifestName)
 	if err == nil {
 		if man, err := zigpkg.ParseManifest(src); err == nil {
 			f.tag = "v" + man.Version
@@ -53,7 +44,7 @@ func openFixture(req Request, folder string) (source, error) {
 	return f, err
 }
 
-func (f *fixture) close() {}
+func (f *fixture) close() { f.folder.Close() }
 
 func (f *fixture) refs() sourceRefs {
 	return sourceRefs{
@@ -70,7 +61,7 @@ func (f *fixture) objects(_ context.Context, _ []gitpack.OID, spool *os.File) (*
 func (f *fixture) load(spool *os.File) (*gitpack.Objects, error) {
 	objects := gitpack.NewObjects(spool)
 	var files []gitpack.File
-	err := filepath.WalkDir(f.folder, func(name string, d fs.DirEntry, err error) error {
+	err := fs.WalkDir(f.folder.FS(), ".", func(name string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return err
 		}
@@ -80,11 +71,7 @@ func (f *fixture) load(spool *os.File) (*gitpack.Objects, error) {
 			}
 			return nil
 		}
-		rel, err := filepath.Rel(f.folder, name)
-		if err != nil {
-			return err
-		}
-		file, err := addFile(objects, name, filepath.ToSlash(rel), d)
+		file, err := f.add(objects, name, d)
 		files = append(files, file)
 		return err
 	})
@@ -101,15 +88,16 @@ func (f *fixture) load(spool *os.File) (*gitpack.Objects, error) {
 	return objects, err
 }
 
-func addFile(objects *gitpack.Objects, name, rel string, d fs.DirEntry) (gitpack.File, error) {
+// add stores a file of the folder.
+func (f *fixture) add(objects *gitpack.Objects, name string, d fs.DirEntry) (gitpack.File, error) {
 	info, err := d.Info()
 	if err != nil {
 		return gitpack.File{}, err
 	}
-	file := gitpack.File{Path: rel, Mode: gitpack.ModeFile, Size: info.Size()}
+	file := gitpack.File{Path: name, Mode: gitpack.ModeFile, Size: info.Size()}
 	switch {
 	case info.Mode().Type() == fs.ModeSymlink:
-		target, err := os.Readlink(name)
+		target, err := f.folder.Readlink(name)
 		if err != nil {
 			return file, err
 		}
@@ -117,11 +105,11 @@ func addFile(objects *gitpack.Objects, name, rel string, d fs.DirEntry) (gitpack
 		file.OID, err = objects.Add(gitpack.Blob, file.Size, strings.NewReader(target))
 		return file, err
 	case !info.Mode().IsRegular():
-		return file, fmt.Errorf("%s is neither a file nor a symlink", rel)
+		return file, fmt.Errorf("%s is neither a file nor a symlink", name)
 	case info.Mode()&0o100 != 0:
 		file.Mode = gitpack.ModeExecutable
 	}
-	body, err := os.Open(name)
+	body, err := f.folder.Open(name)
 	if err != nil {
 		return file, err
 	}

@@ -1,25 +1,60 @@
 package ingest
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
-	"path/filepath"
 	"strings"
 )
 
 // Fixtures returns the names of the local packages in folder: plain source
-// trees, and bare repositories called name.git.
+// trees, and bare repositories called name.git. A symbolic link that leads out
+// of the folder is none.
 func Fixtures(folder string) ([]string, error) {
-	entries, err := os.ReadDir(folder)
+	root, err := os.OpenRoot(folder)
 	if err != nil {
-		return nil, fmt.Errorf("read folder: %w", err)
+		return nil, fmt.Errorf("open folder: %w", WithoutPath(err))
+	}
+	defer root.Close()
+	entries, err := fs.ReadDir(root.FS(), ".")
+	if err != nil {
+		return nil, fmt.Errorf("read folder: %w", WithoutPath(err))
 	}
 	var names []string
 	for _, e := range entries {
-		info, err := os.Stat(filepath.Join(folder, e.Name()))
+		info, err := root.Stat(e.Name())
 		if err == nil && info.IsDir() && !strings.HasPrefix(e.Name(), ".") {
 			names = append(names, e.Name())
 		}
 	}
 	return names, nil
+}
+
+// openFixtureFolder opens a fixture's folder, which nothing read through it
+// leaves.
+func openFixtureFolder(req Request, name string) (*os.Root, error) {
+	gone := &Error{Code: "fixture_not_found", Message: fmt.Sprintf("the folder of fixtures, PACKBASE_FIXTURES, has no folder %q that it holds itself", name)}
+	if req.Fixtures == "" {
+		return nil, gone
+	}
+	root, err := os.OpenRoot(req.Fixtures)
+	if err != nil {
+		return nil, gone
+	}
+	defer root.Close()
+	folder, err := root.OpenRoot(name)
+	if err != nil {
+		return nil, gone
+	}
+	return folder, nil
+}
+
+// WithoutPath keeps the places of files from those who read about jobs.
+func WithoutPath(err error) error {
+	var file *fs.PathError
+	if errors.As(err, &file) {
+		return file.Err
+	}
+	return err
 }

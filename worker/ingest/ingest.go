@@ -27,7 +27,8 @@ import (
 type Request struct {
 	Package  string            // name of the package
 	Upstream string            // canonical, for the manifest
-	CloneURL string            // what is dialled, or "fixture:" and a folder
+	CloneURL string            // what is dialled, or storage.FixtureScheme and the name of a folder
+	Fixtures string            // where that folder is; "" if there are none
 	Target   string            // the one tag, branch or commit wanted; "" for all tags
 	Released map[string]string // tags that are releases, with what upstream's refs named then
 	Rejected map[string]string // tags that were refused, likewise

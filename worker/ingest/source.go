@@ -58,8 +58,12 @@ func validRef(name string) error {
 }
 
 func openSource(ctx context.Context, req Request, events *eventWriter) (source, error) {
-	if folder, ok := strings.CutPrefix(req.CloneURL, FixtureScheme); ok {
-		if strings.HasSuffix(folder, ".git") {
+	if name, ok := strings.CutPrefix(req.CloneURL, storage.FixtureScheme); ok {
+		folder, err := openFixtureFolder(req, name)
+		if err != nil {
+			return nil, err
+		}
+		if strings.HasSuffix(name, ".git") {
 			return openBareFixture(ctx, req, folder)
 		}
 		return openFixture(req, folder)

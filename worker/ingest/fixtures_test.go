@@ -1,0 +1,113 @@
+package ingest
+
+import (
+	"bufio"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+)
+
+// lay makes files below a folder; a content "-> x" makes a symbolic link to x.
+func lay(t *testing.T, dir string, files map[string]string) {
+	t.Helper()
+	for name, content := range files {
+		file := filepath.Join(dir, name)
+		if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		var err error
+		if target, ok := cutLink(content); ok {
+			err = os.Symlink(target, file)
+		} else {
+			err = os.WriteFile(file, []byte(content), 0o644)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func cutLink(content string) (target string, ok bool) {
+	const arrow = "-> "
+	if len(content) > len(arrow) && content[:len(arrow)] == arrow {
+		return content[len(arrow):], true
+	}
+	return "", false
+}
+
+// No fixture reads what lies outside of its own folder, whatever a clone URL
+// or a symbolic link says.
+func TestFixturesStayInTheirFolder(t *testing.T) {
+	t.Parallel()
+	base := t.TempDir()
+	secret := filepath.Join(base, "secret")
+	fixtures := filepath.Join(base, "fixtures")
+	const oid = "0123456789012345678901234567890123456789\n"
+	lay(t, base, map[string]string{
+		"secret/key":                        ".{ .name = .secret, .version = \"6.6.6\", .fingerprint = 0x1, .paths = .{\"\"} }\n",
+		"secret/HEAD":                       "ref: refs/heads/main\n",
+		"secret/tag":                        oid,
+		"secret.git/HEAD":                   "ref: refs/heads/main\n",
+		"fixtures/plain/build.zig.zon":      "-> ../../secret/key",
+		"fixtures/plain/src/main.zig":       "// code\n",
+		"fixtures/out":                      "-> ../secret",
+		"fixtures/absolute":                 "-> " + secret,
+		"fixtures/within":                   "-> plain",
+		"fixtures/.hidden/file":             "x",
+		"fixtures/bare.git/HEAD":            "ref: refs/heads/main\n",
+		"fixtures/bare.git/refs/heads/main": "-> ../../../../secret/tag",
+		"fixtures/bare.git/packed-refs":     "-> ../../secret/tag",
+		"fixtures/bare.git/objects/pack/x":  "",
+		"fixtures/head.git/HEAD":            "-> ../../secret/HEAD",
+	})
+	names, err := Fixtures(fixtures)
+	slices.Sort(names)
+	if want := []string{"bare.git", "head.git", "plain", "within"}; err != nil || !slices.Equal(names, want) {
+		t.Errorf("fixtures: %q (%v), want %q", names, err, want)
+	}
+	for _, tt := range []struct {
+		clone string
+		ok    bool
+	}{
+		{"fixture:plain", true},
+		{"fixture:within", true},
+		{"fixture:out", false},
+		{"fixture:absolute", false},
+		{"fixture:../secret", false},
+		{"fixture:../secret.git", false},
+		{"fixture:" + secret, false},
+		{"fixture:" + secret + ".git", false},
+		{"fixture:plain/../../secret", false},
+		{"fixture:bare.git", false},
+		{"fixture:head.git", false},
+		{"fixture:missing", false},
+		{"fixture:", false},
+	} {
+		req := Request{Package: "p", CloneURL: tt.clone, Fixtures: fixtures, Dir: t.TempDir(), Limits: DefaultLimits()}
+		src, err := openSource(t.Context(), req, &eventWriter{w: bufio.NewWriter(io.Discard)})
+		if (err == nil) != tt.ok {
+			t.Errorf("%s: %v, want ok %v", tt.clone, err, tt.ok)
+		}
+		if err == nil {
+			src.close()
+		}
+		var own *Error
+		if req.Fixtures = ""; tt.ok {
+			if _, err := openSource(t.Context(), req, nil); !errors.As(err, &own) || own.Code != "fixture_not_found" {
+				t.Errorf("%s without a folder of fixtures: %v", tt.clone, err)
+			}
+		}
+	}
+	req := Request{Package: "plain", CloneURL: "fixture:plain", Fixtures: fixtures, Dir: t.TempDir(), Limits: DefaultLimits()}
+	src, err := openSource(t.Context(), req, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer src.close()
+	if tags := src.refs().tags; len(tags) != 1 || tags["v0.1.0"].IsZero() {
+		t.Errorf("the tags of plain are %v: a manifest outside was read", tags)
+	}
+}
