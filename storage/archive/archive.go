@@ -1,0 +1,587 @@
+// Package archive reads what a URL of a build.zig.zon answers, as Zig reads it.
+//
+// # Format
+//
+// The Content-Type decides, up to its first ";". Only for application/octet-stream and
+// application/x-compressed the Content-Disposition decides, if there is one, and only without it the
+// suffix of the URL's path. The types are those of Zig 0.17, which all five releases since 0.13 take
+// unless [FormatOf] says otherwise. Source: unpackResource and FileType in lib/compiler/Maker/Fetch.zig
+// of Zig 0.17.1, src/Package/Fetch.zig before.
+//
+// # Files
+//
+// What an archive unpacks to is its files and symlinks: modes, owners, times and directories do not
+// count. If all entries lie in one directory, that is the package's root. In a tar stream, other kinds of
+// entries and a path that is there twice are errors, but forgiven if the manifest's .paths leave them out;
+// in a zip, they are errors at once, and a symlink is a file that holds its target. Source: lib/std/tar.zig
+// and lib/std/zip.zig of Zig 0.17.1.
+//
+// Zig up to 0.15 follows "..", absolute paths and earlier symlinks out of its folder, later ones do not;
+// here such an entry is an error like the others.
+package archive
+
+import (
+	"archive/tar"
+	"archive/zip"
+	"bufio"
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"slices"
+	"strings"
+
+	"github.com/klauspost/compress/gzip"
+	"github.com/klauspost/compress/zstd"
+	"github.com/ulikunitz/xz"
+
+	"packbase/storage/zigpkg"
+)
+
+// Limits of what is unpacked.
+const (
+	MaxContent = 4 << 30   // bytes of all files
+	MaxEntries = 400_000   // entries, directories included
+	MaxPath    = 4096      // bytes of a path
+	MaxTarget  = 4096      // bytes of a symlink's target
+	maxWindow  = 8 << 20   // bytes that Zig's zstd decoder looks back
+	maxDict    = 128 << 20 // bytes that an xz stream may look back; xz -9 wants 64 MiB
+)
+
+// Errors that callers may test for with errors.Is.
+var (
+	// ErrUnfit says that no Zig can use the archive, and why.
+	ErrUnfit = errors.New("no Zig can use it")
+	// ErrTooLarge says that the archive exceeds a limit.
+	ErrTooLarge = errors.New("too large")
+)
+
+// A Format is what an archive is, as in its file's name.
+type Format string
+
+// The formats that Zig reads.
+const (
+	Tar    Format = "tar"
+	TarGz  Format = "tar.gz"
+	TarXz  Format = "tar.xz"
+	TarZst Format = "tar.zst"
+	Zip    Format = "zip"
+)
+
+// FormatOf tells the format of what was answered with the two headers, either of which may be "", for a
+// URL with the given path, decoded. It returns ErrUnfit if no Zig would know.
+func FormatOf(contentType, disposition, urlPath string) (Format, error) {
+	mime, _, _ := strings.Cut(contentType, ";")
+	switch strings.ToLower(mime) {
+	case "application/x-tar":
+		return Tar, nil
+	case "application/gzip", "application/x-gzip", "application/tar+gzip", "application/x-tar-gz", "application/x-gtar-compressed":
+		return TarGz, nil
+	case "application/x-xz":
+		return TarXz, nil
+	case "application/zstd":
+		return TarZst, nil
+	case "application/zip", "application/x-zip-compressed", "application/java-archive":
+		return Zip, nil
+	case "application/octet-stream", "application/x-compressed":
+	case "":
+		return "", fmt.Errorf("%w: the answer has no Content-Type", ErrUnfit)
+	default:
+		return "", fmt.Errorf("%w: the Content-Type %.80q is not of an archive", ErrUnfit, contentType)
+	}
+	if disposition != "" {
+		if f := formatOfDisposition(disposition); f != "" {
+			return f, nil
+		}
+		return "", fmt.Errorf("%w: the Content-Disposition %.80q names no archive", ErrUnfit, disposition)
+	}
+	if f := formatOfName(urlPath); f != "" {
+		return f, nil
+	}
+	return "", fmt.Errorf("%w: the file %.80q is not of a known type", ErrUnfit, path.Base(urlPath))
+}
+
+func formatOfName(name string) Format {
+	name = strings.ToLower(name)
+	for _, f := range []struct {
+		format   Format
+		suffixes []string
+	}{
+		{Tar, []string{".tar"}},
+		{TarGz, []string{".tgz", ".tar.gz"}},
+		{TarXz, []string{".txz", ".tar.xz"}},
+		{TarZst, []string{".tzst", ".tar.zst"}},
+		{Zip, []string{".zip", ".jar"}},
+	} {
+		for _, suffix := range f.suffixes {
+			if strings.HasSuffix(name, suffix) {
+				return f.format
+			}
+		}
+	}
+	return ""
+}
+
+// formatOfDisposition is fromContentDisposition of Fetch.zig, oddities included.
+func formatOfDisposition(header string) Format {
+	lower := strings.ToLower(header)
+	_, rest, ok := strings.Cut(lower, "attachment;")
+	if !ok {
+		return ""
+	}
+	_, rest, ok = strings.Cut(rest, "filename")
+	if !ok {
+		return ""
+	}
+	rest = strings.TrimPrefix(rest, "*")
+	rest, ok = strings.CutPrefix(rest, "=")
+	if !ok {
+		return ""
+	}
+	name, _, _ := strings.Cut(rest, ";")
+	return formatOfName(strings.TrimSuffix(name, `"`))
+}
+
+// A File is a file or a symlink of a package.
+type File struct {
+	Path   string // relative to the package's root
+	Target string // of a symlink; a file has none
+	Link   bool
+	Size   int64 // bytes of a file
+	offset int64 // in the scratch file
+}
+
+// A Package is what an archive unpacks to.
+type Package struct {
+	Files    []File // by path
+	Root     string // the directory that was cut off; "" if there was none
+	Plain    bool   // every Zig since 0.13 reads the archive as it is
+	scratch  io.ReaderAt
+	problems []problem
+}
+
+// A problem is an entry that Zig cannot unpack.
+type problem struct{ path, reason string }
+
+// Open returns the content of a file.
+func (p *Package) Open(f File) io.Reader { return io.NewSectionReader(p.scratch, f.offset, f.Size) }
+
+// Unpack reads an archive of size bytes; scratch, which is empty, takes the content of its files and must
+// live as long as the package. Memory is bounded whatever the archive holds.
+func Unpack(ctx context.Context, body io.ReaderAt, size int64, format Format, scratch *os.File) (*Package, error) {
+	u := &unpacker{ctx: ctx, scratch: scratch, kinds: map[string]kind{}, roots: map[string]bool{}}
+	u.out = bufio.NewWriterSize(scratch, 256<<10)
+	p := &Package{scratch: scratch, Plain: format == TarGz}
+	var err error
+	if format == Zip {
+		err = u.zip(body, size)
+	} else {
+		err = u.compressed(body, size, format)
+	}
+	if err == nil {
+		err = u.out.Flush()
+	}
+	if err != nil {
+		return nil, err
+	}
+	p.Root = u.root()
+	p.Plain = p.Plain && !u.odd && len(u.roots) > 0
+	for _, f := range u.files {
+		f.Path = cutRoot(f.Path, p.Root)
+		p.Files = append(p.Files, f)
+	}
+	for _, bad := range u.problems {
+		p.problems = append(p.problems, problem{cutRoot(bad.path, p.Root), bad.reason})
+	}
+	slices.SortFunc(p.Files, func(a, b File) int { return cmp.Compare(a.Path, b.Path) })
+	return p, nil
+}
+
+func cutRoot(name, root string) string {
+	if root == "" {
+		return name
+	}
+	return strings.TrimPrefix(name, root+"/")
+}
+
+// Describe reads the package's manifest, nil if it has none, and computes its hashes. It returns
+// ErrUnfit if the manifest is none, or if an entry that counts cannot be unpacked.
+func (p *Package) Describe() (*zigpkg.Manifest, zigpkg.Hashes, error) {
+	man, err := p.manifest()
+	if err != nil {
+		return nil, zigpkg.Hashes{}, err
+	}
+	for _, bad := range p.problems {
+		if man.Includes(bad.path) {
+			return nil, zigpkg.Hashes{}, fmt.Errorf("%w: %.200q %s", ErrUnfit, bad.path, bad.reason)
+		}
+	}
+	entries := make([]zigpkg.Entry, 0, len(p.Files))
+	for _, f := range p.Files {
+		if !man.Includes(f.Path) {
+			continue
+		}
+		e := zigpkg.Entry{Path: f.Path, Size: f.Size}
+		if f.Link {
+			e.Hash = zigpkg.HashSymlink(f.Path, f.Target)
+		} else if e.Hash, _, err = zigpkg.HashFile(f.Path, p.Open(f)); err != nil {
+			return nil, zigpkg.Hashes{}, err
+		}
+		entries = append(entries, e)
+	}
+	return man, zigpkg.Sum(man, entries), nil
+}
+
+// manifest finds build.zig.zon, through symlinks as Zig does: one that leads nowhere is no manifest.
+func (p *Package) manifest() (*zigpkg.Manifest, error) {
+	name := zigpkg.ManifestName
+	for range 8 {
+		i, ok := slices.BinarySearchFunc(p.Files, name, func(f File, name string) int { return cmp.Compare(f.Path, name) })
+		if !ok {
+			return nil, nil
+		}
+		f := p.Files[i]
+		if f.Link {
+			name = path.Join(path.Dir(name), f.Target)
+			continue
+		}
+		if f.Size > zigpkg.MaxManifestBytes {
+			return nil, fmt.Errorf("%w: build.zig.zon is larger than Zig reads", ErrUnfit)
+		}
+		src, err := io.ReadAll(p.Open(f))
+		if err != nil {
+			return nil, err
+		}
+		man, err := zigpkg.ParseManifest(src)
+		if err != nil {
+			return nil, fmt.Errorf("%w: build.zig.zon: %v", ErrUnfit, err)
+		}
+		return man, nil
+	}
+	return nil, nil
+}
+
+type kind uint8
+
+const (
+	file kind = iota + 1
+	link
+	directory
+)
+
+// An unpacker collects entries.
+type unpacker struct {
+	ctx      context.Context
+	scratch  *os.File
+	out      *bufio.Writer
+	at       int64 // where the next content goes in scratch
+	count    int
+	files    []File
+	kinds    map[string]kind // of what stands at a path
+	roots    map[string]bool // first components; "" for what lies at the top
+	problems []problem
+	odd      bool // older Zigs do not read what newer ones do
+}
+
+// root returns the directory that holds everything, "" if there is none.
+func (u *unpacker) root() string {
+	if len(u.roots) != 1 {
+		return ""
+	}
+	for root := range u.roots {
+		return root
+	}
+	return ""
+}
+
+func (u *unpacker) refuse(name, format string, args ...any) {
+	u.problems = append(u.problems, problem{name, fmt.Sprintf(format, args...)})
+}
+
+// enter notes an entry. It returns false if nothing can be unpacked there.
+func (u *unpacker) enter(name string, k kind) (ok bool, err error) {
+	if err := u.ctx.Err(); err != nil {
+		return false, err
+	}
+	if u.count++; u.count > MaxEntries {
+		return false, fmt.Errorf("%w: more than %d entries", ErrTooLarge, MaxEntries)
+	}
+	if len(name) > MaxPath {
+		return false, fmt.Errorf("%w: a path of %d bytes", ErrTooLarge, len(name))
+	}
+	top, _, nested := strings.Cut(name, "/")
+	if !nested && k != directory {
+		top = ""
+	}
+	u.roots[top] = true
+	if k == directory {
+		return true, nil // comes into being with the first file in it
+	}
+	for dir := path.Dir(name); dir != "."; dir = path.Dir(dir) {
+		switch u.kinds[dir] {
+		case file:
+			u.refuse(name, "is inside a file")
+			return false, nil
+		case link:
+			u.refuse(name, "is written through a symlink")
+			return false, nil
+		case directory:
+			dir = "." // and so are those above
+		default:
+			u.kinds[dir] = directory
+		}
+		if dir == "." {
+			break
+		}
+	}
+	if u.kinds[name] != 0 {
+		u.refuse(name, "is there twice")
+		return false, nil
+	}
+	u.kinds[name] = k
+	return true, nil
+}
+
+// addFile copies a file's content. size is what its header says.
+func (u *unpacker) addFile(name string, size int64, body io.Reader) error {
+	if size > MaxContent-u.at {
+		return fmt.Errorf("%w: it unpacks to more than %d bytes", ErrTooLarge, int64(MaxContent))
+	}
+	n, err := io.Copy(u.out, io.LimitReader(body, size))
+	if err != nil {
+		return broken(err)
+	}
+	if n != size {
+		return fmt.Errorf("%w: it ends inside %.200q", ErrUnfit, name)
+	}
+	u.files = append(u.files, File{Path: name, Size: size, offset: u.at})
+	u.at += size
+	return nil
+}
+
+func (u *unpacker) compressed(body io.ReaderAt, size int64, format Format) error {
+	in := bufio.NewReaderSize(io.NewSectionReader(body, 0, size), 256<<10)
+	switch format {
+	case Tar:
+		return u.tar(in)
+	case TarGz:
+		z, err := gzip.NewReader(in)
+		if err != nil {
+			return broken(err)
+		}
+		z.Multistream(false) // Zig reads the first member only
+		return u.tar(z)
+	case TarXz:
+		if err := checkXz(body, size); err != nil {
+			return err
+		}
+		x, err := xz.NewReader(in)
+		if err != nil {
+			return broken(err)
+		}
+		return u.tar(x)
+	case TarZst:
+		z, err := zstd.NewReader(in, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(maxWindow), zstd.WithDecoderLowmem(true))
+		if err != nil {
+			return broken(err)
+		}
+		defer z.Close()
+		return u.tar(z)
+	}
+	return fmt.Errorf("%w: the format %q", ErrUnfit, format)
+}
+
+// checkXz refuses an xz file without its end, which the library takes for an empty one if there is little
+// of it, and one whose first block wants more memory than we give: the library allocates what a header
+// asks for. The .xz file format 1.2, sections 2.1.2, 3.1 and 5.3.1.
+func checkXz(body io.ReaderAt, size int64) error {
+	end := make([]byte, 2)
+	if _, err := body.ReadAt(end, size-2); err != nil || string(end) != "YZ" {
+		return broken(errors.New("its end is missing"))
+	}
+	head := make([]byte, 12+1024)
+	n, err := body.ReadAt(head, 0)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return err
+	}
+	if n < 13 {
+		return nil // for the library to say
+	}
+	block := head[12:min(n, 12+(int(head[12])+1)*4)]
+	for i := 2; i+2 < len(block); i++ {
+		if block[i] != 0x21 || block[i+1] != 1 { // LZMA2, and the length of its properties
+			continue
+		}
+		if bits := block[i+2]; bits > 40 || (2|int64(bits)&1)<<(bits/2+11) > maxDict {
+			return fmt.Errorf("%w: unpacking takes more than %d bytes of memory", ErrTooLarge, maxDict)
+		}
+		return nil
+	}
+	return nil
+}
+
+func (u *unpacker) tar(in io.Reader) error {
+	t := tar.NewReader(in)
+	for {
+		h, err := t.Next()
+		if errors.Is(err, io.EOF) {
+			// Zig does not look at the checksum that comes last; a mirror must.
+			_, err := io.Copy(io.Discard, io.LimitReader(in, MaxContent))
+			return broken(err)
+		}
+		if err != nil {
+			return broken(err)
+		}
+		if err := u.tarEntry(h, t); err != nil {
+			return err
+		}
+	}
+}
+
+func (u *unpacker) tarEntry(h *tar.Header, body io.Reader) error {
+	name, plain := clean(h.Name)
+	u.odd = u.odd || !plain
+	switch h.Typeflag {
+	case tar.TypeXGlobalHeader:
+		return nil
+	case tar.TypeDir:
+		if name == "" {
+			return nil
+		}
+		_, err := u.enter(name, directory)
+		return err
+	case tar.TypeReg, tar.TypeSymlink:
+	default:
+		u.refuse(name, "has the type %q, which Zig does not unpack", h.Typeflag)
+		return nil
+	}
+	switch {
+	case name == "":
+		u.refuse(h.Name, "leads out of the archive")
+		return nil
+	case sparse(h):
+		u.refuse(name, "is sparse, which Zig does not unpack")
+		return nil
+	case h.Typeflag == tar.TypeSymlink:
+		if len(h.Linkname) > MaxTarget {
+			return fmt.Errorf("%w: a symlink's target of %d bytes", ErrTooLarge, len(h.Linkname))
+		}
+		ok, err := u.enter(name, link)
+		if ok {
+			u.files = append(u.files, File{Path: name, Link: true, Target: h.Linkname})
+		}
+		return err
+	}
+	ok, err := u.enter(name, file)
+	if !ok || err != nil {
+		return err
+	}
+	return u.addFile(name, h.Size, body)
+}
+
+// sparse tells whether the library would fill holes that Zig knows nothing of.
+func sparse(h *tar.Header) bool {
+	for key := range h.PAXRecords {
+		if strings.HasPrefix(key, "GNU.sparse.") {
+			return true
+		}
+	}
+	return h.Typeflag == tar.TypeGNUSparse
+}
+
+// clean returns the path that Zig 0.16 makes of a name, "" if it leads out of the archive, and whether
+// earlier ones do the same.
+func clean(name string) (string, bool) {
+	trimmed := strings.TrimRight(name, "/")
+	if trimmed == "" || strings.HasPrefix(name, "/") {
+		return "", false
+	}
+	var parts []string
+	for part := range strings.SplitSeq(trimmed, "/") {
+		switch part {
+		case "", ".":
+		case "..":
+			if len(parts) == 0 {
+				return "", false
+			}
+			parts = parts[:len(parts)-1]
+		default:
+			parts = append(parts, part)
+		}
+	}
+	cleaned := strings.Join(parts, "/")
+	return cleaned, cleaned == trimmed
+}
+
+func (u *unpacker) zip(body io.ReaderAt, size int64) error {
+	z, err := zip.NewReader(body, size)
+	// What the library finds insecure we judge ourselves.
+	if err != nil && !errors.Is(err, zip.ErrInsecurePath) {
+		return broken(err)
+	}
+	for _, entry := range z.File {
+		if err := u.zipEntry(entry); err != nil {
+			return err
+		}
+	}
+	if len(u.problems) > 0 {
+		return fmt.Errorf("%w: %.200q %s", ErrUnfit, u.problems[0].path, u.problems[0].reason)
+	}
+	return nil
+}
+
+func (u *unpacker) zipEntry(entry *zip.File) error {
+	name := strings.ReplaceAll(entry.Name, `\`, "/")
+	if name == "" || name[0] == '/' || slices.Contains(strings.Split(name, "/"), "..") {
+		return fmt.Errorf("%w: %.200q leads out of the archive", ErrUnfit, entry.Name)
+	}
+	if entry.Method != zip.Store && entry.Method != zip.Deflate {
+		return fmt.Errorf("%w: %.200q is compressed with method %d, which Zig does not know", ErrUnfit, entry.Name, entry.Method)
+	}
+	name, isDir := strings.CutSuffix(name, "/")
+	name, _ = clean(name)
+	if name == "" {
+		return nil
+	}
+	if isDir {
+		_, err := u.enter(name, directory)
+		return err
+	}
+	ok, err := u.enter(name, file)
+	if !ok || err != nil {
+		return err
+	}
+	if entry.UncompressedSize64 > MaxContent {
+		return fmt.Errorf("%w: it unpacks to more than %d bytes", ErrTooLarge, int64(MaxContent))
+	}
+	r, err := entry.Open()
+	if err != nil {
+		return broken(err)
+	}
+	defer r.Close()
+	return u.addFile(name, int64(entry.UncompressedSize64), r)
+}
+
+// broken makes what a library says of bad data an ErrUnfit, and leaves errors of our own machine alone.
+func broken(err error) error {
+	if err == nil {
+		return nil
+	}
+	var file *fs.PathError
+	for _, own := range []error{ErrTooLarge, context.Canceled, context.DeadlineExceeded} {
+		if errors.Is(err, own) {
+			return err
+		}
+	}
+	if errors.As(err, &file) {
+		return err
+	}
+	if errors.Is(err, zstd.ErrWindowSizeExceeded) || errors.Is(err, zstd.ErrDecoderSizeExceeded) {
+		return fmt.Errorf("%w: it looks back further than Zig's 8 MiB", ErrUnfit)
+	}
+	return fmt.Errorf("%w: it is damaged or not what its type says: %v", ErrUnfit, err)
+}
