@@ -1,6 +1,8 @@
 package api
 
 import (
+	"context"
+	"math"
 	"net/http"
 	"strconv"
 	"time"
@@ -29,8 +31,6 @@ func (s *Server) getChanges(w http.ResponseWriter, r *http.Request) error {
 	wait = min(wait, time.Minute)
 	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(wait + 30*time.Second))
 	deadline := time.Now().Add(wait)
-	tick := time.NewTicker(500 * time.Millisecond)
-	defer tick.Stop()
 	for {
 		changes, head, err := s.db.Changes(r.Context(), since, limit)
 		if err != nil {
@@ -42,12 +42,39 @@ func (s *Server) getChanges(w http.ResponseWriter, r *http.Request) error {
 			})
 			return nil
 		}
-		select {
-		case <-r.Context().Done():
-			return nil
-		case <-tick.C:
+		if err := s.awaitChange(r.Context(), head.Seq, deadline); err != nil {
+			return err
 		}
 	}
+}
+
+// feedAge is how late those who wait hear of a change, at most.
+const feedAge = 500 * time.Millisecond
+
+// awaitChange returns when the feed's head is not seq any more, at the
+// deadline, or when this server is about to end. All who wait ask once.
+func (s *Server) awaitChange(ctx context.Context, seq int64, deadline time.Time) error {
+	tick := time.NewTicker(feedAge)
+	defer tick.Stop()
+	for head := seq; head == seq && time.Now().Before(deadline) && !s.draining.Load(); {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-tick.C:
+		}
+		var err error
+		if head, err = s.feedHead.within(ctx, feedAge, s.workOutFeedHead); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *Server) workOutFeedHead(ctx context.Context) (int64, error) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), findTimeout)
+	defer cancel()
+	_, head, err := s.db.Changes(ctx, math.MaxInt64, 1)
+	return head.Seq, err
 }
 
 // getBlob serves GET /api/blobs/{digest}: any stored bytes that a row names.

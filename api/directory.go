@@ -13,12 +13,14 @@ import (
 
 // A directory keeps all packages in memory, so that lists, search and status
 // cost the same with ten packages and with ten thousand. It asks Postgres for
-// what changed, at most once in directoryAge.
+// what changed, at most once in directoryAge, unless there are news.
 type directory struct {
-	db *storage.DB
+	db   *storage.DB
+	news *news
 
 	mu     sync.Mutex
 	asked  time.Time // when Postgres was last asked
+	heard  uint64    // the news by then
 	failed error     // how that ended
 	since  time.Time // the newest change seen
 	byName map[string]*listing
@@ -51,16 +53,18 @@ type totals struct {
 	Languages                                               map[string]int
 }
 
-func newDirectory(db *storage.DB) *directory {
-	return &directory{db: db, byName: map[string]*listing{}, view: &view{totals: totals{Languages: map[string]int{}}}}
+func newDirectory(db *storage.DB, news *news) *directory {
+	return &directory{db: db, news: news, byName: map[string]*listing{}, view: &view{totals: totals{Languages: map[string]int{}}}}
 }
 
-// look returns the packages as they are now, give or take directoryAge.
+// look returns the packages as they are now, give or take directoryAge, and
+// with all news.
 // When Postgres is away it returns the last view, with the error, too.
 func (d *directory) look(ctx context.Context) (*view, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if time.Since(d.asked) < directoryAge {
+	heard := d.news.Load()
+	if time.Since(d.asked) < directoryAge && heard == d.heard {
 		return d.view, d.failed
 	}
 	since := d.since
@@ -71,7 +75,7 @@ func (d *directory) look(ctx context.Context) (*view, error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), directoryTimeout)
 	defer cancel()
 	changed, err := d.db.ChangedPackages(ctx, since)
-	d.asked, d.failed = time.Now(), err
+	d.asked, d.heard, d.failed = time.Now(), heard, err
 	if err != nil {
 		return d.view, err
 	}

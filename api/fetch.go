@@ -79,6 +79,7 @@ func (s *Server) tell(ctx context.Context, job storage.Job) {
 	if err == nil {
 		err = s.db.MarkEnqueued(ctx, job.ID)
 	}
+	s.news.Add(1)
 	if err != nil {
 		s.log.WarnContext(ctx, "queue not told", "job", job.ID, "err", err)
 	}
@@ -136,7 +137,7 @@ func (s *Server) answerJob(w http.ResponseWriter, r *http.Request, job storage.J
 	return nil
 }
 
-// waitFor polls the job until it ends or wait is over.
+// waitFor returns the job when it has ended or wait is over.
 func (s *Server) waitFor(w http.ResponseWriter, r *http.Request, job storage.Job, wait time.Duration) (storage.Job, error) {
 	if wait == 0 {
 		return job, nil
@@ -145,19 +146,22 @@ func (s *Server) waitFor(w http.ResponseWriter, r *http.Request, job storage.Job
 	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(wait + 30*time.Second))
 	ctx, cancel := context.WithTimeout(r.Context(), wait)
 	defer cancel()
-	tick := time.NewTicker(100 * time.Millisecond)
+	now, done := s.watch.follow(job)
+	defer done()
+	tick := time.NewTicker(watchAge)
 	defer tick.Stop()
-	for job.Open() && !s.draining.Load() {
+	for now.Open() && !s.draining.Load() {
 		select {
 		case <-ctx.Done():
-			return job, r.Context().Err()
+			return *now, r.Context().Err()
 		case <-tick.C:
 		}
-		next, err := s.db.JobByID(r.Context(), job.ID)
+		next, err := s.watch.look(ctx, job.ID)
 		if err != nil {
-			return job, err
+			return *now, err
 		}
-		job = next
+		now = next
 	}
-	return job, nil
+	s.told(now)
+	return *now, nil
 }

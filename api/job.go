@@ -3,6 +3,7 @@ package api
 import (
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/http"
 	"strconv"
 	"time"
@@ -126,12 +127,24 @@ func (s *Server) getJob(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
+// told notes that somebody hears how the job ended: lists and status must show
+// what it did from now on. Whoever asks for an old job heard no news.
+func (s *Server) told(job *storage.Job) {
+	if !job.Open() && time.Since(*job.EndedAt) < time.Minute {
+		s.news.Add(1)
+	}
+}
+
 func (s *Server) jobOf(r *http.Request) (storage.Job, error) {
 	id, err := jobID(r)
 	if err != nil {
 		return storage.Job{}, err
 	}
-	return s.db.JobByID(r.Context(), id)
+	job, err := s.db.JobByID(r.Context(), id)
+	if err == nil {
+		s.told(&job)
+	}
+	return job, err
 }
 
 func jobID(r *http.Request) (uuid.UUID, error) {
@@ -156,27 +169,32 @@ func (s *Server) followJob(w http.ResponseWriter, r *http.Request) error {
 	h.Set("Cache-Control", "no-store")
 	h.Set("X-Accel-Buffering", "no")
 	rc := http.NewResponseController(w)
-	tick := time.NewTicker(250 * time.Millisecond)
+	now, done := s.watch.follow(job)
+	defer done()
+	tick := time.NewTicker(watchAge)
 	defer tick.Stop()
-	var last []byte
-	for quiet := 0; ; quiet++ {
-		_ = rc.SetWriteDeadline(time.Now().Add(30 * time.Second))
-		body, err := json.Marshal(newJobBody(job))
-		if err != nil {
-			return err
-		}
-		switch {
-		case string(body) != string(last):
-			if _, err := fmt.Fprintf(w, "event: job\ndata: %s\n\n", body); err != nil {
-				return nil // the client has gone
+	said := time.Now()
+	for last := (*storage.Job)(nil); ; {
+		message := ""
+		if now != last {
+			body, err := json.Marshal(newJobBody(*now))
+			if err != nil {
+				return err
 			}
-			last, quiet = body, 0
-		case quiet%40 == 0:
-			if _, err := fmt.Fprint(w, ": still here\n\n"); err != nil {
+			message, last = fmt.Sprintf("event: job\ndata: %s\n\n", body), now
+			s.told(now)
+		} else if time.Since(said) > 10*time.Second {
+			message = ": still here\n\n"
+		}
+		if message != "" {
+			said = time.Now()
+			_ = rc.SetWriteDeadline(said.Add(30 * time.Second))
+			_, _ = io.WriteString(w, message) // Flush says whether the client has gone
+			if rc.Flush() != nil {
 				return nil
 			}
 		}
-		if err := rc.Flush(); err != nil || !job.Open() || s.draining.Load() {
+		if !now.Open() || s.draining.Load() {
 			return nil
 		}
 		select {
@@ -184,11 +202,10 @@ func (s *Server) followJob(w http.ResponseWriter, r *http.Request) error {
 			return nil
 		case <-tick.C:
 		}
-		next, err := s.db.JobByID(r.Context(), job.ID)
-		if err != nil {
-			continue // Postgres may be away for a moment
+		// Postgres may be away for a moment.
+		if next, err := s.watch.look(r.Context(), job.ID); err == nil {
+			now = next
 		}
-		job = next
 	}
 }
 
@@ -218,6 +235,7 @@ func (s *Server) cancelJob(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	s.news.Add(1)
 	writeJSON(w, http.StatusAccepted, newJobBody(job))
 	return nil
 }

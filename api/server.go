@@ -64,13 +64,18 @@ type Server struct {
 	chart     remembered[web.Chart]
 	orders    *lru.Cache[string, *order] // of releases on pages, by package
 	openJobs  remembered[storage.QueueCounts]
+	feedHead  remembered[int64]
+	news      news
+	watch     *jobWatch
 	draining  atomic.Bool
 }
 
 // New returns a server; its Handler does the work.
 func New(db *storage.DB, q *queue.Queue, blobs blob.Store, opt Options, log *slog.Logger) *Server {
-	s := &Server{db: db, queue: q, blobs: blobs, opt: opt, log: log, directory: newDirectory(db), metrics: newMetrics(opt.Metrics),
-		site: web.New(), releases: newReleaseCache(db), packs: newGitStore(db, blobs)}
+	s := &Server{db: db, queue: q, blobs: blobs, opt: opt, log: log, metrics: newMetrics(opt.Metrics),
+		site: web.New(), releases: newReleaseCache(db), packs: newGitStore(db, blobs), watch: newJobWatch(db)}
+	s.directory = newDirectory(db, &s.news)
+	s.status.news, s.overview.news = &s.news, &s.news
 	s.orders, _ = lru.New[string, *order](keptOrders) // the error is about sizes below one
 	if opt.Metrics != nil {
 		opt.Metrics.MustRegister(newRegistryCollector(s))

@@ -22,6 +22,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -473,6 +474,19 @@ type gate struct {
 	ln    net.Listener
 	mu    sync.Mutex
 	conns map[net.Conn]bool
+	asked atomic.Int64 // how often clients sent something
+}
+
+// asking counts what a client sends.
+type asking struct {
+	io.Reader
+	n *atomic.Int64
+}
+
+func (a asking) Read(b []byte) (int, error) {
+	n, err := a.Reader.Read(b)
+	a.n.Add(1)
+	return n, err
 }
 
 // newGate returns a gate in front of what listens at a network address.
@@ -499,13 +513,13 @@ func newGate(t testing.TB, network, addr string) *gate {
 			p.mu.Lock()
 			p.conns[in], p.conns[out] = true, true
 			p.mu.Unlock()
-			for _, pair := range [][2]net.Conn{{in, out}, {out, in}} {
-				wg.Go(func() {
-					_, _ = io.Copy(pair[0], pair[1]) // ends when either side does
-					pair[0].Close()
-					pair[1].Close()
-				})
+			pump := func(to io.Writer, from io.Reader) {
+				_, _ = io.Copy(to, from) // ends when either side does
+				in.Close()
+				out.Close()
 			}
+			wg.Go(func() { pump(out, asking{in, &p.asked}) })
+			wg.Go(func() { pump(in, out) })
 		}
 	})
 	return p

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"packbase/storage"
@@ -58,29 +59,39 @@ type queueBody struct {
 	Workers []storage.WorkerState `json:"workers"`
 }
 
+// news counts what this server changed, and the ends of jobs that it told
+// somebody of. Lists and status that were worked out before are out of date.
+type news = atomic.Uint64
+
 // A remembered value is worked out again when it is too old, by one caller at
 // a time, however many ask.
 type remembered[T any] struct {
+	news  *news // nil for what may be as old as all that
 	mu    sync.Mutex
 	value T
 	at    time.Time
+	heard uint64 // the news by then
 }
 
-// get returns the value as it was at most a second ago.
+// get returns the value as it was at most a second ago, and after all news.
 func (r *remembered[T]) get(ctx context.Context, work func(context.Context) (T, error)) (T, error) {
 	return r.within(ctx, time.Second, work)
 }
 
-// within returns the value as it was at most age ago.
+// within returns the value as it was at most age ago, and after all news.
 func (r *remembered[T]) within(ctx context.Context, age time.Duration, work func(context.Context) (T, error)) (T, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if time.Since(r.at) < age {
+	var heard uint64
+	if r.news != nil {
+		heard = r.news.Load()
+	}
+	if time.Since(r.at) < age && heard == r.heard {
 		return r.value, nil
 	}
 	value, err := work(ctx)
 	if err == nil {
-		r.value, r.at = value, time.Now()
+		r.value, r.at, r.heard = value, time.Now(), heard
 	}
 	return value, err
 }

@@ -78,6 +78,7 @@ func (s *Server) startUpdate(w http.ResponseWriter, r *http.Request) (job storag
 		if _, _, err = s.db.RequestUpdate(ctx, max(left, s.opt.Cooldown)); err != nil {
 			return job, false, err
 		}
+		s.news.Add(1)
 		retry := seconds(max(left, time.Second))
 		w.Header().Set("Retry-After", strconv.Itoa(retry))
 		writeJSON(w, http.StatusOK, map[string]any{"status": "queued", "queued": true, "retry_after": retry})
@@ -249,6 +250,7 @@ func (s *Server) postReview(w http.ResponseWriter, r *http.Request) error {
 	if err := s.db.Review(r.Context(), name, in.Decision == "accept"); err != nil {
 		return notFound(err, errNoPackage(name))
 	}
+	s.news.Add(1)
 	return s.answerCheck(w, r, name)
 }
 

@@ -143,6 +143,16 @@ func (db *DB) JobByID(ctx context.Context, id uuid.UUID) (Job, error) {
 	return oneJob(rows, id)
 }
 
+// JobsByID returns those jobs of the ids that there are.
+func (db *DB) JobsByID(ctx context.Context, ids []uuid.UUID) ([]Job, error) {
+	rows, _ := db.pool.Query(ctx, `SELECT `+jobColumns+` FROM jobs WHERE id = ANY($1)`, ids)
+	all, err := pgx.CollectRows(rows, pgx.RowToStructByName[Job])
+	if err != nil {
+		return nil, fmt.Errorf("jobs by id: %w", translate(err))
+	}
+	return all, nil
+}
+
 func oneJob(rows pgx.Rows, id uuid.UUID) (Job, error) {
 	job, err := pgx.CollectExactlyOneRow(rows, pgx.RowToStructByName[Job])
 	if err != nil {

@@ -1,0 +1,139 @@
+package api_test
+
+import (
+	"bufio"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"packbase/storage"
+)
+
+// Whoever was told that something is done finds it in the list and in the
+// status, however lately others have looked at these.
+func TestWhatIsDoneIsSeen(t *testing.T) {
+	t.Parallel()
+	g := newRegistry(t)
+	look := func() (packages []string, body statusAnswer) {
+		var list struct{ Packages []string }
+		g.get("/api/list").into(t, &list)
+		g.get("/api/status").into(t, &body)
+		return list.Packages, body
+	}
+	wantPackage := func(pkg string, how string) {
+		t.Helper()
+		if packages, status := look(); !slices.Contains(packages, pkg) || status.PackagesTotal != len(packages) {
+			t.Errorf("%s: list has %q and status counts %d, want %s", how, packages, status.PackagesTotal, pkg)
+		}
+	}
+
+	look()
+	if a := g.post("/api/update", ""); a.StatusCode != http.StatusAccepted {
+		t.Fatalf("update: status = %d, want 202", a.StatusCode)
+	}
+	if _, status := look(); status.Update.State != storage.Queued {
+		t.Errorf("an update was started and status says %q, want queued", status.Update.State)
+	}
+
+	for _, pkg := range []string{"waited", "followed", "asked"} {
+		a := g.post("/api/fetch", `{"url":"`+upstreamOf(t, pkg).Canonical+`"}`)
+		var job struct {
+			JobID string `json:"job_id"`
+		}
+		a.into(t, &job)
+		path := "/api/jobs/" + job.JobID
+		var told sync.WaitGroup
+		told.Go(func() {
+			switch pkg {
+			case "waited":
+				g.post("/api/fetch?wait=60", `{"url":"`+upstreamOf(t, pkg).Canonical+`"}`)
+			case "followed":
+				g.awaitEvent(path, storage.Succeeded)
+			case "asked":
+				for !strings.Contains(string(g.get(path).body), `"succeeded"`) {
+					time.Sleep(time.Millisecond)
+				}
+			}
+		})
+		// Others look all the time.
+		stop := make(chan struct{})
+		var others sync.WaitGroup
+		others.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+					look()
+				}
+			}
+		})
+		g.publish(pkg, release{tag: "v1.0.0", files: zon(pkg, "1.0.0")})
+		told.Wait()
+		wantPackage(pkg, pkg)
+		close(stop)
+		others.Wait()
+	}
+}
+
+// What many follow, a job or the feed, costs Postgres what it costs when one
+// does, and all of them hear of what comes.
+func TestManyFollowers(t *testing.T) {
+	t.Parallel()
+	const n = 300
+	g := newRegistry(t)
+	c := g.claim("hello")
+	path := "/api/jobs/" + c.Job.ID.String()
+	behind, postgres := g.gated()
+	var told sync.WaitGroup
+	for i := range n {
+		told.Go(func() {
+			if i%3 == 0 {
+				behind.get("/api/changes?wait=60") // edges wait, too
+			} else if i%3 == 1 {
+				behind.awaitEvent(path, storage.Failed)
+			} else if a := behind.post("/api/fetch?wait=300", `{"url":"`+upstreamOf(t, "hello").Canonical+`"}`); a.code() != "no_tags" {
+				t.Errorf("who waits gets %d %s, want the error no_tags", a.StatusCode, a.body)
+			}
+		})
+	}
+	// All are there when nothing but looks at the job and the feed is asked any more.
+	const most = 30 // a second: 10 for the job, 4 for the feed, and room
+	rate := float64(n)
+	for deadline := time.Now().Add(time.Minute); rate > most && time.Now().Before(deadline); {
+		before, start := postgres.asked.Load(), time.Now()
+		time.Sleep(2 * time.Second)
+		rate = float64(postgres.asked.Load()-before) / time.Since(start).Seconds()
+	}
+	if rate > most {
+		t.Errorf("%d followers ask Postgres %.0f times a second, want at most %d", n, rate, most)
+	}
+	g.must(g.db.EndJob(t.Context(), c, storage.Outcome{State: storage.Failed, Code: "no_tags", Message: "there are none"}))
+	g.publish("other", release{tag: "v1.0.0", files: zon("other", "1.0.0")})
+	told.Wait()
+}
+
+type statusAnswer struct {
+	PackagesTotal int `json:"packages_total"`
+	Update        struct{ State string }
+}
+
+// awaitEvent follows a job until it is in the state.
+func (g *registry) awaitEvent(path, state string) {
+	g.t.Helper()
+	resp, err := http.Get(g.url + path + "/events")
+	if err != nil {
+		g.t.Error(err)
+		return
+	}
+	defer resp.Body.Close()
+	for lines := bufio.NewScanner(resp.Body); lines.Scan(); {
+		if strings.Contains(lines.Text(), `"state":"`+state+`"`) {
+			return
+		}
+	}
+	g.t.Errorf("the events of %s ended before it was %s", path, state)
+}

@@ -1,0 +1,94 @@
+package api
+
+import (
+	"context"
+	"reflect"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+
+	"packbase/storage"
+)
+
+// A jobWatch looks at the jobs that somebody follows: at all of them with one
+// question to Postgres, at most once in watchAge, however many follow.
+type jobWatch struct {
+	db *storage.DB
+
+	mu        sync.Mutex
+	followers map[uuid.UUID]int
+	jobs      map[uuid.UUID]*storage.Job // as last seen; another pointer is another state
+	asked     time.Time                  // when Postgres was last asked
+	failed    error                      // how that ended
+}
+
+const (
+	watchAge     = 100 * time.Millisecond
+	watchTimeout = 3 * time.Second
+)
+
+func newJobWatch(db *storage.DB) *jobWatch {
+	return &jobWatch{db: db, followers: map[uuid.UUID]int{}, jobs: map[uuid.UUID]*storage.Job{}}
+}
+
+// follow has the job looked at until done is called. It returns the job as
+// the others that follow it saw it last.
+func (w *jobWatch) follow(job storage.Job) (seen *storage.Job, done func()) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.followers[job.ID]++
+	if w.jobs[job.ID] == nil {
+		w.jobs[job.ID] = &job
+	}
+	return w.jobs[job.ID], func() {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		if w.followers[job.ID]--; w.followers[job.ID] == 0 {
+			delete(w.followers, job.ID)
+			delete(w.jobs, job.ID)
+		}
+	}
+}
+
+// look returns a job that is followed, as it is give or take watchAge, or
+// ErrNotFound. The pointer is the one of the last look if nothing changed.
+func (w *jobWatch) look(ctx context.Context, id uuid.UUID) (*storage.Job, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if time.Since(w.asked) >= watchAge {
+		w.failed = w.ask(ctx)
+		w.asked = time.Now()
+	}
+	if w.failed != nil {
+		return nil, w.failed
+	}
+	if w.jobs[id] == nil {
+		return nil, storage.ErrNotFound
+	}
+	return w.jobs[id], nil
+}
+
+func (w *jobWatch) ask(ctx context.Context) error {
+	// Others wait for this answer: it must come soon, and not end with a client.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), watchTimeout)
+	defer cancel()
+	ids := make([]uuid.UUID, 0, len(w.followers))
+	for id := range w.followers {
+		ids = append(ids, id)
+	}
+	found, err := w.db.JobsByID(ctx, ids)
+	if err != nil {
+		return err
+	}
+	before := w.jobs
+	w.jobs = make(map[uuid.UUID]*storage.Job, len(found))
+	for i := range found {
+		job := &found[i]
+		if old := before[job.ID]; old != nil && reflect.DeepEqual(old, job) {
+			job = old
+		}
+		w.jobs[job.ID] = job
+	}
+	return nil
+}
