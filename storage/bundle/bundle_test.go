@@ -1,0 +1,97 @@
+package bundle
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"io"
+	"slices"
+	"strings"
+	"testing"
+)
+
+const (
+	hashA = "N-V-__8AAAoAAADGp8bdIAdYHy8tIxQg98g-HkXCLpVMejYf"
+	hashB = "N-V-__8AAAMAAABcr-E1sk8PMfTOvpi9Hds_wwtndnHnR26_"
+)
+
+var legacyA = "1220" + strings.Repeat("c6", 32)
+
+func sample() (Manifest, map[string]string) {
+	bodies := map[string]string{hashA: "body of a", hashB: strings.Repeat("body of b", 1000)}
+	m := Manifest{Holes: []Hole{{Hash: "1220" + strings.Repeat("00", 32), Code: "gone", Reason: "404"}}}
+	for hash, body := range bodies {
+		sum := sha256.Sum256([]byte(body))
+		p := Package{Hash: hash, SHA256: hex.EncodeToString(sum[:]), Size: int64(len(body)), URLs: []string{"https://b", "https://a"}}
+		if hash == hashA {
+			p.Aliases = []string{legacyA}
+		}
+		m.Packages = append(m.Packages, p)
+	}
+	return m, bodies
+}
+
+func write(t *testing.T, m Manifest, bodies map[string]string) []byte {
+	t.Helper()
+	var buf bytes.Buffer
+	err := Write(&buf, m, func(p Package) (io.ReadCloser, error) { return io.NopCloser(strings.NewReader(bodies[p.Hash])), nil })
+	if err != nil {
+		t.Fatal(err)
+	}
+	return buf.Bytes()
+}
+
+func read(b []byte) (m Manifest, bodies map[string]string, err error) {
+	bodies = map[string]string{}
+	err = Read(bytes.NewReader(b), func(listed Manifest) error { m = listed; return nil }, func(p Package, body io.Reader) error {
+		b, err := io.ReadAll(body)
+		bodies[p.Hash] = string(b)
+		return err
+	})
+	return m, bodies, err
+}
+
+func TestRoundTrip(t *testing.T) {
+	t.Parallel()
+	m, bodies := sample()
+	b := write(t, m, bodies)
+	slices.Reverse(m.Packages)
+	if !bytes.Equal(write(t, m, bodies), b) {
+		t.Error("the order of packages changes the bytes")
+	}
+	got, gotBodies, err := read(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(got.Packages) != 2 || len(got.Holes) != 1 || got.Holes[0].Code != "gone" {
+		t.Errorf("got %+v", got)
+	}
+	for hash, body := range bodies {
+		if gotBodies[hash] != body {
+			t.Errorf("body of %s: got %q", hash, gotBodies[hash])
+		}
+	}
+}
+
+// A bundle that is cut or changed anywhere is never read as whole.
+func TestDamage(t *testing.T) {
+	t.Parallel()
+	m, bodies := sample()
+	b := write(t, m, bodies)
+	for n := 0; n < len(b)-1024; n += 97 { // the end of a tar stream is optional
+		if _, _, err := read(b[:n]); err == nil {
+			t.Errorf("cut at %d of %d: read as whole", n, len(b))
+		}
+	}
+	at := bytes.Index(b, []byte("body of a"))
+	changed := slices.Clone(b)
+	changed[at] ^= 1
+	if _, _, err := read(changed); !errors.Is(err, ErrInvalid) {
+		t.Errorf("changed byte: err = %v, want ErrInvalid", err)
+	}
+	evil := bytes.ReplaceAll(b, []byte(hashB), []byte("../"+hashB[3:]))
+	if _, _, err := read(evil); !errors.Is(err, ErrInvalid) {
+		t.Errorf("hash that is a path: err = %v, want ErrInvalid", err)
+	}
+}
