@@ -3,6 +3,7 @@ package worker
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -41,6 +42,10 @@ func (w *Worker) fetchPackage(ctx context.Context, j *job) (any, error) {
 	if pkg.State != storage.Active {
 		return nil, errFrozen(pkg.Name, pkg.StateReason)
 	}
+	f := &fetch{w: w, job: j, pkg: pkg}
+	if here, err := f.here(ctx); err != nil || here != nil {
+		return here, err
+	}
 	if err := w.queueAtHost(ctx, pkg.CloneURL); err != nil {
 		return nil, err
 	}
@@ -55,7 +60,7 @@ func (w *Worker) fetchPackage(ctx context.Context, j *job) (any, error) {
 		return nil, fmt.Errorf("make staging folder: %w", err)
 	}
 	defer stage.Close()
-	f := &fetch{w: w, job: j, pkg: pkg, dir: stage.Dir}
+	f.dir = stage.Dir
 	if err := f.load(ctx); err != nil {
 		return nil, err
 	}
@@ -94,6 +99,28 @@ type fetch struct {
 	refs     ingest.Refs
 	created  int
 	catalog  string // the catalog's updated_at when the look at upstream began
+}
+
+// here returns the result for a tag or commit that is here already, else nil.
+// Upstream is not asked for it, so nothing is learned about upstream either.
+func (f *fetch) here(ctx context.Context) (any, error) {
+	target := f.job.Job.Target
+	r := FetchResult{Package: f.pkg.Name, Present: f.pkg.ReleaseCount, Count: f.pkg.ReleaseCount}
+	var err error
+	switch {
+	case target == "":
+		return nil, nil
+	case storage.ValidOID(target):
+		r.Commit = strings.ToLower(target)
+		_, err = f.w.db.ReleaseByCommit(ctx, f.pkg.Name, r.Commit)
+	default:
+		r.Tag = target
+		_, err = f.w.db.ReleaseByTag(ctx, f.pkg.Name, target)
+	}
+	if errors.Is(err, storage.ErrNotFound) {
+		return nil, nil
+	}
+	return r, err
 }
 
 // load reads what the package has.
@@ -141,7 +168,9 @@ func (f *fetch) request(rejected []storage.RejectedTag) ingest.Request {
 		Limits:   f.w.opt.Limits,
 	}
 	for i := range f.releases {
-		if r := &f.releases[i]; r.Tag != "" {
+		r := &f.releases[i]
+		req.Commits = append(req.Commits, r.CommitOID)
+		if r.Tag != "" {
 			req.Released[r.Tag] = r.OID()
 		}
 	}

@@ -106,7 +106,7 @@ func choose(req Request, has sourceRefs) (Refs, []wanted, error) {
 	}
 	if req.Target != "" {
 		want, err := target(req.Target, has, &refs)
-		if err != nil {
+		if err != nil || want.tag == "" && slices.Contains(req.Commits, want.oid.String()) {
 			return refs, nil, err
 		}
 		return refs, []wanted{want}, nil
