@@ -57,12 +57,15 @@ func (w *Worker) again(j *job, e *Error) (time.Duration, bool) {
 		// Nothing is wrong with the job: it goes on when there is room.
 		return jitter(w.opt.Backoff * 4), true
 	}
-	if j.Job.Attempts >= w.opt.MaxAttempts {
-		return 0, false
-	}
 	wait := w.opt.Backoff
-	for range j.Job.Attempts - 1 {
-		wait *= 4
+	switch {
+	case j.advanced: // as often as that happens: it comes to an end
+	case j.Job.Attempts >= w.opt.MaxAttempts:
+		return 0, false
+	default:
+		for range j.Job.Attempts - 1 {
+			wait *= 4
+		}
 	}
 	return max(jitter(min(wait, longest)), e.RetryAfter), true
 }

@@ -64,7 +64,9 @@ func (w *Worker) fetchPackage(ctx context.Context, j *job) (any, error) {
 	if err := f.load(ctx); err != nil {
 		return nil, err
 	}
-	if err := f.ingest(ctx); err != nil {
+	err = f.ingest(ctx)
+	j.advanced = f.created+f.rejected > 0
+	if err != nil {
 		return nil, f.pauseHost(ctx, err)
 	}
 	if f.created > 0 || pkg.ProbedAt == nil {
@@ -98,6 +100,7 @@ type fetch struct {
 	set      *gitpack.Set // of indexes
 	refs     ingest.Refs
 	created  int
+	rejected int
 	catalog  string // the catalog's updated_at when the look at upstream began
 }
 
@@ -161,6 +164,8 @@ func (f *fetch) request(rejected []storage.RejectedTag) ingest.Request {
 		CloneURL: f.pkg.CloneURL,
 		Fixtures: cmp.Or(f.w.opt.Fixtures, f.w.opt.Builtin),
 		Target:   f.job.Job.Target,
+		// What went wrong with many may go well with few.
+		Batch:    max(1, ingest.BatchTags>>(2*(f.job.Job.Attempts-1))),
 		Released: map[string]string{},
 		Rejected: map[string]string{},
 		Dir:      f.dir,

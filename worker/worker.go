@@ -119,6 +119,7 @@ type job struct {
 	progress storage.Progress
 	sync     *storage.Sync // how the look at upstream went, if the job had one
 	failures int           // of the package's syncs in a row, before this job
+	advanced bool          // this attempt settled something that the next one need not do again
 }
 
 func (j *job) setProgress(p storage.Progress) {

@@ -33,6 +33,7 @@ type Request struct {
 	Released map[string]string // tags that are releases, with what upstream's refs named then
 	Rejected map[string]string // tags that were refused, likewise
 	Commits  []string          // of releases and snapshots
+	Batch    int               // tags to fetch at once
 	Indexes  []string          // files: the indexes of the package's segments, in order
 	Dir      string            // an empty folder, for the child's files
 	Egress   upstream.Options

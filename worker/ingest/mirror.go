@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"iter"
 	"os"
@@ -21,11 +22,15 @@ import (
 	"packbase/storage/gitpack"
 	"packbase/storage/tarball"
 	"packbase/storage/zigpkg"
+	"packbase/worker/upstream"
 )
 
-// batchTags is the most tags that are fetched at once, and so the most
+// BatchTags is the most tags that are fetched at once, and so the most
 // releases that share one segment.
-const batchTags = 1000
+const BatchTags = 1000
+
+// cutPause is how long upstream is left alone after it cut an answer.
+const cutPause = time.Second
 
 // A wanted is a tag to publish, or a commit without one.
 type wanted struct {
@@ -79,10 +84,8 @@ func run(ctx context.Context, req Request, events *eventWriter) error {
 		return err
 	}
 	defer m.close()
-	for batch := range slices.Chunk(wants, batchTags) {
-		if err := m.batch(ctx, batch); err != nil {
-			return err
-		}
+	if err := m.batches(ctx, wants); err != nil {
+		return err
 	}
 	if bare, ok := src.(*bareFixture); ok {
 		return m.history(ctx, bare)
@@ -181,6 +184,37 @@ func (m *mirror) open() error {
 }
 
 func (m *mirror) close() { m.scratch.Close() }
+
+// batches fetches wants, as many at once as the request allows. Nothing of a
+// pack without history can be resumed, so one that is cut costs its batch: the
+// rest is asked for in smaller ones, down to single tags.
+func (m *mirror) batches(ctx context.Context, wants []wanted) error {
+	most := m.req.Batch
+	for len(wants) > 0 {
+		batch := wants[:min(most, len(wants))]
+		err := m.batch(ctx, batch)
+		var up *upstream.Error
+		if errors.As(err, &up) && up.Code == upstream.CodeIncomplete && len(batch) > 1 {
+			most = (len(batch) + 3) / 4
+			err = pause(ctx, cutPause)
+		} else {
+			wants = wants[len(batch):]
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func pause(ctx context.Context, d time.Duration) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(d):
+		return nil
+	}
+}
 
 // batch fetches some tags at once and stages their releases.
 func (m *mirror) batch(ctx context.Context, wants []wanted) error {
