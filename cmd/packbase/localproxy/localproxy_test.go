@@ -1,0 +1,159 @@
+package localproxy
+
+import (
+	"archive/tar"
+	"bufio"
+	"bytes"
+	"compress/gzip"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// A remote is a packbase that has one tarball.
+func remote(t *testing.T) *httptest.Server {
+	t.Helper()
+	var body bytes.Buffer
+	z := gzip.NewWriter(&body)
+	w := tar.NewWriter(z)
+	for _, name := range []string{"a.txt", "b/c.txt"} {
+		text := map[string]string{"a.txt": "hello", "b/c.txt": "world"}[name]
+		if err := w.WriteHeader(&tar.Header{Name: name, Size: int64(len(text)), Mode: 0o644}); err != nil {
+			t.Fatal(err)
+		}
+		io.WriteString(w, text)
+	}
+	if err := errors.Join(w.Close(), z.Close()); err != nil {
+		t.Fatal(err)
+	}
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Authorization") != "Bearer secret" {
+			t.Errorf("%s: Authorization = %q, want the token and nothing of the client's", r.RequestURI, r.Header.Get("Authorization"))
+		}
+		switch r.RequestURI {
+		case "/base/u/https/files.example.org/a%2Fb//x.tar.gz?y=%20":
+			w.Header().Set("Content-Type", "application/gzip")
+			w.Write(body.Bytes())
+		default:
+			w.Header().Set("X-Packbase-Reason", "no "+r.RequestURI)
+			w.Header().Set("Content-Type", "packbase: no "+r.RequestURI)
+		}
+	}))
+	t.Cleanup(srv.Close)
+	return srv
+}
+
+func start(t *testing.T, others bool) *Proxy {
+	t.Helper()
+	base, err := url.Parse(remote(t).URL + "/base")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := Start(t.Context(), Options{Remote: base, Token: "secret", Others: others, HTTP: &http.Client{}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(p.Close)
+	return p
+}
+
+// Every Zig fetches an https URL through the proxy, and prints why it cannot.
+func TestZig(t *testing.T) {
+	t.Parallel()
+	list := os.Getenv("PACKBASE_TEST_ZIGS")
+	if list == "" {
+		if os.Getenv("CI") != "" {
+			t.Fatal("PACKBASE_TEST_ZIGS is not set")
+		}
+		t.Skip("PACKBASE_TEST_ZIGS names no zig")
+	}
+	p := start(t, true)
+	for _, path := range filepath.SplitList(list) {
+		out, err := zig(t, path, p.URL, "https://us:pw@Files.Example.org/a%2Fb//x.tar.gz?y=%20")
+		// V1 of the hash's test vectors.
+		if !strings.Contains(out, "N-V-__8AAAoAAADGp8bdIAdYHy8tIxQg98g-HkXCLpVMejYf") && !strings.Contains(out, "1220c6a7c6dd2007581f2f2d231420f7c83e1e45c22e954c7a361f0b343daa9f0288") {
+			t.Errorf("%s: got %q, %v", path, out, err)
+		}
+		out, err = zig(t, path, p.URL, "https://files.example.org/none.tar.gz")
+		if err == nil || !strings.Contains(out, "packbase: no /base/u/https/files.example.org/none.tar.gz") {
+			t.Errorf("%s: got %q, %v, want the reason", path, out, err)
+		}
+	}
+	if want := []string{"no /base/u/https/files.example.org/none.tar.gz"}; !slices.Equal(p.Reasons(), want) {
+		t.Errorf("reasons = %q, want %q", p.Reasons(), want)
+	}
+}
+
+func zig(t *testing.T, path, proxy, target string) (string, error) {
+	t.Helper()
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "build.zig"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(t.Context(), path, "fetch", target)
+	cmd.Dir = dir
+	cmd.Env = append(os.Environ(), "http_proxy="+proxy, "https_proxy="+proxy)
+	out, err := cmd.CombinedOutput()
+	return string(out), err
+}
+
+// A tunnel is for other programs than zig, and only where that is wanted.
+func TestConnect(t *testing.T) {
+	t.Parallel()
+	echo, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { echo.Close() })
+	go func() {
+		for {
+			c, err := echo.Accept()
+			if err != nil {
+				return
+			}
+			go func() { io.Copy(c, c); c.Close() }()
+		}
+	}()
+	for _, tt := range []struct {
+		agent  string
+		others bool
+		want   int
+	}{
+		{"curl/8", true, http.StatusOK},
+		{"curl/8", false, http.StatusMethodNotAllowed},
+		{"zig/0.15.2 (std.http)", true, http.StatusMethodNotAllowed},
+	} {
+		p := start(t, tt.others)
+		c, err := net.Dial("tcp", strings.TrimPrefix(p.URL, "http://"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { c.Close() })
+		fmt.Fprintf(c, "CONNECT %s HTTP/1.1\r\nHost: %[1]s\r\nUser-Agent: %s\r\n\r\n", echo.Addr(), tt.agent)
+		r := bufio.NewReader(c)
+		resp, err := http.ReadResponse(r, &http.Request{Method: http.MethodConnect})
+		if err != nil || resp.StatusCode != tt.want {
+			t.Fatalf("%s: got %v, %v, want %d", tt.agent, resp, err, tt.want)
+		}
+		if tt.want != http.StatusOK {
+			if resp.ContentLength != 0 || !resp.Close {
+				t.Errorf("%s: got %v, want no content and a closed connection", tt.agent, resp.Header)
+			}
+			continue
+		}
+		io.WriteString(c, "hello\n")
+		if line, err := r.ReadString('\n'); line != "hello\n" {
+			t.Errorf("through the tunnel: got %q, %v", line, err)
+		}
+	}
+}
