@@ -147,13 +147,14 @@ func near(all []*listing, name string, most int) []*listing {
 		far int
 	}
 	var found []candidate
+	limit := min(1+len(name)/4, 4) // typing errors; more would be another name, and cost more
 	for _, p := range all {
-		other := strings.ToLower(p.Name)
-		far := distance(name, other)
+		other, _, _ := strings.Cut(p.folded, "\x00")
+		far := distance(name, other, limit)
 		if len(name) > 2 && (strings.Contains(other, name) || strings.Contains(name, other) && len(other) > 2) {
 			far = min(far, 2)
 		}
-		if far <= 1+len(name)/4 {
+		if far <= limit {
 			found = append(found, candidate{p, far})
 		}
 	}
@@ -167,25 +168,40 @@ func near(all []*listing, name string, most int) []*listing {
 	return names
 }
 
-// distance is how many letters to insert, drop or replace to get from a to b.
-func distance(a, b string) int {
-	row := make([]int, len(b)+1)
+// distance is how many letters to insert, drop or replace to get from a to b,
+// or limit+1 if it is more than limit. Names have at most MaxPackageName bytes.
+//
+// Only cells within limit of the diagonal can lead to such an end.
+func distance(a, b string, limit int) int {
+	if max(len(a)-len(b), len(b)-len(a)) > limit {
+		return limit + 1
+	}
+	var cells [storage.MaxPackageName + 1]int
+	row := cells[:len(b)+1]
 	for j := range row {
 		row[j] = j
 	}
 	for i := range len(a) {
-		corner := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
+		from, to := max(0, i-limit), min(len(b), i+limit+1)
+		corner, least := row[from], limit+1
+		row[from] = limit + 1
+		if from == 0 {
+			row[0] = i + 1
+		}
+		for j := from; j < to; j++ {
 			change := corner
 			if a[i] != b[j] {
 				change++
 			}
 			corner = row[j+1]
 			row[j+1] = min(change, row[j]+1, row[j+1]+1)
+			least = min(least, row[j+1])
+		}
+		if min(least, row[from]) > limit {
+			return limit + 1
 		}
 	}
-	return row[len(b)]
+	return min(row[len(b)], limit+1)
 }
 
 // getJobList serves GET /jobs?state=&before= to browsers.
