@@ -54,6 +54,7 @@ test-clients: ## run the tests with real clients, at length, and print who can d
 test-faults: ## run the tests that kill, freeze, fill and cut, at length
 	@.ci/install up test
 	$(ENV) '$(ZIGS)' -- go test -count=1 -timeout 90m -tags failpoint,faults ./tests/faults/... ./tests/edges/...
+	PACKBASE_TEST_LONG=200000 go test -count=1 -timeout 30m -run Differential ./storage/gitpack
 
 bench: ## measure against git, git http-backend and nginx side by side
 	@.ci/install up test bench

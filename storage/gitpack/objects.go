@@ -81,6 +81,7 @@ const (
 	CodeTreeMode          = "tree_mode"
 	CodeTreeName          = "tree_name"
 	CodeTreeDuplicate     = "tree_duplicate"
+	CodeTreeConfig        = "tree_config"         // a .gitmodules or .gitattributes that Git refuses
 	CodeTreeCaseCollision = "tree_case_collision" // differs in case or Unicode form only
 	CodeTooManyEntries    = "too_many_entries"
 	CodeTooDeep           = "too_deep"

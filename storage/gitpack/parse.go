@@ -24,10 +24,9 @@ type CommitInfo struct {
 	CommitterTime time.Time // UTC, whole seconds; the time of git archive
 }
 
-// ParseCommit reads the content of a commit object. It is as strict as git
-// fsck about the form of the header and the order of its fields, and accepts
-// a committer line only if every version of Git reads the same time from it.
-// The author line, like other fields, is not looked into.
+// ParseCommit reads the content of a commit object. It is strict about the
+// order of its fields, and accepts a committer line only if every version of
+// Git reads the same time from it. What else Git dislikes is for Fsck.
 // It returns CodeCommitMalformed.
 func ParseCommit(raw []byte) (CommitInfo, error) {
 	c, err := parseCommit(raw)

@@ -58,7 +58,7 @@ type Listing struct {
 // directory in case or Unicode normalization only. Names that only Windows
 // dislikes ("con", "a:b", a dot or space at the end) and invisible or
 // right-to-left characters are accepted, as Git does. So are permission bits
-// other than Git's on regular files; the content of .gitmodules is not read.
+// other than Git's on regular files. The content of files is for Fsck.
 //
 // A symlink must lead to a path in the tree that need not exist, by way of
 // directories only. It may lead to another symlink, which obeys the same rules.
@@ -296,19 +296,26 @@ func isDotGit(name string) bool {
 }
 
 // isDotGitmodules reports whether some system takes name for .gitmodules.
-// git/utf8.c is_hfs_dotgitmodules, git/path.c is_ntfs_dotgitmodules.
-func isDotGitmodules(name string) bool {
+func isDotGitmodules(name string) bool { return isDotFile(name, "gitmodules", "gi7eba") }
+
+// isDotGitattributes reports whether some system takes name for .gitattributes.
+func isDotGitattributes(name string) bool { return isDotFile(name, "gitattributes", "gi7d29") }
+
+// isDotFile reports whether some system takes name for "." and plain, which
+// Windows may shorten, in the end to something that begins with hashed.
+// git/utf8.c is_hfs_dot_str, git/path.c is_ntfs_dot_generic.
+func isDotFile(name, plain, hashed string) bool {
 	name = strings.ToLower(plainName(name))
-	if name == ".gitmodules" {
+	if name == "."+plain {
 		return true
 	}
 	short, number, _ := strings.Cut(name, "~")
-	if short == "gitmod" {
+	if short == plain[:6] {
 		return len(number) == 1 && "1" <= number && number <= "4"
 	}
 	// When those four are taken, Windows hashes the name.
 	_, err := strconv.ParseUint(number, 10, 32)
-	return err == nil && len(name) == 8 && number[0] != '0' && strings.HasPrefix("gi7eba", short)
+	return err == nil && len(name) == 8 && number[0] != '0' && strings.HasPrefix(hashed, short)
 }
 
 // foldName returns the same string for all names that a file system which

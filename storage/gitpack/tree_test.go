@@ -180,18 +180,21 @@ func fsck(t *testing.T, objects func(write func(Type, string))) map[OID]string {
 	objects(func(typ Type, content string) { p.whole(typ, content) })
 	dir := t.TempDir()
 	git(t, dir, "", "init", "-q", "--bare")
-	git(t, dir, string(p.whatItIs()), "unpack-objects", "-q")
+	git(t, dir, string(p.whatItIs()), "index-pack", "--stdin")
 	refused := make(map[OID]string)
 	out, err := gitCommand(dir, "fsck", "--strict", "--no-dangling").CombinedOutput()
 	if exit := (*exec.ExitError)(nil); err != nil && !errors.As(err, &exit) {
 		t.Fatal(err)
 	}
 	for line := range strings.Lines(string(out)) {
-		kind, rest, _ := strings.Cut(line, " in ")
-		if kind != "error" {
-			continue
+		// "error in commit ID: why", or "error: ID: why" of one that is no commit at all.
+		rest, ok := strings.CutPrefix(line, "error: ")
+		if !ok {
+			if rest, ok = strings.CutPrefix(line, "error in "); !ok {
+				continue
+			}
+			_, rest, _ = strings.Cut(rest, " ")
 		}
-		_, rest, _ = strings.Cut(rest, " ")
 		id, why, _ := strings.Cut(rest, ": ")
 		if id, err := ParseOID(id); err == nil {
 			refused[id] = why

@@ -287,8 +287,11 @@ func resolve(ctx context.Context, objects *gitpack.Objects, w *wanted, lim gitpa
 	if w.info, err = gitpack.ParseCommit(raw); err != nil {
 		return err
 	}
-	_, err = objects.Files(ctx, w.info.Tree, lim)
-	return err
+	tree, err := objects.Files(ctx, w.info.Tree, lim)
+	if err != nil {
+		return err
+	}
+	return objects.Fsck(w.commit, w.tags, tree)
 }
 
 // segment stages a segment of the objects that no earlier one holds, those of
