@@ -1,0 +1,223 @@
+// Package proxy lets a zig that knows nothing of packbase take all its packages from it: by http_proxy and
+// https_proxy, or by prefix URLs, /u/https/host/path.
+//
+// Zig asks a proxy for a tunnel, and when that is refused for the URL itself, in absolute form and clear text, https
+// or not. Nothing is ever forwarded: answers are stored archives, stored releases and Git from packbase's own
+// store; what is missing may be pulled by a worker, if the operator has opened its host. This is no open proxy.
+//
+// Zig prints next to nothing of an answer. What all versions print verbatim is a Content-Type that they do not know, so
+// that is how a tarball is refused; the last refusals are kept for GET /why.
+package proxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+
+	"packbase/storage/name"
+)
+
+// A Store has what is answered.
+type Store interface {
+	// ServeArchive answers with what is stored for a dependency that is no Git repository.
+	// It returns ErrMissing, and has not written, if there is nothing.
+	ServeArchive(w http.ResponseWriter, r *http.Request, d name.Dependency) error
+	// Repository returns the package that is bound to a repository, or ErrMissing.
+	Repository(ctx context.Context, repository string) (pkg string, err error)
+	// Pull has a dependency fetched that is missing, and returns when that has ended. The error is a *Refusal
+	// if it is not to be had.
+	Pull(ctx context.Context, d name.Dependency) error
+	// ServeGit answers a request of Git's smart protocol; service is "info/refs" or "git-upload-pack".
+	ServeGit(w http.ResponseWriter, r *http.Request, pkg, service string)
+}
+
+// ErrMissing says that nothing is stored.
+var ErrMissing = errors.New("not stored")
+
+// A Refusal is why there is no answer, for people to read.
+type Refusal struct {
+	Status int
+	Reason string
+}
+
+func (e *Refusal) Error() string { return e.Reason }
+
+// Options are a proxy's settings.
+type Options struct {
+	// Own tells whether a Host, with its port if the client named one, is packbase itself.
+	// absolute says that it came with a URL in absolute form.
+	Own  func(host string, absolute bool) bool
+	Fail func(http.ResponseWriter, *http.Request, error) // answers with an error that is no Refusal
+}
+
+// A Proxy answers for other hosts. Make one with New.
+type Proxy struct {
+	store Store
+	opt   Options
+	why   refusals
+}
+
+// New returns a proxy.
+func New(store Store, opt Options) *Proxy { return &Proxy{store: store, opt: opt} }
+
+// Wrap returns a handler that answers what is meant for other hosts, and prefix URLs, and leaves the rest to own. It
+// comes before any route: else https://github.com/p/x would be our own page.
+func (p *Proxy) Wrap(own http.Handler) http.Handler {
+	// A Zig whose idle connection was closed fails, so none is left idle.
+	closing := func(w http.ResponseWriter) { w.Header().Set("Connection", "close") }
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch {
+		case r.Method == http.MethodConnect:
+			closing(w)
+			// The one refusal after which every Zig asks for the URL itself.
+			w.Header().Set("Content-Length", "0")
+			w.WriteHeader(http.StatusMethodNotAllowed)
+		case r.URL.IsAbs() && !p.opt.Own(r.URL.Host, true):
+			closing(w)
+			p.serve(w, r, r.RequestURI)
+		case !r.URL.IsAbs() && r.Host != "" && !p.opt.Own(r.Host, false):
+			closing(w)
+			// A reverse proxy made origin form of it, and the scheme is lost; nearly all are https.
+			p.serve(w, r, "https://"+r.Host+r.RequestURI)
+		case strings.HasPrefix(r.URL.Path, "/u/"):
+			closing(w)
+			p.prefix(w, r)
+		default:
+			own.ServeHTTP(w, r)
+		}
+	})
+}
+
+// prefix serves /u/{scheme}/{host}/{path}, the path and the query as they come.
+func (p *Proxy) prefix(w http.ResponseWriter, r *http.Request) {
+	uri := r.RequestURI
+	if r.URL.IsAbs() {
+		uri = (&url.URL{Path: r.URL.Path, RawPath: r.URL.RawPath, RawQuery: r.URL.RawQuery}).String()
+	}
+	rest, _ := strings.CutPrefix(uri, "/u/")
+	scheme, rest, ok := strings.Cut(rest, "/")
+	if !ok || scheme != "http" && scheme != "https" {
+		p.refuse(w, r, "", &Refusal{http.StatusNotFound, "a prefix URL is /u/https/host/path"})
+		return
+	}
+	p.serve(w, r, scheme+"://"+rest)
+}
+
+// serve answers for target, a URL as it came.
+func (p *Proxy) serve(w http.ResponseWriter, r *http.Request, target string) {
+	if r.Method != http.MethodGet && r.Method != http.MethodHead && r.Method != http.MethodPost {
+		p.refuse(w, r, target, &Refusal{http.StatusMethodNotAllowed, "only GET and POST of packages are answered for other hosts"})
+		return
+	}
+	d, service, err := parse(target)
+	if err != nil {
+		p.refuse(w, r, target, &Refusal{http.StatusBadRequest, err.Error()})
+		return
+	}
+	if err := p.answer(w, r, d, service); err != nil {
+		p.refuse(w, r, target, err)
+	}
+}
+
+// parse tells Git's requests from archives. service is "" for an archive.
+func parse(target string) (d name.Dependency, service string, err error) {
+	before, query, _ := strings.Cut(target, "?")
+	for _, s := range []string{"info/refs", "git-upload-pack"} {
+		if repo, ok := strings.CutSuffix(before, "/"+s); ok && (s != "info/refs" || query == "service=git-upload-pack") {
+			d, err = name.ParseDependency("git+" + repo)
+			return d, s, err
+		}
+	}
+	d, err = name.ParseDependency(target)
+	return d, "", err
+}
+
+// answer answers from the store, after a pull if need be.
+func (p *Proxy) answer(w http.ResponseWriter, r *http.Request, d name.Dependency, service string) error {
+	err := p.stored(w, r, d, service)
+	if !errors.Is(err, ErrMissing) {
+		return err
+	}
+	if err := p.store.Pull(r.Context(), d); err != nil {
+		return err
+	}
+	if err = p.stored(w, r, d, service); errors.Is(err, ErrMissing) {
+		return &Refusal{http.StatusBadGateway, d.URL + " was fetched, and is still not here"}
+	}
+	return err
+}
+
+func (p *Proxy) stored(w http.ResponseWriter, r *http.Request, d name.Dependency, service string) error {
+	if service == "" {
+		if r.Method == http.MethodPost {
+			return &Refusal{http.StatusMethodNotAllowed, "an archive is fetched with GET"}
+		}
+		return p.store.ServeArchive(w, r, d)
+	}
+	pkg, err := p.store.Repository(r.Context(), d.Repository)
+	if err != nil {
+		return err
+	}
+	p.store.ServeGit(w, r, pkg, service)
+	return nil
+}
+
+// refuse answers that there is nothing, and notes why.
+func (p *Proxy) refuse(w http.ResponseWriter, r *http.Request, target string, err error) {
+	var refusal *Refusal
+	if !errors.As(err, &refusal) {
+		p.opt.Fail(w, r, err)
+		return
+	}
+	reason := strings.Map(header, refusal.Reason)
+	p.why.add(Client(r), reason)
+	h := w.Header()
+	h.Set("X-Packbase-Reason", reason)
+	h.Set("Cache-Control", "no-store")
+	if IsZig(r) && r.Method == http.MethodGet && !strings.Contains(target, "/info/refs?") {
+		h.Set("Content-Type", "packbase: "+reason)
+		h.Set("Content-Length", "0")
+		w.WriteHeader(http.StatusOK)
+		return
+	}
+	http.Error(w, reason, refusal.Status)
+}
+
+// header keeps a reason fit for a header, and below what Zig reads.
+func header(c rune) rune {
+	if c < ' ' || c == 0x7f {
+		return ' '
+	}
+	return c
+}
+
+// IsZig tells whether a request is of Zig's package manager.
+func IsZig(r *http.Request) bool { return strings.HasPrefix(r.UserAgent(), "zig/") }
+
+// Client returns the address that a request came from, without its port.
+func Client(r *http.Request) string {
+	host, _, err := net.SplitHostPort(r.RemoteAddr)
+	if err != nil {
+		return r.RemoteAddr
+	}
+	return host
+}
+
+// Why returns the last refusals of a client, the newest first.
+func (p *Proxy) Why(client string) []string {
+	all := p.why.of(client)
+	slices.Reverse(all)
+	return all
+}
+
+// NotOpened is the refusal for a host that the operator has not opened.
+func NotOpened(d name.Dependency, page string) *Refusal {
+	u, _ := url.Parse(strings.TrimPrefix(d.URL, "git+"))
+	what := strings.TrimPrefix(u.Host+u.Path, "www.")
+	return &Refusal{http.StatusNotFound, fmt.Sprintf("%s is not mirrored here; `packbase capture` brings a project's whole tree; see %s", what, page)}
+}

@@ -1,0 +1,178 @@
+package proxy
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strings"
+	"testing"
+
+	"packbase/storage/name"
+)
+
+// A shelf is a store in memory. What can be pulled is put on it then.
+type shelf struct {
+	archives map[string]string
+	repos    map[string]string
+	pullable map[string]string
+	pulls    []string
+}
+
+func (s *shelf) ServeArchive(w http.ResponseWriter, _ *http.Request, d name.Dependency) error {
+	body, ok := s.archives[d.URL]
+	if !ok {
+		return ErrMissing
+	}
+	w.Header().Set("Content-Type", "application/gzip")
+	io.WriteString(w, body)
+	return nil
+}
+
+func (s *shelf) Repository(_ context.Context, repository string) (string, error) {
+	if pkg, ok := s.repos[repository]; ok {
+		return pkg, nil
+	}
+	return "", ErrMissing
+}
+
+func (s *shelf) Pull(_ context.Context, d name.Dependency) error {
+	s.pulls = append(s.pulls, d.URL)
+	body, ok := s.pullable[d.URL]
+	if !ok {
+		return NotOpened(d, "http://m/why")
+	}
+	s.archives[d.URL] = body
+	return nil
+}
+
+func (s *shelf) ServeGit(w http.ResponseWriter, _ *http.Request, pkg, service string) {
+	fmt.Fprintf(w, "git %s %s", pkg, service)
+}
+
+func serve(t *testing.T, names ...string) (*shelf, *Proxy, string) {
+	t.Helper()
+	s := &shelf{
+		archives: map[string]string{"https://files.example.org/a%2Fb//x.tar.gz?y=%20": "x", "http://files.example.org/plain.zip": "plain"},
+		repos:    map[string]string{"https://github.com/o/r": "r"},
+		pullable: map[string]string{"https://github.com/o/r/archive/v1.tar.gz": "v1"},
+	}
+	var p *Proxy
+	srv := httptest.NewUnstartedServer(nil)
+	_, port, _ := net.SplitHostPort(srv.Listener.Addr().String())
+	p = New(s, Options{
+		Own:  Own(names, port, func(host string) bool { return host == "github.com" }),
+		Fail: func(w http.ResponseWriter, _ *http.Request, err error) { http.Error(w, err.Error(), 500) },
+	})
+	srv.Config.Handler = p.Wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "own "+r.URL.Path) }))
+	srv.Start()
+	t.Cleanup(srv.Close)
+	return s, p, srv.Listener.Addr().String()
+}
+
+// ask sends a request line and a Host as they are.
+func ask(t *testing.T, addr, line, host, agent string) (*http.Response, string) {
+	t.Helper()
+	c, err := net.Dial("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	fmt.Fprintf(c, "%s HTTP/1.1\r\nHost: %s\r\nUser-Agent: %s\r\nContent-Length: 0\r\n\r\n", line, host, agent)
+	method, _, _ := strings.Cut(line, " ")
+	resp, err := http.ReadResponse(bufio.NewReader(c), &http.Request{Method: method})
+	if err != nil {
+		t.Fatalf("%s: %v", line, err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatalf("%s: %v", line, err)
+	}
+	return resp, string(body)
+}
+
+const zig = "zig/0.15.2 (std.http)"
+
+// What is meant for other hosts never reaches a route of ours, and the other way round.
+func TestWrap(t *testing.T) {
+	t.Parallel()
+	_, _, addr := serve(t)
+	tests := []struct {
+		line, host string
+		status     int
+		want       string
+	}{
+		{"GET https://files.example.org/a%2Fb//x.tar.gz?y=%20", "files.example.org", 200, "x"},
+		{"GET https://us:pw@FILES.example.org:443/a%2Fb//x.tar.gz?y=%20", "files.example.org:443", 200, "x"},
+		{"GET http://files.example.org/plain.zip", "files.example.org", 200, "plain"},
+		{"GET https://files.example.org/plain.zip", "files.example.org", 404, "files.example.org/plain.zip is not mirrored here"},
+		{"GET https://github.com/p/hello/tag/v1.tar.gz", "github.com", 404, "github.com/p/hello/tag/v1.tar.gz is not mirrored here"},
+		{"GET https://github.com/o/r.git/info/refs?service=git-upload-pack", "github.com", 200, "git r info/refs"},
+		{"POST https://github.com/o/r/git-upload-pack", "github.com", 200, "git r git-upload-pack"},
+		{"POST https://github.com/o/r/git-receive-pack", "github.com", 405, "an archive is fetched with GET"},
+		{"DELETE https://github.com/o/r", "github.com", 405, "only GET and POST"},
+		{"GET ftp://files.example.org/x.tar", "files.example.org", 400, "Zig fetches http"},
+		{"GET https://github.com/o/r/archive/v1.tar.gz", "github.com", 200, "v1"}, // by a pull
+		{"GET /o/r/archive/v1.tar.gz", "github.com", 200, "v1"},                   // through nginx
+		{"GET /p/hello", "github.com", 404, "github.com/p/hello is not mirrored here"},
+		{"GET /p/hello", "packbase.example.org", 200, "own /p/hello"},
+		{"GET http://" + addr + "/p/hello", addr, 200, "own /p/hello"},
+		{"GET /u/https/files.example.org/a%2Fb//x.tar.gz?y=%20", addr, 200, "x"},
+		{"GET http://" + addr + "/u/http/files.example.org/plain.zip", addr, 200, "plain"},
+		{"GET /u/https/github.com/o/r/info/refs?service=git-upload-pack", addr, 200, "git r info/refs"},
+		{"GET /u/gopher/files.example.org/x", addr, 404, "a prefix URL is /u/https/host/path"},
+	}
+	for _, tt := range tests {
+		resp, body := ask(t, addr, tt.line, tt.host, "curl/8")
+		if resp.StatusCode != tt.status || !strings.Contains(body, tt.want) {
+			t.Errorf("%s (Host %s): got %d %q, want %d %q", tt.line, tt.host, resp.StatusCode, body, tt.status, tt.want)
+		}
+		if foreign := !strings.HasPrefix(body, "own"); foreign && !resp.Close {
+			t.Errorf("%s: the connection stays open", tt.line)
+		}
+	}
+}
+
+// With names set, everything else is foreign.
+func TestNames(t *testing.T) {
+	t.Parallel()
+	_, _, addr := serve(t, "packbase.example.org")
+	for host, want := range map[string]string{
+		"packbase.example.org": "own", "packbase.example.org:8443": "own", "other.example.org": "other.example.org/p/x is not mirrored", "127.0.0.1": "own",
+	} {
+		if _, body := ask(t, addr, "GET /p/x", host, "curl/8"); !strings.Contains(body, want) {
+			t.Errorf("Host %s: got %q, want %q", host, body, want)
+		}
+	}
+}
+
+// Zig is told why in the one way that it prints, others by a status.
+func TestRefusal(t *testing.T) {
+	t.Parallel()
+	_, p, addr := serve(t)
+	const reason = "h.example.org/x.tar.gz is not mirrored here; `packbase capture` brings a project's whole tree; see http://m/why"
+	resp, body := ask(t, addr, "GET https://h.example.org/x.tar.gz", "h.example.org", zig)
+	if resp.StatusCode != 200 || resp.Header.Get("Content-Type") != "packbase: "+reason || body != "" {
+		t.Errorf("zig: got %d %v %q", resp.StatusCode, resp.Header, body)
+	}
+	resp, body = ask(t, addr, "GET https://h.example.org/r/info/refs?service=git-upload-pack", "h.example.org", zig)
+	if resp.StatusCode != 404 || resp.Header.Get("X-Packbase-Reason") == "" {
+		t.Errorf("zig with git: got %d %v %q", resp.StatusCode, resp.Header, body)
+	}
+	resp, _ = ask(t, addr, "CONNECT h.example.org:443", "h.example.org:443", zig)
+	if resp.StatusCode != 405 || resp.ContentLength != 0 || !resp.Close {
+		t.Errorf("CONNECT: got %d %v", resp.StatusCode, resp.Header)
+	}
+	why := p.Why("127.0.0.1")
+	if len(why) != 2 || why[1] != reason || !slices.ContainsFunc(why, func(s string) bool { return strings.HasPrefix(s, "h.example.org/r is") }) {
+		t.Errorf("why = %q", why)
+	}
+	if other := p.Why("192.0.2.1"); len(other) != 0 {
+		t.Errorf("another client is told %q", other)
+	}
+}
