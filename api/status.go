@@ -163,7 +163,9 @@ func (s *Server) workOutUpdate(ctx context.Context) (updateBody, error) {
 	}
 	if err == nil {
 		b.StartedAt, b.UpdatedAt, b.EndedAt, b.Counters, b.LastState = run.StartedAt, &run.UpdatedAt, run.EndedAt, run.Counters, run.State
-		if time.Since(*run.StartedAt) < s.opt.Cooldown {
+		if left, err := s.db.Cooling(ctx, s.opt.Cooldown); err != nil {
+			return b, err
+		} else if left > 0 {
 			b.State = "cooldown"
 		}
 	}

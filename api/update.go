@@ -1,6 +1,7 @@
 package api
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -53,29 +54,17 @@ func (s *Server) postUpdate(w http.ResponseWriter, r *http.Request) error {
 }
 
 // startUpdate returns the update that this request started. If another one is
-// under way or too near, it answers instead.
+// under way or began too lately, it answers instead.
 func (s *Server) startUpdate(w http.ResponseWriter, r *http.Request) (job storage.Job, answered bool, err error) {
 	ctx := r.Context()
-	away := func(err error) error {
-		s.log.WarnContext(ctx, "update refused: redis is away", "err", err)
-		return &Error{Status: http.StatusServiceUnavailable, Code: "unavailable", RetryAfter: 10 * time.Second,
-			Message: "the queue does not answer, so updates cannot be told apart; try again soon"}
-	}
-	if s.opt.Cooldown <= 0 {
-		if err := s.queue.Ping(ctx); err != nil {
-			return job, false, away(err)
-		}
-	}
-	ok, left := true, time.Duration(0)
-	if s.opt.Cooldown > 0 {
-		if ok, left, err = s.queue.Lock(ctx, "update", s.opt.Cooldown); err != nil {
-			return job, false, away(err)
-		}
+	left, err := s.db.Cooling(ctx, s.opt.Cooldown)
+	if err != nil {
+		return job, false, err
 	}
 	_, err = s.db.RunningUpdate(ctx)
 	if err == nil {
 		// Asked for during a run: one more follows it, in a window of its own.
-		if _, _, err = s.db.RequestUpdate(ctx, max(left, s.opt.Cooldown)); err != nil {
+		if _, _, err = s.db.RequestUpdate(ctx, s.opt.Cooldown); err != nil {
 			return job, false, err
 		}
 		s.news.Add(1)
@@ -87,13 +76,18 @@ func (s *Server) startUpdate(w http.ResponseWriter, r *http.Request) (job storag
 	if !errors.Is(err, storage.ErrNotFound) {
 		return job, false, err
 	}
-	if !ok {
+	if left <= 0 {
+		if left, err = s.lockUpdates(ctx); err != nil {
+			return job, false, err
+		}
+	}
+	if left > 0 {
 		retry := seconds(left)
 		w.Header().Set("Retry-After", strconv.Itoa(retry))
 		writeJSON(w, http.StatusOK, map[string]any{"status": "cooldown", "retry_after": retry, "queued": false})
 		return job, true, nil
 	}
-	job, created, err := s.db.RequestUpdate(ctx, 0)
+	job, created, err := s.db.RequestUpdate(ctx, s.opt.Cooldown)
 	if err != nil {
 		return job, false, err
 	}
@@ -101,6 +95,27 @@ func (s *Server) startUpdate(w http.ResponseWriter, r *http.Request) (job storag
 		s.tell(ctx, job)
 	}
 	return job, false, nil
+}
+
+// lockUpdates takes the lock that one request of many has for the cooldown,
+// and returns how long another one keeps it yet.
+func (s *Server) lockUpdates(ctx context.Context) (left time.Duration, err error) {
+	if s.opt.Cooldown <= 0 {
+		err = s.queue.Ping(ctx)
+	} else {
+		var ok bool
+		if ok, left, err = s.queue.Lock(ctx, "update", s.opt.Cooldown); ok {
+			left = 0
+		} else {
+			left = max(left, time.Millisecond)
+		}
+	}
+	if err != nil {
+		s.log.WarnContext(ctx, "update refused: redis is away", "err", err)
+		return 0, &Error{Status: http.StatusServiceUnavailable, Code: "unavailable", RetryAfter: 10 * time.Second,
+			Message: "the queue does not answer, so updates cannot be told apart; try again soon"}
+	}
+	return left, nil
 }
 
 func seconds(d time.Duration) int { return int(math.Ceil(max(d, 0).Seconds())) }

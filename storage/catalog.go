@@ -202,11 +202,23 @@ func (db *DB) LastRun(ctx context.Context) (Run, error) {
 	return run, nil
 }
 
+// Cooling returns how long it takes until cooldown has passed since the last
+// run began; 0 or less if it has.
+func (db *DB) Cooling(ctx context.Context, cooldown time.Duration) (left time.Duration, err error) {
+	err = db.pool.QueryRow(ctx, `
+		SELECT started_at + $1::interval - now() FROM runs WHERE started_at IS NOT NULL ORDER BY id DESC LIMIT 1`, cooldown).Scan(&left)
+	if err != nil && !errors.Is(err, pgx.ErrNoRows) {
+		return 0, fmt.Errorf("cooldown of updates: %w", translate(err))
+	}
+	return left, nil
+}
+
 // RequestUpdate returns the update that has not begun yet, a new one
-// (created) if there is none, to begin after wait.
-func (db *DB) RequestUpdate(ctx context.Context, wait time.Duration) (job Job, created bool, err error) {
+// (created) if there is none. That does not begin until cooldown has passed
+// since the one before began.
+func (db *DB) RequestUpdate(ctx context.Context, cooldown time.Duration) (job Job, created bool, err error) {
 	err = db.tx(ctx, func(tx pgx.Tx) error {
-		job, created, err = addUpdate(ctx, tx, wait)
+		job, created, err = addUpdate(ctx, tx, cooldown)
 		return err
 	})
 	if err != nil {
@@ -217,7 +229,7 @@ func (db *DB) RequestUpdate(ctx context.Context, wait time.Duration) (job Job, c
 
 // RequestDueUpdate is RequestUpdate if none was requested within interval.
 // Of many callers at once, one gets created.
-func (db *DB) RequestDueUpdate(ctx context.Context, interval time.Duration) (job Job, created bool, err error) {
+func (db *DB) RequestDueUpdate(ctx context.Context, interval, cooldown time.Duration) (job Job, created bool, err error) {
 	err = db.tx(ctx, func(tx pgx.Tx) error {
 		if err := lockUpdates(ctx, tx); err != nil {
 			return err
@@ -227,7 +239,7 @@ func (db *DB) RequestDueUpdate(ctx context.Context, interval time.Duration) (job
 		if err != nil || !due {
 			return err
 		}
-		job, created, err = addUpdate(ctx, tx, 0)
+		job, created, err = addUpdate(ctx, tx, cooldown)
 		return err
 	})
 	if err != nil {
@@ -243,7 +255,7 @@ func lockUpdates(ctx context.Context, tx pgx.Tx) error {
 	return err
 }
 
-func addUpdate(ctx context.Context, tx pgx.Tx, wait time.Duration) (Job, bool, error) {
+func addUpdate(ctx context.Context, tx pgx.Tx, cooldown time.Duration) (Job, bool, error) {
 	if err := lockUpdates(ctx, tx); err != nil {
 		return Job{}, false, err
 	}
@@ -260,7 +272,10 @@ func addUpdate(ctx context.Context, tx pgx.Tx, wait time.Duration) (Job, bool, e
 	if err != nil || !created {
 		return job, created, err
 	}
-	_, err = tx.Exec(ctx, `UPDATE jobs SET run_at = now() + $2::interval WHERE id = $1`, job.ID, wait)
+	err = tx.QueryRow(ctx, `
+		UPDATE jobs SET run_at = GREATEST(now(),
+			(SELECT started_at + $2::interval FROM runs WHERE started_at IS NOT NULL ORDER BY id DESC LIMIT 1))
+		WHERE id = $1 RETURNING run_at`, job.ID, cooldown).Scan(&job.RunAt)
 	return job, true, err
 }
 

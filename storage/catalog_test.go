@@ -221,7 +221,7 @@ func TestRequestDueUpdate(t *testing.T) {
 	for want := 1; want <= 2; want++ {
 		news := make([]bool, 20)
 		f.must(errors.Join(at(len(news), func(i int) (err error) {
-			_, news[i], err = f.RequestDueUpdate(f.ctx, time.Hour)
+			_, news[i], err = f.RequestDueUpdate(f.ctx, time.Hour, 0)
 			return err
 		})...))
 		created := 0
@@ -235,6 +235,34 @@ func TestRequestDueUpdate(t *testing.T) {
 		}
 		f.must(f.exec(`UPDATE runs SET created_at = now() - interval '2 hours'`))
 		f.must(f.exec(`UPDATE jobs SET state = 'cancelled', ended_at = now()`))
+	}
+}
+
+// Whoever asks for an update, it does not begin until the cooldown has passed
+// since the one before began.
+func TestUpdatesKeepApart(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	const cooldown = time.Hour
+	for name, request := range map[string]func() (storage.Job, bool, error){
+		"followed": func() (storage.Job, bool, error) { return f.RequestUpdate(f.ctx, cooldown) },
+		"interval": func() (storage.Job, bool, error) { return f.RequestDueUpdate(f.ctx, time.Nanosecond, cooldown) },
+	} {
+		f.must(f.exec(`UPDATE runs SET started_at = now() - interval '2 hours'`)) // the test's first round has none
+		first := f.update()
+		next, created, err := request()
+		f.must(err)
+		if run := f.run(); !created || next.RunAt.Sub(*run.StartedAt) != cooldown {
+			t.Errorf("%s: the next one (new %v) is due at %v, want it %v after %v", name, created, next.RunAt, cooldown, run.StartedAt)
+		}
+		if left, err := f.Cooling(f.ctx, cooldown); err != nil || left <= cooldown-time.Minute || left > cooldown {
+			t.Errorf("%s: cooling %v, %v; want nearly %v", name, left, err, cooldown)
+		}
+		f.must(f.ParkRun(f.ctx, first, storage.Counters{}))
+		f.must(f.CloseRuns(f.ctx))
+		_, err = f.ClaimJob(f.ctx, next.ID, "tests", time.Minute)
+		f.want(name+": claim in the cooldown", err, storage.ErrLost)
+		f.must(f.exec(`UPDATE jobs SET state = 'cancelled', ended_at = now() WHERE state = 'queued'`))
 	}
 }
 

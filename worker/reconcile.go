@@ -55,7 +55,7 @@ func (w *Worker) reconcileOnce(ctx context.Context) error {
 		w.log.WarnContext(ctx, "worker vanished", "job", job.ID, "package", job.Package, "lost_worker", job.Worker, "crashes", job.Crashes)
 	}
 	if w.opt.UpdateInterval > 0 {
-		if _, _, err := w.db.RequestDueUpdate(ctx, w.opt.UpdateInterval); err != nil {
+		if _, _, err := w.db.RequestDueUpdate(ctx, w.opt.UpdateInterval, w.opt.UpdateCooldown); err != nil {
 			return err
 		}
 	}

@@ -54,6 +54,7 @@ type Options struct {
 	Fixtures       string        // folder of local packages, which updates import
 	Builtin        string        // folder of packbase's own packages, when there are no fixtures
 	UpdateInterval time.Duration // between updates that start by themselves
+	UpdateCooldown time.Duration // between the beginnings of any two updates, at least
 	Metrics        prometheus.Registerer
 }
 

@@ -139,6 +139,7 @@ func newWorker(cfg *Config, s *stores, git http.Handler, reg prometheus.Register
 		Fixtures:       cfg.Fixtures,
 		Builtin:        builtin(cfg),
 		UpdateInterval: cfg.UpdateInterval,
+		UpdateCooldown: cfg.UpdateCooldown,
 		Metrics:        reg,
 	}, log), nil
 }
