@@ -116,7 +116,7 @@ func (db *DB) OwnBlobs(ctx context.Context) (release func(), err error) {
 // lockBlobs holds the lock on a connection of its own: it goes with it,
 // however this process ends.
 func (db *DB) lockBlobs(ctx context.Context, function string) (release func(), err error) {
-	conn, err := db.connect(ctx)
+	conn, err := db.Connect(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("lock blobs: %w", err)
 	}

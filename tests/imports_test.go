@@ -23,6 +23,7 @@ var imports = []struct {
 	{"docker/smoke", nil},
 	{"migrations", nil},
 	{"storage", []string{"migrations"}},
+	{"storage/fault", nil},
 	{"storage/blob", nil},
 	{"storage/engines", nil},
 	{"storage/gitpack", nil},

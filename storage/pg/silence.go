@@ -1,4 +1,4 @@
-package storage
+package pg
 
 import (
 	"context"
@@ -45,10 +45,10 @@ func (c *limitedConn) Read(p []byte) (int, error) {
 	return c.Conn.Read(p)
 }
 
-// connect returns a connection beside the pool whose silence has no limit, for
+// Connect returns a connection beside the pool whose silence has no limit, for
 // statements that take as long as they take. It goes with its settings and locks.
-func (db *DB) connect(ctx context.Context) (*pgx.Conn, error) {
-	cfg := db.pool.Config().ConnConfig
+func (db *DB) Connect(ctx context.Context) (*pgx.Conn, error) {
+	cfg := db.Pool.Config().ConnConfig
 	cfg.DialFunc = db.dial
 	return pgx.ConnectConfig(ctx, cfg)
 }

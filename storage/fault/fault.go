@@ -1,0 +1,12 @@
+// Package fault is packbase's vocabulary of errors.
+package fault
+
+import "errors"
+
+// Errors that callers may test for with errors.Is.
+// Anything else is unexpected: the API answers 500 and jobs are retried.
+var (
+	ErrNotFound = errors.New("not found")
+	ErrConflict = errors.New("conflict")
+	ErrInvalid  = errors.New("invalid")
+)
