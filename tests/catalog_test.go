@@ -209,7 +209,7 @@ func TestBadCatalog(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		answer := s.Do(http.MethodPost, "/api/update?wait=60", "", nil)
+		answer := s.Do(http.MethodPost, "/api/update?wait=300", "", nil)
 		if got := answer.Code(); got != tt.code {
 			t.Errorf("%s: code %q, want %q", tt.name, got, tt.code)
 		}

@@ -111,7 +111,7 @@ func withHello(t *testing.T) *server {
 	t.Helper()
 	s := newServer(t, nil)
 	s.work(t)
-	if err := seedHello(t.Context(), s.cfg, s.stores, slog.New(slog.DiscardHandler)); err != nil {
+	if err := seedHello(t.Context(), s.cfg, s.stores); err != nil {
 		t.Fatal(err)
 	}
 	return s
@@ -551,7 +551,26 @@ func TestUpdateCooldown(t *testing.T) {
 	s.cli(t, "update").check(t, 0, "the update has begun as job ")
 	s.cli(t, "jobs", "cancel", s.onlyJob(t)).check(t, 0)
 	s.cli(t, "update").check(t, 0, "there was an update just now; ask again in ")
-	s.cli(t, "update", "--wait", "--timeout", "100ms").check(t, exitGoingOn, "waiting: cooldown")
+
+	ctx, cancel := context.WithCancel(t.Context())
+	said := writerFunc(func(b []byte) {
+		if bytes.Contains(b, []byte("waiting: cooldown")) {
+			cancel() // Ctrl-C
+		}
+	})
+	env := func(name string) string { return map[string]string{"PACKBASE_URL": s.url}[name] }
+	err := run(ctx, []string{"update", "--wait"}, env, strings.NewReader(""), io.Discard, said)
+	if code := exitCode(err); code != exitInterrupted {
+		t.Errorf("waiting for the cooldown's end: exit code = %d (%v), want %d", code, err, exitInterrupted)
+	}
+}
+
+// A writerFunc is called with each part that is written.
+type writerFunc func([]byte)
+
+func (f writerFunc) Write(b []byte) (int, error) {
+	f(b)
+	return len(b), nil
 }
 
 func TestUpdateOfBrokenCatalog(t *testing.T) {

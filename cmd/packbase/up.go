@@ -99,9 +99,11 @@ func (p *program) up(ctx context.Context, cfg *Config, resume bool, log *slog.Lo
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return serveHTTP(ctx, cfg, srv, ln, log) })
 	g.Go(func() error { return work(ctx) })
-	if err := seedHello(ctx, cfg, s, log); err != nil {
-		log.Warn("the hello package was not seeded", "err", err)
+	seeding, cancel := context.WithTimeout(ctx, 10*time.Second)
+	if err := seedHello(seeding, cfg, s); err != nil && ctx.Err() == nil {
+		log.Warn("the hello package is not there yet", "err", err)
 	}
+	cancel()
 	if ctx.Err() == nil {
 		p.banner(cfg, ln.Addr(), tokenFile)
 	}
@@ -156,8 +158,9 @@ var hello embed.FS
 func builtin(cfg *Config) string { return filepath.Join(cfg.Root, "builtin") }
 
 // seedHello puts the built-in package into a registry that has none, so that
-// a new instance always has something to fetch.
-func seedHello(ctx context.Context, cfg *Config, s *stores, log *slog.Logger) error {
+// a new instance always has something to fetch, and waits until it is there or
+// ctx ends.
+func seedHello(ctx context.Context, cfg *Config, s *stores) error {
 	if cfg.Fixtures != "" || cfg.ReadOnly {
 		return nil
 	}
@@ -184,11 +187,10 @@ func seedHello(ctx context.Context, cfg *Config, s *stores, log *slog.Logger) er
 	if err != nil {
 		return err
 	}
-	deadline := time.Now().Add(10 * time.Second)
-	for job.Open() && time.Now().Before(deadline) {
+	for job.Open() {
 		select {
 		case <-ctx.Done():
-			return ctx.Err()
+			return fmt.Errorf("job %s is %s: %w", job.ID, job.State, ctx.Err())
 		case <-time.After(50 * time.Millisecond):
 		}
 		if job, err = s.db.JobByID(ctx, job.ID); err != nil {

@@ -172,7 +172,7 @@ func mirrors(t *testing.T, url string, harm func()) {
 	if took := time.Since(began); took > 4*time.Second {
 		t.Errorf("the fetch took %v: the queue did not tell of it", took)
 	}
-	if a := s.Do("POST", "/api/update?wait=30", "", nil); a.Status != 200 || !strings.Contains(string(a.Body), `"ok"`) {
+	if a := s.Do("POST", "/api/update?wait=300", "", nil); a.Status != 200 || !strings.Contains(string(a.Body), `"ok"`) {
 		t.Errorf("update = %d %s, want ok", a.Status, a.Body)
 	}
 	if a := s.Do("POST", "/api/update", "", nil); !strings.Contains(string(a.Body), "cooldown") {

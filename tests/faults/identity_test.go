@@ -106,7 +106,7 @@ func (i *identity) manyOwners(t *testing.T) {
 					body = fmt.Sprintf(`{"url":%q,"name":%q}`, url, strings.ToUpper(name))
 				}
 				var err error
-				if got[owner], err = i.s.TryDo(http.MethodPost, "/api/fetch?wait=60", body, nil); err != nil {
+				if got[owner], err = i.s.TryDo(http.MethodPost, "/api/fetch?wait=300", body, nil); err != nil {
 					t.Error(err)
 				}
 			})

@@ -1,6 +1,7 @@
 package faults
 
 import (
+	"bufio"
 	"bytes"
 	"compress/gzip"
 	"context"
@@ -513,11 +514,17 @@ func (w *watch) answers(t *testing.T) {
 
 // floodRefs lists refs without end.
 func floodRefs(prefix string) http.HandlerFunc {
-	return func(w http.ResponseWriter, r *http.Request) {
+	return func(w http.ResponseWriter, _ *http.Request) {
 		oid := objectID(blobType, "x")
-		_, err := io.WriteString(w, listHead+pkt(oid+" HEAD\x00"+capabilities+"\n"))
-		for n := 0; err == nil && r.Context().Err() == nil; n++ {
-			_, err = io.WriteString(w, pkt(fmt.Sprintf("%s %s%012d\n", oid, prefix, n)))
+		// A million lines until a limit is met: they must cost the test little.
+		out := bufio.NewWriterSize(w, 64<<10)
+		_, err := out.WriteString(listHead + pkt(oid+" HEAD\x00"+capabilities+"\n"))
+		line := []byte(pkt(oid + " " + prefix + "000000000000\n"))
+		for n := 0; err == nil; n++ {
+			for i, rest := len(line)-2, n; rest > 0; i, rest = i-1, rest/10 {
+				line[i] = byte('0' + rest%10)
+			}
+			_, err = out.Write(line) // fails when the client has gone
 		}
 	}
 }

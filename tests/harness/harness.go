@@ -91,10 +91,10 @@ func Binary(t testing.TB) string {
 
 // timeout is how long the harness waits for what takes a moment: much longer
 // than it should, for machines that are busy.
-const timeout = 60 * time.Second
+const timeout = 3 * time.Minute
 
 // Eventually polls until ok holds, and fails the test with what if it does
-// not in a minute.
+// not in some minutes.
 func Eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()
 	deadline := time.Now().Add(timeout)

@@ -261,7 +261,7 @@ func (s *Server) Fetch(upstream string) Fetched {
 // TryFetch is Fetch for when it may fail.
 func (s *Server) TryFetch(upstream string) *Answer {
 	s.t.Helper()
-	return s.Do(http.MethodPost, "/api/fetch?wait=60", fetchBody(s.t, upstream), nil)
+	return s.Do(http.MethodPost, "/api/fetch?wait=300", fetchBody(s.t, upstream), nil)
 }
 
 // Ask is Fetch without waiting. It returns the job's id.
