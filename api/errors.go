@@ -80,6 +80,8 @@ var jobStatus = map[string]int{
 	"upstream_url":        http.StatusBadRequest,
 	"upstream_address":    http.StatusForbidden,
 	"package_frozen":      http.StatusConflict,
+	"superseded":          http.StatusServiceUnavailable,
+	"worker_lost":         http.StatusServiceUnavailable,
 	"storage_full":        http.StatusServiceUnavailable,
 	"storage_unavailable": http.StatusServiceUnavailable,
 	"timeout":             http.StatusGatewayTimeout,

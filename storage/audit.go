@@ -118,7 +118,7 @@ func (db *DB) OwnBlobs(ctx context.Context) (release func(), err error) {
 func (db *DB) lockBlobs(ctx context.Context, function string) (release func(), err error) {
 	conn, err := db.Connect(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("lock blobs: %w", err)
+		return nil, fmt.Errorf("lock blobs: %w", translate(err))
 	}
 	release = func() {
 		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
@@ -128,7 +128,7 @@ func (db *DB) lockBlobs(ctx context.Context, function string) (release func(), e
 	sql := `SET lock_timeout = 0; SET statement_timeout = 0; SELECT ` + function + `(hashtext('packbase blobs ' || current_schema()))`
 	if _, err := conn.Exec(ctx, sql); err != nil {
 		release()
-		return nil, fmt.Errorf("lock blobs: %w", err)
+		return nil, fmt.Errorf("lock blobs: %w", translate(err))
 	}
 	return release, nil
 }

@@ -279,6 +279,45 @@ func addUpdate(ctx context.Context, tx pgx.Tx, cooldown time.Duration) (Job, boo
 	return job, true, err
 }
 
+// foldUpdate ends the claimed update, which would be queued again, if another
+// one is queued already (there can be one): that one is to do the same, takes
+// over the children that are open and the crashes, and waits at least as long.
+// The run fails, as its update does, with the reason and the name of the other.
+func foldUpdate(ctx context.Context, tx pgx.Tx, c Claim, wait time.Duration, code, reason string) (job Job, folded bool, err error) {
+	if err := lockUpdates(ctx, tx); err != nil {
+		return Job{}, false, err
+	}
+	var next Job
+	err = tx.QueryRow(ctx, `
+		UPDATE jobs SET run_at = GREATEST(run_at, now() + $2::interval), enqueued_at = NULL, crashes = GREATEST(crashes, $3)
+		WHERE kind = $1 AND state = 'queued' RETURNING id, run_id`, UpdateCatalog, wait, c.Job.Crashes).Scan(&next.ID, &next.RunID)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return Job{}, false, nil
+	}
+	if err != nil {
+		return Job{}, false, err
+	}
+	if code == "" {
+		code, reason = "superseded", "the update was interrupted"
+	}
+	rows, _ := tx.Query(ctx, `
+		UPDATE jobs
+		SET state = 'failed', ended_at = now(), lease = NULL, lease_until = NULL, error_code = @code, error_message = @message
+		WHERE id = @id AND lease = @lease
+		RETURNING `+jobColumns, pgx.NamedArgs{"id": c.Job.ID, "lease": c.Lease, "code": code,
+		"message": fmt.Sprintf("%s; the next update, job %s, does its work", reason, next.ID)})
+	job, err = pgx.CollectExactlyOneRow(rows, pgx.RowToStructByName[Job])
+	if errors.Is(err, pgx.ErrNoRows) {
+		return Job{}, false, ErrLost
+	}
+	if err != nil {
+		return Job{}, false, err
+	}
+	_, err = tx.Exec(ctx, `
+		UPDATE jobs SET run_id = $2 WHERE run_id = $1 AND kind <> 'catalog:update' AND state IN ('queued', 'running')`, job.RunID, next.RunID)
+	return job, true, err
+}
+
 // RunningUpdate returns the update that is under way, or ErrNotFound.
 func (db *DB) RunningUpdate(ctx context.Context) (Job, error) {
 	rows, _ := db.pool.Query(ctx, `SELECT `+jobColumns+` FROM jobs WHERE kind = $1 AND state = 'running'`, UpdateCatalog)
@@ -302,10 +341,15 @@ func (db *DB) OpenUpdate(ctx context.Context) (Job, error) {
 	return job, nil
 }
 
-// StartRun notes that the claimed update has begun.
+// StartRun notes that the claimed update has begun. It returns ErrLost if the
+// claim was taken over.
 func (db *DB) StartRun(ctx context.Context, c Claim) error {
-	_, err := db.pool.Exec(ctx, `
-		UPDATE runs SET state = 'running', started_at = COALESCE(started_at, now()), updated_at = now(), ended_at = NULL WHERE id = $1`, c.Job.RunID)
+	tag, err := db.pool.Exec(ctx, `
+		UPDATE runs SET state = 'running', started_at = COALESCE(started_at, now()), updated_at = now(), ended_at = NULL
+		WHERE id = (SELECT run_id FROM jobs WHERE id = $1 AND lease = $2 FOR UPDATE)`, c.Job.ID, c.Lease)
+	if err == nil && tag.RowsAffected() == 0 {
+		err = ErrLost
+	}
 	if err != nil {
 		return fmt.Errorf("start run: %w", translate(err))
 	}
@@ -381,7 +425,9 @@ func (db *DB) ParkRun(ctx context.Context, c Claim, n Counters) error {
 		if err != nil {
 			return err
 		}
-		tag, err := tx.Exec(ctx, `UPDATE jobs SET lease_until = NULL WHERE id = $1 AND lease = $2`, c.Job.ID, c.Lease)
+		// The lease goes to nobody: what is still under way with the claim, a
+		// heartbeat or a failure, must not bring its time back.
+		tag, err := tx.Exec(ctx, `UPDATE jobs SET lease = gen_random_uuid(), lease_until = NULL WHERE id = $1 AND lease = $2`, c.Job.ID, c.Lease)
 		if err == nil && tag.RowsAffected() == 0 {
 			return ErrLost
 		}
@@ -420,7 +466,7 @@ func (db *DB) CloseRuns(ctx context.Context) error {
 		_, err := tx.Exec(ctx, `
 			WITH done AS (
 				UPDATE jobs j
-				SET state = 'succeeded', ended_at = now(), lease = NULL, progress = '{}',
+				SET state = 'succeeded', ended_at = now(), lease = NULL, progress = '{}', error_code = '', error_message = '',
 					result = (SELECT to_jsonb(r) - '{id,state,created_at,started_at,updated_at,ended_at}'::text[] FROM runs r WHERE r.id = j.run_id)
 				WHERE j.kind = 'catalog:update' AND j.state = 'running' AND j.lease_until IS NULL
 					AND NOT EXISTS (SELECT FROM jobs c WHERE c.run_id = j.run_id AND c.kind <> 'catalog:update' AND c.state IN ('queued', 'running'))

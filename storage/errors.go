@@ -14,6 +14,7 @@ var (
 	ErrNotFound = fault.ErrNotFound
 	ErrConflict = fault.ErrConflict
 	ErrInvalid  = fault.ErrInvalid
+	ErrAway     = fault.ErrAway
 
 	// ErrLost says that another worker has taken over: what this one holds
 	// is stale, and it must stop.

@@ -187,9 +187,10 @@ func (db *DB) Jobs(ctx context.Context, f JobFilter) ([]Job, error) {
 
 // ClaimJob takes a job that is due for worker, until lease from now.
 // It returns ErrLost if there is nothing to take: the job has ended, is not
-// due, is running, or its package is busy with another job.
+// due, is running, or its package is busy with another job. After any other
+// error the job may be claimed all the same: RequeueJob gives it back.
 func (db *DB) ClaimJob(ctx context.Context, id uuid.UUID, worker string, lease time.Duration) (Claim, error) {
-	c := Claim{Lease: uuid.New()}
+	c := Claim{Job: Job{ID: id}, Lease: uuid.New()}
 	err := db.tx(ctx, func(tx pgx.Tx) error {
 		// The package's row is locked before the job's, as everywhere: in two
 		// orders, this and RequestFetch would deadlock.
@@ -217,7 +218,7 @@ func (db *DB) ClaimJob(ctx context.Context, id uuid.UUID, worker string, lease t
 		err = ErrLost
 	}
 	if err != nil {
-		return Claim{}, fmt.Errorf("claim job %s: %w", id, err)
+		return c, fmt.Errorf("claim job %s: %w", id, translate(err))
 	}
 	return c, nil
 }
@@ -264,14 +265,15 @@ func (db *DB) EndJob(ctx context.Context, c Claim, o Outcome) error {
 				return err
 			}
 		}
-		tag, err := tx.Exec(ctx, `
+		// The run is the row's: an update that folds hands its children on.
+		err := tx.QueryRow(ctx, `
 			UPDATE jobs
 			SET state = @state, error_code = @code, error_message = @message, result = @result, progress = @progress,
 				ended_at = now(), lease = NULL, lease_until = NULL
-			WHERE id = @id AND lease = @lease`,
+			WHERE id = @id AND lease = @lease RETURNING run_id`,
 			pgx.NamedArgs{"id": c.Job.ID, "lease": c.Lease, "state": o.State, "code": o.Code, "message": o.Message,
-				"result": result, "progress": o.Progress})
-		if err == nil && tag.RowsAffected() == 0 {
+				"result": result, "progress": o.Progress}).Scan(&c.Job.RunID)
+		if errors.Is(err, pgx.ErrNoRows) {
 			return ErrLost
 		}
 		if err != nil || c.Job.Package == "" {
@@ -296,18 +298,27 @@ func wakePackage(ctx context.Context, tx pgx.Tx, pkg string) error {
 
 // RequeueJob gives the claimed job back, to run again after wait. An attempt
 // that was spent counts; one that was only interrupted (spent is false) does
-// not. It returns ErrLost if the claim was taken over.
+// not. An update folds into the one that is queued behind it, if there is one.
+// It returns ErrLost if the claim was taken over.
 func (db *DB) RequeueJob(ctx context.Context, c Claim, wait time.Duration, spent bool, code, message string) error {
-	tag, err := db.pool.Exec(ctx, `
-		UPDATE jobs
-		SET state = 'queued', lease = NULL, lease_until = NULL, enqueued_at = NULL, run_at = now() + @wait::interval,
-			attempts = attempts - CASE WHEN @spent THEN 0 ELSE 1 END,
-			error_code = @code, error_message = @message
-		WHERE id = @id AND lease = @lease`,
-		pgx.NamedArgs{"id": c.Job.ID, "lease": c.Lease, "wait": wait, "spent": spent, "code": code, "message": message})
-	if err == nil && tag.RowsAffected() == 0 {
-		err = ErrLost
-	}
+	err := db.tx(ctx, func(tx pgx.Tx) error {
+		if c.Job.Kind == UpdateCatalog {
+			if _, folded, err := foldUpdate(ctx, tx, c, wait, code, message); folded || err != nil {
+				return err
+			}
+		}
+		tag, err := tx.Exec(ctx, `
+			UPDATE jobs
+			SET state = 'queued', lease = NULL, lease_until = NULL, enqueued_at = NULL, run_at = now() + @wait::interval,
+				attempts = attempts - CASE WHEN @spent THEN 0 ELSE 1 END,
+				error_code = @code, error_message = @message
+			WHERE id = @id AND lease = @lease`,
+			pgx.NamedArgs{"id": c.Job.ID, "lease": c.Lease, "wait": wait, "spent": spent, "code": code, "message": message})
+		if err == nil && tag.RowsAffected() == 0 {
+			return ErrLost
+		}
+		return err
+	})
 	if err != nil {
 		return fmt.Errorf("requeue job %s: %w", c.Job.ID, translate(err))
 	}
@@ -324,37 +335,118 @@ func (db *DB) ClearCrashes(ctx context.Context, c Claim) error {
 	return nil
 }
 
-// ReapJobs takes running jobs from workers that vanished. They are queued
-// again, or ended when that happened MaxCrashes times.
-func (db *DB) ReapJobs(ctx context.Context) (all []Job, err error) {
-	err = db.tx(ctx, func(tx pgx.Tx) error {
-		rows, _ := tx.Query(ctx, `
-			UPDATE jobs
-			SET crashes = crashes + 1, lease = NULL, lease_until = NULL, enqueued_at = NULL, run_at = now(),
-				state = CASE WHEN cancelling THEN 'cancelled' WHEN crashes + 1 >= $1 THEN 'failed' ELSE 'queued' END,
-				ended_at = CASE WHEN cancelling OR crashes + 1 >= $1 THEN now() END,
-				error_code = CASE WHEN cancelling THEN 'cancelled' WHEN crashes + 1 >= $1 THEN 'quarantined' ELSE 'worker_lost' END,
-				error_message = CASE
-					WHEN cancelling THEN 'cancelled on request'
-					WHEN crashes + 1 >= $1
-					THEN 'the job took down its worker ' || (crashes + 1) || ' times and is not tried again by itself; retry it once the cause is known'
-					ELSE 'the worker vanished; the job starts again' END
-			WHERE state = 'running' AND lease_until < now()
-			RETURNING `+jobColumns, MaxCrashes)
-		if all, err = pgx.CollectRows(rows, pgx.RowToStructByName[Job]); err != nil {
+// Watch notes that somebody looks for lost jobs, which every worker does all
+// the time. When nobody did for longer than quiet, Postgres was away or its
+// clock was set: such time is not taken from the leases, and what a clock that
+// went back left in the future is due when it would have been.
+func (db *DB) Watch(ctx context.Context, lease, quiet time.Duration) error {
+	err := db.tx(ctx, func(tx pgx.Tx) error {
+		var passed time.Duration
+		err := tx.QueryRow(ctx, `
+			UPDATE watch SET at = clock_timestamp() FROM (SELECT at FROM watch FOR UPDATE) last
+			RETURNING watch.at - last.at`).Scan(&passed)
+		if err != nil || passed.Abs() <= quiet {
 			return err
 		}
-		for _, job := range all {
-			if err := countEnd(ctx, tx, job); err != nil {
-				return err
-			}
+		_, err = tx.Exec(ctx, `
+			UPDATE jobs SET lease_until = LEAST(lease_until + GREATEST($1::interval, '0'), now() + $2::interval)
+			WHERE state = 'running' AND lease_until IS NOT NULL`, passed, lease)
+		if err != nil || passed > 0 {
+			return err
 		}
-		return nil
+		return setBack(ctx, tx, -passed)
+	})
+	if err != nil {
+		return fmt.Errorf("watch leases: %w", translate(err))
+	}
+	return nil
+}
+
+// setBack moves what is yet to come with a clock that went back.
+func setBack(ctx context.Context, tx pgx.Tx, by time.Duration) error {
+	batch := &pgx.Batch{}
+	batch.Queue(`UPDATE jobs SET run_at = run_at - $1::interval WHERE state = 'queued' AND run_at > now()`, by)
+	batch.Queue(`UPDATE jobs SET enqueued_at = now() WHERE state = 'queued' AND enqueued_at > now()`)
+	batch.Queue(`UPDATE upstream_hosts SET next_at = next_at - $1::interval WHERE next_at > now()`, by)
+	batch.Queue(`UPDATE packages SET next_sync_at = next_sync_at - $1::interval WHERE next_sync_at > now()`, by)
+	batch.Queue(`UPDATE runs SET created_at = now() WHERE created_at > now()`)
+	batch.Queue(`UPDATE workers SET seen_at = now() WHERE seen_at > now()`)
+	return tx.SendBatch(ctx, batch).Close()
+}
+
+// ReapJobs takes running jobs from workers that vanished. They are queued
+// again, or ended when that happened MaxCrashes times; an update may fold.
+// Each is taken by itself: one that cannot be is an error, and no hindrance.
+func (db *DB) ReapJobs(ctx context.Context) (all []Job, err error) {
+	rows, _ := db.pool.Query(ctx, `
+		SELECT id, kind, lease FROM jobs WHERE state = 'running' AND lease_until < now() ORDER BY lease_until LIMIT 1000`)
+	lost, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (c Claim, err error) {
+		return c, row.Scan(&c.Job.ID, &c.Job.Kind, &c.Lease)
 	})
 	if err != nil {
 		return nil, fmt.Errorf("reap jobs: %w", translate(err))
 	}
-	return all, nil
+	var errs []error
+	for _, c := range lost {
+		switch job, err := db.reapJob(ctx, c); {
+		case errors.Is(err, ErrLost): // its worker is back, or another one reaps
+		case err != nil:
+			errs = append(errs, fmt.Errorf("reap job %s: %w", c.Job.ID, translate(err)))
+		default:
+			all = append(all, job)
+		}
+	}
+	return all, errors.Join(errs...)
+}
+
+func (db *DB) reapJob(ctx context.Context, c Claim) (job Job, err error) {
+	err = db.tx(ctx, func(tx pgx.Tx) error {
+		if c.Job.Kind == UpdateCatalog {
+			if err := lockUpdates(ctx, tx); err != nil {
+				return err
+			}
+		}
+		err := tx.QueryRow(ctx, `
+			SELECT crashes, cancelling FROM jobs
+			WHERE id = $1 AND lease = $2 AND lease_until < now() FOR UPDATE SKIP LOCKED`, c.Job.ID, c.Lease).Scan(&c.Job.Crashes, &c.Job.Cancelling)
+		if errors.Is(err, pgx.ErrNoRows) {
+			return ErrLost
+		}
+		if err != nil {
+			return err
+		}
+		c.Job.Crashes++
+		o := lostOutcome(c.Job)
+		if o.State == Queued && c.Job.Kind == UpdateCatalog {
+			folded := false
+			if job, folded, err = foldUpdate(ctx, tx, c, 0, o.Code, "the worker vanished"); folded || err != nil {
+				return err
+			}
+		}
+		rows, _ := tx.Query(ctx, `
+			UPDATE jobs
+			SET crashes = @crashes, lease = NULL, lease_until = NULL, enqueued_at = NULL, run_at = now(),
+				state = @state, ended_at = CASE WHEN @state <> 'queued' THEN now() END, error_code = @code, error_message = @message
+			WHERE id = @id
+			RETURNING `+jobColumns, pgx.NamedArgs{"id": c.Job.ID, "crashes": c.Job.Crashes, "state": o.State, "code": o.Code, "message": o.Message})
+		if job, err = pgx.CollectExactlyOneRow(rows, pgx.RowToStructByName[Job]); err != nil {
+			return err
+		}
+		return countEnd(ctx, tx, job)
+	})
+	return job, err
+}
+
+// lostOutcome is what becomes of a job whose worker vanished once more.
+func lostOutcome(job Job) Outcome {
+	switch {
+	case job.Cancelling:
+		return Outcome{State: Cancelled, Code: "cancelled", Message: "cancelled on request"}
+	case job.Crashes >= MaxCrashes:
+		return Outcome{State: Failed, Code: "quarantined", Message: fmt.Sprintf(
+			"the job took down its worker %d times and is not tried again by itself; retry it once the cause is known", job.Crashes)}
+	}
+	return Outcome{State: Queued, Code: "worker_lost", Message: "the worker vanished; the job starts again"}
 }
 
 // countEnd counts a job in its run that ended without its worker's word.
@@ -401,15 +493,21 @@ func (db *DB) MarkEnqueued(ctx context.Context, ids ...uuid.UUID) error {
 // RetryJob queues a job again that ended without success.
 // It returns ErrConflict if it has not ended, succeeded, or has a successor.
 // An update begins its run again; other jobs leave theirs, which has ended.
-func (db *DB) RetryJob(ctx context.Context, id uuid.UUID) (Job, error) {
-	rows, _ := db.pool.Query(ctx, `
-		UPDATE jobs
-		SET state = 'queued', attempts = 0, crashes = 0, cancelling = false, run_at = now(), enqueued_at = NULL,
-			started_at = NULL, ended_at = NULL, error_code = '', error_message = '', result = NULL, progress = '{}',
-			run_id = CASE WHEN kind = 'catalog:update' THEN run_id END
-		WHERE id = $1 AND state IN ('failed', 'cancelled')
-		RETURNING `+jobColumns, id)
-	job, err := oneJob(rows, id)
+func (db *DB) RetryJob(ctx context.Context, id uuid.UUID) (job Job, err error) {
+	err = db.tx(ctx, func(tx pgx.Tx) error {
+		if err := lockUpdates(ctx, tx); err != nil {
+			return err
+		}
+		rows, _ := tx.Query(ctx, `
+			UPDATE jobs
+			SET state = 'queued', attempts = 0, crashes = 0, cancelling = false, run_at = now(), enqueued_at = NULL,
+				started_at = NULL, ended_at = NULL, error_code = '', error_message = '', result = NULL, progress = '{}',
+				run_id = CASE WHEN kind = 'catalog:update' THEN run_id END
+			WHERE id = $1 AND state IN ('failed', 'cancelled')
+			RETURNING `+jobColumns, id)
+		job, err = oneJob(rows, id)
+		return err
+	})
 	return db.changed(ctx, id, job, err)
 }
 

@@ -9,4 +9,8 @@ var (
 	ErrNotFound = errors.New("not found")
 	ErrConflict = errors.New("conflict")
 	ErrInvalid  = errors.New("invalid")
+
+	// ErrAway says that Postgres did not answer, or could not do it now.
+	// Whether it did what was asked is not known.
+	ErrAway = errors.New("database away")
 )

@@ -16,8 +16,11 @@ import (
 // Translate maps what Postgres says to the errors of package fault.
 // https://www.postgresql.org/docs/current/errcodes-appendix.html
 func Translate(err error) error {
-	if errors.Is(err, pgx.ErrNoRows) {
+	switch {
+	case errors.Is(err, pgx.ErrNoRows):
 		return fault.ErrNotFound
+	case IsAway(err) && !errors.Is(err, fault.ErrAway):
+		return fmt.Errorf("%w: %w", fault.ErrAway, err)
 	}
 	var pg *pgconn.PgError
 	if !errors.As(err, &pg) {
@@ -46,8 +49,8 @@ func isTransient(err error) bool {
 func IsAway(err error) bool {
 	var pg *pgconn.PgError
 	if errors.As(err, &pg) {
-		// connection exceptions, insufficient resources, operator intervention, read-only
-		return pg.Code[:2] == "08" || pg.Code[:2] == "53" || pg.Code[:2] == "57" || pg.Code == "25006"
+		// connection exceptions, insufficient resources, operator intervention, read-only, stood still in a transaction
+		return pg.Code[:2] == "08" || pg.Code[:2] == "53" || pg.Code[:2] == "57" || pg.Code == "25006" || pg.Code == "25P03"
 	}
 	var connect *pgconn.ConnectError
 	var network net.Error

@@ -40,7 +40,9 @@ func Open(ctx context.Context, url string) (*DB, error) {
 	set("timezone", "UTC")
 	set("statement_timeout", "30s")
 	set("lock_timeout", "20s")
-	set("idle_in_transaction_session_timeout", "60s")
+	// A process that froze in a transaction keeps what it locked no longer than
+	// a worker that vanished keeps its jobs.
+	set("idle_in_transaction_session_timeout", "10s")
 	cfg.ConnConfig.ConnectTimeout = 5 * time.Second
 	dial := cfg.ConnConfig.DialFunc
 	limitSilence(&cfg.ConnConfig.Config)
