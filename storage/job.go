@@ -370,6 +370,7 @@ func setBack(ctx context.Context, tx pgx.Tx, by time.Duration) error {
 	batch.Queue(`UPDATE upstream_hosts SET next_at = next_at - $1::interval WHERE next_at > now()`, by)
 	batch.Queue(`UPDATE packages SET next_sync_at = next_sync_at - $1::interval WHERE next_sync_at > now()`, by)
 	batch.Queue(`UPDATE runs SET created_at = now() WHERE created_at > now()`)
+	batch.Queue(`UPDATE runs SET started_at = now() WHERE started_at > now()`)
 	batch.Queue(`UPDATE workers SET seen_at = now() WHERE seen_at > now()`)
 	return tx.SendBatch(ctx, batch).Close()
 }

@@ -212,7 +212,7 @@ func TestClock(t *testing.T) {
 	f.must(f.MarkEnqueued(f.ctx, told.ID))
 	f.must(f.RequeueJob(f.ctx, retried, time.Second, true, "busy", "later"))
 	f.must(f.PauseHost(f.ctx, "git.example", time.Second))
-	update, _, err := f.RequestDueUpdate(f.ctx, time.Minute)
+	update, _, err := f.RequestDueUpdate(f.ctx, time.Minute, 0)
 	f.must(err)
 	watch(0)
 	set(0)

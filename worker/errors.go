@@ -27,6 +27,9 @@ type later struct{ wait time.Duration }
 
 func (l *later) Error() string { return "upstream is busy with other jobs" }
 
+// errAway says nothing of the job: it is no attempt.
+var errAway = &Error{Code: "database_unavailable", Message: "the database was away; the job starts again"}
+
 // verdict is the one table from errors to job outcomes.
 // What it does not know is passing and internal: the log has the details.
 func verdict(err error) *Error {
@@ -39,6 +42,8 @@ func verdict(err error) *Error {
 		return &Error{Code: "storage_full", Message: "the disk that holds the blobs is full; the job resumes once there is room"}
 	case errors.Is(err, blob.ErrUnavailable):
 		return &Error{Code: "storage_unavailable", Message: "the blobs cannot be read or written now; the worker's log has the details"}
+	case errors.Is(err, storage.ErrAway):
+		return errAway
 	case errors.As(err, &bound):
 		return &Error{Code: "name_conflict", Message: bound.Error(), Final: true}
 	case errors.Is(err, context.DeadlineExceeded):
@@ -53,8 +58,8 @@ func (w *Worker) again(j *job, e *Error) (time.Duration, bool) {
 	if e.Final || e.RetryAfter > longest {
 		return 0, false
 	}
-	if e.Code == "storage_full" {
-		// Nothing is wrong with the job: it goes on when there is room.
+	if e.Code == "storage_full" || e == errAway {
+		// Nothing is wrong with the job: it goes on when there is room, or a database.
 		return jitter(w.opt.Backoff * 4), true
 	}
 	wait := w.opt.Backoff

@@ -10,19 +10,28 @@ import (
 // it takes jobs from workers that vanished and tells of jobs that the queue
 // does not know or has forgotten. Every worker may do this at once.
 func (w *Worker) reconcile(ctx context.Context) {
-	tick := time.NewTicker(w.opt.Reconcile)
-	defer tick.Stop()
-	swept := time.Time{}
-	for {
-		if time.Since(swept) > sweepEvery {
-			swept = time.Now()
-			if err := w.sweep(ctx); err != nil && ctx.Err() == nil {
-				w.log.WarnContext(ctx, "not swept", "err", err)
-			}
-		}
+	every(ctx, w.opt.Reconcile, func() {
 		if err := w.reconcileOnce(ctx); err != nil && ctx.Err() == nil {
 			w.log.WarnContext(ctx, "jobs not reconciled", "err", err)
 		}
+	})
+}
+
+// tidy sweeps until ctx ends. It may take long, so nothing waits for it.
+func (w *Worker) tidy(ctx context.Context) {
+	every(ctx, sweepEvery, func() {
+		if err := w.sweep(ctx); err != nil && ctx.Err() == nil {
+			w.log.WarnContext(ctx, "not swept", "err", err)
+		}
+	})
+}
+
+// every does it now and then again and again until ctx ends.
+func every(ctx context.Context, interval time.Duration, do func()) {
+	tick := time.NewTicker(interval)
+	defer tick.Stop()
+	for {
+		do()
 		select {
 		case <-ctx.Done():
 			return
@@ -43,26 +52,44 @@ func (w *Worker) sweep(ctx context.Context) error {
 	return errors.Join(w.opt.Staging.Sweep(ctx, 0), w.blobs.Sweep(ctx, age), w.db.PruneJobs(ctx, keptJobs))
 }
 
+// stepTime bounds a step of reconcileOnce: the next round goes on with it.
+const stepTime = 10 * time.Second
+
+// reconcileOnce takes each step whatever becomes of the others.
 func (w *Worker) reconcileOnce(ctx context.Context) error {
-	if err := w.db.SeeWorker(ctx, w.opt.ID, w.opt.Concurrency, w.opt.Release); err != nil {
+	var errs []error
+	for _, step := range []func(context.Context) error{w.signIn, w.reap, w.requestDue, w.db.CloseRuns, w.tellDue} {
+		ctx, cancel := context.WithTimeout(ctx, stepTime)
+		errs = append(errs, step(ctx))
+		cancel()
+	}
+	return errors.Join(errs...)
+}
+
+func (w *Worker) signIn(ctx context.Context) error {
+	return w.db.SeeWorker(ctx, w.opt.ID, w.opt.Concurrency, w.opt.Release)
+}
+
+// reap takes jobs from workers that vanished.
+func (w *Worker) reap(ctx context.Context) error {
+	// Live workers renew four times in a lease, so half of one is more than
+	// they can lose while the database is away.
+	if err := w.db.Watch(ctx, w.opt.Lease, max(w.opt.Lease/2, 4*w.opt.Reconcile)); err != nil {
 		return err
 	}
 	lost, err := w.db.ReapJobs(ctx)
-	if err != nil {
-		return err
-	}
 	for _, job := range lost {
 		w.log.WarnContext(ctx, "worker vanished", "job", job.ID, "package", job.Package, "lost_worker", job.Worker, "crashes", job.Crashes)
 	}
-	if w.opt.UpdateInterval > 0 {
-		if _, _, err := w.db.RequestDueUpdate(ctx, w.opt.UpdateInterval, w.opt.UpdateCooldown); err != nil {
-			return err
-		}
+	return err
+}
+
+func (w *Worker) requestDue(ctx context.Context) error {
+	if w.opt.UpdateInterval <= 0 {
+		return nil
 	}
-	if err := w.db.CloseRuns(ctx); err != nil {
-		return err
-	}
-	return w.tellDue(ctx)
+	_, _, err := w.db.RequestDueUpdate(ctx, w.opt.UpdateInterval, w.opt.UpdateCooldown)
+	return err
 }
 
 // tellDue tells the queue of due jobs. A job that it was told of before is

@@ -100,6 +100,7 @@ func New(db *storage.DB, q *queue.Queue, blobs blob.Store, opt Options, log *slo
 func (w *Worker) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	wg.Go(func() { w.reconcile(ctx) })
+	wg.Go(func() { w.tidy(ctx) })
 	err := w.queue.Serve(ctx, w.opt.Concurrency, func(ctx context.Context, kind string, job uuid.UUID) {
 		// asynq itself does not wait for handlers whose context has ended.
 		wg.Add(1)
@@ -144,27 +145,45 @@ func (w *Worker) handle(ctx context.Context, kind string, id uuid.UUID) {
 	if errors.Is(err, storage.ErrLost) {
 		return // told of twice, or not due: the reconciler sees to it
 	}
+	log := w.log.With("job", id, "kind", kind, "package", claim.Job.Package)
 	if err != nil {
-		w.log.WarnContext(ctx, "job not claimed", "job", id, "err", err)
+		log.WarnContext(ctx, "job not claimed", "err", err)
+		claim.Job.Kind = kind
+		_ = w.deliver(ctx, log, func(ctx context.Context) error { return w.db.RequeueJob(ctx, claim, 0, false, "", "") })
 		return
 	}
-	log := w.log.With("job", id, "kind", claim.Job.Kind, "package", claim.Job.Package)
 	log.InfoContext(ctx, "job started", "attempt", claim.Job.Attempts)
 	start := time.Now()
 	j := &job{Claim: claim}
-	result, err := w.work(ctx, j)
-	// The outcome is recorded even when the worker is stopping.
-	end, cancel := context.WithTimeout(context.WithoutCancel(ctx), 20*time.Second)
-	defer cancel()
-	if err := w.finish(end, j, result, err, ctx.Err() != nil); err != nil {
-		log.WarnContext(end, "job outcome not recorded", "err", err)
-		return
+
+	// The claim is kept until the outcome is recorded, also while the worker stops.
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	beat, endBeat := context.WithCancel(context.WithoutCancel(ctx))
+	defer endBeat()
+	doing, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	wg.Go(func() { w.keep(beat, j, cancel) })
+
+	result, err := w.work(doing, j)
+	if record := w.outcome(j, result, err, ctx.Err() != nil); record != nil {
+		err := w.deliver(ctx, log, record)
+		if err != nil && !errors.Is(err, storage.ErrLost) && !errors.Is(err, storage.ErrAway) {
+			log.ErrorContext(ctx, "job outcome refused", "err", err)
+			err = w.deliver(ctx, log, func(ctx context.Context) error {
+				return w.db.EndJob(ctx, claim, storage.Outcome{State: storage.Failed, Code: errUnforeseen.Code, Message: errUnforeseen.Message})
+			})
+		}
+		if err != nil {
+			log.WarnContext(ctx, "job outcome not recorded", "err", err)
+			return
+		}
 	}
 	w.jobSeconds.WithLabelValues(claim.Job.Kind).Observe(time.Since(start).Seconds())
-	log.InfoContext(end, "job ended", "took", time.Since(start).Round(time.Millisecond), "err", err)
+	log.InfoContext(ctx, "job ended", "took", time.Since(start).Round(time.Millisecond), "err", err)
 }
 
-// work runs the job under its lease and time limit.
+// work runs the job under its time limit.
 func (w *Worker) work(ctx context.Context, j *job) (result any, err error) {
 	do, ok := w.table[j.Job.Kind]
 	if !ok {
@@ -173,18 +192,11 @@ func (w *Worker) work(ctx context.Context, j *job) (result any, err error) {
 	ctx, stop := context.WithTimeoutCause(ctx, w.opt.JobTimeout,
 		&Error{Code: "timeout", Message: fmt.Sprintf("the job took longer than %s", w.opt.JobTimeout)})
 	defer stop()
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	var wg sync.WaitGroup
-	defer wg.Wait()
-	beat, endBeat := context.WithCancel(ctx)
-	defer endBeat()
-	wg.Go(func() { w.keep(beat, j, cancel) })
 
 	defer func() {
 		if p := recover(); p != nil {
 			w.log.ErrorContext(ctx, "job panicked", "job", j.Job.ID, "panic", p, "stack", string(debug.Stack()))
-			err = &Error{Code: "internal", Message: "the job failed in a way that was not foreseen; the worker's log has the details", Final: true}
+			err = errUnforeseen
 		}
 	}()
 	result, err = do(ctx, j)
@@ -199,10 +211,13 @@ func (w *Worker) probePackage(ctx context.Context, j *job) (any, error) {
 	return w.probe.Probe(ctx, j.Job.Package)
 }
 
+var errUnforeseen = &Error{Code: "internal", Message: "the job failed in a way that was not foreseen; the worker's log has the details", Final: true}
+
 var errCancelled = &Error{Code: "cancelled", Message: "cancelled on request", Final: true}
 
 // keep renews the lease and stores progress until ctx ends. It cancels the
-// job when its claim is lost or somebody asks for that.
+// job when its claim is lost or somebody asks for that. A database that is
+// away is no reason: the claim may well hold, and fences what is published.
 func (w *Worker) keep(ctx context.Context, j *job, cancel context.CancelCauseFunc) {
 	const look = 500 * time.Millisecond
 	tick := time.NewTicker(look)
@@ -218,49 +233,96 @@ func (w *Worker) keep(ctx context.Context, j *job, cancel context.CancelCauseFun
 		if p == last && time.Since(lastAt) < w.opt.Lease/4 {
 			continue
 		}
-		cancelling, err := w.db.ExtendJob(ctx, j.Claim, w.opt.Lease, p)
+		cancelling, err := w.extend(ctx, j, p)
 		switch {
-		case errors.Is(err, storage.ErrLost), err != nil && time.Since(lastAt) > w.opt.Lease:
-			cancel(fmt.Errorf("%w: %v", storage.ErrLost, err))
+		case errors.Is(err, storage.ErrLost):
+			cancel(err)
 			return
 		case err != nil:
-			continue // Postgres may be away for a moment; the fence guards what is published
+			continue
 		case cancelling:
 			cancel(errCancelled)
-			return
 		}
 		last, lastAt = p, time.Now()
 	}
 }
 
-// finish records how the job ended. stopping says that the worker is.
-func (w *Worker) finish(ctx context.Context, j *job, result any, err error, stopping bool) error {
+// extend gives up early enough for another try within the lease.
+func (w *Worker) extend(ctx context.Context, j *job, p storage.Progress) (cancelling bool, err error) {
+	ctx, cancel := context.WithTimeout(ctx, max(w.opt.Lease/3, 2*time.Second))
+	defer cancel()
+	return w.db.ExtendJob(ctx, j.Claim, w.opt.Lease, p)
+}
+
+// outcome returns what records how the job ended, nil if others do. stopping
+// says that the worker is.
+func (w *Worker) outcome(j *job, result any, err error, stopping bool) func(context.Context) error {
+	requeue := func(wait time.Duration, spent bool, code, message string) func(context.Context) error {
+		return func(ctx context.Context) error { return w.db.RequeueJob(ctx, j.Claim, wait, spent, code, message) }
+	}
+	end := func(o storage.Outcome) func(context.Context) error {
+		o.Progress = j.getProgress()
+		return func(ctx context.Context) error { return w.db.EndJob(ctx, j.Claim, o) }
+	}
 	var busy *later
 	switch {
 	case errors.Is(err, errParked), errors.Is(err, storage.ErrLost):
 		return nil
 	case errors.As(err, &busy):
-		return w.db.RequeueJob(ctx, j.Claim, busy.wait, false, "", "")
+		return requeue(busy.wait, false, "", "")
 	case err != nil && stopping:
-		return w.db.RequeueJob(ctx, j.Claim, 0, false, "", "")
+		return requeue(0, false, "", "")
 	case err == nil:
-		return w.db.EndJob(ctx, j.Claim, storage.Outcome{
-			State: storage.Succeeded, Result: result, Progress: j.getProgress(), Sync: j.sync,
-		})
+		return end(storage.Outcome{State: storage.Succeeded, Result: result, Sync: j.sync})
 	}
 	e := verdict(err)
 	w.upstreamErrors.WithLabelValues(e.Code).Inc()
 	if e.Code == "internal" {
-		w.log.ErrorContext(ctx, "job failed", "job", j.Job.ID, "kind", j.Job.Kind, "package", j.Job.Package, "err", err)
+		w.log.Error("job failed", "job", j.Job.ID, "kind", j.Job.Kind, "package", j.Job.Package, "err", err)
 	}
 	if wait, again := w.again(j, e); again {
-		return w.db.RequeueJob(ctx, j.Claim, wait, true, e.Code, e.Message)
+		return requeue(wait, e != errAway, e.Code, e.Message)
 	}
-	out := storage.Outcome{State: storage.Failed, Code: e.Code, Message: e.Message, Progress: j.getProgress()}
+	out := storage.Outcome{State: storage.Failed, Code: e.Code, Message: e.Message}
 	if e == errCancelled {
 		out.State = storage.Cancelled
 	} else if j.Job.Kind == storage.FetchPackage {
 		out.Sync = &storage.Sync{Code: e.Code, Message: e.Message, Wait: w.nextSync(e, j.failures)}
 	}
-	return w.db.EndJob(ctx, j.Claim, out)
+	return end(out)
+}
+
+const (
+	stopWait    = 20 * time.Second // for outcomes, once the worker stops
+	deliverTry  = 10 * time.Second
+	mostRefused = 3
+)
+
+// deliver records an outcome: until that is done or the claim is lost, however
+// long the database is away. It returns ErrLost then, and the database's error
+// if it was asked and refuses, or is still away stopWait after ctx has ended.
+func (w *Worker) deliver(ctx context.Context, log *slog.Logger, record func(context.Context) error) error {
+	end, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	defer context.AfterFunc(ctx, func() { time.AfterFunc(stopWait, cancel) })()
+	refused := 0
+	for wait := 50 * time.Millisecond; ; wait = min(2*wait, 2*time.Second) {
+		try, done := context.WithTimeout(end, deliverTry)
+		err := record(try)
+		done()
+		if err == nil || errors.Is(err, storage.ErrLost) {
+			return err
+		}
+		if !errors.Is(err, storage.ErrAway) {
+			if refused++; refused == mostRefused {
+				return err
+			}
+		}
+		log.WarnContext(ctx, "job outcome not recorded yet", "err", err)
+		select {
+		case <-end.Done():
+			return err
+		case <-time.After(wait):
+		}
+	}
 }

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"packbase/storage"
 	"packbase/storage/engines"
 	"packbase/tests/harness"
 )
@@ -80,4 +81,40 @@ func withoutPostgres(t *testing.T, s *harness.Server, c *checker) {
 			t.Errorf("GET %s: %s, want no insides", path, a.Body)
 		}
 	}
+}
+
+// A database that is away, and for longer than a lease, is no crash of a
+// worker and no attempt at a job, however often; what a job comes to meanwhile
+// is recorded when it is back.
+func TestPostgresAwayIsNoCrash(t *testing.T) {
+	t.Parallel()
+	const lease = 3 * time.Second
+	e := harness.NewEngines(t, engines.Options{NoRedis: true})
+	up := harness.NewUpstream(t)
+	g := newGate(t, up)
+	s := harness.Start(t, append(append(quick, "PACKBASE_LEASE="+lease.String()), e.Env()...)...)
+	repo := up.Repo("patient")
+	release(t, repo, 0, 2, 1000)
+	arrived, open := g.hold()
+	id := s.Ask(g.of(repo))
+	<-arrived
+	for n := range storage.MaxCrashes + 1 {
+		e.Crash("postgres")
+		<-time.After(lease + lease/2)
+		if n == storage.MaxCrashes {
+			open() // the last time, the job goes on without a database
+		}
+		e.Start()
+		s.AwaitAPI()
+	}
+	c := newChecker(t, s)
+	c.settled(recoveryTime, id)
+	if job := s.Job(id); job.Attempts != 1 {
+		t.Errorf("%d attempts, want 1", job.Attempts)
+	}
+	if s.Worker.Said("worker vanished") {
+		t.Error("a worker that lives is said to have vanished")
+	}
+	c.clean()
+	c.tags(repo)
 }

@@ -1,12 +1,15 @@
 package faults
 
 import (
+	"context"
 	"fmt"
 	"net/http"
 	"slices"
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/jackc/pgx/v5"
 
 	"packbase/storage"
 	"packbase/tests/harness"
@@ -57,6 +60,48 @@ func TestZombieWorker(t *testing.T) {
 		c.complete(repo)
 		c.clean()
 	}
+}
+
+// A worker stands still in the middle of a transaction. What it has locked is
+// free in time, and its job is taken over (RQ-09).
+func TestFrozenInTransaction(t *testing.T) {
+	t.Parallel()
+	up := harness.NewUpstream(t)
+	g := newGate(t, up)
+	s := harness.Start(t, quick...)
+	repo := up.Repo("frozen")
+	release(t, repo, 0, 2, 1000)
+	arrived, open := g.hold()
+	id := s.Ask(g.of(repo))
+	<-arrived
+	conn, err := pgx.Connect(t.Context(), s.DatabaseURL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(context.Background())
+	exec := func(sql string) {
+		t.Helper()
+		if _, err := conn.Exec(t.Context(), sql); err != nil {
+			t.Fatal(err)
+		}
+	}
+	exec(`BEGIN`)
+	exec(`SELECT FROM packages WHERE name = 'frozen' FOR UPDATE`)
+	open()
+	harness.Within(t, recoveryTime, "the worker waits for the package's row", func() bool {
+		var waits bool
+		err := conn.QueryRow(t.Context(), `SELECT EXISTS (SELECT FROM pg_stat_activity WHERE pg_backend_pid() = ANY(pg_blocking_pids(pid)))`).Scan(&waits)
+		return err == nil && waits
+	})
+	s.Worker.SignalGroup(syscall.SIGSTOP)
+	exec(`ROLLBACK`) // the row is the frozen worker's now
+	s.AddWorker("worker-2")
+	c := newChecker(t, s)
+	c.settled(recoveryTime, id)
+	s.Worker.SignalGroup(syscall.SIGCONT)
+	harness.Within(t, recoveryTime, "the zombie has given up", func() bool { return gaveUp(s.Worker.Log(), id) })
+	c.clean()
+	c.tags(repo)
 }
 
 // gaveUp finds in a worker's log that it lost a job.
