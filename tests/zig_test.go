@@ -35,6 +35,55 @@ func TestZig(t *testing.T) {
 	}
 }
 
+// Odd packages have the hash that each Zig prints for them, and none where it
+// refuses them.
+func TestZigOddPackages(t *testing.T) {
+	t.Parallel()
+	s, up := harness.Start(t), harness.NewUpstream(t)
+	packages := map[string]harness.Files{
+		"folder":    {"build.zig.zon/x": "x"},
+		"submodule": {"build.zig.zon&": "1234567890123456789012345678901234567890"},
+		"linked":    {"build.zig.zon@": "nothing"},
+		"to-folder": {"build.zig.zon@": "d", "d/x": "x"},
+		"to-itself": {"build.zig.zon@": "build.zig.zon"},
+		"through":   {"build.zig.zon@": "a.zig/x"},
+		"links":     {"Versions/A/x": "x", "Versions/Current@": "A", "x@": "Versions/Current/x"},
+		"names":     {"README": "1", "readme": "2", "é": "3", "e\u0301": "4", "D/x": "5", "d/x": "6"},
+	}
+	for name, files := range packages {
+		repo := up.Repo(name)
+		files["a.zig"] = "a"
+		repo.Tag("v1.0.0", repo.Commit(files))
+		s.Fetch(repo.URL)
+	}
+	for _, z := range harness.Zigs(t) {
+		t.Run(z.Version, func(t *testing.T) {
+			t.Parallel()
+			z := z.For(t)
+			for name := range packages {
+				info := s.Info(name)
+				r := info.Release(t, "v1.0.0")
+				want, err := z.Fetch(up.Repo(name).GitURL("v1.0.0"))
+				if got := z.Hash(r); got != want {
+					t.Errorf("%s: packbase says %q (%s), want %q (%v)", name, got, r.Zig.Problem, want, err)
+				}
+				if (want == "") != (r.Zig.Problem != "") {
+					t.Errorf("%s: problem = %q, but Zig says %q, %v", name, r.Zig.Problem, want, err)
+				}
+				if warned := len(r.Zig.Warnings) > 0; warned != (name == "names") {
+					t.Errorf("%s: warnings = %q", name, r.Zig.Warnings)
+				}
+				if want == "" {
+					continue
+				}
+				if got, err := z.Fetch(s.URL + r.URL); got != want {
+					t.Errorf("%s: hash of the tarball = %q, %v, want %q", name, got, err, want)
+				}
+			}
+		})
+	}
+}
+
 // testZigFetch mirrors a repository with files in two tags and a commit
 // without one, and compares what z prints.
 func testZigFetch(t *testing.T, z *harness.Zig, s *harness.Server, repo *harness.Repo, files harness.Files) {

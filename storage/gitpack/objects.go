@@ -82,15 +82,14 @@ const (
 	CodeTreeName          = "tree_name"
 	CodeTreeDuplicate     = "tree_duplicate"
 	CodeTreeConfig        = "tree_config"         // a .gitmodules or .gitattributes that Git refuses
-	CodeTreeCaseCollision = "tree_case_collision" // differs in case or Unicode form only
+	CodeTreeCaseCollision = "tree_case_collision" // a symlink differs in case or Unicode form only
 	CodeTooManyEntries    = "too_many_entries"
 	CodeTooDeep           = "too_deep"
 	CodePathTooLong       = "path_too_long"
 	CodeNameTooLong       = "name_too_long"
 
-	CodeSymlinkTarget  = "symlink_target"  // empty, too long, or with bytes that no name may have
-	CodeSymlinkEscape  = "symlink_escape"  // absolute, above the root, or into .git
-	CodeSymlinkThrough = "symlink_through" // by way of another symlink
+	CodeSymlinkTarget = "symlink_target" // empty, too long, or with bytes that no name may have
+	CodeSymlinkEscape = "symlink_escape" // absolute, above the root, or into .git
 )
 
 func (e *Error) Error() string { return e.Message }

@@ -222,7 +222,7 @@ func (o *Objects) History(ctx context.Context, tips []OID, lim Limits) ([]OID, e
 		if err != nil {
 			return nil, err
 		}
-		entries, err := parseTree(raw, lim)
+		entries, _, err := parseTree(raw, lim)
 		if err != nil {
 			return nil, err
 		}

@@ -28,8 +28,6 @@ const (
 	modeType = 0o170000
 )
 
-const maxSymlinkBytes = 4096
-
 // A File is one path of a tree: regular file, executable, symlink or submodule.
 type File struct {
 	Path string // without leading slash
@@ -47,6 +45,12 @@ type Listing struct {
 	Dirs      []File   // directories, empty ones too, in Git's order; OID is the tree
 	Trees     []OID    // every tree object once, in the order met, the root first
 	EmptyDirs []string // paths of subtrees without entries, in the same order as Files
+
+	// Clashes are pairs of names in one directory, as paths, that are one name
+	// where case or Unicode normalization does not count.
+	Clashes [][2]string
+
+	links map[string]string // targets of symlinks, by path
 }
 
 // Files lists everything below the tree root, after checking that it is fit to
@@ -54,20 +58,24 @@ type Listing struct {
 //
 // Refused is what git fsck --strict refuses in trees, with all disguises of
 // .git; and names that are not UTF-8, have control characters, backslashes or
-// more than lim.ComponentBytes, or differ from another one in the same
-// directory in case or Unicode normalization only. Names that only Windows
-// dislikes ("con", "a:b", a dot or space at the end) and invisible or
-// right-to-left characters are accepted, as Git does. So are permission bits
+// more than lim.ComponentBytes. Paths that differ in case or Unicode
+// normalization only are Clashes, unless one of them is a symlink: where they
+// are one path, the other would lead through it to somewhere else. Names that
+// only Windows dislikes ("con", "a:b", a dot or space at the end) and invisible
+// or right-to-left characters are accepted, as Git does. So are permission bits
 // other than Git's on regular files. The content of files is for Fsck.
 //
-// A symlink must lead to a path in the tree that need not exist, by way of
-// directories only. It may lead to another symlink, which obeys the same rules.
+// A symlink must lead to a path in the tree that need not exist, and stay in
+// the tree on the way, also where it leads through other symlinks.
 //
 // The time it takes and the memory are bounded by lim.TreeEntries, whatever
 // the number of paths that shared subtrees make.
 func (o *Objects) Files(ctx context.Context, root OID, lim Limits) (Listing, error) {
 	w := &treeWalk{objects: o, lim: lim, met: make(map[OID]bool)}
 	if err := w.walk(ctx, root, "", 1); err != nil {
+		return Listing{}, err
+	}
+	if err := w.checkClashes(); err != nil {
 		return Listing{}, err
 	}
 	if err := w.checkSymlinks(ctx); err != nil {
@@ -133,9 +141,12 @@ func (w *treeWalk) read(id OID, prefix string) ([]treeEntry, error) {
 	if err != nil {
 		return nil, err
 	}
-	entries, err := parseTree(raw, w.lim)
+	entries, clashes, err := parseTree(raw, w.lim)
 	if e := (*Error)(nil); errors.As(err, &e) {
 		return nil, errorf(e.Code, "directory %q: %s", "/"+prefix, e.Message)
+	}
+	for _, c := range clashes {
+		w.Clashes = append(w.Clashes, [2]string{prefix + c[0], prefix + c[1]})
 	}
 	if w.entries += len(entries); w.entries > w.lim.TreeEntries {
 		return nil, w.tooMany()
@@ -163,6 +174,28 @@ func (w *treeWalk) add(path string, e treeEntry) error {
 	return nil
 }
 
+// checkClashes refuses symlinks among the paths that are one path on some
+// systems. Those of two directories that clash can clash, too.
+func (w *treeWalk) checkClashes() error {
+	if len(w.Clashes) == 0 {
+		return nil
+	}
+	type first struct {
+		path string
+		link bool
+	}
+	met := make(map[string]first, len(w.Files)+len(w.Dirs))
+	for _, f := range slices.Concat(w.Dirs, w.Files) {
+		key, link := foldName(f.Path), f.Mode == ModeSymlink
+		if other, ok := met[key]; ok && (link || other.link) {
+			return errorf(CodeTreeCaseCollision, "%q and %q are one path on some systems, and one of them is a symlink", other.path, f.Path)
+		} else if !ok {
+			met[key] = first{f.Path, link}
+		}
+	}
+	return nil
+}
+
 type treeEntry struct {
 	mode uint32
 	name string
@@ -181,33 +214,36 @@ func (e treeEntry) sortKey() string {
 }
 
 // parseTree reads the content of a tree object and checks everything in it
-// that does not depend on other objects.
-func parseTree(raw []byte, lim Limits) ([]treeEntry, error) {
-	var entries []treeEntry
-	names := make(map[string]string) // by foldName
+// that does not depend on other objects. It also returns pairs of names that
+// are one name on some systems.
+func parseTree(raw []byte, lim Limits) (entries []treeEntry, clashes [][2]string, err error) {
+	names := make(map[string]bool)
+	folded := make(map[string]string)
 	for len(raw) > 0 {
 		e, rest, err := parseTreeEntry(raw)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		raw = rest
 		if err := checkEntry(e, lim); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
+		if names[e.name] {
+			return nil, nil, errorf(CodeTreeDuplicate, "two entries are named %q", e.name)
+		}
+		names[e.name] = true
 		key := foldName(e.name)
-		switch other, ok := names[key]; {
-		case ok && other == e.name:
-			return nil, errorf(CodeTreeDuplicate, "two entries are named %q", e.name)
-		case ok:
-			return nil, errorf(CodeTreeCaseCollision, "%q and %q are one name on some systems", other, e.name)
+		if other, ok := folded[key]; ok {
+			clashes = append(clashes, [2]string{other, e.name})
+		} else {
+			folded[key] = e.name
 		}
-		names[key] = e.name
 		if n := len(entries); n > 0 && !entries[n-1].before(e) {
-			return nil, errorf(CodeTreeMalformed, "%q is not in order", e.name)
+			return nil, nil, errorf(CodeTreeMalformed, "%q is not in order", e.name)
 		}
 		entries = append(entries, e)
 	}
-	return entries, nil
+	return entries, clashes, nil
 }
 
 // parseTreeEntry reads "mode name NUL id" from the front of raw.
@@ -327,71 +363,6 @@ func foldName(name string) string {
 		}
 	}
 	return strings.ToLower(name)
-}
-
-// checkSymlinks checks the targets of all symlinks.
-func (w *treeWalk) checkSymlinks(ctx context.Context) error {
-	links := make(map[string]bool) // folded paths
-	for _, f := range w.Files {
-		if f.Mode == ModeSymlink {
-			links[foldName(f.Path)] = true
-		}
-	}
-	for _, f := range w.Files {
-		if f.Mode != ModeSymlink {
-			continue
-		}
-		if err := ctx.Err(); err != nil {
-			return fmt.Errorf("list tree: %w", err)
-		}
-		if f.Size > maxSymlinkBytes {
-			return errorf(CodeSymlinkTarget, "target of symlink %q has %d bytes, more than %d", f.Path, f.Size, maxSymlinkBytes)
-		}
-		target, err := w.objects.Read(f.OID, Blob, maxSymlinkBytes)
-		if err != nil {
-			return err
-		}
-		// That is up from the deepest directory, and down again to one as deep.
-		if bytes.Count(target, []byte("/")) > 2*w.lim.TreeDepth {
-			return errorf(CodeSymlinkTarget, "target of symlink %q has more than %d slashes", f.Path, 2*w.lim.TreeDepth)
-		}
-		if err := checkTarget(f.Path, string(target), links); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// checkTarget checks the target of the symlink at path, in a tree where links
-// are all the symlinks.
-func checkTarget(path, target string, links map[string]bool) error {
-	if target == "" {
-		return errorf(CodeSymlinkTarget, "target of symlink %q is empty", path)
-	}
-	if why := badText(target); why != "" {
-		return errorf(CodeSymlinkTarget, "target %.80q of symlink %q %s", target, path, why)
-	}
-	drive := len(target) > 1 && target[1] == ':' // of Windows
-	if target[0] == '/' || drive {
-		return errorf(CodeSymlinkEscape, "symlink %q leads to the absolute path %.80q", path, target)
-	}
-	at := []byte("/" + foldName(path))
-	at = at[:bytes.LastIndexByte(at, '/')]
-	for name := range strings.SplitSeq(target, "/") {
-		if len(at) > 0 && links[string(at[1:])] {
-			return errorf(CodeSymlinkThrough, "symlink %q leads through another one to %.80q", path, target)
-		}
-		switch {
-		case name == "" || name == ".":
-		case name == ".." && len(at) == 0, name != ".." && isDotGit(name):
-			return errorf(CodeSymlinkEscape, "symlink %q leads out of the tree to %.80q", path, target)
-		case name == "..":
-			at = at[:bytes.LastIndexByte(at, '/')]
-		default:
-			at = append(append(at, '/'), foldName(name)...)
-		}
-	}
-	return nil
 }
 
 // WriteTree stores the tree objects of files and empty directories, which may

@@ -119,13 +119,15 @@ func TestTreeNames(t *testing.T) {
 		{"backslashes up", file(`..\..\a`), CodeTreeName},
 		{"not UTF-8", file("a\xff"), CodeTreeName},
 		{"surrogate", file("a\xed\xa0\x80"), CodeTreeName},
-		{"case", two("README", "readme"), CodeTreeCaseCollision},
-		{"case of a directory", rawTree(treeEntry{ModeSymlink, "A", blob}, treeEntry{ModeDir, "a", empty}), CodeTreeCaseCollision},
-		{"case beyond ASCII", two("\u00c9", "\u00e9"), CodeTreeCaseCollision},
-		{"kelvin sign", two("k", "\u212a"), CodeTreeCaseCollision},
-		{"sharp s", two("strasse", "stra\u00dfe"), CodeTreeCaseCollision},
-		{"normalization", two("e\u0301", "\u00e9"), CodeTreeCaseCollision},
-		{"normalization and case", two("E\u0301", "\u00e9"), CodeTreeCaseCollision},
+		{"case", two("README", "readme"), ""},
+		{"case of a directory", rawTree(treeEntry{ModeDir, "A", empty}, treeEntry{ModeDir, "a", empty}), ""},
+		{"case of a symlink", rawTree(treeEntry{ModeSymlink, "A", blob}, treeEntry{ModeDir, "a", empty}), CodeTreeCaseCollision},
+		{"case of a symlink and a file", rawTree(treeEntry{ModeFile, "A", blob}, treeEntry{ModeSymlink, "a", blob}), CodeTreeCaseCollision},
+		{"case beyond ASCII", two("\u00c9", "\u00e9"), ""},
+		{"kelvin sign", two("k", "\u212a"), ""},
+		{"sharp s", two("strasse", "stra\u00dfe"), ""},
+		{"normalization", two("e\u0301", "\u00e9"), ""},
+		{"normalization and case", two("E\u0301", "\u00e9"), ""},
 		{"one normalization", file("\u00e9"), ""},
 		{"other normalization", file("e\u0301"), ""},
 		{"255 bytes", file(strings.Repeat("a", 255)), ""},
@@ -234,12 +236,19 @@ func TestSymlinks(t *testing.T) {
 		{"git in disguise", "dir/link", "../.GIT/hooks", CodeSymlinkEscape},
 		{"git as short name", "link", "git~1", CodeSymlinkEscape},
 
-		{"through a link", "link", "other/file", CodeSymlinkThrough},
-		{"through a link with slash", "link", "other/", CodeSymlinkThrough},
-		{"through a link in other case", "link", "OTHER/file", CodeSymlinkThrough},
-		{"through a link and up", "dir/link", "../other/../file", CodeSymlinkThrough},
-		{"through itself", "link", "link/x", CodeSymlinkThrough},
-		{"through a link below", "link", "dir/inner/x", CodeSymlinkThrough},
+		{"through a link", "link", "other/file", ""},
+		{"through a link with slash", "link", "other/", ""},
+		{"through a link in other case", "link", "OTHER/file", ""},
+		{"through a link and up", "dir/link", "../other/../file", ""},
+		{"through itself", "link", "link/x", ""},
+		{"through itself and up", "link", "link/../../../x", ""}, // nobody gets that far
+		{"through a link below", "link", "dir/inner/x", ""},
+		{"up from where a link leads", "link", "deep/../file", ""},
+		{"up from where a link leads, and out", "link", "other/../../file", CodeSymlinkEscape},
+		{"up from a link to the root", "link", "root/../file", CodeSymlinkEscape},
+		{"up from a link to the root in other case", "link", "ROOT/../file", CodeSymlinkEscape},
+		{"up from what is a directory in one case and a link in the other", "dir/link", "../Deep/../../file", CodeSymlinkEscape},
+		{"to git by way of a link", "link", "root/.git/config", CodeSymlinkEscape},
 
 		{"empty", "link", "", CodeSymlinkTarget},
 		{"NUL", "link", "file\x00/etc/passwd", CodeSymlinkTarget},
@@ -259,6 +268,8 @@ func TestSymlinks(t *testing.T) {
 				{Path: "dir/file", Mode: ModeFile, OID: blob},
 				{Path: "other", Mode: ModeSymlink, OID: add(t, o, Blob, "dir")},
 				{Path: "dir/inner", Mode: ModeSymlink, OID: add(t, o, Blob, "file")},
+				{Path: "deep", Mode: ModeSymlink, OID: add(t, o, Blob, "dir/a/b")},
+				{Path: "root", Mode: ModeSymlink, OID: add(t, o, Blob, ".")},
 				{Path: tt.path, Mode: ModeSymlink, OID: add(t, o, Blob, tt.target)},
 			}
 			root, err := o.WriteTree(files, nil)
@@ -269,6 +280,82 @@ func TestSymlinks(t *testing.T) {
 				t.Errorf("err = %v, want code %q", err, tt.want)
 			}
 		})
+	}
+}
+
+// Of directories that are one on some systems, what is in them is compared, too.
+func TestClashes(t *testing.T) {
+	t.Parallel()
+	o, blob, _ := newObjects(t)
+	link := add(t, o, Blob, "file")
+	tests := []struct {
+		name  string
+		files []File
+		want  [][2]string
+		code  string
+	}{
+		{"none", []File{{Path: "A/x", Mode: ModeFile, OID: blob}, {Path: "b/X", Mode: ModeFile, OID: blob}}, nil, ""},
+		{"files", []File{{Path: "d/X", Mode: ModeFile, OID: blob}, {Path: "d/x", Mode: ModeFile, OID: blob}}, [][2]string{{"d/X", "d/x"}}, ""},
+		{"directories", []File{{Path: "D/x", Mode: ModeFile, OID: blob}, {Path: "d/y", Mode: ModeFile, OID: blob}}, [][2]string{{"D", "d"}}, ""},
+		{"a symlink in one", []File{{Path: "D/x", Mode: ModeSymlink, OID: link}, {Path: "d/y", Mode: ModeFile, OID: blob}}, [][2]string{{"D", "d"}}, ""},
+		{"a symlink in one, a directory in the other", []File{{Path: "D/x", Mode: ModeSymlink, OID: link}, {Path: "d/X/y", Mode: ModeFile, OID: blob}}, nil, CodeTreeCaseCollision},
+		{"two symlinks", []File{{Path: "X", Mode: ModeSymlink, OID: link}, {Path: "x", Mode: ModeSymlink, OID: link}}, nil, CodeTreeCaseCollision},
+	}
+	for _, tt := range tests {
+		root, err := o.WriteTree(tt.files, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		tree, err := o.Files(t.Context(), root, DefaultLimits())
+		if code(err) != tt.code || !slices.Equal(tree.Clashes, tt.want) {
+			t.Errorf("%s: clashes = %q, %v, want %q, code %q", tt.name, tree.Clashes, err, tt.want, tt.code)
+		}
+	}
+}
+
+// Symlinks through symlinks cost what they may cost, and no more.
+func TestSymlinkLimits(t *testing.T) {
+	t.Parallel()
+	o, _, _ := newObjects(t)
+	// Each link leads through the next one 100 times.
+	var files []File
+	for i := range 200 {
+		target := strings.Repeat(fmt.Sprintf("l%03d/../", i+1), 100) + "x"
+		files = append(files, File{Path: fmt.Sprintf("l%03d", i), Mode: ModeSymlink, OID: add(t, o, Blob, target)})
+	}
+	root, err := o.WriteTree(files, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := o.Files(t.Context(), root, DefaultLimits()); err != nil {
+		t.Errorf("entangled symlinks: %v", err) // each path ends at the 64th
+	}
+	// A hundred thousand that lead through 64 others of 256 names each.
+	files = nil
+	for i := range 64 {
+		files = append(files, File{Path: fmt.Sprintf("l%03d", i), Mode: ModeSymlink, OID: add(t, o, Blob, strings.Repeat("./", 255)+fmt.Sprintf("l%03d", i+1))})
+	}
+	start := add(t, o, Blob, "l000")
+	for i := range 90_000 {
+		files = append(files, File{Path: fmt.Sprintf("s%06d", i), Mode: ModeSymlink, OID: start})
+	}
+	if root, err = o.WriteTree(files, nil); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := o.Files(t.Context(), root, DefaultLimits()); code(err) != CodeSymlinkTarget {
+		t.Errorf("many long ways: err = %v, want %s", err, CodeSymlinkTarget)
+	}
+	// Targets of 4 KiB, all different.
+	files = nil
+	for i := range 5_000 {
+		target := strings.Repeat("a", 4000) + fmt.Sprint(i)
+		files = append(files, File{Path: fmt.Sprintf("s%06d", i), Mode: ModeSymlink, OID: add(t, o, Blob, target)})
+	}
+	if root, err = o.WriteTree(files, nil); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := o.Files(t.Context(), root, DefaultLimits()); code(err) != CodeSymlinkTarget {
+		t.Errorf("20 MB of targets: err = %v, want %s", err, CodeSymlinkTarget)
 	}
 }
 

@@ -207,10 +207,10 @@ func hostileTags() []hostileTag {
 		file("UP-14 no UTF-8", "tree_name", "\xff"),
 		file("UP-14 256 bytes", "name_too_long", strings.Repeat("n", 256)),
 		file("UP-14 right to left", "", "a\u202egpj.exe"),
-		tree("UP-14 two names of one case", "tree_case_collision", func(p *packer) string {
+		tree("UP-14 two names of one case", "", func(p *packer) string {
 			return p.tree("100644 README", p.blob("x"), "100644 readme", p.blob("x"))
 		}),
-		tree("UP-14 two names of one form", "tree_case_collision", func(p *packer) string {
+		tree("UP-14 two names of one form", "", func(p *packer) string {
 			return p.tree("100644 e\u0301", p.blob("x"), "100644 \u00e9", p.blob("x"))
 		}),
 		tree("UP-14 same name twice", "tree_duplicate", func(p *packer) string {
@@ -233,8 +233,14 @@ func hostileTags() []hostileTag {
 		link("UP-15 NUL", "symlink_target", "a\x00b"),
 		link("UP-15 itself", "", "link"),
 		link("UP-15 inside", "", "dir/file"),
-		tree("UP-15 through a link", "symlink_through", func(p *packer) string {
+		tree("UP-14 a symlink and a file of one case", "tree_case_collision", func(p *packer) string {
+			return p.tree("120000 A", p.blob("x"), "100644 a", p.blob("x"))
+		}),
+		tree("UP-15 through a link", "", func(p *packer) string {
 			return p.tree("120000 a", p.blob("."), "120000 b", p.blob("a/x"))
+		}),
+		tree("UP-15 through a link and out", "symlink_escape", func(p *packer) string {
+			return p.tree("120000 a", p.blob("."), "120000 b", p.blob("a/../x"))
 		}),
 		tree("UP-15 file under a link", "tree_duplicate", func(p *packer) string {
 			return p.tree("120000 a", p.blob("."), "40000 a", p.tree("100644 x", p.blob("x")))

@@ -360,6 +360,7 @@ type Tarball struct {
 		Version    string
 		Problem    string
 		UsableWith []string `json:"usable_with"`
+		Warnings   []string
 	}
 	GitHidden string `json:"git_hidden"`
 }

@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"io"
 	"iter"
-	"path"
-	"slices"
 	"strings"
 	"sync"
 	"unicode"
@@ -112,13 +110,11 @@ func (z *zigFiles) describe(objects *gitpack.Objects, tree gitpack.Listing) (sto
 		}
 		all = append(all, entry)
 	}
-	var man *zigpkg.Manifest
-	if f, ok := zigManifest(objects, tree); ok {
-		var err error
-		if man, err = readZigManifest(objects, f); err != nil {
-			zig.Problem = err.Error()
-			return zig, nil
-		}
+	zig.Warnings = clashWarnings(tree)
+	man, err := zigManifest(objects, tree)
+	if err != nil {
+		zig.Problem = err.Error()
+		return zig, nil
 	}
 	sum := zigpkg.Sum(man, all)
 	zig.Hash, zig.LegacyHash, zig.UsableWith = sum.Hash, sum.Legacy, man.UsableWith()
@@ -132,7 +128,7 @@ func (z *zigFiles) describe(objects *gitpack.Objects, tree gitpack.Listing) (sto
 	if man.Fingerprint != 0 {
 		zig.Fingerprint = fmt.Sprintf("%#016x", man.Fingerprint)
 	}
-	zig.Warnings = man.Warnings
+	zig.Warnings = append(zig.Warnings, man.Warnings...)
 	for _, d := range man.Dependencies {
 		d.Name, d.URL, d.Path, d.Hash = plain(d.Name), plain(d.URL), plain(d.Path), plain(d.Hash)
 		zig.Dependencies = append(zig.Dependencies, d)
@@ -146,26 +142,45 @@ func plain(s string) string {
 	return strings.ReplaceAll(strings.ToValidUTF8(s, "\uFFFD"), "\x00", "\uFFFD")
 }
 
-// zigManifest finds build.zig.zon, through symlinks as Zig does: one that
-// leads nowhere is no manifest.
-func zigManifest(objects *gitpack.Objects, tree gitpack.Listing) (gitpack.File, bool) {
-	name := zigpkg.ManifestName
-	for range 8 { // Linux follows 40; nobody means more than one
-		i := slices.IndexFunc(tree.Files, func(f gitpack.File) bool { return f.Path == name })
-		if i < 0 || tree.Files[i].Mode == gitpack.ModeSubmodule {
-			return gitpack.File{}, false
+// clashWarnings says where a tree cannot be unpacked.
+func clashWarnings(tree gitpack.Listing) []string {
+	const most = 3
+	var warnings []string
+	for i, c := range tree.Clashes {
+		if i == most {
+			return append(warnings, fmt.Sprintf("and %d more such pairs", len(tree.Clashes)-most))
 		}
-		f := tree.Files[i]
-		if f.Mode != gitpack.ModeSymlink {
-			return f, true
-		}
-		target, err := readString(objects, f)
-		if err != nil {
-			return gitpack.File{}, false
-		}
-		name = path.Join(path.Dir(name), target)
+		warnings = append(warnings, fmt.Sprintf("%q and %q are one path where case or Unicode form does not count: "+
+			"it cannot be unpacked on Windows, nor on macOS as it comes", c[0], c[1]))
 	}
-	return gitpack.File{}, false
+	return warnings
+}
+
+// zigManifest reads build.zig.zon, by way of symlinks, as Zig does. It is nil
+// if there is none, or if a symlink of that name leads nowhere. An error is
+// one that Zig has, too, for people to read.
+func zigManifest(objects *gitpack.Objects, tree gitpack.Listing) (*zigpkg.Manifest, error) {
+	name := tree.Resolve(zigpkg.ManifestName)
+	if name == "" {
+		return nil, errors.New("build.zig.zon is a symlink that leads to itself or to a folder")
+	}
+	for _, dir := range tree.Dirs {
+		if dir.Path == name {
+			return nil, errors.New("build.zig.zon is a folder")
+		}
+	}
+	for _, f := range tree.Files {
+		switch {
+		case strings.HasPrefix(name, f.Path+"/") && f.Mode != gitpack.ModeSubmodule:
+			return nil, errors.New("build.zig.zon is a symlink that leads through a file")
+		case f.Path != name:
+		case f.Mode == gitpack.ModeSubmodule:
+			return nil, errors.New("build.zig.zon is a submodule")
+		default:
+			return readZigManifest(objects, f)
+		}
+	}
+	return nil, nil
 }
 
 func (z *zigFiles) entry(objects *gitpack.Objects, f gitpack.File) (zigpkg.Entry, error) {
