@@ -102,37 +102,6 @@ func (db *DB) ForgetBlobs(ctx context.Context) error {
 	return nil
 }
 
-// ShareBlobs keeps OwnBlobs waiting until release is called.
-func (db *DB) ShareBlobs(ctx context.Context) (release func(), err error) {
-	return db.lockBlobs(ctx, "pg_advisory_lock_shared")
-}
-
-// OwnBlobs waits until nobody shares the blobs, and keeps them from it until
-// release is called.
-func (db *DB) OwnBlobs(ctx context.Context) (release func(), err error) {
-	return db.lockBlobs(ctx, "pg_advisory_lock")
-}
-
-// lockBlobs holds the lock on a connection of its own: it goes with it,
-// however this process ends.
-func (db *DB) lockBlobs(ctx context.Context, function string) (release func(), err error) {
-	conn, err := db.Connect(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("lock blobs: %w", translate(err))
-	}
-	release = func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
-		defer cancel()
-		conn.Close(ctx)
-	}
-	sql := `SET lock_timeout = 0; SET statement_timeout = 0; SELECT ` + function + `(hashtext('packbase blobs ' || current_schema()))`
-	if _, err := conn.Exec(ctx, sql); err != nil {
-		release()
-		return nil, fmt.Errorf("lock blobs: %w", translate(err))
-	}
-	return release, nil
-}
-
 // An Adoption is releases of one package that come from blobs and not from
 // upstream.
 type Adoption struct {

@@ -14,7 +14,8 @@ import (
 // Each method is one transaction. Errors are those of this package, wrapped.
 type DB struct {
 	*pg.DB
-	pool *pgxpool.Pool
+	pool   *pgxpool.Pool
+	shares blobShares
 }
 
 // Open connects to the database at url, a postgres:// URL.
@@ -24,7 +25,7 @@ func Open(ctx context.Context, url string) (*DB, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &DB{DB: db, pool: db.Pool}, nil
+	return &DB{DB: db, pool: db.Pool, shares: blobShares{turn: make(chan struct{}, 1)}}, nil
 }
 
 // tx runs fn in a transaction, again if Postgres asks for that.

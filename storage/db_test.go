@@ -5,6 +5,7 @@ import (
 	"io/fs"
 	"strings"
 	"testing"
+	"time"
 
 	"packbase/migrations"
 	"packbase/storage"
@@ -89,4 +90,73 @@ func TestShareBlobs(t *testing.T) {
 	}
 	second()
 	f.must(<-owned)
+}
+
+// Jobs share the blobs on one connection, however many there are; who wants to
+// own the blobs waits for those who have them, and not for those who come
+// later; and a lock that Postgres lost is taken anew.
+func TestManyShareBlobs(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	const locks = ` FROM pg_locks WHERE locktype = 'advisory' AND objid = (hashtext('packbase blobs ' || current_schema())::bigint & 4294967295)::oid`
+	held := func() int { return f.count(`SELECT count(*)` + locks + ` AND granted`) }
+	waiting := func(n int) func() bool {
+		return func() bool { return f.count(`SELECT count(*)`+locks+` AND NOT granted`) == n }
+	}
+	share := func(n int) (release func()) {
+		t.Helper()
+		all := make([]func(), n)
+		f.must(errors.Join(at(n, func(i int) (err error) { all[i], err = f.ShareBlobs(f.ctx); return err })...))
+		return func() {
+			for _, release := range all {
+				release()
+			}
+		}
+	}
+	early := share(120)
+	if n := held(); n != 1 {
+		t.Errorf("120 jobs hold the lock on %d connections, want 1", n)
+	}
+	owner := make(chan func(), 1)
+	go func() {
+		release, err := f.OwnBlobs(f.ctx)
+		if err != nil {
+			t.Error(err)
+		}
+		owner <- release
+	}()
+	eventually(t, "somebody waits to own the blobs", waiting(1))
+	late := make(chan func(), 1)
+	go func() {
+		release, err := f.ShareBlobs(f.ctx)
+		if err != nil {
+			t.Error(err)
+		}
+		late <- release
+	}()
+	eventually(t, "who comes later waits behind the owner", waiting(2))
+	early()
+	release := <-owner
+	if len(late) > 0 {
+		t.Error("the blobs are shared and owned at once")
+	}
+	release()
+	defer (<-late)()
+
+	f.must(f.exec(`SELECT pg_terminate_backend(pid)` + locks))
+	eventually(t, "the lock is lost", func() bool { return held() == 0 })
+	defer share(1)()
+	if held() != 1 {
+		t.Error("a lock that was lost is joined")
+	}
+}
+
+// eventually polls until ok holds.
+func eventually(t testing.TB, what string, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(30 * time.Second); !ok(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("still not: %s", what)
+		}
+	}
 }
