@@ -123,18 +123,18 @@ func (db *DB) CatalogUpdated(ctx context.Context, pkg string) (updated string, e
 
 // A Candidate is a package that an update may have to look at.
 type Candidate struct {
-	ID       string // of the catalog's entry; "" for a package that the catalog does not list
+	ID       string // of the catalog's entry; "" for a fixture
 	Name     string
 	Upstream string
 	CloneURL string
 	Language string
 	Text     string // the catalog's description
 	Fresh    bool   // nothing changed since the last good sync
-	Waiting  bool   // failed lately: its next try is later
+	Waiting  bool   // failed lately, so that its next try is later, or is not active
 }
 
-// Candidates returns all that the catalog lists, and the packages that were
-// mirrored on request and are still active.
+// Candidates returns all that the catalog lists and that can be used. What was
+// mirrored on request alone is not for updates, which anybody may start.
 //
 // Fresh is what has an unchanged, non-empty updated_at in the catalog, a
 // release, and a last sync that succeeded.
@@ -143,15 +143,9 @@ func (db *DB) Candidates(ctx context.Context) ([]Candidate, error) {
 		SELECT c.id, c.name, c.upstream, c.clone_url, c.language, c.description AS text,
 			COALESCE(c.source_updated <> '' AND c.synced_updated = c.source_updated
 				AND p.release_count > 0 AND p.sync_ok AND p.upstream = c.upstream, false) AS fresh,
-			COALESCE(p.next_sync_at > now() AND p.upstream = c.upstream, false) AS waiting
+			COALESCE(p.state <> 'active' OR p.next_sync_at > now() AND p.upstream = c.upstream, false) AS waiting
 		FROM catalog_entries c LEFT JOIN packages p ON lower(p.name) = lower(c.name)
-		WHERE c.problem = '' AND COALESCE(p.state, 'active') = 'active'
-		UNION ALL
-		SELECT '', p.name, p.upstream, p.clone_url, p.language, '', false, COALESCE(p.next_sync_at > now(), false)
-		FROM packages p
-		WHERE p.state = 'active' AND p.upstream NOT LIKE 'fixture:%'
-			AND NOT EXISTS (SELECT FROM catalog_entries c WHERE lower(c.name) = lower(p.name) AND c.problem = '')
-		ORDER BY 2`)
+		WHERE c.problem = '' ORDER BY c.name`)
 	all, err := pgx.CollectRows(rows, pgx.RowToStructByName[Candidate])
 	if err != nil {
 		return nil, fmt.Errorf("candidates: %w", translate(err))
@@ -170,16 +164,18 @@ type Run struct {
 	Counters
 }
 
-// Counters say what an update found and did.
+// Counters say what an update found and did. With fixtures counted in,
+// SourcePackages are SourceSkipped, ReposScanned and those of SourceRepoFailed
+// whose name is another's; each that was scanned ends as synced or failed.
 type Counters struct {
 	SourceChanged    bool `json:"source_changed"`
 	SourcePackages   int  `json:"source_packages"`
 	SourceAdded      int  `json:"source_added"`
 	SourceUpdated    int  `json:"source_updated"`
 	SourceRemoved    int  `json:"source_removed"`
-	SourceSkipped    int  `json:"source_skipped"`     // entries that are not usable, and packages that are fresh or wait
+	SourceSkipped    int  `json:"source_skipped"`     // entries that are not usable, and packages that are fresh, wait or are frozen
 	SourceRepoFailed int  `json:"source_repo_failed"` // packages whose sync failed
-	ReposScanned     int  `json:"repos_scanned"`
+	ReposScanned     int  `json:"repos_scanned"`      // packages with a job of this run
 	PackagesTotal    int  `json:"packages_total"`
 	PackagesSynced   int  `json:"packages_synced"`
 	PackagesProbed   int  `json:"packages_probed"`
@@ -374,13 +370,17 @@ func (db *DB) AddChild(ctx context.Context, run int64, cand Candidate) (job Job,
 				return err
 			}
 		}
-		job, created, err = addJob(ctx, tx, Job{Kind: FetchPackage, Package: owner, RunID: &run})
-		if err != nil || created {
-			return err
+		for {
+			job, created, err = addJob(ctx, tx, Job{Kind: FetchPackage, Package: owner, RunID: &run})
+			if err != nil || created {
+				return err
+			}
+			// The job that is open already counts for this run: no other one runs.
+			tag, err := tx.Exec(ctx, `UPDATE jobs SET run_id = $2 WHERE id = $1 AND state IN ('queued', 'running')`, job.ID, run)
+			if err != nil || tag.RowsAffected() == 1 {
+				return err
+			}
 		}
-		// The job that is open already counts for this run, too.
-		_, err = tx.Exec(ctx, `UPDATE jobs SET run_id = $2 WHERE id = $1 AND run_id IS NULL`, job.ID, run)
-		return err
 	})
 	if err != nil {
 		return Job{}, false, fmt.Errorf("fetch %s: %w", cand.Name, translate(err))

@@ -139,7 +139,7 @@ func TestCandidates(t *testing.T) {
 	type verdict struct{ fresh, waiting bool }
 	want := map[string]verdict{
 		"new": {}, "synced": {fresh: true}, "empty": {}, "failed-later": {waiting: true}, "no-time": {}, "changed-meanwhile": {}, "updated": {},
-		"Other-Case": {fresh: true}, "rebound": {}, "by-hand": {},
+		"Other-Case": {fresh: true}, "rebound": {}, "frozen": {fresh: true, waiting: true},
 	}
 	candidates, err := f.Candidates(f.ctx)
 	f.must(err)
@@ -272,7 +272,10 @@ func TestRun(t *testing.T) {
 	f := newFixture(t)
 	f.catalog(entry("1", "a", "t1"), entry("2", "b", "t1"), entry("3", "c", "t1"))
 	f.publish("c", "v1")
-	asked := f.request("a") // before the update: it counts for it, too
+	// What is under way before the update counts for it, too, whatever it was for.
+	asked, begun := f.request("a"), f.claim("c")
+	f.must(f.exec(`INSERT INTO runs (state) VALUES ('failed')`))
+	f.must(f.exec(`UPDATE jobs SET run_id = (SELECT max(id) FROM runs) WHERE package = 'a'`))
 	c := f.update()
 	candidates, err := f.Candidates(f.ctx)
 	f.must(err)
@@ -283,6 +286,7 @@ func TestRun(t *testing.T) {
 			t.Errorf("child for a: %s, new %v; want the open job", job.ID, created)
 		}
 	}
+	f.publish("by-hand", "v1") // is none of the run's business
 	if p := f.pkg("b"); !p.Registered || p.Language != "shell" {
 		t.Errorf("b: registered %v, language %q; want what the catalog says", p.Registered, p.Language)
 	}
@@ -295,7 +299,10 @@ func TestRun(t *testing.T) {
 		if done, total, err := f.RunProgress(f.ctx, *c.Job.RunID); err != nil || done != i || total != 3 || f.run().State != storage.Running {
 			t.Errorf("before %s: %d of %d, %v, run %s; want %d of 3, running", end.name, done, total, err, f.run().State, i)
 		}
-		child := f.claim(end.name)
+		child := begun
+		if end.name != "c" {
+			child = f.claim(end.name)
+		}
 		o := storage.Outcome{State: storage.Succeeded, Result: tarballs{2, 1}, Sync: &storage.Sync{OK: true}}
 		if end.code != "" {
 			o = storage.Outcome{State: storage.Failed, Code: end.code, Sync: &storage.Sync{Code: end.code}}

@@ -86,6 +86,9 @@ func TestCatalog(t *testing.T) {
 	s := harness.Start(t, "PACKBASE_SOURCE=file://"+source, "PACKBASE_UPDATE_COOLDOWN=100ms", "PACKBASE_JOB_ATTEMPTS=1")
 
 	s.AwaitWorker(s.AddWorker("second"))
+	byHand := up.Repo("by-hand") // which no update looks at
+	byHand.Release("v1.0.0")
+	s.Fetch(byHand.URL)
 
 	const usable = packages - 2
 	first := update(t, s)
@@ -99,8 +102,9 @@ func TestCatalog(t *testing.T) {
 	var body map[string][]string
 	answer.Into(t, &body)
 	list.Packages, list.Local, list.Registered = body["packages"], body["local_packages"], body["registered_packages"]
-	if len(list.Packages) != usable || !slices.Equal(list.Packages, list.Local) || !slices.Equal(list.Packages, list.Registered) {
-		t.Errorf("list: got %d packages, %d local, %d registered, want %d of each", len(list.Packages), len(list.Local), len(list.Registered), usable)
+	if len(list.Packages) != usable+1 || !slices.Equal(list.Packages, list.Local) || len(list.Registered) != usable {
+		t.Errorf("list: got %d packages, %d local, %d registered, want %d, of which %[4]d local and all but one registered",
+			len(list.Packages), len(list.Local), len(list.Registered), usable+1)
 	}
 	var status struct {
 		Total   int `json:"packages_total"`
@@ -109,7 +113,7 @@ func TestCatalog(t *testing.T) {
 	}
 	harness.Eventually(t, "all packages are healthy", func() bool {
 		s.Do(http.MethodGet, "/api/status", "", nil).Into(t, &status)
-		return status.Total == usable && status.Healthy == usable
+		return status.Total == usable+1 && status.Healthy == usable+1
 	})
 
 	before := up.Requests()
@@ -123,7 +127,7 @@ func TestCatalog(t *testing.T) {
 
 	repos[10].Release("v1.2.0")                                                         // changed
 	repos[11].Tag("v1.1.0", repos[11].Commit(harness.Files{"moved.txt": "by force\n"})) // moved
-	repos[12].DeleteTag("v1.0.0")                                                       // emptied
+	repos[12].DeleteTag("v1.0.0")                                                       // emptied, so frozen
 	repos[12].DeleteTag("v1.1.0")
 	if err := os.RemoveAll(repos[13].Dir); err != nil { // vanished
 		t.Fatal(err)
@@ -139,18 +143,19 @@ func TestCatalog(t *testing.T) {
 	before = up.Requests()
 	third := update(t, s)
 	want = updateResult{Status: "ok", SourceChanged: true, SourcePackages: packages + 1, SourceUpdated: 6, SourceRemoved: 1,
-		SourceSkipped: third.SourceSkipped, SourceRepoFailed: 3, ReposScanned: 7, PackagesSynced: 4, TarballsCreated: 1, TarballsPresent: 8}
+		SourceSkipped: packages + 1 - 6, SourceRepoFailed: 3, ReposScanned: 6, PackagesSynced: 3, TarballsCreated: 1, TarballsPresent: 6}
 	if third != want {
 		t.Errorf("third update: got %+v, want %+v", third, want)
 	}
 	// One list for each, and one pack for the one that has something new.
-	if got := up.Requests() - before; got > 9 {
-		t.Errorf("third update: %d requests to upstream, want at most 9", got)
+	if got := up.Requests() - before; got > 8 {
+		t.Errorf("third update: %d requests to upstream, want at most 8", got)
 	}
+	checkRun(t, s, third)
 	if info := s.Info("pkg-10"); info.LatestTag != "v1.2.0" {
 		t.Errorf("changed: latest is %s, want v1.2.0", info.LatestTag)
 	}
-	checkFailed(t, s, "pkg-12", "no_tags")
+	checkFailed(t, s, "pkg-12", "package_frozen")
 	checkFailed(t, s, "pkg-13", "upstream_not_found")
 	s.Do(http.MethodGet, "/api/status", "", nil).Into(t, &status)
 	// The one that was moved, and the two that were deleted.
@@ -163,6 +168,32 @@ func TestCatalog(t *testing.T) {
 	}
 	// A failure is no freshness: the next update would try again.
 	checkFailed(t, s, "pkg-14", "")
+}
+
+// checkRun checks that the jobs of the last update are what it counted.
+func checkRun(t *testing.T, s *harness.Server, got updateResult) {
+	t.Helper()
+	var jobs struct {
+		Jobs []struct {
+			Kind, State string
+			RunID       int `json:"run_id"`
+		}
+	}
+	s.Do(http.MethodGet, "/api/jobs?limit=500", "", nil).Into(t, &jobs)
+	last, states := 0, map[string]int{}
+	for _, j := range jobs.Jobs {
+		if j.Kind == "catalog:update" {
+			last = max(last, j.RunID)
+		}
+	}
+	for _, j := range jobs.Jobs {
+		if j.Kind == "package:fetch" && j.RunID == last {
+			states[j.State]++
+		}
+	}
+	if states["succeeded"] != got.PackagesSynced || states["failed"] != got.SourceRepoFailed || states["succeeded"]+states["failed"] != got.ReposScanned {
+		t.Errorf("the update's jobs are %v, it counted %+v", states, got)
+	}
 }
 
 // checkFailed checks that a package keeps its releases and says why its last

@@ -264,7 +264,6 @@ func (u *update) fetchStale(ctx context.Context) error {
 			u.n.SourceSkipped++
 			continue
 		}
-		u.n.ReposScanned++
 		if err := u.addChild(ctx, cand); err != nil {
 			return err
 		}
@@ -272,6 +271,7 @@ func (u *update) fetchStale(ctx context.Context) error {
 	return nil
 }
 
+// addChild requests a fetch as part of the run.
 func (u *update) addChild(ctx context.Context, cand storage.Candidate) error {
 	job, created, err := u.w.db.AddChild(ctx, *u.job.Job.RunID, cand)
 	var bound *storage.BoundError
@@ -279,8 +279,12 @@ func (u *update) addChild(ctx context.Context, cand storage.Candidate) error {
 		u.n.SourceRepoFailed++
 		return u.w.db.MarkEntry(ctx, cand.ID, bound.Error())
 	}
-	if err != nil || !created {
+	if err != nil {
 		return err
+	}
+	u.n.ReposScanned++
+	if !created {
+		return nil
 	}
 	// A queue that is away is the reconciler's business.
 	if u.w.queue.Tell(ctx, job.Kind, job.ID) == nil {
@@ -305,7 +309,6 @@ func (u *update) importFixtures(ctx context.Context) error {
 			continue
 		}
 		u.n.PackagesTotal++
-		u.n.ReposScanned++
 		err = u.addChild(ctx, storage.Candidate{Name: up.Name, Upstream: up.Canonical, CloneURL: up.CloneURL})
 		if err != nil {
 			return err
