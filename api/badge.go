@@ -28,6 +28,9 @@ func (s *Server) getBadge(w http.ResponseWriter, r *http.Request, name string) e
 	h.Set("Content-Security-Policy", "default-src 'none'")
 	h.Set("X-Content-Type-Options", "nosniff")
 	h.Set("Cache-Control", "public, max-age=120")
+	if p.Private {
+		h.Set("Cache-Control", "private, max-age=120")
+	}
 	h.Set("Access-Control-Allow-Origin", "*")
 	http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(badge("packbase", text, colour)))
 	return nil

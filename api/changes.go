@@ -14,7 +14,8 @@ import (
 
 // getChanges serves GET /api/changes?since=&limit=&wait=: the feed that edges
 // follow. With wait it answers when there is something new, after that many
-// seconds, or when this server is about to end.
+// seconds, or when this server is about to end. With private=1 whoever does not
+// see private packages is refused, and not given a feed with holes.
 func (s *Server) getChanges(w http.ResponseWriter, r *http.Request) error {
 	since, err := strconv.ParseInt("0"+r.URL.Query().Get("since"), 10, 64)
 	if err != nil {
@@ -27,6 +28,9 @@ func (s *Server) getChanges(w http.ResponseWriter, r *http.Request) error {
 	wait, err := waitOf(r)
 	if err != nil {
 		return err
+	}
+	if r.URL.Query().Get("private") != "" && !storage.SeesPrivate(r.Context()) {
+		return unauthorized("private changes are for those who send a token of the scope read")
 	}
 	wait = min(wait, time.Minute)
 	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(wait + 30*time.Second))
@@ -77,13 +81,13 @@ func (s *Server) workOutFeedHead(ctx context.Context) (int64, error) {
 	return head.Seq, err
 }
 
-// getBlob serves GET /api/blobs/{digest}: any stored bytes that a row names.
+// getBlob serves GET /api/blobs/{digest}: the bytes of a release.
 func (s *Server) getBlob(w http.ResponseWriter, r *http.Request) error {
 	digest := chi.URLParam(r, "digest")
 	b, err := s.db.BlobByDigest(r.Context(), digest)
 	if err != nil {
 		return err
 	}
-	w.Header().Set("Cache-Control", immutable)
+	w.Header().Set("Cache-Control", cacheable(callerOf(r).scope != ""))
 	return s.serveBlob(w, r, storage.Release{Digest: b.Digest, Size: b.Size}, b.Digest, "application/octet-stream")
 }

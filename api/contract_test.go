@@ -108,7 +108,7 @@ func (s *scene) makeJobs() {
 	s.must(err)
 	s.must(s.db.RequeueJob(ctx, c, time.Hour, true, "upstream_busy", "it asks for a pause"))
 	s.queued = job.ID
-	_, err = s.db.Follow(ctx, "https://central.example")
+	_, err = s.db.Follow(ctx, "https://central.example", false)
 	s.must(err)
 }
 
@@ -241,6 +241,7 @@ func (s *scene) reads() []call {
 		get(s.registry, "/api/search", 400), get(s.registry, "/api/search?q=a&limit=0", 400), get(s.registry, "/api/search?q=a&offset=-1", 400),
 		get(s.away, "/api/search?q=hello", 503),
 		get(s.registry, "/api/changes", 200), get(s.registry, "/api/changes?since=2&limit=1", 200), get(s.registry, "/api/changes?since=999&wait=1", 200),
+		get(s.registry, "/api/changes?private=1", 401), get(s.registry, "/login", 401), get(s.registry, "/login", 302, "Authorization", basic("x", token)),
 		get(s.registry, "/api/changes?since=x", 400), get(s.registry, "/api/changes?since=-1", 400), get(s.away, "/api/changes", 503),
 
 		get(s.registry, "/api/jobs", 200), get(s.registry, "/api/jobs?state=failed&package=hello&limit=1", 200),
@@ -324,10 +325,28 @@ func (s *scene) writes() []call {
 		calls = append(calls, post(s.registry, nobody+"/"+action, "", 404, auth), post(s.registry, "/api/jobs/%6e/"+action, "", 400, auth),
 			post(s.away, nobody+"/"+action, "", 503, auth))
 	}
-	for _, path := range []string{"/api/fetch", "/api/check", "/api/review/frozen", nobody + "/retry", nobody + "/cancel"} {
+	calls = append(calls, s.tokenCalls(post, auth, wrong, long)...)
+	for _, path := range []string{"/api/fetch", "/api/check", "/api/review/frozen", "/api/visibility/frozen", "/api/tokens", "/api/tokens/x/revoke", nobody + "/retry", nobody + "/cancel"} {
 		calls = append(calls, post(s.registry, path, "{}", 401, nil), post(s.registry, path, "{}", 403, wrong), post(s.edge, path, "{}", 403, auth))
 	}
 	return calls
+}
+
+func (s *scene) tokenCalls(post func(*registry, string, string, int, []string) call, auth, wrong []string, long string) []call {
+	get := func(on *registry, status int, header []string) call {
+		return call{on: on, method: http.MethodGet, path: "/api/tokens", status: status, header: header}
+	}
+	ci := `{"name":"ci","scope":"read","expires":"` + time.Now().Add(time.Hour).Format(time.RFC3339) + `"}`
+	return []call{
+		post(s.registry, "/api/tokens", ci, 201, auth), post(s.registry, "/api/tokens", ci, 409, auth), post(s.registry, "/api/tokens", `{"name":"x"}`, 400, auth),
+		post(s.registry, "/api/tokens", long, 413, auth), post(s.away, "/api/tokens", ci, 503, auth),
+		get(s.registry, 200, auth), get(s.registry, 401, nil), get(s.registry, 403, wrong), get(s.edge, 403, auth), get(s.away, 503, auth),
+		post(s.registry, "/api/tokens/ci/revoke", "", 200, auth), post(s.registry, "/api/tokens/ci/revoke", "", 404, auth),
+		post(s.registry, "/api/tokens/%63i/revoke", "", 400, auth), post(s.away, "/api/tokens/ci/revoke", "", 503, auth),
+		post(s.registry, "/api/visibility/frozen", `{"visibility":"private"}`, 200, auth), post(s.registry, "/api/visibility/frozen", `{"visibility":"public"}`, 200, auth),
+		post(s.registry, "/api/visibility/nope", `{"visibility":"public"}`, 404, auth), post(s.registry, "/api/visibility/frozen", `{}`, 400, auth),
+		post(s.registry, "/api/visibility/frozen", long, 413, auth), post(s.away, "/api/visibility/frozen", `{"visibility":"public"}`, 503, auth),
+	}
 }
 
 // updates are requests that start updates or wait for jobs.

@@ -145,17 +145,17 @@ func shares(counts map[string]int, most int) []web.Share {
 }
 
 func (s *Server) fillDashboard(ctx context.Context, d *web.Dashboard, c census) error {
-	status, err := s.status.get(ctx, s.workOutStatus)
+	status, err := s.status.of(ctx).get(ctx, s.workOutStatus)
 	if err != nil {
 		return err
 	}
-	o, err := s.overview.get(ctx, s.workOutOverview)
+	o, err := s.overview.of(ctx).get(ctx, s.workOutOverview)
 	if err != nil {
 		return err
 	}
 	// Counting takes a second for some hundred thousand releases.
 	age := min(time.Second+time.Duration(d.Releases)*300*time.Microsecond, time.Minute)
-	if d.Chart, err = s.chart.within(ctx, age, s.workOutChart); err != nil {
+	if d.Chart, err = s.chart.of(ctx).within(ctx, age, s.workOutChart); err != nil {
 		return err
 	}
 	u := status.Update

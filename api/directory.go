@@ -15,16 +15,18 @@ import (
 // cost the same with ten packages and with ten thousand. It asks Postgres for
 // what changed, at most once in directoryAge, unless there are news.
 type directory struct {
-	db   *storage.DB
-	news *news
+	db    *storage.DB
+	epoch *epoch
+	news  *news
 
 	mu     sync.Mutex
 	asked  time.Time // when Postgres was last asked
 	heard  uint64    // the news by then
 	failed error     // how that ended
 	since  time.Time // the newest change seen
+	of     int64     // the epoch of byName
 	byName map[string]*listing
-	view   *view
+	views  perReader[*view]
 }
 
 const (
@@ -53,8 +55,9 @@ type totals struct {
 	Languages                                               map[string]int
 }
 
-func newDirectory(db *storage.DB, news *news) *directory {
-	return &directory{db: db, news: news, byName: map[string]*listing{}, view: &view{totals: totals{Languages: map[string]int{}}}}
+func newDirectory(db *storage.DB, e *epoch, news *news) *directory {
+	none := &view{totals: totals{Languages: map[string]int{}}}
+	return &directory{db: db, epoch: e, news: news, byName: map[string]*listing{}, views: perReader[*view]{none, none}}
 }
 
 // look returns the packages as they are now, give or take directoryAge, and
@@ -65,21 +68,28 @@ func (d *directory) look(ctx context.Context) (*view, error) {
 	defer d.mu.Unlock()
 	heard := d.news.Load()
 	if time.Since(d.asked) < directoryAge && heard == d.heard {
-		return d.view, d.failed
+		return *d.views.of(ctx), d.failed
+	}
+	epoch := d.epoch.now(ctx)
+	if epoch != d.of {
+		d.since = time.Time{}
 	}
 	since := d.since
 	if !since.IsZero() {
 		since = since.Add(-directoryOverlap)
 	}
 	// Others wait for this answer: it must come soon, and not end with a client.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), directoryTimeout)
+	ask, cancel := context.WithTimeout(storage.SeePrivate(context.WithoutCancel(ctx)), directoryTimeout)
 	defer cancel()
-	changed, err := d.db.ChangedPackages(ctx, since)
+	changed, err := d.db.ChangedPackages(ask, since)
 	d.asked, d.heard, d.failed = time.Now(), heard, err
 	if err != nil {
-		return d.view, err
+		return *d.views.of(ctx), err
 	}
 	stale := false
+	if epoch != d.of { // names may be gone
+		d.byName, d.of, stale = map[string]*listing{}, epoch, true
+	}
 	for i := range changed {
 		p := &changed[i]
 		if old, ok := d.byName[p.Name]; ok && old.ChangedAt.Equal(p.ChangedAt) {
@@ -92,9 +102,9 @@ func (d *directory) look(ctx context.Context) (*view, error) {
 		}
 	}
 	if stale {
-		d.view = newView(d.byName)
+		d.views = perReader[*view]{newView(d.byName, true), newView(d.byName, false)}
 	}
-	return d.view, nil
+	return *d.views.of(ctx), nil
 }
 
 // last is look for those who can do with packages as they were when Postgres
@@ -107,9 +117,12 @@ func (d *directory) last(ctx context.Context) (*view, error) {
 	return v, err
 }
 
-func newView(byName map[string]*listing) *view {
+func newView(byName map[string]*listing, private bool) *view {
 	v := &view{packages: make([]*listing, 0, len(byName)), totals: totals{Languages: map[string]int{}}}
 	for _, p := range byName {
+		if p.Private && !private {
+			continue
+		}
 		if p.State == storage.Removed || p.ReleaseCount == 0 && !p.Registered {
 			continue
 		}

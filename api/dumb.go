@@ -66,7 +66,7 @@ func (s *Server) serveHistory(w http.ResponseWriter, r *http.Request, digest, co
 	if err != nil {
 		return err
 	}
-	w.Header().Set("Cache-Control", immutable)
+	w.Header().Set("Cache-Control", cacheable(callerOf(r).scope != ""))
 	return s.serveBlob(w, r, storage.Release{Digest: digest, Size: b.Size}, digest, contentType)
 }
 
@@ -76,7 +76,8 @@ func (s *Server) history(r *http.Request) (storage.History, error) {
 		return storage.History{}, errNoPackage(name)
 	}
 	if _, err := s.db.PackageByName(r.Context(), name); err != nil {
-		return storage.History{}, notFound(err, errNoPackage(name))
+		none := s.packs.none(r.Context(), name)
+		return storage.History{}, notFound(err, &Error{Status: none.Status, Code: none.Code, Message: none.Message, Basic: true})
 	}
 	h, err := s.db.HistoryOf(r.Context(), name)
 	if errors.Is(err, storage.ErrNotFound) {

@@ -21,6 +21,7 @@ type Error struct {
 	Message    string // for people: what was wrong and what to do
 	RetryAfter time.Duration
 	JobID      string // the job that failed, if one did
+	Basic      bool   // a 401 asks for what Git and browsers can send
 }
 
 func (e *Error) Error() string { return e.Code + ": " + e.Message }
@@ -132,6 +133,12 @@ func writeError(w http.ResponseWriter, r *http.Request, e *Error) {
 	leaveUnread(w, r)
 	h.Set("Cache-Control", "no-store")
 	h.Set("X-Packbase-Error", e.Code)
+	switch {
+	case e.Status == http.StatusUnauthorized && e.Basic:
+		h.Set("WWW-Authenticate", `Basic realm="packbase"`)
+	case e.Status == http.StatusUnauthorized:
+		h.Set("WWW-Authenticate", `Bearer realm="packbase"`)
+	}
 	if e.RetryAfter > 0 {
 		h.Set("Retry-After", strconv.Itoa(int((e.RetryAfter+time.Second-1)/time.Second)))
 	}

@@ -23,8 +23,9 @@ func (s *Server) postFetch(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	var in struct {
-		URL  string `json:"url"`
-		Name string `json:"name"`
+		URL     string `json:"url"`
+		Name    string `json:"name"`
+		Private bool   `json:"private"`
 	}
 	if err := readJSON(w, r, &in); err != nil {
 		return err
@@ -33,6 +34,7 @@ func (s *Server) postFetch(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	up.Private = in.Private
 	name := up.Name
 	if in.Name != "" {
 		name = in.Name
@@ -146,7 +148,8 @@ func (s *Server) waitFor(w http.ResponseWriter, r *http.Request, job storage.Job
 	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(wait + 30*time.Second))
 	ctx, cancel := context.WithTimeout(r.Context(), wait)
 	defer cancel()
-	now, done := s.watch.follow(job)
+	watch := *s.watch.of(r.Context())
+	now, done := watch.follow(job)
 	defer done()
 	tick := time.NewTicker(watchAge)
 	defer tick.Stop()
@@ -156,7 +159,7 @@ func (s *Server) waitFor(w http.ResponseWriter, r *http.Request, job storage.Job
 			return *now, r.Context().Err()
 		case <-tick.C:
 		}
-		next, err := s.watch.look(ctx, job.ID)
+		next, err := watch.look(ctx, job.ID)
 		if err != nil {
 			return *now, err
 		}

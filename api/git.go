@@ -53,9 +53,10 @@ func refuseReceivePack(http.ResponseWriter, *http.Request) error {
 type gitStore struct {
 	db    *storage.DB
 	blobs blob.Store
-	repos *lru.Cache[string, *repository] // by name in lower case
-	packs *lru.Cache[string, gitpack.Stored]
-	away  atomic.Int64 // until when, in Unix nanoseconds, Postgres is taken to be away
+	epoch *epoch
+	repos *lru.Cache[string, *repository]    // by name in lower case
+	packs *lru.Cache[string, gitpack.Stored] // by epoch, package and id
+	away  atomic.Int64                       // until when, in Unix nanoseconds, Postgres is taken to be away
 }
 
 // How long Postgres may take to tell the revision of a repository that is in
@@ -72,38 +73,62 @@ const keptRepos = 256
 type repository struct {
 	smarthttp.Repository
 	revision int64
+	epoch    int64
+	private  bool
 }
 
-func newGitStore(db *storage.DB, blobs blob.Store) *gitStore {
+func newGitStore(db *storage.DB, blobs blob.Store, e *epoch) *gitStore {
 	// The error is about sizes below one.
 	repos, _ := lru.New[string, *repository](keptRepos)
 	packs, _ := lru.New[string, gitpack.Stored](keptPacks)
-	return &gitStore{db: db, blobs: blobs, repos: repos, packs: packs}
+	return &gitStore{db: db, blobs: blobs, epoch: e, repos: repos, packs: packs}
 }
 
 // Repository implements smarthttp.Store.
 func (g *gitStore) Repository(ctx context.Context, name string) (*smarthttp.Repository, error) {
-	none := &smarthttp.Error{Status: http.StatusNotFound, Code: "not_found",
-		Message: fmt.Sprintf("there is no package %q here; POST /api/fetch with its upstream's URL mirrors one", name)}
 	if storage.ValidPackage(name) != nil {
-		return nil, none
+		return nil, g.none(ctx, name)
 	}
 	kept, ok := g.repos.Get(strings.ToLower(name))
+	epoch := g.epoch.now(ctx)
+	ok = ok && kept.epoch == epoch && (!kept.private || storage.SeesPrivate(ctx))
+	if !ok {
+		kept = nil
+	}
 	if ok && time.Now().UnixNano() < g.away.Load() {
 		return &kept.Repository, nil
 	}
 	repo, err := g.current(ctx, name, kept)
 	switch {
-	case err == nil:
+	case err == nil && repo != kept:
+		repo.epoch = epoch
 		g.repos.Add(strings.ToLower(name), repo)
 		return &repo.Repository, nil
+	case err == nil:
+		return &repo.Repository, nil
 	case errors.Is(err, storage.ErrNotFound):
-		return nil, none
+		return nil, g.none(ctx, name)
 	case ok && ctx.Err() == nil && (storage.IsAway(err) || errors.Is(err, context.DeadlineExceeded)):
 		g.away.Store(time.Now().Add(awayFor).UnixNano())
 		return &kept.Repository, nil
 	}
 	return nil, gitError(err)
+}
+
+// none answers for a package that is not there, or that the reader may not
+// see, which is told in the same words. Where there are private packages, Git
+// is asked for a token: without that it would not send one.
+func (g *gitStore) none(ctx context.Context, name string) *smarthttp.Error {
+	e := &smarthttp.Error{Status: http.StatusNotFound, Code: "not_found",
+		Message: fmt.Sprintf("there is no package %q here; POST /api/fetch with its upstream's URL mirrors one", cut(name, storage.MaxPackageName))}
+	if storage.SeesPrivate(ctx) {
+		return e
+	}
+	if has, err := g.db.HasPrivate(ctx); has || err != nil {
+		e.Status, e.Code = http.StatusUnauthorized, "unauthorized"
+		e.Message = fmt.Sprintf("there is no package %q here for those without a token; send one as the password", cut(name, storage.MaxPackageName))
+	}
+	return e
 }
 
 // current returns the repository as it is now: kept, if that is up to date.
@@ -163,7 +188,7 @@ func (g *gitStore) load(ctx context.Context, name string) (*repository, error) {
 	if len(releases) == 0 {
 		return nil, errNoReleases(pkg)
 	}
-	repo := &repository{revision: pkg.Revision}
+	repo := &repository{revision: pkg.Revision, private: pkg.Private}
 	repo.Package = pkg.Name
 	if repo.Set, err = g.set(ctx, segments); err != nil {
 		return nil, err
@@ -239,9 +264,10 @@ func (g *gitStore) set(ctx context.Context, segments []storage.Segment) (*gitpac
 // Packs implements smarthttp.Store.
 func (g *gitStore) Packs(ctx context.Context, repo *smarthttp.Repository, ids []gitpack.OID) (map[gitpack.OID]gitpack.Stored, error) {
 	packs := make(map[gitpack.OID]gitpack.Stored, len(ids))
+	prefix := fmt.Sprint(g.epoch.now(ctx), " ", repo.Package, "#")
 	var missing []string
 	for _, id := range ids {
-		if p, ok := g.packs.Get(repo.Package + "#" + id.String()); ok {
+		if p, ok := g.packs.Get(prefix + id.String()); ok {
 			packs[id] = p
 		} else {
 			missing = append(missing, id.String())
@@ -255,7 +281,7 @@ func (g *gitStore) Packs(ctx context.Context, repo *smarthttp.Repository, ids []
 		return nil, gitError(err)
 	}
 	for _, p := range stored {
-		if err := g.addPack(packs, repo, p); err != nil {
+		if err := g.addPack(packs, prefix, repo, p); err != nil {
 			return nil, err
 		}
 	}
@@ -264,7 +290,7 @@ func (g *gitStore) Packs(ctx context.Context, repo *smarthttp.Repository, ids []
 
 // addPack adds a pack under the ids that ask for it. One that was published
 // after the repository was read is left out: the client does not know of it.
-func (g *gitStore) addPack(packs map[gitpack.OID]gitpack.Stored, repo *smarthttp.Repository, p storage.StoredPack) error {
+func (g *gitStore) addPack(packs map[gitpack.OID]gitpack.Stored, prefix string, repo *smarthttp.Repository, p storage.StoredPack) error {
 	commit, err := gitpack.ParseOID(p.CommitOID)
 	if err != nil {
 		return err
@@ -286,7 +312,7 @@ func (g *gitStore) addPack(packs map[gitpack.OID]gitpack.Stored, repo *smarthttp
 			return err
 		}
 		packs[id] = st
-		g.packs.Add(repo.Package+"#"+text, st)
+		g.packs.Add(prefix+text, st)
 	}
 	return nil
 }

@@ -169,7 +169,8 @@ func (s *Server) followJob(w http.ResponseWriter, r *http.Request) error {
 	h.Set("Cache-Control", "no-store")
 	h.Set("X-Accel-Buffering", "no")
 	rc := http.NewResponseController(w)
-	now, done := s.watch.follow(job)
+	watch := *s.watch.of(r.Context())
+	now, done := watch.follow(job)
 	defer done()
 	tick := time.NewTicker(watchAge)
 	defer tick.Stop()
@@ -203,7 +204,7 @@ func (s *Server) followJob(w http.ResponseWriter, r *http.Request) error {
 		case <-tick.C:
 		}
 		// Postgres may be away for a moment.
-		if next, err := s.watch.look(r.Context(), job.ID); err == nil {
+		if next, err := watch.look(r.Context(), job.ID); err == nil {
 			now = next
 		}
 	}
@@ -211,11 +212,11 @@ func (s *Server) followJob(w http.ResponseWriter, r *http.Request) error {
 
 // retryJob serves POST /api/jobs/{id}/retry: a job that failed runs again.
 func (s *Server) retryJob(w http.ResponseWriter, r *http.Request) error {
-	id, err := jobID(r)
+	job, err := s.jobOf(r)
 	if err != nil {
 		return err
 	}
-	job, err := s.db.RetryJob(r.Context(), id)
+	job, err = s.db.RetryJob(r.Context(), job.ID)
 	if err != nil {
 		return err
 	}
@@ -227,11 +228,11 @@ func (s *Server) retryJob(w http.ResponseWriter, r *http.Request) error {
 // cancelJob serves POST /api/jobs/{id}/cancel: a queued job ends, a running
 // one is asked to.
 func (s *Server) cancelJob(w http.ResponseWriter, r *http.Request) error {
-	id, err := jobID(r)
+	job, err := s.jobOf(r)
 	if err != nil {
 		return err
 	}
-	job, err := s.db.CancelJob(r.Context(), id)
+	job, err = s.db.CancelJob(r.Context(), job.ID)
 	if err != nil {
 		return err
 	}

@@ -15,6 +15,7 @@ type packageBody struct {
 	Package          string                `json:"package"`
 	Available        bool                  `json:"available"`
 	Registered       bool                  `json:"registered"`
+	Private          bool                  `json:"private"`
 	Local            bool                  `json:"local"`
 	TarballDir       bool                  `json:"tarball_dir_present"`
 	TarballCount     int                   `json:"tarball_count"`
@@ -117,7 +118,7 @@ func newPackageBody(p storage.Package, releases []storage.Release) *packageBody 
 		Package: p.Name, Local: p.ReleaseCount > 0, Available: p.ReleaseCount > 0, TarballDir: p.ReleaseCount > 0,
 		TarballCount: p.ReleaseCount, LatestSize: p.LatestSize, SizeBytes: p.SizeBytes,
 		UpdatedAt: p.UpdatedAt, Language: p.Language, Description: p.Description,
-		State: p.State, StateReason: p.StateReason, Upstream: p.Upstream, Registered: p.Registered,
+		State: p.State, StateReason: p.StateReason, Upstream: p.Upstream, Registered: p.Registered, Private: p.Private,
 		SmartHTTPReady: p.SmartHTTPReady, PseudoGit: p.PseudoGitFetchable, FetchProbeCommit: p.ProbeCommit,
 		FetchProbeError: p.ProbeError, Healthy: p.Healthy,
 		Tarballs: []tarballBody{}, Snapshots: []tarballBody{},

@@ -241,7 +241,7 @@ func (s *Server) getJobPage(w http.ResponseWriter, r *http.Request) error {
 	page.Title = strings.TrimSpace(page.Job.Work() + " " + job.Package)
 	switch {
 	case job.State == storage.Queued:
-		status, err := s.status.get(r.Context(), s.workOutStatus)
+		status, err := s.status.of(r.Context()).get(r.Context(), s.workOutStatus)
 		if err != nil {
 			return err
 		}

@@ -81,7 +81,7 @@ func TestMethods(t *testing.T) {
 	routes := map[string][]string{} // methods by path
 	for _, route := range routesOf(t, g.server.Handler()) {
 		method, pattern, _ := strings.Cut(route, " ")
-		path := strings.NewReplacer("{package}", "hello", "{repo}", "hello", "{id}", uuid.NewString(), "{file}", "x.tar.gz",
+		path := strings.NewReplacer("{package}", "hello", "{repo}", "hello", "{id}", uuid.NewString(), "{name}", "ci", "{file}", "x.tar.gz",
 			"{digest}", "0", "{hash}", "0", "*", "x.tar.gz").Replace(pattern)
 		routes[path] = append(routes[path], method)
 	}

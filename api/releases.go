@@ -23,17 +23,23 @@ const findTimeout = 5 * time.Second
 
 // A releaseCache answers from memory which release a path names.
 //
-// Releases never change, so what was found once is true as long as the process
-// lives, whether Postgres answers or not. What was not found is not kept: it
-// may be published any moment.
+// Releases never change, so what was found once is true until the epoch ends,
+// whether Postgres answers or not. What was not found is not kept: it may be
+// published any moment.
 type releaseCache struct {
-	db   *storage.DB
-	kept *lru.Cache[string, storage.Release]
+	db    *storage.DB
+	epoch *epoch
+	kept  *lru.Cache[string, keptRelease]
 }
 
-func newReleaseCache(db *storage.DB) *releaseCache {
-	kept, _ := lru.New[string, storage.Release](keptReleases) // the error is about sizes below one
-	return &releaseCache{db: db, kept: kept}
+type keptRelease struct {
+	storage.Release
+	epoch int64
+}
+
+func newReleaseCache(db *storage.DB, e *epoch) *releaseCache {
+	kept, _ := lru.New[string, keptRelease](keptReleases) // the error is about sizes below one
+	return &releaseCache{db: db, epoch: e, kept: kept}
 }
 
 // byTag is storage's ReleaseByTag. Like those of byCommit and byZigHash, its
@@ -51,8 +57,9 @@ func (c *releaseCache) byZigHash(ctx context.Context, hash string) (storage.Rele
 }
 
 func (c *releaseCache) find(ctx context.Context, key string, look func(context.Context) (storage.Release, error)) (storage.Release, error) {
-	if r, ok := c.kept.Get(key); ok {
-		return r, nil
+	epoch := c.epoch.now(ctx)
+	if r, ok := c.kept.Get(key); ok && r.epoch == epoch && (!r.Private || storage.SeesPrivate(ctx)) {
+		return r.Release, nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, findTimeout)
 	defer cancel()
@@ -61,7 +68,7 @@ func (c *releaseCache) find(ctx context.Context, key string, look func(context.C
 		return r, err
 	}
 	r.Zig = storage.Zig{} // the largest part, and no path needs it
-	c.kept.Add(key, r)
+	c.kept.Add(key, keptRelease{r, epoch})
 	return r, nil
 }
 
@@ -90,8 +97,12 @@ const warmEvery = 5 * time.Second
 func (s *Server) Warm(ctx context.Context) {
 	tick := time.NewTicker(warmEvery)
 	defer tick.Stop()
-	warmed := map[string]int64{} // revisions, by package
+	ctx = storage.SeePrivate(ctx)
+	warmed, epoch := map[string]int64{}, s.epoch.now(ctx) // revisions, by package
 	for {
+		if now := s.epoch.now(ctx); now != epoch {
+			warmed, epoch = map[string]int64{}, now
+		}
 		if v, err := s.directory.look(ctx); err == nil {
 			s.warmPackages(ctx, v.packages, warmed)
 		}

@@ -6,8 +6,6 @@ package api
 
 import (
 	"context"
-	"crypto/sha256"
-	"crypto/subtle"
 	"encoding/json"
 	"fmt"
 	"log/slog"
@@ -54,28 +52,33 @@ type Server struct {
 	log   *slog.Logger
 	git   *smarthttp.Handler
 
+	epoch     *epoch
+	tokens    *tokenCache
 	releases  *releaseCache
 	packs     *gitStore
 	metrics   *metrics
 	directory *directory
-	status    remembered[*statusBody]
+	status    perReader[remembered[*statusBody]]
 	site      *web.Site
-	overview  remembered[*overview]
-	chart     remembered[web.Chart]
+	overview  perReader[remembered[*overview]]
+	chart     perReader[remembered[web.Chart]]
 	orders    *lru.Cache[string, *order] // of releases on pages, by package
 	openJobs  remembered[storage.QueueCounts]
 	feedHead  remembered[int64]
 	news      news
-	watch     *jobWatch
+	watch     perReader[*jobWatch]
 	draining  atomic.Bool
 }
 
 // New returns a server; its Handler does the work.
 func New(db *storage.DB, q *queue.Queue, blobs blob.Store, opt Options, log *slog.Logger) *Server {
-	s := &Server{db: db, queue: q, blobs: blobs, opt: opt, log: log, metrics: newMetrics(opt.Metrics),
-		site: web.New(), releases: newReleaseCache(db), packs: newGitStore(db, blobs), watch: newJobWatch(db)}
-	s.directory = newDirectory(db, &s.news)
-	s.status.news, s.overview.news = &s.news, &s.news
+	e := &epoch{db: db}
+	s := &Server{db: db, queue: q, blobs: blobs, opt: opt, log: log, metrics: newMetrics(opt.Metrics), site: web.New(),
+		epoch: e, tokens: newTokenCache(db, e), releases: newReleaseCache(db, e), watch: perReader[*jobWatch]{newJobWatch(db), newJobWatch(db)}}
+	s.directory = newDirectory(db, e, &s.news)
+	s.packs = newGitStore(db, blobs, e)
+	s.status.all.news, s.status.public.news = &s.news, &s.news
+	s.overview.all.news, s.overview.public.news = &s.news, &s.news
 	s.orders, _ = lru.New[string, *order](keptOrders) // the error is about sizes below one
 	if opt.Metrics != nil {
 		opt.Metrics.MustRegister(newRegistryCollector(s))
@@ -87,7 +90,7 @@ func New(db *storage.DB, q *queue.Queue, blobs blob.Store, opt Options, log *slo
 // Handler returns the whole route table.
 func (s *Server) Handler() http.Handler {
 	r := chi.NewRouter()
-	r.Use(identify, closeChunked, s.logRequests, s.recoverPanics, s.canonicalPath, middleware.GetHead)
+	r.Use(identify, closeChunked, s.logRequests, s.recoverPanics, s.canonicalPath, s.authenticate, middleware.GetHead)
 	r.NotFound(s.page(noSuchPage, noSuchPage))
 	r.MethodNotAllowed(s.handle(methodNotAllowed))
 
@@ -107,12 +110,22 @@ func (s *Server) Handler() http.Handler {
 	r.Get("/api/blobs/{digest}", s.handle(s.getBlob))
 	r.With(s.sameSite).Post("/api/update", s.handle(s.postUpdate))
 	r.Group(func(r chi.Router) {
-		r.Use(s.sameSite, s.authorize)
+		r.Use(s.sameSite, s.authorize(storage.ScopeWrite))
 		r.Post("/api/fetch", s.handle(s.postFetch))
 		r.Post("/api/check", s.handle(s.postCheck))
-		r.Post("/api/review/{package}", s.handle(s.postReview))
 		r.Post("/api/jobs/{id}/retry", s.handle(s.retryJob))
 		r.Post("/api/jobs/{id}/cancel", s.handle(s.cancelJob))
+	})
+	r.Group(func(r chi.Router) {
+		r.Use(s.sameSite, s.authorize(storage.ScopeAdmin))
+		r.Post("/api/review/{package}", s.handle(s.postReview))
+		r.Group(func(r chi.Router) {
+			r.Use(s.guarded)
+			r.Post("/api/visibility/{package}", s.handle(s.postVisibility))
+			r.Get("/api/tokens", s.handle(s.listTokens))
+			r.Post("/api/tokens", s.handle(s.createToken))
+			r.Post("/api/tokens/{name}/revoke", s.handle(s.revokeToken))
+		})
 	})
 
 	r.Get("/p/{package}/tag/*", s.handle(s.getTagFile))
@@ -129,6 +142,7 @@ func (s *Server) Handler() http.Handler {
 	r.Get("/assets/{hash}/{file}", s.handle(s.getAsset))
 	r.Get("/favicon.ico", s.handle(s.getIcon))
 	r.Get("/robots.txt", getRobots)
+	r.Get("/login", s.handle(s.getLogin))
 
 	for _, prefix := range []string{"/git/{repo}", "/{repo}"} {
 		r.Get(prefix+"/info/refs", s.gitInfoRefs)
@@ -150,36 +164,6 @@ func writeJSON(w http.ResponseWriter, status int, body any) {
 	enc := json.NewEncoder(w)
 	enc.SetEscapeHTML(false)
 	_ = enc.Encode(body) // the client may have gone
-}
-
-// authorize lets writes pass that carry the token. It looks at nothing else,
-// so that a stranger's body is never read.
-func (s *Server) authorize(next http.Handler) http.Handler {
-	want := sha256.Sum256([]byte(s.opt.Token))
-	return s.handle(func(w http.ResponseWriter, r *http.Request) error {
-		switch {
-		case s.opt.ReadOnly:
-			return s.readOnly()
-		case s.opt.Token == "" && s.opt.Open:
-			next.ServeHTTP(w, r)
-			return nil
-		case s.opt.Token == "":
-			return &Error{Status: http.StatusServiceUnavailable, Code: "no_token_configured",
-				Message: "writes are off: this packbase has no token; set PACKBASE_TOKEN"}
-		}
-		scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
-		if !strings.EqualFold(scheme, "Bearer") || token == "" {
-			w.Header().Set("WWW-Authenticate", `Bearer realm="packbase"`)
-			return &Error{Status: http.StatusUnauthorized, Code: "unauthorized",
-				Message: "this needs the token: send it as `Authorization: Bearer <token>`"}
-		}
-		got := sha256.Sum256([]byte(strings.TrimSpace(token)))
-		if subtle.ConstantTimeCompare(got[:], want[:]) != 1 {
-			return &Error{Status: http.StatusForbidden, Code: "forbidden", Message: "that is not the token of this packbase"}
-		}
-		next.ServeHTTP(w, r)
-		return nil
-	})
 }
 
 func (s *Server) readOnly() error {

@@ -377,7 +377,7 @@ func (p *publication) publish(c commit) storage.Release {
 	p.must(err)
 	raw, err := p.objects.Read(c.oid, gitpack.Commit, 1<<20)
 	p.must(err)
-	pkg, err := p.db.PackageByName(p.t.Context(), p.claim.Job.Package)
+	pkg, err := p.db.PackageByName(storage.SeePrivate(p.t.Context()), p.claim.Job.Package)
 	p.must(err)
 	man := storage.Manifest{
 		Version: storage.ManifestVersion, Package: pkg.Name, Upstream: pkg.Upstream, CloneURL: pkg.CloneURL, Tag: c.release.tag,

@@ -96,9 +96,20 @@ func (r *remembered[T]) within(ctx context.Context, age time.Duration, work func
 	return value, err
 }
 
+// A perReader value is one for those who see private packages, and one for all
+// others.
+type perReader[T any] struct{ all, public T }
+
+func (p *perReader[T]) of(ctx context.Context) *T {
+	if storage.SeesPrivate(ctx) {
+		return &p.all
+	}
+	return &p.public
+}
+
 // getStatus serves GET /api/status.
 func (s *Server) getStatus(w http.ResponseWriter, r *http.Request) error {
-	body, err := s.status.get(r.Context(), s.workOutStatus)
+	body, err := s.status.of(r.Context()).get(r.Context(), s.workOutStatus)
 	if err != nil {
 		return err
 	}

@@ -128,7 +128,7 @@ func notFound(err error, words *Error) error {
 }
 
 func (s *Server) serveRelease(w http.ResponseWriter, r *http.Request, rel storage.Release, isManifest bool) error {
-	w.Header().Set("Cache-Control", immutable)
+	w.Header().Set("Cache-Control", cacheable(rel.Private))
 	if isManifest {
 		return s.serveBlob(w, r, rel, rel.ManifestDigest, "application/json")
 	}

@@ -265,7 +265,7 @@ func (s *Server) postReview(w http.ResponseWriter, r *http.Request) error {
 	if err := s.db.Review(r.Context(), name, in.Decision == "accept"); err != nil {
 		return notFound(err, errNoPackage(name))
 	}
-	s.news.Add(1)
+	s.decided(r.Context(), name)
 	return s.answerCheck(w, r, name)
 }
 

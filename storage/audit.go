@@ -17,7 +17,7 @@ func (db *DB) PackageRecord(ctx context.Context, pkg string) (rec *PackageRecord
 	}
 	rec = &PackageRecord{
 		Version: RecordVersion, Package: p.Name, Upstream: p.Upstream, CloneURL: p.CloneURL, State: p.State, StateReason: p.StateReason,
-		Language: p.Language, Description: p.Description, Registered: p.Registered, Branches: map[string]string{},
+		Language: p.Language, Description: p.Description, Registered: p.Registered, Private: p.Private, Branches: map[string]string{},
 		SyncOK: p.SyncOK == nil || *p.SyncOK, SyncCode: p.SyncCode, SyncMessage: p.SyncMessage, SyncedAt: p.SyncedAt, Probe: p.Probe,
 	}
 	if rec.Rejected, err = db.RejectedTags(ctx, p.Name); err != nil {
@@ -66,13 +66,7 @@ func keepRecord(ctx context.Context, tx pgx.Tx, pkg string, record Blob) error {
 // NamedBlobs returns the size of every blob that a row names, by digest.
 func (db *DB) NamedBlobs(ctx context.Context) (map[string]int64, error) {
 	rows, _ := db.pool.Query(ctx, `
-		SELECT b.digest, b.size FROM blobs b
-		WHERE EXISTS (SELECT FROM releases r WHERE r.digest = b.digest)
-			OR EXISTS (SELECT FROM releases r WHERE r.manifest_digest = b.digest)
-			OR EXISTS (SELECT FROM segments s WHERE s.digest = b.digest)
-			OR EXISTS (SELECT FROM segments s WHERE s.index_digest = b.digest)
-			OR EXISTS (SELECT FROM packages p WHERE p.record_digest = b.digest)
-			OR EXISTS (SELECT FROM histories h WHERE b.digest IN (h.pack_digest, h.index_digest))`)
+		SELECT digest, size FROM blobs WHERE digest IN (SELECT digest FROM blob_names)`)
 	named := map[string]int64{}
 	var digest string
 	var size int64
@@ -89,13 +83,7 @@ func (db *DB) NamedBlobs(ctx context.Context) (map[string]int64, error) {
 // ForgetBlobs removes the rows of blobs that nothing names.
 func (db *DB) ForgetBlobs(ctx context.Context) error {
 	_, err := db.pool.Exec(ctx, `
-		DELETE FROM blobs b
-		WHERE NOT EXISTS (SELECT FROM releases r WHERE r.digest = b.digest)
-			AND NOT EXISTS (SELECT FROM releases r WHERE r.manifest_digest = b.digest)
-			AND NOT EXISTS (SELECT FROM segments s WHERE s.digest = b.digest)
-			AND NOT EXISTS (SELECT FROM segments s WHERE s.index_digest = b.digest)
-			AND NOT EXISTS (SELECT FROM packages p WHERE p.record_digest = b.digest)
-			AND NOT EXISTS (SELECT FROM histories h WHERE b.digest IN (h.pack_digest, h.index_digest))`)
+		DELETE FROM blobs WHERE digest NOT IN (SELECT digest FROM blob_names)`)
 	if err != nil {
 		return fmt.Errorf("forget blobs: %w", translate(err))
 	}
@@ -108,6 +96,7 @@ type Adoption struct {
 	Record       *PackageRecord // nil if there is none
 	RecordBlob   Blob
 	Publications []Publication // in order of publication
+	Private      bool          // the package, if it is not here yet
 	Segments     []Segment
 	Indexes      []Blob  // of the segments
 	Follows      *Change // the change of the central that this brings an edge to
@@ -173,9 +162,9 @@ func adoptPackage(ctx context.Context, tx pgx.Tx, name string, from Adoption) er
 		up = c
 	}
 	_, err := tx.Exec(ctx, `
-		INSERT INTO packages (name, upstream, clone_url, fence, created_at, updated_at)
-		VALUES ($1, $2, $3, $4, COALESCE($5, now()), COALESCE($5, now()))
-		ON CONFLICT DO NOTHING`, name, up.Canonical, up.CloneURL, fence, nullTime(created))
+		INSERT INTO packages (name, upstream, clone_url, fence, created_at, updated_at, private)
+		VALUES ($1, $2, $3, $4, COALESCE($5, now()), COALESCE($5, now()), $6)
+		ON CONFLICT DO NOTHING`, name, up.Canonical, up.CloneURL, fence, nullTime(created), from.Private)
 	if err != nil {
 		return err
 	}
@@ -200,9 +189,9 @@ func adoptRecord(ctx context.Context, tx pgx.Tx, r *PackageRecord, in Blob) erro
 		SET state = @state, state_reason = @reason, language = @language, description = @description, registered = @registered,
 			sync_at = @synced, sync_ok = @ok, sync_code = @code, sync_message = @message, synced_at = @synced,
 			smart_http_ready = @ready, pseudo_git_fetchable = @fetchable, probe_commit = @commit, probe_error = @error,
-			healthy = @healthy, probed_at = @probed, moved_count = @moved
+			healthy = @healthy, probed_at = @probed, moved_count = @moved, private = @private
 		WHERE name = @package`,
-		pgx.NamedArgs{"package": r.Package, "state": r.State, "reason": r.StateReason, "language": r.Language,
+		pgx.NamedArgs{"package": r.Package, "private": r.Private, "state": r.State, "reason": r.StateReason, "language": r.Language,
 			"description": r.Description, "registered": r.Registered, "synced": r.SyncedAt, "ok": r.SyncOK, "code": r.SyncCode,
 			"message": r.SyncMessage, "ready": r.Probe.SmartHTTPReady, "fetchable": r.Probe.PseudoGitFetchable,
 			"commit": r.Probe.ProbeCommit, "error": r.Probe.ProbeError, "healthy": r.Probe.Healthy, "probed": r.Probe.ProbedAt,

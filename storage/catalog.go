@@ -591,7 +591,7 @@ func (db *DB) Workers(ctx context.Context) ([]WorkerState, error) {
 	}
 	rows, _ = db.pool.Query(ctx, `
 		SELECT id::text AS job, worker, kind, package, progress, started_at AS since FROM jobs
-		WHERE state = 'running' AND lease_until IS NOT NULL ORDER BY started_at`)
+		WHERE state = 'running' AND lease_until IS NOT NULL AND seen(package, $1) ORDER BY started_at`, SeesPrivate(ctx))
 	doing, err := pgx.CollectRows(rows, pgx.RowToStructByName[Doing])
 	if err != nil {
 		return nil, fmt.Errorf("workers: %w", translate(err))

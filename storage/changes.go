@@ -2,6 +2,7 @@ package storage
 
 import (
 	"context"
+	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -18,17 +19,48 @@ type Change struct {
 	Seq   int64           `json:"seq"`
 	Body  json.RawMessage `json:"body"`  // a ChangeBody, byte for byte as it is chained
 	Chain string          `json:"chain"` // NextChain of the previous change's
+
+	Secret   json.RawMessage `json:"secret,omitempty"`   // for those who see private packages: the body that Body only has the digest of
+	Withheld bool            `json:"withheld,omitempty"` // what the body names is not served to this reader any more
 }
 
-// A ChangeBody says which blobs make up a release. With them an edge has
-// everything, and can check everything.
+// Open returns what the change says, and whether it is of a private package.
+// It is nil if the reader may not know.
+func (c *Change) Open() (body json.RawMessage, private bool, err error) {
+	var sealed struct {
+		Private string `json:"private"`
+	}
+	if err := json.Unmarshal(c.Body, &sealed); err != nil {
+		return nil, false, fmt.Errorf("change %d: %w", c.Seq, err)
+	}
+	switch {
+	case sealed.Private == "":
+		return c.Body, false, nil
+	case c.Secret == nil:
+		return nil, true, nil
+	case sealed.Private != NextChain("", c.Secret):
+		return nil, true, fmt.Errorf("change %d: the secret is not the one that was chained", c.Seq)
+	}
+	return c.Secret, true, nil
+}
+
+// A ChangeBody says which blobs make up a release, with which an edge has
+// everything and can check everything; or what was decided about a package.
 type ChangeBody struct {
 	Package  string `json:"package"`
 	Tag      string `json:"tag,omitempty"`
-	Commit   string `json:"commit"`
-	Manifest Blob   `json:"manifest"`
-	Tarball  Blob   `json:"tarball"`
+	Commit   string `json:"commit,omitempty"`
+	Manifest Blob   `json:"manifest,omitzero"`
+	Tarball  Blob   `json:"tarball,omitzero"`
+	Decision string `json:"decision,omitempty"` // "" for a release, else one of the Decision constants
+	Nonce    string `json:"nonce,omitempty"`    // of a private package: keeps its body from being guessed
 }
+
+// Decisions that edges follow.
+const (
+	DecisionPrivate = "private" // the package is read with a token only
+	DecisionPublic  = "public"  // anybody reads it
+)
 
 // NextChain returns the link that follows chain: SHA-256 of chain, a line
 // feed and body, as hex. The first change follows "".
@@ -39,13 +71,25 @@ func NextChain(chain string, body []byte) string {
 
 // addChange appends a release to the feed. The lock makes the feed's order
 // that of commits, without gaps.
-func addChange(ctx context.Context, tx pgx.Tx, p Publication) error {
-	r := &p.Release
-	body, err := json.Marshal(ChangeBody{
-		Package: r.Package, Tag: r.Tag, Commit: r.CommitOID, Manifest: p.Manifest, Tarball: Blob{r.Digest, r.Size},
-	})
+//
+// Of a private package the feed has a digest, so that all edges hold the same
+// chain; what it says is told to those who may know.
+func addChange(ctx context.Context, tx pgx.Tx, change ChangeBody) error {
+	var private bool
+	if err := tx.QueryRow(ctx, `SELECT private FROM packages WHERE name = $1`, change.Package).Scan(&private); err != nil {
+		return err
+	}
+	var secret *string
+	if private {
+		change.Nonce = rand.Text()
+	}
+	body, err := json.Marshal(change)
 	if err != nil {
 		return err
+	}
+	if private {
+		text := string(body)
+		secret, body = &text, fmt.Appendf(nil, `{"private":%q}`, NextChain("", body))
 	}
 	if _, err := tx.Exec(ctx, `LOCK TABLE changes IN EXCLUSIVE MODE`); err != nil {
 		return err
@@ -56,7 +100,7 @@ func addChange(ctx context.Context, tx pgx.Tx, p Publication) error {
 	if err != nil && !errors.Is(err, pgx.ErrNoRows) {
 		return err
 	}
-	_, err = tx.Exec(ctx, `INSERT INTO changes (seq, body, chain) VALUES ($1, $2, $3)`, seq+1, string(body), NextChain(chain, body))
+	_, err = tx.Exec(ctx, `INSERT INTO changes (seq, body, chain, secret) VALUES ($1, $2, $3, $4)`, seq+1, string(body), NextChain(chain, body), secret)
 	return err
 }
 
@@ -69,11 +113,16 @@ func (db *DB) Changes(ctx context.Context, since int64, limit int) (changes []Ch
 	}
 	// What came after the head was read is left for next time.
 	rows, _ := db.pool.Query(ctx, `
-		SELECT seq, body, chain FROM changes WHERE seq > $1 AND seq <= $2 ORDER BY seq LIMIT $3`, since, head.Seq, limit)
-	var seq int64
-	var body, chain string
-	_, err = pgx.ForEachRow(rows, []any{&seq, &body, &chain}, func() error {
-		changes = append(changes, Change{Seq: seq, Body: json.RawMessage(body), Chain: chain})
+		SELECT seq, body, chain, CASE WHEN $4 THEN COALESCE(secret, '') ELSE '' END, NOT seen(body::jsonb ->> 'package', $4)
+		FROM changes WHERE seq > $1 AND seq <= $2 ORDER BY seq LIMIT $3`, since, head.Seq, limit, SeesPrivate(ctx))
+	var c Change
+	var body, secret string
+	_, err = pgx.ForEachRow(rows, []any{&c.Seq, &body, &c.Chain, &secret, &c.Withheld}, func() error {
+		c.Body, c.Secret = json.RawMessage(body), nil
+		if secret != "" {
+			c.Secret = json.RawMessage(secret)
+		}
+		changes = append(changes, c)
 		return nil
 	})
 	if err != nil {
@@ -82,10 +131,12 @@ func (db *DB) Changes(ctx context.Context, since int64, limit int) (changes []Ch
 	return changes, head, nil
 }
 
-// BlobByDigest returns a blob that a row names, or ErrNotFound.
+// BlobByDigest returns a blob of a release or of a history, or ErrNotFound.
 func (db *DB) BlobByDigest(ctx context.Context, digest string) (Blob, error) {
 	b := Blob{Digest: digest}
-	err := db.pool.QueryRow(ctx, `SELECT size FROM blobs WHERE digest = $1`, digest).Scan(&b.Size)
+	err := db.pool.QueryRow(ctx, `
+		SELECT size FROM blobs
+		WHERE digest = $1 AND EXISTS (SELECT FROM blob_names n WHERE n.digest = $1 AND n.served AND seen(n.package, $2))`, digest, SeesPrivate(ctx)).Scan(&b.Size)
 	if err != nil {
 		return Blob{}, fmt.Errorf("blob %s: %w", digest, translate(err))
 	}
@@ -113,10 +164,18 @@ func (db *DB) Replication(ctx context.Context) (Replication, error) {
 	return r, nil
 }
 
-// Follow begins to follow central, or goes on. It returns ErrConflict if the
-// registry follows another central: their histories would mix.
-func (db *DB) Follow(ctx context.Context, central string) (Replication, error) {
-	_, err := db.pool.Exec(ctx, `INSERT INTO replication (central) VALUES ($1) ON CONFLICT DO NOTHING`, central)
+// Follow begins to follow central, or goes on; private says whether it shows
+// us private packages. When it newly does, the feed is read from its beginning.
+// It returns ErrConflict if the registry follows another central: their
+// histories would mix.
+func (db *DB) Follow(ctx context.Context, central string, private bool) (Replication, error) {
+	_, err := db.pool.Exec(ctx, `
+		INSERT INTO replication AS r (central, private) VALUES ($1, $2)
+		ON CONFLICT (one) DO UPDATE
+		SET private = EXCLUDED.private,
+			seq = CASE WHEN EXCLUDED.private AND NOT r.private THEN 0 ELSE r.seq END,
+			chain = CASE WHEN EXCLUDED.private AND NOT r.private THEN '' ELSE r.chain END
+		WHERE r.central = EXCLUDED.central`, central, private)
 	if err != nil {
 		return Replication{}, fmt.Errorf("follow %s: %w", central, translate(err))
 	}

@@ -25,10 +25,13 @@ var (
 // It is an ErrConflict.
 type BoundError struct {
 	Package  string // the name as its owner spells it
-	Upstream string // the owner, canonical
+	Upstream string // the owner, canonical; "" if the asker may not know
 }
 
 func (e *BoundError) Error() string {
+	if e.Upstream == "" {
+		return fmt.Sprintf("the name %q is taken; mirror this upstream under another name by giving \"name\"", e.Package)
+	}
 	return fmt.Sprintf("the name %q is bound to %s; mirror this upstream under another name by giving \"name\"", e.Package, e.Upstream)
 }
 

@@ -47,7 +47,8 @@ func (db *DB) KeepHistory(ctx context.Context, c Claim, h History, pack, index B
 // HistoryOf returns the history of pkg, or ErrNotFound if it has none.
 func (db *DB) HistoryOf(ctx context.Context, pkg string) (History, error) {
 	rows, _ := db.pool.Query(ctx, `
-		SELECT package, head, refs, pack_name, pack_digest, index_digest FROM histories WHERE lower(package) = lower($1)`, pkg)
+		SELECT package, head, refs, pack_name, pack_digest, index_digest FROM histories
+		WHERE lower(package) = lower($1) AND seen(package, $2)`, pkg, SeesPrivate(ctx))
 	h, err := pgx.CollectExactlyOneRow(rows, pgx.RowToStructByName[History])
 	if err != nil {
 		return History{}, fmt.Errorf("history of %q: %w", pkg, translate(err))

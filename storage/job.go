@@ -98,7 +98,9 @@ func (db *DB) RequestFetch(ctx context.Context, name string, up Upstream) (job J
 func (db *DB) RequestProbe(ctx context.Context, pkg string) (job Job, created bool, err error) {
 	err = db.tx(ctx, func(tx pgx.Tx) error {
 		var name string
-		if err := tx.QueryRow(ctx, `SELECT name FROM packages WHERE lower(name) = lower($1)`, pkg).Scan(&name); err != nil {
+		err := tx.QueryRow(ctx, `
+			SELECT name FROM packages WHERE lower(name) = lower($1) AND ($2 OR NOT private)`, pkg, SeesPrivate(ctx)).Scan(&name)
+		if err != nil {
 			return translate(err)
 		}
 		job, created, err = addJob(ctx, tx, Job{Kind: ProbePackage, Package: name})
@@ -139,13 +141,13 @@ func addJob(ctx context.Context, tx pgx.Tx, j Job) (job Job, created bool, err e
 
 // JobByID returns the job with the given id, or ErrNotFound.
 func (db *DB) JobByID(ctx context.Context, id uuid.UUID) (Job, error) {
-	rows, _ := db.pool.Query(ctx, `SELECT `+jobColumns+` FROM jobs WHERE id = $1`, id)
+	rows, _ := db.pool.Query(ctx, `SELECT `+jobColumns+` FROM jobs WHERE id = $1 AND seen(package, $2)`, id, SeesPrivate(ctx))
 	return oneJob(rows, id)
 }
 
 // JobsByID returns those jobs of the ids that there are.
 func (db *DB) JobsByID(ctx context.Context, ids []uuid.UUID) ([]Job, error) {
-	rows, _ := db.pool.Query(ctx, `SELECT `+jobColumns+` FROM jobs WHERE id = ANY($1)`, ids)
+	rows, _ := db.pool.Query(ctx, `SELECT `+jobColumns+` FROM jobs WHERE id = ANY($1) AND seen(package, $2)`, ids, SeesPrivate(ctx))
 	all, err := pgx.CollectRows(rows, pgx.RowToStructByName[Job])
 	if err != nil {
 		return nil, fmt.Errorf("jobs by id: %w", translate(err))
@@ -175,9 +177,10 @@ func (db *DB) Jobs(ctx context.Context, f JobFilter) ([]Job, error) {
 		SELECT `+jobColumns+` FROM jobs
 		WHERE (@state = '' OR state = @state)
 			AND (@package = '' OR package = @package)
+			AND seen(package, @private)
 			AND (@first OR (created_at, id) < (SELECT created_at, id FROM jobs WHERE id = @before))
 		ORDER BY created_at DESC, id DESC LIMIT @limit`,
-		pgx.NamedArgs{"state": f.State, "package": f.Package, "first": f.Before == uuid.Nil, "before": f.Before, "limit": f.Limit})
+		pgx.NamedArgs{"state": f.State, "package": f.Package, "private": SeesPrivate(ctx), "first": f.Before == uuid.Nil, "before": f.Before, "limit": f.Limit})
 	all, err := pgx.CollectRows(rows, pgx.RowToStructByName[Job])
 	if err != nil {
 		return nil, fmt.Errorf("list jobs: %w", translate(err))

@@ -28,6 +28,7 @@ type Manifest struct {
 	CreatedAt   time.Time        `json:"created_at"`
 	Fence       int64            `json:"fence"` // of the claim that wrote it: of two for one tag, the higher was published
 	Description string           `json:"description,omitempty"`
+	Private     bool             `json:"private,omitempty"` // the package was when this was published
 	Tarball     ManifestTarball  `json:"tarball"`
 	Zig         Zig              `json:"zig"`
 	Git         ManifestGit      `json:"git"`
@@ -99,6 +100,7 @@ type PackageRecord struct {
 	Language    string            `json:"language,omitempty"`
 	Description string            `json:"description,omitempty"`
 	Registered  bool              `json:"registered,omitempty"`
+	Private     bool              `json:"private,omitempty"`
 	Rejected    []RejectedTag     `json:"rejected_tags,omitempty"`
 	Moved       []MovedTag        `json:"moved_tags,omitempty"`
 	Branches    map[string]string `json:"branches,omitempty"`

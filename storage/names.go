@@ -25,7 +25,7 @@ var (
 	commitOID   = regexp.MustCompile(`^[0-9a-fA-F]{40}$`)
 	reserved    = []string{
 		"api", "p", "git", "z", "static", "assets", "favicon.ico", "robots.txt",
-		"healthz", "readyz", "livez", "metrics", "debug", "feed.atom", "jobs", "packages",
+		"healthz", "readyz", "livez", "metrics", "debug", "feed.atom", "jobs", "packages", "login",
 	}
 )
 
@@ -89,6 +89,7 @@ type Upstream struct {
 	CloneURL  string // what is dialled: as given, without fragment and "git+"
 	Name      string // the default package name: the last path segment without ".git"
 	Target    string // the fragment: a tag, a branch or a commit; "" for all tags
+	Private   bool   // a new package of it is private from its beginning
 }
 
 // ParseUpstream reads the URL of an upstream as people write it:

@@ -13,7 +13,7 @@ const packageColumns = `
 	latest_tag, latest_size, release_count, size_bytes,
 	sync_at, sync_ok, sync_code, sync_message, sync_failures, synced_at, next_sync_at,
 	registered, moved_count, smart_http_ready, pseudo_git_fetchable, probe_commit, probe_error, healthy, probed_at,
-	revision, created_at, updated_at, changed_at`
+	private, revision, created_at, updated_at, changed_at`
 
 // PackageByName returns the package called name, in any case of letters.
 // It returns ErrNotFound if there is none.
@@ -22,7 +22,9 @@ func (db *DB) PackageByName(ctx context.Context, name string) (Package, error) {
 }
 
 func packageByName(ctx context.Context, q querier, name string) (Package, error) {
-	rows, _ := q.Query(ctx, `SELECT `+packageColumns+` FROM packages WHERE lower(name) = lower($1)`, name)
+	rows, _ := q.Query(ctx, `
+		SELECT `+packageColumns+` FROM packages
+		WHERE lower(name) = lower($1) AND ($2 OR NOT private)`, name, SeesPrivate(ctx))
 	p, err := pgx.CollectExactlyOneRow(rows, pgx.RowToStructByName[Package])
 	if err != nil {
 		return Package{}, fmt.Errorf("package %q: %w", name, translate(err))
@@ -47,10 +49,10 @@ func claimName(ctx context.Context, tx pgx.Tx, name string, up Upstream) (owner 
 		return "", fmt.Errorf("claim %q: %w", name, translate(err))
 	}
 	_, err = tx.Exec(ctx, `
-		INSERT INTO packages (name, upstream, clone_url)
-		VALUES (@name, @upstream, @clone_url)
+		INSERT INTO packages (name, upstream, clone_url, private)
+		VALUES (@name, @upstream, @clone_url, @private)
 		ON CONFLICT (lower(name)) DO UPDATE
-		SET upstream = EXCLUDED.upstream, clone_url = EXCLUDED.clone_url, fence = packages.fence + 1,
+		SET upstream = EXCLUDED.upstream, clone_url = EXCLUDED.clone_url, private = EXCLUDED.private, fence = packages.fence + 1,
 			sync_at = NULL, sync_ok = NULL, sync_code = '', sync_message = '', sync_failures = 0, next_sync_at = NULL
 		WHERE packages.upstream <> EXCLUDED.upstream
 			AND packages.state = 'active'
@@ -59,18 +61,27 @@ func claimName(ctx context.Context, tx pgx.Tx, name string, up Upstream) (owner 
 			AND NOT EXISTS (SELECT FROM jobs j WHERE j.package = packages.name AND j.state IN ('queued', 'running'))
 			AND NOT EXISTS (SELECT FROM catalog_entries c WHERE lower(c.name) = lower(packages.name)
 				AND c.upstream = packages.upstream AND c.problem = '')`,
-		pgx.NamedArgs{"name": name, "upstream": up.Canonical, "clone_url": up.CloneURL})
+		pgx.NamedArgs{"name": name, "upstream": up.Canonical, "clone_url": up.CloneURL, "private": up.Private})
 	if err != nil {
 		return "", fmt.Errorf("claim %q: %w", name, translate(err))
 	}
 	var upstream string
-	err = tx.QueryRow(ctx, `SELECT name, upstream FROM packages WHERE lower(name) = lower($1) FOR UPDATE`, name).
-		Scan(&owner, &upstream)
+	var private, published bool
+	err = tx.QueryRow(ctx, `
+		SELECT name, upstream, private, EXISTS (SELECT FROM releases r WHERE r.package = p.name)
+		FROM packages p WHERE lower(name) = lower($1) FOR UPDATE`, name).Scan(&owner, &upstream, &private, &published)
 	if err != nil {
 		return "", fmt.Errorf("claim %q: %w", name, translate(err))
 	}
-	if upstream != up.Canonical {
+	switch {
+	case upstream != up.Canonical && private && !SeesPrivate(ctx):
+		return "", &BoundError{Package: name}
+	case upstream != up.Canonical:
 		return "", &BoundError{Package: owner, Upstream: upstream}
+	case up.Private && !private && published:
+		return "", fmt.Errorf("claim %q: %w: it is public already", name, ErrConflict)
+	case up.Private && !private:
+		return owner, setPrivate(ctx, tx, owner, true)
 	}
 	return owner, nil
 }
@@ -129,7 +140,8 @@ func recordSync(ctx context.Context, tx pgx.Tx, pkg string, s Sync) error {
 // BranchCommit returns the last mirrored commit of a branch.
 func (db *DB) BranchCommit(ctx context.Context, pkg, branch string) (string, error) {
 	var oid string
-	err := db.pool.QueryRow(ctx, `SELECT commit_oid FROM branches WHERE package = $1 AND branch = $2`, pkg, branch).Scan(&oid)
+	err := db.pool.QueryRow(ctx, `
+		SELECT commit_oid FROM branches WHERE package = $1 AND branch = $2 AND seen(package, $3)`, pkg, branch, SeesPrivate(ctx)).Scan(&oid)
 	if err != nil {
 		return "", fmt.Errorf("branch %s of %s: %w", branch, pkg, translate(err))
 	}
@@ -153,7 +165,9 @@ func holdFence(ctx context.Context, tx pgx.Tx, c Claim) error {
 // ChangedPackages returns the packages that changed at or after since, in no
 // particular order.
 func (db *DB) ChangedPackages(ctx context.Context, since time.Time) ([]Package, error) {
-	rows, _ := db.pool.Query(ctx, `SELECT `+packageColumns+` FROM packages WHERE changed_at >= $1`, since)
+	rows, _ := db.pool.Query(ctx, `
+		SELECT `+packageColumns+` FROM packages
+		WHERE changed_at >= $1 AND ($2 OR NOT private)`, since, SeesPrivate(ctx))
 	all, err := pgx.CollectRows(rows, pgx.RowToStructByName[Package])
 	if err != nil {
 		return nil, fmt.Errorf("changed packages: %w", translate(err))
@@ -209,13 +223,19 @@ func (db *DB) Freeze(ctx context.Context, c Claim, reason string) error {
 // to leave as it is: it waits for nobody.
 const KeptByOperator = "kept as it was by an operator"
 
+// FrozenPrivate is the reason of a public package whose upstream wants
+// credentials now. Accepted, the package becomes private.
+const FrozenPrivate = "upstream wants credentials now, and the releases here can be read by anybody: accept makes the package private and mirrors it again, keep leaves it public as it is"
+
 // Review decides about a frozen package. Accepted, its moved tags are known
 // and new ones are mirrored again; else it stays as it is for good.
 // It returns ErrConflict if the package is not frozen.
 func (db *DB) Review(ctx context.Context, pkg string, accept bool) error {
 	err := db.tx(ctx, func(tx pgx.Tx) error {
-		var name, state string
-		err := tx.QueryRow(ctx, `SELECT name, state FROM packages WHERE lower(name) = lower($1) FOR UPDATE`, pkg).Scan(&name, &state)
+		var name, state, reason string
+		err := tx.QueryRow(ctx, `
+			SELECT name, state, state_reason FROM packages
+			WHERE lower(name) = lower($1) AND ($2 OR NOT private) FOR UPDATE`, pkg, SeesPrivate(ctx)).Scan(&name, &state, &reason)
 		if err != nil {
 			return err
 		}
@@ -225,6 +245,11 @@ func (db *DB) Review(ctx context.Context, pkg string, accept bool) error {
 		if !accept {
 			_, err := tx.Exec(ctx, `UPDATE packages SET state_reason = 'kept as it was by an operator' WHERE name = $1`, name)
 			return err
+		}
+		if reason == FrozenPrivate {
+			if err := changeVisibility(ctx, tx, name, true); err != nil {
+				return err
+			}
 		}
 		if _, err := tx.Exec(ctx, `UPDATE moved_tags SET accepted = true WHERE package = $1`, name); err != nil {
 			return err

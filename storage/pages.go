@@ -18,7 +18,8 @@ type TagRef struct {
 // TagRefs returns the releases and snapshots of pkg, in order of publication.
 func (db *DB) TagRefs(ctx context.Context, pkg string) ([]TagRef, error) {
 	rows, _ := db.pool.Query(ctx, `
-		SELECT id, COALESCE(tag, '') AS tag, commit_time FROM releases WHERE package = $1 ORDER BY id`, pkg)
+		SELECT id, COALESCE(tag, '') AS tag, commit_time FROM served_releases
+		WHERE package = $1 AND ($2 OR NOT private) ORDER BY id`, pkg, SeesPrivate(ctx))
 	all, err := pgx.CollectRows(rows, pgx.RowToStructByName[TagRef])
 	if err != nil {
 		return nil, fmt.Errorf("tags of %s: %w", pkg, translate(err))
@@ -29,7 +30,8 @@ func (db *DB) TagRefs(ctx context.Context, pkg string) ([]TagRef, error) {
 // ReleasesByID returns the releases with the given ids, in the order of ids.
 func (db *DB) ReleasesByID(ctx context.Context, ids []int64) ([]Release, error) {
 	rows, _ := db.pool.Query(ctx, `
-		SELECT `+releaseColumns+` FROM releases WHERE id = ANY($1) ORDER BY array_position($1, id)`, ids)
+		SELECT `+releaseColumns+` FROM served_releases
+		WHERE id = ANY($1) AND ($2 OR NOT private) ORDER BY array_position($1, id)`, ids, SeesPrivate(ctx))
 	all, err := pgx.CollectRows(rows, pgx.RowToStructByName[Release])
 	if err != nil {
 		return nil, fmt.Errorf("releases by id: %w", translate(err))
@@ -45,9 +47,9 @@ func (db *DB) NewestReleases(ctx context.Context, pkg string, limit int) ([]Rele
 		where, order = `package NOT IN (SELECT name FROM packages WHERE state = 'removed')`, `created_at`
 	}
 	rows, _ := db.pool.Query(ctx, `
-		SELECT `+releaseColumns+` FROM releases
-		WHERE tag IS NOT NULL AND `+where+`
-		ORDER BY `+order+` DESC LIMIT @limit`, pgx.NamedArgs{"package": pkg, "limit": limit})
+		SELECT `+releaseColumns+` FROM served_releases
+		WHERE tag IS NOT NULL AND (@private OR NOT private) AND `+where+`
+		ORDER BY `+order+` DESC LIMIT @limit`, pgx.NamedArgs{"package": pkg, "limit": limit, "private": SeesPrivate(ctx)})
 	all, err := pgx.CollectRows(rows, pgx.RowToStructByName[Release])
 	if err != nil {
 		return nil, fmt.Errorf("newest releases: %w", translate(err))
@@ -66,8 +68,8 @@ type Count struct {
 // "week" (from Monday) or "month". Units without any are left out.
 func (db *DB) ReleaseCounts(ctx context.Context, unit string, since time.Time) ([]Count, error) {
 	rows, _ := db.pool.Query(ctx, `
-		SELECT date_trunc($1, created_at) AS at, count(*) AS n FROM releases
-		WHERE created_at >= $2 GROUP BY 1 ORDER BY 1`, unit, since)
+		SELECT date_trunc($1, created_at) AS at, count(*) AS n FROM served_releases
+		WHERE created_at >= $2 AND ($3 OR NOT private) GROUP BY 1 ORDER BY 1`, unit, since, SeesPrivate(ctx))
 	all, err := pgx.CollectRows(rows, pgx.RowToStructByName[Count])
 	if err != nil {
 		return nil, fmt.Errorf("count releases: %w", translate(err))
@@ -79,7 +81,7 @@ func (db *DB) ReleaseCounts(ctx context.Context, unit string, since time.Time) (
 // if there is none.
 func (db *DB) FirstRelease(ctx context.Context) (time.Time, error) {
 	var at *time.Time
-	if err := db.pool.QueryRow(ctx, `SELECT min(created_at) FROM releases`).Scan(&at); err != nil {
+	if err := db.pool.QueryRow(ctx, `SELECT min(created_at) FROM served_releases WHERE $1 OR NOT private`, SeesPrivate(ctx)).Scan(&at); err != nil {
 		return time.Time{}, fmt.Errorf("first release: %w", translate(err))
 	}
 	if at == nil {
@@ -93,11 +95,11 @@ func (db *DB) FirstRelease(ctx context.Context) (time.Time, error) {
 func (db *DB) Failures(ctx context.Context, limit int) ([]Job, error) {
 	rows, _ := db.pool.Query(ctx, `
 		SELECT `+jobColumns+` FROM jobs j
-		WHERE state = 'failed' AND created_at > now() - interval '7 days'
+		WHERE state = 'failed' AND created_at > now() - interval '7 days' AND seen(package, $2)
 			AND NOT EXISTS (SELECT FROM jobs later
 				WHERE later.package = j.package AND later.kind = j.kind AND later.target = j.target
 					AND (later.created_at, later.id) > (j.created_at, j.id))
-		ORDER BY created_at DESC, id DESC LIMIT $1`, limit)
+		ORDER BY created_at DESC, id DESC LIMIT $1`, limit, SeesPrivate(ctx))
 	all, err := pgx.CollectRows(rows, pgx.RowToStructByName[Job])
 	if err != nil {
 		return nil, fmt.Errorf("failures: %w", translate(err))

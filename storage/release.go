@@ -12,12 +12,14 @@ import (
 
 const releaseColumns = `
 	id, package, COALESCE(tag, '') AS tag, COALESCE(tag_oid, '') AS tag_oid, commit_oid, tree_oid, commit_time,
-	digest, size, content_digest, md5, crc32, manifest_digest, zig_hash, zig_legacy_hash, zig, created_at`
+	digest, size, content_digest, md5, crc32, manifest_digest, zig_hash, zig_legacy_hash, zig, created_at, private`
 
 // ReleaseByTag returns the release of pkg published under tag.
 // It returns ErrNotFound if there is none.
 func (db *DB) ReleaseByTag(ctx context.Context, pkg, tag string) (Release, error) {
-	rows, _ := db.pool.Query(ctx, `SELECT `+releaseColumns+` FROM releases WHERE package = $1 AND tag = $2`, pkg, tag)
+	rows, _ := db.pool.Query(ctx, `
+		SELECT `+releaseColumns+` FROM served_releases
+		WHERE package = $1 AND tag = $2 AND ($3 OR NOT private)`, pkg, tag, SeesPrivate(ctx))
 	return oneRelease(rows, pkg+"@"+tag)
 }
 
@@ -26,19 +28,20 @@ func (db *DB) ReleaseByTag(ctx context.Context, pkg, tag string) (Release, error
 // It returns ErrNotFound if there is none.
 func (db *DB) ReleaseByCommit(ctx context.Context, pkg, oid string) (Release, error) {
 	rows, _ := db.pool.Query(ctx, `
-		SELECT `+releaseColumns+` FROM releases
-		WHERE package = $1 AND commit_oid = $2
-		ORDER BY id LIMIT 1`, pkg, oid)
+		SELECT `+releaseColumns+` FROM served_releases
+		WHERE package = $1 AND commit_oid = $2 AND ($3 OR NOT private)
+		ORDER BY id LIMIT 1`, pkg, oid, SeesPrivate(ctx))
 	return oneRelease(rows, pkg+"#"+oid)
 }
 
-// ReleaseByZigHash returns a release with the given Zig hash, in either form.
+// ReleaseByZigHash returns a release with the given Zig hash, in either form,
+// a public one if there is one.
 // It returns ErrNotFound if there is none.
 func (db *DB) ReleaseByZigHash(ctx context.Context, hash string) (Release, error) {
 	rows, _ := db.pool.Query(ctx, `
-		SELECT `+releaseColumns+` FROM releases
-		WHERE zig_hash = $1 AND zig_hash <> '' OR zig_legacy_hash = $1 AND zig_legacy_hash <> ''
-		ORDER BY id LIMIT 1`, hash)
+		SELECT `+releaseColumns+` FROM served_releases
+		WHERE (zig_hash = $1 AND zig_hash <> '' OR zig_legacy_hash = $1 AND zig_legacy_hash <> '') AND ($2 OR NOT private)
+		ORDER BY private, id LIMIT 1`, hash, SeesPrivate(ctx))
 	return oneRelease(rows, hash)
 }
 
@@ -57,7 +60,8 @@ func (db *DB) Releases(ctx context.Context, pkg string) ([]Release, error) {
 }
 
 func releasesOf(ctx context.Context, q querier, pkg string) ([]Release, error) {
-	rows, _ := q.Query(ctx, `SELECT `+releaseColumns+` FROM releases WHERE package = $1 ORDER BY id`, pkg)
+	rows, _ := q.Query(ctx, `
+		SELECT `+releaseColumns+` FROM served_releases WHERE package = $1 AND ($2 OR NOT private) ORDER BY id`, pkg, SeesPrivate(ctx))
 	all, err := pgx.CollectRows(rows, pgx.RowToStructByName[Release])
 	if err != nil {
 		return nil, fmt.Errorf("releases of %s: %w", pkg, translate(err))
@@ -148,7 +152,10 @@ func publish(ctx context.Context, tx pgx.Tx, p Publication) (created bool, err e
 	if err := putPack(ctx, tx, id, p.Pack); err != nil {
 		return false, err
 	}
-	if err := addChange(ctx, tx, p); err != nil {
+	err = addChange(ctx, tx, ChangeBody{
+		Package: r.Package, Tag: r.Tag, Commit: r.CommitOID, Manifest: p.Manifest, Tarball: Blob{r.Digest, r.Size},
+	})
+	if err != nil {
 		return false, err
 	}
 	return true, countRelease(ctx, tx, r, p.Description)
@@ -156,7 +163,7 @@ func publish(ctx context.Context, tx pgx.Tx, p Publication) (created bool, err e
 
 func heldRelease(ctx context.Context, tx pgx.Tx, r Release) (Release, error) {
 	rows, _ := tx.Query(ctx, `
-		SELECT `+releaseColumns+` FROM releases
+		SELECT `+releaseColumns+` FROM served_releases
 		WHERE package = @package AND CASE WHEN @tag = '' THEN tag IS NULL AND commit_oid = @commit ELSE tag = @tag END`,
 		pgx.NamedArgs{"package": r.Package, "tag": r.Tag, "commit": r.CommitOID})
 	return oneRelease(rows, r.Package+"@"+r.Tag)
@@ -269,8 +276,8 @@ func (db *DB) RejectTag(ctx context.Context, c Claim, t RejectedTag) error {
 func (db *DB) RejectedTags(ctx context.Context, pkg string) ([]RejectedTag, error) {
 	rows, _ := db.pool.Query(ctx, `
 		SELECT tag, oid, code, reason, seen_at FROM rejected_tags r
-		WHERE package = $1 AND NOT EXISTS (SELECT FROM releases WHERE package = $1 AND tag = r.tag)
-		ORDER BY tag`, pkg)
+		WHERE package = $1 AND seen(package, $2) AND NOT EXISTS (SELECT FROM releases WHERE package = $1 AND tag = r.tag)
+		ORDER BY tag`, pkg, SeesPrivate(ctx))
 	all, err := pgx.CollectRows(rows, pgx.RowToStructByName[RejectedTag])
 	if err != nil {
 		return nil, fmt.Errorf("rejected tags of %s: %w", pkg, translate(err))
@@ -307,7 +314,8 @@ func (db *DB) RecordMoves(ctx context.Context, c Claim, moves []MovedTag) error 
 // MovedTags returns what upstream did to the released tags of pkg, oldest first.
 func (db *DB) MovedTags(ctx context.Context, pkg string) ([]MovedTag, error) {
 	rows, _ := db.pool.Query(ctx, `
-		SELECT tag, old_oid AS old, new_oid AS new, accepted, seen_at FROM moved_tags WHERE package = $1 ORDER BY id`, pkg)
+		SELECT tag, old_oid AS old, new_oid AS new, accepted, seen_at FROM moved_tags
+		WHERE package = $1 AND seen(package, $2) ORDER BY id`, pkg, SeesPrivate(ctx))
 	all, err := pgx.CollectRows(rows, pgx.RowToStructByName[MovedTag])
 	if err != nil {
 		return nil, fmt.Errorf("moved tags of %s: %w", pkg, translate(err))
@@ -351,7 +359,7 @@ func (db *DB) Segments(ctx context.Context, pkg string) ([]Segment, error) {
 func segmentsOf(ctx context.Context, q querier, pkg string) ([]Segment, error) {
 	rows, _ := q.Query(ctx, `
 		SELECT package, seq, first_ordinal, objects, digest, index_digest, size
-		FROM segments WHERE package = $1 ORDER BY seq`, pkg)
+		FROM segments WHERE package = $1 AND seen(package, $2) ORDER BY seq`, pkg, SeesPrivate(ctx))
 	all, err := pgx.CollectRows(rows, pgx.RowToStructByName[Segment])
 	if err != nil {
 		return nil, fmt.Errorf("segments of %s: %w", pkg, translate(err))
@@ -371,9 +379,9 @@ type StoredPack struct {
 func (db *DB) Packs(ctx context.Context, pkg string, oids []string) ([]StoredPack, error) {
 	rows, _ := db.pool.Query(ctx, `
 		SELECT r.commit_oid, COALESCE(r.tag_oid, '') AS tag_oid, p.bitmap, p.objects, p.size, p.trailer
-		FROM releases r JOIN packs p ON p.release_id = r.id
-		WHERE r.package = $1 AND (r.commit_oid = ANY($2) OR r.tag_oid = ANY($2))
-		ORDER BY r.id`, pkg, oids)
+		FROM served_releases r JOIN packs p ON p.release_id = r.id
+		WHERE r.package = $1 AND (r.commit_oid = ANY($2) OR r.tag_oid = ANY($2)) AND ($3 OR NOT r.private)
+		ORDER BY r.id`, pkg, oids, SeesPrivate(ctx))
 	all, err := pgx.CollectRows(rows, pgx.RowToStructByName[StoredPack])
 	if err != nil {
 		return nil, fmt.Errorf("packs of %s: %w", pkg, translate(err))

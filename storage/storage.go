@@ -35,6 +35,7 @@ type Package struct {
 	NextSyncAt   *time.Time // not before, after failures
 
 	Registered bool // in the catalog
+	Private    bool // only who sees private packages may be shown it
 	MovedCount int  // released tags that upstream moved or deleted
 	Probe
 
@@ -84,6 +85,7 @@ type Release struct {
 	ZigLegacyHash  string    // as Zig up to 0.13 prints it
 	Zig            Zig
 	CreatedAt      time.Time // when published, UTC
+	Private        bool      // its package is: only who sees private packages may be shown it
 }
 
 // OID returns what refs/tags/<tag> names: the tag object, else the commit.

@@ -195,6 +195,9 @@ func (f *fetch) request(rejected []storage.RejectedTag) ingest.Request {
 // operator's own.
 func (f *fetch) see(ctx context.Context, refs ingest.Refs) error {
 	f.refs = refs
+	if err := f.keepPrivate(ctx, refs); err != nil {
+		return err
+	}
 	accepted, err := f.acceptedMoves(ctx)
 	if err != nil {
 		return err
@@ -233,6 +236,23 @@ func (f *fetch) see(ctx context.Context, refs ingest.Refs) error {
 		return err
 	}
 	return errFrozen(f.pkg.Name, reason)
+}
+
+// keepPrivate makes the package private if upstream wanted credentials, before
+// anything of it is published. One with releases that anybody may read is
+// frozen instead: they stay as they are, and an operator decides.
+func (f *fetch) keepPrivate(ctx context.Context, refs ingest.Refs) error {
+	switch {
+	case !refs.Private || f.pkg.Private:
+		return nil
+	case len(f.releases) == 0:
+		f.pkg.Private = true
+		return f.w.db.MakePrivate(ctx, f.job.Claim)
+	}
+	if err := f.w.db.Freeze(ctx, f.job.Claim, storage.FrozenPrivate); err != nil {
+		return err
+	}
+	return errFrozen(f.pkg.Name, storage.FrozenPrivate)
 }
 
 // acceptedMoves returns the moves that an operator accepted, as "tag oid".

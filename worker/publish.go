@@ -64,7 +64,7 @@ func (f *fetch) keepHistory(ctx context.Context, h *ingest.History) error {
 // store makes the bytes of a staged release durable.
 func (f *fetch) store(ctx context.Context, r *ingest.Release, set *gitpack.Set, segments []storage.Segment) (storage.Publication, error) {
 	man := r.Manifest
-	man.Package, man.Upstream, man.CloneURL = f.pkg.Name, f.pkg.Upstream, f.pkg.CloneURL
+	man.Package, man.Upstream, man.CloneURL, man.Private = f.pkg.Name, f.pkg.Upstream, f.pkg.CloneURL, f.pkg.Private
 	man.Fence = f.job.Fence
 	man.CreatedAt = time.Now().UTC().Truncate(time.Microsecond) // as Postgres keeps it
 	var pub storage.Publication
@@ -106,6 +106,27 @@ func (f *fetch) publish(ctx context.Context, pub storage.Publication) error {
 		return f.w.db.ClearCrashes(ctx, f.job.Claim)
 	}
 	return nil
+}
+
+// keepRecord is putRecord for a job that fetches nothing.
+func (w *Worker) keepRecord(ctx context.Context, j *job) error {
+	pkg, err := w.db.PackageByName(ctx, j.Job.Package)
+	if err != nil {
+		return err
+	}
+	// While this is held, the record is not swept before it is named.
+	release, err := w.db.ShareBlobs(ctx)
+	if err != nil {
+		return err
+	}
+	defer release()
+	stage, err := w.opt.Staging.New()
+	if err != nil {
+		return fmt.Errorf("make staging folder: %w", err)
+	}
+	defer stage.Close()
+	f := &fetch{w: w, job: j, pkg: pkg, dir: stage.Dir}
+	return f.putRecord(ctx)
 }
 
 // putRecord stores what is known of the package besides its releases, if that

@@ -98,6 +98,7 @@ func New(db *storage.DB, q *queue.Queue, blobs blob.Store, opt Options, log *slo
 // Run works until ctx ends. Jobs under way are then handed back without
 // spending an attempt.
 func (w *Worker) Run(ctx context.Context) error {
+	ctx = storage.SeePrivate(ctx)
 	var wg sync.WaitGroup
 	wg.Go(func() { w.reconcile(ctx) })
 	wg.Go(func() { w.tidy(ctx) })
@@ -206,9 +207,14 @@ func (w *Worker) work(ctx context.Context, j *job) (result any, err error) {
 	return result, err
 }
 
-// probePackage fetches the newest release back, as a client would.
+// probePackage fetches the newest release back, as a client would, and keeps a
+// record of the package, also of what was decided about it.
 func (w *Worker) probePackage(ctx context.Context, j *job) (any, error) {
-	return w.probe.Probe(ctx, j.Job.Package)
+	found, err := w.probe.Probe(ctx, j.Job.Package)
+	if err != nil {
+		return nil, err
+	}
+	return found, w.keepRecord(ctx, j)
 }
 
 var errUnforeseen = &Error{Code: "internal", Message: "the job failed in a way that was not foreseen; the worker's log has the details", Final: true}

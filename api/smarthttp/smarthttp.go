@@ -323,6 +323,9 @@ func (h *Handler) fail(w http.ResponseWriter, r *http.Request, pkg string, err e
 	if e.RetryAfter > 0 {
 		w.Header().Set("Retry-After", strconv.Itoa(int((e.RetryAfter+time.Second-1)/time.Second)))
 	}
+	if e.Status == http.StatusUnauthorized {
+		w.Header().Set("WWW-Authenticate", `Basic realm="packbase"`)
+	}
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	w.Header().Set("X-Packbase-Error", e.Code)
 	w.Header().Del("Content-Length")

@@ -44,7 +44,7 @@ func (p *program) addRemote(cmd *cobra.Command) *remote {
 	cmd.GroupID = "use"
 	f := cmd.Flags()
 	f.StringVar(&r.url, "url", "", "where the server is [PACKBASE_URL] (default "+defaultURL+")")
-	f.StringVar(&r.token, "token", "", "bearer token that writes need [PACKBASE_TOKEN]")
+	f.StringVar(&r.token, "token", "", "token, for writes and for private packages [PACKBASE_TOKEN]")
 	f.StringVar(&r.tokenFile, "token-file", "", "file with the token [PACKBASE_TOKEN_FILE] (default $PACKBASE_ROOT/token, for a server on this machine)")
 	f.BoolVar(&r.json, "json", false, "print what the server answers, as it is")
 	return r
@@ -219,8 +219,7 @@ func (c *client) send(ctx context.Context, method, path string, query url.Values
 	if in != nil {
 		req.Header.Set("Content-Type", "application/json")
 	}
-	// Reads are public: the token goes where it is needed only.
-	if method == http.MethodPost && c.token != "" {
+	if c.token != "" { // reads need it, too, where packages are private
 		req.Header.Set("Authorization", "Bearer "+c.token)
 	}
 	res, err := c.http.Do(req)

@@ -22,24 +22,25 @@ import (
 
 // Config is what an operator can set. It is read once, when a command starts.
 type Config struct {
-	Root        string
-	Addr        string // without the port; "" for all addresses
-	Port        int
-	AdminAddr   string // metrics and pprof; "" for none
-	Token       string
-	AuthNone    bool
-	Source      string
-	DatabaseURL string
-	RedisURL    string
-	Blobs       string
-	ReadOnly    bool
-	Central     string
-	Fixtures    string
-	Allow       []upstream.Allow
-	Netrc       string
-	Zig         string
-	LogJSON     bool
-	LogLevel    slog.Level
+	Root         string
+	Addr         string // without the port; "" for all addresses
+	Port         int
+	AdminAddr    string // metrics and pprof; "" for none
+	Token        string
+	AuthNone     bool
+	Source       string
+	DatabaseURL  string
+	RedisURL     string
+	Blobs        string
+	ReadOnly     bool
+	Central      string
+	CentralToken string
+	Fixtures     string
+	Allow        []upstream.Allow
+	Netrc        string
+	Zig          string
+	LogJSON      bool
+	LogLevel     slog.Level
 
 	Concurrency    int
 	UpdateCooldown time.Duration
@@ -86,6 +87,7 @@ func settings() []setting {
 		{name: "blobs", help: "file:///folder or s3://bucket/prefix?endpoint=...; empty for the root folder", set: text(func(c *Config) *string { return &c.Blobs })},
 		{name: "read-only", usual: "false", help: "serve as an edge: no writes, no Redis, no token", set: boolean(func(c *Config) *bool { return &c.ReadOnly })},
 		{name: "central", help: "URL of the central that an edge follows, and names to those who want to write", set: text(func(c *Config) *string { return &c.Central })},
+		{name: "central-token", secret: true, help: "token of the central with the scope read, for an edge that has private packages, too", set: text(func(c *Config) *string { return &c.CentralToken })},
 		{name: "fixtures", help: "folder of local packages to import", set: text(func(c *Config) *string { return &c.Fixtures })},
 		{name: "upstream-allow", help: "private places that may be mirrored: CIDR, CIDR:port or host:port, separated by commas", set: allow},
 		{name: "netrc", help: "netrc file with credentials for private upstreams", set: text(func(c *Config) *string { return &c.Netrc })},

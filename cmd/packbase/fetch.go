@@ -14,7 +14,7 @@ import (
 
 func (p *program) fetchCommand() *cobra.Command {
 	var name string
-	var wait bool
+	var wait, private bool
 	var limit time.Duration
 	cmd := &cobra.Command{
 		Use:   "fetch URL",
@@ -32,6 +32,7 @@ With --json the answer is the queued job's, or with --wait the job as it ended.`
 	}
 	r := p.addRemote(cmd)
 	cmd.Flags().StringVar(&name, "name", "", "name of the package here (default the last part of the URL)")
+	cmd.Flags().BoolVar(&private, "private", false, "let only those with a token read it, from the beginning")
 	addWait(cmd, &wait, &limit)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if _, err := storage.ParseUpstream(args[0]); err != nil {
@@ -46,7 +47,7 @@ With --json the answer is the queued job's, or with --wait the job as it ended.`
 		if err != nil {
 			return err
 		}
-		raw, err := c.post(cmd.Context(), "/api/fetch", fetchRequest{URL: args[0], Name: name})
+		raw, err := c.post(cmd.Context(), "/api/fetch", fetchRequest{URL: args[0], Name: name, Private: private})
 		if err != nil || !wait {
 			return show(p, r, raw, err, drawQueued)
 		}
@@ -66,8 +67,9 @@ func addWait(cmd *cobra.Command, wait *bool, limit *time.Duration) {
 }
 
 type fetchRequest struct {
-	URL  string `json:"url"`
-	Name string `json:"name,omitempty"`
+	URL     string `json:"url"`
+	Name    string `json:"name,omitempty"`
+	Private bool   `json:"private,omitempty"`
 }
 
 // queued is the answer to a request that made a job.

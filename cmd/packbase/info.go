@@ -24,6 +24,7 @@ type packageInfo struct {
 	Tarballs     []tarball             `json:"tarballs"`
 	Snapshots    []tarball             `json:"snapshots"`
 	Registered   bool                  `json:"registered"`
+	Private      bool                  `json:"private"`
 	Healthy      bool                  `json:"healthy"`
 	ProbeCommit  string                `json:"fetch_probe_commit"`
 	ProbeError   string                `json:"fetch_probe_error"`
@@ -169,6 +170,9 @@ func packageFields(s *screen, info packageInfo) [][]cell {
 		field("releases", fmt.Sprintf("%d, %s", info.TarballCount, size(info.SizeBytes))),
 		field("latest", info.LatestTag),
 		field("in the catalog", yesNo(info.Registered)),
+	}
+	if info.Private {
+		rows = append(rows, field("read by", "those with a token"))
 	}
 	if info.Language != "" {
 		rows = append(rows, field("language", info.Language))

@@ -12,6 +12,7 @@ import (
 	"github.com/dustin/go-humanize"
 	"github.com/spf13/cobra"
 
+	"packbase/storage"
 	"packbase/storage/blob"
 	"packbase/storage/engines"
 	"packbase/worker/audit"
@@ -29,7 +30,7 @@ func (p *program) keepCommand(cmd *cobra.Command, do func(context.Context, *audi
 	asJSON := cmd.Flags().Bool("json", false, "print findings as JSON, one a line")
 	cfg := p.addSettings(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		ctx := cmd.Context()
+		ctx := storage.SeePrivate(cmd.Context())
 		stop, err := p.keepEngine(ctx, cfg)
 		if err != nil {
 			return err

@@ -10,7 +10,7 @@ import (
 
 // StartEdge runs `packbase replicate` and a read-only `packbase api` that
 // follow the packbase at the URL central. They have a database of their own,
-// unless env names another, and neither a Redis nor a token.
+// unless env names another, no Redis, and no token unless env has one.
 func StartEdge(t testing.TB, central string, env ...string) *Server {
 	t.Helper()
 	s := NewEdge(t, central, env...)
@@ -25,10 +25,13 @@ func StartEdge(t testing.TB, central string, env ...string) *Server {
 func NewEdge(t testing.TB, central string, env ...string) *Server {
 	t.Helper()
 	s := newServer(t, slices.Concat([]string{"PACKBASE_CENTRAL=" + central, "PACKBASE_READ_ONLY=true"}, env))
-	s.Token = ""
+	s.Token = valueOf(env, "PACKBASE_TOKEN")
 	s.Env = slices.DeleteFunc(s.Env, func(e string) bool {
 		return strings.HasPrefix(e, "PACKBASE_TOKEN=") || strings.HasPrefix(e, "PACKBASE_UPSTREAM_ALLOW=")
 	})
+	if s.Token != "" {
+		s.Env = append(s.Env, "PACKBASE_TOKEN="+s.Token)
+	}
 	if s.DatabaseURL = valueOf(env, "PACKBASE_DATABASE_URL"); s.DatabaseURL == "" {
 		s.DatabaseURL = storagetest.NewURL(t)
 		s.Env = append(s.Env, "PACKBASE_DATABASE_URL="+s.DatabaseURL)

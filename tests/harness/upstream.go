@@ -29,6 +29,7 @@ type Upstream struct {
 	server   *http.Server
 	instead  atomic.Pointer[http.Handler]
 	oldGit   atomic.Bool
+	login    atomic.Pointer[string]
 	requests atomic.Int64
 }
 
@@ -64,6 +65,13 @@ func (u *Upstream) Start() {
 			(*h).ServeHTTP(w, r)
 			return
 		}
+		if want := u.login.Load(); want != nil && *want != "" {
+			if _, password, _ := r.BasicAuth(); password != *want {
+				w.Header().Set("WWW-Authenticate", `Basic realm="upstream"`)
+				w.WriteHeader(http.StatusUnauthorized)
+				return
+			}
+		}
 		if u.oldGit.Load() {
 			r.Header.Del("Git-Protocol")
 		}
@@ -92,6 +100,9 @@ func (u *Upstream) Requests() int { return int(u.requests.Load()) }
 
 // Answer lets h answer all requests, from now on. With nil, Git does again.
 func (u *Upstream) Answer(h http.Handler) { u.instead.Store(&h) }
+
+// WantPassword serves only those with the password, from now on; all with "".
+func (u *Upstream) WantPassword(password string) { u.login.Store(&password) }
 
 // OldGit makes Git speak protocol version 0 only, from now on.
 func (u *Upstream) OldGit() { u.oldGit.Store(true) }

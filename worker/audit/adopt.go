@@ -33,15 +33,16 @@ func untrue(err error) error {
 
 // Adopt publishes releases of one package whose manifests and tarballs are in
 // the store already, after checking all that the manifests claim. Either all
-// of them become visible or none. follows is the change that brings an edge
-// there. It returns ErrUntrue, and storage.ErrConflict or ErrInvalid, if the
+// of them become visible or none. private says that the package is, if it is
+// not here yet. follows is the change that brings an edge there. It returns ErrUntrue, and storage.ErrConflict or ErrInvalid, if the
 // releases must not be published; other errors may pass.
-func (a *Auditor) Adopt(ctx context.Context, pkg string, manifests []storage.Blob, follows *storage.Change) error {
+func (a *Auditor) Adopt(ctx context.Context, pkg string, manifests []storage.Blob, private bool, follows *storage.Change) error {
 	objects, dir, closeAll, err := a.spool()
 	if err != nil {
 		return err
 	}
 	defer closeAll()
+	out := storage.Adoption{Private: private, Follows: follows}
 	var roots []*root
 	blobs := map[string]storage.Blob{}
 	for _, m := range manifests {
@@ -58,7 +59,6 @@ func (a *Auditor) Adopt(ctx context.Context, pkg string, manifests []storage.Blo
 		roots = append(roots, r)
 		blobs[m.Digest] = m
 	}
-	out := storage.Adoption{Follows: follows}
 	set, opener, err := a.appendSegment(ctx, pkg, objects, roots, dir, &out)
 	if err != nil {
 		return err

@@ -154,6 +154,7 @@ func (a *Auditor) rebuildPackage(ctx context.Context, name string, r *remains) e
 	}
 	defer closeAll()
 
+	out := storage.Adoption{Record: r.record, RecordBlob: r.recordIn}
 	var roots []*root
 	for _, s := range r.manifests {
 		rt, err := a.load(ctx, objects, s.blob.Digest)
@@ -161,12 +162,12 @@ func (a *Auditor) rebuildPackage(ctx context.Context, name string, r *remains) e
 			a.find("release_lost", name+"@"+s.man.Tag, "%v", err)
 			continue
 		}
+		out.Private = out.Private || s.man.Private
 		roots = append(roots, rt)
 	}
 	if len(roots) == 0 && r.record == nil {
 		return nil
 	}
-	out := storage.Adoption{Record: r.record, RecordBlob: r.recordIn}
 	set, opener, err := a.rebuildSegments(ctx, objects, roots, dir, &out)
 	if err != nil {
 		return err

@@ -79,6 +79,8 @@ type Refs struct {
 	Tags   map[string]string `json:"tags"`             // what each tag names: a tag object or a commit
 	Branch string            `json:"branch,omitempty"` // the branch that the target turned out to be
 	Commit string            `json:"commit,omitempty"` // its tip, or the target commit
+
+	Private bool `json:"private,omitempty"` // upstream wanted credentials
 }
 
 // A Segment is a staged segment. It comes before the releases that need it.

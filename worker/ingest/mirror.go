@@ -95,7 +95,7 @@ func run(ctx context.Context, req Request, events *eventWriter) error {
 
 // choose returns what upstream has and what of it is to be mirrored.
 func choose(req Request, has sourceRefs) (Refs, []wanted, error) {
-	refs := Refs{Tags: make(map[string]string, len(has.tags))}
+	refs := Refs{Private: has.private, Tags: make(map[string]string, len(has.tags))}
 	for tag, oid := range has.tags {
 		refs.Tags[tag] = oid.String()
 	}

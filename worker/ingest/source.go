@@ -24,6 +24,7 @@ type source interface {
 type sourceRefs struct {
 	tags, branches map[string]gitpack.OID
 	rejected       []storage.RejectedTag // tags whose names cannot be published
+	private        bool                  // upstream wanted credentials
 }
 
 func newSourceRefs() sourceRefs {
@@ -90,6 +91,7 @@ func (r *remote) close() { r.session.Close() }
 func (r *remote) refs() sourceRefs {
 	listed := r.session.Refs()
 	has := newSourceRefs()
+	has.private = r.session.Private
 	for _, tag := range listed.Tags {
 		has.addTag(tag.Name, tag.OID)
 	}

@@ -52,6 +52,7 @@ type Replica struct {
 	Staging *blob.Staging
 	Prober  *probe.Prober
 	Central string // its URL, without a slash at the end
+	Token   string // with which it shows private packages; "" for none
 	HTTP    *http.Client
 	Retry   time.Duration // wait after a failure, doubled up to 16 times as long
 	Log     *slog.Logger
@@ -69,7 +70,8 @@ func contradict(format string, args ...any) error {
 // Run follows the central until ctx ends. It returns an error only if it
 // cannot begin.
 func (r *Replica) Run(ctx context.Context) error {
-	if _, err := r.DB.Follow(ctx, r.Central); err != nil {
+	ctx = storage.SeePrivate(ctx)
+	if _, err := r.DB.Follow(ctx, r.Central, r.Token != ""); err != nil {
 		return err
 	}
 	r.probeRest(ctx)
@@ -154,6 +156,9 @@ type feedPage struct {
 
 func (r *Replica) changes(ctx context.Context, since int64) (feedPage, error) {
 	q := url.Values{"since": {strconv.FormatInt(since, 10)}, "limit": {strconv.Itoa(pageChanges)}, "wait": {strconv.Itoa(int(pollWait.Seconds()))}}
+	if r.Token != "" {
+		q.Set("private", "1")
+	}
 	ctx, cancel := context.WithTimeout(ctx, pollWait+time.Minute)
 	defer cancel()
 	var page feedPage
@@ -181,11 +186,19 @@ func (r *Replica) get(ctx context.Context, target string) (io.ReadCloser, error)
 	if err != nil {
 		return nil, fmt.Errorf("ask central: %w", err)
 	}
+	if r.Token != "" {
+		req.Header.Set("Authorization", "Bearer "+r.Token)
+	}
 	resp, err := r.HTTP.Do(req)
 	if err != nil {
 		return nil, fmt.Errorf("ask central: %w", err)
 	}
-	if resp.StatusCode != http.StatusOK {
+	switch resp.StatusCode {
+	case http.StatusOK:
+	case http.StatusUnauthorized, http.StatusForbidden:
+		resp.Body.Close()
+		return nil, fmt.Errorf("ask central for %s: %s; PACKBASE_CENTRAL_TOKEN must be a token of the central with the scope read", target, resp.Status)
+	default:
 		resp.Body.Close()
 		return nil, fmt.Errorf("ask central for %s: %s", target, resp.Status)
 	}
@@ -227,6 +240,16 @@ func checkPage(at storage.Replication, page feedPage) error {
 // take takes over the changes at the front that are of one package, and
 // returns how many those were.
 func (r *Replica) take(ctx context.Context, changes []storage.Change) (n int, err error) {
+	first, _, err := parseBody(changes[0])
+	if err != nil {
+		return 0, err
+	}
+	if first != nil && first.Decision != "" {
+		if err := r.decide(ctx, first); err != nil {
+			return 0, err
+		}
+		return 1, r.DB.Advance(ctx, changes[0])
+	}
 	b, err := r.batch(ctx, changes)
 	if err != nil {
 		return 0, err
@@ -249,7 +272,7 @@ func (r *Replica) take(ctx context.Context, changes []storage.Change) (n int, er
 		manifests = append(manifests, body.Manifest)
 	}
 	a := &audit.Auditor{DB: r.DB, Blobs: r.Blobs, Staging: r.Staging, Report: func(audit.Finding) {}}
-	err = a.Adopt(ctx, b.pkg, manifests, &last)
+	err = a.Adopt(ctx, b.pkg, manifests, b.private, &last)
 	switch {
 	case errors.Is(err, audit.ErrUntrue), errors.Is(err, storage.ErrConflict), errors.Is(err, storage.ErrInvalid):
 		return 0, contradict("changes %d to %d of %s cannot be true: %v", changes[0].Seq, last.Seq, b.pkg, err)
@@ -261,9 +284,25 @@ func (r *Replica) take(ctx context.Context, changes []storage.Change) (n int, er
 	return b.changes, nil
 }
 
+// decide does here what was decided at the central.
+func (r *Replica) decide(ctx context.Context, c *storage.ChangeBody) error {
+	var err error
+	switch c.Decision {
+	case storage.DecisionPrivate, storage.DecisionPublic:
+		err = r.DB.SetVisibility(ctx, c.Package, c.Decision == storage.DecisionPrivate)
+	default:
+		return contradict("the central decided %.20q about %s, which this packbase does not know; it may be older than the central", c.Decision, c.Package)
+	}
+	if errors.Is(err, storage.ErrNotFound) {
+		return nil // nothing of it is here
+	}
+	return err
+}
+
 // A batch is the changes at the front of a page that are taken over at once.
 type batch struct {
 	pkg     string
+	private bool
 	changes int                  // how many they are
 	bodies  []storage.ChangeBody // those whose releases are not here yet
 }
@@ -274,12 +313,22 @@ func (r *Replica) batch(ctx context.Context, changes []storage.Change) (b batch,
 	var held map[string]*storage.Release
 	size := int64(0)
 	for _, c := range changes {
-		body, err := parseBody(c)
+		body, private, err := parseBody(c)
 		if err != nil {
 			return b, err
 		}
+		if body != nil && body.Decision != "" {
+			break
+		}
+		if body == nil {
+			if b.pkg != "" {
+				break
+			}
+			b.changes++
+			continue
+		}
 		size += body.Tarball.Size
-		if b.changes > 0 && (body.Package != b.pkg || size > maxBatch) {
+		if b.pkg != "" && (body.Package != b.pkg || size > maxBatch) {
 			break
 		}
 		if held == nil {
@@ -287,11 +336,11 @@ func (r *Replica) batch(ctx context.Context, changes []storage.Change) (b batch,
 				return b, err
 			}
 		}
-		b.pkg = body.Package
+		b.pkg, b.private = body.Package, b.private || private
 		b.changes++
 		was, ok := held[releaseKey(body.Tag, body.Commit)]
 		if !ok {
-			b.bodies = append(b.bodies, body)
+			b.bodies = append(b.bodies, *body)
 			held[releaseKey(body.Tag, body.Commit)] = &storage.Release{CommitOID: body.Commit, Digest: body.Tarball.Digest}
 			continue
 		}
@@ -303,11 +352,27 @@ func (r *Replica) batch(ctx context.Context, changes []storage.Change) (b batch,
 	return b, nil
 }
 
-func parseBody(c storage.Change) (body storage.ChangeBody, err error) {
-	if err := json.Unmarshal(c.Body, &body); err != nil {
-		return body, contradict("change %d is not readable", c.Seq)
+// parseBody returns what a change says, and whether it is of a private
+// package; nil if it is not for this edge.
+func parseBody(c storage.Change) (body *storage.ChangeBody, private bool, err error) {
+	raw, private, err := c.Open()
+	if err != nil {
+		return nil, private, contradict("%v", err)
+	}
+	if raw == nil {
+		return nil, private, nil
+	}
+	body = &storage.ChangeBody{}
+	if err := json.Unmarshal(raw, body); err != nil {
+		return nil, private, contradict("change %d is not readable", c.Seq)
 	}
 	err = storage.ValidPackage(body.Package)
+	if err == nil && (body.Decision != "" || c.Withheld) {
+		if body.Decision == "" {
+			body = nil
+		}
+		return body, private, nil
+	}
 	if err == nil && body.Tag != "" {
 		err = storage.ValidTag(body.Tag)
 	}
@@ -320,9 +385,9 @@ func parseBody(c storage.Change) (body storage.ChangeBody, err error) {
 		}
 	}
 	if err != nil {
-		return body, contradict("change %d: %v", c.Seq, err)
+		return nil, private, contradict("change %d: %v", c.Seq, err)
 	}
-	return body, nil
+	return body, private, nil
 }
 
 // held returns the releases and snapshots of pkg that are here.
@@ -371,7 +436,7 @@ func (r *Replica) copyRelease(ctx context.Context, body storage.ChangeBody) erro
 	if err != nil {
 		return contradict("the manifest of %s@%s is none: %v", body.Package, body.Tag, err)
 	}
-	says := storage.ChangeBody{Package: man.Package, Tag: man.Tag, Commit: man.Commit, Manifest: body.Manifest,
+	says := storage.ChangeBody{Nonce: body.Nonce, Package: man.Package, Tag: man.Tag, Commit: man.Commit, Manifest: body.Manifest,
 		Tarball: storage.Blob{Digest: man.Tarball.Digest, Size: man.Tarball.Size}}
 	if says != body {
 		return contradict("the manifest of %s@%s is of %s@%s, commit %s, tarball %s: not what the feed says",

@@ -155,23 +155,54 @@ type Session struct {
 	caps   *capability.List // nil if upstream has no refs
 	git    transport.UploadPackSession
 	guard  *guard
+
+	// Private says that upstream shows the repository to those with
+	// credentials only.
+	Private bool
 }
 
 // Connect lists the refs of the repository at rawURL, in one round trip. An
 // empty repository is no error.
+//
+// Credentials are sent only where upstream wants some: what strangers may read
+// is told from what they may not.
 func (c *Client) Connect(ctx context.Context, rawURL string) (*Session, error) {
 	u, err := parseURL(rawURL)
 	if err != nil {
 		return nil, err
 	}
-	login, err := c.login(u)
+	known, err := c.login(u)
 	if err != nil {
 		return nil, err
 	}
 	ctx, cancel := c.limits.total(ctx)
 	defer cancel()
+	s, err := c.connect(ctx, u, login{})
+	if known.isZero() || !wantsLogin(err) {
+		return s, err
+	}
+	if s, err = c.connect(ctx, u, known); err == nil {
+		s.Private = true
+	}
+	return s, err
+}
 
-	g := &guard{next: &roundTripper{client: c, origin: u, login: login}, limits: c.limits}
+// wantsLogin reports whether the answer to a stranger may be another one than
+// to somebody known: forges hide what is private in many ways.
+func wantsLogin(err error) bool {
+	var e *Error
+	if !errors.As(err, &e) {
+		return false
+	}
+	switch e.Code {
+	case CodeAuth, CodeNotFound, CodeRedirect, CodeRefused, CodeNotGit:
+		return true
+	}
+	return false
+}
+
+func (c *Client) connect(ctx context.Context, u *url.URL, as login) (*Session, error) {
+	g := &guard{next: &roundTripper{client: c, origin: u, login: as}, limits: c.limits}
 	git, err := openGit(u, g)
 	if err != nil {
 		return nil, fmt.Errorf("open session: %w", err)

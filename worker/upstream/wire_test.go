@@ -734,6 +734,10 @@ func TestRedirects(t *testing.T) {
 					w.WriteHeader(status)
 					return
 				}
+				if _, _, known := r.BasicAuth(); tt.creds && !known {
+					w.WriteHeader(http.StatusUnauthorized)
+					return
+				}
 				h.ServeHTTP(w, r)
 			}))
 			if tt.secure {
@@ -796,9 +800,14 @@ func hops(n int) func(path string) string {
 func TestCredentials(t *testing.T) {
 	t.Parallel()
 	var user atomic.Value
+	var private atomic.Bool
 	h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		name, password, _ := r.BasicAuth()
+		name, password, known := r.BasicAuth()
 		user.Store(name + ":" + password)
+		if private.Load() && !known {
+			w.WriteHeader(http.StatusUnauthorized)
+			return
+		}
 		listHandler("HEAD").ServeHTTP(w, r)
 	})
 	plain := httptest.NewServer(h)
@@ -827,7 +836,16 @@ func TestCredentials(t *testing.T) {
 			t.Fatal(err)
 		}
 		c := trusting(t, Options{Allow: parse(t, tt.allow), Netrc: netrc}, secure)
-		connect(t, c, tt.url+"/o/r")
+		// What is shown to strangers is asked for as one.
+		private.Store(false)
+		if s := connect(t, c, tt.url+"/o/r"); user.Load() != ":" || s.Private {
+			t.Errorf("%s: to a public repository credentials = %q, private %v", tt.name, user.Load(), s.Private)
+		}
+		private.Store(true)
+		s, err := c.Connect(t.Context(), tt.url+"/o/r")
+		if known := tt.want != ":"; known != (err == nil) || known && !s.Private {
+			t.Errorf("%s: err = %v, with credentials %v", tt.name, err, known)
+		}
 		if got := user.Load(); got != tt.want {
 			t.Errorf("%s: credentials = %q, want %q", tt.name, got, tt.want)
 		}

@@ -1,0 +1,342 @@
+package api
+
+import (
+	"context"
+	"crypto/sha256"
+	"crypto/subtle"
+	"errors"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/go-chi/chi/v5"
+	lru "github.com/hashicorp/golang-lru/v2"
+
+	"packbase/storage"
+)
+
+// A caller is whose request it is.
+type caller struct {
+	scope   string // of the token; "" without one
+	unknown bool   // there was a token, and it is none of ours
+}
+
+type callerKey struct{}
+
+func callerOf(r *http.Request) caller {
+	c, _ := r.Context().Value(callerKey{}).(caller)
+	return c
+}
+
+// scopes in their order: each may do what those before it may.
+var scopes = []string{"", storage.ScopeRead, storage.ScopeWrite, storage.ScopeAdmin}
+
+func (c caller) may(scope string) bool {
+	return slices.Index(scopes, c.scope) >= slices.Index(scopes, scope)
+}
+
+// authenticate finds out whose request it is, from its header alone: a
+// stranger's body is never read. Whoever shows a token of ours sees private
+// packages, wherever storage is asked with the request's context.
+func (s *Server) authenticate(next http.Handler) http.Handler {
+	return s.handle(func(w http.ResponseWriter, r *http.Request) error {
+		c, err := s.recognize(r)
+		if err != nil {
+			return err
+		}
+		ctx := context.WithValue(r.Context(), callerKey{}, c)
+		if c.scope != "" {
+			ctx = storage.SeePrivate(ctx)
+		}
+		next.ServeHTTP(w, r.WithContext(ctx))
+		return nil
+	})
+}
+
+func (s *Server) recognize(r *http.Request) (caller, error) {
+	secret, given := credential(r)
+	if !given {
+		return caller{}, nil
+	}
+	got, want := sha256.Sum256([]byte(secret)), sha256.Sum256([]byte(s.opt.Token))
+	if s.opt.Token != "" && subtle.ConstantTimeCompare(got[:], want[:]) == 1 {
+		return caller{scope: storage.ScopeAdmin}, nil
+	}
+	if !strings.HasPrefix(secret, storage.TokenPrefix) {
+		return caller{unknown: true}, nil
+	}
+	t, err := s.tokens.bySecret(r.Context(), secret, got)
+	switch {
+	case errors.Is(err, storage.ErrNotFound), err == nil && t.Expired():
+		// What would be read without the token is not what is asked for.
+		if !s.opt.ReadOnly && (r.Method == http.MethodGet || r.Method == http.MethodHead) {
+			return caller{}, unauthorized("that token is not known, was revoked or has expired")
+		}
+		return caller{unknown: true}, nil
+	case err != nil:
+		return caller{}, err
+	}
+	return caller{scope: t.Scope}, nil
+}
+
+// credential returns the token that a request carries: as a bearer's, or as
+// the password, or the user without one, of Basic authentication, which is all
+// that Zig and Git send.
+func credential(r *http.Request) (secret string, given bool) {
+	if user, password, ok := r.BasicAuth(); ok {
+		if password == "" {
+			password = user
+		}
+		return password, password != ""
+	}
+	scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
+	token = strings.TrimSpace(token)
+	return token, strings.EqualFold(scheme, "Bearer") && token != ""
+}
+
+func unauthorized(message string) *Error {
+	return &Error{Status: http.StatusUnauthorized, Code: "unauthorized", Message: message}
+}
+
+// authorize lets those pass whose token has the scope.
+func (s *Server) authorize(scope string) func(http.Handler) http.Handler {
+	return func(next http.Handler) http.Handler {
+		return s.handle(func(w http.ResponseWriter, r *http.Request) error {
+			c := callerOf(r)
+			switch {
+			case s.opt.ReadOnly:
+				return s.readOnly()
+			case c.may(scope), s.opt.Token == "" && s.opt.Open:
+				next.ServeHTTP(w, r)
+				return nil
+			case s.opt.Token == "" && c.scope == "":
+				return errNoToken
+			case c.scope != "":
+				return &Error{Status: http.StatusForbidden, Code: "forbidden", Message: "this needs a token of the scope " + scope + ", and that one has the scope " + c.scope}
+			case c.unknown:
+				return &Error{Status: http.StatusForbidden, Code: "forbidden", Message: "that is not a token of this packbase"}
+			}
+			return unauthorized("this needs a token: send it as `Authorization: Bearer <token>`")
+		})
+	}
+}
+
+var errNoToken = &Error{Status: http.StatusServiceUnavailable, Code: "no_token_configured",
+	Message: "writes are off: this packbase has no token; set PACKBASE_TOKEN"}
+
+// guarded refuses what would open private packages to everybody where writes
+// need no token.
+func (s *Server) guarded(next http.Handler) http.Handler {
+	return s.handle(func(w http.ResponseWriter, r *http.Request) error {
+		if callerOf(r).scope == "" {
+			return errNoToken
+		}
+		next.ServeHTTP(w, r)
+		return nil
+	})
+}
+
+// An epoch tells whether what is in memory may still be shown. Postgres is
+// asked at most once in epochAge; while it is away, the last answer holds.
+type epoch struct {
+	db    *storage.DB
+	mu    sync.Mutex
+	known atomic.Int64
+	until atomic.Int64 // when to ask again, in Unix nanoseconds; 0 before the first answer
+}
+
+const (
+	epochAge     = time.Second
+	epochTimeout = 2 * time.Second
+)
+
+func (e *epoch) now(ctx context.Context) int64 {
+	switch until := e.until.Load(); {
+	case time.Now().UnixNano() < until:
+		return e.known.Load()
+	case until == 0:
+		e.mu.Lock()
+	case !e.mu.TryLock():
+		return e.known.Load() // somebody asks at this moment
+	}
+	defer e.mu.Unlock()
+	return e.ask(ctx)
+}
+
+// renew is now for who has just taken a right away.
+func (e *epoch) renew(ctx context.Context) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.ask(ctx)
+}
+
+func (e *epoch) ask(ctx context.Context) int64 {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), epochTimeout)
+	defer cancel()
+	age := epochAge
+	if n, err := e.db.Epoch(ctx); err == nil {
+		e.known.Store(n)
+	} else {
+		age = awayFor
+	}
+	e.until.Store(time.Now().Add(age).UnixNano())
+	return e.known.Load()
+}
+
+// keptTokens bounds the tokens in memory.
+const keptTokens = 1024
+
+// A tokenCache keeps the tokens that were shown lately, until one is revoked.
+type tokenCache struct {
+	db    *storage.DB
+	epoch *epoch
+	kept  *lru.Cache[[sha256.Size]byte, keptToken]
+}
+
+type keptToken struct {
+	storage.Token
+	epoch int64
+	noted time.Time // when its use was last noted
+}
+
+func newTokenCache(db *storage.DB, e *epoch) *tokenCache {
+	kept, _ := lru.New[[sha256.Size]byte, keptToken](keptTokens) // the error is about sizes below one
+	return &tokenCache{db: db, epoch: e, kept: kept}
+}
+
+// bySecret returns a token that was not revoked, and notes that it is used.
+func (c *tokenCache) bySecret(ctx context.Context, secret string, sum [sha256.Size]byte) (storage.Token, error) {
+	now := c.epoch.now(ctx)
+	t, ok := c.kept.Get(sum)
+	if !ok || t.epoch != now {
+		ctx, cancel := context.WithTimeout(ctx, findTimeout)
+		defer cancel()
+		found, err := c.db.TokenBySecret(ctx, secret)
+		if err != nil {
+			return storage.Token{}, err
+		}
+		t = keptToken{Token: found, epoch: now, noted: t.noted}
+	}
+	if time.Since(t.noted) > time.Minute {
+		ctx, cancel := context.WithTimeout(ctx, time.Second)
+		defer cancel()
+		_ = c.db.TokenUsed(ctx, t.Name) // a replica of Postgres cannot be written to
+		t.noted = time.Now()
+	}
+	c.kept.Add(sum, t)
+	return t.Token, nil
+}
+
+// cacheable is immutable for what anybody may read, and keeps all else out of
+// caches that serve others.
+func cacheable(private bool) string {
+	if private {
+		return strings.Replace(immutable, "public", "private", 1)
+	}
+	return immutable
+}
+
+// postVisibility serves POST /api/visibility/{package}.
+func (s *Server) postVisibility(w http.ResponseWriter, r *http.Request) error {
+	name := chi.URLParam(r, "package")
+	var in struct {
+		Visibility string `json:"visibility"`
+	}
+	if err := readJSON(w, r, &in); err != nil {
+		return err
+	}
+	if in.Visibility != "public" && in.Visibility != "private" {
+		return &Error{Status: http.StatusBadRequest, Code: "invalid", Message: `visibility: want "public", for all to read, or "private", for those with a token`}
+	}
+	if storage.ValidPackage(name) != nil {
+		return errNoPackage(name)
+	}
+	if err := s.db.SetVisibility(r.Context(), name, in.Visibility == "private"); err != nil {
+		return notFound(err, errNoPackage(name))
+	}
+	s.decided(r.Context(), name)
+	return s.answerCheck(w, r, name)
+}
+
+// decided has a decision about a package hold from now on, and last: a probe
+// looks at what is served now, and keeps a record of the package.
+func (s *Server) decided(ctx context.Context, pkg string) {
+	s.epoch.renew(ctx)
+	s.news.Add(1)
+	job, created, err := s.db.RequestProbe(ctx, pkg)
+	if err != nil {
+		s.log.WarnContext(ctx, "decision not recorded", "package", pkg, "err", err)
+	}
+	if created {
+		s.tell(ctx, job)
+	}
+}
+
+// getLogin serves GET /login: it has a browser ask its user for a token, which
+// it then sends with every request.
+func (s *Server) getLogin(w http.ResponseWriter, r *http.Request) error {
+	if callerOf(r).scope == "" {
+		e := unauthorized("give a token as the password")
+		e.Basic = true
+		return e
+	}
+	w.Header().Set("Cache-Control", "no-store")
+	http.Redirect(w, r, "/", http.StatusFound)
+	return nil
+}
+
+// createToken serves POST /api/tokens.
+func (s *Server) createToken(w http.ResponseWriter, r *http.Request) error {
+	var in struct {
+		Name    string `json:"name"`
+		Scope   string `json:"scope"`
+		Expires string `json:"expires"`
+	}
+	if err := readJSON(w, r, &in); err != nil {
+		return err
+	}
+	var expires *time.Time
+	if in.Expires != "" {
+		at, err := time.Parse(time.RFC3339, in.Expires)
+		if err != nil {
+			return &Error{Status: http.StatusBadRequest, Code: "invalid", Message: "expires: want a time like 2027-01-31T12:00:00Z"}
+		}
+		expires = &at
+	}
+	t, secret, err := s.db.CreateToken(r.Context(), in.Name, in.Scope, expires)
+	if errors.Is(err, storage.ErrConflict) {
+		return &Error{Status: http.StatusConflict, Code: "conflict", Message: "there is a token of that name; revoke it first, or give another name"}
+	}
+	if err != nil {
+		return err
+	}
+	writeJSON(w, http.StatusCreated, struct {
+		storage.Token
+		Secret string `json:"token"` // shown this once
+	}{t, secret})
+	return nil
+}
+
+// listTokens serves GET /api/tokens.
+func (s *Server) listTokens(w http.ResponseWriter, r *http.Request) error {
+	all, err := s.db.Tokens(r.Context())
+	if err != nil {
+		return err
+	}
+	writeJSON(w, http.StatusOK, map[string]any{"tokens": orEmpty(all)})
+	return nil
+}
+
+// revokeToken serves POST /api/tokens/{name}/revoke.
+func (s *Server) revokeToken(w http.ResponseWriter, r *http.Request) error {
+	name := chi.URLParam(r, "name")
+	if err := s.db.RevokeToken(r.Context(), name); err != nil {
+		return notFound(err, &Error{Status: http.StatusNotFound, Code: "not_found", Message: "there is no token of that name; /api/tokens lists them"})
+	}
+	s.epoch.renew(r.Context())
+	writeJSON(w, http.StatusOK, map[string]string{"status": "revoked", "name": name})
+	return nil
+}

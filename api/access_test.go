@@ -1,0 +1,317 @@
+package api_test
+
+import (
+	"bytes"
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/go-chi/chi/v5"
+
+	"packbase/api"
+	"packbase/storage"
+)
+
+// makeToken has the server make a token.
+func (g *registry) makeToken(name, scope, expires string) string {
+	g.t.Helper()
+	a := g.post("/api/tokens", fmt.Sprintf(`{"name":%q,"scope":%q,"expires":%q}`, name, scope, expires))
+	var t struct{ Token string }
+	a.into(g.t, &t)
+	if a.StatusCode != http.StatusCreated || len(t.Token) < 28 {
+		g.t.Fatalf("make token: status %d: %s", a.StatusCode, a.body)
+	}
+	return t.Token
+}
+
+func basic(user, password string) string {
+	return "Basic " + base64.StdEncoding.EncodeToString([]byte(user+":"+password))
+}
+
+// tell are the words that tell of a release: nobody may read them who may not
+// read the package.
+func tell(r storage.Release) []string {
+	return []string{r.Package, r.CommitOID, r.TreeOID, r.Digest, r.ManifestDigest, r.ZigHash, r.ZigLegacyHash, r.ContentDigest}
+}
+
+// paths returns a request for each route of the table, with a package's own
+// words wherever there is room for some.
+func (g *registry) paths(r storage.Release, job string) (paths []string) {
+	g.t.Helper()
+	rooms := map[string][]string{
+		"{package}": {r.Package}, "{repo}": {r.Package, r.Package + ".git", r.Package + ".atom", r.Package + ".svg"},
+		"{id}": {job}, "{digest}": {r.Digest, r.ManifestDigest}, "{hash}": {"x"}, "{name}": {"x"},
+	}
+	files := map[string][]string{
+		"/p/{package}/tag/*":         {r.Tag + ".tar.gz", r.Tag + ".json"},
+		"/p/{package}/commit/{file}": {r.CommitOID + ".tar.gz", r.CommitOID + ".json"},
+		"/p/{package}/branch/*":      {"main.tar.gz"},
+		"/z/{file}":                  {r.ZigHash + ".tar.gz", r.ZigLegacyHash + ".tar.gz"},
+	}
+	err := chi.Walk(g.server.Handler().(chi.Routes), func(method, pattern string, _ http.Handler, _ ...func(http.Handler) http.Handler) error {
+		if method != http.MethodGet {
+			return nil
+		}
+		all := []string{pattern}
+		for _, file := range files[pattern] {
+			dir := pattern[:strings.LastIndex(pattern, "/")+1]
+			all = append(all, dir+file)
+		}
+		for room, words := range rooms {
+			var next []string
+			for _, p := range all {
+				for _, word := range words {
+					next = append(next, strings.ReplaceAll(p, room, word))
+				}
+			}
+			all = next
+		}
+		slices.Sort(all)
+		for _, p := range slices.Compact(all) {
+			p = strings.NewReplacer("*", "info/packs", "{file}", "x").Replace(p)
+			paths = append(paths, p, p+"?q="+r.Package[:3]+"&package="+r.Package, p+"?service=git-upload-pack")
+		}
+		return nil
+	})
+	g.must(err)
+	return paths
+}
+
+// silent fails if an answer tells of a release, but in words of the request.
+func silent(t *testing.T, name, path string, a *answer, words []string) {
+	t.Helper()
+	head, err := json.Marshal(a.Header)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, word := range words {
+		if strings.Contains(path, word) || word == "" {
+			continue
+		}
+		if bytes.Contains(a.body, []byte(word)) || bytes.Contains(head, []byte(word)) {
+			t.Errorf("%s: %s answers %d and tells %q", name, path, a.StatusCode, word)
+		}
+	}
+}
+
+// The whole route table, anonymously, against a private package: no route
+// tells of it, and a package that is there is answered like one that is not.
+func TestPrivatePackage(t *testing.T) {
+	t.Parallel()
+	g := newRegistry(t)
+	g.publish("hello", release{tag: "v1.0.0", files: zon("hello", "1.0.0")})
+	c := g.claim("secretive")
+	g.must(g.db.MakePrivate(storage.SeePrivate(t.Context()), c))
+	g.must(g.db.EndJob(t.Context(), c, storage.Outcome{State: storage.Failed, Code: "x", Message: "secretive failed", Sync: &storage.Sync{Code: "x", Message: "m"}}))
+	all := g.publish("secretive", release{tag: "v1.0.0", annotated: true, branch: "main", files: zon("secretive", "1.0.0")},
+		release{tag: "", branch: "main", files: zon("secretive", "2.0.0")})
+	rel, job := all[0], c.Job.ID.String()
+	for _, r := range all {
+		for _, path := range g.paths(r, job) {
+			for _, header := range [][]string{nil, {"Accept", "text/html"}, {"Authorization", basic("x", "no token of ours")}} {
+				if strings.HasSuffix(strings.Split(path, "?")[0], "/events") {
+					continue // below: it does not end for who may see it
+				}
+				silent(t, "private", path, g.get(path, header...), tell(r))
+			}
+		}
+	}
+	none := strings.NewReplacer("secretive", "nothing-xx", rel.CommitOID, strings.Repeat("0", 40))
+	read := g.makeToken("ci", "read", "")
+	for _, path := range []string{
+		"/api/info/secretive", "/api/check/secretive", "/api/jobs/" + job, "/p/secretive/tag/v1.0.0.tar.gz", "/p/secretive/tag/v1.0.0.json",
+		"/p/secretive/commit/" + rel.CommitOID + ".tar.gz", "/p/secretive/branch/main.tar.gz", "/z/" + rel.ZigHash + ".tar.gz", "/z/" + rel.ZigLegacyHash + ".tar.gz",
+		"/api/blobs/" + rel.Digest, "/api/blobs/" + rel.ManifestDigest, "/secretive", "/secretive.atom", "/secretive.svg", "/git/secretive/HEAD",
+		"/git/secretive/info/refs?service=git-upload-pack", "/secretive.git/info/refs", "/api/jobs/" + job + "/events",
+	} {
+		a, b := g.get(path), g.get(none.Replace(path))
+		if strings.Contains(path, "/z/") || strings.Contains(path, "blobs") || strings.Contains(path, "jobs") {
+			b = a
+		}
+		if a.StatusCode != b.StatusCode || none.Replace(string(a.body)) != string(b.body) && !strings.Contains(string(b.body), "request_id") {
+			t.Errorf("%s: %d %.200s, and what is not there %d %.200s", path, a.StatusCode, a.body, b.StatusCode, b.body)
+		}
+		want := http.StatusNotFound
+		if strings.Contains(path, "info/refs") || strings.Contains(path, "HEAD") {
+			want = http.StatusUnauthorized
+		}
+		if a.StatusCode != want || strings.Contains(path, "info/refs?") && !strings.HasPrefix(a.Header.Get("WWW-Authenticate"), "Basic ") {
+			t.Errorf("%s without a token: status %d %v, want %d", path, a.StatusCode, a.Header, want)
+		}
+		for _, auth := range []string{"Bearer " + token, "Bearer " + read, basic("x", read), basic(read, "")} {
+			got := g.get(path, "Authorization", auth)
+			history := strings.HasSuffix(path, "/HEAD") || strings.HasSuffix(path, ".git/info/refs") // 403 smart_http_only
+			if got.StatusCode != http.StatusOK && !(history && got.code() == "smart_http_only") {
+				t.Errorf("%s with a token: status %d: %.200s", path, got.StatusCode, got.body)
+			}
+			if strings.Contains(got.Header.Get("Cache-Control"), "public") {
+				t.Errorf("%s: Cache-Control %q, want nothing that others may keep", path, got.Header.Get("Cache-Control"))
+			}
+		}
+		// What is in memory now is for those who may see it only.
+		if again := g.get(path); again.StatusCode != want {
+			t.Errorf("%s without a token, after one with: status %d, want %d", path, again.StatusCode, want)
+		}
+	}
+	for _, path := range []string{"/api/list", "/api/search?q=secretive", "/api/jobs", "/api/status", "/api/changes", "/feed.atom", "/packages", "/jobs", "/"} {
+		if a := g.get(path, "Authorization", "Bearer "+read, "Accept", "text/html"); path != "/api/status" && !bytes.Contains(a.body, []byte("secretive")) {
+			t.Errorf("%s with a token does not tell of the package: %.300s", path, a.body)
+		}
+	}
+	count := func(header ...string) (n struct {
+		Total int `json:"packages_total"`
+	}) {
+		g.get("/api/status", header...).into(t, &n)
+		return n
+	}
+	if a, b := count(), count("Authorization", "Bearer "+read); a.Total != 1 || b.Total != 2 {
+		t.Errorf("status counts %d packages for strangers and %d with a token, want 1 and 2", a.Total, b.Total)
+	}
+}
+
+// What stays in memory of an api ends with the right to read it.
+func TestVisibility(t *testing.T) {
+	t.Parallel()
+	g := newRegistry(t)
+	other := g.serve() // another api of the registry
+	rel := g.publish("hello", release{tag: "v1.0.0", annotated: true, files: zon("hello", "1.0.0")})[0]
+	paths := []string{"/p/hello/tag/v1.0.0.tar.gz", "/p/hello/commit/" + rel.CommitOID + ".json", "/z/" + rel.ZigHash + ".tar.gz",
+		"/api/blobs/" + rel.Digest, "/api/info/hello", "/git/hello/info/refs?service=git-upload-pack"}
+	serve := func(want bool) {
+		t.Helper()
+		for _, on := range []*registry{g, other} {
+			for _, path := range paths {
+				eventually(t, path, func() bool { return (on.get(path).StatusCode == http.StatusOK) == want })
+				if on.get(path, "Authorization", "Bearer "+token).StatusCode != http.StatusOK {
+					t.Errorf("%s with the token is not served", path)
+				}
+			}
+			eventually(t, "list", func() bool { return bytes.Contains(on.get("/api/list").body, []byte("hello")) == want })
+		}
+	}
+	serve(true)
+	for _, v := range []string{"private", "public"} {
+		if a := g.post("/api/visibility/hello", fmt.Sprintf(`{"visibility":%q}`, v)); a.StatusCode != http.StatusOK {
+			t.Fatalf("%s: status %d: %s", v, a.StatusCode, a.body)
+		}
+		// The api that was told answers so at once.
+		if a := g.get(paths[0]); (a.StatusCode == http.StatusOK) != (v == "public") {
+			t.Errorf("%s: the next answer is %d", v, a.StatusCode)
+		}
+		serve(v == "public")
+	}
+	if a := g.post("/api/visibility/nope", `{"visibility":"public"}`); a.StatusCode != http.StatusNotFound {
+		t.Errorf("visibility of nothing: status %d", a.StatusCode)
+	}
+}
+
+// eventually polls: other apis learn of a decision within seconds.
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(30 * time.Second); !ok(); time.Sleep(50 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("still not: %s", what)
+		}
+	}
+}
+
+// Tokens do what their scope says, until they expire or are revoked.
+func TestTokens(t *testing.T) {
+	t.Parallel()
+	g := newRegistry(t)
+	other := g.serve()
+	tokens := map[string]string{"admin": token}
+	for _, scope := range []string{"read", "write"} {
+		tokens[scope] = g.makeToken(scope, scope, "")
+	}
+	tokens["second admin"] = g.makeToken("second", "admin", time.Now().Add(time.Hour).Format(time.RFC3339))
+	tests := []struct {
+		method, path, body string
+		may                []string
+	}{
+		{"POST", "/api/fetch", `{"url":"https://git.example/owner/x"}`, []string{"write", "admin", "second admin"}},
+		{"GET", "/api/tokens", "", []string{"admin", "second admin"}},
+		{"POST", "/api/visibility/x", `{"visibility":"private"}`, []string{"admin", "second admin"}},
+		{"POST", "/api/review/x", `{"decision":"keep"}`, []string{"admin", "second admin"}},
+	}
+	for _, tt := range tests {
+		for name, secret := range tokens {
+			for _, auth := range []string{"Bearer " + secret, basic("x", secret), basic(secret, "")} {
+				a := other.do(tt.method, tt.path, tt.body, "Authorization", auth)
+				if refused := a.StatusCode == http.StatusForbidden; refused == slices.Contains(tt.may, name) || a.StatusCode == http.StatusUnauthorized {
+					t.Errorf("%s %s as %s: status %d %s", tt.method, tt.path, name, a.StatusCode, a.body)
+				}
+			}
+		}
+	}
+	list := g.post("/api/tokens", `{"name":"READ","scope":"read"}`)
+	if list.StatusCode != http.StatusConflict {
+		t.Errorf("a second token of a name: status %d", list.StatusCode)
+	}
+	for _, body := range []string{`{"name":"x","scope":"root"}`, `{"name":"","scope":"read"}`, `{"name":"a b","scope":"read"}`,
+		`{"name":"x","scope":"read","expires":"90d"}`, `{"name":"x","scope":"read","expires":"2020-01-01T00:00:00Z"}`} {
+		if a := g.post("/api/tokens", body); a.StatusCode != http.StatusBadRequest {
+			t.Errorf("%s: status %d, want 400", body, a.StatusCode)
+		}
+	}
+	list = g.get("/api/tokens", "Authorization", "Bearer "+token)
+	for name, secret := range tokens {
+		if bytes.Contains(list.body, []byte(secret)) {
+			t.Errorf("the list shows the token %s", name)
+		}
+	}
+	if !bytes.Contains(list.body, []byte(`"name":"write","scope":"write"`)) || strings.Contains(string(list.body), `"name":"write","scope":"write","last_used_at":null`) {
+		t.Errorf("tokens = %s, want write, and when it was used", list.body)
+	}
+
+	// Revoked, it opens nothing, on no api, and is not taken for a stranger's.
+	if a := g.post("/api/tokens/write/revoke", ""); a.StatusCode != http.StatusOK {
+		t.Fatalf("revoke: status %d: %s", a.StatusCode, a.body)
+	}
+	auth := []string{"Authorization", "Bearer " + tokens["write"]}
+	if a := g.get("/api/list", auth...); a.StatusCode != http.StatusUnauthorized {
+		t.Errorf("revoked, on this api: status %d, want 401", a.StatusCode)
+	}
+	eventually(t, "the other api knows that the token is revoked", func() bool { return other.get("/api/list", auth...).StatusCode == http.StatusUnauthorized })
+	if a := other.do("POST", "/api/fetch", tests[0].body, auth...); a.StatusCode != http.StatusForbidden {
+		t.Errorf("revoked: fetch answers %d, want 403", a.StatusCode)
+	}
+	g.makeToken("write", "read", "")
+
+	short := g.makeToken("short", "read", time.Now().Add(2*time.Second).Format(time.RFC3339Nano))
+	if a := g.get("/api/list", "Authorization", basic("x", short)); a.StatusCode != http.StatusOK {
+		t.Errorf("before it expires: status %d", a.StatusCode)
+	}
+	eventually(t, "the token expires", func() bool {
+		return g.get("/api/list", "Authorization", basic("x", short)).StatusCode == http.StatusUnauthorized
+	})
+	if strings.Contains(g.log.String(), tokens["read"]) || strings.Contains(g.log.String(), short) {
+		t.Error("a token is in the log")
+	}
+}
+
+// Where writes need no token, private packages still do, and nobody gets
+// round that.
+func TestPrivateWithoutTokens(t *testing.T) {
+	t.Parallel()
+	g := newRegistry(t)
+	g.must(g.db.MakePrivate(t.Context(), g.claim("secretive")))
+	open := g.serve(func(o *api.Options) { o.Token, o.Open = "", true })
+	for _, c := range []struct{ method, path, body string }{
+		{"POST", "/api/tokens", `{"name":"x","scope":"read"}`}, {"GET", "/api/tokens", ""}, {"POST", "/api/visibility/secretive", `{"visibility":"public"}`},
+		{"GET", "/api/info/secretive", ""}, {"POST", "/api/review/secretive", `{"decision":"keep"}`}, {"POST", "/api/check", `{"package":"secretive"}`},
+	} {
+		if a := open.do(c.method, c.path, c.body); a.StatusCode != http.StatusNotFound && a.code() != "no_token_configured" {
+			t.Errorf("%s %s: status %d: %s", c.method, c.path, a.StatusCode, a.body)
+		}
+	}
+	a := open.do("POST", "/api/fetch", `{"url":"https://elsewhere.example/o/secretive"}`)
+	if a.StatusCode != http.StatusConflict || bytes.Contains(a.body, []byte("git.example")) {
+		t.Errorf("a name that is taken: %d %s, want a conflict that does not tell the owner", a.StatusCode, a.body)
+	}
+}

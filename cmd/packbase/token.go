@@ -1,0 +1,168 @@
+package main
+
+import (
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"packbase/storage"
+)
+
+// newToken is what POST /api/tokens answers.
+type newToken struct {
+	storage.Token
+	Secret string `json:"token"`
+}
+
+func (p *program) tokenCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:     "token",
+		GroupID: "use",
+		Short:   "Make, list and revoke tokens",
+		Long: `Make, list and revoke tokens. A token of the scope read sees private packages, one of
+the scope write also has packages mirrored, and one of the scope admin also decides
+about packages and tokens, as PACKBASE_TOKEN does.`,
+		Example: `  packbase token create --scope read --name ci --expires 90d
+  packbase token list
+  packbase token revoke ci`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	for _, sub := range []*cobra.Command{p.tokenCreateCommand(), p.tokenListCommand(), p.tokenRevokeCommand()} {
+		sub.GroupID = ""
+		cmd.AddCommand(sub)
+	}
+	return cmd
+}
+
+func (p *program) tokenCreateCommand() *cobra.Command {
+	var name, scope, expires string
+	cmd := &cobra.Command{
+		Use:   "create --name NAME",
+		Short: "Make a token, and print it this once",
+		Long: `Make a token, and print it: it is stored nowhere, so this is the only time. For Zig
+and Git it is the password in the URL: http://x:TOKEN@host/package.`,
+		Example: `  packbase token create --scope read --name ci --expires 90d
+  packbase token create --scope write --name mirror-bot`,
+		Args: cobra.NoArgs,
+	}
+	r := p.addRemote(cmd)
+	cmd.Flags().StringVar(&name, "name", "", "what the token is called")
+	cmd.Flags().StringVar(&scope, "scope", storage.ScopeRead, "read, write or admin")
+	cmd.Flags().StringVar(&expires, "expires", "", "how long it is good for, as in 90d or 12h (default for ever)")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		if name == "" {
+			return usage("--name is missing: it says what the token is for, and revokes it")
+		}
+		in := map[string]string{"name": name, "scope": scope}
+		if expires != "" {
+			d, err := parseDays(expires)
+			if err != nil {
+				return err
+			}
+			in["expires"] = time.Now().Add(d).UTC().Format(time.RFC3339)
+		}
+		c, err := p.client(r)
+		if err != nil {
+			return err
+		}
+		raw, err := c.post(cmd.Context(), "/api/tokens", in)
+		return show(p, r, raw, err, func(s *screen, t newToken) { s.printf("%s\n", printable(t.Secret)) })
+	}
+	return cmd
+}
+
+// parseDays is time.ParseDuration with days.
+func parseDays(text string) (time.Duration, error) {
+	days, ok := strings.CutSuffix(text, "d")
+	if n, err := strconv.Atoi(days); ok && err == nil && n > 0 && n <= 36500 {
+		return time.Duration(n) * 24 * time.Hour, nil
+	}
+	if d, err := time.ParseDuration(text); err == nil && d > 0 {
+		return d, nil
+	}
+	return 0, usage("--expires: %q is not a duration like 90d or 12h", text)
+}
+
+func (p *program) tokenListCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:     "list",
+		Short:   "List the tokens, with when each was used last",
+		Example: "  packbase token list",
+		Args:    cobra.NoArgs,
+	}
+	r := p.addRemote(cmd)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		c, err := p.client(r)
+		if err != nil {
+			return err
+		}
+		raw, err := c.get(cmd.Context(), "/api/tokens", nil)
+		return show(p, r, raw, err, func(s *screen, all struct{ Tokens []storage.Token }) {
+			var rows [][]cell
+			for _, t := range all.Tokens {
+				expires := "never"
+				if t.ExpiresAt != nil {
+					expires = t.ExpiresAt.Local().Format(time.DateOnly)
+				}
+				used := "never"
+				if t.LastUsedAt != nil {
+					used = s.ago(t.LastUsedAt)
+				}
+				rows = append(rows, cells(t.Name, t.Scope, expires, used))
+			}
+			s.table([]string{"NAME", "SCOPE", "EXPIRES", "USED"}, rows)
+		})
+	}
+	return cmd
+}
+
+func (p *program) tokenRevokeCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:     "revoke NAME",
+		Short:   "End a token for good",
+		Example: "  packbase token revoke ci",
+		Args:    cobra.ExactArgs(1),
+	}
+	r := p.addRemote(cmd)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		c, err := p.client(r)
+		if err != nil {
+			return err
+		}
+		raw, err := c.post(cmd.Context(), "/api/tokens/"+args[0]+"/revoke", nil)
+		return show(p, r, raw, err, func(s *screen, _ struct{}) { s.printf("%s is revoked\n", printable(args[0])) })
+	}
+	return cmd
+}
+
+func (p *program) visibilityCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "visibility PACKAGE public|private",
+		Short: "Say who may read a package",
+		Long: `Say who may read a package: anybody, or those with a token. A package is private by
+itself when its upstream wants credentials (PACKBASE_NETRC) at the first look. Edges
+follow; what they and others have read already they keep.`,
+		Example: "  packbase visibility hello private",
+		Args:    cobra.ExactArgs(2),
+	}
+	r := p.addRemote(cmd)
+	cmd.ValidArgsFunction = p.completePackage(r)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if err := packageArg(args[0]); err != nil {
+			return err
+		}
+		if args[1] != "public" && args[1] != "private" {
+			return usage("%q: want public or private", args[1])
+		}
+		c, err := p.client(r)
+		if err != nil {
+			return err
+		}
+		raw, err := c.post(cmd.Context(), "/api/visibility/"+args[0], map[string]string{"visibility": args[1]})
+		return show(p, r, raw, err, func(s *screen, info packageInfo) { s.fields(packageFields(s, info)...) })
+	}
+	return cmd
+}
