@@ -67,11 +67,13 @@ func (a *Auditor) Fsck(ctx context.Context) error {
 	for _, p := range problems {
 		a.find(p.Code, p.Subject, "%s", p.Problem)
 	}
-	held, err := a.heldBlobs(ctx)
+	// Rows first: what they name was there before them, so jobs that go on
+	// meanwhile are no finding.
+	named, err := a.DB.NamedBlobs(ctx)
 	if err != nil {
 		return err
 	}
-	named, err := a.DB.NamedBlobs(ctx)
+	held, err := a.heldBlobs(ctx)
 	if err != nil {
 		return err
 	}
