@@ -6,14 +6,20 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"net/netip"
 	"regexp"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/go-chi/chi/v5/middleware"
+
+	"packbase/api/pace"
 )
 
 // HTTPServer returns a server of all routes whose limits strangers cannot
-// pass. Answers that take longer than its write timeout move that on.
+// pass. Its read and write timeouts are for clients that say nothing: who moves
+// enough has as long as it takes.
 func (s *Server) HTTPServer() *http.Server {
 	return &http.Server{
 		Handler:           s.Handler(),
@@ -22,6 +28,7 @@ func (s *Server) HTTPServer() *http.Server {
 		WriteTimeout:      60 * time.Second,
 		IdleTimeout:       120 * time.Second,
 		MaxHeaderBytes:    64 << 10,
+		ConnContext:       pace.Conn,
 		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 	}
 }
@@ -39,6 +46,32 @@ func identify(next http.Handler) http.Handler {
 		w.Header().Set("X-Request-Id", id)
 		next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), middleware.RequestIDKey, id)))
 	})
+}
+
+// clientOf returns who shares turns with whom: the address that the request
+// comes from, or the network of an IPv6 address, which is one customer's. What
+// X-Forwarded-For says is as good as who says it: from the right, proxies are
+// believed up to the first address that is not one.
+func (s *Server) clientOf(r *http.Request) string {
+	hops := strings.Split(strings.Join(r.Header.Values("X-Forwarded-For"), ","), ",")
+	peer, _ := netip.ParseAddrPort(r.RemoteAddr)
+	client := peer.Addr().Unmap()
+	for i := len(hops) - 1; i >= 0 && s.isProxy(client); i-- {
+		hop, err := netip.ParseAddr(strings.TrimSpace(hops[i]))
+		if err != nil {
+			break
+		}
+		client = hop.Unmap().WithZone("")
+	}
+	if client.Is6() {
+		network, _ := client.Prefix(64) // cannot fail
+		return network.String()
+	}
+	return client.String()
+}
+
+func (s *Server) isProxy(client netip.Addr) bool {
+	return slices.ContainsFunc(s.opt.Proxies, func(p netip.Prefix) bool { return p.Contains(client) })
 }
 
 // closeChunked closes the connection after a chunked request. net/http

@@ -263,7 +263,18 @@ func (g *gitStore) set(ctx context.Context, segments []storage.Segment) (*gitpac
 
 // Packs implements smarthttp.Store.
 func (g *gitStore) Packs(ctx context.Context, repo *smarthttp.Repository, ids []gitpack.OID) (map[gitpack.OID]gitpack.Stored, error) {
-	packs := make(map[gitpack.OID]gitpack.Stored, len(ids))
+	packs := make(map[gitpack.OID]gitpack.Stored)
+	// A client may name a hundred thousand that are not here.
+	for some := range slices.Chunk(ids, 4096) {
+		if err := g.addPacks(ctx, packs, repo, some); err != nil {
+			return nil, err
+		}
+	}
+	return packs, nil
+}
+
+// addPacks adds the packs of ids.
+func (g *gitStore) addPacks(ctx context.Context, packs map[gitpack.OID]gitpack.Stored, repo *smarthttp.Repository, ids []gitpack.OID) error {
 	prefix := fmt.Sprint(g.epoch.now(ctx), " ", repo.Package, "#")
 	var missing []string
 	for _, id := range ids {
@@ -274,18 +285,18 @@ func (g *gitStore) Packs(ctx context.Context, repo *smarthttp.Repository, ids []
 		}
 	}
 	if len(missing) == 0 {
-		return packs, nil
+		return nil
 	}
 	stored, err := g.db.Packs(ctx, repo.Package, missing)
 	if err != nil {
-		return nil, gitError(err)
+		return gitError(err)
 	}
 	for _, p := range stored {
 		if err := g.addPack(packs, prefix, repo, p); err != nil {
-			return nil, err
+			return err
 		}
 	}
-	return packs, nil
+	return nil
 }
 
 // addPack adds a pack under the ids that ask for it. One that was published

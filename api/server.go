@@ -5,11 +5,13 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
 	"log/slog"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"strings"
 	"sync/atomic"
@@ -22,6 +24,7 @@ import (
 	lru "github.com/hashicorp/golang-lru/v2"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"packbase/api/pace"
 	"packbase/api/smarthttp"
 	"packbase/api/web"
 	"packbase/storage"
@@ -31,15 +34,17 @@ import (
 
 // Options are a server's settings.
 type Options struct {
-	Release  string        // of packbase, for people to see
-	Token    string        // that writes need; "": see Open
-	Open     bool          // writes need no token
-	ReadOnly bool          // an edge: writes are refused
-	Central  string        // where an edge sends those who want to write
-	Source   string        // the catalog's URL; "" for none
-	Cooldown time.Duration // between two updates
-	Window   int           // bytes to ask a segment for at once; 0 for a local disk
-	MaxJobs  int           // open jobs; more are refused. 0 for no limit
+	Release  string         // of packbase, for people to see
+	Token    string         // that writes need; "": see Open
+	Open     bool           // writes need no token
+	ReadOnly bool           // an edge: writes are refused
+	Central  string         // where an edge sends those who want to write
+	Source   string         // the catalog's URL; "" for none
+	Cooldown time.Duration  // between two updates
+	Window   int            // bytes to ask a segment for at once; 0 for a local disk
+	MaxJobs  int            // open jobs; more are refused. 0 for no limit
+	Pace     pace.Limits    // what clients must move; zero for the default
+	Proxies  []netip.Prefix // whose X-Forwarded-For is believed
 	Metrics  prometheus.Registerer
 }
 
@@ -72,6 +77,7 @@ type Server struct {
 
 // New returns a server; its Handler does the work.
 func New(db *storage.DB, q *queue.Queue, blobs blob.Store, opt Options, log *slog.Logger) *Server {
+	opt.Pace = cmp.Or(opt.Pace, pace.Default())
 	e := &epoch{db: db}
 	s := &Server{db: db, queue: q, blobs: blobs, opt: opt, log: log, metrics: newMetrics(opt.Metrics), site: web.New(),
 		epoch: e, tokens: newTokenCache(db, e), releases: newReleaseCache(db, e), watch: perReader[*jobWatch]{newJobWatch(db), newJobWatch(db)}}
@@ -83,7 +89,7 @@ func New(db *storage.DB, q *queue.Queue, blobs blob.Store, opt Options, log *slo
 	if opt.Metrics != nil {
 		opt.Metrics.MustRegister(newRegistryCollector(s))
 	}
-	s.git = smarthttp.New(s.packs, smarthttp.Options{Agent: "packbase/" + opt.Release, Window: opt.Window}, log)
+	s.git = smarthttp.New(s.packs, smarthttp.Options{Agent: "packbase/" + opt.Release, Window: opt.Window, Client: s.clientOf}, log)
 	return s
 }
 
@@ -242,15 +248,15 @@ func (s *Server) recoverPanics(next http.Handler) http.Handler {
 	})
 }
 
-// logRequests writes one line for each request.
+// logRequests writes one line for each request, and holds it to the pace.
 func (s *Server) logRequests(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		id := middleware.GetReqID(r.Context())
-		body := &countingBody{ReadCloser: r.Body}
+		body := &countingBody{ReadCloser: s.opt.Pace.Body(w, r)}
 		r.Body = body
 		ww := middleware.NewWrapResponseWriter(w, r.ProtoMajor)
 		start := time.Now()
-		next.ServeHTTP(ww, r)
+		next.ServeHTTP(s.opt.Pace.Writer(ww), r)
 		s.metrics.observe(r, ww.Status(), time.Since(start))
 		s.log.LogAttrs(context.WithoutCancel(r.Context()), slog.LevelInfo, "request",
 			slog.String("method", r.Method), slog.String("path", r.URL.Path), slog.Int("status", ww.Status()),

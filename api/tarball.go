@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"net/url"
 	"strings"
@@ -179,6 +180,19 @@ func (s *Server) serveBlob(w http.ResponseWriter, r *http.Request, rel storage.R
 	if ranges := r.Header.Get("Range"); strings.Contains(ranges, ",") || !strings.HasPrefix(ranges, "bytes=") {
 		r.Header.Del("Range")
 	}
-	http.ServeContent(newSteadyWriter(w), r, "", rel.CreatedAt, body)
+	http.ServeContent(blobWriter{w}, r, "", rel.CreatedAt, body)
 	return nil
 }
+
+// A blobWriter keeps caches from what http.ServeContent refuses.
+type blobWriter struct{ http.ResponseWriter }
+
+func (b blobWriter) WriteHeader(status int) {
+	if status >= http.StatusBadRequest {
+		b.Header().Set("Cache-Control", "no-store")
+	}
+	b.ResponseWriter.WriteHeader(status)
+}
+
+// ReadFrom keeps sendfile(2) in reach.
+func (b blobWriter) ReadFrom(src io.Reader) (int64, error) { return io.Copy(b.ResponseWriter, src) }

@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"strconv"
 	"sync"
-	"time"
 )
 
 // A brokenAnswer is an error after the first byte of an answer.
@@ -19,25 +18,17 @@ func (e *brokenAnswer) Unwrap() error { return e.err }
 // buffers holds *[maxPacket]byte: a slow reader costs one, and a goroutine.
 var buffers = sync.Pool{New: func() any { return new([maxPacket]byte) }}
 
-// An answer writes a response body through one buffer, with a deadline for
-// each time it is full.
+// An answer writes a response body through one buffer.
 type answer struct {
-	w       http.ResponseWriter
-	control *http.ResponseController
-	timeout time.Duration
-	store   *[maxPacket]byte
-	buf     []byte // the bytes that wait, in store
+	w     http.ResponseWriter
+	store *[maxPacket]byte
+	buf   []byte // the bytes that wait, in store
 }
 
 // begin starts an answer of size bytes.
 func (h *Handler) begin(w http.ResponseWriter, size int64) *answer {
 	w.Header().Set("Content-Length", strconv.FormatInt(size, 10))
-	a := &answer{
-		w:       w,
-		control: http.NewResponseController(w),
-		timeout: h.opts.WriteTimeout,
-		store:   buffers.Get().(*[maxPacket]byte),
-	}
+	a := &answer{w: w, store: buffers.Get().(*[maxPacket]byte)}
 	a.buf = a.store[:0]
 	return a
 }
@@ -57,10 +48,6 @@ func (a *answer) Write(p []byte) (n int, err error) {
 
 // flush sends what waits.
 func (a *answer) flush() error {
-	// A writer that knows no deadlines has its own, or is a test's.
-	if err := a.control.SetWriteDeadline(time.Now().Add(a.timeout)); err != nil && !errors.Is(err, http.ErrNotSupported) {
-		return err
-	}
 	_, err := a.w.Write(a.buf)
 	a.buf = a.store[:0]
 	return err
@@ -72,14 +59,6 @@ func (a *answer) end(err error) error {
 	if err == nil {
 		err = a.flush()
 	}
-	if err == nil {
-		// Nothing may be left for after the deadline, which the next request
-		// on the connection must not inherit.
-		if err = a.control.Flush(); errors.Is(err, http.ErrNotSupported) {
-			err = nil
-		}
-	}
-	a.control.SetWriteDeadline(time.Time{})
 	buffers.Put(a.store)
 	if err != nil {
 		return &brokenAnswer{err}
@@ -171,7 +150,7 @@ func (a *answer) breakOff(err error, left int64) error {
 	const message = "\x03packbase: a stored object cannot be read; try again\n"
 	if int64(len(message)) <= left && cap(a.buf)-len(a.buf) >= len(message)+lengthSize {
 		a.buf = fmt.Appendf(a.buf, "%04x%s", len(message)+lengthSize, message)
-		return errors.Join(err, a.flush(), a.control.Flush())
+		return errors.Join(err, a.flush(), http.NewResponseController(a.w).Flush())
 	}
 	return err
 }

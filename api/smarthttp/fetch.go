@@ -38,6 +38,7 @@ func (h *Handler) fetch(w http.ResponseWriter, r *http.Request, repo *Repository
 	}
 	h.log.DebugContext(r.Context(), "git fetch", "package", repo.Package, "agent", r.UserAgent(),
 		"wants", len(pl.wants), "haves", len(pl.haves), "objects", pl.pack.Objects, "size", pl.pack.Size)
+	req.free() // from here on nothing needs it
 	pack := pl.pack.Reader(func(i int) (gitpack.Segment, error) {
 		return h.store.Segment(r.Context(), repo, i)
 	}, h.opts.Window)

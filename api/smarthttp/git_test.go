@@ -331,13 +331,28 @@ func TestErrorsInTerminal(t *testing.T) {
 			t.Errorf("%s: %v, %q, want %q", tt.name, err, out, tt.want)
 		}
 	}
-	full := New(m, Options{Fetches: 1, Wait: time.Millisecond}, slog.New(slog.DiscardHandler))
-	end, err := full.turns.take(t.Context(), "other", time.Second)
+}
+
+// While no turn is free, refs are listed as ever, and packs are refused.
+func TestBusy(t *testing.T) {
+	t.Parallel()
+	u := newUpstream(t)
+	full := New(newMirror(t, u), Options{Fetches: 1, Wait: time.Millisecond}, slog.New(slog.DiscardHandler))
+	end, err := full.packs.take(t.Context(), "other", "other", time.Second)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer end()
-	if out, err := run(t, u.dir, "ls-remote", serveHandler(t, full)+"/pkg"); err == nil || !strings.Contains(out, "remote: too many fetches") {
-		t.Errorf("overload: %v, %q", err, out)
+	url := serveHandler(t, full) + "/pkg"
+	for _, v := range versions {
+		if out, err := run(t, u.dir, "-c", "protocol.version="+v, "ls-remote", url); err != nil || !strings.Contains(out, "refs/tags/v4") {
+			t.Errorf("v%s: ls-remote: %v, %q", v, err, out)
+		}
+		if out, err := run(t, u.dir, "-c", "protocol.version="+v, "clone", url, t.TempDir()); err == nil || !strings.Contains(out, "HTTP 503") {
+			t.Errorf("v%s: clone: %v, %q, want 503", v, err, out)
+		}
+	}
+	end()
+	if out, err := run(t, u.dir, "clone", url, t.TempDir()); err != nil {
+		t.Errorf("clone: %v, %q", err, out)
 	}
 }

@@ -64,11 +64,7 @@ func (e exchange) post(t *testing.T, url string) (resp *http.Response, body stri
 	t.Helper()
 	sent := []byte(e.body)
 	if e.gzip {
-		var b bytes.Buffer
-		z := gzip.NewWriter(&b)
-		z.Write(sent)
-		z.Close()
-		sent = b.Bytes()
+		sent = zip(e.body)
 	}
 	var r io.Reader = bytes.NewReader(sent[:len(sent)-e.cut])
 	if e.chunked {
@@ -98,6 +94,14 @@ func (e exchange) post(t *testing.T, url string) (resp *http.Response, body stri
 		t.Fatal(err)
 	}
 	return resp, string(b)
+}
+
+func zip(s string) []byte {
+	var b bytes.Buffer
+	z := gzip.NewWriter(&b)
+	io.WriteString(z, s)
+	z.Close()
+	return b.Bytes()
 }
 
 // refused reports whether an answer is an error that a client notices.
@@ -433,11 +437,12 @@ func TestReceivePack(t *testing.T) {
 
 func TestBadContentLength(t *testing.T) {
 	t.Parallel()
-	url := serve(t, newMirror(t, newUpstream(t)), Options{BodyTimeout: 200 * time.Millisecond})
+	h := New(newMirror(t, newUpstream(t)), Options{}, slog.New(slog.DiscardHandler))
+	url := serveHandler(t, h, 200*time.Millisecond)
 	for name, header := range map[string]string{
 		"overflow": "Content-Length: 92233720368547758070", "empty": "Content-Length: ", "negative": "Content-Length: -1",
 		"both": "Content-Length: 4\r\nTransfer-Encoding: chunked", "coding": "Transfer-Encoding: gzip, chunked",
-		"never ends": "Content-Length: 100", // 408 in BodyTimeout
+		"never ends": "Content-Length: 100", // 408 when the client's time is over
 	} {
 		conn, err := net.Dial("tcp", strings.TrimPrefix(url, "http://"))
 		if err != nil {
@@ -559,9 +564,8 @@ func TestSlowReader(t *testing.T) {
 	u := newUpstream(t)
 	u.write("large.bin", noise(24<<20)) // more than the sockets hold
 	u.commit("v5")
-	h := New(newMirror(t, u), Options{WriteTimeout: 300 * time.Millisecond, Fetches: 1, Wait: 10 * time.Second},
-		slog.New(slog.DiscardHandler))
-	url := serveHandler(t, h)
+	h := New(newMirror(t, u), Options{Fetches: 1, Wait: 20 * time.Second}, slog.New(slog.DiscardHandler))
+	url := serveHandler(t, h, 300*time.Millisecond)
 	conn, err := net.Dial("tcp", strings.TrimPrefix(url, "http://"))
 	if err != nil {
 		t.Fatal(err)
@@ -573,7 +577,7 @@ func TestSlowReader(t *testing.T) {
 	if _, err := io.ReadFull(conn, make([]byte, 1000)); err != nil {
 		t.Fatal(err)
 	}
-	end, err := h.turns.take(t.Context(), "other", h.opts.Wait)
+	end, err := h.packs.take(t.Context(), "other", "other", h.opts.Wait)
 	if err != nil {
 		t.Fatalf("the turn of a client that does not read: %v", err)
 	}
@@ -595,36 +599,5 @@ func TestUnreadableSegment(t *testing.T) {
 		if _, err := os.Stat(dir); err == nil {
 			t.Errorf("v%s: half a clone is left", v)
 		}
-	}
-}
-
-func TestTurns(t *testing.T) {
-	t.Parallel()
-	turns := newTurns(3, 2)
-	take := func(pkg string) func() {
-		t.Helper()
-		end, err := turns.take(t.Context(), pkg, time.Second)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return end
-	}
-	refuse := func(pkg string) {
-		t.Helper()
-		if _, err := turns.take(t.Context(), pkg, time.Millisecond); err == nil {
-			t.Errorf("a turn of %s too many", pkg)
-		}
-	}
-	a, b := take("a"), take("a")
-	refuse("a")
-	c := take("b")
-	refuse("b")
-	a()
-	b2 := take("b")
-	for _, end := range []func(){b, b2, c} {
-		end()
-	}
-	if len(turns.packages) != 0 || len(turns.all) != 0 {
-		t.Errorf("%d packages and %d turns are left", len(turns.packages), len(turns.all))
 	}
 }

@@ -94,4 +94,7 @@ func (req *request) wantsRef(name string) bool {
 	})
 }
 
-const maxPrefixes = 256
+const (
+	maxPrefixes = 256
+	maxPrefix   = 1 << 10 // bytes of one; longer than any ref, so the rest of it says nothing
+)

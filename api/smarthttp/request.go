@@ -10,7 +10,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 
 	"packbase/storage/gitpack"
 )
@@ -28,6 +27,7 @@ const (
 // A request is the body of a POST to git-upload-pack, of any version.
 type request struct {
 	command command
+	free    func() // gives back the turn of a large body; may be called twice
 
 	// ls-refs
 	peel, symrefs bool
@@ -60,33 +60,65 @@ const (
 	multiAckDetailed
 )
 
+// smallBody is how many bytes of a body anybody may have parsed and kept: the
+// wants of more than a thousand tags. For more there are turns, or many clients
+// at once would take all memory.
+const smallBody = 64 << 10
+
 // readRequest reads and parses a request body within all limits.
-func (h *Handler) readRequest(w http.ResponseWriter, r *http.Request, version int) (*request, error) {
-	control := http.NewResponseController(w)
-	// A writer that knows no deadlines has its own, or is a test's.
-	_ = control.SetReadDeadline(time.Now().Add(h.opts.BodyTimeout))
-	req, err := h.parseBody(http.MaxBytesReader(w, r.Body, h.opts.MaxBody), r.Header, version)
-	if err != nil {
+func (h *Handler) readRequest(w http.ResponseWriter, r *http.Request, pkg string, version int) (*request, error) {
+	req := &request{free: func() {}}
+	grow := func() error {
+		end, err := h.bodies.take(r.Context(), h.opts.Client(r), pkg, h.opts.Wait)
+		if err == nil {
+			req.free = end
+		}
+		return err
+	}
+	if err := h.parseBody(req, http.MaxBytesReader(w, r.Body, h.opts.MaxBody), r.Header, version, grow); err != nil {
+		req.free()
 		// The server must not wait for the rest of the body, or not for long.
 		w.Header().Set("Connection", "close")
 		return nil, bodyError(err)
 	}
-	// The body has ended: from here on the server watches the connection.
-	_ = control.SetReadDeadline(time.Time{})
 	return req, nil
 }
 
-func (h *Handler) parseBody(body io.Reader, header http.Header, version int) (*request, error) {
+// parseBody calls grow when the body turns out to be a large one.
+func (h *Handler) parseBody(req *request, body io.Reader, header http.Header, version int, grow func() error) error {
 	body, err := h.inflate(body, header)
 	if err != nil {
-		return nil, err
+		return err
 	}
+	body = &gate{body, smallBody, grow}
 	p := &packetReader{r: bufio.NewReader(body), left: h.opts.MaxWants + 2*h.opts.MaxHaves + 1000}
-	req := new(request)
 	if version == 2 {
-		return req, req.readCommand(p, h.opts)
+		return req.readCommand(p, h.opts)
 	}
-	return req, req.readWants(p, h.opts)
+	return req.readWants(p, h.opts)
+}
+
+// A gate has to be opened once so many bytes have passed.
+type gate struct {
+	r    io.Reader
+	left int64
+	open func() error // nil if it is
+}
+
+func (g *gate) Read(p []byte) (int, error) {
+	if g.open == nil {
+		return g.r.Read(p)
+	}
+	if g.left == 0 {
+		err := g.open()
+		if err == nil {
+			g.open = nil
+		}
+		return 0, err
+	}
+	n, err := g.r.Read(p[:min(int64(len(p)), g.left)])
+	g.left -= int64(n)
+	return n, err
 }
 
 // inflate undoes the Content-Encoding, which git uses for long requests.
@@ -220,7 +252,7 @@ func (req *request) readLsRefs(line []byte, _ Options) error {
 	case "unborn": // HEAD always names a commit
 	case "ref-prefix":
 		if len(req.prefixes) <= maxPrefixes {
-			req.prefixes = append(req.prefixes, value)
+			req.prefixes = append(req.prefixes, strings.Clone(value[:min(len(value), maxPrefix)]))
 		}
 	default:
 		return refuse("upload-pack: unexpected line %q", clip(string(line)))

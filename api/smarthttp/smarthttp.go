@@ -17,6 +17,7 @@ import (
 	"iter"
 	"log/slog"
 	"math/rand/v2"
+	"net"
 	"net/http"
 	"net/url"
 	"slices"
@@ -121,12 +122,18 @@ type Options struct {
 	MaxWants    int   // default 65536
 	MaxHaves    int   // also of shallow lines; default 65536
 
-	Fetches        int           // served at once; default 512
-	PackageFetches int           // of one package; default 128
-	Wait           time.Duration // for a turn, before 503; default 1 s
+	// Packs are served so many at once, of so many clients' and so many of a
+	// package's. What is cheap, lists of refs above all, waits for no turn.
+	Fetches        int // default 512
+	ClientFetches  int // default 256
+	PackageFetches int // default 384
 
-	BodyTimeout  time.Duration // for a whole request body; default 30 s
-	WriteTimeout time.Duration // for each 64 KiB of an answer; default 30 s
+	// Bodies that want or have much are read so many at once.
+	LargeBodies       int // default 8
+	ClientLargeBodies int // default 2
+
+	Wait   time.Duration                // for a turn, before 503; default 10 s
+	Client func(r *http.Request) string // who shares turns; default the address
 
 	// Window is how many bytes to ask a segment for at once; 0, the default,
 	// suits local files, 256 KiB a remote store. Each fetch holds as much.
@@ -140,29 +147,38 @@ func (o Options) withDefaults() Options {
 	o.MaxWants = cmp.Or(o.MaxWants, 1<<16)
 	o.MaxHaves = cmp.Or(o.MaxHaves, 1<<16)
 	o.Fetches = cmp.Or(o.Fetches, 512)
-	o.PackageFetches = cmp.Or(o.PackageFetches, 128)
-	o.Wait = cmp.Or(o.Wait, time.Second)
-	o.BodyTimeout = cmp.Or(o.BodyTimeout, 30*time.Second)
-	o.WriteTimeout = cmp.Or(o.WriteTimeout, 30*time.Second)
+	o.ClientFetches = cmp.Or(o.ClientFetches, 256)
+	o.PackageFetches = cmp.Or(o.PackageFetches, 384)
+	o.LargeBodies = cmp.Or(o.LargeBodies, 8)
+	o.ClientLargeBodies = cmp.Or(o.ClientLargeBodies, 2)
+	o.Wait = cmp.Or(o.Wait, 10*time.Second)
+	if o.Client == nil {
+		o.Client = func(r *http.Request) string {
+			host, _, _ := net.SplitHostPort(r.RemoteAddr) // "" is as good a key
+			return host
+		}
+	}
 	return o
 }
 
 // A Handler serves packages. Routing is the caller's.
 type Handler struct {
-	store Store
-	opts  Options
-	log   *slog.Logger
-	turns *turns
+	store  Store
+	opts   Options
+	log    *slog.Logger
+	packs  *turns
+	bodies *turns // large ones
 }
 
 // New returns a handler of the packages in store.
 func New(store Store, opts Options, log *slog.Logger) *Handler {
 	opts = opts.withDefaults()
 	return &Handler{
-		store: store,
-		opts:  opts,
-		log:   log,
-		turns: newTurns(opts.Fetches, opts.PackageFetches),
+		store:  store,
+		opts:   opts,
+		log:    log,
+		packs:  newTurns(opts.Fetches, opts.ClientFetches, opts.PackageFetches),
+		bodies: newTurns(opts.LargeBodies, opts.ClientLargeBodies, opts.LargeBodies),
 	}
 }
 
@@ -191,12 +207,6 @@ func (h *Handler) infoRefs(w http.ResponseWriter, r *http.Request, pkg string) e
 	if err != nil {
 		return err
 	}
-	// A refusal here is shown to the user; one of the fetch that follows is not.
-	end, err := h.turns.take(r.Context(), pkg, h.opts.Wait)
-	if err != nil {
-		return err
-	}
-	end()
 	noCache(w)
 	w.Header().Set("Content-Type", "application/x-git-upload-pack-advertisement")
 	version := protocolVersion(r)
@@ -219,10 +229,11 @@ func (h *Handler) uploadPack(w http.ResponseWriter, r *http.Request, pkg string)
 		return err
 	}
 	version := protocolVersion(r)
-	req, err := h.readRequest(w, r, version)
+	req, err := h.readRequest(w, r, pkg, version)
 	if err != nil {
 		return err
 	}
+	defer req.free()
 	noCache(w)
 	w.Header().Set("Content-Type", resultType)
 	switch req.command {
@@ -231,7 +242,7 @@ func (h *Handler) uploadPack(w http.ResponseWriter, r *http.Request, pkg string)
 	case lsRefs:
 		return h.send(w, func(p *packetWriter) { listRefs(p, repo, req) })
 	}
-	end, err := h.turns.take(r.Context(), pkg, h.opts.Wait)
+	end, err := h.packs.take(r.Context(), h.opts.Client(r), pkg, h.opts.Wait)
 	if err != nil {
 		return err
 	}

@@ -16,7 +16,9 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
+	"packbase/api/pace"
 	"packbase/storage/gitpack"
 )
 
@@ -308,7 +310,9 @@ func serve(t testing.TB, m Store, opts Options) (url string) {
 	return serveHandler(t, New(m, opts, slog.New(slog.DiscardHandler)))
 }
 
-func serveHandler(t testing.TB, h *Handler) (url string) {
+// serveHandler serves h. window, if given, is the most time that a client may
+// stand still.
+func serveHandler(t testing.TB, h *Handler, window ...time.Duration) (url string) {
 	mux := http.NewServeMux()
 	mux.HandleFunc("/{pkg}/info/refs", func(w http.ResponseWriter, r *http.Request) {
 		h.InfoRefs(w, r, r.PathValue("pkg"))
@@ -316,7 +320,15 @@ func serveHandler(t testing.TB, h *Handler) (url string) {
 	mux.HandleFunc("/{pkg}/git-upload-pack", func(w http.ResponseWriter, r *http.Request) {
 		h.UploadPack(w, r, r.PathValue("pkg"))
 	})
-	s := httptest.NewServer(mux)
+	limits := pace.Default()
+	for _, limits.Window = range window {
+	}
+	s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		r.Body = limits.Body(w, r)
+		mux.ServeHTTP(limits.Writer(w), r)
+	}))
+	s.Config.ConnContext = pace.Conn
+	s.Start()
 	t.Cleanup(s.Close)
 	return s.URL
 }

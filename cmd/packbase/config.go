@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -16,6 +17,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"packbase/api/pace"
 	"packbase/worker/ingest"
 	"packbase/worker/upstream"
 )
@@ -53,6 +55,8 @@ type Config struct {
 	Drain          time.Duration
 	StopTimeout    time.Duration
 	MaxJobs        int
+	MinRate        int64 // bytes a second that clients and upstreams must move
+	Proxies        []netip.Prefix
 	Limits         ingest.Limits
 }
 
@@ -104,6 +108,8 @@ func settings() []setting {
 		{name: "drain", usual: "0s", help: "how long to answer not ready before closing the listener", set: duration(0, func(c *Config) *time.Duration { return &c.Drain })},
 		{name: "stop-timeout", usual: "2m", help: "how long answers under way may take once the server is stopping", set: duration(0, func(c *Config) *time.Duration { return &c.StopTimeout })},
 		{name: "max-jobs", usual: "10000", help: "open jobs; more are refused until some have ended", set: count(1, 10_000_000, func(c *Config) *int { return &c.MaxJobs })},
+		{name: "min-rate", usual: size(pace.Default().Rate), help: "bytes a second that a client or an upstream must move, on average over a minute; who is slower is cut", set: byteSize(func(c *Config) *int64 { return &c.MinRate })},
+		{name: "proxies", help: "proxies in front whose X-Forwarded-For is believed, to tell clients apart: CIDRs, separated by commas", set: proxies},
 		{name: "max-pack", usual: size(lim.Git.PackBytes), help: "bytes downloaded from upstream at once", set: byteSize(func(c *Config) *int64 { return &c.Limits.Git.PackBytes })},
 		{name: "max-object", usual: size(lim.Git.ObjectBytes), help: "bytes of one file", set: byteSize(func(c *Config) *int64 { return &c.Limits.Git.ObjectBytes })},
 		{name: "max-inflated", usual: size(lim.Git.InflatedBytes), help: "bytes of all files fetched at once", set: byteSize(func(c *Config) *int64 { return &c.Limits.Git.InflatedBytes })},
@@ -123,7 +129,7 @@ func usage(format string, args ...any) error { return usageError{fmt.Errorf(form
 
 // addSettings gives cmd a flag for each setting and reads them all before it runs.
 func (p *program) addSettings(cmd *cobra.Command) *Config {
-	cfg := &Config{Limits: ingest.DefaultLimits()}
+	cfg := &Config{Limits: ingest.DefaultLimits(), MinRate: pace.Default().Rate}
 	for _, s := range settings() {
 		cmd.Flags().String(s.name, "", fmt.Sprintf("%s [%s]", s.help, s.env()))
 		cmd.Flags().Lookup(s.name).DefValue = s.usual
@@ -295,6 +301,17 @@ func auth(c *Config, s string) error {
 func allow(c *Config, s string) (err error) {
 	c.Allow, err = upstream.ParseAllow(s)
 	return err
+}
+
+func proxies(c *Config, s string) error {
+	for part := range strings.SplitSeq(s, ",") {
+		p, err := netip.ParsePrefix(strings.TrimSpace(part))
+		if err != nil {
+			return fmt.Errorf("%q is not a CIDR like 10.0.0.0/8 or 192.0.2.1/32", part)
+		}
+		c.Proxies = append(c.Proxies, p)
+	}
+	return nil
 }
 
 func logForm(c *Config, s string) error {

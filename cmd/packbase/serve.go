@@ -23,6 +23,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"packbase/api"
+	"packbase/api/pace"
 	"packbase/storage"
 	"packbase/storage/blob"
 	"packbase/storage/queue"
@@ -89,12 +90,19 @@ func newAPI(cfg *Config, s *stores, reg prometheus.Registerer, log *slog.Logger)
 		Window:  window,
 		Release: release, Token: cfg.Token, Open: open, ReadOnly: cfg.ReadOnly, Central: cfg.Central,
 		Source: cfg.Source, Cooldown: cfg.UpdateCooldown, MaxJobs: cfg.MaxJobs, Metrics: reg,
+		Pace: paceOf(cfg), Proxies: cfg.Proxies,
 	}, log), nil
+}
+
+func paceOf(cfg *Config) pace.Limits {
+	limits := pace.Default()
+	limits.Rate = cfg.MinRate
+	return limits
 }
 
 // newGit returns a Git interface to probe with, in a process that serves nobody.
 func newGit(cfg *Config, s *stores) (http.Handler, error) {
-	srv, err := newAPI(&Config{ReadOnly: true, Blobs: cfg.Blobs}, s, nil, slog.New(slog.DiscardHandler))
+	srv, err := newAPI(&Config{ReadOnly: true, Blobs: cfg.Blobs, MinRate: cfg.MinRate}, s, nil, slog.New(slog.DiscardHandler))
 	if err != nil {
 		return nil, err
 	}
@@ -130,8 +138,9 @@ func newWorker(cfg *Config, s *stores, git http.Handler, reg prometheus.Register
 			cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "GOTRACEBACK=single"}
 			return cmd
 		},
-		Limits:         cfg.Limits,
-		Egress:         upstream.Options{Allow: cfg.Allow, Netrc: cfg.Netrc, UserAgent: "packbase/" + release},
+		Limits: cfg.Limits,
+		Egress: upstream.Options{Allow: cfg.Allow, Netrc: cfg.Netrc, UserAgent: "packbase/" + release,
+			Limits: upstream.Limits{MinRate: cfg.MinRate}},
 		Git:            git,
 		Zig:            cfg.Zig,
 		ZigCache:       filepath.Join(cfg.Root, "zig-cache"),

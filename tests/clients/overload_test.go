@@ -5,6 +5,7 @@ package clients
 import (
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -18,10 +19,11 @@ import (
 	"packbase/tests/harness"
 )
 
-// When too many clones of a package run, others are refused soon, in words
-// and with the time to come back, and then come through.
+// When a client runs too many clones, more are refused soon, with the time to
+// come back, and then come through. Refs are listed as ever, and other clients
+// clone.
 func TestOverload(t *testing.T) {
-	const size, running, waiting = 24 << 20, 128, 20
+	const size, running, waiting = 24 << 20, 256, 20
 	s := newLarge(t, size)
 	before := resident(t, s.API)
 	commit := s.Info("large").Release(t, "v1.0.0").Commit
@@ -30,7 +32,7 @@ func TestOverload(t *testing.T) {
 	var begun atomic.Int64
 	for range running {
 		slow.Go(func() {
-			body, err := beginFetch(s.URL+"/large", commit)
+			body, err := beginFetch(s.URL+"/large", commit, new(net.Dialer))
 			if err != nil {
 				t.Error(err)
 				return
@@ -44,7 +46,7 @@ func TestOverload(t *testing.T) {
 	defer release()
 	harness.Eventually(t, "all slow clones run", func() bool { return begun.Load() == running || t.Failed() })
 
-	checkRefused(t, s)
+	checkRefused(t, s, commit)
 	// A buffer and what the kernel and Go need for a connection; not the pack.
 	grown := resident(t, s.API) - before
 	t.Logf("%d slow clones of %d MiB use %d MiB of memory", running, size>>20, grown>>20)
@@ -56,18 +58,33 @@ func TestOverload(t *testing.T) {
 	cloneAll(t, s.URL+"/large", waiting)
 }
 
-// checkRefused checks that one more clone of large is refused, soon.
-func checkRefused(t *testing.T, s *harness.Server) {
+// checkRefused checks that one more clone of large is refused, soon, and
+// nothing else.
+func checkRefused(t *testing.T, s *harness.Server, commit string) {
+	t.Helper()
 	start := time.Now()
-	a := s.Do(http.MethodGet, "/large/info/refs?service=git-upload-pack", "", nil)
+	a := s.Do(http.MethodPost, "/large/git-upload-pack", fetchOf(commit), http.Header{
+		"Content-Type": {"application/x-git-upload-pack-request"}, "Git-Protocol": {"version=2"}})
 	if after, err := strconv.Atoi(a.Header.Get("Retry-After")); a.Status != http.StatusServiceUnavailable || err != nil || after < 1 || after > 60 {
 		t.Errorf("one more: status = %d, Retry-After = %q, want 503 and some seconds", a.Status, a.Header.Get("Retry-After"))
 	}
-	if _, err := git(t, "2", "ls-remote", s.URL+"/large"); err == nil || !strings.Contains(err.Error(), "too many fetches at once") {
-		t.Errorf("git ls-remote: %v, want to be told of too many fetches", err)
+	if d := time.Since(start); d > 30*time.Second {
+		t.Errorf("the refusal took %v, want about 10 s", d)
 	}
-	if d := time.Since(start); d > 10*time.Second {
-		t.Errorf("two refusals took %v, want about 1 s each", d)
+	for range 9 {
+		start := time.Now()
+		if _, err := git(t, "2", "ls-remote", s.URL+"/large"); err != nil || time.Since(start) > 5*time.Second {
+			t.Errorf("git ls-remote: %v after %v, want the refs at once", err, time.Since(start))
+		}
+	}
+	other := &net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 9)}}
+	body, err := beginFetch(s.URL+"/large", commit, other)
+	if err != nil {
+		t.Fatalf("another client: %v", err)
+	}
+	defer body.Close()
+	if n, err := io.Copy(io.Discard, body); err != nil || n == 0 {
+		t.Errorf("another client: %d bytes, %v", n, err)
 	}
 }
 
@@ -91,17 +108,21 @@ func cloneAll(t *testing.T, url string, n int) {
 	clones.Wait()
 }
 
+// fetchOf is the body of a request for a commit.
+func fetchOf(commit string) string {
+	return "0011command=fetch0001" + "0032want " + commit + "\n" + "0009done\n" + "0000"
+}
+
 // beginFetch asks for a commit and returns the answer, of which it reads no
 // more than the header.
-func beginFetch(url, commit string) (io.ReadCloser, error) {
-	body := "0011command=fetch0001" + "0032want " + commit + "\n" + "0009done\n" + "0000"
-	req, err := http.NewRequest(http.MethodPost, url+"/git-upload-pack", strings.NewReader(body))
+func beginFetch(url, commit string, from *net.Dialer) (io.ReadCloser, error) {
+	req, err := http.NewRequest(http.MethodPost, url+"/git-upload-pack", strings.NewReader(fetchOf(commit)))
 	if err != nil {
 		return nil, err
 	}
 	req.Header.Set("Content-Type", "application/x-git-upload-pack-request")
 	req.Header.Set("Git-Protocol", "version=2")
-	resp, err := (&http.Transport{DisableKeepAlives: true, ReadBufferSize: 1 << 10}).RoundTrip(req)
+	resp, err := (&http.Transport{DialContext: from.DialContext, DisableKeepAlives: true, ReadBufferSize: 1 << 10}).RoundTrip(req)
 	if err != nil {
 		return nil, err
 	}
