@@ -20,6 +20,7 @@ type overview struct {
 	recent    []storage.Job
 	catalog   string // why it could not be had
 	queueAway bool
+	pulse     storage.Pulse
 }
 
 func (s *Server) workOutOverview(ctx context.Context) (*overview, error) {
@@ -39,7 +40,8 @@ func (s *Server) workOutOverview(ctx context.Context) (*overview, error) {
 		}
 	}
 	o.queueAway = s.queue != nil && s.queue.Ping(ctx) != nil
-	return &o, nil
+	o.pulse, err = s.db.Pulse(ctx)
+	return &o, err
 }
 
 func (s *Server) workOutChart(ctx context.Context) (web.Chart, error) {
@@ -186,6 +188,12 @@ func (s *Server) needs(status *statusBody, o *overview, c census) (needs []web.N
 		Why: "Packages are served, and jobs are kept; they start late until Redis is back. Is it running?"})
 	add(idle && pending > 0, web.Need{Level: "bad", What: "No worker is running", Command: "packbase worker",
 		Why: plural(pending, "One job waits.", "%d jobs wait.") + " Packages are served, but nothing new is mirrored. Start one:"})
+	reconciler, jobs := pulseWords(o.pulse, nil)
+	add(!idle && !o.queueAway && !s.opt.ReadOnly && reconciler != "ok", web.Need{Level: "bad", What: "Nobody looks after the jobs",
+		Why: "A worker runs, but fails to. Jobs that were lost or are tried again later do not start. Its log says why."})
+	add(!idle && !s.opt.ReadOnly && jobs != "ok", web.Need{Level: "warn", What: "Jobs wait too long",
+		Why:  fmt.Sprintf("One has waited for a worker for %v. More workers help if these are busy.", o.pulse.OldestDue.Round(time.Minute)),
+		Link: "/jobs?state=queued", To: "Look at them"})
 	add(free >= 0 && free < diskFull, web.Need{Level: "bad", What: "The disk is full", Why: "Nothing new can be mirrored until there is space."})
 	add(c.unhealthy > 0, web.Need{Level: "bad", What: plural(c.unhealthy, "One package is unhealthy", "%d packages are unhealthy"),
 		Why: "A client would not get the newest release.", Link: "/packages?filter=unhealthy", To: "Look at them"})

@@ -6,6 +6,8 @@ import (
 	"io/fs"
 	"net/http"
 	"time"
+
+	"packbase/storage"
 )
 
 // getHealth serves GET /healthz: the process answers. It depends on nothing.
@@ -15,7 +17,8 @@ func (s *Server) getHealth(w http.ResponseWriter, _ *http.Request) error {
 }
 
 // getReady serves GET /readyz: each dependency with its state. Published
-// packages can be served without Redis, so that does not make us unready.
+// packages can be served without Redis and workers, so these do not make us
+// unready.
 func (s *Server) getReady(w http.ResponseWriter, r *http.Request) error {
 	ctx, cancel := context.WithTimeout(r.Context(), 4*time.Second)
 	defer cancel()
@@ -23,6 +26,7 @@ func (s *Server) getReady(w http.ResponseWriter, r *http.Request) error {
 	ready := deps["postgres"] == "ok" && deps["blobs"] == "ok"
 	if s.queue != nil {
 		deps["redis"] = stateOf(s.queue.Ping(ctx))
+		deps["reconciler"], deps["jobs"] = pulseWords(s.db.Pulse(ctx))
 	}
 	if s.draining.Load() {
 		deps["server"] = "shutting down"
@@ -34,6 +38,27 @@ func (s *Server) getReady(w http.ResponseWriter, r *http.Request) error {
 	}
 	writeJSON(w, status, map[string]any{"status": word, "dependencies": deps})
 	return nil
+}
+
+// What is worth somebody's attention, in /readyz and on the dashboard.
+const (
+	reconcilerStalled = time.Minute      // since a round of it went well
+	jobOverdue        = 15 * time.Minute // that waits for a worker and nothing else
+)
+
+// pulseWords says how the reconciler and the jobs are.
+func pulseWords(p storage.Pulse, err error) (reconciler, jobs string) {
+	if err != nil {
+		return "unknown", "unknown"
+	}
+	reconciler, jobs = "ok", "ok"
+	if p.Reconciled == nil || *p.Reconciled > reconcilerStalled {
+		reconciler = "stalled"
+	}
+	if p.OldestDue > jobOverdue {
+		jobs = "overdue"
+	}
+	return reconciler, jobs
 }
 
 // blobsReady asks for space, which a folder has, and for a blob, which a

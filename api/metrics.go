@@ -56,6 +56,7 @@ type registryCollector struct {
 	s *Server
 
 	packages, releases, movedTags, blobBytes, jobs, up *prometheus.Desc
+	reconciled, oldestDue                              *prometheus.Desc // not of an edge
 	behind, halted                                     *prometheus.Desc // of an edge
 }
 
@@ -64,21 +65,23 @@ func newRegistryCollector(s *Server) *registryCollector {
 		return prometheus.NewDesc("packbase_"+name, help, labels, nil)
 	}
 	return &registryCollector{
-		s:         s,
-		packages:  desc("packages", "Packages, by health: healthy, unhealthy or frozen.", "health"),
-		releases:  desc("releases", "Releases of all packages."),
-		movedTags: desc("moved_tags", "Released tags that upstream moved or deleted."),
-		blobBytes: desc("tarball_bytes", "Bytes of all tarballs."),
-		jobs:      desc("jobs", "Jobs, by state and kind: open ones, and those that ended within a day.", "state", "kind"),
-		up:        desc("database_up", "1 if Postgres answered this scrape."),
-		behind:    desc("replication_behind", "Changes of the central that are not here yet."),
-		halted:    desc("replication_halted", "1 if the central contradicted itself, so that replication stopped."),
+		s:          s,
+		packages:   desc("packages", "Packages, by health: healthy, unhealthy or frozen.", "health"),
+		releases:   desc("releases", "Releases of all packages."),
+		movedTags:  desc("moved_tags", "Released tags that upstream moved or deleted."),
+		blobBytes:  desc("tarball_bytes", "Bytes of all tarballs."),
+		jobs:       desc("jobs", "Jobs, by state and kind: open ones, and those that ended within a day.", "state", "kind"),
+		up:         desc("database_up", "1 if Postgres answered this scrape."),
+		reconciled: desc("reconcile_age_seconds", "Time since a worker looked after all jobs without an error."),
+		oldestDue:  desc("oldest_due_job_seconds", "How long a job has waited for a worker and nothing else, at most."),
+		behind:     desc("replication_behind", "Changes of the central that are not here yet."),
+		halted:     desc("replication_halted", "1 if the central contradicted itself, so that replication stopped."),
 	}
 }
 
 // Describe implements prometheus.Collector.
 func (c *registryCollector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{c.packages, c.releases, c.movedTags, c.blobBytes, c.jobs, c.up, c.behind, c.halted} {
+	for _, d := range []*prometheus.Desc{c.packages, c.releases, c.movedTags, c.blobBytes, c.jobs, c.up, c.reconciled, c.oldestDue, c.behind, c.halted} {
 		ch <- d
 	}
 }
@@ -94,6 +97,10 @@ func (c *registryCollector) Collect(ch chan<- prometheus.Metric) {
 	var jobs []storage.JobCount
 	if err == nil {
 		jobs, err = c.s.db.JobCounts(ctx)
+	}
+	var pulse storage.Pulse
+	if err == nil && c.s.queue != nil {
+		pulse, err = c.s.db.Pulse(ctx)
 	}
 	var r *replicationBody
 	if err == nil {
@@ -112,6 +119,12 @@ func (c *registryCollector) Collect(ch chan<- prometheus.Metric) {
 	gauge(c.blobBytes, float64(v.totals.Bytes))
 	for _, j := range jobs {
 		gauge(c.jobs, float64(j.Count), j.State, j.Kind)
+	}
+	if pulse.Reconciled != nil {
+		gauge(c.reconciled, pulse.Reconciled.Seconds())
+	}
+	if c.s.queue != nil {
+		gauge(c.oldestDue, pulse.OldestDue.Seconds())
 	}
 	if r != nil {
 		gauge(c.behind, float64(r.Head-r.Seq))

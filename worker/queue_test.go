@@ -234,3 +234,25 @@ func TestFailingUpdateUnderFaults(t *testing.T) {
 		}
 	})
 }
+
+// The reconciler's progress is what whole rounds left: one that fails at one
+// thing every time gets nowhere, however often it runs.
+func TestRoundsAreNoted(t *testing.T) {
+	t.Parallel()
+	c := newCutQueue(t, "")
+	age := func() *time.Duration {
+		t.Helper()
+		p, err := c.Pulse(t.Context())
+		c.must(err)
+		return p.Reconciled
+	}
+	c.exec(`ALTER TABLE runs RENAME TO gone`) // what closes runs fails
+	if err := c.w.reconcileOnce(t.Context()); err == nil || age() != nil {
+		t.Errorf("a round that failed (%v) is noted %v ago, want it not noted", err, age())
+	}
+	c.exec(`ALTER TABLE gone RENAME TO runs`)
+	c.must(c.w.reconcileOnce(t.Context()))
+	if got := age(); got == nil || *got > time.Minute {
+		t.Errorf("a round that went well is noted %v ago, want just now", got)
+	}
+}

@@ -55,15 +55,19 @@ func (w *Worker) sweep(ctx context.Context) error {
 // stepTime bounds a step of reconcileOnce: the next round goes on with it.
 const stepTime = 10 * time.Second
 
-// reconcileOnce takes each step whatever becomes of the others.
+// reconcileOnce takes each step whatever becomes of the others, and notes when
+// all went well.
 func (w *Worker) reconcileOnce(ctx context.Context) error {
-	var errs []error
+	var all error
 	for _, step := range []func(context.Context) error{w.signIn, w.reap, w.requestDue, w.db.CloseRuns, w.tellDue} {
 		ctx, cancel := context.WithTimeout(ctx, stepTime)
-		errs = append(errs, step(ctx))
+		all = errors.Join(all, step(ctx))
 		cancel()
 	}
-	return errors.Join(errs...)
+	if all != nil {
+		return all
+	}
+	return w.db.Reconciled(ctx)
 }
 
 func (w *Worker) signIn(ctx context.Context) error {
