@@ -275,7 +275,7 @@ func (s *scene) reads() []call {
 		calls = append(calls, get(s.registry, f.good, 200), get(s.edge, f.good, 206, "Range", "bytes=1-9"),
 			get(s.registry, f.good, 304, "If-None-Match", `"`+f.etag+`"`), get(s.registry, f.good, 412, "If-Match", `"no"`),
 			get(s.registry, f.good, 416, "Range", "bytes=99999999-"), get(s.registry, f.none, 404), get(s.registry, f.bad, 400),
-			get(s.registry, f.lost, 500), get(s.away, f.good, 503))
+			get(s.registry, f.lost, 503), get(s.away, f.good, 503))
 	}
 	return calls
 }

@@ -16,7 +16,6 @@ import (
 
 	"packbase/api/smarthttp"
 	"packbase/storage"
-	"packbase/storage/blob"
 	"packbase/storage/gitpack"
 )
 
@@ -52,7 +51,7 @@ func refuseReceivePack(http.ResponseWriter, *http.Request) error {
 // served as it was. Packs never change.
 type gitStore struct {
 	db    *storage.DB
-	blobs blob.Store
+	blobs *promised
 	epoch *epoch
 	repos *lru.Cache[string, *repository]    // by name in lower case
 	packs *lru.Cache[string, gitpack.Stored] // by epoch, package and id
@@ -77,7 +76,7 @@ type repository struct {
 	private  bool
 }
 
-func newGitStore(db *storage.DB, blobs blob.Store, e *epoch) *gitStore {
+func newGitStore(db *storage.DB, blobs *promised, e *epoch) *gitStore {
 	// The error is about sizes below one.
 	repos, _ := lru.New[string, *repository](keptRepos)
 	packs, _ := lru.New[string, gitpack.Stored](keptPacks)
@@ -245,7 +244,7 @@ func (g *gitStore) set(ctx context.Context, segments []storage.Segment) (*gitpac
 	const most = 1 << 30
 	indexes := make([]*gitpack.SegmentIndex, len(segments))
 	for i, s := range segments {
-		b, err := openBlob(ctx, g.blobs, s.IndexDigest)
+		b, err := g.blobs.open(ctx, s.IndexDigest)
 		if err != nil {
 			return nil, fmt.Errorf("open index of segment %d of %s: %w", s.Seq, s.Package, err)
 		}
@@ -330,7 +329,7 @@ func (g *gitStore) addPack(packs map[gitpack.OID]gitpack.Stored, prefix string, 
 
 // Segment implements smarthttp.Store.
 func (g *gitStore) Segment(ctx context.Context, repo *smarthttp.Repository, i int) (gitpack.Segment, error) {
-	b, err := openBlob(ctx, g.blobs, repo.Segments[i])
+	b, err := g.blobs.open(ctx, repo.Segments[i])
 	if err != nil {
 		return nil, gitError(fmt.Errorf("open segment %d of %s: %w", i, repo.Package, err))
 	}

@@ -58,6 +58,7 @@ type registryCollector struct {
 	packages, releases, movedTags, blobBytes, jobs, up *prometheus.Desc
 	reconciled, oldestDue                              *prometheus.Desc // not of an edge
 	behind, halted                                     *prometheus.Desc // of an edge
+	unread, damaged                                    *prometheus.Desc // blobs
 }
 
 func newRegistryCollector(s *Server) *registryCollector {
@@ -74,6 +75,8 @@ func newRegistryCollector(s *Server) *registryCollector {
 		up:         desc("database_up", "1 if Postgres answered this scrape."),
 		reconciled: desc("reconcile_age_seconds", "Time since a worker looked after all jobs without an error."),
 		oldestDue:  desc("oldest_due_job_seconds", "How long a job has waited for a worker and nothing else, at most."),
+		unread:     desc("blobs_unread", "Blobs that nobody has read for longer than PACKBASE_SCRUB."),
+		damaged:    desc("blobs_damaged", "Blobs that are damaged or lost, and could not be mended yet."),
 		behind:     desc("replication_behind", "Changes of the central that are not here yet."),
 		halted:     desc("replication_halted", "1 if the central contradicted itself, so that replication stopped."),
 	}
@@ -81,7 +84,7 @@ func newRegistryCollector(s *Server) *registryCollector {
 
 // Describe implements prometheus.Collector.
 func (c *registryCollector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{c.packages, c.releases, c.movedTags, c.blobBytes, c.jobs, c.up, c.reconciled, c.oldestDue, c.behind, c.halted} {
+	for _, d := range []*prometheus.Desc{c.packages, c.releases, c.movedTags, c.blobBytes, c.jobs, c.up, c.reconciled, c.oldestDue, c.unread, c.damaged, c.behind, c.halted} {
 		ch <- d
 	}
 }
@@ -102,6 +105,10 @@ func (c *registryCollector) Collect(ch chan<- prometheus.Metric) {
 	if err == nil && c.s.queue != nil {
 		pulse, err = c.s.db.Pulse(ctx)
 	}
+	var blobs blobsBody
+	if err == nil {
+		blobs, err = c.s.workOutScrub(ctx)
+	}
 	var r *replicationBody
 	if err == nil {
 		r, err = c.s.workOutReplication(ctx)
@@ -117,6 +124,8 @@ func (c *registryCollector) Collect(ch chan<- prometheus.Metric) {
 	gauge(c.releases, float64(v.totals.Releases))
 	gauge(c.movedTags, float64(v.totals.MovedTags))
 	gauge(c.blobBytes, float64(v.totals.Bytes))
+	gauge(c.unread, float64(blobs.Behind))
+	gauge(c.damaged, float64(blobs.Damaged))
 	for _, j := range jobs {
 		gauge(c.jobs, float64(j.Count), j.State, j.Kind)
 	}

@@ -42,6 +42,7 @@ type Options struct {
 	Source   string         // the catalog's URL; "" for none
 	Cooldown time.Duration  // between two updates
 	Window   int            // bytes to ask a segment for at once; 0 for a local disk
+	Scrub    time.Duration  // in which all stored bytes are to be read; 0 if they need not
 	MaxJobs  int            // open jobs; more are refused. 0 for no limit
 	Pace     pace.Limits    // what clients must move; zero for the default
 	Proxies  []netip.Prefix // whose X-Forwarded-For is believed
@@ -52,13 +53,14 @@ type Options struct {
 type Server struct {
 	db    *storage.DB
 	queue *queue.Queue // nil on an edge
-	blobs blob.Store
+	blobs *blob.Checked
 	opt   Options
 	log   *slog.Logger
 	git   *smarthttp.Handler
 
 	epoch     *epoch
 	tokens    *tokenCache
+	promised  *promised
 	releases  *releaseCache
 	packs     *gitStore
 	metrics   *metrics
@@ -69,6 +71,7 @@ type Server struct {
 	chart     perReader[remembered[web.Chart]]
 	orders    *lru.Cache[string, *order] // of releases on pages, by package
 	openJobs  remembered[storage.QueueCounts]
+	scrub     remembered[blobsBody]
 	feedHead  remembered[int64]
 	news      news
 	watch     perReader[*jobWatch]
@@ -79,10 +82,12 @@ type Server struct {
 func New(db *storage.DB, q *queue.Queue, blobs blob.Store, opt Options, log *slog.Logger) *Server {
 	opt.Pace = cmp.Or(opt.Pace, pace.Default())
 	e := &epoch{db: db}
-	s := &Server{db: db, queue: q, blobs: blobs, opt: opt, log: log, metrics: newMetrics(opt.Metrics), site: web.New(),
+	checked := blob.Check(blobs)
+	promised := newPromised(db, checked, log)
+	s := &Server{db: db, queue: q, blobs: checked, promised: promised, opt: opt, log: log, metrics: newMetrics(opt.Metrics), site: web.New(),
 		epoch: e, tokens: newTokenCache(db, e), releases: newReleaseCache(db, e), watch: perReader[*jobWatch]{newJobWatch(db), newJobWatch(db)}}
 	s.directory = newDirectory(db, e, &s.news)
-	s.packs = newGitStore(db, blobs, e)
+	s.packs = newGitStore(db, promised, e)
 	s.status.all.news, s.status.public.news = &s.news, &s.news
 	s.overview.all.news, s.overview.public.news = &s.news, &s.news
 	s.orders, _ = lru.New[string, *order](keptOrders) // the error is about sizes below one

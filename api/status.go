@@ -28,8 +28,26 @@ type statusBody struct {
 	Queue             queueBody      `json:"queue"`
 	MovedTags         int            `json:"moved_tags"`
 	Auth              string         `json:"auth"`
+	Blobs             blobsBody      `json:"blobs"`
 
 	Replication *replicationBody `json:"replication,omitempty"` // of an edge
+}
+
+// blobsBody says how the reading of all stored bytes stands.
+type blobsBody struct {
+	CheckedSince *time.Time `json:"checked_since"` // everything was read since then; null without blobs
+	Behind       int        `json:"behind"`        // blobs that nobody has read for longer than PACKBASE_SCRUB
+	Damaged      int        `json:"damaged"`       // blobs that are damaged or lost, and could not be mended yet
+}
+
+// scrubAge is how old what is said of the scrub may be.
+const scrubAge = 15 * time.Second
+
+func (s *Server) workOutScrub(ctx context.Context) (blobsBody, error) {
+	return s.scrub.within(ctx, scrubAge, func(ctx context.Context) (blobsBody, error) {
+		st, err := s.db.Scrub(ctx, s.opt.Scrub)
+		return blobsBody{CheckedSince: st.Since, Behind: st.Behind, Damaged: st.Damaged}, err
+	})
 }
 
 // replicationBody says how far an edge has followed its central.
@@ -143,6 +161,9 @@ func (s *Server) workOutStatus(ctx context.Context) (*statusBody, error) {
 	}
 	if b.Update.DiskFree, err = s.blobs.Free(ctx); err != nil {
 		b.Update.DiskFree = -1
+	}
+	if b.Blobs, err = s.workOutScrub(ctx); err != nil {
+		return nil, err
 	}
 	b.Replication, err = s.workOutReplication(ctx)
 	return b, err

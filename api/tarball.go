@@ -1,14 +1,11 @@
 package api
 
 import (
-	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"net/url"
 	"strings"
-	"time"
 
 	"github.com/go-chi/chi/v5"
 
@@ -136,40 +133,19 @@ func (s *Server) serveRelease(w http.ResponseWriter, r *http.Request, rel storag
 	return s.serveBlob(w, r, rel, rel.Digest, "application/gzip")
 }
 
-// openTimeout is how long a store may take to open a blob.
-const openTimeout = 15 * time.Second
-
-// openBlob opens a blob that a row promises. Its absence is our fault, not the
-// client's: unless the whole store is away, the error is one of no kind.
-func openBlob(ctx context.Context, blobs blob.Store, digest string) (blob.Blob, error) {
-	ctx, cancel := context.WithCancelCause(ctx) // ends with the request: the blob is read with it
-	timer := time.AfterFunc(openTimeout, func() { cancel(blob.ErrUnavailable) })
-	b, err := blobs.Open(ctx, digest)
-	if !timer.Stop() && err == nil {
-		b.Close()
-		err = blob.ErrUnavailable
-	}
-	switch cause := context.Cause(ctx); {
-	case cause != nil:
-		return nil, cause
-	case err == nil || errors.Is(err, blob.ErrUnavailable):
-		return b, err
-	}
-	if _, away := blobs.Free(ctx); away != nil {
-		return nil, fmt.Errorf("%w: %v", blob.ErrUnavailable, err)
-	}
-	return nil, errors.New(err.Error())
-}
-
 // serveBlob answers with the bytes of one of the release's blobs.
 func (s *Server) serveBlob(w http.ResponseWriter, r *http.Request, rel storage.Release, digest, contentType string) error {
-	body, err := openBlob(r.Context(), s.blobs, digest)
+	open := s.promised.open
+	if r.Header.Get("Range") == "" {
+		open = s.promised.stream
+	}
+	body, err := open(r.Context(), digest)
 	if err != nil {
 		return fmt.Errorf("open blob of %s@%s: %w", rel.Package, rel.Tag, err)
 	}
 	defer body.Close()
 	if digest == rel.Digest && body.Size() != rel.Size {
-		return fmt.Errorf("blob of %s@%s has %d bytes, not %d; run `packbase verify`", rel.Package, rel.Tag, body.Size(), rel.Size)
+		return fmt.Errorf("blob of %s@%s has %d bytes, not %d", rel.Package, rel.Tag, body.Size(), rel.Size)
 	}
 	h := w.Header()
 	h.Set("Content-Type", contentType)
@@ -181,6 +157,11 @@ func (s *Server) serveBlob(w http.ResponseWriter, r *http.Request, rel storage.R
 		r.Header.Del("Range")
 	}
 	http.ServeContent(blobWriter{w}, r, "", rel.CreatedAt, body)
+	if err := blob.Damaged(body); err != nil {
+		// Too late for a status: the answer is shorter than its Content-Length,
+		// for which the server closes the connection.
+		s.promised.complain(r.Context(), digest, err)
+	}
 	return nil
 }
 

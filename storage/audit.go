@@ -8,8 +8,8 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// PackageRecord returns what is known of pkg besides its releases, and the
-// digest of the record that is stored, "" if there is none.
+// PackageRecord returns what is known of pkg besides its releases, with the
+// fence of the last claim, and the digest of the record that is stored, "" if there is none.
 func (db *DB) PackageRecord(ctx context.Context, pkg string) (rec *PackageRecord, held string, err error) {
 	p, err := db.PackageByName(ctx, pkg)
 	if err != nil {
@@ -33,7 +33,7 @@ func (db *DB) PackageRecord(ctx context.Context, pkg string) (rec *PackageRecord
 		return nil
 	})
 	if err == nil {
-		err = db.pool.QueryRow(ctx, `SELECT COALESCE(record_digest, '') FROM packages WHERE name = $1`, p.Name).Scan(&held)
+		err = db.pool.QueryRow(ctx, `SELECT COALESCE(record_digest, ''), fence FROM packages WHERE name = $1`, p.Name).Scan(&held, &rec.Fence)
 	}
 	if err != nil {
 		return nil, "", fmt.Errorf("record of %s: %w", pkg, translate(err))
@@ -55,39 +55,27 @@ func (db *DB) KeepRecord(ctx context.Context, c Claim, record Blob) error {
 	return nil
 }
 
+// ReplaceRecord names another record, if the old one is still named.
+func (db *DB) ReplaceRecord(ctx context.Context, pkg, old string, record Blob) error {
+	err := db.tx(ctx, func(tx pgx.Tx) error {
+		if err := putBlobRow(ctx, tx, record); err != nil {
+			return err
+		}
+		_, err := tx.Exec(ctx, `UPDATE packages SET record_digest = $3 WHERE name = $1 AND record_digest = $2`, pkg, old, record.Digest)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("replace record of %s: %w", pkg, translate(err))
+	}
+	return nil
+}
+
 func keepRecord(ctx context.Context, tx pgx.Tx, pkg string, record Blob) error {
 	if err := putBlobRow(ctx, tx, record); err != nil {
 		return err
 	}
 	_, err := tx.Exec(ctx, `UPDATE packages SET record_digest = $2 WHERE name = $1`, pkg, record.Digest)
 	return err
-}
-
-// NamedBlobs returns the size of every blob that a row names, by digest.
-func (db *DB) NamedBlobs(ctx context.Context) (map[string]int64, error) {
-	rows, _ := db.pool.Query(ctx, `
-		SELECT digest, size FROM blobs WHERE digest IN (SELECT digest FROM blob_names)`)
-	named := map[string]int64{}
-	var digest string
-	var size int64
-	_, err := pgx.ForEachRow(rows, []any{&digest, &size}, func() error {
-		named[digest] = size
-		return nil
-	})
-	if err != nil {
-		return nil, fmt.Errorf("named blobs: %w", translate(err))
-	}
-	return named, nil
-}
-
-// ForgetBlobs removes the rows of blobs that nothing names.
-func (db *DB) ForgetBlobs(ctx context.Context) error {
-	_, err := db.pool.Exec(ctx, `
-		DELETE FROM blobs WHERE digest NOT IN (SELECT digest FROM blob_names)`)
-	if err != nil {
-		return fmt.Errorf("forget blobs: %w", translate(err))
-	}
-	return nil
 }
 
 // An Adoption is releases of one package that come from blobs and not from

@@ -42,6 +42,15 @@ func (w *Worker) fetchPackage(ctx context.Context, j *job) (any, error) {
 	if pkg.State != storage.Active {
 		return nil, errFrozen(pkg.Name, pkg.StateReason)
 	}
+	// While this is held, no blob is swept that the job is about to name.
+	release, err := w.db.ShareBlobs(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer release()
+	if err := w.mend(ctx, j); err != nil {
+		return nil, err
+	}
 	f := &fetch{w: w, job: j, pkg: pkg}
 	if here, err := f.here(ctx); err != nil || here != nil {
 		return here, err
@@ -49,12 +58,6 @@ func (w *Worker) fetchPackage(ctx context.Context, j *job) (any, error) {
 	if err := w.queueAtHost(ctx, pkg.CloneURL); err != nil {
 		return nil, err
 	}
-	// While this is held, no blob is swept that the job is about to name.
-	release, err := w.db.ShareBlobs(ctx)
-	if err != nil {
-		return nil, err
-	}
-	defer release()
 	stage, err := w.opt.Staging.New()
 	if err != nil {
 		return nil, fmt.Errorf("make staging folder: %w", err)

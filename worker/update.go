@@ -45,6 +45,7 @@ func (w *Worker) updateCatalog(ctx context.Context, j *job) (any, error) {
 	if err := u.importFixtures(ctx); err != nil {
 		return nil, err
 	}
+	w.noticeDamage(ctx)
 	if err := w.db.ParkRun(ctx, j.Claim, u.n); err != nil {
 		return nil, err
 	}

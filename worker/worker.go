@@ -55,6 +55,7 @@ type Options struct {
 	Builtin        string        // folder of packbase's own packages, when there are no fixtures
 	UpdateInterval time.Duration // between updates that start by themselves
 	UpdateCooldown time.Duration // between the beginnings of any two updates, at least
+	Scrub          time.Duration // in which all blobs are read again; 0 for never
 	Metrics        prometheus.Registerer
 }
 
@@ -71,6 +72,7 @@ type Worker struct {
 
 	jobSeconds     *prometheus.HistogramVec
 	upstreamErrors *prometheus.CounterVec
+	damage         *prometheus.CounterVec
 }
 
 // New returns a worker that has not begun to work.
@@ -89,8 +91,11 @@ func New(db *storage.DB, q *queue.Queue, blobs blob.Store, opt Options, log *slo
 	w.upstreamErrors = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "packbase_upstream_errors_total", Help: "Attempts that failed, by code.",
 	}, []string{"code"})
+	w.damage = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "packbase_damaged_blobs_total", Help: "Blobs found damaged or lost, by whether that could be mended.",
+	}, []string{"mended"})
 	if opt.Metrics != nil {
-		opt.Metrics.MustRegister(w.jobSeconds, w.upstreamErrors)
+		opt.Metrics.MustRegister(w.jobSeconds, w.upstreamErrors, w.damage)
 	}
 	return w
 }
@@ -102,6 +107,7 @@ func (w *Worker) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	wg.Go(func() { w.reconcile(ctx) })
 	wg.Go(func() { w.tidy(ctx) })
+	wg.Go(func() { w.scrub(ctx) })
 	err := w.queue.Serve(ctx, w.opt.Concurrency, func(ctx context.Context, kind string, job uuid.UUID) {
 		// asynq itself does not wait for handlers whose context has ended.
 		wg.Add(1)
@@ -210,6 +216,9 @@ func (w *Worker) work(ctx context.Context, j *job) (result any, err error) {
 // probePackage fetches the newest release back, as a client would, and keeps a
 // record of the package, also of what was decided about it.
 func (w *Worker) probePackage(ctx context.Context, j *job) (any, error) {
+	if err := w.mend(ctx, j); err != nil {
+		return nil, err
+	}
 	found, err := w.probe.Probe(ctx, j.Job.Package)
 	if err != nil {
 		return nil, err

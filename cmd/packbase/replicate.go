@@ -87,7 +87,7 @@ func follow(ctx context.Context, cfg *Config, s *stores, git http.Handler, resum
 		}
 	}
 	r := &replica.Replica{
-		DB: s.db, Blobs: s.blobs, Staging: staging, Central: central, Token: cfg.CentralToken, HTTP: client.HTTP(), Retry: time.Second, Log: log,
+		DB: s.db, Blobs: s.blobs, Staging: staging, Central: central, Token: cfg.CentralToken, HTTP: client.HTTP(), Retry: time.Second, Scrub: cfg.Scrub, Log: log,
 		Prober: &probe.Prober{DB: s.db, Staging: staging, Git: git, Limits: cfg.Limits.Git, Zig: cfg.Zig, ZigCache: filepath.Join(cfg.Root, "zig-cache")},
 	}
 	return r.Run(ctx)

@@ -90,7 +90,7 @@ func newAPI(cfg *Config, s *stores, reg prometheus.Registerer, log *slog.Logger)
 		Window:  window,
 		Release: release, Token: cfg.Token, Open: open, ReadOnly: cfg.ReadOnly, Central: cfg.Central,
 		Source: cfg.Source, Cooldown: cfg.UpdateCooldown, MaxJobs: cfg.MaxJobs, Metrics: reg,
-		Pace: paceOf(cfg), Proxies: cfg.Proxies,
+		Scrub: cfg.Scrub, Pace: paceOf(cfg), Proxies: cfg.Proxies,
 	}, log), nil
 }
 
@@ -149,6 +149,7 @@ func newWorker(cfg *Config, s *stores, git http.Handler, reg prometheus.Register
 		Builtin:        builtin(cfg),
 		UpdateInterval: cfg.UpdateInterval,
 		UpdateCooldown: cfg.UpdateCooldown,
+		Scrub:          cfg.Scrub,
 		Metrics:        reg,
 	}, log), nil
 }

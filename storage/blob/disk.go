@@ -83,7 +83,7 @@ func (d *Disk) put(ctx context.Context, digest string, src *os.File) error {
 // It returns fs.ErrNotExist if there is none, or none any more.
 func (d *Disk) renew(ctx context.Context, digest string) error {
 	err := Verify(ctx, d, digest)
-	if damaged(err) {
+	if IsDamaged(err) {
 		if err := d.Quarantine(ctx, digest); err != nil {
 			return err
 		}
@@ -332,7 +332,7 @@ func (d *Disk) quarantine(ctx context.Context, digest string) error {
 	defer lock.Close()
 
 	err = Verify(ctx, d, digest)
-	if damaged(err) {
+	if IsDamaged(err) {
 		err = d.root.Rename(blobPath(digest), quarantinePath(digest))
 	}
 	if err == nil || errors.Is(err, fs.ErrNotExist) {
@@ -343,7 +343,7 @@ func (d *Disk) quarantine(ctx context.Context, digest string) error {
 
 // damaged reports whether err means that the blob's bytes are wrong or can't be
 // read from the disk.
-func damaged(err error) bool {
+func IsDamaged(err error) bool {
 	return errors.Is(err, ErrMismatch) || errors.Is(err, syscall.EIO)
 }
 

@@ -10,7 +10,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -32,6 +31,9 @@ type Auditor struct {
 	DB      *storage.DB
 	Blobs   blob.Store
 	Staging *blob.Staging
+
+	// Peer fetches a blob from another packbase into the store; it may be nil.
+	Peer func(ctx context.Context, b storage.Blob) error
 
 	// Report is called for each finding, in no particular order.
 	Report func(Finding)
@@ -67,8 +69,15 @@ func (a *Auditor) Fsck(ctx context.Context) error {
 	for _, p := range problems {
 		a.find(p.Code, p.Subject, "%s", p.Problem)
 	}
-	// Rows first: what they name was there before them, so jobs that go on
-	// meanwhile are no finding.
+	if err := a.fsckBlobs(ctx); err != nil {
+		return err
+	}
+	return a.packages(ctx)
+}
+
+// fsckBlobs compares the store's list with the rows. The registry may be live:
+// what they do not agree about is looked at again before it is a finding.
+func (a *Auditor) fsckBlobs(ctx context.Context) error {
 	named, err := a.DB.NamedBlobs(ctx)
 	if err != nil {
 		return err
@@ -79,23 +88,39 @@ func (a *Auditor) Fsck(ctx context.Context) error {
 	}
 	done := 0
 	for digest, size := range named {
-		info, ok := held[digest]
-		switch {
-		case !ok:
-			a.find("blob_missing", digest, "a row names this blob, and it is not in the store; `packbase verify --repair` makes it again if it can")
-		case info.Size != size:
-			a.find("blob_size", digest, "the blob has %d bytes, its row says %d", info.Size, size)
-		}
 		if done++; done%1000 == 0 {
 			a.progress("blobs", done, len(named))
 		}
+		if info, ok := held[digest]; ok && info.Size == size {
+			continue
+		}
+		info, problem := a.Blobs.Stat(ctx, digest)
+		uses, err := a.DB.BlobUses(ctx, digest)
+		switch {
+		case err != nil:
+			return err
+		case len(uses) == 0 || problem == nil && info.Size == size:
+		case problem == nil:
+			a.find("blob_size", digest, "the blob has %d bytes, its row says %d", info.Size, size)
+		case lost(problem):
+			a.find("blob_missing", digest, "a row names this blob, and it is not in the store; `packbase verify --repair` makes it again if it can")
+		default:
+			return fmt.Errorf("look at blob %s: %w", digest, problem)
+		}
 	}
 	for digest, info := range held {
-		if _, ok := named[digest]; !ok && time.Since(info.ModTime) > Grace {
+		if _, ok := named[digest]; ok || time.Since(info.ModTime) < Grace {
+			continue
+		}
+		uses, err := a.DB.BlobUses(ctx, digest)
+		if err != nil {
+			return err
+		}
+		if len(uses) == 0 {
 			a.find("blob_unnamed", digest, "no row names this blob of %d bytes; `packbase gc` removes it", info.Size)
 		}
 	}
-	return a.packages(ctx)
+	return nil
 }
 
 func (a *Auditor) heldBlobs(ctx context.Context) (map[string]blob.Info, error) {
@@ -209,19 +234,18 @@ func (a *Auditor) Verify(ctx context.Context, repair bool) error {
 	if err != nil {
 		return err
 	}
+	if repair {
+		if err := a.repair(ctx, bad); err != nil {
+			return err
+		}
+	}
 	packages, err := a.DB.ChangedPackages(ctx, time.Time{})
 	if err != nil {
 		return err
 	}
 	for i, p := range packages {
 		a.progress("trees", i, len(packages))
-		if err := a.verifyTrees(ctx, p.Name, bad, repair); err != nil {
-			return err
-		}
-		if !repair {
-			continue
-		}
-		if err := a.repairSegments(ctx, p.Name, bad); err != nil {
+		if err := a.verifyTrees(ctx, p.Name, bad); err != nil {
 			return err
 		}
 	}
@@ -242,39 +266,76 @@ func (a *Auditor) verifyBlobs(ctx context.Context) (map[string]*Finding, error) 
 	for digest := range named {
 		a.progress("blobs", done, len(named))
 		done++
-		err := blob.Verify(ctx, a.Blobs, digest)
-		switch {
-		case err == nil:
-		case errors.Is(err, blob.ErrMismatch):
-			bad[digest] = &Finding{Code: "blob_corrupt", Subject: digest, Problem: "the bytes are not those of the digest; moved to quarantine"}
-			if err := a.Blobs.Quarantine(ctx, digest); err != nil {
-				return nil, err
-			}
-		case errors.Is(err, fs.ErrNotExist):
-			bad[digest] = &Finding{Code: "blob_missing", Subject: digest, Problem: "a row names this blob, and it is not in the store"}
-		default:
-			return nil, fmt.Errorf("verify %s: %w", digest, err)
+		found, err := a.verifyBlob(ctx, digest)
+		if err != nil {
+			return nil, err
+		}
+		if found != nil {
+			bad[digest] = found
 		}
 	}
 	return bad, nil
 }
 
-func (a *Auditor) verifyTrees(ctx context.Context, pkg string, bad map[string]*Finding, repair bool) error {
+// verifyBlob returns a finding if the blob is damaged or lost. The workers,
+// which may be running, learn of it.
+func (a *Auditor) verifyBlob(ctx context.Context, digest string) (*Finding, error) {
+	err := a.look(ctx, digest)
+	if err == nil {
+		return nil, a.DB.BlobChecked(ctx, digest)
+	}
+	found := &Finding{Code: "blob_missing", Subject: digest, Problem: "a row names this blob, and it is not in the store"}
+	switch {
+	case !lost(err):
+		return nil, fmt.Errorf("verify %s: %w", digest, err)
+	case blob.IsDamaged(err):
+		found.Code, found.Problem = "blob_corrupt", "the bytes are not those of the digest; moved to quarantine"
+		if err := a.Blobs.Quarantine(ctx, digest); err != nil {
+			return nil, err
+		}
+	}
+	// The registry may be live: what was mended or swept meanwhile is no finding.
+	uses, err := a.DB.BlobUses(ctx, digest)
+	if err != nil || len(uses) == 0 {
+		return nil, err
+	}
+	if found.Code == "blob_missing" && a.look(ctx, digest) == nil {
+		return nil, nil
+	}
+	return found, a.DB.SuspectBlob(ctx, digest)
+}
+
+// repair mends what it can. A blob may need another one that is bad, too.
+func (a *Auditor) repair(ctx context.Context, bad map[string]*Finding) error {
+	for again := true; again; {
+		again = false
+		for digest, f := range bad {
+			if f.Mended {
+				continue
+			}
+			found, err := a.mend(ctx, digest)
+			if err != nil {
+				return err
+			}
+			if f.Mended = found == nil || found.Mended; f.Mended {
+				again = true
+			} else {
+				f.Problem = found.Problem
+			}
+		}
+	}
+	return nil
+}
+
+func (a *Auditor) verifyTrees(ctx context.Context, pkg string, bad map[string]*Finding) error {
 	releases, err := a.DB.Releases(ctx, pkg)
 	if err != nil {
 		return err
 	}
+	isBad := func(digest string) bool { return bad[digest] != nil && !bad[digest].Mended }
 	for i := range releases {
 		r := &releases[i]
-		if bad[r.ManifestDigest] != nil {
-			continue
-		}
-		if found := bad[r.Digest]; found != nil {
-			if repair && !found.Mended {
-				if found.Mended, err = a.repairTarball(ctx, r); err != nil {
-					return err
-				}
-			}
+		if isBad(r.ManifestDigest) || isBad(r.Digest) {
 			continue
 		}
 		if err := a.verifyTree(ctx, r); err != nil {

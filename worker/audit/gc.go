@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"packbase/storage"
-	"packbase/storage/blob"
 	"packbase/storage/gitpack"
 	"packbase/worker/ingest"
 )
@@ -58,19 +57,6 @@ func (a *Auditor) GC(ctx context.Context, grace time.Duration, dryRun bool) (rem
 	return removed, bytes, errors.Join(a.DB.ForgetBlobs(ctx), a.Staging.Sweep(ctx, grace), a.Blobs.Sweep(ctx, grace))
 }
 
-// repairTarball makes a tarball again from the package's segments, and reports
-// whether it did. Only equal bytes take the place of the old ones.
-func (a *Auditor) repairTarball(ctx context.Context, r *storage.Release) (mended bool, err error) {
-	err = a.rebuildTarball(ctx, r)
-	if ctx.Err() != nil {
-		return false, ctx.Err()
-	}
-	if err != nil {
-		a.find("not_repaired", r.Package+"@"+r.Tag, "its tarball cannot be made again: %v", err)
-	}
-	return err == nil, nil
-}
-
 func (a *Auditor) rebuildTarball(ctx context.Context, r *storage.Release) error {
 	raw, err := a.read(ctx, r.ManifestDigest)
 	if err != nil {
@@ -100,36 +86,8 @@ func (a *Auditor) rebuildTarball(ctx context.Context, r *storage.Release) error 
 	return nil
 }
 
-// repairSegments makes the package's segments again from its tarballs, if one of
-// them is bad. What comes out with another digest is left to GC.
-func (a *Auditor) repairSegments(ctx context.Context, pkg string, bad map[string]*Finding) error {
-	segments, err := a.DB.Segments(ctx, pkg)
-	if err != nil {
-		return err
-	}
-	var lost []*Finding
-	for _, s := range segments {
-		for _, digest := range []string{s.Digest, s.IndexDigest} {
-			if f := bad[digest]; f != nil && !f.Mended {
-				lost = append(lost, f)
-			}
-		}
-	}
-	if len(lost) == 0 {
-		return nil
-	}
-	if err := a.remakeSegments(ctx, pkg); err != nil {
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		a.find("not_repaired", pkg, "its segments cannot be made again: %v", err)
-	}
-	for _, f := range lost {
-		f.Mended = blob.Verify(ctx, a.Blobs, f.Subject) == nil
-	}
-	return ctx.Err()
-}
-
+// remakeSegments makes the package's segments again from its tarballs. What
+// comes out with another digest is left to GC.
 func (a *Auditor) remakeSegments(ctx context.Context, pkg string) error {
 	releases, err := a.DB.Releases(ctx, pkg)
 	if err != nil {

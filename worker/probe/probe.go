@@ -48,6 +48,9 @@ func (p *Prober) Probe(ctx context.Context, pkg string) (storage.Probe, error) {
 	if err == nil && p.Zig != "" {
 		err = p.probeZig(ctx, pk)
 	}
+	if err == nil {
+		err = p.probeBytes(ctx, pk.Name)
+	}
 	if ctx.Err() != nil {
 		return found, ctx.Err() // says nothing about the package
 	}
@@ -56,6 +59,21 @@ func (p *Prober) Probe(ctx context.Context, pkg string) (storage.Probe, error) {
 		found.ProbeError = err.Error()
 	}
 	return found, p.DB.RecordProbe(ctx, pk.Name, found)
+}
+
+// probeBytes returns an error if something that the package needs is known as
+// damaged or lost.
+func (p *Prober) probeBytes(ctx context.Context, pkg string) error {
+	blobs, err := p.DB.PackageBlobs(ctx, pkg)
+	if err != nil {
+		return err
+	}
+	for _, b := range blobs {
+		if b.DamagedAt != nil {
+			return errors.New(b.Problem)
+		}
+	}
+	return nil
 }
 
 // probeGit asks what Zig asks: capabilities, the ref, and one commit.

@@ -26,6 +26,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"packbase/storage"
@@ -55,6 +56,7 @@ type Replica struct {
 	Token   string // with which it shows private packages; "" for none
 	HTTP    *http.Client
 	Retry   time.Duration // wait after a failure, doubled up to 16 times as long
+	Scrub   time.Duration // in which all blobs are read again; 0 for never
 	Log     *slog.Logger
 }
 
@@ -74,6 +76,10 @@ func (r *Replica) Run(ctx context.Context) error {
 	if _, err := r.DB.Follow(ctx, r.Central, r.Token != ""); err != nil {
 		return err
 	}
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	keeper := audit.Keeper{Auditor: r.auditor(), Period: r.Scrub, Probe: r.probe, Log: r.Log}
+	wg.Go(func() { keeper.Run(ctx) })
 	r.probeRest(ctx)
 	wait, lie, times := r.Retry, "", 0
 	for ctx.Err() == nil {
@@ -103,6 +109,13 @@ func (r *Replica) Run(ctx context.Context) error {
 		wait = min(2*wait, 16*r.Retry)
 	}
 	return nil
+}
+
+// auditor checks what is published here, and mends it from the central.
+func (r *Replica) auditor() audit.Auditor {
+	return audit.Auditor{DB: r.DB, Blobs: r.Blobs, Staging: r.Staging, Peer: r.copy, Report: func(f audit.Finding) {
+		r.Log.Error("blob damaged", "code", f.Code, "digest", f.Subject, "problem", f.Problem, "mended", f.Mended)
+	}}
 }
 
 func pause(ctx context.Context, d time.Duration) {
@@ -271,7 +284,7 @@ func (r *Replica) take(ctx context.Context, changes []storage.Change) (n int, er
 		}
 		manifests = append(manifests, body.Manifest)
 	}
-	a := &audit.Auditor{DB: r.DB, Blobs: r.Blobs, Staging: r.Staging, Report: func(audit.Finding) {}}
+	a := r.auditor()
 	err = a.Adopt(ctx, b.pkg, manifests, b.private, &last)
 	switch {
 	case errors.Is(err, audit.ErrUntrue), errors.Is(err, storage.ErrConflict), errors.Is(err, storage.ErrInvalid):

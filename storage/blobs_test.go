@@ -1,0 +1,136 @@
+package storage_test
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"packbase/storage"
+)
+
+// Every foreign key to blobs is in the view of named blobs: what it forgets is
+// neither read again nor mended, and swept.
+func TestNamedBlobsHasEveryForeignKey(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	blob := func(name string) storage.Blob { return storage.Blob{Digest: hash(name, 64), Size: 1} }
+	f.publish("hello", "v1.0.0")
+	c := f.claim("hello")
+	f.must(f.AppendSegment(f.ctx, c, storage.Segment{Package: "hello", Objects: 1, Digest: hash("segment", 64), Size: 1}, blob("segment index")))
+	f.must(f.KeepRecord(f.ctx, c, blob("record")))
+	f.must(f.KeepHistory(f.ctx, c, storage.History{Refs: map[string]string{}, PackName: hash("history", 40)}, blob("history"), blob("history index")))
+
+	rows, err := f.sql.Query(f.ctx, `
+		SELECT c.conrelid::regclass::text, a.attname::text
+		FROM pg_constraint c JOIN pg_attribute a ON a.attrelid = c.conrelid AND a.attnum = ANY (c.conkey)
+		WHERE c.contype = 'f' AND c.confrelid = 'blobs'::regclass
+		ORDER BY 1, 2`)
+	f.must(err)
+	type key struct{ table, column string }
+	var keys []key
+	for rows.Next() {
+		var k key
+		f.must(rows.Scan(&k.table, &k.column))
+		keys = append(keys, k)
+	}
+	f.must(rows.Err())
+	if len(keys) < 7 {
+		t.Errorf("%d foreign keys: %v", len(keys), keys)
+	}
+	for _, k := range keys {
+		if n := f.count(fmt.Sprintf(`SELECT count(%s) FROM %s`, k.column, k.table)); n == 0 {
+			t.Errorf("%s.%s names no blob: have this test fill it", k.table, k.column)
+		}
+		unnamed := fmt.Sprintf(`SELECT count(*) FROM %[2]s WHERE %[1]s IS NOT NULL AND NOT EXISTS (
+			SELECT FROM blob_names n WHERE n.digest = %[2]s.%[1]s)`, k.column, k.table)
+		if n := f.count(unnamed); n != 0 {
+			t.Errorf("%s.%s is not in the view blob_names", k.table, k.column)
+		}
+	}
+	before := f.count(`SELECT count(*) FROM blobs`)
+	f.must(f.exec(`INSERT INTO blobs (digest, size) VALUES ($1, 1)`, hash("stray", 64)))
+	f.must(f.ForgetBlobs(f.ctx))
+	named, err := f.NamedBlobs(f.ctx)
+	f.must(err)
+	if after := f.count(`SELECT count(*) FROM blobs`); after != before || len(named) != before {
+		t.Errorf("%d blobs, %d named; want the %d that rows name", after, len(named), before)
+	}
+}
+
+// A blob that cannot be mended is tried again later each time, makes its
+// packages unhealthy, and is forgotten about once it is right.
+func TestDamagedBlob(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	f.publish("hello", "v1.0.0")
+	f.publish("other", "v1.0.0")
+	for _, pkg := range []string{"hello", "other"} {
+		f.must(f.RecordProbe(f.ctx, pkg, storage.Probe{Healthy: true}))
+	}
+	digest := publication("hello", "v1.0.0", "hellov1.0.0").Release.Digest
+	due := func(want int) {
+		t.Helper()
+		if all, err := f.DueBlobs(f.ctx, 10); err != nil || len(all) != want {
+			t.Errorf("%d blobs are due, want %d (%v)", len(all), want, err)
+		}
+	}
+	due(0)
+	f.must(f.SuspectBlob(f.ctx, digest))
+	due(1)
+	if s, err := f.Scrub(f.ctx, time.Hour); err != nil || s.Damaged != 0 || s.Behind != 0 || s.Since == nil || s.Bytes == 0 {
+		t.Errorf("suspected only: %+v (%v)", s, err)
+	}
+	last := time.Duration(0)
+	for try := range 12 {
+		f.must(f.BlobDamaged(f.ctx, digest, "its tarball is lost"))
+		due(0)
+		wait := time.Duration(f.count(`SELECT extract(epoch FROM mend_at - now())::int FROM blobs WHERE digest = $1`, digest)) * time.Second
+		if wait < last || wait > 6*time.Hour || try == 0 && wait > time.Minute || try == 11 && wait < 5*time.Hour {
+			t.Errorf("try %d: the next is in %s, after %s", try, wait, last)
+		}
+		last = wait
+		f.must(f.SuspectBlob(f.ctx, digest)) // who asks for it does not hurry it
+		due(0)
+	}
+	if p := f.pkg("hello"); p.Healthy || p.ProbeError != "its tarball is lost" {
+		t.Errorf("hello: healthy %v, %q", p.Healthy, p.ProbeError)
+	}
+	if !f.pkg("other").Healthy {
+		t.Error("a package that does not need it is not healthy")
+	}
+	if s, err := f.Scrub(f.ctx, time.Hour); err != nil || s.Damaged != 1 {
+		t.Errorf("damaged: %+v (%v)", s, err)
+	}
+	blobs, err := f.PackageBlobs(f.ctx, "hello")
+	f.must(err)
+	damaged := 0
+	for _, b := range blobs {
+		if b.DamagedAt != nil {
+			damaged++
+		}
+	}
+	if len(blobs) != 2 || damaged != 1 {
+		t.Errorf("hello has %d blobs, %d damaged; want 2 and 1", len(blobs), damaged)
+	}
+	f.must(f.BlobChecked(f.ctx, digest))
+	if s, err := f.Scrub(f.ctx, time.Hour); err != nil || s.Damaged != 0 {
+		t.Errorf("mended: %+v (%v)", s, err)
+	}
+
+	// What was not read for longest comes first.
+	f.must(f.exec(`UPDATE blobs SET created_at = now() - interval '2 hours'`))
+	old, err := f.UncheckedBlobs(f.ctx, time.Hour, 2)
+	f.must(err)
+	if len(old) != 2 {
+		t.Fatalf("%d blobs are unread for an hour, want 2", len(old))
+	}
+	for _, b := range old {
+		if b.Digest == digest {
+			t.Error("what was just read is asked for")
+		}
+		f.must(f.BlobChecked(f.ctx, b.Digest))
+	}
+	if s, err := f.Scrub(f.ctx, time.Hour); err != nil || s.Behind != 1 {
+		t.Errorf("behind: %+v, want 1 (%v)", s, err)
+	}
+}

@@ -1,0 +1,269 @@
+package audit
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+
+	"packbase/storage"
+	"packbase/storage/blob"
+)
+
+// Mend reads a blob that a row names. Wrong bytes go to quarantine, and what
+// is wrong or lost is made again: from the other copy of the same files, or
+// from the peer. It reports whether the blob is right now, mended whether it
+// was not before, and records both. Its error says nothing about the blob.
+func (a *Auditor) Mend(ctx context.Context, digest string) (right, mended bool, err error) {
+	found, err := a.mend(ctx, digest)
+	if found == nil || err != nil {
+		return err == nil, false, err
+	}
+	a.Report(*found)
+	return found.Mended, found.Mended, nil
+}
+
+// mend is Mend without the report; found is nil if there was nothing to do.
+func (a *Auditor) mend(ctx context.Context, digest string) (found *Finding, err error) {
+	problem := a.look(ctx, digest)
+	switch {
+	case problem == nil:
+		return nil, a.DB.BlobChecked(ctx, digest)
+	case ctx.Err() != nil, errors.Is(problem, blob.ErrUnavailable) && !blob.IsDamaged(problem):
+		return nil, fmt.Errorf("read blob %s: %w", digest, problem)
+	}
+	uses, err := a.DB.BlobUses(ctx, digest)
+	if err != nil || len(uses) == 0 {
+		return nil, err // swept meanwhile: nobody misses it
+	}
+	found = &Finding{Code: "blob_corrupt", Subject: digest, Problem: fmt.Sprintf("%s of %s: %v", uses[0].Use, uses[0].Package, problem)}
+	if errors.Is(problem, fs.ErrNotExist) {
+		found.Code = "blob_missing"
+	}
+	if err := a.Blobs.Quarantine(ctx, digest); err != nil {
+		return nil, err
+	}
+	if err := a.remake(ctx, digest, uses); err != nil {
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		found.Problem += fmt.Sprintf("; it cannot be made again: %v", err)
+		return found, a.DB.BlobDamaged(ctx, digest, fmt.Sprintf("the stored bytes of its %s are damaged or lost", uses[0].Use))
+	}
+	found.Mended = true
+	return found, a.DB.BlobChecked(ctx, digest)
+}
+
+// look reads a blob. It tells a lost blob from a store that is away.
+func (a *Auditor) look(ctx context.Context, digest string) error {
+	err := blob.Verify(ctx, a.Blobs, digest)
+	if errors.Is(err, fs.ErrNotExist) {
+		if _, away := a.Blobs.Free(ctx); away != nil {
+			return away
+		}
+	}
+	return err
+}
+
+// lost reports whether err means that a blob's bytes cannot be had any more.
+func lost(err error) bool { return blob.IsDamaged(err) || errors.Is(err, fs.ErrNotExist) }
+
+// remake makes a blob again in every way there is, until one gives its bytes.
+func (a *Auditor) remake(ctx context.Context, digest string, uses []storage.BlobUse) error {
+	var errs []error
+	for _, u := range uses {
+		err := a.remakeFor(ctx, digest, u)
+		if errors.Is(err, errReplaced) {
+			continue
+		}
+		if err == nil {
+			err = blob.Verify(ctx, a.Blobs, digest)
+		}
+		if err == nil || ctx.Err() != nil {
+			return err
+		}
+		errs = append(errs, fmt.Errorf("%s of %s: %w", u.Use, u.Package, err))
+	}
+	if len(errs) == 0 {
+		return nil
+	}
+	if a.Peer != nil {
+		b, err := a.DB.BlobByDigest(ctx, digest)
+		if err == nil {
+			err = a.Peer(ctx, b)
+		}
+		if err == nil {
+			return nil
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+// errReplaced says that other bytes do as well, and are named by now.
+var errReplaced = errors.New("replaced")
+
+func (a *Auditor) remakeFor(ctx context.Context, digest string, u storage.BlobUse) error {
+	switch u.Use {
+	case "tarball":
+		return a.remakeTarball(ctx, digest, u.Package)
+	case "segment", "segment index":
+		return a.remakeSegments(ctx, u.Package)
+	case "record":
+		return a.remakeRecord(ctx, digest, u.Package)
+	}
+	return errors.New("nothing else here holds its bytes")
+}
+
+// remakeRecord writes what the rows say of the package now.
+func (a *Auditor) remakeRecord(ctx context.Context, digest, pkg string) error {
+	rec, _, err := a.DB.PackageRecord(ctx, pkg)
+	if err != nil {
+		return err
+	}
+	raw, err := rec.Encode()
+	if err != nil {
+		return err
+	}
+	stage, err := a.Staging.New()
+	if err != nil {
+		return err
+	}
+	defer stage.Close()
+	put, err := a.stage(ctx, stage.Dir, func(f *os.File) error {
+		_, err := f.Write(raw)
+		return err
+	})
+	if err == nil {
+		err = a.DB.ReplaceRecord(ctx, pkg, digest, put)
+	}
+	if err == nil && put.Digest != digest {
+		err = errReplaced
+	}
+	return err
+}
+
+func (a *Auditor) remakeTarball(ctx context.Context, digest, pkg string) error {
+	releases, err := a.DB.Releases(ctx, pkg)
+	if err != nil {
+		return err
+	}
+	for i := range releases {
+		if releases[i].Digest == digest {
+			return a.rebuildTarball(ctx, &releases[i])
+		}
+	}
+	return errors.New("no release has it")
+}
+
+// suspicious reports whether what the store says of a blob does not go with
+// its row, or somebody wrote to it since it was read: it is to be read then.
+func suspicious(row storage.StoredBlob, info blob.Info, err error) bool {
+	return row.DamagedAt != nil || err != nil || info.Size != row.Size || info.ModTime.After(row.CheckedAt)
+}
+
+// deepBytes is how much of one package is read when somebody asks for it.
+const deepBytes = 256 << 20
+
+// MendPackage mends the blobs of a package: those that the store does not have
+// as the rows say and, if deep, all that can be read in little time.
+// It returns how many were mended and how many are still wrong.
+func (a *Auditor) MendPackage(ctx context.Context, pkg string, deep bool) (mended, wrong int, err error) {
+	blobs, err := a.DB.PackageBlobs(ctx, pkg)
+	if err != nil {
+		return 0, 0, err
+	}
+	budget := int64(0)
+	if deep {
+		budget = deepBytes
+	}
+	for _, b := range blobs {
+		info, err := a.Blobs.Stat(ctx, b.Digest)
+		if err != nil && !lost(err) {
+			return mended, wrong, err
+		}
+		if budget -= b.Size; budget < 0 && !suspicious(b, info, err) {
+			continue
+		}
+		right, again, err := a.Mend(ctx, b.Digest)
+		if err != nil {
+			return mended, wrong, err
+		}
+		if again {
+			mended++
+		}
+		if !right {
+			wrong++
+		}
+	}
+	return mended, wrong, nil
+}
+
+// Notice compares the store's list with the rows, and has what does not agree
+// read: it returns how many blobs that are. It reads none itself.
+func (a *Auditor) Notice(ctx context.Context) (suspects int, err error) {
+	rows := &rowsInOrder{db: a.DB}
+	suspect := func(row storage.StoredBlob) error {
+		suspects++
+		return a.DB.SuspectBlob(ctx, row.Digest)
+	}
+	for info, err := range a.Blobs.List(ctx) {
+		if err != nil {
+			return suspects, fmt.Errorf("list blobs: %w", err)
+		}
+		for {
+			row, ok, err := rows.peek(ctx)
+			if err != nil {
+				return suspects, err
+			}
+			if !ok || row.Digest > info.Digest {
+				break
+			}
+			rows.drop()
+			var gone error
+			if row.Digest < info.Digest {
+				gone = fs.ErrNotExist
+			}
+			if suspicious(row, info, gone) {
+				if err := suspect(row); err != nil {
+					return suspects, err
+				}
+			}
+		}
+	}
+	for {
+		row, ok, err := rows.peek(ctx)
+		if err != nil || !ok {
+			return suspects, err
+		}
+		rows.drop()
+		if err := suspect(row); err != nil {
+			return suspects, err
+		}
+	}
+}
+
+// rowsInOrder reads the rows of named blobs, in the order of their digests.
+type rowsInOrder struct {
+	db    *storage.DB
+	page  []storage.StoredBlob
+	after string
+	ended bool
+}
+
+func (r *rowsInOrder) peek(ctx context.Context) (row storage.StoredBlob, ok bool, err error) {
+	const page = 1000
+	if len(r.page) == 0 && !r.ended {
+		if r.page, err = r.db.StoredBlobs(ctx, r.after, page); err != nil {
+			return row, false, err
+		}
+		r.ended = len(r.page) < page
+	}
+	if len(r.page) == 0 {
+		return row, false, nil
+	}
+	return r.page[0], true, nil
+}
+
+func (r *rowsInOrder) drop() { r.after, r.page = r.page[0].Digest, r.page[1:] }

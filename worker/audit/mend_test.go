@@ -1,0 +1,183 @@
+package audit_test
+
+import (
+	"context"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"packbase/storage"
+	"packbase/storage/blob"
+	"packbase/worker/audit"
+	"packbase/worker/workertest"
+)
+
+func TestMain(m *testing.M) { workertest.Main(m) }
+
+// auditor returns one that keeps its findings.
+func auditor(r *workertest.Registry) (a *audit.Auditor, found *[]audit.Finding) {
+	found = &[]audit.Finding{}
+	return &audit.Auditor{DB: r.DB, Blobs: r.Blobs, Staging: r.Staging, Report: func(f audit.Finding) { *found = append(*found, f) }}, found
+}
+
+// uses returns the digests of all named blobs, by what they are.
+func uses(t *testing.T, r *workertest.Registry) map[string][]string {
+	t.Helper()
+	named, err := r.NamedBlobs(t.Context())
+	r.Must(err)
+	all := map[string][]string{}
+	for digest := range named {
+		list, err := r.BlobUses(t.Context(), digest)
+		r.Must(err)
+		for _, u := range list {
+			all[u.Use] = append(all[u.Use], digest)
+		}
+	}
+	for _, list := range all {
+		slices.Sort(list)
+	}
+	return all
+}
+
+// contents returns the bytes of all blobs.
+func contents(t *testing.T, r *workertest.Registry) map[string][]byte {
+	t.Helper()
+	named, err := r.NamedBlobs(t.Context())
+	r.Must(err)
+	all := map[string][]byte{}
+	for digest := range named {
+		all[digest], err = os.ReadFile(r.Path(digest))
+		r.Must(err)
+	}
+	return all
+}
+
+func put(t *testing.T, r *workertest.Registry, raw []byte, digest string) error {
+	t.Helper()
+	f, err := os.CreateTemp(t.TempDir(), "blob")
+	r.Must(err)
+	defer f.Close()
+	_, err = f.Write(raw)
+	r.Must(err)
+	return r.Blobs.Put(t.Context(), digest, f)
+}
+
+// Whatever happens to a blob that can be made again, it is made again, byte
+// for byte, and what cannot is reported and makes its package unhealthy.
+func TestMend(t *testing.T) {
+	t.Parallel()
+	r := workertest.New(t)
+	stop := r.Work()
+	r.Mirror("hello", "v1.0.0", "v1.1.0", "v2.0.0")
+	stop()
+	right := contents(t, r)
+	r.Must(r.RecordProbe(t.Context(), "hello", storage.Probe{Healthy: true}))
+	harms := map[string]func([]byte) []byte{"flip": workertest.Flip, "cut": func(b []byte) []byte { return b[:len(b)-1] }, "gone": nil}
+	for use, digests := range uses(t, r) {
+		for harm, change := range harms {
+			a, found := auditor(r)
+			before := r.Quarantined()
+			r.Spoil(digests[0], change)
+			ok, mended, err := a.Mend(t.Context(), digests[0])
+			r.Must(err)
+			name := use + ", " + harm
+			switch use {
+			case "tarball", "segment", "segment index":
+				if !ok || !mended || len(*found) != 1 || !(*found)[0].Mended {
+					t.Errorf("%s: ok %v, mended %v, found %v", name, ok, mended, *found)
+				}
+				if err := blob.Verify(t.Context(), r.Blobs, digests[0]); err != nil {
+					t.Errorf("%s: %v", name, err)
+				}
+			case "record":
+				if !ok || !mended {
+					t.Errorf("%s: ok %v, mended %v, found %v", name, ok, mended, *found)
+				}
+				digests = uses(t, r)["record"]
+				if err := blob.Verify(t.Context(), r.Blobs, digests[0]); err != nil {
+					t.Errorf("%s: its successor: %v", name, err)
+				}
+			default: // nothing else here has the bytes of a manifest or of a history
+				if ok || mended || len(*found) != 1 || (*found)[0].Mended {
+					t.Errorf("%s: ok %v, mended %v, found %v", name, ok, mended, *found)
+				}
+				if p, err := r.PackageByName(t.Context(), "hello"); err != nil || p.Healthy || !strings.Contains(p.ProbeError, use) {
+					t.Errorf("%s: healthy %v, because %q (%v)", name, p.Healthy, p.ProbeError, err)
+				}
+				a.Peer = func(ctx context.Context, b storage.Blob) error { return put(t, r, right[b.Digest], b.Digest) }
+				if ok, mended, err := a.Mend(t.Context(), digests[0]); err != nil || !ok || !mended {
+					t.Errorf("%s, from the peer: ok %v, mended %v (%v)", name, ok, mended, err)
+				}
+			}
+			want := before + 1
+			if harm == "gone" {
+				want = before
+			}
+			if got := r.Quarantined(); got != want {
+				t.Errorf("%s: %d files in quarantine, want %d", name, got, want)
+			}
+			if s, err := r.Scrub(t.Context(), time.Hour); err != nil || s.Damaged != 0 {
+				t.Errorf("%s: %d blobs are damaged after (%v)", name, s.Damaged, err)
+			}
+		}
+	}
+	a, found := auditor(r)
+	r.Must(a.Verify(t.Context(), false))
+	r.Must(a.Fsck(t.Context()))
+	if len(*found) != 0 {
+		t.Errorf("findings after: %v", *found)
+	}
+}
+
+// Verify finds, and tells the workers of, all that is wrong; with repair it
+// mends what it can, also what needs another blob that is wrong, too.
+func TestVerify(t *testing.T) {
+	t.Parallel()
+	r := workertest.New(t)
+	stop := r.Work()
+	rel := r.Mirror("hello", "v1.0.0", "v2.0.0")
+	stop()
+	named := uses(t, r)
+	a, found := auditor(r)
+	r.Must(a.Verify(t.Context(), false))
+	if len(*found) != 0 {
+		t.Fatalf("findings before: %v", *found)
+	}
+	tarball := contents(t, r)[rel[0].Digest]
+	r.Spoil(rel[0].Digest, nil)
+	r.Spoil(named["segment index"][0], workertest.Flip)
+	r.Spoil(named["segment index"][1], workertest.Flip)
+	r.Must(a.Verify(t.Context(), false))
+	if len(*found) != 3 || r.Quarantined() != 2 {
+		t.Errorf("%d in quarantine, findings: %v", r.Quarantined(), *found)
+	}
+	if due, err := r.DueBlobs(t.Context(), 10); err != nil || len(due) != 3 {
+		t.Errorf("the workers were told of %d blobs, want 3 (%v)", len(due), err)
+	}
+	// Neither the tarball nor the indexes can be made without the other.
+	*found = nil
+	r.Must(a.Verify(t.Context(), true))
+	for _, f := range *found {
+		if f.Mended {
+			t.Errorf("mended out of nothing: %+v", f)
+		}
+	}
+	if len(*found) != 3 {
+		t.Errorf("findings: %v", *found)
+	}
+	r.Must(put(t, r, tarball, rel[0].Digest))
+	*found = nil
+	r.Must(a.Verify(t.Context(), true))
+	for _, f := range *found {
+		if !f.Mended {
+			t.Errorf("not mended: %+v", f)
+		}
+	}
+	*found = nil
+	r.Must(a.Verify(t.Context(), false))
+	if s, err := r.Scrub(t.Context(), time.Hour); err != nil || s.Damaged != 0 || len(*found) != 0 {
+		t.Errorf("after: %+v, %v (%v)", s, *found, err)
+	}
+}

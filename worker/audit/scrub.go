@@ -1,0 +1,161 @@
+package audit
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"packbase/storage"
+	"packbase/storage/blob"
+)
+
+// A Keeper reads all blobs again, each at least once in Period, and mends what
+// is damaged, as soon as anybody finds it. Of many keepers of one registry one
+// works at a time; how far it has come is in the rows.
+type Keeper struct {
+	Auditor
+	Period time.Duration                         // 0: blobs are not read again, only mended
+	Probe  func(ctx context.Context, pkg string) // called for packages with a mended blob
+	Log    *slog.Logger
+	pace   pace
+}
+
+// A pace says how fast to read.
+type pace struct {
+	rate   float64   // bytes a second
+	worked time.Time // when rate was worked out
+	next   time.Time // when the next blob may be read
+}
+
+const (
+	keepEvery    = 2 * time.Second // damage is looked for
+	restEvery    = time.Minute     // another keeper is at work
+	slowest      = 1 << 20         // bytes a second
+	paceEvery    = 10 * time.Minute
+	scrubbed     = 50 // blobs asked for at once
+	mendedAtOnce = 20
+)
+
+// Run keeps the registry until ctx ends.
+func (k *Keeper) Run(ctx context.Context) {
+	for ctx.Err() == nil {
+		wait := keepEvery
+		if k.Period > 0 {
+			wait = min(wait, max(k.Period/20, 50*time.Millisecond))
+		}
+		release, mine, err := k.DB.TryScrub(ctx)
+		switch {
+		case err != nil && ctx.Err() == nil:
+			k.Log.WarnContext(ctx, "blobs not scrubbed", "err", err)
+		case err == nil && !mine:
+			wait = restEvery
+		case err == nil:
+			k.turn(ctx, wait)
+			release()
+			continue
+		}
+		sleep(ctx, wait)
+	}
+}
+
+// turn works for a while.
+func (k *Keeper) turn(ctx context.Context, wait time.Duration) {
+	for range 10 {
+		err := k.mendDamaged(ctx)
+		if err == nil && k.Period > 0 {
+			err = k.scrub(ctx)
+		}
+		if err != nil && ctx.Err() == nil {
+			k.Log.WarnContext(ctx, "blobs not scrubbed", "err", err)
+		}
+		sleep(ctx, wait)
+		if ctx.Err() != nil {
+			return
+		}
+	}
+}
+
+func sleep(ctx context.Context, d time.Duration) {
+	select {
+	case <-ctx.Done():
+	case <-time.After(d):
+	}
+}
+
+// mendDamaged mends what is known as damaged and due, and has the packages
+// that need it probed again.
+func (k *Keeper) mendDamaged(ctx context.Context) error {
+	damaged, err := k.DB.DueBlobs(ctx, mendedAtOnce)
+	if err != nil || len(damaged) == 0 {
+		return err
+	}
+	// While this is held, no blob is swept that is about to be named.
+	release, err := k.DB.ShareBlobs(ctx)
+	if err != nil {
+		return err
+	}
+	defer release()
+	for _, b := range damaged {
+		right, _, err := k.Mend(ctx, b.Digest)
+		if err != nil {
+			return err
+		}
+		if !right {
+			continue
+		}
+		uses, err := k.DB.BlobUses(ctx, b.Digest)
+		if err != nil {
+			return err
+		}
+		for _, u := range uses {
+			k.Probe(ctx, u.Package)
+		}
+	}
+	return nil
+}
+
+// scrub reads what is due, as fast as the pace allows. What is older than half
+// the period is due, and the other half is the time for reading all.
+func (k *Keeper) scrub(ctx context.Context) error {
+	now := time.Now()
+	if now.Sub(k.pace.worked) > min(paceEvery, k.Period/10) {
+		s, err := k.DB.Scrub(ctx, k.Period)
+		if err != nil {
+			return err
+		}
+		k.pace.rate, k.pace.worked = max(float64(s.Bytes)/(k.Period/2).Seconds(), slowest), now
+	}
+	for until := now.Add(keepEvery); time.Now().Before(until) && time.Now().After(k.pace.next); {
+		due, err := k.DB.UncheckedBlobs(ctx, k.Period/2, scrubbed)
+		if err != nil || len(due) == 0 {
+			return err
+		}
+		for _, b := range due {
+			if wait := time.Until(k.pace.next); wait > keepEvery {
+				return nil
+			} else if wait > 0 {
+				sleep(ctx, wait)
+			}
+			if err := k.read(ctx, b); err != nil {
+				return err
+			}
+			k.pace.next = time.Now().Add(time.Duration(float64(b.Size) / k.pace.rate * float64(time.Second)))
+		}
+	}
+	return nil
+}
+
+// read reads one blob. What is damaged is mended next.
+func (k *Keeper) read(ctx context.Context, b storage.StoredBlob) error {
+	err := k.look(ctx, b.Digest)
+	switch {
+	case err == nil:
+		return k.DB.BlobChecked(ctx, b.Digest)
+	case ctx.Err() != nil, errors.Is(err, blob.ErrUnavailable) && !blob.IsDamaged(err):
+		return fmt.Errorf("read blob %s: %w", b.Digest, err)
+	}
+	k.Log.ErrorContext(ctx, "blob damaged", "digest", b.Digest, "err", err)
+	return k.DB.SuspectBlob(ctx, b.Digest)
+}

@@ -1,0 +1,51 @@
+package worker
+
+import (
+	"context"
+	"strconv"
+
+	"packbase/storage"
+	"packbase/worker/audit"
+)
+
+// auditor looks after the bytes that are stored here.
+func (w *Worker) auditor() audit.Auditor {
+	return audit.Auditor{DB: w.db, Blobs: w.blobs, Staging: w.opt.Staging, Report: func(f audit.Finding) {
+		w.damage.WithLabelValues(strconv.FormatBool(f.Mended)).Inc()
+		w.log.Error("blob damaged", "code", f.Code, "digest", f.Subject, "problem", f.Problem, "mended", f.Mended)
+	}}
+}
+
+// scrub reads all blobs again and mends what is damaged, until ctx ends.
+func (w *Worker) scrub(ctx context.Context) {
+	k := audit.Keeper{Auditor: w.auditor(), Period: w.opt.Scrub, Log: w.log, Probe: func(ctx context.Context, pkg string) {
+		if _, err := w.probe.Probe(ctx, pkg); err != nil && ctx.Err() == nil {
+			w.log.WarnContext(ctx, "package not probed", "package", pkg, "err", err)
+		}
+	}}
+	k.Run(ctx)
+}
+
+// mend mends the stored bytes of the job's package, and has it probed again if
+// that helped. What cannot be mended is in its health. A job that somebody
+// asked for reads more than one of an update that covers everything.
+func (w *Worker) mend(ctx context.Context, j *job) error {
+	j.setProgress(storage.Progress{Step: "check bytes"})
+	a := w.auditor()
+	mended, _, err := a.MendPackage(ctx, j.Job.Package, j.Job.RunID == nil)
+	if err != nil || mended == 0 {
+		return err
+	}
+	_, err = w.probe.Probe(ctx, j.Job.Package)
+	return err
+}
+
+// noticeDamage has the blobs read and mended that the store does not have as
+// they were stored.
+func (w *Worker) noticeDamage(ctx context.Context) {
+	a := w.auditor()
+	suspects, err := a.Notice(ctx)
+	if suspects > 0 || err != nil && ctx.Err() == nil {
+		w.log.WarnContext(ctx, "stored blobs looked at", "to_be_read", suspects, "err", err)
+	}
+}
