@@ -351,13 +351,15 @@ func (db *DB) Watch(ctx context.Context, lease, quiet time.Duration) error {
 		if err != nil || passed.Abs() <= quiet {
 			return err
 		}
+		if passed < 0 {
+			if err := setBack(ctx, tx, -passed); err != nil {
+				return err
+			}
+		}
 		_, err = tx.Exec(ctx, `
 			UPDATE jobs SET lease_until = LEAST(lease_until + GREATEST($1::interval, '0'), now() + $2::interval)
 			WHERE state = 'running' AND lease_until IS NOT NULL`, passed, lease)
-		if err != nil || passed > 0 {
-			return err
-		}
-		return setBack(ctx, tx, -passed)
+		return err
 	})
 	if err != nil {
 		return fmt.Errorf("watch leases: %w", translate(err))
@@ -365,13 +367,16 @@ func (db *DB) Watch(ctx context.Context, lease, quiet time.Duration) error {
 	return nil
 }
 
-// setBack moves what is yet to come with a clock that went back.
+// setBack moves what is yet to come with a clock that went back. What apis
+// keep in memory is read anew: they ask for later changes than they know.
 func setBack(ctx context.Context, tx pgx.Tx, by time.Duration) error {
 	batch := &pgx.Batch{}
+	batch.Queue(`UPDATE packages SET next_sync_at = next_sync_at - $1::interval WHERE next_sync_at > now()`, by)
+	batch.Queue(`UPDATE packages SET changed_at = now() WHERE changed_at > now()`)
+	batch.Queue(`UPDATE access SET epoch = epoch + 1`)
+	batch.Queue(`UPDATE upstream_hosts SET next_at = next_at - $1::interval WHERE next_at > now()`, by)
 	batch.Queue(`UPDATE jobs SET run_at = run_at - $1::interval WHERE state = 'queued' AND run_at > now()`, by)
 	batch.Queue(`UPDATE jobs SET enqueued_at = now() WHERE state = 'queued' AND enqueued_at > now()`)
-	batch.Queue(`UPDATE upstream_hosts SET next_at = next_at - $1::interval WHERE next_at > now()`, by)
-	batch.Queue(`UPDATE packages SET next_sync_at = next_sync_at - $1::interval WHERE next_sync_at > now()`, by)
 	batch.Queue(`UPDATE runs SET created_at = now() WHERE created_at > now()`)
 	batch.Queue(`UPDATE runs SET started_at = now() WHERE started_at > now()`)
 	batch.Queue(`UPDATE workers SET seen_at = now() WHERE seen_at > now()`)

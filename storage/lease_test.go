@@ -215,8 +215,15 @@ func TestClock(t *testing.T) {
 	update, _, err := f.RequestDueUpdate(f.ctx, time.Minute, 0)
 	f.must(err)
 	watch(0)
+	epoch, err := f.Epoch(f.ctx)
+	f.must(err)
 	set(0)
 	watch(0)
+	now, err := f.Epoch(f.ctx)
+	f.must(err)
+	if changed, err := f.ChangedPackages(f.ctx, time.Now().Add(time.Minute)); now == epoch || err != nil || len(changed) > 0 {
+		t.Errorf("epoch %d after %d, %d packages changed in the future, %v; want apis to read anew", now, epoch, len(changed), err)
+	}
 	for _, c := range []storage.Claim{before, ahead} {
 		if _, err := f.ExtendJob(f.ctx, c, lease, storage.Progress{}); err != nil {
 			t.Errorf("heartbeat of %s: %v, want its claim to hold", c.Job.Package, err)
