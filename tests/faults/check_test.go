@@ -36,8 +36,9 @@ const settleTime = 10 * time.Second
 // A checker holds one packbase to the invariants of the test plan, and to
 // what it has said before.
 type checker struct {
-	t *testing.T
-	s *harness.Server
+	t    *testing.T
+	s    *harness.Server
+	away bool // the database is at times: 503 is an answer
 
 	mu     sync.Mutex
 	ledger map[string]string // what clients were told, by what they asked

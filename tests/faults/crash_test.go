@@ -228,7 +228,7 @@ func (c *checker) readRefs(pkg string) {
 func (c *checker) tryGet(path string) *harness.Answer {
 	a, err := c.s.TryDo(http.MethodGet, path, "", nil)
 	switch {
-	case err != nil, a.Status == http.StatusNotFound:
+	case err != nil, a.Status == http.StatusNotFound, c.away && a.Status == http.StatusServiceUnavailable:
 		return nil
 	case a.Status != http.StatusOK:
 		c.t.Errorf("I8: GET %s: status = %d, want 200 or 404\n%s", path, a.Status, a.Body)

@@ -39,6 +39,20 @@ func rounds(usual, long int) int {
 	return usual
 }
 
+// faults is rounds for the campaign; PACKBASE_TEST_FAULTS sets another number.
+func faults(t *testing.T, usual, long int) int {
+	t.Helper()
+	text := os.Getenv("PACKBASE_TEST_FAULTS")
+	if text == "" {
+		return rounds(usual, long)
+	}
+	n, err := strconv.Atoi(text)
+	if err != nil {
+		t.Fatalf("PACKBASE_TEST_FAULTS: %v", err)
+	}
+	return n
+}
+
 // random returns numbers that are the same again if PACKBASE_TEST_SEED is set
 // to the seed that it logs.
 func random(t *testing.T) *rand.Rand {

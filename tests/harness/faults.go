@@ -199,6 +199,21 @@ func (e *Engines) Signal(name string, sig syscall.Signal) {
 	}
 }
 
+// Freeze has all processes of an engine stand still until thaw is called.
+func (e *Engines) Freeze(name string) (thaw func()) {
+	e.t.Helper()
+	first := e.PID(name)
+	e.Signal(name, syscall.SIGSTOP) // it starts no more
+	all := append(childrenOf(e.t, first), first)
+	signal := func(sig syscall.Signal) {
+		for _, pid := range all {
+			_ = syscall.Kill(pid, sig) // one that has ended does nothing, either
+		}
+	}
+	signal(syscall.SIGSTOP)
+	return func() { signal(syscall.SIGCONT) }
+}
+
 // Crash ends an engine at once, as `pg_ctl stop -m immediate` and `kill -9`
 // do, and leaves it and the other one stopped.
 func (e *Engines) Crash(name string) {
