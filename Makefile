@@ -55,6 +55,7 @@ test-faults: ## run the tests that kill, freeze, fill and cut, at length
 	@.ci/install up test
 	$(ENV) '$(ZIGS)' -- go test -count=1 -timeout 90m -tags failpoint,faults ./tests/faults/... ./tests/edges/...
 	PACKBASE_TEST_LONG=200000 go test -count=1 -timeout 30m -run Differential ./storage/gitpack
+	PACKBASE_TEST_LONG=5000 $(ENV) '$(ALL_ZIGS)' -- go test -count=1 -timeout 30m -run TestZig ./storage/tarball
 
 bench: ## measure against git, git http-backend and nginx side by side
 	@.ci/install up test bench

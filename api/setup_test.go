@@ -278,7 +278,7 @@ func (p *publication) open() (done func()) {
 	p.must(err)
 	scratch, err := os.CreateTemp(p.t.TempDir(), "chunks")
 	p.must(err)
-	p.objects, p.builder = gitpack.NewObjects(spool), tarball.NewBuilder(scratch, tarball.Limits{})
+	p.objects, p.builder = gitpack.NewObjects(spool), tarball.NewBuilder(scratch, tarball.Form2, tarball.Limits{})
 	return func() { spool.Close(); scratch.Close() }
 }
 

@@ -44,6 +44,7 @@ type ManifestTarball struct {
 	ContentDigest string `json:"content_digest"`
 	ContentSize   int64  `json:"content_size"`
 	Prefix        string `json:"prefix,omitempty"` // the wrapping directory, with its slash
+	Form          int    `json:"form,omitempty"`   // the tarball.Form that makes these bytes again; 0 is the first
 }
 
 // ManifestGit holds what Git knows and a tarball does not.

@@ -29,7 +29,7 @@ func BenchmarkBuild(b *testing.B) {
 		tags = append(tags, tr.entries())
 	}
 	for b.Loop() {
-		bld := NewBuilder(scratch(b), Limits{})
+		bld := NewBuilder(scratch(b), Form2, Limits{})
 		for i, es := range tags {
 			_, info := build(b, bld, Header{commitOID, when.Add(time.Duration(i) * time.Hour), ""}, es)
 			b.SetBytes(info.ContentSize * int64(len(tags)))
@@ -71,7 +71,7 @@ func BenchmarkRepository(b *testing.B) {
 	start = processorTime(b, syscall.RUSAGE_SELF)
 	for b.Loop() {
 		size.Store(0)
-		bld := NewBuilder(scratch(b), Limits{})
+		bld := NewBuilder(scratch(b), Form2, Limits{})
 		next := make(chan int, len(tags))
 		for i := range tags {
 			next <- i

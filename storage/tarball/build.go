@@ -14,12 +14,12 @@ type Builder struct {
 	lim    Limits
 }
 
-// NewBuilder returns a Builder that keeps deflated chunks in scratch: an empty file, open for reading and
+// NewBuilder returns a Builder of tarballs in the given form, that keeps deflated chunks in scratch: an empty file, open for reading and
 // writing, that nobody else uses and whose bytes mean nothing afterwards. It grows to the size of all
 // tarballs built, less what they share. Use one Builder for all tags of a package.
-func NewBuilder(scratch *os.File, lim Limits) *Builder {
+func NewBuilder(scratch *os.File, form Form, lim Limits) *Builder {
 	return &Builder{
-		chunks: chunkCache{scratch: scratch, chunks: map[[32]byte]*deflated{}},
+		chunks: chunkCache{form: form, scratch: scratch, chunks: map[[32]byte]*deflated{}},
 		lim:    lim.orMax(),
 	}
 }

@@ -156,7 +156,7 @@ func equalsGitArchive(t *testing.T, tr tree, when time.Time, prefix string) {
 	r, commit := newRepo(t, tr, when)
 	want := r.git(t, "", "archive", "--format=tar", "--prefix="+prefix, commit)
 
-	got, info := build(t, NewBuilder(scratch(t), Limits{}), Header{commit, when, prefix}, tr.entries())
+	got, info := build(t, NewBuilder(scratch(t), Form2, Limits{}), Header{commit, when, prefix}, tr.entries())
 	tar := gunzip(t, got)
 	if !bytes.Equal(tar, want) {
 		i := 0
@@ -201,7 +201,7 @@ func infoOf(targz, tar []byte) Info {
 
 func TestGzipReadsIt(t *testing.T) {
 	t.Parallel()
-	got, info := build(t, NewBuilder(scratch(t), Limits{}), Header{commitOID, when, ""}, fixtures()["big files"].entries())
+	got, info := build(t, NewBuilder(scratch(t), Form2, Limits{}), Header{commitOID, when, ""}, fixtures()["big files"].entries())
 	cmd := exec.CommandContext(t.Context(), "gzip", "-dc")
 	cmd.Stdin = bytes.NewReader(got)
 	tar, err := cmd.Output()
@@ -308,7 +308,7 @@ func TestBuildRefuses(t *testing.T) {
 		{"long prefix", Header{commitOID, when, strings.Repeat("a", MaxPrefix) + "/"}, Limits{}, nil, ErrInvalid},
 	}
 	for _, tt := range tests {
-		_, err := NewBuilder(scratch(t), tt.lim).Build(t.Context(), io.Discard, tt.header, all(tt.entries))
+		_, err := NewBuilder(scratch(t), Form2, tt.lim).Build(t.Context(), io.Discard, tt.header, all(tt.entries))
 		if !errors.Is(err, tt.want) {
 			t.Errorf("%s: err = %v, want %v", tt.name, err, tt.want)
 		}
@@ -327,7 +327,7 @@ func TestBuildEnds(t *testing.T) {
 				}
 			}
 		}
-		_, err := NewBuilder(scratch(t), Limits{}).Build(ctx, io.Discard, Header{commitOID, when, ""}, entries)
+		_, err := NewBuilder(scratch(t), Form2, Limits{}).Build(ctx, io.Discard, Header{commitOID, when, ""}, entries)
 		if !errors.Is(err, context.Canceled) {
 			t.Errorf("err = %v, want %v", err, context.Canceled)
 		}
@@ -335,7 +335,7 @@ func TestBuildEnds(t *testing.T) {
 	t.Run("with its entries", func(t *testing.T) {
 		want := errors.New("bad tree")
 		entries := func(yield func(Entry, error) bool) { yield(Entry{}, want) }
-		_, err := NewBuilder(scratch(t), Limits{}).Build(t.Context(), io.Discard, Header{commitOID, when, ""}, entries)
+		_, err := NewBuilder(scratch(t), Form2, Limits{}).Build(t.Context(), io.Discard, Header{commitOID, when, ""}, entries)
 		if !errors.Is(err, want) {
 			t.Errorf("err = %v, want %v", err, want)
 		}
@@ -343,7 +343,7 @@ func TestBuildEnds(t *testing.T) {
 	t.Run("with its scratch file", func(t *testing.T) {
 		f := scratch(t)
 		f.Close()
-		_, err := NewBuilder(f, Limits{}).Build(t.Context(), io.Discard, Header{commitOID, when, ""}, all(nil))
+		_, err := NewBuilder(f, Form2, Limits{}).Build(t.Context(), io.Discard, Header{commitOID, when, ""}, all(nil))
 		if !errors.Is(err, os.ErrClosed) {
 			t.Errorf("err = %v, want %v", err, os.ErrClosed)
 		}
@@ -351,7 +351,7 @@ func TestBuildEnds(t *testing.T) {
 	t.Run("with its writer", func(t *testing.T) {
 		pr, pw := io.Pipe()
 		pr.Close()
-		_, err := NewBuilder(scratch(t), Limits{}).Build(t.Context(), pw, Header{commitOID, when, ""}, all(nil))
+		_, err := NewBuilder(scratch(t), Form2, Limits{}).Build(t.Context(), pw, Header{commitOID, when, ""}, all(nil))
 		if !errors.Is(err, io.ErrClosedPipe) {
 			t.Errorf("err = %v, want %v", err, io.ErrClosedPipe)
 		}
@@ -394,12 +394,12 @@ func TestBuildIsDeterministic(t *testing.T) {
 	trees := fixtures()
 	want := map[string]Info{}
 	for name, tr := range trees {
-		_, want[name] = build(t, NewBuilder(scratch(t), Limits{}), Header{commitOID, when, ""}, tr.entries())
+		_, want[name] = build(t, NewBuilder(scratch(t), Form2, Limits{}), Header{commitOID, when, ""}, tr.entries())
 	}
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(0))
 	for procs := 1; procs <= 4; procs++ {
 		runtime.GOMAXPROCS(procs)
-		shared := NewBuilder(scratch(t), Limits{})
+		shared := NewBuilder(scratch(t), Form2, Limits{})
 		var wg sync.WaitGroup
 		for range 3 {
 			for name, tr := range trees {

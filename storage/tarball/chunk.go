@@ -1,7 +1,6 @@
 package tarball
 
 import (
-	"bytes"
 	"crypto/sha256"
 	"fmt"
 	"io"
@@ -23,8 +22,6 @@ const (
 	minChunk  = 64 << 10 // bytes; content only, and its last chunk may be shorter
 	chunkMask = (1<<16 - 1) << 40
 	maxChunk  = 512 << 10 // bytes; between these, content is cut after 64 KiB on average
-
-	level = 6 // of compression
 )
 
 // gear maps each byte to the number that it adds to the rolling hash.
@@ -67,6 +64,7 @@ func (c *cutter) cut(buf []byte) int {
 
 // A chunkCache deflates each chunk once. It is safe for concurrent use.
 type chunkCache struct {
+	form    Form
 	scratch *os.File
 	writers sync.Pool // of *flate.Writer
 
@@ -103,8 +101,6 @@ func (c *chunkCache) deflate(chunk []byte) *deflated {
 
 // fill deflates chunk into scratch.
 func (c *chunkCache) fill(d *deflated, chunk []byte) error {
-	var buf bytes.Buffer
-	buf.Grow(len(chunk) / 2)
 	w, _ := c.writers.Get().(*flate.Writer)
 	if w == nil {
 		var err error
@@ -113,21 +109,17 @@ func (c *chunkCache) fill(d *deflated, chunk []byte) error {
 		}
 	}
 	defer c.writers.Put(w)
-	w.Reset(&buf)
-	// The whole chunk in one Write: how the bytes arrive must not tell in the output.
-	if _, err := w.Write(chunk); err != nil {
-		return err
-	}
-	if err := w.Flush(); err != nil {
+	out, err := c.form.deflate(w, chunk)
+	if err != nil {
 		return err
 	}
 
-	d.n = buf.Len()
+	d.n = len(out)
 	c.mu.Lock()
 	d.off = c.end
 	c.end += int64(d.n)
 	c.mu.Unlock()
-	if _, err := c.scratch.WriteAt(buf.Bytes(), d.off); err != nil {
+	if _, err := c.scratch.WriteAt(out, d.off); err != nil {
 		return fmt.Errorf("write scratch file: %w", err)
 	}
 	return nil

@@ -40,7 +40,7 @@ func readItems(r io.Reader, prefix string, lim Limits) (Header, Info, []item, er
 
 func TestReadReturnsWhatWasBuilt(t *testing.T) {
 	t.Parallel()
-	b := NewBuilder(scratch(t), Limits{})
+	b := NewBuilder(scratch(t), Form2, Limits{})
 	for name, tr := range fixtures() {
 		for _, h := range []Header{{commitOID, when, ""}, {commitOID, time.Unix(maxOctal+1, 0).UTC(), "hello-v1/"}} {
 			var want []item
@@ -73,7 +73,7 @@ func TestReadReturnsWhatWasBuilt(t *testing.T) {
 func TestReadSkipsContent(t *testing.T) {
 	t.Parallel()
 	tr := fixtures()["big files"]
-	targz, want := build(t, NewBuilder(scratch(t), Limits{}), Header{commitOID, when, ""}, tr.entries())
+	targz, want := build(t, NewBuilder(scratch(t), Form2, Limits{}), Header{commitOID, when, ""}, tr.entries())
 	n := 0
 	_, info, err := Read(bytes.NewReader(targz), "", Limits{}, func(Entry, io.Reader) error { n++; return nil })
 	if err != nil || info != want || n != len(tr) {
@@ -83,7 +83,7 @@ func TestReadSkipsContent(t *testing.T) {
 
 func TestReadEndsWithItsFunction(t *testing.T) {
 	t.Parallel()
-	targz, _ := build(t, NewBuilder(scratch(t), Limits{}), Header{commitOID, when, ""}, fixtures()["one file"].entries())
+	targz, _ := build(t, NewBuilder(scratch(t), Form2, Limits{}), Header{commitOID, when, ""}, fixtures()["one file"].entries())
 	want := errors.New("enough")
 	if _, _, err := Read(bytes.NewReader(targz), "", Limits{}, func(Entry, io.Reader) error { return want }); !errors.Is(err, want) {
 		t.Errorf("err = %v, want %v", err, want)
@@ -121,7 +121,7 @@ func TestReadRefuses(t *testing.T) {
 		"e":                      {Submodule, ""},
 		strings.Repeat("l", 101): {File, ""},
 	}
-	targz, _ := build(t, NewBuilder(scratch(t), Limits{}), Header{commitOID, when, ""}, tr.entries())
+	targz, _ := build(t, NewBuilder(scratch(t), Form2, Limits{}), Header{commitOID, when, ""}, tr.entries())
 	tar := gunzip(t, targz)
 	// Records: 0 global, 1 its text, 2 a, 3 its content, 4 b, 5 c/, 6 c/d, 7 its content, 8 e/, 9 pax of l, 10 its text, 11 l, then zeros.
 	if _, _, items, err := readItems(bytes.NewReader(gzipAs(tar)), "", Limits{}); err != nil || len(items) != 6 {
@@ -231,7 +231,7 @@ func TestReadRefuses(t *testing.T) {
 
 func TestReadPrefix(t *testing.T) {
 	t.Parallel()
-	b := NewBuilder(scratch(t), Limits{})
+	b := NewBuilder(scratch(t), Form2, Limits{})
 	tr := tree{"a": {File, "a"}, "b": {File, "b"}}
 	flat, _ := build(t, b, Header{commitOID, when, ""}, tr.entries())
 	wrapped, _ := build(t, b, Header{commitOID, when, "p/"}, tr.entries())
@@ -258,7 +258,7 @@ func TestReadPrefix(t *testing.T) {
 
 func TestReadLimits(t *testing.T) {
 	t.Parallel()
-	targz, info := build(t, NewBuilder(scratch(t), Limits{}), Header{commitOID, when, ""}, fixtures()["all kinds"].entries())
+	targz, info := build(t, NewBuilder(scratch(t), Form2, Limits{}), Header{commitOID, when, ""}, fixtures()["all kinds"].entries())
 	n := len(fixtures()["all kinds"].entries())
 	tests := []struct {
 		name string
@@ -287,7 +287,7 @@ func FuzzRead(f *testing.F) {
 		strings.Repeat("l", 101): {File, ""},
 	}
 	for _, tr := range []tree{{}, small} {
-		targz, _ := build(f, NewBuilder(scratch(f), Limits{}), Header{commitOID, when, ""}, tr.entries())
+		targz, _ := build(f, NewBuilder(scratch(f), Form2, Limits{}), Header{commitOID, when, ""}, tr.entries())
 		f.Add(gunzip(f, targz))
 	}
 	f.Fuzz(func(t *testing.T, tar []byte) {
@@ -308,7 +308,7 @@ func FuzzRead(f *testing.F) {
 			}
 			return
 		}
-		targz, again := build(t, NewBuilder(scratch(t), Limits{}), h, es)
+		targz, again := build(t, NewBuilder(scratch(t), Form2, Limits{}), h, es)
 		if again.ContentDigest != info.ContentDigest {
 			t.Errorf("built again: %q, want %q", gunzip(t, targz), tar)
 		}

@@ -456,7 +456,7 @@ func (a *Auditor) loadTree(ctx context.Context, objects *gitpack.Objects, man *s
 		return gitpack.OID{}, err
 	}
 	held := storage.ManifestTarball{Digest: info.Digest, Size: info.Size, MD5: info.MD5, CRC32: info.CRC32,
-		ContentDigest: info.ContentDigest, ContentSize: info.ContentSize, Prefix: man.Tarball.Prefix}
+		ContentDigest: info.ContentDigest, ContentSize: info.ContentSize, Prefix: man.Tarball.Prefix, Form: man.Tarball.Form}
 	if held != man.Tarball {
 		return gitpack.OID{}, errors.New("the tarball's digests are not those of the manifest")
 	}

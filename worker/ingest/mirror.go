@@ -178,7 +178,7 @@ func (m *mirror) open() error {
 	if m.scratch, err = os.Create(filepath.Join(m.req.Dir, "chunks")); err != nil {
 		return fmt.Errorf("make scratch file: %w", err)
 	}
-	m.builder = tarball.NewBuilder(m.scratch, tarball.Limits{Size: m.req.Limits.Tarball})
+	m.builder = tarball.NewBuilder(m.scratch, tarball.Form2, tarball.Limits{Size: m.req.Limits.Tarball})
 	m.zigFiles.known = map[zigFileKey]zigpkg.FileHash{}
 	return nil
 }
@@ -493,7 +493,7 @@ func (m *mirror) release(ctx context.Context, objects *gitpack.Objects, w *wante
 		Description: description(objects, tree),
 		Tarball: storage.ManifestTarball{
 			Digest: info.Digest, Size: info.Size, MD5: info.MD5, CRC32: info.CRC32,
-			ContentDigest: info.ContentDigest, ContentSize: info.ContentSize, Prefix: prefix,
+			ContentDigest: info.ContentDigest, ContentSize: info.ContentSize, Prefix: prefix, Form: int(tarball.Form2),
 		},
 		Zig: zig,
 		Git: storage.ManifestGit{Segment: w.newest, Entries: oddEntries(tree)},
@@ -542,7 +542,9 @@ func WriteTarball(ctx context.Context, w *os.File, objects *gitpack.Objects, man
 	defer os.Remove(scratch.Name())
 	defer scratch.Close()
 	header := tarball.Header{Commit: man.Commit, Time: man.CommitTime, Prefix: man.Tarball.Prefix}
-	_, err = tarball.NewBuilder(scratch, tarball.Limits{}).Build(ctx, w, header, entries(objects, tree))
+	// Manifests of earlier builds say no form.
+	form := cmp.Or(tarball.Form(man.Tarball.Form), tarball.Form1)
+	_, err = tarball.NewBuilder(scratch, form, tarball.Limits{}).Build(ctx, w, header, entries(objects, tree))
 	return err
 }
 
