@@ -79,7 +79,7 @@ func (s *scene) describe() {
 	ctx := s.t.Context()
 	oid := strings.Repeat("ab", 20)
 	c := s.claim("hello")
-	s.must(s.db.RejectTag(ctx, c, storage.RejectedTag{Tag: "bad", OID: oid, Code: "tree_name", Reason: "it has a file called .git"}))
+	s.must(s.db.RejectTag(ctx, c, storage.RejectedTag{Tag: "bad", OID: oid, Code: "tree_name", Reason: "it has a file called .git"}, time.Hour, time.Hour))
 	s.must(s.db.RecordMoves(ctx, c, []storage.MovedTag{{Tag: "v1.0.0", Old: s.hello[0].OID(), New: oid}, {Tag: "a/b", Old: s.hello[2].OID()}}))
 	s.must(s.db.EndJob(ctx, c, storage.Outcome{State: storage.Failed, Code: "upstream_unreachable", Message: "it does not answer",
 		Sync: &storage.Sync{Code: "upstream_unreachable", Message: "it does not answer", Wait: time.Hour}}))

@@ -185,8 +185,9 @@ func adoptRecord(ctx context.Context, tx pgx.Tx, r *PackageRecord, in Blob) erro
 			"commit": r.Probe.ProbeCommit, "error": r.Probe.ProbeError, "healthy": r.Probe.Healthy, "probed": r.Probe.ProbedAt,
 			"moved": len(r.Moved)})
 	for _, t := range r.Rejected {
-		batch.Queue(`INSERT INTO rejected_tags (package, tag, oid, code, reason, seen_at) VALUES ($1, $2, $3, $4, $5, $6)`,
-			r.Package, t.Tag, t.OID, t.Code, t.Reason, t.SeenAt)
+		// By which rules is not recorded: it is tried again.
+		batch.Queue(`INSERT INTO rejected_tags (package, tag, oid, code, reason, seen_at, retry_at) VALUES ($1, $2, $3, $4, $5, $6, $7)`,
+			r.Package, t.Tag, t.OID, t.Code, t.Reason, t.SeenAt, t.RetryAt)
 	}
 	for _, t := range r.Moved {
 		batch.Queue(`INSERT INTO moved_tags (package, tag, old_oid, new_oid, accepted, seen_at) VALUES ($1, $2, $3, $4, $5, $6)`,

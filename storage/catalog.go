@@ -137,15 +137,18 @@ type Candidate struct {
 // mirrored on request alone is not for updates, which anybody may start.
 //
 // Fresh is what has an unchanged, non-empty updated_at in the catalog, a
-// release, and a last sync that succeeded.
-func (db *DB) Candidates(ctx context.Context) ([]Candidate, error) {
+// release, a last sync that succeeded, and no rejected tag that is to be tried
+// again: its time has come, or it was judged by other rules.
+func (db *DB) Candidates(ctx context.Context, rules string) ([]Candidate, error) {
 	rows, _ := db.pool.Query(ctx, `
 		SELECT c.id, c.name, c.upstream, c.clone_url, c.language, c.description AS text,
 			COALESCE(c.source_updated <> '' AND c.synced_updated = c.source_updated
-				AND p.release_count > 0 AND p.sync_ok AND p.upstream = c.upstream, false) AS fresh,
+				AND p.release_count > 0 AND p.sync_ok AND p.upstream = c.upstream
+				AND NOT EXISTS (SELECT FROM rejected_tags r WHERE r.package = p.name AND (r.rules <> $1 OR r.retry_at <= now())
+					AND NOT EXISTS (SELECT FROM releases WHERE package = p.name AND tag = r.tag)), false) AS fresh,
 			COALESCE(p.state <> 'active' OR p.next_sync_at > now() AND p.upstream = c.upstream, false) AS waiting
 		FROM catalog_entries c LEFT JOIN packages p ON lower(p.name) = lower(c.name)
-		WHERE c.problem = '' ORDER BY c.name`)
+		WHERE c.problem = '' ORDER BY c.name`, rules)
 	all, err := pgx.CollectRows(rows, pgx.RowToStructByName[Candidate])
 	if err != nil {
 		return nil, fmt.Errorf("candidates: %w", translate(err))

@@ -117,14 +117,22 @@ func TestCandidates(t *testing.T) {
 	}
 	good, failed := storage.Sync{OK: true, Catalog: "t1"}, storage.Sync{Code: "x", Wait: time.Hour}
 	f.catalog(entry("1", "new", "t1"), entry("2", "synced", "t1"), entry("3", "empty", "t1"), entry("4", "failed-later", "t1"), entry("5", "no-time", ""),
-		entry("6", "frozen", "t1"), entry("7", "changed-meanwhile", "t2"), entry("8", "updated", "t1"), entry("9", "Other-Case", "t1"), entry("10", "rebound", "t1"))
-	for _, name := range []string{"synced", "failed-later", "no-time", "frozen", "changed-meanwhile", "updated", "other-case", "rebound", "by-hand"} {
+		entry("6", "frozen", "t1"), entry("7", "changed-meanwhile", "t2"), entry("8", "updated", "t1"), entry("9", "Other-Case", "t1"), entry("10", "rebound", "t1"),
+		entry("11", "rejected", "t1"), entry("12", "rejected-for-now", "t1"), entry("13", "rejected-by-other-rules", "t1"), entry("14", "rejected-once", "t1"))
+	for _, name := range []string{"synced", "failed-later", "no-time", "frozen", "changed-meanwhile", "updated", "other-case", "rebound", "by-hand",
+		"rejected", "rejected-for-now", "rejected-by-other-rules", "rejected-once"} {
 		f.publish(name, "v1")
 	}
 	f.must(f.exec(`UPDATE packages SET upstream = 'https://git.example/owner/Other-Case' WHERE name = 'other-case'`))
-	for _, name := range []string{"synced", "empty", "failed-later", "frozen", "updated", "rebound"} {
+	for _, name := range []string{"synced", "empty", "failed-later", "frozen", "updated", "rebound",
+		"rejected", "rejected-for-now", "rejected-by-other-rules", "rejected-once"} {
 		sync(name, good)
 	}
+	f.must(f.exec(`INSERT INTO rejected_tags (package, tag, oid, code, reason, rules, retry_at) VALUES
+		('rejected', 'v2', '', '', '', 'rules', now() + interval '1 hour'),
+		('rejected-for-now', 'v2', '', '', '', 'rules', now()),
+		('rejected-by-other-rules', 'v2', '', '', '', 'others', now() + interval '1 hour'),
+		('rejected-once', 'v1', '', '', '', 'others', now())`)) // it is a release now
 	sync("no-time", storage.Sync{OK: true})
 	sync("changed-meanwhile", good) // it began when the catalog said t1
 	sync("failed-later", failed)
@@ -133,15 +141,17 @@ func TestCandidates(t *testing.T) {
 	moved := entry("10", "rebound", "t1")
 	moved.Upstream = "https://git.example/somebody/rebound"
 	f.catalog(entry("1", "new", "t1"), entry("2", "synced", "t1"), entry("3", "empty", "t1"), entry("4", "failed-later", "t1"), entry("5", "no-time", ""),
-		entry("6", "frozen", "t1"), entry("7", "changed-meanwhile", "t2"), entry("8", "updated", "t2"), entry("9", "Other-Case", "t1"), moved)
+		entry("6", "frozen", "t1"), entry("7", "changed-meanwhile", "t2"), entry("8", "updated", "t2"), entry("9", "Other-Case", "t1"), moved,
+		entry("11", "rejected", "t1"), entry("12", "rejected-for-now", "t1"), entry("13", "rejected-by-other-rules", "t1"), entry("14", "rejected-once", "t1"))
 	f.must(f.exec(`INSERT INTO packages (name, upstream, clone_url) VALUES ('fixture', 'fixture:fixture', 'x')`))
 
 	type verdict struct{ fresh, waiting bool }
 	want := map[string]verdict{
 		"new": {}, "synced": {fresh: true}, "empty": {}, "failed-later": {waiting: true}, "no-time": {}, "changed-meanwhile": {}, "updated": {},
 		"Other-Case": {fresh: true}, "rebound": {}, "frozen": {fresh: true, waiting: true},
+		"rejected": {fresh: true}, "rejected-for-now": {}, "rejected-by-other-rules": {}, "rejected-once": {fresh: true},
 	}
-	candidates, err := f.Candidates(f.ctx)
+	candidates, err := f.Candidates(f.ctx, "rules")
 	f.must(err)
 	got := map[string]verdict{}
 	for _, c := range candidates {
@@ -277,7 +287,7 @@ func TestRun(t *testing.T) {
 	f.must(f.exec(`INSERT INTO runs (state) VALUES ('failed')`))
 	f.must(f.exec(`UPDATE jobs SET run_id = (SELECT max(id) FROM runs) WHERE package = 'a'`))
 	c := f.update()
-	candidates, err := f.Candidates(f.ctx)
+	candidates, err := f.Candidates(f.ctx, "rules")
 	f.must(err)
 	for _, cand := range candidates {
 		job, created, err := f.AddChild(f.ctx, *c.Job.RunID, cand)
@@ -373,7 +383,7 @@ func TestRunCountsLostChildren(t *testing.T) {
 	f := newFixture(t)
 	f.catalog(entry("1", "a", "t1"), entry("2", "b", "t1"))
 	c := f.update()
-	candidates, err := f.Candidates(f.ctx)
+	candidates, err := f.Candidates(f.ctx, "rules")
 	f.must(err)
 	var children []storage.Job
 	for _, cand := range candidates {

@@ -43,7 +43,7 @@ func TestFoldedUpdate(t *testing.T) {
 			f := newFixture(t)
 			f.catalog(entry("1", "a", "t1"), entry("2", "b", "t1"))
 			c := f.update()
-			candidates, err := f.Candidates(f.ctx)
+			candidates, err := f.Candidates(f.ctx, "rules")
 			f.must(err)
 			for _, cand := range candidates {
 				_, _, err := f.AddChild(f.ctx, *c.Job.RunID, cand)
@@ -138,7 +138,7 @@ func TestParkedUpdateKeepsNoLease(t *testing.T) {
 	f := newFixture(t)
 	f.catalog(entry("1", "a", "t1"))
 	c := f.update()
-	candidates, err := f.Candidates(f.ctx)
+	candidates, err := f.Candidates(f.ctx, "rules")
 	f.must(err)
 	_, _, err = f.AddChild(f.ctx, *c.Job.RunID, candidates[0])
 	f.must(err)

@@ -48,11 +48,12 @@ func claimName(ctx context.Context, tx pgx.Tx, name string, up Upstream) (owner 
 	if _, err := tx.Exec(ctx, `SELECT pg_advisory_xact_lock(hashtext('packbase claim ' || lower($1)))`, name); err != nil {
 		return "", fmt.Errorf("claim %q: %w", name, translate(err))
 	}
+	// What was known of the upstream before goes with it.
 	_, err = tx.Exec(ctx, `
-		INSERT INTO packages (name, upstream, clone_url, private)
+		WITH claimed AS (INSERT INTO packages (name, upstream, clone_url, private)
 		VALUES (@name, @upstream, @clone_url, @private)
 		ON CONFLICT (lower(name)) DO UPDATE
-		SET upstream = EXCLUDED.upstream, clone_url = EXCLUDED.clone_url, private = EXCLUDED.private, fence = packages.fence + 1,
+		SET upstream = EXCLUDED.upstream, clone_url = EXCLUDED.clone_url, private = EXCLUDED.private, fence = packages.fence + 1, record_digest = NULL,
 			sync_at = NULL, sync_ok = NULL, sync_code = '', sync_message = '', sync_failures = 0, next_sync_at = NULL
 		WHERE packages.upstream <> EXCLUDED.upstream
 			AND packages.state = 'active'
@@ -60,7 +61,9 @@ func claimName(ctx context.Context, tx pgx.Tx, name string, up Upstream) (owner 
 			AND NOT EXISTS (SELECT FROM releases r WHERE r.package = packages.name)
 			AND NOT EXISTS (SELECT FROM jobs j WHERE j.package = packages.name AND j.state IN ('queued', 'running'))
 			AND NOT EXISTS (SELECT FROM catalog_entries c WHERE lower(c.name) = lower(packages.name)
-				AND c.upstream = packages.upstream AND c.problem = '')`,
+				AND c.upstream = packages.upstream AND c.problem = '')
+		RETURNING name)
+		DELETE FROM rejected_tags WHERE package IN (SELECT name FROM claimed)`,
 		pgx.NamedArgs{"name": name, "upstream": up.Canonical, "clone_url": up.CloneURL, "private": up.Private})
 	if err != nil {
 		return "", fmt.Errorf("claim %q: %w", name, translate(err))

@@ -42,7 +42,11 @@ func TestRebind(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	other := upstreamOf("other")
-	fail := func(name string) { f.end(f.claim(name), "not_found") }
+	fail := func(name string) {
+		c := f.claim(name)
+		f.must(f.RejectTag(f.ctx, c, storage.RejectedTag{Tag: "v1", OID: hash("1", 40), Code: "x"}, time.Hour, time.Hour))
+		f.end(c, "not_found")
+	}
 	tests := []struct {
 		name   string
 		before func(name string)
@@ -84,6 +88,9 @@ func TestRebind(t *testing.T) {
 			t.Errorf("%s: upstream %s, want %s", tt.name, got.Upstream, owner)
 		} else if tt.want == nil && (got.SyncAt != nil || got.SyncOK != nil || got.SyncFailures != 0 || got.NextSyncAt != nil || got.SyncCode != "") {
 			t.Errorf("%s: %+v, want nothing left of the old upstream's failures", tt.name, got)
+		}
+		if rejected, err := f.RejectedTags(f.ctx, tt.name); err != nil || tt.want == nil && len(rejected) > 0 {
+			t.Errorf("%s: rejected %+v, %v; want none of the old upstream's tags", tt.name, rejected, err)
 		}
 	}
 }

@@ -252,18 +252,23 @@ func tagRank(version string) int {
 	return 2
 }
 
-// RejectTag records that a tag cannot be published as it is.
-func (db *DB) RejectTag(ctx context.Context, c Claim, t RejectedTag) error {
+// RejectTag records that a tag was not published, and is to be tried again
+// after wait, which doubles up to longest as long as the reason is the same.
+func (db *DB) RejectTag(ctx context.Context, c Claim, t RejectedTag, wait, longest time.Duration) error {
 	err := db.tx(ctx, func(tx pgx.Tx) error {
 		if err := holdFence(ctx, tx, c); err != nil {
 			return err
 		}
 		_, err := tx.Exec(ctx, `
-			INSERT INTO rejected_tags (package, tag, oid, code, reason)
-			VALUES ($1, $2, $3, $4, $5)
+			INSERT INTO rejected_tags AS r (package, tag, oid, code, reason, rules, retry_at)
+			VALUES (@package, @tag, @oid, @code, @reason, @rules, now() + @wait::interval)
 			ON CONFLICT (package, tag) DO UPDATE
-			SET oid = EXCLUDED.oid, code = EXCLUDED.code, reason = EXCLUDED.reason, seen_at = now()`,
-			c.Job.Package, t.Tag, t.OID, t.Code, t.Reason)
+			SET oid = EXCLUDED.oid, code = EXCLUDED.code, reason = EXCLUDED.reason, rules = EXCLUDED.rules, seen_at = now(),
+				tries = CASE WHEN (r.oid, r.code) = (EXCLUDED.oid, EXCLUDED.code) THEN r.tries + 1 ELSE 1 END,
+				retry_at = now() + CASE WHEN (r.oid, r.code) = (EXCLUDED.oid, EXCLUDED.code)
+					THEN LEAST(@wait::interval * power(2, LEAST(r.tries, 30)), @longest::interval) ELSE @wait::interval END`,
+			pgx.NamedArgs{"package": c.Job.Package, "tag": t.Tag, "oid": t.OID, "code": t.Code, "reason": t.Reason,
+				"rules": t.Rules, "wait": wait, "longest": longest})
 		return err
 	})
 	if err != nil {
@@ -272,10 +277,26 @@ func (db *DB) RejectTag(ctx context.Context, c Claim, t RejectedTag) error {
 	return nil
 }
 
-// RejectedTags returns the tags of pkg that cannot be published, by name.
+// ForgetRejections drops what is recorded of tags other than those that
+// upstream lists.
+func (db *DB) ForgetRejections(ctx context.Context, c Claim, listed []string) error {
+	err := db.tx(ctx, func(tx pgx.Tx) error {
+		if err := holdFence(ctx, tx, c); err != nil {
+			return err
+		}
+		_, err := tx.Exec(ctx, `DELETE FROM rejected_tags WHERE package = $1 AND tag <> ALL ($2)`, c.Job.Package, listed)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("forget rejected tags of %s: %w", c.Job.Package, translate(err))
+	}
+	return nil
+}
+
+// RejectedTags returns the tags of pkg that were not published, by name.
 func (db *DB) RejectedTags(ctx context.Context, pkg string) ([]RejectedTag, error) {
 	rows, _ := db.pool.Query(ctx, `
-		SELECT tag, oid, code, reason, seen_at FROM rejected_tags r
+		SELECT tag, oid, code, reason, seen_at, retry_at, rules FROM rejected_tags r
 		WHERE package = $1 AND seen(package, $2) AND NOT EXISTS (SELECT FROM releases WHERE package = $1 AND tag = r.tag)
 		ORDER BY tag`, pkg, SeesPrivate(ctx))
 	all, err := pgx.CollectRows(rows, pgx.RowToStructByName[RejectedTag])

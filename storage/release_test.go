@@ -166,7 +166,7 @@ func TestFence(t *testing.T) {
 			return err
 		},
 		"segment":      func(c storage.Claim) error { return f.AppendSegment(f.ctx, c, seg, index) },
-		"rejected tag": func(c storage.Claim) error { return f.RejectTag(f.ctx, c, storage.RejectedTag{Tag: "x"}) },
+		"rejected tag": func(c storage.Claim) error { return f.RejectTag(f.ctx, c, storage.RejectedTag{Tag: "x"}, 0, 0) },
 		"moved tag":    func(c storage.Claim) error { return f.RecordMoves(f.ctx, c, []storage.MovedTag{{Tag: "v1"}}) },
 		"sync":         func(c storage.Claim) error { return f.RecordSync(f.ctx, c, storage.Sync{OK: true}) },
 		"freeze":       func(c storage.Claim) error { return f.Freeze(f.ctx, c, "why") },
@@ -249,7 +249,7 @@ func TestRejectedAndMovedTags(t *testing.T) {
 	f := newFixture(t)
 	c := f.claim("hello")
 	for _, r := range []storage.RejectedTag{{Tag: "b", OID: hash("1", 40), Code: "x"}, {Tag: "a", OID: hash("1", 40), Code: "x"}, {Tag: "b", OID: hash("2", 40), Code: "y", Reason: "z"}} {
-		f.must(f.RejectTag(f.ctx, c, r))
+		f.must(f.RejectTag(f.ctx, c, r, time.Hour, time.Hour))
 	}
 	rejected, err := f.RejectedTags(f.ctx, "hello")
 	f.must(err)
@@ -272,5 +272,45 @@ func TestRejectedAndMovedTags(t *testing.T) {
 	}
 	if want := []string{"b" + hash("2", 40), "b", "c"}; !slices.Equal(tags, want) || f.pkg("hello").MovedCount != 2 {
 		t.Errorf("moved %q, %d tags; want %q, 2 tags", tags, f.pkg("hello").MovedCount, want)
+	}
+}
+
+// A rejected tag is tried again, less and less often while nothing changes,
+// and forgotten when upstream has none of that name.
+func TestRejectedTagsAreTriedAgain(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	c := f.claim("hello")
+	r := storage.RejectedTag{Tag: "v1", OID: hash("1", 40), Code: "x", Rules: "1"}
+	reject := func(r storage.RejectedTag, want time.Duration) {
+		t.Helper()
+		f.must(f.RejectTag(f.ctx, c, r, time.Hour, 5*time.Hour))
+		all, err := f.RejectedTags(f.ctx, "hello")
+		f.must(err)
+		if len(all) != 1 || all[0].RetryAt.Sub(all[0].SeenAt) != want || all[0].Rules != r.Rules {
+			t.Errorf("rejected %+v, want it tried again after %v", all, want)
+		}
+	}
+	reject(r, time.Hour)
+	reject(r, 2*time.Hour)
+	reject(r, 4*time.Hour)
+	reject(r, 5*time.Hour)
+	f.must(f.exec(`UPDATE rejected_tags SET tries = 1000000`))
+	reject(r, 5*time.Hour)
+	r.Rules = "2"
+	reject(r, 5*time.Hour)
+	r.Code = "y"
+	reject(r, time.Hour)
+	reject(r, 2*time.Hour)
+	r.OID = hash("2", 40)
+	reject(r, time.Hour)
+
+	f.must(f.ForgetRejections(f.ctx, c, []string{"v0", "v1"}))
+	if n := f.count(`SELECT count(*) FROM rejected_tags`); n != 1 {
+		t.Errorf("%d rejected tags, want the one that upstream lists", n)
+	}
+	f.must(f.ForgetRejections(f.ctx, c, []string{"v0"}))
+	if n := f.count(`SELECT count(*) FROM rejected_tags`); n != 0 {
+		t.Errorf("%d rejected tags, want none", n)
 	}
 }

@@ -129,13 +129,15 @@ type Segment struct {
 	Size         int64
 }
 
-// A RejectedTag is a tag that cannot be published as it is.
+// A RejectedTag is a tag that was not published as it is.
 type RejectedTag struct {
-	Tag    string    `json:"tag"`
-	OID    string    `json:"oid"`
-	Code   string    `json:"code"`
-	Reason string    `json:"reason"`
-	SeenAt time.Time `json:"seen_at"`
+	Tag     string    `json:"tag"`
+	OID     string    `json:"oid"` // what upstream's ref names; "" if it is not told
+	Code    string    `json:"code"`
+	Reason  string    `json:"reason"`
+	SeenAt  time.Time `json:"seen_at"`
+	RetryAt time.Time `json:"retry_at,omitzero"` // when it is tried again
+	Rules   string    `json:"-"`                 // names what it was judged by; other rules try it again
 }
 
 // A MovedTag records that upstream's tag no longer names what was released.

@@ -139,8 +139,7 @@ func (f *fetch) events(ctx context.Context, dec *json.Decoder, stage func(*inges
 		case ev.Refs != nil:
 			err = f.see(ctx, *ev.Refs)
 		case ev.Rejected != nil:
-			f.rejected++
-			err = f.w.db.RejectTag(ctx, f.job.Claim, *ev.Rejected)
+			err = f.reject(ctx, *ev.Rejected)
 		case ev.Segment != nil:
 			err = f.appendSegment(ctx, *ev.Segment)
 		case ev.History != nil:

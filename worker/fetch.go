@@ -3,12 +3,17 @@ package worker
 import (
 	"cmp"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"packbase/storage"
 	"packbase/storage/gitpack"
@@ -183,12 +188,36 @@ func (f *fetch) request(rejected []storage.RejectedTag) ingest.Request {
 		}
 	}
 	for _, t := range rejected {
-		req.Rejected[t.Tag] = t.OID
+		if t.Rules == f.w.rules && time.Now().Before(t.RetryAt) {
+			req.Rejected[t.Tag] = t.OID
+		}
 	}
 	for i := range f.segments {
 		req.Indexes = append(req.Indexes, f.indexFile(i))
 	}
 	return req
+}
+
+// rulesOf names what tags are judged by: the release of packbase and its limits.
+func rulesOf(opt Options) string {
+	b, err := json.Marshal(opt.Limits)
+	if err != nil {
+		panic(err) // numbers only
+	}
+	sum := sha256.Sum256(append(b, opt.Release...))
+	return hex.EncodeToString(sum[:8])
+}
+
+// reject records a tag that the child could not stage.
+func (f *fetch) reject(ctx context.Context, t storage.RejectedTag) error {
+	f.rejected++
+	t.Rules = f.w.rules
+	// The same bytes are judged the same, so a month is for what nobody thought of.
+	wait, longest := 30*24*time.Hour, 30*24*time.Hour
+	if ingest.Passing(t.Code) {
+		wait, longest = 15*time.Minute, 24*time.Hour
+	}
+	return f.w.db.RejectTag(ctx, f.job.Claim, t, wait, longest)
 }
 
 // see records released tags that upstream moved or deleted. When none is what
@@ -199,6 +228,10 @@ func (f *fetch) request(rejected []storage.RejectedTag) ingest.Request {
 func (f *fetch) see(ctx context.Context, refs ingest.Refs) error {
 	f.refs = refs
 	if err := f.keepPrivate(ctx, refs); err != nil {
+		return err
+	}
+	listed := slices.AppendSeq(refs.Misnamed, maps.Keys(refs.Tags))
+	if err := f.w.db.ForgetRejections(ctx, f.job.Claim, listed); err != nil {
 		return err
 	}
 	accepted, err := f.acceptedMoves(ctx)

@@ -254,7 +254,7 @@ func catalogText(s string, most int) string {
 
 // fetchStale requests a fetch of every candidate that is not fresh.
 func (u *update) fetchStale(ctx context.Context) error {
-	all, err := u.w.db.Candidates(ctx)
+	all, err := u.w.db.Candidates(ctx, u.w.rules)
 	if err != nil {
 		return err
 	}

@@ -69,6 +69,7 @@ type Worker struct {
 	table map[string]func(context.Context, *job) (any, error)
 	web   *upstream.Client
 	probe *probe.Prober
+	rules string // what tags are judged by
 
 	jobSeconds     *prometheus.HistogramVec
 	upstreamErrors *prometheus.CounterVec
@@ -77,7 +78,7 @@ type Worker struct {
 
 // New returns a worker that has not begun to work.
 func New(db *storage.DB, q *queue.Queue, blobs blob.Store, opt Options, log *slog.Logger) *Worker {
-	w := &Worker{db: db, queue: q, blobs: blobs, opt: opt, log: log.With("worker", opt.ID), web: upstream.New(opt.Egress)}
+	w := &Worker{db: db, queue: q, blobs: blobs, opt: opt, log: log.With("worker", opt.ID), web: upstream.New(opt.Egress), rules: rulesOf(opt)}
 	w.probe = &probe.Prober{DB: db, Staging: opt.Staging, Git: opt.Git, Limits: opt.Limits.Git, Zig: opt.Zig, ZigCache: opt.ZigCache}
 	w.table = map[string]func(context.Context, *job) (any, error){
 		storage.FetchPackage:  w.fetchPackage,

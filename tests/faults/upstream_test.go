@@ -140,7 +140,7 @@ func hostilePacks() []hostilePack {
 			return p.String()
 		}},
 
-		{"UP-10 nothing", "no_releases", func(*packer) string { return newPacker().String() }},
+		{"UP-10 nothing", "incomplete", func(*packer) string { return newPacker().String() }},
 	}
 }
 

@@ -76,9 +76,10 @@ type Event struct {
 
 // Refs is what upstream listed. It comes first.
 type Refs struct {
-	Tags   map[string]string `json:"tags"`             // what each tag names: a tag object or a commit
-	Branch string            `json:"branch,omitempty"` // the branch that the target turned out to be
-	Commit string            `json:"commit,omitempty"` // its tip, or the target commit
+	Tags     map[string]string `json:"tags"`               // what each tag names: a tag object or a commit
+	Misnamed []string          `json:"misnamed,omitempty"` // tags whose names cannot be published
+	Branch   string            `json:"branch,omitempty"`   // the branch that the target turned out to be
+	Commit   string            `json:"commit,omitempty"`   // its tip, or the target commit
 
 	Private bool `json:"private,omitempty"` // upstream wanted credentials
 }
@@ -158,7 +159,7 @@ func asError(err error) *Error {
 	case errors.As(err, &up):
 		return &Error{Code: up.Code, Message: up.Message, Final: !up.Temporary, RetryAfter: up.RetryAfter}
 	case errors.As(err, &git):
-		return &Error{Code: git.Code, Message: git.Message, Final: true}
+		return &Error{Code: git.Code, Message: git.Message, Final: git.Code != gitpack.CodeIncomplete}
 	case errors.Is(err, tarball.ErrTooLarge):
 		return &Error{Code: "tarball_too_large", Message: err.Error(), Final: true}
 	case errors.Is(err, tarball.ErrInvalid):

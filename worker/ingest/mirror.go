@@ -4,12 +4,12 @@ import (
 	"bytes"
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"iter"
 	"os"
 	"path"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"slices"
 	"strings"
@@ -84,7 +84,7 @@ func run(ctx context.Context, req Request, events *eventWriter) error {
 		return err
 	}
 	defer m.close()
-	if err := m.batches(ctx, wants); err != nil {
+	if err := m.all(ctx, wants); err != nil {
 		return err
 	}
 	if bare, ok := src.(*bareFixture); ok {
@@ -98,6 +98,9 @@ func choose(req Request, has sourceRefs) (Refs, []wanted, error) {
 	refs := Refs{Private: has.private, Tags: make(map[string]string, len(has.tags))}
 	for tag, oid := range has.tags {
 		refs.Tags[tag] = oid.String()
+	}
+	for _, r := range has.rejected {
+		refs.Misnamed = append(refs.Misnamed, r.Tag)
 	}
 	if n := len(has.tags) + len(has.rejected); n > req.Limits.Tags {
 		return refs, nil, &Error{Code: "too_many_tags", Final: true,
@@ -159,6 +162,10 @@ type mirror struct {
 	scratch  *os.File
 	zigFiles zigFiles
 	staged   int // numbers the staged files
+
+	worked bool     // upstream gave something that could be judged
+	again  []wanted // tags that a pack of several left incomplete, to be asked for alone
+	aside  []aside  // tags at fault
 }
 
 func (m *mirror) open() error {
@@ -185,26 +192,127 @@ func (m *mirror) open() error {
 
 func (m *mirror) close() { m.scratch.Close() }
 
-// batches fetches wants, as many at once as the request allows. Nothing of a
-// pack without history can be resumed, so one that is cut costs its batch: the
-// rest is asked for in smaller ones, down to single tags.
-func (m *mirror) batches(ctx context.Context, wants []wanted) error {
-	most := m.req.Batch
-	for len(wants) > 0 {
-		batch := wants[:min(most, len(wants))]
-		err := m.batch(ctx, batch)
-		var up *upstream.Error
-		if errors.As(err, &up) && up.Code == upstream.CodeIncomplete && len(batch) > 1 {
-			most = (len(batch) + 3) / 4
-			err = pause(ctx, cutPause)
-		} else {
-			wants = wants[len(batch):]
-		}
-		if err != nil {
+// faults are the codes of what one wanted object can do to all that are fetched
+// with it.
+var faults = map[string]bool{
+	upstream.CodeNoSuchCommit:    true,
+	upstream.CodeRefused:         true,
+	upstream.CodeIncomplete:      true,
+	upstream.CodePackTooLarge:    true, // as gitpack.CodePackTooLarge
+	gitpack.CodePackMalformed:    true,
+	gitpack.CodeTooManyObjects:   true,
+	gitpack.CodeObjectTooLarge:   true,
+	gitpack.CodeInflatedTooLarge: true,
+	gitpack.CodeDeltaTooDeep:     true,
+	gitpack.CodeSHA1Collision:    true,
+	gitpack.CodeIncomplete:       true,
+}
+
+// Passing reports whether a tag that was rejected with that code may do better
+// the next time although nothing has changed.
+func Passing(code string) bool {
+	return strings.HasPrefix(code, "upstream_") || code == gitpack.CodeIncomplete || code == gitpack.CodePackMalformed
+}
+
+// maxAside is how many tags of one run may be at fault for what they are
+// fetched with. With more, upstream is.
+const maxAside = 16
+
+// An aside is a tag that could not be fetched, or not whole.
+type aside struct {
+	wanted
+	err *Error
+}
+
+// all fetches wants and stages their releases. Tags at fault are reported, and
+// the others go on, unless there are none.
+func (m *mirror) all(ctx context.Context, wants []wanted) error {
+	if err := m.batches(ctx, wants, m.req.Batch); err != nil {
+		return err
+	}
+	if err := m.batches(ctx, m.again, 1); err != nil || len(m.aside) == 0 {
+		return err
+	}
+	first := m.aside[0]
+	works := m.worked || len(m.req.Released) > 0 && first.err.Code != upstream.CodeIncomplete
+	if !works || m.req.Target != "" {
+		return first.named()
+	}
+	for _, a := range m.aside {
+		if err := m.events.send(Event{Rejected: a.rejected(a.err)}); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// named returns the error with the tag's name.
+func (a *aside) named() *Error {
+	e := *a.err
+	if a.tag != "" {
+		e.Message = fmt.Sprintf("the tag %q cannot be fetched: %s", a.tag, e.Message)
+	}
+	return &e
+}
+
+// batches fetches wants, at most so many at once. When that fails for what may
+// be the fault of one of them, they are asked for in smaller batches, down to
+// single ones: nothing of a pack without history can be resumed, and upstream
+// does not always say which object it is.
+func (m *mirror) batches(ctx context.Context, wants []wanted, most int) error {
+	size := most
+	for len(wants) > 0 {
+		batch := wants[:min(size, len(wants))]
+		err := m.batch(ctx, batch)
+		e := asError(err)
+		switch {
+		case err == nil:
+			wants = wants[len(batch):]
+			continue
+		case e == nil || !faults[e.Code]:
+			return err
+		}
+		if i := culprit(batch, e); i >= 0 {
+			if err := m.setAside(batch[i], e); err != nil {
+				return err
+			}
+			wants = slices.Delete(wants, i, i+1)
+			if e.Code != upstream.CodeIncomplete {
+				size = most // it was this one
+			}
+		} else {
+			size = (len(batch) + 3) / 4
+		}
+		if e.Code == upstream.CodeIncomplete {
+			if err := pause(ctx, cutPause); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+var anOID = regexp.MustCompile(`\b[0-9a-f]{40}\b`)
+
+// culprit returns which of the batch e is about, -1 if that is not told.
+func culprit(batch []wanted, e *Error) int {
+	if len(batch) == 1 {
+		return 0
+	}
+	named := anOID.FindString(e.Message)
+	return slices.IndexFunc(batch, func(w wanted) bool { return w.oid.String() == named })
+}
+
+// setAside keeps a tag at fault for the end of the run.
+func (m *mirror) setAside(w wanted, e *Error) error {
+	m.done++
+	m.aside = append(m.aside, aside{w, e})
+	if len(m.aside) <= maxAside {
+		return nil
+	}
+	first := m.aside[0].named()
+	first.Message += fmt.Sprintf("; nor can %d others", maxAside)
+	return first
 }
 
 func pause(ctx context.Context, d time.Duration) error {
@@ -250,7 +358,18 @@ func (m *mirror) check(ctx context.Context, objects *gitpack.Objects, wants []wa
 		w := &wants[i]
 		m.events.progress(storage.Progress{Step: "check", Done: int64(i), Total: int64(len(wants)), Unit: "tags"})
 		err := resolve(ctx, objects, w, m.req.Limits.Git)
-		if e := asError(err); e != nil {
+		e := asError(err)
+		if e != nil && e.Code == gitpack.CodeIncomplete {
+			// The pack may be at fault, and not the tag.
+			if len(wants) > 1 {
+				m.again = append(m.again, *w)
+			} else if err := m.setAside(*w, e); err != nil {
+				return nil, err
+			}
+			continue
+		}
+		m.worked = true
+		if e != nil {
 			if w.tag == "" {
 				return nil, e
 			}

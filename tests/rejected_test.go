@@ -1,0 +1,130 @@
+package tests_test
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+
+	"packbase/tests/harness"
+)
+
+// One object that upstream does not give out costs the tags that need it, and
+// no other. They are reported by name and tried again later.
+func TestBrokenTag(t *testing.T) {
+	t.Parallel()
+	repo := harness.NewUpstream(t).Repo("hello")
+	const tags = 20
+	for i := range tags {
+		repo.Tag(fmt.Sprintf("v1.%d.0", i), repo.Commit(harness.Files{"version": fmt.Sprint(i), "src/root.zig": fmt.Sprint("// ", i)}))
+	}
+	lost := filepath.Join(repo.Dir, "objects", repo.Git("rev-parse", "v1.7.0:version")[:2], repo.Git("rev-parse", "v1.7.0:version")[2:])
+	object, err := os.ReadFile(lost)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(lost); err != nil {
+		t.Fatal(err)
+	}
+	s := harness.Start(t)
+	if f := s.Fetch(repo.URL); f.Created != tags-1 {
+		t.Errorf("fetched %+v, want all but one", f)
+	}
+	rejected := s.Info("hello").RejectedTags
+	if len(rejected) != 1 || rejected[0].Tag != "v1.7.0" || !strings.HasPrefix(rejected[0].Code, "upstream_") {
+		t.Fatalf("rejected %+v, want v1.7.0 for what upstream did", rejected)
+	}
+	// Asked for by itself, the error names it.
+	a := s.TryFetch(repo.GitURL("v1.7.0"))
+	if a.Status != 502 || !strings.Contains(string(a.Body), "v1.7.0") {
+		t.Errorf("fetch of the one tag: %d %s", a.Status, a.Body)
+	}
+	// It is alone in the next look, which ends as well.
+	tryAgain(t, s)
+	if f := s.Fetch(repo.URL); f.Created != 0 {
+		t.Errorf("fetched %+v, want nothing", f)
+	}
+
+	if err := os.WriteFile(lost, object, 0o444); err != nil {
+		t.Fatal(err)
+	}
+	if f := s.Fetch(repo.URL); f.Created != 0 {
+		t.Errorf("fetched %+v before its time", f)
+	}
+	tryAgain(t, s)
+	if f := s.Fetch(repo.URL); f.Created != 1 {
+		t.Errorf("fetched %+v, want the tag that upstream mended", f)
+	}
+	if rejected := s.Info("hello").RejectedTags; len(rejected) != 0 {
+		t.Errorf("rejected %+v, want none", rejected)
+	}
+}
+
+// tryAgain lets the time pass after which rejected tags are tried again.
+func tryAgain(t *testing.T, s *harness.Server) {
+	t.Helper()
+	conn, err := pgx.Connect(t.Context(), s.DatabaseURL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(t.Context())
+	if _, err := conn.Exec(t.Context(), `UPDATE rejected_tags SET retry_at = now()`); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// When upstream gives nothing at all, that is the error, and no tag's fault.
+func TestBrokenUpstream(t *testing.T) {
+	t.Parallel()
+	repo := harness.NewUpstream(t).Repo("hello")
+	for i := range 30 {
+		repo.Tag(fmt.Sprintf("v1.%d.0", i), repo.Commit(harness.Files{"version": fmt.Sprint(i), "same": "same"}))
+	}
+	id := repo.Git("rev-parse", "main:same")
+	if err := os.Remove(filepath.Join(repo.Dir, "objects", id[:2], id[2:])); err != nil {
+		t.Fatal(err)
+	}
+	s := harness.Start(t)
+	a := s.TryFetch(repo.URL)
+	if a.Status != 502 || !strings.HasPrefix(a.Code(), "upstream_") || !strings.Contains(string(a.Body), "v1.0.0") {
+		t.Errorf("fetch: %d %s, want an error that names a tag", a.Status, a.Body)
+	}
+	if rejected := s.Info("hello").RejectedTags; len(rejected) != 0 {
+		t.Errorf("rejected %+v, want none", rejected)
+	}
+}
+
+// What was rejected by other rules is judged again, and what upstream has no
+// more is forgotten.
+func TestRejectedByOtherRules(t *testing.T) {
+	t.Parallel()
+	repo := harness.NewUpstream(t).Repo("hello")
+	repo.Release("v1.0.0")
+	repo.Tag("v1.1.0", repo.Commit(harness.Files{"large": strings.Repeat("x", 10_000)}))
+	repo.Tag("v1.2.0", repo.Commit(harness.Files{"large": strings.Repeat("y", 20_000)}))
+	s := harness.Start(t, "PACKBASE_MAX_OBJECT=5KB")
+	s.Fetch(repo.URL)
+	tags := func(s *harness.Server) (tags []string) {
+		for _, r := range s.Info("hello").RejectedTags {
+			tags = append(tags, r.Tag+" "+r.Code)
+		}
+		return tags
+	}
+	if got, want := tags(s), []string{"v1.1.0 object_too_large", "v1.2.0 object_too_large"}; !slices.Equal(got, want) {
+		t.Fatalf("rejected %q, want %q", got, want)
+	}
+	repo.DeleteTag("v1.2.0")
+	if f := s.Fetch(repo.URL); f.Created != 0 || len(tags(s)) != 1 {
+		t.Errorf("fetched %+v, rejected %q; want nothing but v1.1.0", f, tags(s))
+	}
+	s.Stop()
+
+	s = harness.Start(t, "PACKBASE_DATABASE_URL="+s.DatabaseURL, "PACKBASE_ROOT="+s.Root, "PACKBASE_MAX_OBJECT=50KB")
+	if f := s.Fetch(repo.URL); f.Created != 1 || len(tags(s)) != 0 {
+		t.Errorf("with another limit: fetched %+v, rejected %q; want one more, and none", f, tags(s))
+	}
+}
