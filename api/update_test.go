@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -116,6 +117,31 @@ func TestUpdateIsBounded(t *testing.T) {
 	}
 	if got := g.runs(); got != 2 {
 		t.Errorf("%d updates, want the one that waited and no more", got)
+	}
+}
+
+// Who waits for an update that folds into the next one is told so.
+func TestWaitForFoldedUpdate(t *testing.T) {
+	t.Parallel()
+	g := newRegistry(t)
+	answered := make(chan *answer, 1)
+	go func() { answered <- g.do(http.MethodPost, "/api/update?wait=60", "") }()
+	var job storage.Job
+	eventually(t, "the update is queued", func() bool {
+		var err error
+		job, err = g.db.OpenUpdate(t.Context())
+		return err == nil
+	})
+	c, err := g.db.ClaimJob(t.Context(), job.ID, "tests", time.Minute)
+	g.must(err)
+	next, _, err := g.db.RequestUpdate(t.Context(), 0)
+	g.must(err)
+	g.must(g.db.RequeueJob(t.Context(), c, 0, false, "", "")) // its worker stops
+	a := <-answered
+	var body struct{ Code, Message string }
+	a.into(t, &body)
+	if a.StatusCode != http.StatusServiceUnavailable || body.Code != "superseded" || !strings.Contains(body.Message, next.ID.String()) {
+		t.Errorf("answer %d %+v, want 503 superseded, with the job %s", a.StatusCode, body, next.ID)
 	}
 }
 
