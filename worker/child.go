@@ -4,71 +4,138 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"runtime"
 	"strings"
 	"syscall"
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
 
 	"packbase/storage"
 	"packbase/storage/blob"
 	"packbase/worker/ingest"
+	"packbase/worker/upstream"
 )
 
-// ingest runs the child process and publishes what it stages.
+// ingest runs the child processes and publishes what they stage.
 func (f *fetch) ingest(ctx context.Context) error {
 	rejected, err := f.w.db.RejectedTags(ctx, f.pkg.Name)
 	if err != nil {
 		return err
 	}
-	input, err := json.Marshal(f.request(rejected))
-	if err != nil {
-		return fmt.Errorf("encode request: %w", err)
-	}
+	outer := ctx
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	cmd := f.w.opt.Ingest(ctx)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	cmd.WaitDelay = 5 * time.Second
-	stdin, err := cmd.StdinPipe()
-	if err != nil {
-		return fmt.Errorf("start ingest: %w", err)
-	}
-	stdout, err := cmd.StdoutPipe()
-	if err != nil {
-		return fmt.Errorf("start ingest: %w", err)
-	}
-	stderr := &tail{}
-	cmd.Stderr = stderr
-	// The death signal is sent when the thread that started the child ends,
-	// so that thread must be there as long as the child is.
+	// The death signal is sent when the thread that started a child ends, so
+	// that thread must be there as long as the children are.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	if err := cmd.Start(); err != nil {
+	parser := f.w.child(ctx, "ingest")
+	defer parser.letGo()
+	var downloader *child
+	if !strings.HasPrefix(f.pkg.CloneURL, storage.FixtureScheme) {
+		if downloader, err = f.download(ctx, parser); err != nil {
+			return err
+		}
+		defer downloader.end(cancel)
+	}
+	stdout, err := parser.cmd.StdoutPipe()
+	if err != nil {
 		return fmt.Errorf("start ingest: %w", err)
 	}
-	// The pipe stays open: its end tells the child that nobody waits for it.
-	_, werr := stdin.Write(input)
+	if err := parser.start(f.request(rejected)); err != nil {
+		return err
+	}
 	done, err := f.follow(ctx, stdout)
 	if err != nil {
 		cancel()
 	}
-	stdin.Close()
-	if exit := cmd.Wait(); err == nil && (exit != nil || !done || werr != nil) {
-		return f.crashed(ctx, exit, stderr)
+	if exit := parser.wait(); err == nil && (exit != nil || !done) {
+		said := parser.stderr.String()
+		if downloader != nil {
+			downloader.end(cancel)
+			said += downloader.stderr.String()
+		}
+		return f.crashed(outer, exit, said)
 	}
 	return err
 }
 
-// crashed explains why the child ended without a word.
-func (f *fetch) crashed(ctx context.Context, exit error, stderr *tail) error {
+// download starts the child that talks with upstream, connected to parser,
+// and dials for it until ctx ends.
+func (f *fetch) download(ctx context.Context, parser *child) (*child, error) {
+	client := upstream.New(f.w.opt.Egress)
+	login, err := client.LoginFor(f.pkg.CloneURL)
+	var known *upstream.Error
+	if errors.As(err, &known) {
+		return nil, &Error{Code: known.Code, Message: known.Message, Final: !known.Temporary}
+	}
+	if err != nil {
+		return nil, err
+	}
+	dir := filepath.Join(f.dir, "download")
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("start download: %w", err)
+	}
+	dials, theirs, err := socketPair()
+	if err != nil {
+		return nil, fmt.Errorf("start download: %w", err)
+	}
+	defer theirs.Close()
+	go func() {
+		defer dials.Close()
+		client.ServeDials(ctx, dials)
+	}()
+	wants, ask, err := os.Pipe()
+	if err != nil {
+		return nil, fmt.Errorf("start download: %w", err)
+	}
+	packs, frames, err := os.Pipe()
+	if err != nil {
+		return nil, fmt.Errorf("start download: %w", errors.Join(err, wants.Close(), ask.Close()))
+	}
+	parser.give(packs, ask)
+	c := f.w.child(ctx, "download")
+	c.cmd.Stdout = frames
+	c.give(theirs, wants, frames)
+	c.cmd.ExtraFiles = c.cmd.ExtraFiles[:2] // the third is its output
+	return c, c.start(ingest.DownloadRequest{
+		CloneURL: f.pkg.CloneURL,
+		Dir:      dir,
+		Egress:   upstream.Options{Login: login, Limits: f.w.opt.Egress.Limits, UserAgent: f.w.opt.Egress.UserAgent},
+		Limits:   f.w.opt.Limits,
+	})
+}
+
+// socketPair returns the two ends of a socket that keeps packets apart.
+func socketPair() (ours *net.UnixConn, theirs *os.File, err error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, err
+	}
+	file := os.NewFile(uintptr(fds[0]), "dials")
+	defer file.Close()
+	theirs = os.NewFile(uintptr(fds[1]), "dials")
+	conn, err := net.FileConn(file)
+	if err != nil {
+		return nil, nil, errors.Join(err, theirs.Close())
+	}
+	return conn.(*net.UnixConn), theirs, nil
+}
+
+// crashed explains why a child ended without a word.
+func (f *fetch) crashed(ctx context.Context, exit error, said string) error {
 	if err := context.Cause(ctx); err != nil {
 		return err
 	}
-	said := stderr.String()
 	f.w.log.WarnContext(ctx, "ingest ended early", "package", f.pkg.Name, "exit", exit, "stderr", said)
 	switch {
 	case strings.Contains(said, syscall.ENOSPC.Error()), strings.Contains(said, syscall.EDQUOT.Error()):
@@ -115,7 +182,7 @@ func (f *fetch) follow(ctx context.Context, out io.Reader) (done bool, err error
 		})
 		return nil
 	}
-	done, err = f.events(ctx, json.NewDecoder(out), stage)
+	done, err = f.events(ctx, out, stage)
 	close(publications)
 	if werr := g.Wait(); werr != nil {
 		return false, werr // what ended the others, if anything did
@@ -123,8 +190,14 @@ func (f *fetch) follow(ctx context.Context, out io.Reader) (done bool, err error
 	return done, err
 }
 
-func (f *fetch) events(ctx context.Context, dec *json.Decoder, stage func(*ingest.Release) error) (done bool, err error) {
+// maxEvent bounds what the child may have the worker keep at once, in bytes.
+const maxEvent = 256 << 20
+
+func (f *fetch) events(ctx context.Context, out io.Reader, stage func(*ingest.Release) error) (done bool, err error) {
+	bounded := &io.LimitedReader{R: out}
+	dec := json.NewDecoder(bounded)
 	for {
+		bounded.N = maxEvent
 		var ev ingest.Event
 		if err := dec.Decode(&ev); err != nil {
 			return false, nil // it ended, or talks nonsense: either way it crashed
@@ -134,6 +207,8 @@ func (f *fetch) events(ctx context.Context, dec *json.Decoder, stage func(*inges
 			return true, nil
 		case ev.Error != nil:
 			return true, &Error{Code: ev.Error.Code, Message: ev.Error.Message, Final: ev.Error.Final, RetryAfter: ev.Error.RetryAfter}
+		case ev.Walls != nil:
+			f.w.log.DebugContext(ctx, "ingest confined", "walls", ev.Walls.String())
 		case ev.Progress != nil:
 			f.job.setProgress(*ev.Progress)
 		case ev.Refs != nil:
@@ -150,6 +225,71 @@ func (f *fetch) events(ctx context.Context, dec *json.Decoder, stage func(*inges
 		if err != nil {
 			return false, err
 		}
+	}
+}
+
+// A child is one of our processes, which reads one request and confines itself.
+type child struct {
+	name   string
+	cmd    *exec.Cmd
+	files  []*os.File // to be closed here once it has them
+	stdin  io.Closer  // its end tells the child that nobody waits for it
+	stderr *tail
+}
+
+// child returns one that is not started. The thread that starts it must be
+// locked until it has ended.
+func (w *Worker) child(ctx context.Context, name string) *child {
+	c := &child{name: name, cmd: w.opt.Child(ctx, name), stderr: &tail{}}
+	c.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	c.cmd.WaitDelay = 5 * time.Second
+	c.cmd.Stderr = c.stderr
+	return c
+}
+
+// give has the child start with files, from descriptor 3 on.
+func (c *child) give(files ...*os.File) {
+	c.files = append(c.files, files...)
+	c.cmd.ExtraFiles = append(c.cmd.ExtraFiles, files...)
+}
+
+// letGo closes the files that it was given.
+func (c *child) letGo() {
+	for _, file := range c.files {
+		file.Close()
+	}
+	c.files = nil
+}
+
+func (c *child) start(request any) error {
+	defer c.letGo()
+	input, err := json.Marshal(request)
+	if err != nil {
+		return fmt.Errorf("start %s: %w", c.name, err)
+	}
+	stdin, err := c.cmd.StdinPipe()
+	if err != nil {
+		return fmt.Errorf("start %s: %w", c.name, err)
+	}
+	if err := c.cmd.Start(); err != nil {
+		return fmt.Errorf("start %s: %w", c.name, err)
+	}
+	c.stdin = stdin
+	_, _ = stdin.Write(input) // a child that did not read it ends with an error
+	return nil
+}
+
+func (c *child) wait() error {
+	c.stdin.Close()
+	return c.cmd.Wait()
+}
+
+// end has cancel end the child, unless it has ended.
+func (c *child) end(cancel context.CancelFunc) {
+	if c.cmd.ProcessState == nil {
+		c.stdin.Close()
+		cancel()
+		_ = c.cmd.Wait()
 	}
 }
 

@@ -68,7 +68,10 @@ func (w *Worker) fetchPackage(ctx context.Context, j *job) (any, error) {
 		return nil, fmt.Errorf("make staging folder: %w", err)
 	}
 	defer stage.Close()
-	f.dir = stage.Dir
+	f.dir, f.staged = stage.Dir, filepath.Join(stage.Dir, "ingest")
+	if err := os.Mkdir(f.staged, 0o700); err != nil {
+		return nil, fmt.Errorf("make staging folder: %w", err)
+	}
 	if err := f.load(ctx); err != nil {
 		return nil, err
 	}
@@ -97,10 +100,11 @@ func errFrozen(pkg, reason string) error {
 
 // A fetch is one run of fetchPackage.
 type fetch struct {
-	w   *Worker
-	job *job
-	pkg storage.Package
-	dir string
+	w      *Worker
+	job    *job
+	pkg    storage.Package
+	dir    string // the worker's own files
+	staged string // the child's folder, in dir
 
 	releases []storage.Release
 	segments []storage.Segment
@@ -150,7 +154,7 @@ func (f *fetch) load(ctx context.Context) (err error) {
 		if err != nil {
 			return fmt.Errorf("read index of segment %d: %w", s.Seq, err)
 		}
-		if err := os.WriteFile(f.indexFile(i), raw, 0o600); err != nil {
+		if err := os.WriteFile(filepath.Join(f.staged, indexFile(i)), raw, 0o600); err != nil {
 			return fmt.Errorf("stage index: %w", err)
 		}
 		index, err := gitpack.UnmarshalIndex(raw)
@@ -163,7 +167,8 @@ func (f *fetch) load(ctx context.Context) (err error) {
 	return nil
 }
 
-func (f *fetch) indexFile(i int) string { return filepath.Join(f.dir, fmt.Sprintf("held-%d", i)) }
+// indexFile returns the name of the file with an index, in the child's folder.
+func indexFile(i int) string { return fmt.Sprintf("held-%d", i) }
 
 func (f *fetch) request(rejected []storage.RejectedTag) ingest.Request {
 	req := ingest.Request{
@@ -176,8 +181,7 @@ func (f *fetch) request(rejected []storage.RejectedTag) ingest.Request {
 		Batch:    max(1, ingest.BatchTags>>(2*(f.job.Job.Attempts-1))),
 		Released: map[string]string{},
 		Rejected: map[string]string{},
-		Dir:      f.dir,
-		Egress:   f.w.opt.Egress,
+		Dir:      f.staged,
 		Limits:   f.w.opt.Limits,
 	}
 	for i := range f.releases {
@@ -193,7 +197,7 @@ func (f *fetch) request(rejected []storage.RejectedTag) ingest.Request {
 		}
 	}
 	for i := range f.segments {
-		req.Indexes = append(req.Indexes, f.indexFile(i))
+		req.Indexes = append(req.Indexes, indexFile(i))
 	}
 	return req
 }

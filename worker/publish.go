@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"time"
 
 	"packbase/storage"
@@ -17,10 +16,19 @@ import (
 	"packbase/worker/ingest"
 )
 
+// maxIndex bounds an index that the child staged, in bytes: that of 16 million
+// objects.
+const maxIndex = 1 << 30
+
 // appendSegment stores a staged segment, before the releases that need it.
 func (f *fetch) appendSegment(ctx context.Context, s ingest.Segment) error {
 	f.job.setProgress(storage.Progress{Step: "store", Total: int64(s.Objects), Unit: "objects"})
-	raw, err := os.ReadFile(filepath.Join(f.dir, filepath.Base(s.Index)))
+	file, err := f.take(s.Index)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	raw, err := io.ReadAll(io.NewSectionReader(file, 0, maxIndex))
 	if err != nil {
 		return fmt.Errorf("read staged index: %w", err)
 	}
@@ -32,7 +40,7 @@ func (f *fetch) appendSegment(ctx context.Context, s ingest.Segment) error {
 	if err != nil {
 		return err
 	}
-	indexed, err := f.put(ctx, s.Index)
+	indexed, err := f.putFile(ctx, file)
 	if err != nil {
 		return err
 	}
@@ -68,7 +76,12 @@ func (f *fetch) store(ctx context.Context, r *ingest.Release, set *gitpack.Set, 
 	man.Fence = f.job.Fence
 	man.CreatedAt = time.Now().UTC().Truncate(time.Microsecond) // as Postgres keeps it
 	var pub storage.Publication
-	if _, err := f.putAs(ctx, r.File, man.Tarball.Digest); err != nil {
+	file, err := f.take(r.File)
+	if err != nil {
+		return pub, err
+	}
+	defer file.Close()
+	if _, err := f.putAs(ctx, file, man.Tarball.Digest); err != nil {
 		return pub, err
 	}
 	manifest, err := f.putDocument(ctx, &man)
@@ -171,35 +184,33 @@ func (f *fetch) putDocument(ctx context.Context, doc interface{ Encode() ([]byte
 		return storage.Blob{}, fmt.Errorf("stage document: %w", err)
 	}
 	sum := sha256.Sum256(b)
-	return f.putAs(ctx, filepath.Base(file.Name()), hex.EncodeToString(sum[:]))
+	return f.putAs(ctx, file, hex.EncodeToString(sum[:]))
 }
 
-// put makes a staged file a blob, and removes it from the folder.
+// put makes a staged file a blob.
 func (f *fetch) put(ctx context.Context, name string) (storage.Blob, error) {
-	// The name comes from the child: it must not lead out of the folder.
-	file, err := os.Open(filepath.Join(f.dir, filepath.Base(name)))
+	file, err := f.take(name)
 	if err != nil {
-		return storage.Blob{}, fmt.Errorf("open staged file: %w", err)
+		return storage.Blob{}, err
 	}
 	defer file.Close()
+	return f.putFile(ctx, file)
+}
+
+func (f *fetch) putFile(ctx context.Context, file *os.File) (storage.Blob, error) {
 	hash := sha256.New()
-	if _, err := io.Copy(hash, file); err != nil {
+	if _, err := io.Copy(hash, io.NewSectionReader(file, 0, f.w.opt.Limits.File)); err != nil {
 		return storage.Blob{}, fmt.Errorf("hash staged file: %w", err)
 	}
-	return f.putAs(ctx, name, hex.EncodeToString(hash.Sum(nil)))
+	return f.putAs(ctx, file, hex.EncodeToString(hash.Sum(nil)))
 }
 
-// putAs is put for a file whose digest somebody told; the store checks it.
-func (f *fetch) putAs(ctx context.Context, name, digest string) (storage.Blob, error) {
-	file, err := os.Open(filepath.Join(f.dir, filepath.Base(name)))
-	if err != nil {
-		return storage.Blob{}, fmt.Errorf("open staged file: %w", err)
-	}
+// putAs is putFile for a file whose digest somebody told; the store checks it.
+func (f *fetch) putAs(ctx context.Context, file *os.File, digest string) (storage.Blob, error) {
 	defer os.Remove(file.Name())
-	defer file.Close()
 	info, err := file.Stat()
 	if err != nil {
-		return storage.Blob{}, fmt.Errorf("open staged file: %w", err)
+		return storage.Blob{}, fmt.Errorf("stat staged file: %w", err)
 	}
 	if err := f.w.blobs.Put(ctx, digest, file); err != nil {
 		return storage.Blob{}, fmt.Errorf("put blob: %w", err)

@@ -42,7 +42,7 @@ type Options struct {
 	MaxAttempts int           // of jobs that fail for a passing reason
 	Backoff     time.Duration // before the second attempt; four times as much before each further one
 
-	Ingest func(ctx context.Context) *exec.Cmd // the child process that mirrors: `packbase ingest`
+	Child  func(ctx context.Context, name string) *exec.Cmd // one of our own processes: `packbase ingest`, `packbase download`
 	Limits ingest.Limits
 	Egress upstream.Options
 	Git    http.Handler // the Git interface, to be probed

@@ -65,8 +65,9 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdin i
 		&cobra.Group{ID: "use", Title: "Using a server (PACKBASE_URL):"},
 		&cobra.Group{ID: "keep", Title: "Looking after the data:"},
 	)
-	root.AddCommand(p.upCommand(), p.apiCommand(), p.workerCommand(), p.migrateCommand(), p.healthCommand(), p.ingestCommand(), p.configCommand(),
+	root.AddCommand(p.upCommand(), p.apiCommand(), p.workerCommand(), p.migrateCommand(), p.healthCommand(), p.configCommand(),
 		p.replicateCommand(), p.fsckCommand(), p.verifyCommand(), p.gcCommand(), p.rebuildCommand())
+	root.AddCommand(p.childCommands()...)
 	root.AddCommand(p.fetchCommand(), p.updateCommand(), p.listCommand(), p.searchCommand(), p.infoCommand(), p.checkCommand(),
 		p.reviewCommand(), p.visibilityCommand(), p.tokenCommand(), p.jobsCommand(), p.statusCommand(), p.doctorCommand(), p.versionCommand(), p.completionCommand(), exitCodesTopic())
 	root.CompletionOptions.DisableDefaultCmd = true

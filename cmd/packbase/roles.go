@@ -1,6 +1,8 @@
 package main
 
 import (
+	"context"
+	"io"
 	"os"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -109,16 +111,20 @@ func (p *program) migrateCommand() *cobra.Command {
 	return cmd
 }
 
-// ingestCommand is the worker's child process.
-func (p *program) ingestCommand() *cobra.Command {
-	return &cobra.Command{
-		Use:    "ingest",
-		Short:  "Mirror one package for a worker",
-		Hidden: true,
-		Args:   cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			return ingest.Main(cmd.Context(), p.stdin, p.stdout)
-		},
+// childCommands are the worker's child processes.
+func (p *program) childCommands() []*cobra.Command {
+	child := func(name, short string, main func(context.Context, io.Reader, io.Writer) error) *cobra.Command {
+		return &cobra.Command{
+			Use:    name,
+			Short:  short,
+			Hidden: true,
+			Args:   cobra.NoArgs,
+			RunE:   func(cmd *cobra.Command, _ []string) error { return main(cmd.Context(), p.stdin, p.stdout) },
+		}
+	}
+	return []*cobra.Command{
+		child("ingest", "Mirror one package for a worker", ingest.Main),
+		child("download", "Talk with one upstream for a worker", ingest.Download),
 	}
 }
 

@@ -28,6 +28,7 @@ import (
 	"packbase/storage/blob"
 	"packbase/storage/queue"
 	"packbase/worker"
+	"packbase/worker/confine"
 	"packbase/worker/upstream"
 )
 
@@ -39,6 +40,10 @@ type stores struct {
 }
 
 func openStores(ctx context.Context, cfg *Config) (*stores, error) {
+	// From here on there are secrets in memory.
+	if err := confine.Hide(); err != nil {
+		return nil, err
+	}
 	if cfg.DatabaseURL == "" {
 		return nil, usage("PACKBASE_DATABASE_URL is not set; only `packbase up` brings its own Postgres")
 	}
@@ -133,9 +138,9 @@ func newWorker(cfg *Config, s *stores, git http.Handler, reg prometheus.Register
 		JobTimeout:  cfg.JobTimeout,
 		MaxAttempts: cfg.JobAttempts,
 		Backoff:     cfg.JobBackoff,
-		Ingest: func(ctx context.Context) *exec.Cmd {
-			cmd := exec.CommandContext(ctx, self, "ingest")
-			cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "GOTRACEBACK=single"}
+		Child: func(ctx context.Context, name string) *exec.Cmd {
+			cmd := exec.CommandContext(ctx, self, name)
+			cmd.Env = []string{"GOTRACEBACK=single"}
 			return cmd
 		},
 		Limits: cfg.Limits,

@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -28,7 +29,7 @@ type bareFixture struct {
 func openBareFixture(ctx context.Context, req Request, folder *os.Root) (source, error) {
 	defer folder.Close()
 	if _, err := folder.Stat("HEAD"); err != nil {
-		return nil, &Error{Code: "fixture_not_found", Message: fmt.Sprintf("the fixture %s is not a bare repository", filepath.Base(folder.Name()))}
+		return nil, &Error{Code: "fixture_not_found", Message: fmt.Sprintf("the fixture %s is not a bare repository", filepath.Base(req.CloneURL))}
 	}
 	spool, err := os.Create(filepath.Join(req.Dir, "repository"))
 	if err != nil {
@@ -100,6 +101,9 @@ func (m *mirror) history(ctx context.Context, b *bareFixture) error {
 	trailer := make([]byte, len(gitpack.OID{}))
 	if _, err := file.ReadAt(trailer, index.Size()-int64(len(trailer))); err != nil {
 		return fmt.Errorf("read trailer: %w", err)
+	}
+	if err := errors.Join(file.Close(), indexFile.Close()); err != nil {
+		return fmt.Errorf("write history: %w", err)
 	}
 	return m.events.send(Event{History: &History{
 		Head: cmp.Or(b.repo.Head, "refs/heads/main"), Refs: refs, Name: hex.EncodeToString(trailer), File: name, Index: indexName,

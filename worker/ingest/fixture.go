@@ -2,12 +2,16 @@ package ingest
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
+	"packbase/storage"
 	"packbase/storage/gitpack"
 	"packbase/storage/zigpkg"
 )
@@ -66,9 +70,6 @@ func (f *fixture) load(spool *os.File) (*gitpack.Objects, error) {
 			return err
 		}
 		if d.IsDir() {
-			if d.Name() == ".git" || d.Name() == ".zig-cache" || d.Name() == "zig-out" {
-				return fs.SkipDir
-			}
 			return nil
 		}
 		file, err := f.add(objects, name, d)
@@ -116,4 +117,61 @@ func (f *fixture) add(objects *gitpack.Objects, name string, d fs.DirEntry) (git
 	defer body.Close()
 	file.OID, err = objects.Add(gitpack.Blob, file.Size, body)
 	return file, err
+}
+
+// fixtureCopy is the fixture in the child's folder: it is copied before the
+// child gives up all other files.
+const fixtureCopy = "fixture"
+
+// copyFixture copies the fixture that req names, if it names one, without what
+// Git and Zig keep in a folder of theirs.
+func copyFixture(req Request) error {
+	name, ok := strings.CutPrefix(req.CloneURL, storage.FixtureScheme)
+	if !ok {
+		return nil
+	}
+	from, err := openFixtureFolder(req, name)
+	if err != nil {
+		return err
+	}
+	defer from.Close()
+	err = fs.WalkDir(from.FS(), ".", func(name string, d fs.DirEntry, err error) error {
+		to := filepath.Join(req.Dir, fixtureCopy, name)
+		switch {
+		case err != nil:
+			return err
+		case d.IsDir() && (d.Name() == ".git" || d.Name() == ".zig-cache" || d.Name() == "zig-out"):
+			return fs.SkipDir
+		case d.IsDir():
+			return os.Mkdir(to, 0o700)
+		case d.Type() == fs.ModeSymlink:
+			target, err := from.Readlink(name)
+			return errors.Join(err, os.Symlink(target, to))
+		case !d.Type().IsRegular():
+			return fmt.Errorf("%s is neither a file nor a symlink", name)
+		}
+		return copyFile(from, name, to)
+	})
+	if err != nil {
+		return fmt.Errorf("copy fixture: %w", err)
+	}
+	return nil
+}
+
+func copyFile(folder *os.Root, name, to string) error {
+	src, err := folder.Open(name)
+	if err != nil {
+		return err
+	}
+	defer src.Close()
+	info, err := src.Stat()
+	if err != nil {
+		return err
+	}
+	dst, err := os.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600|info.Mode()&0o100)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(dst, src)
+	return errors.Join(err, dst.Close())
 }

@@ -87,7 +87,7 @@ func TestFixturesStayInTheirFolder(t *testing.T) {
 		{"fixture:", false},
 	} {
 		req := Request{Package: "p", CloneURL: tt.clone, Fixtures: fixtures, Dir: t.TempDir(), Limits: DefaultLimits()}
-		src, err := openSource(t.Context(), req, &eventWriter{w: bufio.NewWriter(io.Discard)})
+		src, err := openCopied(t, req)
 		if (err == nil) != tt.ok {
 			t.Errorf("%s: %v, want ok %v", tt.clone, err, tt.ok)
 		}
@@ -95,14 +95,14 @@ func TestFixturesStayInTheirFolder(t *testing.T) {
 			src.close()
 		}
 		var own *Error
-		if req.Fixtures = ""; tt.ok {
-			if _, err := openSource(t.Context(), req, nil); !errors.As(err, &own) || own.Code != "fixture_not_found" {
+		if req.Fixtures, req.Dir = "", t.TempDir(); tt.ok {
+			if _, err := openCopied(t, req); !errors.As(err, &own) || own.Code != "fixture_not_found" {
 				t.Errorf("%s without a folder of fixtures: %v", tt.clone, err)
 			}
 		}
 	}
 	req := Request{Package: "plain", CloneURL: "fixture:plain", Fixtures: fixtures, Dir: t.TempDir(), Limits: DefaultLimits()}
-	src, err := openSource(t.Context(), req, nil)
+	src, err := openCopied(t, req)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -110,4 +110,13 @@ func TestFixturesStayInTheirFolder(t *testing.T) {
 	if tags := src.refs().tags; len(tags) != 1 || tags["v0.1.0"].IsZero() {
 		t.Errorf("the tags of plain are %v: a manifest outside was read", tags)
 	}
+}
+
+// openCopied opens a fixture as the child does.
+func openCopied(t *testing.T, req Request) (source, error) {
+	t.Helper()
+	if err := copyFixture(req); err != nil {
+		return nil, err
+	}
+	return openSource(t.Context(), req, &eventWriter{w: bufio.NewWriter(io.Discard)})
 }

@@ -1,10 +1,11 @@
-// Package ingest is the child process in which upstream's bytes are parsed.
+// Package ingest is the child processes in which upstream's bytes are parsed.
 //
 // The worker starts `packbase ingest`, writes one Request as JSON to its
 // standard input and reads Events, one JSON object a line, from its standard
-// output, while files appear in the folder that the request names. The child
-// limits itself before it reads the first byte from upstream, so whatever a
-// hostile repository does to it, the worker reads about it in an exit code.
+// output, while files appear in the folder that the request names. What comes
+// from upstream reaches it through `packbase download`, see [Download]. Both
+// confine themselves before they read the first byte of it, so whatever a
+// hostile repository does to them, the worker reads about it in an exit code.
 package ingest
 
 import (
@@ -14,12 +15,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"runtime/debug"
 	"sync"
 	"time"
 
 	"packbase/storage"
 	"packbase/storage/gitpack"
 	"packbase/storage/tarball"
+	"packbase/worker/confine"
 	"packbase/worker/upstream"
 )
 
@@ -34,9 +37,8 @@ type Request struct {
 	Rejected map[string]string // tags that were refused, likewise
 	Commits  []string          // of releases and snapshots
 	Batch    int               // tags to fetch at once
-	Indexes  []string          // files: the indexes of the package's segments, in order
-	Dir      string            // an empty folder, for the child's files
-	Egress   upstream.Options
+	Indexes  []string          // files in Dir: the indexes of the package's segments, in order
+	Dir      string            // a folder with the indexes, for the child's files
 	Limits   Limits
 }
 
@@ -64,6 +66,7 @@ func DefaultLimits() Limits {
 
 // An Event is one line of the child's output. One field is set.
 type Event struct {
+	Walls    *confine.Walls       `json:"walls,omitempty"` // comes first
 	Refs     *Refs                `json:"refs,omitempty"`
 	Progress *storage.Progress    `json:"progress,omitempty"`
 	Rejected *storage.RejectedTag `json:"rejected,omitempty"`
@@ -74,7 +77,7 @@ type Event struct {
 	Done     bool                 `json:"done,omitempty"`
 }
 
-// Refs is what upstream listed. It comes first.
+// Refs is what upstream listed. It comes before all that is mirrored.
 type Refs struct {
 	Tags     map[string]string `json:"tags"`               // what each tag names: a tag object or a commit
 	Misnamed []string          `json:"misnamed,omitempty"` // tags whose names cannot be published
@@ -126,19 +129,27 @@ func Main(ctx context.Context, in io.Reader, out io.Writer) error {
 	if err := json.NewDecoder(in).Decode(&req); err != nil {
 		return fmt.Errorf("read request: %w", err)
 	}
-	if err := limitProcess(req.Limits); err != nil {
+	missing := copyFixture(req)
+	if missing != nil && asError(missing) == nil {
+		return missing
+	}
+	// The Go runtime collects garbage well before the address space runs out.
+	debug.SetMemoryLimit(min(req.Limits.Memory/8, 160<<20))
+	walls, err := req.Limits.room(req.Dir).Enter()
+	if err != nil {
 		return err
 	}
-	// The parent never writes again: the end of its pipe is its death.
-	ctx, cancel := context.WithCancel(ctx)
+	req.Dir = "."
+	ctx, cancel := whileRead(ctx, in)
 	defer cancel()
-	go func() {
-		_, _ = io.Copy(io.Discard, in)
-		cancel()
-	}()
 
 	events := &eventWriter{w: bufio.NewWriterSize(out, 64<<10)}
-	err := run(ctx, req, events)
+	if err := events.send(Event{Walls: &walls}); err != nil {
+		return err
+	}
+	if err = missing; err == nil {
+		err = run(ctx, req, events)
+	}
 	if err == nil {
 		return events.send(Event{Done: true})
 	}
@@ -146,6 +157,17 @@ func Main(ctx context.Context, in io.Reader, out io.Writer) error {
 		return events.send(Event{Error: e})
 	}
 	return err
+}
+
+// whileRead returns a context that ends with in: the parent never writes
+// again, so the end of its pipe is its death.
+func whileRead(ctx context.Context, in io.Reader) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(ctx)
+	go func() {
+		_, _ = io.Copy(io.Discard, in)
+		cancel()
+	}()
+	return ctx, cancel
 }
 
 // asError returns what upstream did wrong, nil if err is not about that.

@@ -170,13 +170,13 @@ type mirror struct {
 
 func (m *mirror) open() error {
 	for _, name := range m.req.Indexes {
-		b, err := os.ReadFile(name)
+		b, err := os.ReadFile(filepath.Join(m.req.Dir, name))
 		if err != nil {
 			return fmt.Errorf("read index: %w", err)
 		}
 		index, err := gitpack.UnmarshalIndex(b)
 		if err != nil {
-			return fmt.Errorf("read index %s: %v", filepath.Base(name), err)
+			return fmt.Errorf("read index %s: %v", name, err)
 		}
 		m.indexes = append(m.indexes, index)
 	}
@@ -506,6 +506,10 @@ func (m *mirror) writeSegment(ctx context.Context, objects *gitpack.Objects, ids
 	if err != nil {
 		return fmt.Errorf("write segment: %w", err)
 	}
+	// The worker takes no file that somebody may still write to.
+	if err := file.Close(); err != nil {
+		return fmt.Errorf("write segment: %w", err)
+	}
 	raw, err := index.MarshalBinary()
 	if err != nil {
 		return err
@@ -549,8 +553,10 @@ func (m *mirror) releases(ctx context.Context, objects *gitpack.Objects, wants [
 				return ctx.Err()
 			}
 			g.Go(func() error {
-				defer file.Close()
 				r, err := m.release(ctx, objects, w, name, file)
+				if cerr := file.Close(); err == nil {
+					err = cerr // before the worker takes it
+				}
 				if e := asError(err); e != nil && w.tag != "" {
 					slot <- Event{Rejected: w.rejected(e)}
 					return nil

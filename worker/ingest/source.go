@@ -3,14 +3,12 @@ package ingest
 import (
 	"context"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"strings"
 
 	"packbase/storage"
 	"packbase/storage/gitpack"
-	"packbase/worker/upstream"
 )
 
 // A source is where objects come from: upstream or a fixture folder.
@@ -60,38 +58,22 @@ func validRef(name string) error {
 
 func openSource(ctx context.Context, req Request, events *eventWriter) (source, error) {
 	if name, ok := strings.CutPrefix(req.CloneURL, storage.FixtureScheme); ok {
-		folder, err := openFixtureFolder(req, name)
+		folder, err := os.OpenRoot(filepath.Join(req.Dir, fixtureCopy))
 		if err != nil {
-			return nil, err
+			return nil, fmt.Errorf("open fixture: %w", err)
 		}
 		if strings.HasSuffix(name, ".git") {
 			return openBareFixture(ctx, req, folder)
 		}
 		return openFixture(req, folder)
 	}
-	_ = events.send(Event{Progress: &storage.Progress{Step: "list refs"}})
-	egress := req.Egress
-	egress.Limits.PackBytes = req.Limits.Git.PackBytes
-	session, err := upstream.New(egress).Connect(ctx, req.CloneURL)
-	if err != nil {
-		return nil, err
-	}
-	return &remote{session: session, req: req, events: events}, nil
+	return openRemote(req, events)
 }
-
-// A remote is upstream's repository.
-type remote struct {
-	session *upstream.Session
-	req     Request
-	events  *eventWriter
-}
-
-func (r *remote) close() { r.session.Close() }
 
 func (r *remote) refs() sourceRefs {
-	listed := r.session.Refs()
+	listed := r.listed.Refs
 	has := newSourceRefs()
-	has.private = r.session.Private
+	has.private = r.listed.Private
 	for _, tag := range listed.Tags {
 		has.addTag(tag.Name, tag.OID)
 	}
@@ -104,26 +86,4 @@ func (r *remote) refs() sourceRefs {
 		}
 	}
 	return has
-}
-
-// objects fetches one pack without history and unpacks it.
-func (r *remote) objects(ctx context.Context, oids []gitpack.OID, spool *os.File) (*gitpack.Objects, error) {
-	pack, err := os.Create(filepath.Join(r.req.Dir, "fetched.pack"))
-	if err != nil {
-		return nil, fmt.Errorf("make pack file: %w", err)
-	}
-	defer os.Remove(pack.Name())
-	defer pack.Close()
-	err = r.session.FetchPack(ctx, oids, pack, func(bytes int64) {
-		r.events.progress(storage.Progress{Step: "download", Done: bytes, Unit: "bytes"})
-	})
-	if err != nil {
-		return nil, err
-	}
-	if _, err := pack.Seek(0, io.SeekStart); err != nil {
-		return nil, fmt.Errorf("rewind pack: %w", err)
-	}
-	return gitpack.Unpack(ctx, pack, spool, r.req.Limits.Git, func(done, total int) {
-		r.events.progress(storage.Progress{Step: "unpack", Done: int64(done), Total: int64(total), Unit: "objects"})
-	})
 }

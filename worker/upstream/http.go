@@ -23,7 +23,7 @@ const (
 func (c *Client) newTransport() *http.Transport {
 	t := &http.Transport{
 		Proxy:                  nil,
-		DialContext:            c.dial,
+		DialContext:            c.dialer,
 		TLSHandshakeTimeout:    c.limits.TLS,
 		ResponseHeaderTimeout:  c.limits.Header,
 		MaxResponseHeaderBytes: maxHeaderBytes,
@@ -40,7 +40,7 @@ func (c *Client) newTransport() *http.Transport {
 type roundTripper struct {
 	client *Client
 	origin *url.URL // of the session; nil: that of the first request of each chain
-	login  login    // for origin, if there is one
+	login  Login    // for origin, if there is one
 }
 
 // CloseIdleConnections is found by http.Client.
@@ -106,7 +106,7 @@ func (t *roundTripper) authorize(out, req *http.Request) error {
 		}
 	}
 	if !login.isZero() {
-		out.SetBasicAuth(login.user, login.password)
+		out.SetBasicAuth(login.User, login.Password)
 	}
 	return nil
 }
@@ -240,20 +240,20 @@ func (b *body) Close() error {
 // login returns the credentials for the host of u, or zero ones. Over http
 // they are sent only to a place that an [Allow] opens explicitly: as host and
 // port, or as a prefix that has the address which u itself spells.
-func (c *Client) login(u *url.URL) (login, error) {
+func (c *Client) login(u *url.URL) (Login, error) {
 	if c.netrc == "" {
-		return login{}, nil
+		return c.given, nil
 	}
 	if u.Scheme != "https" {
 		ip, _ := netip.ParseAddr(u.Hostname())
 		if !c.allow.opens(u.Hostname(), ip.Unmap(), portOf(u)) {
-			return login{}, nil
+			return Login{}, nil
 		}
 	}
 	l, err := readNetrc(c.netrc, u)
 	if err != nil {
 		// The error itself would show a path to clients.
-		return login{}, &Error{Code: CodeAuth, Temporary: true, Message: "the netrc file (PACKBASE_NETRC) is not readable; fix its path or mode"}
+		return Login{}, &Error{Code: CodeAuth, Temporary: true, Message: "the netrc file (PACKBASE_NETRC) is not readable; fix its path or mode"}
 	}
 	return l, nil
 }

@@ -7,17 +7,17 @@ import (
 	"strings"
 )
 
-// A login is the user and password for one host.
-type login struct{ user, password string }
+// A Login is the user and password for one host.
+type Login struct{ User, Password string }
 
-func (l login) isZero() bool { return l == login{} }
+func (l Login) isZero() bool { return l == Login{} }
 
 // secrets returns the texts that must not appear in a message.
-func (l login) secrets() []string {
-	if l.password == "" {
+func (l Login) secrets() []string {
+	if l.Password == "" {
 		return nil
 	}
-	return []string{base64.StdEncoding.EncodeToString([]byte(l.user + ":" + l.password)), l.password}
+	return []string{base64.StdEncoding.EncodeToString([]byte(l.User + ":" + l.Password)), l.Password}
 }
 
 // readNetrc returns what the netrc file at path says about the host of u, or
@@ -26,10 +26,10 @@ func (l login) secrets() []string {
 //
 // The file is read each time, so a change needs no restart. Its format is that
 // of the GNU inetutils manual, "The .netrc file".
-func readNetrc(path string, u *url.URL) (login, error) {
+func readNetrc(path string, u *url.URL) (Login, error) {
 	data, err := os.ReadFile(path)
 	if err != nil {
-		return login{}, err
+		return Login{}, err
 	}
 	logins := parseNetrc(string(data))
 	if l, ok := logins[foldHost(u.Host)]; ok {
@@ -39,15 +39,15 @@ func readNetrc(path string, u *url.URL) (login, error) {
 }
 
 // parseNetrc returns the logins of text by machine; of two, the first counts.
-func parseNetrc(text string) map[string]login {
-	logins := make(map[string]login)
+func parseNetrc(text string) map[string]Login {
+	logins := make(map[string]Login)
 	var machine string
-	var current login
+	var current Login
 	end := func() {
 		if _, seen := logins[machine]; machine != "" && !seen {
 			logins[machine] = current
 		}
-		machine, current = "", login{}
+		machine, current = "", Login{}
 	}
 	words := netrcWords(text)
 	for len(words) > 0 {
@@ -65,9 +65,9 @@ func parseNetrc(text string) map[string]login {
 			end()
 			machine = foldHost(value)
 		case "login":
-			current.user = value
+			current.User = value
 		case "password":
-			current.password = value
+			current.Password = value
 		}
 	}
 	end()

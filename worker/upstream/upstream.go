@@ -29,6 +29,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/url"
 	"slices"
@@ -50,6 +51,11 @@ type Options struct {
 	Netrc     string  // path of a netrc file, read for each session; "" for none
 	Limits    Limits  // a zero field means the default
 	UserAgent string  // header; "" means "packbase"
+
+	// For a process without files and network; see [Client.LoginFor] and
+	// [DialThrough].
+	Login Login                                                                 // for the repositories of its sessions, in place of Netrc
+	Dial  func(ctx context.Context, network, hostport string) (net.Conn, error) `json:"-"` // in place of name lookup, address rules and connect
 }
 
 // Limits bound what one repository may cost. Sizes are bytes.
@@ -101,6 +107,8 @@ func (l Limits) orDefaults() Limits {
 type Client struct {
 	allow  allowList
 	netrc  string
+	given  Login // in place of netrc
+	dialer func(ctx context.Context, network, hostport string) (net.Conn, error)
 	limits Limits
 	agent  string
 	base   *http.Transport
@@ -111,11 +119,25 @@ func New(o Options) *Client {
 	c := &Client{
 		allow:  o.Allow,
 		netrc:  o.Netrc,
+		given:  o.Login,
+		dialer: o.Dial,
 		limits: o.Limits.orDefaults(),
 		agent:  cmp.Or(o.UserAgent, "packbase"),
 	}
+	if c.dialer == nil {
+		c.dialer = c.dial
+	}
 	c.base = c.newTransport()
 	return c
+}
+
+// LoginFor returns the credentials for the repository at rawURL, or zero ones.
+func (c *Client) LoginFor(rawURL string) (Login, error) {
+	u, err := parseURL(rawURL)
+	if err != nil {
+		return Login{}, err
+	}
+	return c.login(u)
 }
 
 // HTTP returns a client for downloads that are not Git, such as the catalog.
@@ -177,7 +199,7 @@ func (c *Client) Connect(ctx context.Context, rawURL string) (*Session, error) {
 	}
 	ctx, cancel := c.limits.total(ctx)
 	defer cancel()
-	s, err := c.connect(ctx, u, login{})
+	s, err := c.connect(ctx, u, Login{})
 	if known.isZero() || !wantsLogin(err) {
 		return s, err
 	}
@@ -201,7 +223,7 @@ func wantsLogin(err error) bool {
 	return false
 }
 
-func (c *Client) connect(ctx context.Context, u *url.URL, as login) (*Session, error) {
+func (c *Client) connect(ctx context.Context, u *url.URL, as Login) (*Session, error) {
 	g := &guard{next: &roundTripper{client: c, origin: u, login: as}, limits: c.limits}
 	git, err := openGit(u, g)
 	if err != nil {

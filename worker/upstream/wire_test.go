@@ -888,7 +888,7 @@ machine one.example.org login late password late
 default login d password d
 machine three login`
 	got := parseNetrc(text)
-	want := map[string]login{
+	want := map[string]Login{
 		"one.example.org":      {"a", "p#1"},
 		"two.example.org:8443": {"b", "c"},
 		"three":                {},

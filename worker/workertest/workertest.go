@@ -26,12 +26,16 @@ import (
 
 const childEnv = "PACKBASE_TEST_INGEST"
 
-// Main is a TestMain: the test's binary is its own ingest child, too.
+// Main is a TestMain: the test's binary is its own children, too.
 func Main(m *testing.M) {
-	if os.Getenv(childEnv) == "" {
+	child := ingest.Main
+	switch os.Getenv(childEnv) {
+	case "":
 		os.Exit(m.Run())
+	case "download":
+		child = ingest.Download
 	}
-	if err := ingest.Main(context.Background(), os.Stdin, os.Stdout); err != nil {
+	if err := child(context.Background(), os.Stdin, os.Stdout); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
@@ -78,9 +82,9 @@ func (r *Registry) Work(change ...func(*worker.Options)) (stop func()) {
 	opt := worker.Options{
 		ID: "tests", Concurrency: 2, Staging: r.Staging, Lease: time.Minute, Reconcile: 100 * time.Millisecond, JobTimeout: 5 * time.Minute,
 		MaxAttempts: 1, Limits: r.Limits, Fixtures: r.Fixtures, Git: http.NotFoundHandler(),
-		Ingest: func(ctx context.Context) *exec.Cmd {
+		Child: func(ctx context.Context, name string) *exec.Cmd {
 			cmd := exec.CommandContext(ctx, self)
-			cmd.Env = append(os.Environ(), childEnv+"=1")
+			cmd.Env = append(os.Environ(), childEnv+"="+name)
 			return cmd
 		},
 	}

@@ -1,0 +1,70 @@
+package worker
+
+import (
+	"io"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"packbase/worker/ingest"
+)
+
+// A child under the control of upstream stages things that are no files, or
+// that it can change later.
+func TestTakeStaged(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	f := &fetch{w: &Worker{opt: Options{Limits: ingest.Limits{File: 10}}}, dir: dir, staged: filepath.Join(dir, "ingest")}
+	secret := filepath.Join(dir, "secret")
+	staged := func(name string) string { return filepath.Join(f.staged, name) }
+	for _, err := range []error{
+		os.Mkdir(f.staged, 0o700),
+		os.WriteFile(secret, []byte("secret"), 0o600),
+		os.Symlink(secret, staged("link")),
+		unix.Mkfifo(staged("fifo"), 0o600),
+		os.Mkdir(staged("folder"), 0o700),
+		os.WriteFile(staged("twice"), []byte("x"), 0o600),
+		os.Link(staged("twice"), staged("again")),
+		os.WriteFile(staged("large"), make([]byte, 11), 0o600),
+		os.WriteFile(staged("good"), []byte("good"), 0o600),
+		os.WriteFile(staged("open"), []byte("open"), 0o666),
+	} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, name := range []string{"link", "fifo", "folder", "twice", "large", "../secret", "..", "", "missing"} {
+		if file, err := f.take(name); err == nil {
+			t.Errorf("%q was taken as %s", name, file.Name())
+			file.Close()
+		}
+	}
+	writer, err := os.OpenFile(staged("open"), os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer writer.Close()
+	for _, name := range []string{"good", "open"} {
+		file, err := f.take(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer file.Close()
+		if name == "open" {
+			if _, err := writer.WriteAt([]byte("evil"), 0); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if b, err := io.ReadAll(file); err != nil || string(b) != name {
+			t.Errorf("%s is %q, %v", name, b, err)
+		}
+		if _, err := os.Stat(staged(name)); err == nil {
+			t.Errorf("%s is still in the child's folder", name)
+		}
+		if filepath.Dir(file.Name()) != dir {
+			t.Errorf("%s was taken to %s, want the worker's folder", name, file.Name())
+		}
+	}
+}
