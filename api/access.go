@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"crypto/subtle"
 	"errors"
+	"fmt"
 	"net/http"
 	"slices"
 	"strings"
@@ -259,6 +260,53 @@ func (s *Server) postVisibility(w http.ResponseWriter, r *http.Request) error {
 	}
 	s.decided(r.Context(), name)
 	return s.answerCheck(w, r, name)
+}
+
+// postRemove serves POST /api/remove: a release, a commit or a whole package is
+// served to nobody any more.
+func (s *Server) postRemove(w http.ResponseWriter, r *http.Request) error {
+	var in struct {
+		Package string `json:"package"`
+		Tag     string `json:"tag"`
+		Commit  string `json:"commit"`
+		Reason  string `json:"reason"`
+	}
+	if err := readJSON(w, r, &in); err != nil {
+		return err
+	}
+	switch {
+	case storage.ValidPackage(in.Package) != nil:
+		return errNoPackage(in.Package)
+	case in.Tag != "" && in.Commit != "":
+		return &Error{Status: http.StatusBadRequest, Code: "invalid", Message: "give a tag or a commit, not both; neither is the whole package"}
+	case in.Commit != "" && !storage.ValidOID(in.Commit):
+		return &Error{Status: http.StatusBadRequest, Code: "invalid", Message: "commit: want the 40 hex digits of a commit id"}
+	}
+	done, err := s.db.Remove(r.Context(), storage.Removal{Package: in.Package, Tag: in.Tag, Commit: strings.ToLower(in.Commit), Reason: in.Reason})
+	if err != nil {
+		return notFound(err, &Error{Status: http.StatusNotFound, Code: "not_found", Message: fmt.Sprintf("%q has nothing like that here; /api/info/%s lists what it has", in.Package, in.Package)})
+	}
+	s.epoch.renew(r.Context())
+	s.news.Add(1)
+	if !done.Freed {
+		s.tell(r.Context(), done.Job)
+	}
+	type removed struct {
+		Tag    string `json:"tag,omitempty"`
+		Commit string `json:"commit"`
+	}
+	out := struct {
+		Status  string    `json:"status"`
+		Package string    `json:"package"`
+		Removed []removed `json:"removed"`
+		Left    []string  `json:"still_served"` // other tags of the same commits
+		Freed   bool      `json:"name_released"`
+	}{"removed", done.Package, []removed{}, orEmpty(done.Left), done.Freed}
+	for _, t := range done.Releases {
+		out.Removed = append(out.Removed, removed{t.Tag, t.CommitOID})
+	}
+	writeJSON(w, http.StatusOK, out)
+	return nil
 }
 
 // decided has a decision about a package hold from now on, and last: a probe

@@ -174,6 +174,90 @@ func TestPrivatePackage(t *testing.T) {
 	}
 }
 
+// The whole route table against a removed package, and a removed release of
+// another: nobody is given a byte of it, and all ways to the bytes say why.
+func TestRemoved(t *testing.T) {
+	t.Parallel()
+	g := newRegistry(t)
+	other := g.serve()
+	gone := g.publish("doomed", release{tag: "v1.0.0", annotated: true, branch: "main", files: zon("doomed", "1.0.0")})[0]
+	live := g.publish("living", release{tag: "v1.0.0", files: zon("living", "1.0.0")},
+		release{tag: "v2.0.0", annotated: true, branch: "main", files: files{"own.zig": "// 2\n", "build.zig": "", "build.zig.zon": zon("living", "2.0.0")["build.zig.zon"]}})
+	ways := func(r storage.Release) []string {
+		return []string{"/p/" + r.Package + "/tag/" + r.Tag + ".tar.gz", "/p/" + r.Package + "/tag/" + r.Tag + ".json",
+			"/p/" + r.Package + "/commit/" + r.CommitOID + ".tar.gz", "/p/" + r.Package + "/branch/main.tar.gz",
+			"/z/" + r.ZigHash + ".tar.gz", "/z/" + r.ZigLegacyHash + ".tar.gz", "/api/blobs/" + r.Digest, "/api/blobs/" + r.ManifestDigest}
+	}
+	want := func(oid string, header ...string) *answer {
+		t.Helper()
+		return other.do(http.MethodPost, "/git/living/git-upload-pack", pkt("command=fetch")+"0001"+pkt("want "+oid)+pkt("done")+"0000",
+			append(header, "Content-Type", "application/x-git-upload-pack-request", "Git-Protocol", "version=2")...)
+	}
+	for _, r := range []storage.Release{gone, live[1]} { // so that all is in memory
+		for _, path := range ways(r) {
+			for _, on := range []*registry{g, other} {
+				if a := on.get(path); a.StatusCode != http.StatusOK {
+					t.Fatalf("before: %s: %d %s", path, a.StatusCode, a.body)
+				}
+			}
+		}
+	}
+	if a := want(live[1].CommitOID); a.StatusCode != http.StatusOK || !bytes.Contains(a.body, []byte("PACK")) {
+		t.Fatalf("before: want by id: %d %.200q", a.StatusCode, a.body)
+	}
+	for _, body := range []string{`{"package":"doomed","reason":"it held a key"}`, `{"package":"living","tag":"v2.0.0","reason":"it held a key"}`} {
+		if a := g.post("/api/remove", body); a.StatusCode != http.StatusOK {
+			t.Fatalf("%s: %d %s", body, a.StatusCode, a.body)
+		}
+	}
+	for _, r := range []storage.Release{gone, live[1]} {
+		for _, path := range ways(r) {
+			for _, on := range []*registry{g, other} {
+				eventually(t, path, func() bool { return on.get(path).StatusCode != http.StatusOK })
+				if a := on.get(path); a.StatusCode != http.StatusGone || a.code() != "removed" || !bytes.Contains(a.body, []byte("it held a key")) {
+					t.Errorf("%s: %d %s, want 410 with the reason", path, a.StatusCode, a.body)
+				}
+			}
+		}
+	}
+	for _, id := range []string{live[1].CommitOID, live[1].TagOID} {
+		eventually(t, "want of "+id, func() bool { return want(id).StatusCode == http.StatusGone })
+		if a := want(id); !bytes.Contains(a.body, []byte("it held a key")) {
+			t.Errorf("want of %s: %d %s", id, a.StatusCode, a.body)
+		}
+	}
+	if a := want(live[0].CommitOID); a.StatusCode != http.StatusOK || !bytes.Contains(a.body, []byte("PACK")) {
+		t.Errorf("want of what is left: %d %.200q", a.StatusCode, a.body)
+	}
+	for _, path := range []string{"/git/doomed/info/refs?service=git-upload-pack", "/doomed/info/refs", "/git/doomed/HEAD", "/api/info/doomed", "/doomed", "/doomed.svg", "/doomed.atom"} {
+		if a := g.get(path); a.StatusCode != http.StatusGone || !bytes.Contains(a.body, []byte("it held a key")) {
+			t.Errorf("%s: %d %.200s, want 410 with the reason", path, a.StatusCode, a.body)
+		}
+	}
+	// No route tells more than that there was something: the feed has the
+	// digests, as what was said there cannot be unsaid.
+	for r, secret := range map[*storage.Release][]string{&gone: {gone.TreeOID, gone.ContentDigest, gone.ZigHash}, &live[1]: {live[1].TreeOID, live[1].ContentDigest, live[1].ZigHash}} {
+		for _, path := range g.paths(*r, "x") {
+			for _, header := range [][]string{nil, {"Accept", "text/html"}, {"Authorization", "Bearer " + token}} {
+				silent(t, "removed", path, g.get(path, header...), secret)
+			}
+		}
+	}
+	var info struct {
+		Latest  string `json:"latest_tag"`
+		Count   int    `json:"tarball_count"`
+		Removed []struct{ Tag, Reason string }
+	}
+	g.get("/api/info/living").into(t, &info)
+	if info.Latest != "v1.0.0" || info.Count != 1 {
+		t.Errorf("info = %+v, want v1.0.0 alone", info)
+	}
+	// The name is never used again.
+	if a := g.post("/api/fetch", `{"url":"https://git.example/owner/doomed"}`); a.StatusCode != http.StatusGone {
+		t.Errorf("fetch of a removed package: %d %s", a.StatusCode, a.body)
+	}
+}
+
 // What stays in memory of an api ends with the right to read it.
 func TestVisibility(t *testing.T) {
 	t.Parallel()

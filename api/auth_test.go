@@ -21,6 +21,7 @@ var writes = []string{
 	"POST /api/fetch",
 	"POST /api/jobs/{id}/cancel",
 	"POST /api/jobs/{id}/retry",
+	"POST /api/remove",
 	"POST /api/review/{package}",
 	"POST /api/tokens",
 	"POST /api/tokens/{name}/revoke",

@@ -325,9 +325,32 @@ func (s *scene) writes() []call {
 		calls = append(calls, post(s.registry, nobody+"/"+action, "", 404, auth), post(s.registry, "/api/jobs/%6e/"+action, "", 400, auth),
 			post(s.away, nobody+"/"+action, "", 503, auth))
 	}
+	calls = append(calls, s.removals(post, auth, long)...)
 	calls = append(calls, s.tokenCalls(post, auth, wrong, long)...)
-	for _, path := range []string{"/api/fetch", "/api/check", "/api/review/frozen", "/api/visibility/frozen", "/api/tokens", "/api/tokens/x/revoke", nobody + "/retry", nobody + "/cancel"} {
+	for _, path := range []string{"/api/fetch", "/api/check", "/api/review/frozen", "/api/remove", "/api/visibility/frozen", "/api/tokens", "/api/tokens/x/revoke", nobody + "/retry", nobody + "/cancel"} {
 		calls = append(calls, post(s.registry, path, "{}", 401, nil), post(s.registry, path, "{}", 403, wrong), post(s.edge, path, "{}", 403, auth))
+	}
+	return calls
+}
+
+// removals remove a release that nothing else here asks for, and the only one
+// of another package.
+func (s *scene) removals(post func(*registry, string, string, int, []string) call, auth []string, long string) (calls []call) {
+	rel := s.publish("doomed", release{tag: "v1", branch: "main", files: zon("doomed", "1.0.0")})[0]
+	remove := func(what string, status int) call { return post(s.registry, "/api/remove", what, status, auth) }
+	calls = []call{
+		remove(`{"package":"doomed","tag":"v1"}`, 400), remove(`{"package":"nope","reason":"x"}`, 404), remove(`{"package":"doomed","tag":"v9","reason":"x"}`, 404),
+		remove(long, 413), post(s.away, "/api/remove", `{"package":"doomed","reason":"x"}`, 503, auth),
+		remove(`{"package":"doomed","tag":"v1","reason":"it held a key"}`, 200), remove(`{"package":"doomed","tag":"v1","reason":"x"}`, 410),
+	}
+	for _, path := range []string{"/p/doomed/tag/v1.tar.gz", "/p/doomed/commit/" + rel.CommitOID + ".json", "/p/doomed/branch/main.tar.gz",
+		"/z/" + rel.ZigHash + ".tar.gz", "/api/blobs/" + rel.Digest} {
+		calls = append(calls, call{on: s.registry, method: http.MethodGet, path: path, status: http.StatusGone})
+	}
+	calls = append(calls, call{on: s.registry, method: http.MethodGet, path: "/api/info/doomed", status: 200},
+		remove(`{"package":"doomed","reason":"all of it"}`, 200))
+	for _, path := range []string{"/api/info/doomed", "/api/check/doomed"} {
+		calls = append(calls, call{on: s.registry, method: http.MethodGet, path: path, status: http.StatusGone})
 	}
 	return calls
 }

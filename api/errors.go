@@ -40,6 +40,7 @@ func toError(err error) *Error {
 	var own *Error
 	var bound *storage.BoundError
 	var bad *storage.InvalidError
+	var gone *storage.GoneError
 	var tooLarge *http.MaxBytesError
 	switch {
 	case errors.As(err, &own):
@@ -51,6 +52,8 @@ func toError(err error) *Error {
 	case errors.As(err, &tooLarge):
 		return &Error{Status: http.StatusRequestEntityTooLarge, Code: "too_large",
 			Message: "the request body is larger than " + strconv.FormatInt(tooLarge.Limit, 10) + " bytes"}
+	case errors.As(err, &gone):
+		return &Error{Status: http.StatusGone, Code: "removed", Message: gone.Error()}
 	case errors.Is(err, storage.ErrNotFound):
 		return &Error{Status: http.StatusNotFound, Code: "not_found", Message: "there is no such thing here; /api/list names what is"}
 	case errors.Is(err, storage.ErrConflict):
@@ -72,6 +75,7 @@ func toError(err error) *Error {
 var jobStatus = map[string]int{
 	"name_conflict":       http.StatusConflict,
 	"cancelled":           http.StatusConflict,
+	"removed":             http.StatusGone,
 	"no_tags":             http.StatusUnprocessableEntity,
 	"no_releases":         http.StatusUnprocessableEntity,
 	"no_such_ref":         http.StatusUnprocessableEntity,

@@ -189,6 +189,9 @@ func (g *gitStore) load(ctx context.Context, name string) (*repository, error) {
 	}
 	repo := &repository{revision: pkg.Revision, private: pkg.Private}
 	repo.Package = pkg.Name
+	if repo.Removed, err = g.removed(ctx, pkg.Name); err != nil {
+		return nil, err
+	}
 	if repo.Set, err = g.set(ctx, segments); err != nil {
 		return nil, err
 	}
@@ -196,6 +199,23 @@ func (g *gitStore) load(ctx context.Context, name string) (*repository, error) {
 		repo.Segments = append(repo.Segments, s.Digest)
 	}
 	return repo, repo.list(pkg, releases)
+}
+
+// removed returns why commits and tag objects are not served any more.
+func (g *gitStore) removed(ctx context.Context, pkg string) (map[gitpack.OID]string, error) {
+	tombstones, err := g.db.Tombstones(ctx, pkg)
+	if err != nil {
+		return nil, err
+	}
+	removed := map[gitpack.OID]string{}
+	for _, t := range tombstones {
+		for _, text := range []string{t.CommitOID, t.TagOID} {
+			if id, err := gitpack.ParseOID(text); err == nil {
+				removed[id] = t.Reason
+			}
+		}
+	}
+	return removed, nil
 }
 
 // list fills in what clients see.

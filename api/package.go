@@ -37,6 +37,7 @@ type packageBody struct {
 	Upstream         string                `json:"upstream"`
 	RejectedTags     []storage.RejectedTag `json:"rejected_tags"`
 	MovedTags        []storage.MovedTag    `json:"moved_tags"`
+	RemovedTags      []storage.Tombstone   `json:"removed_tags"`
 	LastSync         *syncBody             `json:"last_sync"`
 }
 
@@ -109,7 +110,14 @@ func (s *Server) describe(r *http.Request, name string) (*packageBody, error) {
 		return nil, err
 	}
 	body := newPackageBody(p, releases)
-	body.RejectedTags, body.MovedTags = orEmpty(rejected), orEmpty(moved)
+	removed, err := s.db.Tombstones(ctx, p.Name)
+	if err != nil {
+		return nil, err
+	}
+	for i := range removed { // its digests are of use to nobody
+		removed[i] = storage.Tombstone{Tag: removed[i].Tag, TagOID: removed[i].TagOID, CommitOID: removed[i].CommitOID, Reason: removed[i].Reason, RemovedAt: removed[i].RemovedAt}
+	}
+	body.RejectedTags, body.MovedTags, body.RemovedTags = orEmpty(rejected), orEmpty(moved), orEmpty(removed)
 	return body, nil
 }
 

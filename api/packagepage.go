@@ -52,10 +52,6 @@ func (s *Server) servedPackage(ctx context.Context, name string) (storage.Packag
 	if err != nil {
 		return storage.Package{}, notFound(err, none)
 	}
-	if p.State == storage.Removed {
-		none.Message = fmt.Sprintf("The package “%s” was removed; its name is not used again.", p.Name)
-		return storage.Package{}, none
-	}
 	return p, nil
 }
 

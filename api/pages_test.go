@@ -353,9 +353,9 @@ func TestFeeds(t *testing.T) {
 			t.Errorf("GET %s again: status = %d, want 304", path, again.StatusCode)
 		}
 	}
-	for _, path := range []string{"/gone.atom", "/nope.atom"} {
-		if a := s.ask(path, "*/*"); a.StatusCode != 404 {
-			t.Errorf("GET %s: status = %d, want 404", path, a.StatusCode)
+	for path, want := range map[string]int{"/gone.atom": http.StatusGone, "/nope.atom": http.StatusNotFound} {
+		if a := s.ask(path, "*/*"); a.StatusCode != want {
+			t.Errorf("GET %s: status = %d, want %d", path, a.StatusCode, want)
 		}
 	}
 }

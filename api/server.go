@@ -130,6 +130,7 @@ func (s *Server) Handler() http.Handler {
 	r.Group(func(r chi.Router) {
 		r.Use(s.sameSite, s.authorize(storage.ScopeAdmin))
 		r.Post("/api/review/{package}", s.handle(s.postReview))
+		r.Post("/api/remove", s.handle(s.postRemove))
 		r.Group(func(r chi.Router) {
 			r.Use(s.guarded)
 			r.Post("/api/visibility/{package}", s.handle(s.postVisibility))

@@ -77,7 +77,7 @@ func (s *Server) getBranchTarball(w http.ResponseWriter, r *http.Request) error 
 	}
 	rel, err := s.releases.byCommit(r.Context(), pkg, oid)
 	if err != nil {
-		return fmt.Errorf("branch %s of %s: %v", branch, pkg, err)
+		return fmt.Errorf("branch %s of %s: %w", branch, pkg, err)
 	}
 	w.Header().Set("X-Packbase-Commit", oid)
 	w.Header().Set("Cache-Control", "no-cache")

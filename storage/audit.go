@@ -2,6 +2,7 @@ package storage
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -11,7 +12,7 @@ import (
 // PackageRecord returns what is known of pkg besides its releases, with the
 // fence of the last claim, and the digest of the record that is stored, "" if there is none.
 func (db *DB) PackageRecord(ctx context.Context, pkg string) (rec *PackageRecord, held string, err error) {
-	p, err := db.PackageByName(ctx, pkg)
+	p, err := packageRow(ctx, db.pool, pkg)
 	if err != nil {
 		return nil, "", err
 	}
@@ -21,6 +22,9 @@ func (db *DB) PackageRecord(ctx context.Context, pkg string) (rec *PackageRecord
 		SyncOK: p.SyncOK == nil || *p.SyncOK, SyncCode: p.SyncCode, SyncMessage: p.SyncMessage, SyncedAt: p.SyncedAt, Probe: p.Probe,
 	}
 	if rec.Rejected, err = db.RejectedTags(ctx, p.Name); err != nil {
+		return nil, "", err
+	}
+	if rec.Removed, err = db.Tombstones(ctx, p.Name); err != nil {
 		return nil, "", err
 	}
 	if rec.Moved, err = db.MovedTags(ctx, p.Name); err != nil {
@@ -97,6 +101,11 @@ func (db *DB) Adopt(ctx context.Context, name string, from Adoption) error {
 		if err := adoptPackage(ctx, tx, name, from); err != nil {
 			return err
 		}
+		if from.Record != nil {
+			if err := putTombstones(ctx, tx, name, from.Record.Removed); err != nil {
+				return err
+			}
+		}
 		for i, s := range from.Segments {
 			s.Package = name
 			if err := appendSegment(ctx, tx, s, from.Indexes[i]); err != nil {
@@ -104,7 +113,7 @@ func (db *DB) Adopt(ctx context.Context, name string, from Adoption) error {
 			}
 		}
 		for _, p := range from.Publications {
-			if _, err := publish(ctx, tx, p); err != nil {
+			if _, err := publish(ctx, tx, p); err != nil && !errors.Is(err, ErrGone) {
 				return err
 			}
 		}
@@ -212,12 +221,12 @@ func (db *DB) Inconsistencies(ctx context.Context) ([]Inconsistency, error) {
 		SELECT 'package_counts' AS code, p.name AS subject,
 			'the summary says ' || p.release_count || ' releases and ' || p.size_bytes || ' bytes, there are ' || r.n || ' and ' || r.bytes AS problem
 		FROM packages p
-		JOIN LATERAL (SELECT count(tag) AS n, COALESCE(sum(size), 0) AS bytes FROM releases WHERE package = p.name) r ON true
+		JOIN LATERAL (SELECT count(tag) AS n, COALESCE(sum(size), 0) AS bytes FROM served_releases WHERE package = p.name) r ON true
 		WHERE p.release_count <> r.n OR p.size_bytes <> r.bytes
 		UNION ALL
 		SELECT 'package_latest', p.name, 'the latest release ' || p.latest_tag || ' is not there'
 		FROM packages p
-		WHERE p.latest_tag IS NOT NULL AND NOT EXISTS (SELECT FROM releases r WHERE r.package = p.name AND r.tag = p.latest_tag)
+		WHERE p.latest_tag IS NOT NULL AND NOT EXISTS (SELECT FROM served_releases r WHERE r.package = p.name AND r.tag = p.latest_tag)
 		UNION ALL
 		SELECT 'segment_gap', s.package, 'segment ' || s.seq || ' begins at object ' || s.first_ordinal || ', not at ' || s.expected
 		FROM (

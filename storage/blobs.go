@@ -8,7 +8,8 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// NamedBlobs returns the size of every blob that a row names, by digest.
+// NamedBlobs returns the size of every blob that a row names, by digest. What
+// was removed names none.
 func (db *DB) NamedBlobs(ctx context.Context) (map[string]int64, error) {
 	rows, _ := db.pool.Query(ctx, `
 		SELECT b.digest, b.size FROM blobs b WHERE b.digest IN (SELECT digest FROM blob_names)`)
@@ -41,9 +42,13 @@ func (db *DB) BlobUses(ctx context.Context, digest string) ([]BlobUse, error) {
 	return uses, nil
 }
 
-// ForgetBlobs removes the rows of blobs that nothing names.
+// ForgetBlobs removes the rows of blobs that nothing names. Those of removed
+// releases stay with them.
 func (db *DB) ForgetBlobs(ctx context.Context) error {
-	_, err := db.pool.Exec(ctx, `DELETE FROM blobs b WHERE NOT EXISTS (SELECT FROM blob_names n WHERE n.digest = b.digest)`)
+	_, err := db.pool.Exec(ctx, `
+		DELETE FROM blobs b
+		WHERE NOT EXISTS (SELECT FROM blob_names n WHERE n.digest = b.digest)
+			AND NOT EXISTS (SELECT FROM releases r WHERE r.digest = b.digest OR r.manifest_digest = b.digest)`)
 	if err != nil {
 		return fmt.Errorf("forget blobs: %w", translate(err))
 	}

@@ -53,6 +53,7 @@ type ChangeBody struct {
 	Manifest Blob   `json:"manifest,omitzero"`
 	Tarball  Blob   `json:"tarball,omitzero"`
 	Decision string `json:"decision,omitempty"` // "" for a release, else one of the Decision constants
+	Reason   string `json:"reason,omitempty"`   // of a removal
 	Nonce    string `json:"nonce,omitempty"`    // of a private package: keeps its body from being guessed
 }
 
@@ -60,6 +61,7 @@ type ChangeBody struct {
 const (
 	DecisionPrivate = "private" // the package is read with a token only
 	DecisionPublic  = "public"  // anybody reads it
+	DecisionRemoved = "removed" // the package, or with a commit one release of it, is never served again
 )
 
 // NextChain returns the link that follows chain: SHA-256 of chain, a line
@@ -113,8 +115,12 @@ func (db *DB) Changes(ctx context.Context, since int64, limit int) (changes []Ch
 	}
 	// What came after the head was read is left for next time.
 	rows, _ := db.pool.Query(ctx, `
-		SELECT seq, body, chain, CASE WHEN $4 THEN COALESCE(secret, '') ELSE '' END, NOT seen(body::jsonb ->> 'package', $4)
-		FROM changes WHERE seq > $1 AND seq <= $2 ORDER BY seq LIMIT $3`, since, head.Seq, limit, SeesPrivate(ctx))
+		SELECT seq, body, chain, CASE WHEN $4 THEN COALESCE(secret, '') ELSE '' END,
+			NOT seen(said ->> 'package', $4) OR EXISTS (
+				SELECT FROM tombstones t
+				WHERE t.package = said ->> 'package' AND t.commit_oid = said ->> 'commit' AND COALESCE(t.tag, '') = COALESCE(said ->> 'tag', ''))
+		FROM changes, LATERAL (SELECT (CASE WHEN $4 THEN COALESCE(secret, body) ELSE body END)::jsonb AS said) s
+		WHERE seq > $1 AND seq <= $2 ORDER BY seq LIMIT $3`, since, head.Seq, limit, SeesPrivate(ctx))
 	var c Change
 	var body, secret string
 	_, err = pgx.ForEachRow(rows, []any{&c.Seq, &body, &c.Chain, &secret, &c.Withheld}, func() error {
@@ -138,7 +144,8 @@ func (db *DB) BlobByDigest(ctx context.Context, digest string) (Blob, error) {
 		SELECT size FROM blobs
 		WHERE digest = $1 AND EXISTS (SELECT FROM blob_names n WHERE n.digest = $1 AND n.served AND seen(n.package, $2))`, digest, SeesPrivate(ctx)).Scan(&b.Size)
 	if err != nil {
-		return Blob{}, fmt.Errorf("blob %s: %w", digest, translate(err))
+		err = db.orGone(ctx, translate(err), `digest = $1 OR manifest_digest = $2`, digest, digest)
+		return Blob{}, fmt.Errorf("blob %s: %w", digest, err)
 	}
 	return b, nil
 }

@@ -104,6 +104,7 @@ type PackageRecord struct {
 	Private     bool              `json:"private,omitempty"`
 	Rejected    []RejectedTag     `json:"rejected_tags,omitempty"`
 	Moved       []MovedTag        `json:"moved_tags,omitempty"`
+	Removed     []Tombstone       `json:"removed,omitempty"`
 	Branches    map[string]string `json:"branches,omitempty"`
 	SyncOK      bool              `json:"sync_ok"`
 	SyncCode    string            `json:"sync_code,omitempty"`

@@ -5,6 +5,7 @@ import (
 	"net/url"
 	"path"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode"
@@ -192,6 +193,26 @@ func hideFolder(cloneURL string) string {
 		return FixtureScheme + path.Base(folder)
 	}
 	return cloneURL
+}
+
+// Names returns what a package of the upstream may be called when nobody says
+// how, in the order in which they are tried: the repository, with its owner
+// before it, with the host before that. Two upstreams never share the last;
+// one that is no package name is left out.
+func (u *Upstream) Names() []string {
+	parsed, err := url.Parse(u.Canonical)
+	if err != nil || parsed.Host == "" {
+		return nil
+	}
+	parts := append([]string{strings.ReplaceAll(parsed.Host, ":", ".")}, strings.Split(strings.Trim(parsed.Path, "/"), "/")...)
+	var names []string
+	for _, from := range []int{len(parts) - 1, len(parts) - 2, 0} {
+		name := strings.Join(parts[max(from, 0):], ".")
+		if ValidPackage(name) == nil && !slices.Contains(names, name) {
+			names = append(names, name)
+		}
+	}
+	return names
 }
 
 // validHost reports whether u names a host in ASCII, or by an IP address in

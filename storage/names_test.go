@@ -255,3 +255,23 @@ func TestBoundErrorIsConflict(t *testing.T) {
 		t.Errorf("%v, want a conflict that names the owner", err)
 	}
 }
+
+// Names that are given by themselves go from short to sure.
+func TestUpstreamNames(t *testing.T) {
+	t.Parallel()
+	for url, want := range map[string]string{
+		"https://github.com/owner/repo":                       "repo owner.repo github.com.owner.repo",
+		"https://git.example:8443/a/b/c.git":                  "c b.c git.example.8443.a.b.c",
+		"https://git.example/repo":                            "repo git.example.repo",
+		"https://github.com/zig/api":                          "zig.api github.com.zig.api",
+		"https://github.com/owner/" + strings.Repeat("x", 99): strings.Repeat("x", 99),
+	} {
+		up, err := storage.ParseUpstream(url)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := strings.Join(up.Names(), " "); got != want {
+			t.Errorf("%s: names = %q, want %q", url, got, want)
+		}
+	}
+}

@@ -16,12 +16,21 @@ const packageColumns = `
 	private, revision, created_at, updated_at, changed_at`
 
 // PackageByName returns the package called name, in any case of letters.
-// It returns ErrNotFound if there is none.
+// It returns ErrNotFound if there is none, a *GoneError if it was removed.
 func (db *DB) PackageByName(ctx context.Context, name string) (Package, error) {
 	return packageByName(ctx, db.pool, name)
 }
 
 func packageByName(ctx context.Context, q querier, name string) (Package, error) {
+	p, err := packageRow(ctx, q, name)
+	if err == nil && p.State == Removed {
+		err = &GoneError{What: p.Name, Reason: p.StateReason, At: p.UpdatedAt}
+	}
+	return p, err
+}
+
+// packageRow is packageByName also for a package that was removed.
+func packageRow(ctx context.Context, q querier, name string) (Package, error) {
 	rows, _ := q.Query(ctx, `
 		SELECT `+packageColumns+` FROM packages
 		WHERE lower(name) = lower($1) AND ($2 OR NOT private)`, name, SeesPrivate(ctx))
@@ -70,15 +79,20 @@ func claimName(ctx context.Context, tx pgx.Tx, name string, up Upstream) (owner 
 	}
 	var upstream string
 	var private, published bool
+	gone := &GoneError{}
 	err = tx.QueryRow(ctx, `
-		SELECT name, upstream, private, EXISTS (SELECT FROM releases r WHERE r.package = p.name)
-		FROM packages p WHERE lower(name) = lower($1) FOR UPDATE`, name).Scan(&owner, &upstream, &private, &published)
+		SELECT name, upstream, private, EXISTS (SELECT FROM releases r WHERE r.package = p.name),
+			CASE WHEN state = 'removed' THEN name ELSE '' END, state_reason, updated_at
+		FROM packages p WHERE lower(name) = lower($1) FOR UPDATE`, name).
+		Scan(&owner, &upstream, &private, &published, &gone.What, &gone.Reason, &gone.At)
 	if err != nil {
 		return "", fmt.Errorf("claim %q: %w", name, translate(err))
 	}
 	switch {
 	case upstream != up.Canonical && private && !SeesPrivate(ctx):
 		return "", &BoundError{Package: name}
+	case gone.What != "":
+		return "", gone
 	case upstream != up.Canonical:
 		return "", &BoundError{Package: owner, Upstream: upstream}
 	case up.Private && !private && published:
@@ -194,9 +208,9 @@ func (db *DB) RecordProbe(ctx context.Context, pkg string, p Probe) error {
 func (db *DB) Unprobed(ctx context.Context) ([]string, error) {
 	rows, _ := db.pool.Query(ctx, `
 		SELECT p.name FROM packages p
-		WHERE EXISTS (SELECT FROM releases r WHERE r.package = p.name)
+		WHERE EXISTS (SELECT FROM served_releases r WHERE r.package = p.name)
 			AND NOT EXISTS (
-				SELECT FROM releases r
+				SELECT FROM served_releases r
 				WHERE r.package = p.name AND r.commit_oid = p.probe_commit AND (r.tag = p.latest_tag OR p.latest_tag IS NULL))
 		ORDER BY p.name`)
 	names, err := pgx.CollectRows(rows, pgx.RowTo[string])

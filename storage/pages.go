@@ -44,7 +44,7 @@ func (db *DB) ReleasesByID(ctx context.Context, ids []int64) ([]Release, error) 
 func (db *DB) NewestReleases(ctx context.Context, pkg string, limit int) ([]Release, error) {
 	where, order := `package = @package`, `id`
 	if pkg == "" {
-		where, order = `package NOT IN (SELECT name FROM packages WHERE state = 'removed')`, `created_at`
+		where, order = `true`, `created_at`
 	}
 	rows, _ := db.pool.Query(ctx, `
 		SELECT `+releaseColumns+` FROM served_releases

@@ -15,34 +15,36 @@ const releaseColumns = `
 	digest, size, content_digest, md5, crc32, manifest_digest, zig_hash, zig_legacy_hash, zig, created_at, private`
 
 // ReleaseByTag returns the release of pkg published under tag.
-// It returns ErrNotFound if there is none.
+// It returns ErrNotFound if there is none, a *GoneError if it was removed.
 func (db *DB) ReleaseByTag(ctx context.Context, pkg, tag string) (Release, error) {
 	rows, _ := db.pool.Query(ctx, `
 		SELECT `+releaseColumns+` FROM served_releases
 		WHERE package = $1 AND tag = $2 AND ($3 OR NOT private)`, pkg, tag, SeesPrivate(ctx))
-	return oneRelease(rows, pkg+"@"+tag)
+	r, err := oneRelease(rows, pkg+"@"+tag)
+	return r, db.orGone(ctx, err, `package = $1 AND tag = $2`, pkg, tag)
 }
 
 // ReleaseByCommit returns the release or snapshot of a commit that was
 // published first: what a commit's path names must never change.
-// It returns ErrNotFound if there is none.
+// It returns ErrNotFound if there is none, a *GoneError if it was removed.
 func (db *DB) ReleaseByCommit(ctx context.Context, pkg, oid string) (Release, error) {
 	rows, _ := db.pool.Query(ctx, `
 		SELECT `+releaseColumns+` FROM served_releases
-		WHERE package = $1 AND commit_oid = $2 AND ($3 OR NOT private)
-		ORDER BY id LIMIT 1`, pkg, oid, SeesPrivate(ctx))
-	return oneRelease(rows, pkg+"#"+oid)
+		WHERE id = (SELECT min(id) FROM releases WHERE package = $1 AND commit_oid = $2) AND ($3 OR NOT private)`, pkg, oid, SeesPrivate(ctx))
+	r, err := oneRelease(rows, pkg+"#"+oid)
+	return r, db.orGone(ctx, err, `package = $1 AND commit_oid = $2`, pkg, oid)
 }
 
 // ReleaseByZigHash returns a release with the given Zig hash, in either form,
 // a public one if there is one.
-// It returns ErrNotFound if there is none.
+// It returns ErrNotFound if there is none, a *GoneError if it was removed.
 func (db *DB) ReleaseByZigHash(ctx context.Context, hash string) (Release, error) {
 	rows, _ := db.pool.Query(ctx, `
 		SELECT `+releaseColumns+` FROM served_releases
 		WHERE (zig_hash = $1 AND zig_hash <> '' OR zig_legacy_hash = $1 AND zig_legacy_hash <> '') AND ($2 OR NOT private)
 		ORDER BY private, id LIMIT 1`, hash, SeesPrivate(ctx))
-	return oneRelease(rows, hash)
+	r, err := oneRelease(rows, hash)
+	return r, db.orGone(ctx, err, `zig_hash = $1 OR zig_legacy_hash = $2`, hash, hash)
 }
 
 func oneRelease(rows pgx.Rows, what string) (Release, error) {
@@ -119,6 +121,9 @@ func (db *DB) Publish(ctx context.Context, c Claim, p Publication) (created bool
 
 func publish(ctx context.Context, tx pgx.Tx, p Publication) (created bool, err error) {
 	r := p.Release
+	if err := checkRemoved(ctx, tx, r); err != nil {
+		return false, err
+	}
 	held, err := heldRelease(ctx, tx, r)
 	switch {
 	case err == nil && held.CommitOID == r.CommitOID && held.TagOID == r.TagOID:
@@ -297,7 +302,7 @@ func (db *DB) ForgetRejections(ctx context.Context, c Claim, listed []string) er
 func (db *DB) RejectedTags(ctx context.Context, pkg string) ([]RejectedTag, error) {
 	rows, _ := db.pool.Query(ctx, `
 		SELECT tag, oid, code, reason, seen_at, retry_at, rules FROM rejected_tags r
-		WHERE package = $1 AND seen(package, $2) AND NOT EXISTS (SELECT FROM releases WHERE package = $1 AND tag = r.tag)
+		WHERE package = $1 AND seen(package, $2) AND NOT EXISTS (SELECT FROM served_releases WHERE package = $1 AND tag = r.tag)
 		ORDER BY tag`, pkg, SeesPrivate(ctx))
 	all, err := pgx.CollectRows(rows, pgx.RowToStructByName[RejectedTag])
 	if err != nil {

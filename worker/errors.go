@@ -35,6 +35,7 @@ var errAway = &Error{Code: "database_unavailable", Message: "the database was aw
 func verdict(err error) *Error {
 	var e *Error
 	var bound *storage.BoundError
+	var gone *storage.GoneError
 	switch {
 	case errors.As(err, &e):
 		return e
@@ -44,6 +45,8 @@ func verdict(err error) *Error {
 		return &Error{Code: "storage_unavailable", Message: "the blobs cannot be read or written now; the worker's log has the details"}
 	case errors.Is(err, storage.ErrAway):
 		return errAway
+	case errors.As(err, &gone):
+		return &Error{Code: "removed", Message: gone.Error(), Final: true}
 	case errors.As(err, &bound):
 		return &Error{Code: "name_conflict", Message: bound.Error(), Final: true}
 	case errors.Is(err, context.DeadlineExceeded):

@@ -75,6 +75,9 @@ func (w *Worker) fetchPackage(ctx context.Context, j *job) (any, error) {
 	if err := f.load(ctx); err != nil {
 		return nil, err
 	}
+	if err := f.wantsRemoved(); err != nil {
+		return nil, err
+	}
 	err = f.ingest(ctx)
 	j.advanced = f.created+f.rejected > 0
 	if err != nil {
@@ -93,6 +96,17 @@ func (w *Worker) fetchPackage(ctx context.Context, j *job) (any, error) {
 	return result, f.putRecord(ctx)
 }
 
+// wantsRemoved returns why the one tag or commit that is asked for is not
+// mirrored: it was removed.
+func (f *fetch) wantsRemoved() error {
+	target := f.job.Job.Target
+	i := slices.IndexFunc(f.removed, func(t storage.Tombstone) bool { return target != "" && (target == t.Tag || target == t.OID()) })
+	if i < 0 || slices.ContainsFunc(f.releases, func(r storage.Release) bool { return target == r.CommitOID }) {
+		return nil
+	}
+	return &Error{Code: "removed", Final: true, Message: target + " was removed here: " + f.removed[i].Reason}
+}
+
 func errFrozen(pkg, reason string) error {
 	return &Error{Code: "package_frozen", Final: true,
 		Message: fmt.Sprintf("%s is under review and not synced: %s; POST /api/review/%s with {\"decision\":\"accept\"} mirrors it again", pkg, reason, pkg)}
@@ -107,6 +121,7 @@ type fetch struct {
 	staged string // the child's folder, in dir
 
 	releases []storage.Release
+	removed  []storage.Tombstone
 	segments []storage.Segment
 	indexes  []*gitpack.SegmentIndex
 	set      *gitpack.Set // of indexes
@@ -144,6 +159,9 @@ func (f *fetch) load(ctx context.Context) (err error) {
 		return err
 	}
 	if f.releases, err = f.w.db.Releases(ctx, f.pkg.Name); err != nil {
+		return err
+	}
+	if f.removed, err = f.w.db.Tombstones(ctx, f.pkg.Name); err != nil {
 		return err
 	}
 	if f.segments, err = f.w.db.Segments(ctx, f.pkg.Name); err != nil {
@@ -189,6 +207,11 @@ func (f *fetch) request(rejected []storage.RejectedTag) ingest.Request {
 		req.Commits = append(req.Commits, r.CommitOID)
 		if r.Tag != "" {
 			req.Released[r.Tag] = r.OID()
+		}
+	}
+	for i := range f.removed { // its tags are never used again
+		if t := &f.removed[i]; t.Tag != "" {
+			req.Released[t.Tag] = t.OID()
 		}
 	}
 	for _, t := range rejected {

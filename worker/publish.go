@@ -106,11 +106,14 @@ func (f *fetch) store(ctx context.Context, r *ingest.Release, set *gitpack.Set, 
 
 // publish makes a stored release visible.
 func (f *fetch) publish(ctx context.Context, pub storage.Publication) error {
+	r := &pub.Release
 	created, err := f.w.db.Publish(ctx, f.job.Claim, pub)
+	if errors.Is(err, storage.ErrGone) && r.Tag != "" {
+		return f.reject(ctx, storage.RejectedTag{Tag: r.Tag, OID: r.OID(), Code: "removed", Reason: verdict(err).Message})
+	}
 	if err != nil {
 		return err
 	}
-	r := &pub.Release
 	if created {
 		f.created++
 		f.w.log.InfoContext(ctx, "release published", "package", r.Package, "tag", r.Tag, "commit", r.CommitOID, "size", r.Size)
@@ -123,10 +126,6 @@ func (f *fetch) publish(ctx context.Context, pub storage.Publication) error {
 
 // keepRecord is putRecord for a job that fetches nothing.
 func (w *Worker) keepRecord(ctx context.Context, j *job) error {
-	pkg, err := w.db.PackageByName(ctx, j.Job.Package)
-	if err != nil {
-		return err
-	}
 	// While this is held, the record is not swept before it is named.
 	release, err := w.db.ShareBlobs(ctx)
 	if err != nil {
@@ -138,7 +137,7 @@ func (w *Worker) keepRecord(ctx context.Context, j *job) error {
 		return fmt.Errorf("make staging folder: %w", err)
 	}
 	defer stage.Close()
-	f := &fetch{w: w, job: j, pkg: pkg, dir: stage.Dir}
+	f := &fetch{w: w, job: j, pkg: storage.Package{Name: j.Job.Package}, dir: stage.Dir}
 	return f.putRecord(ctx)
 }
 

@@ -221,7 +221,7 @@ func (w *Worker) probePackage(ctx context.Context, j *job) (any, error) {
 		return nil, err
 	}
 	found, err := w.probe.Probe(ctx, j.Job.Package)
-	if err != nil {
+	if err != nil && !errors.Is(err, storage.ErrGone) {
 		return nil, err
 	}
 	return found, w.keepRecord(ctx, j)

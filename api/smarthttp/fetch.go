@@ -71,6 +71,9 @@ func (h *Handler) plan(ctx context.Context, repo *Repository, req *request) (*pl
 	wanted := make(map[gitpack.OID]gitpack.Stored)
 	for _, id := range req.wants {
 		st, ok := packs[id]
+		if reason, removed := repo.Removed[id]; removed && !ok {
+			return nil, &Error{Status: http.StatusGone, Code: "removed", Message: fmt.Sprintf("%s was removed: %s", id, reason)}
+		}
 		if !ok {
 			return nil, refuse("upload-pack: not our ref %s", id)
 		}

@@ -50,7 +50,8 @@ type Repository struct {
 	Refs      []Ref         // all others, sorted by name as bytes
 	Snapshots []gitpack.OID // commits without a ref
 	Set       *gitpack.Set
-	Segments  []string // what the store calls the segments of Set
+	Segments  []string               // what the store calls the segments of Set
+	Removed   map[gitpack.OID]string // commits and tag objects that were removed, and why
 }
 
 // A Ref is a name for a commit or a tag object.

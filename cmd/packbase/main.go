@@ -69,7 +69,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdin i
 		p.replicateCommand(), p.fsckCommand(), p.verifyCommand(), p.gcCommand(), p.rebuildCommand())
 	root.AddCommand(p.childCommands()...)
 	root.AddCommand(p.fetchCommand(), p.updateCommand(), p.listCommand(), p.searchCommand(), p.infoCommand(), p.checkCommand(),
-		p.reviewCommand(), p.visibilityCommand(), p.tokenCommand(), p.jobsCommand(), p.statusCommand(), p.doctorCommand(), p.versionCommand(), p.completionCommand(), exitCodesTopic())
+		p.reviewCommand(), p.visibilityCommand(), p.removeCommand(), p.tokenCommand(), p.jobsCommand(), p.statusCommand(), p.doctorCommand(), p.versionCommand(), p.completionCommand(), exitCodesTopic())
 	root.CompletionOptions.DisableDefaultCmd = true
 
 	// What goes wrong before a command begins is the command line's fault.
@@ -122,7 +122,7 @@ func exitCodeOf(status int) int {
 	switch status {
 	case http.StatusBadRequest:
 		return exitUsage
-	case http.StatusNotFound:
+	case http.StatusNotFound, http.StatusGone:
 		return exitNotFound
 	case http.StatusUnauthorized, http.StatusForbidden:
 		return exitRefused

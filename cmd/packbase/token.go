@@ -166,3 +166,70 @@ follow; what they and others have read already they keep.`,
 	}
 	return cmd
 }
+
+// removal is what POST /api/remove answers.
+type removal struct {
+	Package string `json:"package"`
+	Removed []struct {
+		Tag    string `json:"tag"`
+		Commit string `json:"commit"`
+	} `json:"removed"`
+	Left  []string `json:"still_served"`
+	Freed bool     `json:"name_released"`
+}
+
+func (p *program) removeCommand() *cobra.Command {
+	var reason string
+	cmd := &cobra.Command{
+		Use:   "remove PACKAGE [TAG|COMMIT] --reason TEXT",
+		Short: "Remove a release or a package, for good",
+		Long: `Remove a release, or all releases of a commit, or the whole package: they are served
+to nobody any more, here and on edges, and all who ask are told the reason. The name
+and the tags are never used again. The bytes go with the next packbase gc.`,
+		Example: `  packbase remove hello v1.0.0 --reason "holds a key"
+  packbase remove hello --reason "asked for by its author"`,
+		Args: cobra.RangeArgs(1, 2),
+	}
+	r := p.addRemote(cmd)
+	cmd.Flags().StringVar(&reason, "reason", "", "why, for all who ask for it")
+	cmd.ValidArgsFunction = p.completePackage(r)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if err := packageArg(args[0]); err != nil {
+			return err
+		}
+		if reason == "" {
+			return usage("--reason is missing: all who ask for what was removed are told it")
+		}
+		in := map[string]string{"package": args[0], "reason": reason}
+		if len(args) == 2 {
+			key := "tag"
+			if storage.ValidOID(args[1]) {
+				key = "commit"
+			}
+			in[key] = args[1]
+		}
+		c, err := p.client(r)
+		if err != nil {
+			return err
+		}
+		raw, err := c.post(cmd.Context(), "/api/remove", in)
+		return show(p, r, raw, err, drawRemoval)
+	}
+	return cmd
+}
+
+func drawRemoval(s *screen, done removal) {
+	for _, it := range done.Removed {
+		name := "@" + it.Tag
+		if it.Tag == "" {
+			name = "#" + it.Commit
+		}
+		s.printf("removed %s\n", printable(done.Package+name))
+	}
+	if done.Freed {
+		s.printf("removed %s; nothing was published under it, so the name is free\n", printable(done.Package))
+	}
+	for _, tag := range done.Left {
+		s.printf("%s\n", s.paint(yellow, "the same commit is still served as "+printable(tag)))
+	}
+}

@@ -157,3 +157,83 @@ func createToken(t testing.TB, s *harness.Server, name, scope string) string {
 	}
 	return strings.TrimSpace(out)
 }
+
+// A removal reaches edges, outlives a rebuild from the blobs, and no later sync
+// brings back what was removed. Its bytes go with gc.
+func TestRemoval(t *testing.T) {
+	t.Parallel()
+	up := harness.NewUpstream(t)
+	repo, other := up.Repo("hello"), up.Repo("doomed")
+	repo.Release("v1.0.0")
+	repo.Release("v2.0.0")
+	other.Commit(harness.Files{"own.zig": "// nobody else has this\n"})
+	other.Release("v1.0.0")
+	central := harness.Start(t)
+	central.Fetch(repo.URL)
+	central.Fetch(other.URL)
+	edge := harness.StartEdge(t, central.URL)
+	inStep(t, edge, central)
+	digest := central.Info("hello").Release(t, "v2.0.0").SHA256
+	env := append([]string{"PACKBASE_URL=" + central.URL}, central.Env...)
+	for _, args := range [][]string{{"hello", "v2.0.0"}, {"doomed"}} {
+		if out, stderr, err := harness.Run(t, env, append([]string{"remove", "--reason", "holds a key"}, args...)...); err != nil {
+			t.Fatalf("remove %q: %v\n%s%s", args, err, out, stderr)
+		}
+	}
+	gone := func(name string, s *harness.Server) {
+		t.Helper()
+		for _, path := range []string{"/p/hello/tag/v2.0.0.tar.gz", "/p/doomed/tag/v1.0.0.json", "/api/info/doomed", "/doomed/info/refs?service=git-upload-pack"} {
+			harness.Eventually(t, name+" has removed "+path, func() bool {
+				a := s.Do(http.MethodGet, path, "", nil)
+				return a.Status == http.StatusGone && strings.Contains(string(a.Body), "holds a key")
+			})
+		}
+		s.Get("/p/hello/tag/v1.0.0.tar.gz")
+		if info := s.Info("hello"); info.LatestTag != "v1.0.0" || info.TarballCount != 1 {
+			t.Errorf("%s: the latest is %s of %d, want v1.0.0 alone", name, info.LatestTag, info.TarballCount)
+		}
+	}
+	gone("central", central)
+	inStep(t, edge, central)
+	gone("edge", edge)
+	late := harness.StartEdge(t, central.URL)
+	inStep(t, late, central)
+	if a := late.Do(http.MethodGet, "/p/hello/tag/v2.0.0.tar.gz", "", nil); a.Status != http.StatusGone {
+		t.Errorf("an edge that begins now answers %d, want 410", a.Status)
+	}
+	repo.Git("tag", "v2.0.1", "v2.0.0")
+	central.Fetch(repo.URL)
+	gone("after a sync", central)
+	for target, want := range map[string]int{"#v2.0.0": http.StatusGone, "#" + strings.TrimSpace(repo.Git("rev-parse", "v2.0.0^{commit}")): http.StatusGone} {
+		if a := central.TryFetch(repo.URL + target); a.Status != want {
+			t.Errorf("fetch %s: %d %s", target, a.Status, a.Body)
+		}
+	}
+
+	harness.Eventually(t, "the record is kept", func() bool {
+		var jobs struct{ Jobs []harness.Job }
+		decode(t, central.Get("/api/jobs?state=queued"), &jobs)
+		running := jobs
+		decode(t, central.Get("/api/jobs?state=running"), &running)
+		return len(jobs.Jobs)+len(running.Jobs) == 0
+	})
+	for _, s := range []*harness.Server{central, edge} {
+		s.Stop()
+		clean(t, s)
+		if out, stderr, err := harness.Run(t, s.Env, "gc", "--grace", "0s"); err != nil {
+			t.Fatalf("gc: %v\n%s%s", err, out, stderr)
+		}
+		clean(t, s)
+		found, err := filepath.Glob(filepath.Join(s.Root, "blobs", "*", "*"+digest[len(digest)-20:]+"*"))
+		if deep, _ := filepath.Glob(filepath.Join(s.Root, "blobs", "*", "*", "*"+digest[len(digest)-20:]+"*")); err != nil || len(found)+len(deep) > 0 {
+			t.Errorf("the tarball is still there: %v %v %v", found, deep, err)
+		}
+	}
+	fresh := harness.Start(t, "PACKBASE_ROOT="+central.Root)
+	if out, stderr, err := harness.Run(t, fresh.Env, "rebuild"); err != nil {
+		t.Fatalf("rebuild: %v\n%s%s", err, out, stderr)
+	}
+	gone("rebuilt", fresh)
+	fresh.Fetch(repo.URL)
+	gone("rebuilt, after a sync", fresh)
+}

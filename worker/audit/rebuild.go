@@ -146,6 +146,19 @@ func take(found map[string]*remains, in storage.Blob, raw []byte) {
 	}
 }
 
+// forgetRemoved leaves out what the record says was removed.
+func (r *remains) forgetRemoved() {
+	if r.record == nil {
+		return
+	}
+	if r.record.State == storage.Removed {
+		clear(r.manifests)
+	}
+	for _, t := range r.record.Removed {
+		delete(r.manifests, cmp.Or(t.Tag, "#"+t.CommitOID))
+	}
+}
+
 // rebuildPackage makes the rows of one package.
 func (a *Auditor) rebuildPackage(ctx context.Context, name string, r *remains) error {
 	objects, dir, closeAll, err := a.spool()
@@ -155,6 +168,7 @@ func (a *Auditor) rebuildPackage(ctx context.Context, name string, r *remains) e
 	defer closeAll()
 
 	out := storage.Adoption{Record: r.record, RecordBlob: r.recordIn}
+	r.forgetRemoved()
 	var roots []*root
 	for _, s := range r.manifests {
 		rt, err := a.load(ctx, objects, s.blob.Digest)

@@ -303,6 +303,8 @@ func (r *Replica) decide(ctx context.Context, c *storage.ChangeBody) error {
 	switch c.Decision {
 	case storage.DecisionPrivate, storage.DecisionPublic:
 		err = r.DB.SetVisibility(ctx, c.Package, c.Decision == storage.DecisionPrivate)
+	case storage.DecisionRemoved:
+		err = r.DB.FollowRemoval(ctx, storage.Removal{Package: c.Package, Tag: c.Tag, Commit: c.Commit, Reason: c.Reason})
 	default:
 		return contradict("the central decided %.20q about %s, which this packbase does not know; it may be older than the central", c.Decision, c.Package)
 	}

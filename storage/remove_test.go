@@ -1,0 +1,118 @@
+package storage_test
+
+import (
+	"slices"
+	"strings"
+	"testing"
+
+	"packbase/storage"
+)
+
+// A removal is for good: nothing serves what was removed, nothing publishes
+// it again, and the latest release is the next one.
+func TestRemove(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	f.publish("hello", "v1", "v2", "v3")
+	c := f.claim("hello")
+	same := publication("hello", "typo", "hellov3") // another tag of v3's commit
+	_, err := f.Publish(f.ctx, c, same)
+	f.must(err)
+	f.end(c, "")
+
+	for _, bad := range []storage.Removal{
+		{Package: "hello", Tag: "v3"}, {Package: "hello", Tag: "v3", Reason: " "}, {Package: "hello", Tag: "v3", Reason: strings.Repeat("x", storage.MaxReason+1)},
+	} {
+		_, err := f.Remove(f.ctx, bad)
+		f.want("without a good reason", err, storage.ErrInvalid)
+	}
+	_, err = f.Remove(f.ctx, storage.Removal{Package: "hello", Tag: "v9", Reason: "x"})
+	f.want("what is not there", err, storage.ErrNotFound)
+
+	done, err := f.Remove(f.ctx, storage.Removal{Package: "hello", Tag: "v3", Reason: "it held a key"})
+	f.must(err)
+	if len(done.Releases) != 1 || len(done.Left) != 1 || done.Left[0] != "typo" {
+		t.Errorf("removed %v, left %v, want v3, and typo left", done.Releases, done.Left)
+	}
+	if p := f.pkg("hello"); *p.LatestTag != "v2" || p.ReleaseCount != 3 || p.SizeBytes != 300 {
+		t.Errorf("package = %s %d %d, want v2 to be the latest of three", *p.LatestTag, p.ReleaseCount, p.SizeBytes)
+	}
+	_, err = f.ReleaseByTag(f.ctx, "hello", "v3")
+	f.want("by tag", err, storage.ErrGone)
+	_, err = f.ReleaseByCommit(f.ctx, "hello", same.Release.CommitOID)
+	f.want("by commit, whose path must not change", err, storage.ErrGone)
+	_, err = f.ReleaseByZigHash(f.ctx, same.Release.ZigHash)
+	f.want("by hash, which another release has", err, nil)
+	_, err = f.Remove(f.ctx, storage.Removal{Package: "hello", Tag: "v3", Reason: "x"})
+	f.want("again", err, storage.ErrGone)
+
+	done, err = f.Remove(f.ctx, storage.Removal{Package: "hello", Commit: same.Release.CommitOID, Reason: "all of it"})
+	f.must(err)
+	if len(done.Releases) != 1 || len(done.Left) != 0 {
+		t.Errorf("removed %v, left %v, want typo, and nothing left", done.Releases, done.Left)
+	}
+	_, err = f.ReleaseByZigHash(f.ctx, same.Release.ZigHash)
+	f.want("by hash", err, storage.ErrGone)
+	_, err = f.BlobByDigest(f.ctx, same.Release.Digest)
+	f.want("by digest", err, storage.ErrGone)
+
+	c = f.claim("hello")
+	for _, tag := range []string{"v3", "typo", "", "v3.1"} {
+		_, err := f.Publish(f.ctx, c, publication("hello", tag, "hellov3"))
+		f.want("publish the removed commit as "+tag, err, storage.ErrGone)
+	}
+	_, err = f.Publish(f.ctx, c, publication("hello", "v3", "other"))
+	f.want("publish other bytes under the removed tag", err, storage.ErrGone)
+	f.end(c, "")
+	if f.exec(`DELETE FROM tombstones`) == nil || f.exec(`UPDATE tombstones SET reason = 'x'`) == nil {
+		t.Error("a tombstone was changed or deleted")
+	}
+	named, err := f.NamedBlobs(f.ctx)
+	f.must(err)
+	if _, ok := named[same.Release.Digest]; ok {
+		t.Error("a removed release keeps its bytes")
+	}
+	f.must(f.ForgetBlobs(f.ctx)) // its row stays, and so does the blob's
+	if problems, err := f.Inconsistencies(f.ctx); err != nil || len(problems) > 0 {
+		t.Errorf("inconsistencies = %v, %v", problems, err)
+	}
+}
+
+// A name is free again only when nothing was ever published under it.
+func TestRemovePackage(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	f.publish("used", "v1")
+	f.claim("used")
+	f.end(f.claim("empty"), "upstream_not_found")
+	for name, freed := range map[string]bool{"used": false, "empty": true} {
+		done, err := f.Remove(f.ctx, storage.Removal{Package: strings.ToUpper(name), Reason: "asked for"})
+		f.must(err)
+		if done.Freed != freed || done.Package != name {
+			t.Errorf("%s: freed %v, want %v", name, done.Freed, freed)
+		}
+		want := storage.ErrGone
+		if freed {
+			want = storage.ErrNotFound
+		}
+		_, err = f.PackageByName(f.ctx, name)
+		f.want(name, err, want)
+		if !freed {
+			for _, up := range []storage.Upstream{upstreamOf(name), upstreamOf("another")} {
+				_, _, err = f.RequestFetch(f.ctx, name, up)
+				f.want("ask for the name again", err, storage.ErrGone)
+			}
+			continue
+		}
+		_, _, err = f.RequestFetch(f.ctx, name, upstreamOf("another"))
+		f.want("ask for the free name", err, nil)
+	}
+	_, err := f.ReleaseByTag(f.ctx, "used", "v1")
+	f.want("its release", err, storage.ErrGone)
+	if n := f.count(`SELECT count(*) FROM releases`); n != 1 {
+		t.Errorf("%d rows of releases, want the one to stay", n)
+	}
+	if cands, err := f.Candidates(f.ctx); err != nil || slices.ContainsFunc(cands, func(c storage.Candidate) bool { return c.Name == "used" }) {
+		t.Errorf("candidates = %v, %v, want the removed package not to be one", cands, err)
+	}
+}
