@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/go-chi/chi/v5"
+	"github.com/jackc/pgx/v5"
 
 	"packbase/api"
 	"packbase/storage"
@@ -398,4 +399,72 @@ func TestPrivateWithoutTokens(t *testing.T) {
 	if a.StatusCode != http.StatusConflict || bytes.Contains(a.body, []byte("git.example")) {
 		t.Errorf("a name that is taken: %d %s, want a conflict that does not tell the owner", a.StatusCode, a.body)
 	}
+}
+
+// One answer about a package has a limit, whatever upstream put into it; page
+// by page it is all there.
+func TestInfoIsBounded(t *testing.T) {
+	t.Parallel()
+	g := newRegistry(t)
+	var all []release
+	for i := range 7 {
+		all = append(all, release{tag: fmt.Sprintf("v1.%d.0", i), files: zon("many", fmt.Sprintf("1.%d.0", i))})
+	}
+	g.publish("many", all...)
+	var tags []string
+	pages := 0
+	for path := "/api/info/many?limit=3"; path != ""; pages++ {
+		var info struct {
+			Count    int `json:"tarball_count"`
+			Next     string
+			Tarballs []struct{ Tag string }
+		}
+		g.get(path).into(t, &info)
+		for _, r := range info.Tarballs {
+			tags = append(tags, r.Tag)
+		}
+		if path = info.Next; info.Count != 7 {
+			t.Fatalf("count = %d, want 7", info.Count)
+		}
+	}
+	if pages != 3 || strings.Join(tags, " ") != "v1.6.0 v1.5.0 v1.4.0 v1.3.0 v1.2.0 v1.1.0 v1.0.0" {
+		t.Errorf("%d pages of %q", pages, tags)
+	}
+	for _, bad := range []string{"limit=0", "limit=1001", "offset=-1", "limit=x"} {
+		if a := g.get("/api/info/many?" + bad); a.StatusCode != http.StatusBadRequest {
+			t.Errorf("%s: status %d", bad, a.StatusCode)
+		}
+	}
+	// 5000 releases whose manifests all have 30 KB of dependencies, as rows.
+	g.exec(`ALTER TABLE releases DISABLE TRIGGER USER`)
+	g.exec(`UPDATE releases SET zig = jsonb_set(zig, '{warnings}', to_jsonb(array[repeat('x', 30000)]))`)
+	g.exec(`INSERT INTO releases (package, tag, commit_oid, tree_oid, commit_time, digest, size, content_digest, md5, crc32, manifest_digest, zig)
+		SELECT package, 'w' || n, commit_oid, tree_oid, commit_time, digest, size, content_digest, md5, crc32, manifest_digest, zig
+		FROM releases, generate_series(1, 700) n WHERE tag = 'v1.0.0'`)
+	g.exec(`INSERT INTO rejected_tags (package, tag, oid, code, reason) SELECT 'many', 'r' || n, '', 'x', repeat('y', 300) FROM generate_series(1, 3000) n`)
+	a := g.get("/api/info/many")
+	if len(a.body) > 5<<20 {
+		t.Errorf("the answer has %d bytes", len(a.body))
+	}
+	var info struct {
+		Next     string
+		Rejected []struct{} `json:"rejected_tags"`
+		Counts   struct {
+			Rejected int `json:"rejected_tags"`
+		}
+	}
+	a.into(t, &info)
+	if info.Next == "" || len(info.Rejected) != 1000 || info.Counts.Rejected != 3000 {
+		t.Errorf("next %q, %d rejected of %d, want a next page, and 1000 of 3000", info.Next, len(info.Rejected), info.Counts.Rejected)
+	}
+}
+
+// exec runs SQL that nothing of ours would.
+func (g *registry) exec(sql string) {
+	g.t.Helper()
+	conn, err := pgx.Connect(g.t.Context(), g.dbURL)
+	g.must(err)
+	defer conn.Close(g.t.Context())
+	_, err = conn.Exec(g.t.Context(), sql)
+	g.must(err)
 }

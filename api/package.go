@@ -1,6 +1,9 @@
 package api
 
 import (
+	"context"
+	"encoding/json"
+	"fmt"
 	"net/http"
 	"slices"
 	"time"
@@ -39,6 +42,16 @@ type packageBody struct {
 	MovedTags        []storage.MovedTag    `json:"moved_tags"`
 	RemovedTags      []storage.Tombstone   `json:"removed_tags"`
 	LastSync         *syncBody             `json:"last_sync"`
+	Counts           countsBody            `json:"counts"`
+	Next             string                `json:"next,omitempty"` // the path of the next page of tarballs
+}
+
+// countsBody says how many there are, where not all are told.
+type countsBody struct {
+	Snapshots int `json:"snapshots"`
+	Rejected  int `json:"rejected_tags"`
+	Moved     int `json:"moved_tags"`
+	Removed   int `json:"removed_tags"`
 }
 
 type tarballBody struct {
@@ -97,8 +110,8 @@ func (s *Server) describe(r *http.Request, name string) (*packageBody, error) {
 	if err != nil {
 		return nil, err
 	}
-	releases, err := s.db.Releases(ctx, p.Name)
-	if err != nil {
+	body := newPackageBody(p)
+	if err := s.fillTarballs(r, body, p); err != nil {
 		return nil, err
 	}
 	rejected, err := s.db.RejectedTags(ctx, p.Name)
@@ -109,7 +122,6 @@ func (s *Server) describe(r *http.Request, name string) (*packageBody, error) {
 	if err != nil {
 		return nil, err
 	}
-	body := newPackageBody(p, releases)
 	removed, err := s.db.Tombstones(ctx, p.Name)
 	if err != nil {
 		return nil, err
@@ -117,11 +129,95 @@ func (s *Server) describe(r *http.Request, name string) (*packageBody, error) {
 	for i := range removed { // its digests are of use to nobody
 		removed[i] = storage.Tombstone{Tag: removed[i].Tag, TagOID: removed[i].TagOID, CommitOID: removed[i].CommitOID, Reason: removed[i].Reason, RemovedAt: removed[i].RemovedAt}
 	}
-	body.RejectedTags, body.MovedTags, body.RemovedTags = orEmpty(rejected), orEmpty(moved), orEmpty(removed)
+	body.Counts = countsBody{Snapshots: body.Counts.Snapshots, Rejected: len(rejected), Moved: len(moved), Removed: len(removed)}
+	slices.Reverse(moved) // the newest are told
+	moved = moved[:min(len(moved), infoRows)]
+	slices.Reverse(moved)
+	body.RejectedTags, body.MovedTags, body.RemovedTags = orEmpty(firstOf(rejected)), orEmpty(moved), orEmpty(firstOf(removed))
 	return body, nil
 }
 
-func newPackageBody(p storage.Package, releases []storage.Release) *packageBody {
+// Bounds of one answer. An ordinary package is answered whole.
+const (
+	infoRows  = 1000
+	infoBytes = 4 << 20 // of the releases
+)
+
+func firstOf[T any](all []T) []T { return all[:min(len(all), infoRows)] }
+
+// fillTarballs adds one page of the releases, the newest first, and the newest
+// snapshots in order of publication. Only these are read whole.
+func (s *Server) fillTarballs(r *http.Request, body *packageBody, p storage.Package) error {
+	limit, err := limitOf(r, infoRows, infoRows)
+	if err != nil {
+		return err
+	}
+	offset, err := offsetOf(r)
+	if err != nil {
+		return err
+	}
+	refs, err := s.db.TagRefs(r.Context(), p.Name)
+	if err != nil {
+		return err
+	}
+	var tags, snapshots []storage.TagRef
+	published := make([]storage.Release, len(refs))
+	for i, ref := range refs {
+		published[i].Tag = ref.Tag
+		if ref.Tag == "" {
+			snapshots = append(snapshots, ref)
+		} else {
+			tags = append(tags, ref)
+		}
+	}
+	slices.SortFunc(tags, func(x, y storage.TagRef) int { return storage.CompareTags(y.Tag, y.CommitTime, x.Tag, x.CommitTime) })
+	body.Counts.Snapshots = len(snapshots)
+	snapshots = snapshots[max(0, len(snapshots)-infoRows):]
+	hidden := storage.HiddenTags(published)
+	more, err := s.addTarballs(r.Context(), page(tags, offset, limit), func(t tarballBody) {
+		t.GitHidden = hidden[t.Tag]
+		body.Tarballs = append(body.Tarballs, t)
+	})
+	if err != nil {
+		return err
+	}
+	if next := offset + len(body.Tarballs); more || next < len(tags) && len(body.Tarballs) > 0 {
+		body.Next = fmt.Sprintf("/api/info/%s?offset=%d&limit=%d", p.Name, next, limit)
+	}
+	slices.Reverse(snapshots)
+	_, err = s.addTarballs(r.Context(), snapshots, func(t tarballBody) { body.Snapshots = append(body.Snapshots, t) })
+	slices.Reverse(body.Snapshots)
+	return err
+}
+
+// addTarballs reads releases some at a time, until they are as large as one
+// answer may be; more says that some are left.
+func (s *Server) addTarballs(ctx context.Context, refs []storage.TagRef, add func(tarballBody)) (more bool, err error) {
+	size := 0
+	for part := range slices.Chunk(refs, 100) {
+		var ids []int64
+		for _, ref := range part {
+			ids = append(ids, ref.ID)
+		}
+		releases, err := s.db.ReleasesByID(ctx, ids)
+		if err != nil {
+			return false, err
+		}
+		for i := range releases {
+			raw, err := json.Marshal(releases[i].Zig)
+			if err != nil {
+				return false, err
+			}
+			if size += 800 + len(raw); size > infoBytes && i > 0 {
+				return true, nil
+			}
+			add(newTarballBody(&releases[i]))
+		}
+	}
+	return false, nil
+}
+
+func newPackageBody(p storage.Package) *packageBody {
 	b := &packageBody{
 		Package: p.Name, Local: p.ReleaseCount > 0, Available: p.ReleaseCount > 0, TarballDir: p.ReleaseCount > 0,
 		TarballCount: p.ReleaseCount, LatestSize: p.LatestSize, SizeBytes: p.SizeBytes,
@@ -134,19 +230,6 @@ func newPackageBody(p storage.Package, releases []storage.Release) *packageBody 
 	if p.LatestTag != nil {
 		b.LatestTag = *p.LatestTag
 	}
-	hidden := storage.HiddenTags(releases)
-	for i := range releases {
-		r := &releases[i]
-		if t := newTarballBody(r); r.Tag == "" {
-			b.Snapshots = append(b.Snapshots, t)
-		} else {
-			t.GitHidden = hidden[r.Tag]
-			b.Tarballs = append(b.Tarballs, t)
-		}
-	}
-	slices.SortFunc(b.Tarballs, func(x, y tarballBody) int {
-		return storage.CompareTags(y.Tag, y.CommitTime, x.Tag, x.CommitTime)
-	})
 	if p.SyncAt != nil {
 		b.LastSync = &syncBody{At: *p.SyncAt, OK: p.SyncOK != nil && *p.SyncOK, NextTryAt: p.NextSyncAt, LastOKAt: p.SyncedAt}
 		if !b.LastSync.OK {

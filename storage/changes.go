@@ -150,6 +150,14 @@ func (db *DB) BlobByDigest(ctx context.Context, digest string) (Blob, error) {
 	return b, nil
 }
 
+// BlobBytes returns the size of all blobs that rows name.
+func (db *DB) BlobBytes(ctx context.Context) (n int64, err error) {
+	if err := db.pool.QueryRow(ctx, `SELECT COALESCE(sum(size), 0)::bigint FROM blobs`).Scan(&n); err != nil {
+		return 0, fmt.Errorf("measure blobs: %w", translate(err))
+	}
+	return n, nil
+}
+
 // A Replication is how far an edge has followed its central.
 type Replication struct {
 	Central  string

@@ -112,7 +112,7 @@ func TestRemovePackage(t *testing.T) {
 	if n := f.count(`SELECT count(*) FROM releases`); n != 1 {
 		t.Errorf("%d rows of releases, want the one to stay", n)
 	}
-	if cands, err := f.Candidates(f.ctx); err != nil || slices.ContainsFunc(cands, func(c storage.Candidate) bool { return c.Name == "used" }) {
+	if cands, err := f.Candidates(f.ctx, ""); err != nil || slices.ContainsFunc(cands, func(c storage.Candidate) bool { return c.Name == "used" }) {
 		t.Errorf("candidates = %v, %v, want the removed package not to be one", cands, err)
 	}
 }

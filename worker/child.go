@@ -32,6 +32,8 @@ func (f *fetch) ingest(ctx context.Context) error {
 		return err
 	}
 	outer := ctx
+	req := f.request(rejected)
+	f.refused = req.Rejected
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	// The death signal is sent when the thread that started a child ends, so
@@ -51,7 +53,7 @@ func (f *fetch) ingest(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("start ingest: %w", err)
 	}
-	if err := parser.start(f.request(rejected)); err != nil {
+	if err := parser.start(req); err != nil {
 		return err
 	}
 	done, err := f.follow(ctx, stdout)
@@ -212,15 +214,21 @@ func (f *fetch) events(ctx context.Context, out io.Reader, stage func(*ingest.Re
 		case ev.Progress != nil:
 			f.job.setProgress(*ev.Progress)
 		case ev.Refs != nil:
-			err = f.see(ctx, *ev.Refs)
+			if err = f.see(ctx, *ev.Refs); err == nil {
+				err = f.roomForTags(ctx, *ev.Refs)
+			}
 		case ev.Rejected != nil:
 			err = f.reject(ctx, *ev.Rejected)
 		case ev.Segment != nil:
-			err = f.appendSegment(ctx, *ev.Segment)
+			if err = f.charge(ctx, ev.Segment.File, &f.usage.objects); err == nil {
+				err = f.appendSegment(ctx, *ev.Segment)
+			}
 		case ev.History != nil:
 			err = f.keepHistory(ctx, ev.History)
 		case ev.Release != nil:
-			err = stage(ev.Release)
+			if err = f.charge(ctx, ev.Release.File, &f.usage.tarballs); err == nil {
+				err = stage(ev.Release)
+			}
 		}
 		if err != nil {
 			return false, err

@@ -78,6 +78,9 @@ func (w *Worker) fetchPackage(ctx context.Context, j *job) (any, error) {
 	if err := f.wantsRemoved(); err != nil {
 		return nil, err
 	}
+	if err := f.measure(ctx); err != nil {
+		return nil, err
+	}
 	err = f.ingest(ctx)
 	j.advanced = f.created+f.rejected > 0
 	if err != nil {
@@ -122,6 +125,8 @@ type fetch struct {
 
 	releases []storage.Release
 	removed  []storage.Tombstone
+	refused  map[string]string // rejected tags, with what upstream's refs named then
+	usage    usage
 	segments []storage.Segment
 	indexes  []*gitpack.SegmentIndex
 	set      *gitpack.Set // of indexes

@@ -109,7 +109,9 @@ func (f *fetch) publish(ctx context.Context, pub storage.Publication) error {
 	r := &pub.Release
 	created, err := f.w.db.Publish(ctx, f.job.Claim, pub)
 	if errors.Is(err, storage.ErrGone) && r.Tag != "" {
-		return f.reject(ctx, storage.RejectedTag{Tag: r.Tag, OID: r.OID(), Code: "removed", Reason: verdict(err).Message})
+		const month = 30 * 24 * time.Hour
+		t := storage.RejectedTag{Tag: r.Tag, OID: r.OID(), Code: "removed", Reason: verdict(err).Message, Rules: f.w.rules}
+		return f.w.db.RejectTag(ctx, f.job.Claim, t, month, month)
 	}
 	if err != nil {
 		return err

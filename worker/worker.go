@@ -48,6 +48,7 @@ type Options struct {
 	Git    http.Handler // the Git interface, to be probed
 
 	// May be left out.
+	Quota          Quota
 	Zig            string        // a zig to probe with
 	ZigCache       string        // a folder that it may keep
 	Source         string        // the catalog's URL

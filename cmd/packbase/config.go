@@ -18,6 +18,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"packbase/api/pace"
+	"packbase/worker"
 	"packbase/worker/ingest"
 	"packbase/worker/upstream"
 )
@@ -59,6 +60,7 @@ type Config struct {
 	MinRate        int64 // bytes a second that clients and upstreams must move
 	Proxies        []netip.Prefix
 	Limits         ingest.Limits
+	Quota          worker.Quota
 }
 
 // A setting is one flag and the environment variable of the same name.
@@ -119,6 +121,11 @@ func settings() []setting {
 		{name: "max-entries", usual: number(lim.Git.TreeEntries), help: "files and folders of one release", set: count(1, 1<<20, func(c *Config) *int { return &c.Limits.Git.TreeEntries })},
 		{name: "max-tarball", usual: size(lim.Tarball), help: "bytes of one tarball", set: byteSize(func(c *Config) *int64 { return &c.Limits.Tarball })},
 		{name: "max-tags", usual: number(lim.Tags), help: "tags of one package", set: count(1, 1_000_000, func(c *Config) *int { return &c.Limits.Tags })},
+		{name: "max-package-bytes", usual: "20GiB", help: "bytes stored of one package", set: byteSize(func(c *Config) *int64 { return &c.Quota.Package })},
+		{name: "max-releases", usual: "25000", help: "releases and snapshots of one package", set: count(1, 10_000_000, func(c *Config) *int { return &c.Quota.Releases })},
+		{name: "max-bytes", help: "bytes stored of all packages; empty for no limit", set: byteSize(func(c *Config) *int64 { return &c.Quota.Total })},
+		{name: "min-free", usual: "1GiB", help: "bytes of disk that are left free", set: byteSize(func(c *Config) *int64 { return &c.Quota.Free })},
+		{name: "max-ratio", usual: "500", help: "bytes of tarballs for each byte of files that they are made of, beyond 64MiB", set: byteSize(func(c *Config) *int64 { return &c.Quota.Ratio })},
 		{name: "ingest-memory", usual: size(lim.Memory), help: "address space of the process that reads upstream", set: byteSize(func(c *Config) *int64 { return &c.Limits.Memory })},
 		{name: "ingest-cpu", usual: lim.CPU.String(), help: "processor time of the process that reads upstream", set: duration(time.Second, func(c *Config) *time.Duration { return &c.Limits.CPU })},
 	}

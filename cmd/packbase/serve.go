@@ -144,6 +144,7 @@ func newWorker(cfg *Config, s *stores, git http.Handler, reg prometheus.Register
 			return cmd
 		},
 		Limits: cfg.Limits,
+		Quota:  cfg.Quota,
 		Egress: upstream.Options{Allow: cfg.Allow, Netrc: cfg.Netrc, UserAgent: "packbase/" + release,
 			Limits: upstream.Limits{MinRate: cfg.MinRate}},
 		Git:            git,

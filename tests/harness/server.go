@@ -45,6 +45,7 @@ func settings(root string, port int, env []string) []string {
 		"PACKBASE_TOKEN=" + token,
 		"PACKBASE_UPSTREAM_ALLOW=127.0.0.0/8",
 		"PACKBASE_RECONCILE=200ms",
+		"PACKBASE_MIN_FREE=1MB", // machines for tests are small
 		"PACKBASE_LEASE=2s",
 		"PACKBASE_JOB_BACKOFF=100ms",
 	}

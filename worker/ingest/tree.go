@@ -129,11 +129,36 @@ func (z *zigFiles) describe(objects *gitpack.Objects, tree gitpack.Listing) (sto
 		zig.Fingerprint = fmt.Sprintf("%#016x", man.Fingerprint)
 	}
 	zig.Warnings = append(zig.Warnings, man.Warnings...)
-	for _, d := range man.Dependencies {
+	room := maxDependencies
+	for i, d := range man.Dependencies {
+		if room -= 100 + len(d.Name) + len(d.URL) + len(d.Path) + len(d.Hash); room < 0 {
+			zig.Warnings = append(zig.Warnings, fmt.Sprintf("it has %d dependencies, and the first %d are listed", len(man.Dependencies), i))
+			break
+		}
 		d.Name, d.URL, d.Path, d.Hash = plain(d.Name), plain(d.URL), plain(d.Path), plain(d.Hash)
 		zig.Dependencies = append(zig.Dependencies, d)
 	}
+	zig.Version, zig.MinimumZigVersion, zig.Problem = clip(zig.Version), clip(zig.MinimumZigVersion), clip(zig.Problem)
+	for i := range zig.Warnings[:min(len(zig.Warnings), maxWarnings)] {
+		zig.Warnings[i] = clip(zig.Warnings[i])
+	}
+	zig.Warnings = zig.Warnings[:min(len(zig.Warnings), maxWarnings)]
 	return zig, nil
+}
+
+// What a release's row says of its manifest: one file may be that of many
+// tags, and must not fill the database.
+const (
+	maxDependencies = 32 << 10 // bytes of all
+	maxWarnings     = 20
+	maxText         = 1000 // bytes
+)
+
+func clip(s string) string {
+	if len(s) <= maxText {
+		return s
+	}
+	return strings.ToValidUTF8(s[:maxText], "") + "…"
 }
 
 // plain makes text of what an escape may have made of a Zig string: Postgres

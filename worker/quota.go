@@ -1,0 +1,112 @@
+package worker
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/dustin/go-humanize"
+
+	"packbase/storage/blob"
+	"packbase/worker/ingest"
+)
+
+// A Quota bounds what is stored. A field of zero is no limit.
+type Quota struct {
+	Package  int64 // bytes of one package, tarballs and Git objects
+	Releases int   // releases and snapshots of one package
+	Total    int64 // bytes of all blobs
+	Free     int64 // bytes of disk that are left free
+	Ratio    int64 // bytes of tarballs for each byte of a package's Git objects, beyond ratioFree
+}
+
+// ratioFree is how many bytes of tarballs every package may have: many tags of
+// a small tree are no attack.
+const ratioFree = 64 << 20
+
+// A usage is what a package and all packages take up, as far as the job that
+// is under way knows.
+type usage struct {
+	quota    Quota
+	releases int
+	tarballs int64 // bytes
+	objects  int64 // bytes of segments
+	total    int64 // bytes of all blobs
+}
+
+func (f *fetch) measure(ctx context.Context) error {
+	u := &f.usage
+	u.quota, u.releases, u.tarballs = f.w.opt.Quota, len(f.releases), f.pkg.SizeBytes
+	for _, s := range f.segments {
+		u.objects += s.Size
+	}
+	var err error
+	if u.quota.Total > 0 {
+		u.total, err = f.w.db.BlobBytes(ctx)
+	}
+	return err
+}
+
+// room returns why nothing more may be stored, or nil.
+func (f *fetch) room(ctx context.Context) error {
+	u, q := &f.usage, f.usage.quota
+	free, err := f.w.blobs.Free(ctx)
+	switch {
+	case err == nil && free >= 0 && free < q.Free:
+		return fmt.Errorf("%s are left of the disk, which PACKBASE_MIN_FREE keeps: %w", size(free), blob.ErrFull)
+	case q.Total > 0 && u.total > q.Total:
+		return &Error{Code: "quota_bytes", Final: true,
+			Message: fmt.Sprintf("the registry has %s, and PACKBASE_MAX_BYTES allows %s", size(u.total), size(q.Total))}
+	case q.Package > 0 && u.tarballs+u.objects > q.Package:
+		return &Error{Code: "quota_package_bytes", Final: true,
+			Message: fmt.Sprintf("the package would have %s, and PACKBASE_MAX_PACKAGE_BYTES allows %s", size(u.tarballs+u.objects), size(q.Package))}
+	case q.Ratio > 0 && u.tarballs > ratioFree && u.tarballs > ratioFree+u.objects*q.Ratio:
+		return &Error{Code: "quota_ratio", Final: true,
+			Message: fmt.Sprintf("%s of files would become %s of tarballs, and PACKBASE_MAX_RATIO allows %d times as much", size(u.objects), size(u.tarballs), q.Ratio)}
+	}
+	return nil
+}
+
+func size(n int64) string { return humanize.IBytes(uint64(max(n, 0))) }
+
+// roomForTags refuses what there is no room for before it is downloaded.
+func (f *fetch) roomForTags(ctx context.Context, refs ingest.Refs) error {
+	most := f.usage.quota.Releases
+	fresh := 0
+	if f.job.Job.Target != "" {
+		fresh = 1
+	} else {
+		released := map[string]bool{}
+		for i := range f.removed {
+			released[f.removed[i].Tag] = true
+		}
+		for i := range f.releases {
+			released[f.releases[i].Tag] = true
+		}
+		for tag, oid := range refs.Tags {
+			if !released[tag] && f.refused[tag] != oid {
+				fresh++
+			}
+		}
+	}
+	if fresh == 0 {
+		return nil
+	}
+	if most > 0 && f.usage.releases+fresh > most {
+		return &Error{Code: "quota_releases", Final: true,
+			Message: fmt.Sprintf("the package has %d releases and snapshots, upstream has %d more, and PACKBASE_MAX_RELEASES allows %d", f.usage.releases, fresh, most)}
+	}
+	return f.room(ctx)
+}
+
+// charge counts a staged file and returns why it may not be stored, or nil.
+func (f *fetch) charge(ctx context.Context, name string, to *int64) error {
+	info, err := os.Stat(filepath.Join(f.dir, filepath.Base(name)))
+	if err != nil {
+		return fmt.Errorf("measure staged file: %w", err)
+	}
+	*to += info.Size()
+	f.usage.total += info.Size()
+	return f.room(ctx)
+}
