@@ -11,6 +11,7 @@ import (
 	"github.com/google/uuid"
 
 	"packbase/storage"
+	"packbase/storage/pg"
 )
 
 // What a claimed job may become, and what it is then.
@@ -355,9 +356,16 @@ func TestIsAway(t *testing.T) {
 			t.Errorf("%s: %v is taken for away", name, err)
 		}
 	}
-	for _, code := range []string{"57P01", "53300", "08006", "25006"} {
-		if err := f.exec(fmt.Sprintf("DO $$ BEGIN RAISE EXCEPTION 'x' USING ERRCODE = '%s'; END $$", code)); !storage.IsAway(err) {
+	raise := func(code string) error {
+		return f.exec(fmt.Sprintf("DO $$ BEGIN RAISE EXCEPTION 'x' USING ERRCODE = '%s'; END $$", code))
+	}
+	for _, code := range []string{"57P01", "53300", "08006", "25006", "25P03"} {
+		if err := raise(code); !storage.IsAway(err) || !errors.Is(pg.Translate(err), storage.ErrAway) {
 			t.Errorf("%s: %v, want it away", code, err)
 		}
+	}
+	// A statement that takes too long may do so each time: jobs must end.
+	if err := raise("57014"); !storage.IsAway(err) || errors.Is(pg.Translate(err), storage.ErrAway) {
+		t.Errorf("57014: %v, want it away for clients and not for jobs", err)
 	}
 }

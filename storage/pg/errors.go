@@ -16,14 +16,15 @@ import (
 // Translate maps what Postgres says to the errors of package fault.
 // https://www.postgresql.org/docs/current/errcodes-appendix.html
 func Translate(err error) error {
+	var pg *pgconn.PgError
 	switch {
 	case errors.Is(err, pgx.ErrNoRows):
 		return fault.ErrNotFound
+	case errors.As(err, &pg) && pg.Code == "57014": // query_canceled: it took too long, and may the next time
+		return err
 	case IsAway(err) && !errors.Is(err, fault.ErrAway):
 		return fmt.Errorf("%w: %w", fault.ErrAway, err)
-	}
-	var pg *pgconn.PgError
-	if !errors.As(err, &pg) {
+	case pg == nil:
 		return err
 	}
 	switch pg.Code {
