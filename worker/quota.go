@@ -102,7 +102,7 @@ func (f *fetch) roomForTags(ctx context.Context, refs ingest.Refs) error {
 
 // charge counts a staged file and returns why it may not be stored, or nil.
 func (f *fetch) charge(ctx context.Context, name string, to *int64) error {
-	info, err := os.Stat(filepath.Join(f.dir, filepath.Base(name)))
+	info, err := os.Lstat(filepath.Join(f.staged, filepath.Base(name)))
 	if err != nil {
 		return fmt.Errorf("measure staged file: %w", err)
 	}
