@@ -42,7 +42,7 @@ type Options struct {
 	MaxAttempts int           // of jobs that fail for a passing reason
 	Backoff     time.Duration // before the second attempt; four times as much before each further one
 
-	Child  func(ctx context.Context, name string) *exec.Cmd // one of our own processes: `packbase ingest`, `packbase download`
+	Child  func(ctx context.Context, name string) *exec.Cmd // one of our own processes: `packbase ingest`, `download` or `confine`
 	Limits ingest.Limits
 	Egress upstream.Options
 	Git    http.Handler // the Git interface, to be probed
@@ -80,7 +80,7 @@ type Worker struct {
 // New returns a worker that has not begun to work.
 func New(db *storage.DB, q *queue.Queue, blobs blob.Store, opt Options, log *slog.Logger) *Worker {
 	w := &Worker{db: db, queue: q, blobs: blobs, opt: opt, log: log.With("worker", opt.ID), web: upstream.New(opt.Egress), rules: rulesOf(opt)}
-	w.probe = &probe.Prober{DB: db, Staging: opt.Staging, Git: opt.Git, Limits: opt.Limits.Git, Zig: opt.Zig, ZigCache: opt.ZigCache}
+	w.probe = &probe.Prober{DB: db, Staging: opt.Staging, Git: opt.Git, Limits: opt.Limits.Git, Zig: opt.Zig, ZigCache: opt.ZigCache, Child: opt.Child}
 	w.table = map[string]func(context.Context, *job) (any, error){
 		storage.FetchPackage:  w.fetchPackage,
 		storage.ProbePackage:  w.probePackage,
