@@ -117,7 +117,9 @@ func (w *Worker) Run(ctx context.Context) error {
 		w.handle(ctx, kind, job)
 	}, w.log)
 	wg.Wait()
-	if ferr := w.db.ForgetWorker(context.WithoutCancel(ctx), w.opt.ID); ferr != nil {
+	end, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	defer cancel()
+	if ferr := w.db.ForgetWorker(end, w.opt.ID); ferr != nil {
 		w.log.Warn("worker not signed off", "err", ferr)
 	}
 	return err
