@@ -57,7 +57,7 @@ type registryCollector struct {
 
 	packages, releases, movedTags, blobBytes, jobs, up *prometheus.Desc
 	reconciled, oldestDue                              *prometheus.Desc // not of an edge
-	behind, halted                                     *prometheus.Desc // of an edge
+	behind, halted, aside                              *prometheus.Desc // of an edge
 	unread, damaged                                    *prometheus.Desc // blobs
 }
 
@@ -78,13 +78,14 @@ func newRegistryCollector(s *Server) *registryCollector {
 		unread:     desc("blobs_unread", "Blobs that nobody has read for longer than PACKBASE_SCRUB."),
 		damaged:    desc("blobs_damaged", "Blobs that are damaged or lost, and could not be mended yet."),
 		behind:     desc("replication_behind", "Changes of the central that are not here yet."),
+		aside:      desc("replication_set_aside", "Changes of the central that cannot be taken over for now."),
 		halted:     desc("replication_halted", "1 if the central contradicted itself, so that replication stopped."),
 	}
 }
 
 // Describe implements prometheus.Collector.
 func (c *registryCollector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{c.packages, c.releases, c.movedTags, c.blobBytes, c.jobs, c.up, c.reconciled, c.oldestDue, c.unread, c.damaged, c.behind, c.halted} {
+	for _, d := range []*prometheus.Desc{c.packages, c.releases, c.movedTags, c.blobBytes, c.jobs, c.up, c.reconciled, c.oldestDue, c.unread, c.damaged, c.behind, c.aside, c.halted} {
 		ch <- d
 	}
 }
@@ -137,6 +138,7 @@ func (c *registryCollector) Collect(ch chan<- prometheus.Metric) {
 	}
 	if r != nil {
 		gauge(c.behind, float64(r.Head-r.Seq))
+		gauge(c.aside, float64(r.SetAside))
 		halted := 0.0
 		if r.Halted != "" {
 			halted = 1

@@ -57,7 +57,12 @@ type replicationBody struct {
 	Head     int64      `json:"head"`      // the last change that the central has
 	Halted   string     `json:"halted"`    // why replication stopped for good; "" while all is well
 	SyncedAt *time.Time `json:"synced_at"` // when the central last answered
+
+	SetAside      int                `json:"set_aside"`         // changes that cannot be taken over for now
+	SetAsideFirst []storage.SetAside `json:"set_aside_changes"` // the first of them, with the reasons
 }
+
+const listedAside = 20 // changes
 
 type updateBody struct {
 	State     string     `json:"state"` // idle, running, queued or cooldown
@@ -139,14 +144,6 @@ func (s *Server) workOutStatus(ctx context.Context) (*statusBody, error) {
 	// A client that goes away must not spoil the answer for the others.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
-	// First how far replication is: packages are then as new as that.
-	replicated, err := s.workOutReplication(ctx)
-	if err != nil {
-		return nil, err
-	}
-	if replicated != nil && s.replicated.Swap(replicated.Seq) != replicated.Seq {
-		s.news.Add(1)
-	}
 	v, err := s.directory.look(ctx)
 	if err != nil {
 		return nil, err
@@ -155,7 +152,7 @@ func (s *Server) workOutStatus(ctx context.Context) (*statusBody, error) {
 	b := &statusBody{
 		Service: "packbase", Release: s.opt.Release, Auth: s.authWord(), Languages: t.Languages, MovedTags: t.MovedTags,
 		PackagesTotal: t.Packages, PackagesHealthy: t.Healthy, PackagesUnhealthy: t.Unhealthy, PackagesFrozen: t.Frozen,
-		PackagesLocal: t.Local, Registered: t.Registered, Releases: t.Releases, Bytes: t.Bytes, Replication: replicated,
+		PackagesLocal: t.Local, Registered: t.Registered, Releases: t.Releases, Bytes: t.Bytes,
 	}
 	if b.Queue.QueueCounts, err = s.db.QueueCounts(ctx); err != nil {
 		return nil, err
@@ -170,7 +167,10 @@ func (s *Server) workOutStatus(ctx context.Context) (*statusBody, error) {
 	if b.Update.DiskFree, err = s.blobs.Free(ctx); err != nil {
 		b.Update.DiskFree = -1
 	}
-	b.Blobs, err = s.workOutScrub(ctx)
+	if b.Blobs, err = s.workOutScrub(ctx); err != nil {
+		return nil, err
+	}
+	b.Replication, err = s.workOutReplication(ctx)
 	return b, err
 }
 
@@ -179,7 +179,13 @@ func (s *Server) workOutReplication(ctx context.Context) (*replicationBody, erro
 	if errors.Is(err, storage.ErrNotFound) {
 		return nil, nil
 	}
-	return &replicationBody{Central: r.Central, Seq: r.Seq, Head: r.Head, Halted: r.Halted, SyncedAt: r.SyncedAt}, err
+	if err != nil {
+		return nil, err
+	}
+	b := &replicationBody{Central: r.Central, Seq: r.Seq, Head: r.Head, Halted: r.Halted, SyncedAt: r.SyncedAt}
+	b.SetAsideFirst, b.SetAside, err = s.db.AllSetAside(ctx, listedAside)
+	b.SetAsideFirst = orEmpty(b.SetAsideFirst)
+	return b, err
 }
 
 func (s *Server) authWord() string {

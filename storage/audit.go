@@ -37,7 +37,9 @@ func (db *DB) PackageRecord(ctx context.Context, pkg string) (rec *PackageRecord
 		return nil
 	})
 	if err == nil {
-		err = db.pool.QueryRow(ctx, `SELECT COALESCE(record_digest, ''), fence FROM packages WHERE name = $1`, p.Name).Scan(&held, &rec.Fence)
+		err = db.pool.QueryRow(ctx, `
+			SELECT COALESCE(record_digest, ''), fence, (SELECT count(*) FROM served_releases WHERE package = $1)
+			FROM packages WHERE name = $1`, p.Name).Scan(&held, &rec.Fence, &rec.Releases)
 	}
 	if err != nil {
 		return nil, "", fmt.Errorf("record of %s: %w", pkg, translate(err))
@@ -125,8 +127,7 @@ func (db *DB) Adopt(ctx context.Context, name string, from Adoption) error {
 		if from.Follows == nil {
 			return nil
 		}
-		_, err := tx.Exec(ctx, `UPDATE replication SET seq = $1, chain = $2, synced_at = now()`, from.Follows.Seq, from.Follows.Chain)
-		return err
+		return advance(ctx, tx, *from.Follows)
 	})
 	if err != nil {
 		return fmt.Errorf("adopt %s: %w", name, translate(err))

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 )
 
 // A Change is one entry of the feed that edges follow: a release that was
@@ -226,7 +227,13 @@ func (db *DB) Halt(ctx context.Context, reason string) error {
 // here already is held to it: the central may have been restored, and have
 // another history of the same releases.
 func (db *DB) Resume(ctx context.Context) error {
-	_, err := db.pool.Exec(ctx, `UPDATE replication SET halted = '', seq = 0, chain = '', head = 0 WHERE halted <> ''`)
+	err := db.tx(ctx, func(tx pgx.Tx) error {
+		resumed, err := tx.Exec(ctx, `UPDATE replication SET halted = '', seq = 0, chain = '', head = 0 WHERE halted <> ''`)
+		if err == nil && resumed.RowsAffected() > 0 {
+			_, err = tx.Exec(ctx, `DELETE FROM set_aside`) // their numbers are of the feed as it was
+		}
+		return err
+	})
 	if err != nil {
 		return fmt.Errorf("resume replication: %w", translate(err))
 	}
@@ -235,9 +242,15 @@ func (db *DB) Resume(ctx context.Context) error {
 
 // Advance notes that all up to the change is here.
 func (db *DB) Advance(ctx context.Context, to Change) error {
-	_, err := db.pool.Exec(ctx, `UPDATE replication SET seq = $1, chain = $2, synced_at = now()`, to.Seq, to.Chain)
-	if err != nil {
+	if err := advance(ctx, db.pool, to); err != nil {
 		return fmt.Errorf("advance to change %d: %w", to.Seq, translate(err))
 	}
 	return nil
+}
+
+func advance(ctx context.Context, q interface {
+	Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error)
+}, to Change) error {
+	_, err := q.Exec(ctx, `UPDATE replication SET seq = $1, chain = $2, synced_at = now()`, to.Seq, to.Chain)
+	return err
 }

@@ -72,6 +72,17 @@ type SubmoduleEntry struct {
 // Encode returns the manifest's bytes.
 func (m *Manifest) Encode() ([]byte, error) { return encodeDocument(m) }
 
+// Check returns an *InvalidError if no packbase would publish the release: its
+// tag is no name, or what it was cloned from is not its upstream.
+func (m *Manifest) Check() error {
+	if m.Tag != "" {
+		if err := ValidTag(m.Tag); err != nil {
+			return err
+		}
+	}
+	return Upstream{Canonical: m.Upstream, CloneURL: m.CloneURL}.check()
+}
+
 // encodeDocument returns v as the JSON that blobs hold: its first field says
 // what it is.
 func encodeDocument(v any) ([]byte, error) {
@@ -101,6 +112,7 @@ type PackageRecord struct {
 	Language    string            `json:"language,omitempty"`
 	Description string            `json:"description,omitempty"`
 	Registered  bool              `json:"registered,omitempty"`
+	Releases    int               `json:"releases,omitempty"` // releases and snapshots that are served
 	Private     bool              `json:"private,omitempty"`
 	Rejected    []RejectedTag     `json:"rejected_tags,omitempty"`
 	Moved       []MovedTag        `json:"moved_tags,omitempty"`

@@ -33,9 +33,7 @@ func (f *fetch) ingest(ctx context.Context) error {
 	}
 	outer := ctx
 	req := f.request(rejected)
-	if err := f.allowance(ctx, &req); err != nil {
-		return err
-	}
+	f.refused = req.Rejected
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	// The death signal is sent when the thread that started a child ends, so
@@ -216,7 +214,9 @@ func (f *fetch) events(ctx context.Context, out io.Reader, stage func(*ingest.Re
 		case ev.Progress != nil:
 			f.job.setProgress(*ev.Progress)
 		case ev.Refs != nil:
-			err = f.see(ctx, *ev.Refs)
+			if err = f.see(ctx, *ev.Refs); err == nil {
+				err = f.roomForTags(ctx, *ev.Refs)
+			}
 		case ev.Rejected != nil:
 			err = f.reject(ctx, *ev.Rejected)
 		case ev.Segment != nil:
@@ -226,7 +226,6 @@ func (f *fetch) events(ctx context.Context, out io.Reader, stage func(*ingest.Re
 		case ev.History != nil:
 			err = f.keepHistory(ctx, ev.History)
 		case ev.Release != nil:
-			f.usage.releases++
 			if err = f.charge(ctx, ev.Release.File, &f.usage.tarballs); err == nil {
 				err = stage(ev.Release)
 			}

@@ -76,6 +76,9 @@ func (f *fetch) store(ctx context.Context, r *ingest.Release, set *gitpack.Set, 
 	man.Fence = f.job.Fence
 	man.CreatedAt = time.Now().UTC().Truncate(time.Microsecond) // as Postgres keeps it
 	var pub storage.Publication
+	if err := man.Check(); err != nil {
+		return pub, err
+	}
 	file, err := f.take(r.File)
 	if err != nil {
 		return pub, err

@@ -18,6 +18,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"packbase/api/pace"
+	"packbase/storage/gitpack"
 	"packbase/worker"
 	"packbase/worker/ingest"
 	"packbase/worker/upstream"
@@ -110,16 +111,16 @@ func settings() []setting {
 		{name: "job-attempts", usual: "3", help: "attempts at a job that fails for a passing reason", set: count(1, 100, func(c *Config) *int { return &c.JobAttempts })},
 		{name: "job-backoff", usual: "2s", help: "wait before the second attempt; four times as long before each further one", set: duration(0, func(c *Config) *time.Duration { return &c.JobBackoff })},
 		{name: "drain", usual: "0s", help: "how long to answer not ready before closing the listener", set: duration(0, func(c *Config) *time.Duration { return &c.Drain })},
-		{name: "stop-timeout", usual: "30s", help: "how long answers under way may take once the listener is closed", set: duration(0, func(c *Config) *time.Duration { return &c.StopTimeout })},
+		{name: "stop-timeout", usual: "2m", help: "how long answers under way may take once the server is stopping", set: duration(0, func(c *Config) *time.Duration { return &c.StopTimeout })},
 		{name: "max-jobs", usual: "10000", help: "open jobs; more are refused until some have ended", set: count(1, 10_000_000, func(c *Config) *int { return &c.MaxJobs })},
 		{name: "min-rate", usual: size(pace.Default().Rate), help: "bytes a second that a client or an upstream must move, on average over a minute; who is slower is cut", set: byteSize(func(c *Config) *int64 { return &c.MinRate })},
 		{name: "proxies", help: "proxies in front whose X-Forwarded-For is believed, to tell clients apart: CIDRs, separated by commas", set: proxies},
 		{name: "max-pack", usual: size(lim.Git.PackBytes), help: "bytes downloaded from upstream at once", set: byteSize(func(c *Config) *int64 { return &c.Limits.Git.PackBytes })},
 		{name: "max-object", usual: size(lim.Git.ObjectBytes), help: "bytes of one file", set: byteSize(func(c *Config) *int64 { return &c.Limits.Git.ObjectBytes })},
 		{name: "max-inflated", usual: size(lim.Git.InflatedBytes), help: "bytes of all files fetched at once", set: byteSize(func(c *Config) *int64 { return &c.Limits.Git.InflatedBytes })},
-		{name: "max-objects", usual: number(lim.Git.Objects), help: "Git objects fetched at once", set: count(1, 1<<27, func(c *Config) *int { return &c.Limits.Git.Objects })},
-		{name: "max-entries", usual: number(lim.Git.TreeEntries), help: "files and folders of one release", set: count(1, 1<<20, func(c *Config) *int { return &c.Limits.Git.TreeEntries })},
-		{name: "max-tarball", usual: size(lim.Tarball), help: "bytes of one tarball", set: byteSize(func(c *Config) *int64 { return &c.Limits.Tarball })},
+		{name: "max-objects", usual: number(lim.Git.Objects), help: "Git objects fetched at once", set: count(1, gitpack.MostObjects, func(c *Config) *int { return &c.Limits.Git.Objects })},
+		{name: "max-entries", usual: number(lim.Git.TreeEntries), help: "files and folders of one release", set: count(1, gitpack.MostTreeEntries, func(c *Config) *int { return &c.Limits.Git.TreeEntries })},
+		{name: "max-tarball", usual: size(lim.Tarball), help: "bytes of one tarball", set: tarballSize},
 		{name: "max-tags", usual: number(lim.Tags), help: "tags of one package", set: count(1, 1_000_000, func(c *Config) *int { return &c.Limits.Tags })},
 		{name: "max-package-bytes", usual: "20GiB", help: "bytes stored of one package", set: byteSize(func(c *Config) *int64 { return &c.Quota.Package })},
 		{name: "max-releases", usual: "25000", help: "releases and snapshots of one package", set: count(1, 10_000_000, func(c *Config) *int { return &c.Quota.Releases })},
@@ -269,12 +270,21 @@ func duration(least time.Duration, at func(*Config) *time.Duration) func(*Config
 func byteSize(at func(*Config) *int64) func(*Config, string) error {
 	return func(c *Config, s string) error {
 		n, err := humanize.ParseBytes(s)
-		if err != nil || n == 0 || n > 1<<50 {
+		if err != nil || n == 0 || n > gitpack.MostBytes {
 			return fmt.Errorf("%q is not a size like 64MiB", s)
 		}
 		*at(c) = int64(n)
 		return nil
 	}
+}
+
+// tarballSize keeps to what every packbase can read back.
+func tarballSize(c *Config, s string) error {
+	err := byteSize(func(c *Config) *int64 { return &c.Limits.Tarball })(c, s)
+	if err == nil && c.Limits.Tarball > ingest.MostTarball {
+		return fmt.Errorf("%s is more than a tarball may have, %s", s, humanize.IBytes(ingest.MostTarball))
+	}
+	return err
 }
 
 func adminAddr(c *Config, s string) error {

@@ -164,7 +164,8 @@ func (p *program) rebuildCommand() *cobra.Command {
 		Short: "Make the database's rows again from the blobs",
 		Long: `Make the rows of every package that the database does not have from the
 manifests and tarballs among the blobs, and the Git segments anew, byte for
-byte. Packages that are there stay as they are.`,
+byte. Packages that are there stay as they are. Lists every release that cannot
+be made again, and exits with 1 then.`,
 		Example: "  PACKBASE_DATABASE_URL=postgres://... packbase rebuild --root ./copy-of-the-blobs",
 	}, func(ctx context.Context, a *audit.Auditor) error { return a.Rebuild(ctx) })
 }

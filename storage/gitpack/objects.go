@@ -38,6 +38,13 @@ const (
 	MaxComponentBytes = 255
 )
 
+// The most that a setting may allow.
+const (
+	MostBytes       = 1 << 50
+	MostObjects     = MaxSegmentObjects
+	MostTreeEntries = 1 << 20
+)
+
 // DefaultLimits returns the limits of a service that mirrors packages.
 func DefaultLimits() Limits {
 	return Limits{
@@ -51,6 +58,16 @@ func DefaultLimits() Limits {
 		PathBytes:      MaxPathBytes,
 		ComponentBytes: MaxComponentBytes,
 	}
+}
+
+// StoredLimits returns the limits of what is published already. No setting
+// allows more, so what one packbase published every other can hold, check and
+// make again.
+func StoredLimits() Limits {
+	l := DefaultLimits()
+	l.PackBytes, l.ObjectBytes, l.InflatedBytes = MostBytes, MostBytes, MostBytes
+	l.Objects, l.TreeEntries = MostObjects, MostTreeEntries
+	return l
 }
 
 // An Error is a verdict on upstream's bytes: trying again gives it again.

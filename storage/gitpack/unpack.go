@@ -40,6 +40,30 @@ const (
 //
 // progress, unless nil, is called after each object, with the number done so far.
 func Unpack(ctx context.Context, pack, spool *os.File, lim Limits, progress func(done, total int)) (*Objects, error) {
+	x, err := readPack(ctx, pack, spool, lim, progress)
+	if err != nil {
+		return nil, err
+	}
+	return x.Objects, nil
+}
+
+// IndexSegment returns the index of a segment, worked out from its bytes. Its
+// objects go to spool, an empty file.
+func IndexSegment(ctx context.Context, segment, spool *os.File) (*SegmentIndex, error) {
+	x, err := readPack(ctx, segment, spool, StoredLimits(), nil)
+	if err != nil {
+		return nil, fmt.Errorf("index segment: %w", err)
+	}
+	ids, types, lengths := make([]OID, len(x.entries)), make([]Type, len(x.entries)), make([]int64, len(x.entries))
+	end := x.end
+	for i, e := range slices.Backward(x.entries) {
+		ids[i], types[i], lengths[i] = e.oid, e.typ, end-x.offsets[i]
+		end = x.offsets[i]
+	}
+	return newIndex(ids, types, lengths)
+}
+
+func readPack(ctx context.Context, pack, spool *os.File, lim Limits, progress func(done, total int)) (*unpacker, error) {
 	info, err := pack.Stat()
 	if err != nil {
 		return nil, fmt.Errorf("unpack: %w", err)
@@ -82,7 +106,7 @@ func Unpack(ctx context.Context, pack, spool *os.File, lim Limits, progress func
 		return nil, fmt.Errorf("unpack: %w", err)
 	}
 	objects.end = x.written
-	return objects, nil
+	return x, nil
 }
 
 // packCount returns the number of objects that the header promises. More than

@@ -36,6 +36,12 @@ type replication struct {
 	Central, Halted string
 	Seq, Head       int64
 	SyncedAt        string `json:"synced_at"`
+	SetAside        int    `json:"set_aside"`
+	SetAsideChanges []struct {
+		Seq          int64
+		Package, Tag string
+		Reason       string
+	} `json:"set_aside_changes"`
 }
 
 func status(t testing.TB, s getter) replication {

@@ -71,7 +71,7 @@ func (a *Auditor) Adopt(ctx context.Context, pkg string, manifests []storage.Blo
 
 // checkZig compares what the manifest says of Zig's hashes with the files.
 func (r *root) checkZig(ctx context.Context, objects *gitpack.Objects) error {
-	tree, err := objects.Files(ctx, r.tree, gitpack.DefaultLimits())
+	tree, err := objects.Files(ctx, r.tree, gitpack.StoredLimits())
 	if err != nil {
 		return err
 	}

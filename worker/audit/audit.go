@@ -380,6 +380,9 @@ func (a *Auditor) load(ctx context.Context, objects *gitpack.Objects, digest str
 	if err != nil {
 		return nil, err
 	}
+	if err := man.Check(); err != nil {
+		return nil, err
+	}
 	r := &root{manifest: man, digest: digest}
 	if r.tree, err = a.loadTree(ctx, objects, man); err != nil {
 		return nil, err

@@ -153,7 +153,7 @@ func (a *Auditor) unpackRelease(ctx context.Context, r *storage.Release, dir str
 	if err != nil {
 		return nil, nil, err
 	}
-	objects, err := gitpack.Unpack(ctx, file, spool, gitpack.DefaultLimits(), nil)
+	objects, err := gitpack.Unpack(ctx, file, spool, gitpack.StoredLimits(), nil)
 	return objects, func() { spool.Close() }, err
 }
 

@@ -4,11 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
+	"path/filepath"
 
 	"packbase/storage"
 	"packbase/storage/blob"
+	"packbase/storage/gitpack"
 )
 
 // Mend reads a blob that a row names. Wrong bytes go to quarantine, and what
@@ -109,11 +112,107 @@ func (a *Auditor) remakeFor(ctx context.Context, digest string, u storage.BlobUs
 	case "tarball":
 		return a.remakeTarball(ctx, digest, u.Package)
 	case "segment", "segment index":
-		return a.remakeSegments(ctx, u.Package)
+		err := a.remakeSegment(ctx, digest, u.Package)
+		if err != nil && ctx.Err() == nil {
+			err = errors.Join(err, a.remakeSegments(ctx, u.Package))
+			if blob.Verify(ctx, a.Blobs, digest) == nil {
+				err = nil
+			}
+		}
+		return err
 	case "record":
 		return a.remakeRecord(ctx, digest, u.Package)
 	}
 	return errors.New("nothing else here holds its bytes")
+}
+
+// remakeSegment makes a segment again from its index, which has the ids of its
+// objects in their order, and from the package's tarballs; or its index from
+// the segment.
+func (a *Auditor) remakeSegment(ctx context.Context, digest, pkg string) error {
+	segments, err := a.DB.Segments(ctx, pkg)
+	if err != nil {
+		return err
+	}
+	for _, s := range segments {
+		switch digest {
+		case s.Digest:
+			return a.rewriteSegment(ctx, s)
+		case s.IndexDigest:
+			return a.reindexSegment(ctx, s)
+		}
+	}
+	return errors.New("no segment has it")
+}
+
+func (a *Auditor) rewriteSegment(ctx context.Context, s storage.Segment) error {
+	raw, err := a.read(ctx, s.IndexDigest)
+	if err != nil {
+		return err
+	}
+	index, err := gitpack.UnmarshalIndex(raw)
+	if err != nil {
+		return err
+	}
+	releases, err := a.DB.Releases(ctx, s.Package)
+	if err != nil {
+		return err
+	}
+	objects, dir, closeAll, err := a.spool()
+	if err != nil {
+		return err
+	}
+	defer closeAll()
+	var errs []error
+	for i := range releases {
+		if _, err := a.load(ctx, objects, releases[i].ManifestDigest); err != nil {
+			errs = append(errs, err) // others may have all that is needed
+		}
+	}
+	_, _, _, err = a.writeSegment(ctx, objects, index.IDs, dir)
+	if err != nil {
+		return errors.Join(append(errs, err)...)
+	}
+	return nil
+}
+
+func (a *Auditor) reindexSegment(ctx context.Context, s storage.Segment) error {
+	if err := blob.Verify(ctx, a.Blobs, s.Digest); err != nil {
+		return err
+	}
+	b, err := a.Blobs.Open(ctx, s.Digest)
+	if err != nil {
+		return err
+	}
+	defer b.Close()
+	stage, err := a.Staging.New()
+	if err != nil {
+		return err
+	}
+	defer stage.Close()
+	pack, err := os.Create(filepath.Join(stage.Dir, "segment"))
+	if err != nil {
+		return err
+	}
+	defer pack.Close()
+	if _, err := io.Copy(pack, b); err != nil {
+		return err
+	}
+	spool, err := os.Create(filepath.Join(stage.Dir, "objects"))
+	if err != nil {
+		return err
+	}
+	defer spool.Close()
+	index, err := gitpack.IndexSegment(ctx, pack, spool)
+	if err != nil {
+		return err
+	}
+	raw, err := index.MarshalBinary()
+	if err != nil {
+		return err
+	}
+	_, err = a.putBytes(ctx, stage.Dir, raw)
+	return err
 }
 
 // remakeRecord writes what the rows say of the package now.
@@ -131,10 +230,7 @@ func (a *Auditor) remakeRecord(ctx context.Context, digest, pkg string) error {
 		return err
 	}
 	defer stage.Close()
-	put, err := a.stage(ctx, stage.Dir, func(f *os.File) error {
-		_, err := f.Write(raw)
-		return err
-	})
+	put, err := a.putBytes(ctx, stage.Dir, raw)
 	if err == nil {
 		err = a.DB.ReplaceRecord(ctx, pkg, digest, put)
 	}
@@ -142,6 +238,13 @@ func (a *Auditor) remakeRecord(ctx context.Context, digest, pkg string) error {
 		err = errReplaced
 	}
 	return err
+}
+
+func (a *Auditor) putBytes(ctx context.Context, dir string, raw []byte) (storage.Blob, error) {
+	return a.stage(ctx, dir, func(f *os.File) error {
+		_, err := f.Write(raw)
+		return err
+	})
 }
 
 func (a *Auditor) remakeTarball(ctx context.Context, digest, pkg string) error {

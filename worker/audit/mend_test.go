@@ -2,6 +2,9 @@ package audit_test
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
 	"os"
 	"slices"
 	"strings"
@@ -52,6 +55,11 @@ func contents(t *testing.T, r *workertest.Registry) map[string][]byte {
 		r.Must(err)
 	}
 	return all
+}
+
+func digestOf(b []byte) string {
+	sum := sha256.Sum256(b)
+	return hex.EncodeToString(sum[:])
 }
 
 func put(t *testing.T, r *workertest.Registry, raw []byte, digest string) error {
@@ -139,24 +147,24 @@ func TestVerify(t *testing.T) {
 	stop := r.Work()
 	rel := r.Mirror("hello", "v1.0.0", "v2.0.0")
 	stop()
-	named := uses(t, r)
+	segments, err := r.Segments(t.Context(), "hello")
+	r.Must(err)
 	a, found := auditor(r)
 	r.Must(a.Verify(t.Context(), false))
 	if len(*found) != 0 {
 		t.Fatalf("findings before: %v", *found)
 	}
+	// Neither the tarball nor the first segment can be made without the other.
 	tarball := contents(t, r)[rel[0].Digest]
 	r.Spoil(rel[0].Digest, nil)
-	r.Spoil(named["segment index"][0], workertest.Flip)
-	r.Spoil(named["segment index"][1], workertest.Flip)
+	r.Spoil(segments[0].Digest, workertest.Flip)
 	r.Must(a.Verify(t.Context(), false))
-	if len(*found) != 3 || r.Quarantined() != 2 {
+	if len(*found) != 2 || r.Quarantined() != 1 {
 		t.Errorf("%d in quarantine, findings: %v", r.Quarantined(), *found)
 	}
-	if due, err := r.DueBlobs(t.Context(), 10); err != nil || len(due) != 3 {
-		t.Errorf("the workers were told of %d blobs, want 3 (%v)", len(due), err)
+	if due, err := r.DueBlobs(t.Context(), 10); err != nil || len(due) != 2 {
+		t.Errorf("the workers were told of %d blobs, want 2 (%v)", len(due), err)
 	}
-	// Neither the tarball nor the indexes can be made without the other.
 	*found = nil
 	r.Must(a.Verify(t.Context(), true))
 	for _, f := range *found {
@@ -164,7 +172,7 @@ func TestVerify(t *testing.T) {
 			t.Errorf("mended out of nothing: %+v", f)
 		}
 	}
-	if len(*found) != 3 {
+	if len(*found) != 2 {
 		t.Errorf("findings: %v", *found)
 	}
 	r.Must(put(t, r, tarball, rel[0].Digest))
@@ -179,5 +187,32 @@ func TestVerify(t *testing.T) {
 	r.Must(a.Verify(t.Context(), false))
 	if s, err := r.Scrub(t.Context(), time.Hour); err != nil || s.Damaged != 0 || len(*found) != 0 {
 		t.Errorf("after: %+v, %v (%v)", s, *found, err)
+	}
+}
+
+// A store that is away says nothing about its blobs.
+func TestMendWithoutStore(t *testing.T) {
+	t.Parallel()
+	r := workertest.New(t)
+	stop := r.Work()
+	rel := r.Mirror("hello", "v1.0.0")
+	stop()
+	r.Must(os.Rename(r.Dir+"/blobs", r.Dir+"/away"))
+	a, found := auditor(r)
+	if ok, _, err := a.Mend(t.Context(), rel[0].Digest); ok || !errors.Is(err, blob.ErrUnavailable) {
+		t.Errorf("mend: ok %v (%v), want that the store is away", ok, err)
+	}
+	if _, _, err := a.MendPackage(t.Context(), "hello", true); !errors.Is(err, blob.ErrUnavailable) {
+		t.Errorf("mend package: %v, want that the store is away", err)
+	}
+	if err := a.Verify(t.Context(), true); !errors.Is(err, blob.ErrUnavailable) {
+		t.Errorf("verify: %v, want that the store is away", err)
+	}
+	if s, err := r.Scrub(t.Context(), time.Hour); err != nil || s.Damaged != 0 || len(*found) != 0 {
+		t.Errorf("%d blobs are taken for damaged, %v (%v)", s.Damaged, *found, err)
+	}
+	r.Must(os.Rename(r.Dir+"/away", r.Dir+"/blobs"))
+	if ok, mended, err := a.Mend(t.Context(), rel[0].Digest); err != nil || !ok || mended {
+		t.Errorf("back again: ok %v, mended %v (%v)", ok, mended, err)
 	}
 }

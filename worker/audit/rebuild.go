@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"slices"
 
@@ -22,7 +23,8 @@ func add(objects *gitpack.Objects, typ gitpack.Type, content []byte) (gitpack.OI
 
 // Rebuild makes the rows of every package that the database does not have
 // from manifests and tarballs, and their segments anew, byte for byte as they
-// were. Packages that are there already stay as they are.
+// were. Packages that are there already stay as they are. Each release that it
+// cannot make again is a finding.
 func (a *Auditor) Rebuild(ctx context.Context) error {
 	found, err := a.scan(ctx)
 	if err != nil {
@@ -78,15 +80,15 @@ func (a *Auditor) scan(ctx context.Context) (map[string]*remains, error) {
 		if done++; done%1000 == 0 {
 			a.progress("blobs", done, 0)
 		}
-		if info.Size > storage.MaxManifestSize {
-			continue
-		}
 		raw, ok, err := a.sniff(ctx, info)
 		if err != nil {
 			return nil, err
 		}
-		if ok {
-			take(found, storage.Blob{Digest: info.Digest, Size: info.Size}, raw)
+		if !ok {
+			continue
+		}
+		if err := take(found, storage.Blob{Digest: info.Digest, Size: info.Size}, raw); err != nil {
+			a.find("release_lost", info.Digest, "the blob looks like a manifest or a record: %v", err)
 		}
 	}
 	return found, nil
@@ -107,22 +109,30 @@ func (a *Auditor) sniff(ctx context.Context, info blob.Info) (raw []byte, ok boo
 	if !bytes.HasPrefix(start[:n], []byte("{\n  \"packbase_")) {
 		return nil, false, nil
 	}
+	if info.Size > storage.MaxManifestSize {
+		a.find("release_lost", info.Digest, "the blob looks like a manifest and has %d bytes, more than %d", info.Size, storage.MaxManifestSize)
+		return nil, false, nil
+	}
 	raw, err = a.read(ctx, info.Digest)
 	if err != nil {
-		a.find("blob_corrupt", info.Digest, "%v", err)
+		a.find("release_lost", info.Digest, "the blob looks like a manifest or a record: %v", err)
 		return nil, false, ctx.Err()
 	}
 	return raw, true, nil
 }
 
-func take(found map[string]*remains, in storage.Blob, raw []byte) {
+// take notes a document under its package.
+func take(found map[string]*remains, in storage.Blob, raw []byte) error {
 	var kind struct {
 		Manifest int    `json:"packbase_manifest"`
 		Record   int    `json:"packbase_package"`
 		Package  string `json:"package"`
 	}
-	if json.Unmarshal(raw, &kind) != nil || storage.ValidPackage(kind.Package) != nil {
-		return
+	if err := json.Unmarshal(raw, &kind); err != nil {
+		return err
+	}
+	if err := storage.ValidPackage(kind.Package); err != nil {
+		return err
 	}
 	r, ok := found[kind.Package]
 	if !ok {
@@ -134,16 +144,32 @@ func take(found map[string]*remains, in storage.Blob, raw []byte) {
 		if err == nil && (r.record == nil || rec.Fence > r.record.Fence) {
 			r.record, r.recordIn = rec, in
 		}
-		return
+		return err
 	}
 	man, err := storage.ParseManifest(raw)
 	if err != nil {
-		return
+		return err
 	}
 	key := cmp.Or(man.Tag, "#"+man.Commit)
 	if old, ok := r.manifests[key]; !ok || man.Fence > old.man.Fence {
 		r.manifests[key] = &scanned{blob: in, man: man}
 	}
+	return nil
+}
+
+// forgetStrangers leaves out manifests of an upstream that had the name before:
+// it passes on only while nothing is published under it, so none of them was.
+func (r *remains) forgetStrangers() {
+	owner, fence := "", int64(-1)
+	if r.record != nil {
+		owner, fence = r.record.Upstream, r.record.Fence
+	}
+	for _, s := range r.manifests {
+		if s.man.Fence > fence {
+			owner, fence = s.man.Upstream, s.man.Fence
+		}
+	}
+	maps.DeleteFunc(r.manifests, func(_ string, s *scanned) bool { return s.man.Upstream != owner })
 }
 
 // forgetRemoved leaves out what the record says was removed.
@@ -169,11 +195,15 @@ func (a *Auditor) rebuildPackage(ctx context.Context, name string, r *remains) e
 
 	out := storage.Adoption{Record: r.record, RecordBlob: r.recordIn}
 	r.forgetRemoved()
+	r.forgetStrangers()
+	if r.record != nil && r.record.Releases > len(r.manifests) {
+		a.find("release_lost", name, "its record tells of %d releases, and %d manifests are here", r.record.Releases, len(r.manifests))
+	}
 	var roots []*root
 	for _, s := range r.manifests {
 		rt, err := a.load(ctx, objects, s.blob.Digest)
 		if err != nil {
-			a.find("release_lost", name+"@"+s.man.Tag, "%v", err)
+			a.find("release_lost", name+"@"+cmp.Or(s.man.Tag, s.man.Commit), "%v", err)
 			continue
 		}
 		out.Private = out.Private || s.man.Private
@@ -237,7 +267,7 @@ func batchObjects(ctx context.Context, objects *gitpack.Objects, roots []*root, 
 	})
 	var ids []gitpack.OID
 	for _, r := range roots {
-		tree, err := objects.Files(ctx, r.tree, gitpack.DefaultLimits())
+		tree, err := objects.Files(ctx, r.tree, gitpack.StoredLimits())
 		if err != nil {
 			return nil, err
 		}
@@ -263,10 +293,7 @@ func (a *Auditor) writeSegment(ctx context.Context, objects *gitpack.Objects, id
 	if err != nil {
 		return s, nil, indexed, err
 	}
-	indexed, err = a.stage(ctx, dir, func(f *os.File) error {
-		_, err := f.Write(raw)
-		return err
-	})
+	indexed, err = a.putBytes(ctx, dir, raw)
 	return storage.Segment{Objects: index.Len(), Digest: packed.Digest, IndexDigest: indexed.Digest, Size: packed.Size}, index, indexed, err
 }
 
@@ -296,7 +323,7 @@ func publications(ctx context.Context, objects *gitpack.Objects, set *gitpack.Se
 	})
 	var all []storage.Publication
 	for _, r := range roots {
-		tree, err := objects.Files(ctx, r.tree, gitpack.DefaultLimits())
+		tree, err := objects.Files(ctx, r.tree, gitpack.StoredLimits())
 		if err != nil {
 			return nil, err
 		}

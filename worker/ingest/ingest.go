@@ -40,8 +40,6 @@ type Request struct {
 	Indexes  []string          // files in Dir: the indexes of the package's segments, in order
 	Dir      string            // a folder with the indexes, for the child's files
 	Limits   Limits
-	MaxNew   *int   // releases that there is room for; nil for any number
-	Refuse   *Error // why nothing new may be mirrored; nil if it may
 }
 
 // Limits bound one run of the child. Sizes are bytes.
@@ -53,6 +51,10 @@ type Limits struct {
 	File    int64         // length of any file it writes
 	CPU     time.Duration // processor time of the child
 }
+
+// MostTarball is the most that Limits.Tarball may be: what every packbase can
+// read back.
+const MostTarball = tarball.MaxSize
 
 // DefaultLimits returns the limits of a service that mirrors strangers' code.
 func DefaultLimits() Limits {

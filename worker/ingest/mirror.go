@@ -95,26 +95,6 @@ func run(ctx context.Context, req Request, events *eventWriter) error {
 
 // choose returns what upstream has and what of it is to be mirrored.
 func choose(req Request, has sourceRefs) (Refs, []wanted, error) {
-	refs, wants, err := chooseAll(req, has)
-	if err == nil && len(wants) > 0 {
-		err = req.roomFor(len(wants))
-	}
-	return refs, wants, err
-}
-
-// roomFor returns why n new releases are not mirrored, or nil.
-func (req *Request) roomFor(n int) error {
-	switch {
-	case req.Refuse != nil:
-		return req.Refuse
-	case req.MaxNew != nil && n > *req.MaxNew:
-		return &Error{Code: "quota_releases", Final: true,
-			Message: fmt.Sprintf("upstream has %d new tags, and PACKBASE_MAX_RELEASES leaves room for %d", n, *req.MaxNew)}
-	}
-	return nil
-}
-
-func chooseAll(req Request, has sourceRefs) (Refs, []wanted, error) {
 	refs := Refs{Private: has.private, Tags: make(map[string]string, len(has.tags))}
 	for tag, oid := range has.tags {
 		refs.Tags[tag] = oid.String()
@@ -662,11 +642,28 @@ func (m *mirror) release(ctx context.Context, objects *gitpack.Objects, w *wante
 		}
 		man.Git.Tags = append(man.Git.Tags, raw)
 	}
+	if err := checkManifest(&man); err != nil {
+		return nil, err
+	}
 	bitmap, err := w.bitmap.ToBytes()
 	if err != nil {
 		return nil, fmt.Errorf("encode bitmap: %w", err)
 	}
 	return &Release{Manifest: man, File: name, Bitmap: bitmap}, nil
+}
+
+// checkManifest refuses what no edge would take over.
+func checkManifest(man *storage.Manifest) error {
+	const left = 4 << 10 // for what the parent adds
+	raw, err := man.Encode()
+	if err != nil {
+		return err
+	}
+	if len(raw) > storage.MaxManifestSize-left {
+		return &Error{Code: "manifest_too_large", Final: true,
+			Message: fmt.Sprintf("what describes the release takes %d bytes, more than %d: its tag objects or submodules are too large", len(raw), storage.MaxManifestSize)}
+	}
+	return nil
 }
 
 // WriteTarball writes the tarball that a manifest describes from the Git
@@ -676,7 +673,7 @@ func WriteTarball(ctx context.Context, w *os.File, objects *gitpack.Objects, man
 	if err != nil {
 		return err
 	}
-	tree, err := objects.Files(ctx, root, gitpack.DefaultLimits())
+	tree, err := objects.Files(ctx, root, gitpack.StoredLimits())
 	if err != nil {
 		return err
 	}

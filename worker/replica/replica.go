@@ -6,7 +6,9 @@
 // continue the chain of digests that the edge has followed so far. A central
 // that contradicts itself or was rolled back stops replication, until an
 // operator resumes it, and with a reason; what the edge has shown it goes on
-// serving. What was damaged on the way is asked for again.
+// serving. What was damaged on the way is asked for again. One release that
+// cannot be had, or is not what it says, is set aside with the reason and tried
+// again later, and the feed goes on.
 package replica
 
 import (
@@ -24,9 +26,11 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"packbase/storage"
@@ -42,6 +46,8 @@ const (
 	maxBlob     = 4 << 30  // bytes
 	maxBatch    = 1 << 30  // bytes of tarballs that are published at once, but for the first
 	sameLie     = 3        // times in a row that the central must say it: damage on the way differs each time
+	asideTries  = 3        // of a change, before it is set aside
+	asideAtOnce = 5        // changes that are tried again between two looks at the feed
 	pollWait    = 20 * time.Second
 	blobTimeout = 30 * time.Minute
 )
@@ -58,9 +64,13 @@ type Replica struct {
 	Retry   time.Duration // wait after a failure, doubled up to 16 times as long
 	Scrub   time.Duration // in which all blobs are read again; 0 for never
 	Log     *slog.Logger
+
+	alone    int64 // up to this change they are taken over one by one: one of them failed
+	failing  int64 // the change that failed last
+	failures int   // of it, one after the other
 }
 
-// A contradiction is what no honest central does.
+// A contradiction proves that the central's history is not what it was.
 type contradiction struct{ reason string }
 
 func (c *contradiction) Error() string { return c.reason }
@@ -81,6 +91,9 @@ func (r *Replica) Run(ctx context.Context) error {
 	keeper := audit.Keeper{Auditor: r.auditor(), Period: r.Scrub, Probe: r.probe, Log: r.Log}
 	wg.Go(func() { keeper.Run(ctx) })
 	r.probeRest(ctx)
+	if err := r.DB.RetrySetAside(ctx); err != nil { // this packbase may be a later one
+		return err
+	}
 	wait, lie, times := r.Retry, "", 0
 	for ctx.Err() == nil {
 		err := r.step(ctx)
@@ -134,6 +147,9 @@ func (r *Replica) step(ctx context.Context) error {
 	if at.Halted != "" {
 		return fmt.Errorf("replication is halted: %s; --resume goes on once the cause is known", at.Halted)
 	}
+	if err := r.retryAside(ctx); err != nil {
+		return err
+	}
 	asked := time.Now()
 	page, err := r.changes(ctx, at.Seq)
 	if err != nil {
@@ -185,13 +201,16 @@ func (r *Replica) changes(ctx context.Context, since int64) (feedPage, error) {
 		return page, fmt.Errorf("read changes: %w", err)
 	}
 	if len(raw) > maxPage {
-		return page, contradict("a page of the feed has more than %d bytes", maxPage)
+		return page, fmt.Errorf("a page of the feed has more than %d bytes", maxPage)
 	}
 	if err := json.Unmarshal(raw, &page); err != nil {
 		return page, fmt.Errorf("read changes: %w", err)
 	}
 	return page, nil
 }
+
+// errAway says that the central did not answer.
+var errAway = errors.New("the central does not answer")
 
 // get asks the central; it tells an answer that says no from none.
 func (r *Replica) get(ctx context.Context, target string) (io.ReadCloser, error) {
@@ -204,7 +223,7 @@ func (r *Replica) get(ctx context.Context, target string) (io.ReadCloser, error)
 	}
 	resp, err := r.HTTP.Do(req)
 	if err != nil {
-		return nil, fmt.Errorf("ask central: %w", err)
+		return nil, fmt.Errorf("%w: %v", errAway, err)
 	}
 	switch resp.StatusCode {
 	case http.StatusOK:
@@ -229,7 +248,7 @@ func checkPage(at storage.Replication, page feedPage) error {
 	case len(page.Changes) == 0 && head.Seq > at.Seq:
 		return contradict("the central has %d changes, and shows none after change %d", head.Seq, at.Seq)
 	case len(page.Changes) > pageChanges:
-		return contradict("a page of the feed has %d changes, at most %d were asked for", len(page.Changes), pageChanges)
+		return fmt.Errorf("a page of the feed has %d changes, at most %d were asked for", len(page.Changes), pageChanges)
 	}
 	seq, chain := at.Seq, at.Chain
 	for _, c := range page.Changes {
@@ -253,48 +272,114 @@ func checkPage(at storage.Replication, page feedPage) error {
 // take takes over the changes at the front that are of one package, and
 // returns how many those were.
 func (r *Replica) take(ctx context.Context, changes []storage.Change) (n int, err error) {
-	first, _, err := parseBody(changes[0])
-	if err != nil {
-		return 0, err
-	}
-	if first != nil && first.Decision != "" {
-		if err := r.decide(ctx, first); err != nil {
-			return 0, err
-		}
-		return 1, r.DB.Advance(ctx, changes[0])
-	}
 	b, err := r.batch(ctx, changes)
-	if err != nil {
+	if err == nil {
+		err = r.follow(ctx, b)
+	}
+	var c *contradiction
+	switch {
+	case err == nil:
+		return b.changes, nil
+	case errors.As(err, &c), ctx.Err() != nil, ownTrouble(err):
+		return 0, err
+	case b.changes > 1:
+		r.alone = b.last.Seq // one of them: find out which
+		return 0, nil
+	}
+	if r.failing != b.last.Seq {
+		r.failing, r.failures = b.last.Seq, 0
+	}
+	if r.failures++; r.failures < asideTries {
 		return 0, err
 	}
-	last := changes[b.changes-1]
-	if len(b.bodies) == 0 {
-		return b.changes, r.DB.Advance(ctx, last)
+	r.Log.ErrorContext(ctx, "change set aside", "seq", b.last.Seq, "package", b.pkg, "reason", err)
+	return b.changes, r.DB.SetChangeAside(ctx, b.aside(err), b.last)
+}
+
+// ownTrouble reports whether err tells of this machine and not of a release.
+func ownTrouble(err error) bool {
+	var file *fs.PathError
+	var errno syscall.Errno
+	return errors.Is(err, blob.ErrFull) || errors.Is(err, blob.ErrUnavailable) || storage.IsAway(err) || errors.As(err, &file) || errors.As(err, &errno)
+}
+
+// follow does what the changes of a batch say.
+func (r *Replica) follow(ctx context.Context, b batch) error {
+	switch {
+	case b.problem != nil:
+		return b.problem
+	case b.decision != nil:
+		if err := r.decide(ctx, b.decision); err != nil {
+			return err
+		}
+	case len(b.bodies) > 0:
+		return r.publish(ctx, b, &b.last)
 	}
+	return r.DB.Advance(ctx, b.last)
+}
+
+// publish copies, checks and publishes the releases of a batch, and notes that
+// all up to follows is here.
+func (r *Replica) publish(ctx context.Context, b batch, follows *storage.Change) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			r.Log.ErrorContext(ctx, "release broke replication", "package", b.pkg, "panic", p, "stack", string(debug.Stack()))
+			err = fmt.Errorf("reading it failed in a way that was not foreseen: %v", p)
+		}
+	}()
 	// While this is held, no blob is swept that is about to be named.
 	release, err := r.DB.ShareBlobs(ctx)
 	if err != nil {
-		return 0, err
+		return err
 	}
 	defer release()
 	var manifests []storage.Blob
 	for _, body := range b.bodies {
 		if err := r.copyRelease(ctx, body); err != nil {
-			return 0, err
+			return err
 		}
 		manifests = append(manifests, body.Manifest)
 	}
 	a := r.auditor()
-	err = a.Adopt(ctx, b.pkg, manifests, b.private, &last)
-	switch {
-	case errors.Is(err, audit.ErrUntrue), errors.Is(err, storage.ErrConflict), errors.Is(err, storage.ErrInvalid):
-		return 0, contradict("changes %d to %d of %s cannot be true: %v", changes[0].Seq, last.Seq, b.pkg, err)
-	case err != nil:
-		return 0, err
+	if err := a.Adopt(ctx, b.pkg, manifests, b.private, follows); err != nil {
+		return err
 	}
-	r.Log.InfoContext(ctx, "releases replicated", "package", b.pkg, "count", len(b.bodies), "seq", last.Seq)
+	r.Log.InfoContext(ctx, "releases replicated", "package", b.pkg, "count", len(b.bodies), "seq", b.last.Seq)
 	r.probe(ctx, b.pkg)
-	return b.changes, nil
+	return nil
+}
+
+// retryAside tries changes again that were set aside, when they are due.
+func (r *Replica) retryAside(ctx context.Context) error {
+	due, err := r.DB.DueSetAside(ctx, asideAtOnce)
+	for _, s := range due {
+		if err != nil {
+			break
+		}
+		err = r.publishAside(ctx, s)
+		switch {
+		case err == nil:
+			r.Log.InfoContext(ctx, "change that was set aside is here", "seq", s.Seq, "package", s.Package)
+			err = r.DB.SetAsideDone(ctx, s.Seq)
+		case ctx.Err() == nil && !ownTrouble(err) && !errors.Is(err, errAway):
+			r.Log.WarnContext(ctx, "change stays aside", "seq", s.Seq, "package", s.Package, "reason", err)
+			err = r.DB.SetAsideFailed(ctx, s.Seq, err.Error())
+		}
+	}
+	return err
+}
+
+func (r *Replica) publishAside(ctx context.Context, s storage.SetAside) error {
+	body, err := readBody([]byte(s.Body))
+	if err != nil {
+		return err
+	}
+	if body.Decision != "" {
+		return r.decide(ctx, body)
+	}
+	b := batch{pkg: body.Package, private: s.Private, bodies: []storage.ChangeBody{*body}, changes: 1}
+	b.last.Seq = s.Seq
+	return r.publish(ctx, b, nil)
 }
 
 // decide does here what was decided at the central.
@@ -309,18 +394,60 @@ func (r *Replica) decide(ctx context.Context, c *storage.ChangeBody) error {
 		return contradict("the central decided %.20q about %s, which this packbase does not know; it may be older than the central", c.Decision, c.Package)
 	}
 	if errors.Is(err, storage.ErrNotFound) {
-		return nil // nothing of it is here
+		err = nil // nothing of it is here
+	}
+	if err != nil {
+		return err
+	}
+	return r.decideAside(ctx, c)
+}
+
+// decideAside holds to a decision what was set aside, too.
+func (r *Replica) decideAside(ctx context.Context, c *storage.ChangeBody) error {
+	if c.Decision != storage.DecisionRemoved {
+		return r.DB.SetAsideVisibility(ctx, c.Package, c.Decision == storage.DecisionPrivate)
+	}
+	aside, err := r.DB.SetAsideOf(ctx, c.Package)
+	for _, s := range aside {
+		body, bad := readBody([]byte(s.Body))
+		if err == nil && (c.Commit == "" || bad == nil && body.Tag == c.Tag && body.Commit == c.Commit) {
+			err = r.DB.SetAsideDone(ctx, s.Seq)
+		}
 	}
 	return err
 }
 
 // A batch is the changes at the front of a page that are taken over at once.
 type batch struct {
-	pkg     string
-	private bool
-	changes int                  // how many they are
-	bodies  []storage.ChangeBody // those whose releases are not here yet
+	pkg      string
+	private  bool
+	changes  int                  // how many they are
+	last     storage.Change       // the last of them
+	bodies   []storage.ChangeBody // those whose releases are not here yet
+	decision *storage.ChangeBody  // instead of releases
+	problem  error                // why the one change cannot be taken over
 }
+
+// add adds a change.
+func (b *batch) add(c storage.Change) { b.changes, b.last = b.changes+1, c }
+
+// aside returns the batch's one change as it is set aside.
+func (b *batch) aside(reason error) storage.SetAside {
+	raw, private, err := b.last.Open()
+	s := storage.SetAside{Seq: b.last.Seq, Body: text(string(b.last.Body)), Private: private, Reason: text(reason.Error())}
+	if err != nil || raw == nil {
+		return s
+	}
+	s.Body = text(string(raw))
+	var says storage.ChangeBody
+	if json.Unmarshal(raw, &says) == nil {
+		s.Package, s.Tag = text(says.Package), text(says.Tag)
+	}
+	return s
+}
+
+// text makes what a stranger wrote fit to be stored.
+func text(s string) string { return strings.ReplaceAll(strings.ToValidUTF8(s, "\ufffd"), "\x00", "") }
 
 // batch reads the changes at the front that are of one package, and compares
 // them with what is here.
@@ -329,17 +456,20 @@ func (r *Replica) batch(ctx context.Context, changes []storage.Change) (b batch,
 	size := int64(0)
 	for _, c := range changes {
 		body, private, err := parseBody(c)
-		if err != nil {
-			return b, err
+		special := err != nil || body != nil && body.Decision != ""
+		if b.changes > 0 && (special || c.Seq <= r.alone) {
+			break
 		}
-		if body != nil && body.Decision != "" {
+		if special {
+			b.add(c)
+			b.problem, b.decision = err, body
 			break
 		}
 		if body == nil {
 			if b.pkg != "" {
 				break
 			}
-			b.changes++
+			b.add(c)
 			continue
 		}
 		size += body.Tarball.Size
@@ -352,7 +482,7 @@ func (r *Replica) batch(ctx context.Context, changes []storage.Change) (b batch,
 			}
 		}
 		b.pkg, b.private = body.Package, b.private || private
-		b.changes++
+		b.add(c)
 		was, ok := held[releaseKey(body.Tag, body.Commit)]
 		if !ok {
 			b.bodies = append(b.bodies, *body)
@@ -371,22 +501,27 @@ func (r *Replica) batch(ctx context.Context, changes []storage.Change) (b batch,
 // package; nil if it is not for this edge.
 func parseBody(c storage.Change) (body *storage.ChangeBody, private bool, err error) {
 	raw, private, err := c.Open()
-	if err != nil {
-		return nil, private, contradict("%v", err)
+	if err != nil || raw == nil {
+		return nil, private, err
 	}
-	if raw == nil {
+	if body, err = readBody(raw); err != nil {
+		return nil, private, fmt.Errorf("change %d: %w", c.Seq, err)
+	}
+	if body.Decision == "" && c.Withheld {
 		return nil, private, nil
 	}
-	body = &storage.ChangeBody{}
+	return body, private, nil
+}
+
+// readBody reads and checks what a change says.
+func readBody(raw []byte) (*storage.ChangeBody, error) {
+	body := &storage.ChangeBody{}
 	if err := json.Unmarshal(raw, body); err != nil {
-		return nil, private, contradict("change %d is not readable", c.Seq)
+		return nil, errors.New("it is not readable")
 	}
-	err = storage.ValidPackage(body.Package)
-	if err == nil && (body.Decision != "" || c.Withheld) {
-		if body.Decision == "" {
-			body = nil
-		}
-		return body, private, nil
+	err := storage.ValidPackage(body.Package)
+	if err == nil && body.Decision != "" {
+		return body, nil
 	}
 	if err == nil && body.Tag != "" {
 		err = storage.ValidTag(body.Tag)
@@ -399,13 +534,10 @@ func parseBody(c storage.Change) (body *storage.ChangeBody, private bool, err er
 			err = errors.Join(err, fmt.Errorf("no blob is called %.70q and has %d bytes", b.Digest, b.Size))
 		}
 	}
-	if err != nil {
-		return nil, private, contradict("change %d: %v", c.Seq, err)
-	}
-	return body, private, nil
+	return body, err
 }
 
-// held returns the releases and snapshots of pkg that are here.
+// held returns the releases and snapshots of pkg that are here, or set aside.
 func (r *Replica) held(ctx context.Context, pkg string) (map[string]*storage.Release, error) {
 	releases, err := r.DB.Releases(ctx, pkg)
 	if err != nil {
@@ -414,6 +546,15 @@ func (r *Replica) held(ctx context.Context, pkg string) (map[string]*storage.Rel
 	held := make(map[string]*storage.Release, len(releases))
 	for i := range releases {
 		held[releaseKey(releases[i].Tag, releases[i].CommitOID)] = &releases[i]
+	}
+	aside, err := r.DB.SetAsideOf(ctx, pkg)
+	if err != nil {
+		return nil, err
+	}
+	for _, s := range aside {
+		if body, err := readBody([]byte(s.Body)); err == nil {
+			held[releaseKey(body.Tag, body.Commit)] = &storage.Release{CommitOID: body.Commit, Digest: body.Tarball.Digest}
+		}
 	}
 	return held, nil
 }
@@ -431,7 +572,7 @@ func releaseKey(tag, commit string) string {
 // the change.
 func (r *Replica) copyRelease(ctx context.Context, body storage.ChangeBody) error {
 	if body.Manifest.Size > storage.MaxManifestSize {
-		return contradict("the manifest of %s@%s has %d bytes", body.Package, body.Tag, body.Manifest.Size)
+		return fmt.Errorf("the manifest of %s@%s has %d bytes", body.Package, body.Tag, body.Manifest.Size)
 	}
 	for _, b := range []storage.Blob{body.Manifest, body.Tarball} {
 		if err := r.copy(ctx, b); err != nil {
@@ -449,12 +590,12 @@ func (r *Replica) copyRelease(ctx context.Context, body storage.ChangeBody) erro
 	}
 	man, err := storage.ParseManifest(raw)
 	if err != nil {
-		return contradict("the manifest of %s@%s is none: %v", body.Package, body.Tag, err)
+		return fmt.Errorf("the manifest of %s@%s is none: %v", body.Package, body.Tag, err)
 	}
 	says := storage.ChangeBody{Nonce: body.Nonce, Package: man.Package, Tag: man.Tag, Commit: man.Commit, Manifest: body.Manifest,
 		Tarball: storage.Blob{Digest: man.Tarball.Digest, Size: man.Tarball.Size}}
 	if says != body {
-		return contradict("the manifest of %s@%s is of %s@%s, commit %s, tarball %s: not what the feed says",
+		return fmt.Errorf("the manifest of %s@%s is of %s@%s, commit %s, tarball %s: not what the feed says",
 			body.Package, body.Tag, man.Package, man.Tag, man.Commit, man.Tarball.Digest)
 	}
 	return nil
@@ -485,11 +626,15 @@ func (r *Replica) copy(ctx context.Context, b storage.Blob) error {
 	defer body.Close()
 	hash := sha256.New()
 	n, err := io.Copy(io.MultiWriter(f, hash), io.LimitReader(body, b.Size+1))
-	if err != nil {
+	var file *fs.PathError
+	switch {
+	case errors.As(err, &file):
 		return fmt.Errorf("copy blob %s: %w", b.Digest, err)
+	case err != nil: // not our network's kind of trouble, but the blob's: %v
+		return fmt.Errorf("copy blob %s: %v", b.Digest, err)
 	}
 	if sum := hex.EncodeToString(hash.Sum(nil)); n != b.Size || sum != b.Digest {
-		return contradict("the blob %s of %d bytes came as %d bytes with the digest %s", b.Digest, b.Size, n, sum)
+		return fmt.Errorf("the blob %s of %d bytes came as %d bytes with the digest %s", b.Digest, b.Size, n, sum)
 	}
 	if err := r.Blobs.Put(ctx, b.Digest, f); err != nil {
 		return fmt.Errorf("copy blob %s: %w", b.Digest, err)

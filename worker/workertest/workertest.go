@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -21,7 +22,6 @@ import (
 	"packbase/storage/queue/queuetest"
 	"packbase/storage/storagetest"
 	"packbase/worker"
-	"packbase/worker/confine"
 	"packbase/worker/ingest"
 )
 
@@ -35,8 +35,6 @@ func Main(m *testing.M) {
 		os.Exit(m.Run())
 	case "download":
 		child = ingest.Download
-	case "confine":
-		child = confine.Exec
 	}
 	if err := child(context.Background(), os.Stdin, os.Stdout); err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -134,15 +132,40 @@ func (r *Registry) Tag(pkg, tag string, files map[string]string) {
 	r.git(work, "push", "-q", "-f", bare, "main", tag)
 }
 
-func (r *Registry) git(dir string, args ...string) {
+// TagEntries makes a release of the bare repository of pkg that is so many
+// empty files in one folder.
+func (r *Registry) TagEntries(pkg, tag string, entries int) {
+	r.t.Helper()
+	bare := filepath.Join(r.Fixtures, pkg+".git")
+	r.git("", "init", "-q", "--bare", "-b", "main", bare)
+	empty := r.Pipe(bare, "", "hash-object", "-w", "--stdin")
+	var list strings.Builder
+	for i := range entries {
+		fmt.Fprintf(&list, "100644 blob %s\t%07d\n", empty, i)
+	}
+	tree := r.Pipe(bare, list.String(), "mktree")
+	r.Pipe(bare, "", "update-ref", "refs/tags/"+tag, r.Pipe(bare, "", "commit-tree", "-m", tag, tree))
+}
+
+// Pipe runs git with an input, and returns what it says.
+func (r *Registry) Pipe(dir, input string, args ...string) string {
+	r.t.Helper()
+	return strings.TrimSpace(r.run(dir, input, args...))
+}
+
+func (r *Registry) git(dir string, args ...string) { r.t.Helper(); r.run(dir, "", args...) }
+
+func (r *Registry) run(dir, input string, args ...string) string {
 	r.t.Helper()
 	cmd := exec.CommandContext(r.t.Context(), "git", args...)
-	cmd.Dir = dir
+	cmd.Dir, cmd.Stdin = dir, strings.NewReader(input)
 	cmd.Env = append(os.Environ(), "GIT_CONFIG_NOSYSTEM=1", "HOME=/nonexistent", "GIT_AUTHOR_NAME=t", "GIT_AUTHOR_EMAIL=t@example.org",
 		"GIT_COMMITTER_NAME=t", "GIT_COMMITTER_EMAIL=t@example.org", "GIT_AUTHOR_DATE=1700000000 +0000", "GIT_COMMITTER_DATE=1700000000 +0000")
-	if out, err := cmd.CombinedOutput(); err != nil {
+	out, err := cmd.Output()
+	if err != nil {
 		r.t.Fatalf("git %v: %v\n%s", args, err, out)
 	}
+	return string(out)
 }
 
 // Fetch has a running worker mirror pkg, and returns how the job ended.

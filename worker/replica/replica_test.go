@@ -1,0 +1,273 @@
+package replica_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"packbase/storage"
+	"packbase/storage/blob"
+	"packbase/storage/gitpack"
+	"packbase/worker/audit"
+	"packbase/worker/probe"
+	"packbase/worker/replica"
+	"packbase/worker/workertest"
+)
+
+func TestMain(m *testing.M) { workertest.Main(m) }
+
+// serve answers as the api of a central does, without its checks: what is on
+// the disk is sent.
+func serve(t *testing.T, r *workertest.Registry) (url string) {
+	t.Helper()
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /api/changes", func(w http.ResponseWriter, req *http.Request) {
+		since, err := strconv.ParseInt(req.URL.Query().Get("since"), 10, 64)
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusBadRequest)
+			return
+		}
+		changes, head, err := r.Changes(req.Context(), since, 200)
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusInternalServerError)
+			return
+		}
+		_ = json.NewEncoder(w).Encode(map[string]any{"changes": changes, "head": map[string]any{"seq": head.Seq, "chain": head.Chain}})
+	})
+	mux.HandleFunc("GET /api/blobs/{digest}", func(w http.ResponseWriter, req *http.Request) {
+		if _, err := r.BlobByDigest(req.Context(), req.PathValue("digest")); err != nil {
+			http.Error(w, err.Error(), http.StatusNotFound)
+			return
+		}
+		http.ServeFile(w, req, r.Path(req.PathValue("digest")))
+	})
+	srv := httptest.NewServer(mux)
+	t.Cleanup(srv.Close)
+	return srv.URL
+}
+
+// follow has an edge follow central until stop is called.
+func follow(t *testing.T, edge *workertest.Registry, central string) (stop func()) {
+	t.Helper()
+	rep := &replica.Replica{
+		DB: edge.DB, Blobs: edge.Blobs, Staging: edge.Staging, Central: central, HTTP: http.DefaultClient, Retry: 5 * time.Millisecond, Scrub: 2 * time.Second,
+		Log:    slog.New(slog.NewTextHandler(&edge.Log, nil)),
+		Prober: &probe.Prober{DB: edge.DB, Staging: edge.Staging, Git: http.NotFoundHandler(), Limits: gitpack.StoredLimits()},
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- rep.Run(ctx) }()
+	stopped := false
+	stop = func() {
+		if !stopped {
+			stopped = true
+			cancel()
+			if err := <-done; err != nil {
+				t.Errorf("replica: %v", err)
+			}
+		}
+	}
+	t.Cleanup(stop)
+	return stop
+}
+
+// caughtUp waits until the edge has seen all changes of the central.
+func caughtUp(t *testing.T, edge, central *workertest.Registry) {
+	t.Helper()
+	_, head, err := central.Changes(t.Context(), 0, 1)
+	central.Must(err)
+	edge.Eventually("the edge has all changes", func() bool {
+		at, err := edge.Replication(t.Context())
+		return err == nil && at.Seq == head.Seq
+	})
+}
+
+// same compares what the edge publishes of pkg with what the central does.
+func same(t *testing.T, edge, central *workertest.Registry, pkg string, without ...string) {
+	t.Helper()
+	list := func(r *workertest.Registry) string {
+		all, err := r.Releases(t.Context(), pkg)
+		r.Must(err)
+		var lines []string
+		for _, x := range all {
+			if len(without) == 0 || x.Tag != without[0] {
+				lines = append(lines, strings.Join([]string{x.Tag, x.TagOID, x.CommitOID, x.Digest, x.ManifestDigest, x.ZigHash}, " "))
+			}
+		}
+		slices.Sort(lines)
+		return strings.Join(lines, "\n")
+	}
+	if got, want := list(edge), list(central); got != want || want == "" {
+		t.Errorf("the edge has of %s:\n%swant:\n%s", pkg, got, want)
+	}
+}
+
+func asideOf(t *testing.T, edge *workertest.Registry) []storage.SetAside {
+	t.Helper()
+	all, n, err := edge.AllSetAside(storage.SeePrivate(t.Context()), 10)
+	edge.Must(err)
+	if n != len(all) {
+		t.Errorf("%d are set aside, listed %d", n, len(all))
+	}
+	return all
+}
+
+// One release whose bytes are rotten at the central is set aside, the others
+// of its batch are not; once it is mended it is here, also after a restart.
+func TestRottenRelease(t *testing.T) {
+	t.Parallel()
+	central, edge := workertest.New(t), workertest.New(t)
+	stop := central.Work()
+	rel := central.Mirror("hello", "v1.0.0", "v2.0.0", "v3.0.0")
+	central.Mirror("other", "v1.0.0")
+	stop()
+	right := central.Path(rel[1].Digest)
+	central.Spoil(rel[1].Digest, workertest.Flip)
+
+	url := serve(t, central)
+	stop = follow(t, edge, url)
+	caughtUp(t, edge, central)
+	same(t, edge, central, "hello", "v2.0.0")
+	same(t, edge, central, "other")
+	aside := asideOf(t, edge)
+	if len(aside) != 1 || aside[0].Seq != 2 || aside[0].Package != "hello" || aside[0].Tag != "v2.0.0" || !strings.Contains(aside[0].Reason, "digest") {
+		t.Fatalf("set aside: %+v", aside)
+	}
+	if wait := time.Until(aside[0].RetryAt); wait > time.Minute || wait < 20*time.Second {
+		t.Errorf("it is tried again in %s, want a minute", wait)
+	}
+	// As long as it is rotten it stays aside, and is tried less and less often.
+	edge.Must(edge.RetrySetAside(t.Context()))
+	edge.Eventually("it was tried again", func() bool { return asideOf(t, edge)[0].Tries == 2 })
+	if wait := time.Until(asideOf(t, edge)[0].RetryAt); wait < time.Minute || wait > 2*time.Minute {
+		t.Errorf("it is tried again in %s, want two minutes", wait)
+	}
+	stop()
+
+	_, mended, err := (&audit.Auditor{DB: central.DB, Blobs: central.Blobs, Staging: central.Staging, Report: func(audit.Finding) {}}).Mend(t.Context(), rel[1].Digest)
+	if err != nil || !mended {
+		t.Fatalf("mend %s: %v (%v)", right, mended, err)
+	}
+	follow(t, edge, url) // an operator restarts it: no need to wait
+	edge.Eventually("nothing is aside any more", func() bool { return len(asideOf(t, edge)) == 0 })
+	same(t, edge, central, "hello")
+}
+
+// What an edge cannot take over, a central does not publish; what a central's
+// settings allow, an edge with other settings takes over.
+func TestWhatIsPublishedCanBeReplicated(t *testing.T) {
+	t.Parallel()
+	central, edge := workertest.New(t), workertest.New(t)
+	const entries = gitpack.MaxTreeEntries + 100
+	central.Limits.Git.TreeEntries = entries + 1
+	stop := central.Work()
+	central.TagEntries("wide", "v1.0.0", entries)
+	if job := central.Fetch("wide"); job.State != storage.Succeeded {
+		t.Fatalf("fetch wide: %s %s", job.ErrorCode, job.ErrorMessage)
+	}
+
+	// Tag objects on tag objects, each of 4 MiB.
+	central.Tag("deep", "v1.0.0", map[string]string{"README": "deep\n"})
+	bare := central.Fixtures + "/deep.git"
+	object, typ := central.Pipe(bare, "", "rev-parse", "v1.0.0^{commit}"), "commit"
+	for n := range 14 {
+		object = central.Pipe(bare, "object "+object+"\ntype "+typ+"\ntag v2.0.0\ntagger t <t@example.org> 1700000000 +0000\n\n"+
+			strings.Repeat("x", 4<<20-1000)+strconv.Itoa(n)+"\n", "hash-object", "-t", "tag", "-w", "--stdin")
+		typ = "tag"
+	}
+	central.Pipe(bare, "", "update-ref", "refs/tags/v2.0.0", object)
+	job := central.Fetch("deep")
+	rejected, err := central.RejectedTags(t.Context(), "deep")
+	central.Must(err)
+	releases, err := central.Releases(t.Context(), "deep")
+	central.Must(err)
+	if len(releases) != 1 || releases[0].Tag != "v1.0.0" {
+		t.Errorf("deep has %d releases (job %s %s %s), want v1.0.0 alone", len(releases), job.State, job.ErrorCode, job.ErrorMessage)
+	}
+	if len(rejected) != 1 || rejected[0].Tag != "v2.0.0" || rejected[0].Reason == "" {
+		t.Errorf("rejected: %+v, want v2.0.0 with a reason", rejected)
+	}
+	stop()
+
+	follow(t, edge, serve(t, central))
+	caughtUp(t, edge, central)
+	if aside := asideOf(t, edge); len(aside) != 0 {
+		t.Errorf("set aside: %+v", aside)
+	}
+	same(t, edge, central, "wide")
+	same(t, edge, central, "deep")
+}
+
+// An edge mends what is damaged or lost here: from what it has, else from the
+// central.
+func TestEdgeMends(t *testing.T) {
+	t.Parallel()
+	central, edge := workertest.New(t), workertest.New(t)
+	stop := central.Work()
+	central.Mirror("hello", "v1.0.0", "v2.0.0")
+	stop()
+	stop = follow(t, edge, serve(t, central))
+	caughtUp(t, edge, central)
+	named, err := edge.NamedBlobs(t.Context())
+	edge.Must(err)
+	for digest := range named {
+		for harm, change := range map[string]func([]byte) []byte{"flip": workertest.Flip, "lost": nil} {
+			edge.Spoil(digest, change)
+			edge.Must(edge.SuspectBlob(t.Context(), digest))
+			edge.Eventually(harm+" blob is right, or not needed any more", func() bool {
+				uses, err := edge.BlobUses(t.Context(), digest)
+				return err == nil && len(uses) == 0 || blob.Verify(t.Context(), edge.Blobs, digest) == nil
+			})
+		}
+	}
+	stop()
+	var found []audit.Finding
+	a := &audit.Auditor{DB: edge.DB, Blobs: edge.Blobs, Staging: edge.Staging, Report: func(f audit.Finding) { found = append(found, f) }}
+	edge.Must(a.Verify(t.Context(), false))
+	edge.Must(a.Fsck(t.Context()))
+	if len(found) != 0 {
+		t.Errorf("after: %v", found)
+	}
+	same(t, edge, central, "hello")
+}
+
+// A decision about a package holds also for what is set aside of it.
+func TestDecisionsReachWhatIsAside(t *testing.T) {
+	t.Parallel()
+	central, edge := workertest.New(t), workertest.New(t)
+	stop := central.Work()
+	hello := central.Mirror("hello", "v1.0.0")[0]
+	other := central.Mirror("other", "v1.0.0")[0]
+	stop()
+	central.Spoil(hello.Digest, workertest.Flip)
+	central.Spoil(other.Digest, workertest.Flip)
+	stop = follow(t, edge, serve(t, central))
+	caughtUp(t, edge, central)
+	if aside := asideOf(t, edge); len(aside) != 2 {
+		t.Fatalf("set aside: %+v", aside)
+	}
+	central.Must(central.SetVisibility(t.Context(), "hello", true))
+	if _, err := central.Remove(t.Context(), storage.Removal{Package: "other", Reason: "asked for"}); err != nil {
+		t.Fatal(err)
+	}
+	caughtUp(t, edge, central)
+	aside := asideOf(t, edge)
+	if len(aside) != 1 || aside[0].Package != "hello" {
+		t.Errorf("set aside: %+v, want hello alone", aside)
+	}
+	if shown, n, err := edge.AllSetAside(t.Context(), 10); err != nil || len(shown) != 0 || n != 0 {
+		t.Errorf("a stranger is told of %d: %+v (%v)", n, shown, err)
+	}
+	stop()
+	if bytes.Contains([]byte(edge.Log.String()), []byte("panic")) {
+		t.Error(edge.Log.String())
+	}
+}
