@@ -69,10 +69,10 @@ func newRegistry(t testing.TB, change ...func(*api.Options)) *registry {
 	}
 	g := &registry{t: t, dbURL: storagetest.NewURL(t), queueURL: queuetest.NewURL(t), blobs: blobs, dir: dir}
 	g.queue = queuetest.Open(t, g.queueURL)
-	g.db, err = storage.Open(t.Context(), g.dbURL)
+	storagetest.Migrate(t, g.dbURL)
+	g.db, err = storage.Open(t.Context(), storagetest.AsServer(t, g.dbURL))
 	g.must(err)
 	t.Cleanup(g.db.Close)
-	g.must(g.db.Migrate(t.Context()))
 	return g.serve(change...)
 }
 

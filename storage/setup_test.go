@@ -22,17 +22,28 @@ type fixture struct {
 	t   testing.TB
 	ctx context.Context
 	sql *pgxpool.Pool
+	url string // of the owner
+}
+
+// Migrate is the owner's.
+func (f *fixture) Migrate(ctx context.Context) error {
+	owner, err := storage.Open(ctx, f.url)
+	if err != nil {
+		return err
+	}
+	defer owner.Close()
+	return owner.Migrate(ctx)
 }
 
 func newFixture(t testing.TB) *fixture {
 	t.Helper()
 	url := storagetest.NewURL(t)
-	f := &fixture{t: t, ctx: t.Context()}
+	f := &fixture{t: t, ctx: t.Context(), url: url}
+	storagetest.Migrate(t, url)
 	var err error
-	f.DB, err = storage.Open(t.Context(), url)
+	f.DB, err = storage.Open(t.Context(), storagetest.AsServer(t, url))
 	f.must(err)
 	t.Cleanup(f.DB.Close)
-	f.must(f.Migrate(t.Context()))
 	f.sql, err = pgxpool.New(t.Context(), url)
 	f.must(err)
 	t.Cleanup(f.sql.Close)

@@ -51,8 +51,9 @@ type server struct {
 
 func newServer(t *testing.T, change func(*Config)) *server {
 	t.Helper()
+	owner := storagetest.NewURL(t)
 	cfg := &Config{
-		Root: t.TempDir(), DatabaseURL: storagetest.NewURL(t), RedisURL: queuetest.NewURL(t),
+		Root: t.TempDir(), MigrateURL: owner, DatabaseURL: storagetest.AsServer(t, owner), RedisURL: queuetest.NewURL(t),
 		Token: testToken, Concurrency: 2, Lease: 15 * time.Second, Reconcile: 100 * time.Millisecond,
 		JobTimeout: time.Minute, JobAttempts: 1, Limits: ingest.DefaultLimits(),
 	}
@@ -66,14 +67,14 @@ func newServer(t *testing.T, change func(*Config)) *server {
 	if change != nil {
 		change(cfg)
 	}
+	if err := migrate(t.Context(), cfg); err != nil {
+		t.Fatal(err)
+	}
 	s := &server{cfg: cfg}
 	if s.stores, err = openStores(t.Context(), cfg); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { s.stores.close() })
-	if err := s.stores.db.Migrate(t.Context()); err != nil {
-		t.Fatal(err)
-	}
 	api, err := newAPI(cfg, s.stores, nil, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)

@@ -34,6 +34,7 @@ type Config struct {
 	AuthNone     bool
 	Source       string
 	DatabaseURL  string
+	MigrateURL   string // of the owner of the tables; "" if that is DatabaseURL
 	RedisURL     string
 	Blobs        string
 	ReadOnly     bool
@@ -91,6 +92,7 @@ func settings() []setting {
 		{name: "auth", help: "none: writes need no token, whoever can reach the port", set: auth},
 		{name: "source", help: "URL of the package catalog: http, https or file", set: text(func(c *Config) *string { return &c.Source })},
 		{name: "database-url", secret: true, help: "postgres:// URL; empty for a private Postgres (up only)", set: text(func(c *Config) *string { return &c.DatabaseURL })},
+		{name: "migrate-database-url", secret: true, help: "postgres:// URL of the tables' owner, for migrate; the role of database-url, made if it is not there, may then only read and write rows", set: text(func(c *Config) *string { return &c.MigrateURL })},
 		{name: "redis-url", secret: true, help: "redis:// URL; empty for a private Redis (up only)", set: text(func(c *Config) *string { return &c.RedisURL })},
 		{name: "blobs", help: "file:///folder or s3://bucket/prefix?endpoint=...; empty for the root folder", set: text(func(c *Config) *string { return &c.Blobs })},
 		{name: "read-only", usual: "false", help: "serve as an edge: no writes, no Redis, no token", set: boolean(func(c *Config) *bool { return &c.ReadOnly })},

@@ -275,6 +275,10 @@ func (d *doctor) postgres(ctx context.Context) {
 		d.fail("postgres", "%v", err)
 		return
 	}
+	if over, err := db.Overpowered(ctx); err == nil && over && d.cfg.DatabaseURL != "" {
+		d.warn("postgres", "its schema is up to date, but the role of PACKBASE_DATABASE_URL owns it: a server that is taken over could switch off what keeps releases as they are; give `packbase migrate` PACKBASE_MIGRATE_DATABASE_URL, and servers another role")
+		return
+	}
 	d.ok("postgres", "answers, and its schema is up to date")
 }
 

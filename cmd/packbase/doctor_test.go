@@ -68,6 +68,7 @@ func TestDoctor(t *testing.T) {
 		{"root is a file", []string{"--root", good, "--blobs", s.cfg.Blobs}, "root", "FAIL", "is not a folder"},
 		{"blobs of no kind", []string{"--blobs", "ftp://x"}, "blobs", "FAIL", "PACKBASE_BLOBS"},
 		{"no schema", []string{"--database-url", storagetest.NewURL(t)}, "postgres", "FAIL", "packbase migrate"},
+		{"one role for all", []string{"--database-url", s.cfg.MigrateURL}, "postgres", "warn", "PACKBASE_MIGRATE_DATABASE_URL"},
 		{"no Postgres", []string{"--database-url", "postgres://localhost:1/x"}, "postgres", "FAIL", "is PACKBASE_DATABASE_URL right"},
 		{"no Redis", []string{"--redis-url", "redis://127.0.0.1:1"}, "redis", "FAIL", "is PACKBASE_REDIS_URL right"},
 		{"Redis of no kind", []string{"--redis-url", "amqp://127.0.0.1:1"}, "redis", "FAIL", "PACKBASE_REDIS_URL"},

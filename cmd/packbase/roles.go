@@ -1,10 +1,13 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"io"
+	"log/slog"
 	"os"
 
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/spf13/cobra"
 
@@ -32,6 +35,7 @@ func (p *program) apiCommand() *cobra.Command {
 		if err := s.db.CheckSchema(ctx); err != nil {
 			return err
 		}
+		warnOwner(ctx, s.db, log)
 		reg := prometheus.NewRegistry()
 		srv, err := newAPI(cfg, s, reg, log)
 		if err != nil {
@@ -70,6 +74,7 @@ func (p *program) workerCommand() *cobra.Command {
 		if err := s.db.CheckSchema(ctx); err != nil {
 			return err
 		}
+		warnOwner(ctx, s.db, log)
 		git, err := newGit(cfg, s)
 		if err != nil {
 			return err
@@ -101,14 +106,33 @@ func (p *program) migrateCommand() *cobra.Command {
 		if cfg.DatabaseURL == "" {
 			return usage("PACKBASE_DATABASE_URL is not set")
 		}
-		db, err := storage.Open(cmd.Context(), cfg.DatabaseURL)
-		if err != nil {
-			return err
-		}
-		defer db.Close()
-		return db.Migrate(cmd.Context())
+		return migrate(cmd.Context(), cfg)
 	}
 	return cmd
+}
+
+// migrate brings the schema up to date, and admits the servers' role to it.
+func migrate(ctx context.Context, cfg *Config) error {
+	db, err := storage.Open(ctx, cmp.Or(cfg.MigrateURL, cfg.DatabaseURL))
+	if err != nil {
+		return err
+	}
+	defer db.Close()
+	if err := db.Migrate(ctx); err != nil || cfg.MigrateURL == "" {
+		return err
+	}
+	server, err := pgconn.ParseConfig(cfg.DatabaseURL)
+	if err != nil {
+		return usage("PACKBASE_DATABASE_URL: not a postgres:// URL that can be read")
+	}
+	return db.Admit(ctx, server.User, server.Password)
+}
+
+// warnOwner says that a server has more of the database than it needs.
+func warnOwner(ctx context.Context, db *storage.DB, log *slog.Logger) {
+	if over, err := db.Overpowered(ctx); err == nil && over {
+		log.Warn("this server's role owns the tables and could switch off what keeps releases as they are; give migrate PACKBASE_MIGRATE_DATABASE_URL and servers another role")
+	}
 }
 
 // childCommands are the worker's child processes.

@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"net"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -72,14 +73,14 @@ func (p *program) up(ctx context.Context, cfg *Config, resume bool, log *slog.Lo
 		return err
 	}
 	defer func() { err = errors.Join(err, stop()) }()
+	if err := migrate(ctx, cfg); err != nil {
+		return err
+	}
 	s, err := openStores(ctx, cfg)
 	if err != nil {
 		return err
 	}
 	defer s.close()
-	if err := s.db.Migrate(ctx); err != nil {
-		return err
-	}
 	reg := prometheus.NewRegistry()
 	srv, err := newAPI(cfg, s, reg, log)
 	if err != nil {
@@ -121,7 +122,10 @@ func startEngines(ctx context.Context, cfg *Config, log *slog.Logger) (stop func
 		return nil, err
 	}
 	if !opt.NoPostgres {
-		cfg.DatabaseURL = eng.DatabaseURL()
+		cfg.MigrateURL = eng.DatabaseURL()
+		if cfg.DatabaseURL, err = asServer(cfg.MigrateURL); err != nil {
+			return nil, errors.Join(err, eng.Stop(ctx))
+		}
 	}
 	if !opt.NoRedis {
 		cfg.RedisURL = eng.RedisURL()
@@ -131,6 +135,17 @@ func startEngines(ctx context.Context, cfg *Config, log *slog.Logger) (stop func
 		defer cancel()
 		return eng.Stop(ctx)
 	}, nil
+}
+
+// asServer returns the URL of the private Postgres for a role that owns
+// nothing. On the private socket no password is asked for.
+func asServer(owner string) (string, error) {
+	u, err := url.Parse(owner)
+	if err != nil {
+		return "", errors.New("the URL of the private Postgres cannot be read")
+	}
+	u.User = url.User("packbase_server")
+	return u.String(), nil
 }
 
 // ensureToken makes a token on the first start and finds it again later.

@@ -5,6 +5,7 @@ package storagetest
 import (
 	"bytes"
 	"context"
+	"errors"
 	"net/url"
 	"os"
 	"sync"
@@ -17,19 +18,59 @@ import (
 )
 
 // NewDB returns a database with the current schema and nothing in it, for
-// this test alone. It skips the test when PACKBASE_TEST_DATABASE_URL is not
-// set, and fails it then if CI is.
+// this test alone, as servers see it. It skips the test when
+// PACKBASE_TEST_DATABASE_URL is not set, and fails it then if CI is.
 func NewDB(t testing.TB) *storage.DB {
 	t.Helper()
-	db, err := storage.Open(t.Context(), NewURL(t))
+	owner := NewURL(t)
+	Migrate(t, owner)
+	return open(t, AsServer(t, owner))
+}
+
+// NewOwner is NewDB as the owner of the tables sees it.
+func NewOwner(t testing.TB) *storage.DB {
+	t.Helper()
+	url := NewURL(t)
+	Migrate(t, url)
+	return open(t, url)
+}
+
+func open(t testing.TB, url string) *storage.DB {
+	t.Helper()
+	db, err := storage.Open(t.Context(), url)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(db.Close)
-	if err := db.Migrate(t.Context()); err != nil {
+	return db
+}
+
+// serverRole is one for all tests. The rights that it is given go with their
+// schema.
+const serverRole = "packbase_test_server"
+
+// AsServer returns the URL of an owner's database for the role of servers.
+func AsServer(t testing.TB, owner string) string {
+	t.Helper()
+	u, err := url.Parse(owner)
+	if err != nil {
 		t.Fatal(err)
 	}
-	return db
+	u.User = url.UserPassword(serverRole, serverRole)
+	return u.String()
+}
+
+// Migrate brings the schema of an owner's database up to date, for servers too.
+func Migrate(t testing.TB, url string) {
+	t.Helper()
+	db, err := storage.Open(t.Context(), url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	if err := errors.Join(db.Migrate(t.Context()), db.Admit(t.Context(), serverRole, serverRole)); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // NewURL returns the URL of an empty schema for this test alone.

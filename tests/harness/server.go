@@ -69,7 +69,7 @@ func Start(t testing.TB, env ...string) *Server {
 	s := newServer(t, env)
 	if s.DatabaseURL = valueOf(env, "PACKBASE_DATABASE_URL"); s.DatabaseURL == "" {
 		s.DatabaseURL = storagetest.NewURL(t)
-		s.Env = append(s.Env, "PACKBASE_DATABASE_URL="+s.DatabaseURL)
+		s.Env = append(s.Env, "PACKBASE_MIGRATE_DATABASE_URL="+s.DatabaseURL, "PACKBASE_DATABASE_URL="+storagetest.AsServer(t, s.DatabaseURL))
 	}
 	if s.RedisURL = valueOf(env, "PACKBASE_REDIS_URL"); s.RedisURL == "" {
 		s.RedisURL = NewRedisURL(t)

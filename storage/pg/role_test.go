@@ -1,0 +1,57 @@
+package pg_test
+
+import (
+	"errors"
+	"testing"
+
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"packbase/storage/storagetest"
+)
+
+// The role of servers changes nothing that is published, and cannot give
+// itself the right to.
+func TestServerRole(t *testing.T) {
+	t.Parallel()
+	db := storagetest.NewDB(t)
+	if over, err := db.Overpowered(t.Context()); over || err != nil {
+		t.Errorf("the role of servers is overpowered: %v, %v", over, err)
+	}
+	for _, sql := range []string{
+		`ALTER TABLE releases DISABLE TRIGGER ALL`,
+		`ALTER TABLE releases DISABLE TRIGGER releases_frozen`,
+		`DROP TRIGGER releases_frozen ON releases`,
+		`CREATE TRIGGER mine BEFORE INSERT ON releases FOR EACH ROW EXECUTE FUNCTION refuse_frozen()`,
+		`CREATE OR REPLACE FUNCTION refuse_frozen() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END'`,
+		`SET session_replication_role = replica`,
+		`TRUNCATE releases CASCADE`,
+		`TRUNCATE changes`,
+		`DROP TABLE releases CASCADE`,
+		`ALTER TABLE releases OWNER TO CURRENT_USER`,
+		`CREATE TABLE mine (x int)`,
+		`CREATE RULE mine AS ON DELETE TO releases DO INSTEAD NOTHING`,
+		`DELETE FROM schema_migrations`,
+		`COPY releases TO PROGRAM 'true'`,
+		`SET ROLE packbase`,
+	} {
+		_, err := db.Pool.Exec(t.Context(), sql)
+		var refused *pgconn.PgError
+		if !errors.As(err, &refused) && err == nil {
+			t.Errorf("%s: done, want refused", sql)
+		} else if refused != nil && refused.Code != "42501" && refused.Code != "22023" {
+			t.Errorf("%s: %s %s, want that the privilege is missing", sql, refused.Code, refused.Message)
+		}
+	}
+	if _, err := db.Pool.Exec(t.Context(), `UPDATE releases SET package = package`); err != nil {
+		t.Errorf("a statement that concerns no row: %v", err)
+	}
+}
+
+// The owner is found to be more than a server needs.
+func TestOwnerIsOverpowered(t *testing.T) {
+	t.Parallel()
+	owner := storagetest.NewOwner(t)
+	if over, err := owner.Overpowered(t.Context()); !over || err != nil {
+		t.Errorf("the owner is overpowered: %v, %v, want true", over, err)
+	}
+}
