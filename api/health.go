@@ -26,7 +26,9 @@ func (s *Server) getReady(w http.ResponseWriter, r *http.Request) error {
 	ready := deps["postgres"] == "ok" && deps["blobs"] == "ok"
 	if s.queue != nil {
 		deps["redis"] = stateOf(s.queue.Ping(ctx))
-		deps["reconciler"], deps["jobs"] = pulseWords(s.db.Pulse(ctx))
+	}
+	if deps["postgres"] == "ok" {
+		s.askWork(ctx, deps)
 	}
 	if s.draining.Load() {
 		deps["server"] = "shutting down"
@@ -38,6 +40,23 @@ func (s *Server) getReady(w http.ResponseWriter, r *http.Request) error {
 	}
 	writeJSON(w, status, map[string]any{"status": word, "dependencies": deps})
 	return nil
+}
+
+// askWork adds how the work gets on that goes by itself.
+func (s *Server) askWork(ctx context.Context, deps map[string]string) {
+	if s.queue != nil {
+		deps["reconciler"], deps["jobs"] = pulseWords(s.db.Pulse(ctx))
+	}
+	if s.opt.Scrub > 0 {
+		switch behind, err := s.db.ScrubBehind(ctx, s.opt.Scrub); {
+		case err != nil:
+			deps["scrub"] = "unknown"
+		case behind:
+			deps["scrub"] = "behind"
+		default:
+			deps["scrub"] = "ok"
+		}
+	}
 }
 
 // What is worth somebody's attention, in /readyz and on the dashboard.

@@ -2,6 +2,7 @@ package api_test
 
 import (
 	"testing"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -75,4 +76,24 @@ func gaugeOf(t *testing.T, reg *prometheus.Registry, name string) float64 {
 		}
 	}
 	return -1
+}
+
+// Readiness says when stored bytes have not been read for too long.
+func TestScrubBehind(t *testing.T) {
+	t.Parallel()
+	s := newPageSite(t, func(o *api.Options) { o.Scrub = time.Hour })
+	s.pkg("hello", "", "v1")
+	for _, step := range []struct{ change, want string }{
+		{`UPDATE blobs SET created_at = now() - interval '2 hours', checked_at = now()`, "ok"},
+		{`UPDATE blobs SET checked_at = now() - interval '61 minutes'`, "behind"},
+		{`UPDATE blobs SET damaged_at = now()`, "ok"},                                                                  // which is another matter
+		{`INSERT INTO blobs (digest, size, created_at) VALUES (repeat('0', 64), 1, now() - interval '2 hours')`, "ok"}, // that nobody names
+	} {
+		s.exec(step.change)
+		var ready struct{ Dependencies struct{ Scrub string } }
+		a := s.get("/readyz")
+		if a.into(t, &ready); a.StatusCode != 200 || ready.Dependencies.Scrub != step.want {
+			t.Errorf("%s: %d %s, want 200 and scrub %s", step.change, a.StatusCode, a.body, step.want)
+		}
+	}
 }

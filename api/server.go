@@ -76,6 +76,8 @@ type Server struct {
 	news      news
 	watch     perReader[*jobWatch]
 	draining  atomic.Bool
+
+	replicated atomic.Int64 // the change that an edge's status told of last
 }
 
 // New returns a server; its Handler does the work.

@@ -144,6 +144,14 @@ func (s *Server) workOutStatus(ctx context.Context) (*statusBody, error) {
 	// A client that goes away must not spoil the answer for the others.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
+	// First how far replication is: packages are then as new as that.
+	replicated, err := s.workOutReplication(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if replicated != nil && s.replicated.Swap(replicated.Seq) != replicated.Seq {
+		s.news.Add(1)
+	}
 	v, err := s.directory.look(ctx)
 	if err != nil {
 		return nil, err
@@ -152,7 +160,7 @@ func (s *Server) workOutStatus(ctx context.Context) (*statusBody, error) {
 	b := &statusBody{
 		Service: "packbase", Release: s.opt.Release, Auth: s.authWord(), Languages: t.Languages, MovedTags: t.MovedTags,
 		PackagesTotal: t.Packages, PackagesHealthy: t.Healthy, PackagesUnhealthy: t.Unhealthy, PackagesFrozen: t.Frozen,
-		PackagesLocal: t.Local, Registered: t.Registered, Releases: t.Releases, Bytes: t.Bytes,
+		PackagesLocal: t.Local, Registered: t.Registered, Releases: t.Releases, Bytes: t.Bytes, Replication: replicated,
 	}
 	if b.Queue.QueueCounts, err = s.db.QueueCounts(ctx); err != nil {
 		return nil, err
@@ -167,10 +175,7 @@ func (s *Server) workOutStatus(ctx context.Context) (*statusBody, error) {
 	if b.Update.DiskFree, err = s.blobs.Free(ctx); err != nil {
 		b.Update.DiskFree = -1
 	}
-	if b.Blobs, err = s.workOutScrub(ctx); err != nil {
-		return nil, err
-	}
-	b.Replication, err = s.workOutReplication(ctx)
+	b.Blobs, err = s.workOutScrub(ctx)
 	return b, err
 }
 

@@ -466,7 +466,7 @@ func countChild(ctx context.Context, tx pgx.Tx, c Claim, o Outcome) error {
 // ones left, and those whose update has ended in another way.
 func (db *DB) CloseRuns(ctx context.Context) error {
 	err := db.tx(ctx, func(tx pgx.Tx) error {
-		_, err := tx.Exec(ctx, `
+		closed, err := tx.Exec(ctx, `
 			WITH done AS (
 				UPDATE jobs j
 				SET state = 'succeeded', ended_at = now(), lease = NULL, progress = '{}', error_code = '', error_message = '',
@@ -475,6 +475,9 @@ func (db *DB) CloseRuns(ctx context.Context) error {
 					AND NOT EXISTS (SELECT FROM jobs c WHERE c.run_id = j.run_id AND c.kind <> 'catalog:update' AND c.state IN ('queued', 'running'))
 				RETURNING j.run_id)
 			UPDATE runs SET state = 'succeeded', ended_at = now(), updated_at = now() FROM done WHERE runs.id = done.run_id`)
+		if err == nil && closed.RowsAffected() > 0 {
+			err = wakePackage(ctx, tx, "")
+		}
 		if err != nil {
 			return err
 		}

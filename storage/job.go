@@ -279,7 +279,7 @@ func (db *DB) EndJob(ctx context.Context, c Claim, o Outcome) error {
 		if errors.Is(err, pgx.ErrNoRows) {
 			return ErrLost
 		}
-		if err != nil || c.Job.Package == "" {
+		if err != nil {
 			return err
 		}
 		if err := countChild(ctx, tx, c, o); err != nil {
@@ -293,7 +293,8 @@ func (db *DB) EndJob(ctx context.Context, c Claim, o Outcome) error {
 	return nil
 }
 
-// wakePackage has the queue told again of jobs that waited for the package.
+// wakePackage has the queue told again of jobs that waited for the package;
+// updates wait for each other as if they had one, "".
 func wakePackage(ctx context.Context, tx pgx.Tx, pkg string) error {
 	_, err := tx.Exec(ctx, `UPDATE jobs SET enqueued_at = NULL WHERE package = $1 AND state = 'queued'`, pkg)
 	return err
@@ -460,7 +461,7 @@ func lostOutcome(job Job) Outcome {
 
 // countEnd counts a job in its run that ended without its worker's word.
 func countEnd(ctx context.Context, tx pgx.Tx, job Job) error {
-	if job.Open() || job.Package == "" {
+	if job.Open() {
 		return nil
 	}
 	if err := countChild(ctx, tx, Claim{Job: job}, Outcome{State: job.State}); err != nil {

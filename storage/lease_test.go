@@ -1,6 +1,7 @@
 package storage_test
 
 import (
+	"errors"
 	"fmt"
 	"net/url"
 	"strings"
@@ -155,6 +156,37 @@ func TestParkedUpdateKeepsNoLease(t *testing.T) {
 	f.must(f.CloseRuns(f.ctx))
 	if got := f.job(c.Job); got.State != storage.Succeeded || got.Attempts != 1 {
 		t.Errorf("update %s after %d attempts, want it to succeed at the first", got.State, got.Attempts)
+	}
+}
+
+// The update that waits is told of as soon as the one before it has ended,
+// however that was.
+func TestNextUpdateIsTold(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	for name, end := range map[string]func(storage.Claim) error{
+		"closed": func(c storage.Claim) error {
+			return errors.Join(f.ParkRun(f.ctx, c, storage.Counters{}), f.CloseRuns(f.ctx))
+		},
+		"failed": func(c storage.Claim) error { return f.EndJob(f.ctx, c, storage.Outcome{State: storage.Failed}) },
+		"cancelled": func(c storage.Claim) error {
+			err := f.ParkRun(f.ctx, c, storage.Counters{})
+			_, cancelled := f.CancelJob(f.ctx, c.Job.ID)
+			return errors.Join(err, cancelled)
+		},
+	} {
+		c := f.update()
+		next, _, err := f.RequestUpdate(f.ctx, 0)
+		f.must(err)
+		f.must(f.MarkEnqueued(f.ctx, next.ID))
+		if due := f.due(time.Hour); len(due) > 0 {
+			t.Errorf("%s: due %v, want nothing that the queue knows of", name, due)
+		}
+		f.must(end(c))
+		if due := f.due(time.Hour); len(due) != 1 || due[0].ID != next.ID {
+			t.Errorf("%s: due %v, want the next update", name, due)
+		}
+		f.must(f.exec(`DELETE FROM jobs`))
 	}
 }
 

@@ -35,6 +35,20 @@ func (db *DB) Pulse(ctx context.Context) (Pulse, error) {
 	return p, nil
 }
 
+// ScrubBehind reports whether a blob that is named has not been read for
+// longer than period.
+func (db *DB) ScrubBehind(ctx context.Context, period time.Duration) (behind bool, err error) {
+	err = db.pool.QueryRow(ctx, `
+		SELECT EXISTS (
+			SELECT FROM blobs b
+			WHERE COALESCE(b.checked_at, b.created_at) < now() - $1::interval AND b.damaged_at IS NULL
+				AND EXISTS (SELECT FROM blob_names n WHERE n.digest = b.digest))`, period).Scan(&behind)
+	if err != nil {
+		return false, fmt.Errorf("scrub state: %w", translate(err))
+	}
+	return behind, nil
+}
+
 // Reconciled notes that a worker looked after the jobs, and nothing failed.
 func (db *DB) Reconciled(ctx context.Context) error {
 	if _, err := db.pool.Exec(ctx, `UPDATE watch SET reconciled_at = clock_timestamp()`); err != nil {

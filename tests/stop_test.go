@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -30,7 +31,7 @@ func TestWorkerStopped(t *testing.T) {
 
 	began := time.Now()
 	s.Worker.Stop()
-	if took := time.Since(began); took > 10*time.Second {
+	if took := time.Since(began); took > harness.Slack(10*time.Second) {
 		t.Errorf("the worker took %v to end, want at most 10s", took)
 	}
 	if j := s.Job(job); j.State != "queued" || j.Attempts != 0 {
@@ -58,7 +59,7 @@ func TestAPIStopped(t *testing.T) {
 	_, _ = rand.Read(content) // it never fails
 	large.Tag("v1.0.0", large.Commit(harness.Files{"random": string(content)}))
 	hello.Release("v1.0.0")
-	s := harness.Start(t)
+	s := harness.Start(t, "PACKBASE_STOP_TIMEOUT=5m")
 	s.Fetch(large.URL)
 	info := s.Info("large")
 	r := info.Release(t, "v1.0.0")
@@ -90,7 +91,7 @@ func TestAPIStopped(t *testing.T) {
 	if _, err := io.Copy(io.Discard, events); err != nil {
 		t.Errorf("the events were cut: %v", err)
 	}
-	if took := time.Since(began); took > 10*time.Second {
+	if took := time.Since(began); took > harness.Slack(10*time.Second) {
 		t.Errorf("those who waited were let go after %v, want at most 10s", took)
 	}
 	if !s.API.Running() {
@@ -103,6 +104,56 @@ func TestAPIStopped(t *testing.T) {
 	checkSums(t, r, body)
 	if err := s.API.Wait(); err != nil {
 		t.Errorf("the api ended with %v, want exit status 0", err)
+	}
+}
+
+// What clients do not read or send to its end does not keep an api longer than
+// PACKBASE_STOP_TIMEOUT, and a worker not longer than its jobs need to be
+// handed back. Both end well.
+func TestStopTimeout(t *testing.T) {
+	t.Parallel()
+	const timeout = 3 * time.Second
+	up := harness.NewUpstream(t)
+	large, hello := up.Repo("large"), up.Repo("hello")
+	content := make([]byte, 32<<20)
+	_, _ = rand.Read(content) // it never fails
+	large.Tag("v1.0.0", large.Commit(harness.Files{"random": string(content)}))
+	hello.Release("v1.0.0")
+	s := harness.Start(t, "PACKBASE_STOP_TIMEOUT="+timeout.String())
+	s.Fetch(large.URL)
+	info := s.Info("large")
+	r := info.Release(t, "v1.0.0")
+	hold := newGate()
+	defer hold.open()
+	up.Answer(hold)
+	job := s.Ask(hello.URL)
+	hold.await(t)
+
+	slowly(t, s.URL+r.URL) // and never read
+	for range 20 {
+		open(t, s.URL+"/api/jobs/"+job+"/events")
+	}
+	half, err := net.Dial("tcp", strings.TrimPrefix(s.URL, "http://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer half.Close()
+	if _, err := io.WriteString(half, "POST /large/git-upload-pack HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n0011"); err != nil {
+		t.Fatal(err)
+	}
+	began := time.Now()
+	for _, p := range []*harness.Process{s.API, s.Worker} {
+		p.Signal(syscall.SIGTERM)
+	}
+	for name, p := range map[string]*harness.Process{"api": s.API, "worker": s.Worker} {
+		if err := p.Wait(); err != nil {
+			t.Errorf("the %s ended with %v, want exit status 0", name, err)
+		}
+	}
+	if took := time.Since(began); took > harness.Slack(timeout) {
+		t.Errorf("they took %v to end, want %v and a moment", took, timeout)
+	} else {
+		t.Logf("they took %v to end", took)
 	}
 }
 

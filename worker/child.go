@@ -33,7 +33,9 @@ func (f *fetch) ingest(ctx context.Context) error {
 	}
 	outer := ctx
 	req := f.request(rejected)
-	f.refused = req.Rejected
+	if err := f.allowance(ctx, &req); err != nil {
+		return err
+	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	// The death signal is sent when the thread that started a child ends, so
@@ -214,9 +216,7 @@ func (f *fetch) events(ctx context.Context, out io.Reader, stage func(*ingest.Re
 		case ev.Progress != nil:
 			f.job.setProgress(*ev.Progress)
 		case ev.Refs != nil:
-			if err = f.see(ctx, *ev.Refs); err == nil {
-				err = f.roomForTags(ctx, *ev.Refs)
-			}
+			err = f.see(ctx, *ev.Refs)
 		case ev.Rejected != nil:
 			err = f.reject(ctx, *ev.Rejected)
 		case ev.Segment != nil:
@@ -226,6 +226,7 @@ func (f *fetch) events(ctx context.Context, out io.Reader, stage func(*ingest.Re
 		case ev.History != nil:
 			err = f.keepHistory(ctx, ev.History)
 		case ev.Release != nil:
+			f.usage.releases++
 			if err = f.charge(ctx, ev.Release.File, &f.usage.tarballs); err == nil {
 				err = stage(ev.Release)
 			}

@@ -125,7 +125,6 @@ type fetch struct {
 
 	releases []storage.Release
 	removed  []storage.Tombstone
-	refused  map[string]string // rejected tags, with what upstream's refs named then
 	usage    usage
 	segments []storage.Segment
 	indexes  []*gitpack.SegmentIndex

@@ -55,6 +55,9 @@ func (f *fetch) room(ctx context.Context) error {
 	switch {
 	case err == nil && free >= 0 && free < q.Free:
 		return fmt.Errorf("%s are left of the disk, which PACKBASE_MIN_FREE keeps: %w", size(free), blob.ErrFull)
+	case q.Releases > 0 && u.releases > q.Releases:
+		return &Error{Code: "quota_releases", Final: true,
+			Message: fmt.Sprintf("PACKBASE_MAX_RELEASES allows a package %d releases and snapshots", q.Releases)}
 	case q.Total > 0 && u.total > q.Total:
 		return &Error{Code: "quota_bytes", Final: true,
 			Message: fmt.Sprintf("the registry has %s, and PACKBASE_MAX_BYTES allows %s", size(u.total), size(q.Total))}
@@ -70,34 +73,23 @@ func (f *fetch) room(ctx context.Context) error {
 
 func size(n int64) string { return humanize.IBytes(uint64(max(n, 0))) }
 
-// roomForTags refuses what there is no room for before it is downloaded.
-func (f *fetch) roomForTags(ctx context.Context, refs ingest.Refs) error {
-	most := f.usage.quota.Releases
-	fresh := 0
-	if f.job.Job.Target != "" {
-		fresh = 1
-	} else {
-		released := map[string]bool{}
-		for i := range f.removed {
-			released[f.removed[i].Tag] = true
-		}
-		for i := range f.releases {
-			released[f.releases[i].Tag] = true
-		}
-		for tag, oid := range refs.Tags {
-			if !released[tag] && f.refused[tag] != oid {
-				fresh++
-			}
-		}
+// allowance tells the child what there is room for: it knows first whether
+// upstream has anything new, and asks for no byte that would be refused.
+func (f *fetch) allowance(ctx context.Context, req *ingest.Request) error {
+	if most := f.usage.quota.Releases; most > 0 {
+		left := max(0, most-f.usage.releases)
+		req.MaxNew = &left
 	}
-	if fresh == 0 {
+	err := f.room(ctx)
+	if err == nil {
 		return nil
 	}
-	if most > 0 && f.usage.releases+fresh > most {
-		return &Error{Code: "quota_releases", Final: true,
-			Message: fmt.Sprintf("the package has %d releases and snapshots, upstream has %d more, and PACKBASE_MAX_RELEASES allows %d", f.usage.releases, fresh, most)}
+	e := verdict(err)
+	if e.Code == "internal" {
+		return err
 	}
-	return f.room(ctx)
+	req.Refuse = &ingest.Error{Code: e.Code, Message: e.Message, Final: e.Final}
+	return nil
 }
 
 // charge counts a staged file and returns why it may not be stored, or nil.

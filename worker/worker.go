@@ -43,7 +43,7 @@ type Options struct {
 	MaxAttempts int           // of jobs that fail for a passing reason
 	Backoff     time.Duration // before the second attempt; four times as much before each further one
 
-	Child  func(ctx context.Context, name string) *exec.Cmd // one of our own processes: `packbase ingest`, `packbase download`
+	Child  func(ctx context.Context, name string) *exec.Cmd // one of our own processes: `packbase ingest`, `download` or `confine`
 	Limits ingest.Limits
 	Egress upstream.Options
 	Git    http.Handler // the Git interface, to be probed
@@ -81,7 +81,7 @@ type Worker struct {
 // New returns a worker that has not begun to work.
 func New(db *storage.DB, q *queue.Queue, blobs blob.Store, opt Options, log *slog.Logger) *Worker {
 	w := &Worker{db: db, queue: q, blobs: blobs, opt: opt, log: log.With("worker", opt.ID), web: upstream.New(opt.Egress), rules: rulesOf(opt)}
-	w.probe = &probe.Prober{DB: db, Staging: opt.Staging, Git: opt.Git, Limits: gitpack.StoredLimits(), Zig: opt.Zig, ZigCache: opt.ZigCache}
+	w.probe = &probe.Prober{DB: db, Staging: opt.Staging, Git: opt.Git, Limits: gitpack.StoredLimits(), Zig: opt.Zig, ZigCache: opt.ZigCache, Child: opt.Child}
 	w.table = map[string]func(context.Context, *job) (any, error){
 		storage.FetchPackage:  w.fetchPackage,
 		storage.ProbePackage:  w.probePackage,
@@ -118,7 +118,9 @@ func (w *Worker) Run(ctx context.Context) error {
 		w.handle(ctx, kind, job)
 	}, w.log)
 	wg.Wait()
-	if ferr := w.db.ForgetWorker(context.WithoutCancel(ctx), w.opt.ID); ferr != nil {
+	end, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	defer cancel()
+	if ferr := w.db.ForgetWorker(end, w.opt.ID); ferr != nil {
 		w.log.Warn("worker not signed off", "err", ferr)
 	}
 	return err

@@ -113,7 +113,7 @@ func settings() []setting {
 		{name: "job-attempts", usual: "3", help: "attempts at a job that fails for a passing reason", set: count(1, 100, func(c *Config) *int { return &c.JobAttempts })},
 		{name: "job-backoff", usual: "2s", help: "wait before the second attempt; four times as long before each further one", set: duration(0, func(c *Config) *time.Duration { return &c.JobBackoff })},
 		{name: "drain", usual: "0s", help: "how long to answer not ready before closing the listener", set: duration(0, func(c *Config) *time.Duration { return &c.Drain })},
-		{name: "stop-timeout", usual: "2m", help: "how long answers under way may take once the server is stopping", set: duration(0, func(c *Config) *time.Duration { return &c.StopTimeout })},
+		{name: "stop-timeout", usual: "30s", help: "how long answers under way may take once the listener is closed", set: duration(0, func(c *Config) *time.Duration { return &c.StopTimeout })},
 		{name: "max-jobs", usual: "10000", help: "open jobs; more are refused until some have ended", set: count(1, 10_000_000, func(c *Config) *int { return &c.MaxJobs })},
 		{name: "min-rate", usual: size(pace.Default().Rate), help: "bytes a second that a client or an upstream must move, on average over a minute; who is slower is cut", set: byteSize(func(c *Config) *int64 { return &c.MinRate })},
 		{name: "proxies", help: "proxies in front whose X-Forwarded-For is believed, to tell clients apart: CIDRs, separated by commas", set: proxies},

@@ -50,7 +50,7 @@ anything is FAIL.`,
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		d := &doctor{p: p, cfg: cfg, s: p.screen(p.stdout)}
 		d.settings(cmd)
-		for _, check := range []func(context.Context){d.token, d.root, d.blobs, d.postgres, d.redis, d.ports, d.files, d.upstream, d.zig} {
+		for _, check := range []func(context.Context){d.token, d.root, d.blobs, d.postgres, d.redis, d.ports, d.files, d.upstream, d.zig, d.walls} {
 			// What Ctrl-C broke off is no finding.
 			if err := cmd.Context().Err(); err != nil {
 				return err
@@ -536,4 +536,19 @@ func (d *doctor) zig(ctx context.Context) {
 		return
 	}
 	d.ok("zig", "%s is zig %s", d.cfg.Zig, strings.TrimSpace(string(out)))
+}
+
+// walls looks at what keeps upstream's bytes from the rest of the machine.
+func (d *doctor) walls(ctx context.Context) {
+	w, err := walls(ctx)
+	switch {
+	case err != nil:
+		d.fail("walls", "the process that reads upstream cannot be confined: %v", err)
+	case !w.Files():
+		d.warn("walls", "of the process that reads upstream %s; it can read what this user can: run the worker on Linux 5.13 or later with Landlock, or as root", w)
+	case !w.Seccomp:
+		d.warn("walls", "of the process that reads upstream %s; it has a network: run the worker where seccomp is allowed", w)
+	default:
+		d.ok("walls", "of the process that reads upstream %s", w)
+	}
 }

@@ -45,7 +45,7 @@ func TestDoctor(t *testing.T) {
 		return u.Port()
 	}
 	// Redis of the tests may keep less than one in earnest should.
-	usual := map[string]string{"settings": "ok", "token": "ok", "root": "ok", "blobs": "ok", "postgres": "ok", "port": "ok", "catalog": "ok", "zig": "ok"}
+	usual := map[string]string{"settings": "ok", "token": "ok", "root": "ok", "blobs": "ok", "postgres": "ok", "port": "ok", "catalog": "ok", "zig": "ok", "walls": "ok"}
 	env := map[string]string{
 		"PACKBASE_ROOT": s.cfg.Root, "PACKBASE_TOKEN": testToken, "PACKBASE_ADDR": "127.0.0.1", "PACKBASE_PORT": "0", "PACKBASE_ADMIN_ADDR": "off",
 		"PACKBASE_DATABASE_URL": s.cfg.DatabaseURL, "PACKBASE_REDIS_URL": s.cfg.RedisURL, "PACKBASE_SOURCE": "file://" + good,

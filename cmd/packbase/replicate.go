@@ -80,6 +80,10 @@ func follow(ctx context.Context, cfg *Config, s *stores, git http.Handler, resum
 	if err != nil {
 		return fmt.Errorf("PACKBASE_ROOT: %w", err)
 	}
+	child, err := ownChild()
+	if err != nil {
+		return err
+	}
 	// The operator named the central: it may be at a private address.
 	client := upstream.New(upstream.Options{Allow: append(cfg.Allow, place), UserAgent: "packbase/" + release})
 	if resume {
@@ -89,7 +93,7 @@ func follow(ctx context.Context, cfg *Config, s *stores, git http.Handler, resum
 	}
 	r := &replica.Replica{
 		DB: s.db, Blobs: s.blobs, Staging: staging, Central: central, Token: cfg.CentralToken, HTTP: client.HTTP(), Retry: time.Second, Scrub: cfg.Scrub, Log: log,
-		Prober: &probe.Prober{DB: s.db, Staging: staging, Git: git, Limits: gitpack.StoredLimits(), Zig: cfg.Zig, ZigCache: filepath.Join(cfg.Root, "zig-cache")},
+		Prober: &probe.Prober{DB: s.db, Staging: staging, Git: git, Limits: gitpack.StoredLimits(), Zig: cfg.Zig, ZigCache: filepath.Join(cfg.Root, "zig-cache"), Child: child},
 	}
 	return r.Run(ctx)
 }

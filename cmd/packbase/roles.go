@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"packbase/storage"
+	"packbase/worker/confine"
 	"packbase/worker/ingest"
 )
 
@@ -87,6 +88,7 @@ func (p *program) workerCommand() *cobra.Command {
 		if err := serveAdmin(ctx, cfg, reg); err != nil {
 			return err
 		}
+		logWalls(ctx, log)
 		log.Info("working", "concurrency", cfg.Concurrency)
 		return w.Run(ctx)
 	}
@@ -148,6 +150,8 @@ func (p *program) childCommands() []*cobra.Command {
 	}
 	return []*cobra.Command{
 		child("ingest", "Mirror one package for a worker", ingest.Main),
+		child("confine", "Become another program for a worker", confine.Exec),
+		child("walls", "Try what stands around a child process", confine.Report),
 		child("download", "Talk with one upstream for a worker", ingest.Download),
 	}
 }

@@ -120,9 +120,9 @@ func newWorker(cfg *Config, s *stores, git http.Handler, reg prometheus.Register
 	if err != nil {
 		return nil, fmt.Errorf("PACKBASE_ROOT: %w", err)
 	}
-	self, err := os.Executable()
+	child, err := ownChild()
 	if err != nil {
-		return nil, fmt.Errorf("find own executable: %w", err)
+		return nil, err
 	}
 	host, err := os.Hostname()
 	if err != nil {
@@ -138,13 +138,9 @@ func newWorker(cfg *Config, s *stores, git http.Handler, reg prometheus.Register
 		JobTimeout:  cfg.JobTimeout,
 		MaxAttempts: cfg.JobAttempts,
 		Backoff:     cfg.JobBackoff,
-		Child: func(ctx context.Context, name string) *exec.Cmd {
-			cmd := exec.CommandContext(ctx, self, name)
-			cmd.Env = []string{"GOTRACEBACK=single"}
-			return cmd
-		},
-		Limits: cfg.Limits,
-		Quota:  cfg.Quota,
+		Child:       child,
+		Limits:      cfg.Limits,
+		Quota:       cfg.Quota,
 		Egress: upstream.Options{Allow: cfg.Allow, Netrc: cfg.Netrc, UserAgent: "packbase/" + release,
 			Limits: upstream.Limits{MinRate: cfg.MinRate}},
 		Git:            git,
@@ -158,6 +154,41 @@ func newWorker(cfg *Config, s *stores, git http.Handler, reg prometheus.Register
 		Scrub:          cfg.Scrub,
 		Metrics:        reg,
 	}, log), nil
+}
+
+// ownChild returns how to run one of the hidden commands, without our
+// environment.
+func ownChild() (func(ctx context.Context, name string) *exec.Cmd, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return nil, fmt.Errorf("find own executable: %w", err)
+	}
+	return func(ctx context.Context, name string) *exec.Cmd {
+		cmd := exec.CommandContext(ctx, self, name)
+		cmd.Env = []string{"GOTRACEBACK=single"}
+		return cmd
+	}, nil
+}
+
+// walls returns what stands between upstream's bytes and this machine.
+func walls(ctx context.Context) (confine.Walls, error) {
+	child, err := ownChild()
+	if err != nil {
+		return confine.Walls{}, err
+	}
+	return confine.Survey(ctx, child, "")
+}
+
+// logWalls says it when a worker starts.
+func logWalls(ctx context.Context, log *slog.Logger) {
+	switch w, err := walls(ctx); {
+	case err != nil:
+		log.Warn("child processes cannot be confined", "err", err)
+	case w.Files() && w.Seccomp:
+		log.Info("child processes are confined", "walls", w.String())
+	default:
+		log.Warn("child processes are not confined well: `packbase doctor` says what to do", "walls", w.String())
+	}
 }
 
 // listen opens the public listener, or says who may have the port.

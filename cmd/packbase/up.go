@@ -92,6 +92,7 @@ func (p *program) up(ctx context.Context, cfg *Config, resume bool, log *slog.Lo
 		if err != nil {
 			return err
 		}
+		logWalls(ctx, log)
 		work = w.Run
 	}
 	if err := serveAdmin(ctx, cfg, reg); err != nil {

@@ -51,15 +51,32 @@ type Stage struct {
 
 // New makes a Stage. The caller closes it.
 func (s *Staging) New() (*Stage, error) {
-	dir, err := os.MkdirTemp(s.dir, "stage-")
-	if err != nil {
-		return nil, fmt.Errorf("make stage: %w", diskError(err))
+	for {
+		dir, err := os.MkdirTemp(s.dir, "stage-")
+		if err != nil {
+			return nil, fmt.Errorf("make stage: %w", diskError(err))
+		}
+		lock, err := lockFolder(dir, unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil && inPlace(dir, lock) {
+			return &Stage{Dir: dir, lock: lock}, nil
+		}
+		if err == nil {
+			lock.Close()
+		} else if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, os.ErrNotExist) {
+			return nil, fmt.Errorf("make stage: %w", errors.Join(diskError(err), os.Remove(dir)))
+		}
+		// A Sweep took it before it was locked.
 	}
-	lock, err := lockFolder(dir, unix.LOCK_EX|unix.LOCK_NB)
+}
+
+// inPlace reports whether the folder at dir is the open one.
+func inPlace(dir string, open *os.File) bool {
+	at, err := os.Lstat(dir)
 	if err != nil {
-		return nil, fmt.Errorf("make stage: %w", errors.Join(diskError(err), os.Remove(dir)))
+		return false
 	}
-	return &Stage{Dir: dir, lock: lock}, nil
+	is, err := open.Stat()
+	return err == nil && os.SameFile(at, is)
 }
 
 // Close removes the folder and all that is in it.
@@ -95,8 +112,7 @@ func (s *Staging) Sweep(ctx context.Context, age time.Duration) error {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		// A stage that is being made is not locked yet, but young. One that is
-		// gone by now has been closed.
+		// One that is gone by now has been closed.
 		info, err := e.Info()
 		if err != nil || time.Since(info.ModTime()) < age {
 			continue

@@ -61,7 +61,7 @@ func makeRole(ctx context.Context, conn *pgx.Conn, role, password string) error 
 		if known.Code == "42710" || known.Code == "23505" {
 			return nil
 		}
-		return fmt.Errorf("make it: %s; make it yourself: CREATE ROLE ... LOGIN PASSWORD ...", known.Message)
+		return fmt.Errorf("make it: %s; an administrator has to make it, with LOGIN and the password of PACKBASE_DATABASE_URL", known.Message)
 	}
 	return err
 }

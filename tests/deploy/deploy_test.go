@@ -8,10 +8,12 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"os/exec"
 	"regexp"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"packbase/tests/harness"
 )
@@ -57,6 +59,58 @@ func TestMetrics(t *testing.T) {
 	for _, name := range slices.Compact(names) {
 		if !strings.Contains(has, "\n"+name+"{") && !strings.Contains(has, "\n"+name+" ") {
 			t.Errorf("%s is asked for, and there is none", name)
+		}
+	}
+}
+
+// What is told to end is not killed before it can have ended, and the document
+// says how long that takes.
+func TestStopTimes(t *testing.T) {
+	t.Parallel()
+	cmd := exec.Command(harness.Binary(t), "config")
+	cmd.Env = []string{} // for the defaults
+	settings, err := cmd.Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	duration := func(text, pattern string) time.Duration {
+		t.Helper()
+		m := regexp.MustCompile(pattern).FindStringSubmatch(text)
+		if m == nil {
+			t.Fatalf("no %s in\n%s", pattern, text)
+		}
+		d, err := time.ParseDuration(m[1])
+		if err != nil {
+			t.Fatal(err)
+		}
+		return d
+	}
+	stop := duration(string(settings), `PACKBASE_STOP_TIMEOUT +(\w+)`)
+	least := duration(string(settings), `PACKBASE_DRAIN +(\w+)`) + stop + 15*time.Second
+	for file, times := range map[string]struct {
+		pattern string
+		n       int
+	}{
+		"compose.yml":                    {`stop_grace_period: \$\{STOP_GRACE:-(\w+)\}`, 4},
+		"deploy/packbase-api.service":    {`TimeoutStopSec=(\w+)`, 1},
+		"deploy/packbase-worker.service": {`TimeoutStopSec=(\w+)`, 1},
+		"docs/operating.md":              {"kill what has not ended after (\\d+ s)", 1},
+	} {
+		b, err := os.ReadFile("../../" + file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all := regexp.MustCompile(times.pattern).FindAllStringSubmatch(string(b), -1)
+		if len(all) != times.n {
+			t.Errorf("%s: found %q, want %d times", file, all, times.n)
+		}
+		for _, m := range all {
+			if kill, err := time.ParseDuration(strings.ReplaceAll(m[1], " ", "")); err != nil || kill < least {
+				t.Errorf("%s kills after %s, want %v or more", file, m[1], least)
+			}
+		}
+		if said := fmt.Sprintf("`PACKBASE_STOP_TIMEOUT` (%d s)", int(stop.Seconds())); file == "docs/operating.md" && !strings.Contains(string(b), said) {
+			t.Errorf("%s does not say %s", file, said)
 		}
 	}
 }

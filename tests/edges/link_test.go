@@ -4,15 +4,22 @@ import (
 	"io"
 	"net"
 	"net/url"
+	"strconv"
 	"sync"
 	"testing"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"packbase/storage/queue/queuetest"
 )
 
 // A link is the way to an engine: it can be cut, and it can freeze, as when
 // the engine's machine has vanished and its packets with it.
 type link struct {
 	addr string // where clients dial
-	to   string
+
+	network, to string // where the engine listens
 
 	mu     sync.Mutex
 	up     *sync.Cond
@@ -22,10 +29,10 @@ type link struct {
 	closed bool
 }
 
-// newLink returns a link to host:port, which is up.
-func newLink(t testing.TB, to string) *link {
+// newLink returns a link to what listens at a network address, which is up.
+func newLink(t testing.TB, network, to string) *link {
 	t.Helper()
-	l := &link{to: to, conns: map[net.Conn]bool{}, addr: "127.0.0.1:0"}
+	l := &link{network: network, to: to, conns: map[net.Conn]bool{}, addr: "127.0.0.1:0"}
 	l.up = sync.NewCond(&l.mu)
 	l.set(t, "up")
 	t.Cleanup(func() {
@@ -37,15 +44,35 @@ func newLink(t testing.TB, to string) *link {
 	return l
 }
 
-// through returns the URL with the host replaced by a link to it.
-func through(t testing.TB, raw string) (*link, string) {
+// throughPostgres returns a link to the Postgres of a URL, and the URL by it.
+func throughPostgres(t testing.TB, raw string) (*link, string) {
 	t.Helper()
-	u, err := url.Parse(raw)
-	if err != nil || u.Host == "" {
-		t.Skipf("%s has no host that a link could stand for", raw)
+	cfg, err := pgx.ParseConfig(raw)
+	if err != nil {
+		t.Fatal(err)
 	}
-	l := newLink(t, u.Host)
-	u.Host = l.addr
+	u, err := url.Parse(raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	network, addr := pgconn.NetworkAddress(cfg.Host, cfg.Port)
+	l := newLink(t, network, addr)
+	q := u.Query()
+	q.Del("host")
+	q.Del("port")
+	u.Host, u.RawQuery = l.addr, q.Encode()
+	return l, u.String()
+}
+
+// throughRedis returns a link to the Redis of a URL, and the URL by it.
+func throughRedis(t testing.TB, raw string) (*link, string) {
+	t.Helper()
+	opt := queuetest.Client(t, raw).Options()
+	l := newLink(t, opt.Network, opt.Addr)
+	u := url.URL{Scheme: "redis", Host: l.addr, Path: strconv.Itoa(opt.DB)}
+	if opt.Password != "" {
+		u.User = url.UserPassword(opt.Username, opt.Password)
+	}
 	return l, u.String()
 }
 
@@ -83,7 +110,7 @@ func (l *link) serve(ln net.Listener) {
 
 func (l *link) join(in net.Conn) {
 	defer in.Close()
-	out, err := net.Dial("tcp", l.to)
+	out, err := net.Dial(l.network, l.to)
 	if err != nil {
 		return
 	}

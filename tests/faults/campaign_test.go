@@ -203,7 +203,7 @@ func (c *campaign) load() (stop func()) {
 
 // keepUpdating asks for updates, so that one runs and one waits.
 func (c *campaign) keepUpdating(ctx context.Context) {
-	for tick := time.NewTicker(300 * time.Millisecond); ctx.Err() == nil; <-tick.C {
+	for tick := time.NewTicker(100 * time.Millisecond); ctx.Err() == nil; <-tick.C {
 		a, err := c.s.TryDo(http.MethodPost, "/api/update", "", nil)
 		switch {
 		case err != nil, a.Status == http.StatusServiceUnavailable, a.Status == http.StatusOK:

@@ -20,7 +20,7 @@ func TestTermination(t *testing.T) {
 	t.Parallel()
 	up := harness.NewUpstream(t)
 	g := newGate(t, up)
-	s := harness.Start(t, append(quick, "PACKBASE_DRAIN=2s")...)
+	s := harness.Start(t, append(quick, "PACKBASE_DRAIN=4s", "PACKBASE_STOP_TIMEOUT=5m")...)
 	large := up.Repo("large")
 	release(t, large, 0, 1, 20<<20)
 	s.Fetch(large.URL)
@@ -43,7 +43,7 @@ func TestTermination(t *testing.T) {
 		}
 		s.Worker.Signal(syscall.SIGTERM)
 		s.API.Signal(syscall.SIGTERM)
-		harness.Within(t, 2*time.Second, "readyz says 503", func() bool {
+		harness.Within(t, 3*time.Second, "readyz says 503", func() bool {
 			a, err := s.TryDo(http.MethodGet, "/readyz", "", nil)
 			return err == nil && a.Status == http.StatusServiceUnavailable
 		})

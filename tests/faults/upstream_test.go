@@ -307,14 +307,6 @@ func (w *watch) watchChildren(ctx context.Context) {
 	}
 }
 
-// limit is how long something may take, also with the race detector.
-func (w *watch) limit(d time.Duration) time.Duration {
-	if harness.RaceEnabled {
-		return 4 * d
-	}
-	return d
-}
-
 // goodJob checks that a good upstream is mirrored.
 func (w *watch) goodJob() {
 	w.t.Helper()
@@ -349,7 +341,7 @@ func (w *watch) packs(t *testing.T) {
 			url := w.h.add(pkg, answers{say(refs), sayPack(tt.pack(p))})
 			began := time.Now()
 			a := w.s.TryFetch(url)
-			if took := time.Since(began); took > w.limit(5*time.Second) {
+			if took := time.Since(began); took > harness.Slack(5*time.Second) {
 				t.Errorf("took %v, want at most 5s", took)
 			}
 			w.failed(t, pkg, a, tt.want)
@@ -594,7 +586,7 @@ func TestJobDeadline(t *testing.T) {
 	}
 	began := time.Now()
 	a := w.s.TryFetch(w.h.add("slow", answers{say(list("refs/tags/v1.0.0", commit)), slow}))
-	if took := time.Since(began); took > 10*time.Second {
+	if took := time.Since(began); took > harness.Slack(10*time.Second) {
 		t.Errorf("ended after %v, want at most 5s after the limit of 5s", took)
 	}
 	w.failed(t, "slow", a, "timeout")

@@ -116,7 +116,7 @@ func (r Room) Enter() (w Walls, err error) {
 		return w, err
 	}
 	if r.Program {
-		w.User = os.Geteuid() >= firstUID
+		w.User = os.Geteuid() >= firstUID || os.Geteuid() == nobody
 		// What was open when packbase itself was started, say.
 		_ = unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC)
 	} else {
@@ -211,7 +211,11 @@ func (r Room) landlock(w *Walls) error {
 	if w.Landlock = landlockVersion(); w.Landlock == 0 {
 		return nil
 	}
-	rules := []landlock.Rule{landlock.RWDirs(".")}
+	own := landlock.RWDirs(".")
+	if r.Program {
+		own = own.WithRefer() // it may move files from folder to folder
+	}
+	rules := []landlock.Rule{own}
 	if r.Program {
 		rules = append(rules, landlock.RODirs(dirs(r.Read)...).IgnoreIfMissing(), landlock.ROFiles(files(r.Read)...).IgnoreIfMissing(),
 			landlock.RWFiles("/dev/null").IgnoreIfMissing())

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -29,6 +30,11 @@ func TestMain(m *testing.M) {
 		attack(false)
 	case "bare":
 		attack(true)
+	case "confine":
+		if err := Exec(context.Background(), os.Stdin, os.Stdout); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
 	default:
 		os.Exit(m.Run())
 	}
@@ -385,4 +391,70 @@ func statusOf(t *testing.T, pid int, name string) string {
 	}
 	t.Fatalf("/proc/%d/status has no %s", pid, name)
 	return ""
+}
+
+// A program that is not ours has its folder, what it is made of, and one port.
+func TestProgram(t *testing.T) {
+	if os.Getenv("CONFINE_TEST_USER") == "" && os.Geteuid() == 0 {
+		t.Run("ordinary user", func(t *testing.T) { again(t, "^TestProgram$") })
+	}
+	t.Setenv("PACKBASE_TOKEN", "secret")
+	to, check := prepare(t)
+	defer check()
+	_, port, err := net.SplitHostPort(to.TCP)
+	if err != nil {
+		t.Fatal(err)
+	}
+	other, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	_, otherPort, err := net.SplitHostPort(other.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	start := func(ctx context.Context, name string) *exec.Cmd {
+		cmd := exec.CommandContext(ctx, "/proc/self/exe")
+		cmd.Env = []string{"CONFINE_TEST=" + name}
+		return cmd
+	}
+	n, err := strconv.ParseUint(port, 10, 16)
+	if err != nil {
+		t.Fatal(err)
+	}
+	room := to.Room
+	room.Port, room.Read = uint16(n), []string{"/bin", "/usr", "/lib", "/lib64"}
+	room.Limits.Processes = 50
+	for _, tt := range []struct {
+		script string
+		works  bool
+	}{
+		{"echo a > file && cat file", true},
+		{"exec 3<>/dev/tcp/127.0.0.1/" + port, true},
+		{"test $(env | grep -cv -e ^PWD= -e ^SHLVL= -e ^_=) = 1 && test $NAME = value", true},
+		{"test $(ls /proc/$$/fd | wc -l) -le 4", true},
+		{"exec 3<>/dev/tcp/127.0.0.1/" + otherPort, false},
+		{"exec 3<>/dev/udp/127.0.0.1/" + port, false},
+		{"cat " + to.Secret, false},
+		{"cat ../secret", false},
+		{"ls " + filepath.Dir(to.Secret), false},
+		{"echo x >> " + to.Blob, false},
+		{"echo x > " + to.Blob + ".new", false},
+		{"cat /proc/" + strconv.Itoa(to.Parent) + "/environ", false},
+		{"cat /etc/passwd", false},
+		{"kill -URG " + strconv.Itoa(to.Parent), false},
+		{"printf %2000000s x > large", false},
+		{"trap true PIPE; while :; do echo for ever; done 2>/dev/null", false},
+	} {
+		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+		out, err := Program{Room: room, Path: "/bin/bash", Args: []string{"-c", tt.script}, Env: []string{"NAME=value"}}.Output(ctx, start, 1000)
+		if (err == nil) != tt.works || ctx.Err() != nil {
+			t.Errorf("%s: %v, want that it works: %v; it says\n%.300s", tt.script, err, tt.works, out)
+		}
+		if len(out) > 1000 {
+			t.Errorf("%s: %d bytes, want 1000 at most", tt.script, len(out))
+		}
+		cancel()
+	}
 }

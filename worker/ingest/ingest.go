@@ -40,6 +40,8 @@ type Request struct {
 	Indexes  []string          // files in Dir: the indexes of the package's segments, in order
 	Dir      string            // a folder with the indexes, for the child's files
 	Limits   Limits
+	MaxNew   *int   // releases that there is room for; nil for any number
+	Refuse   *Error // why nothing new may be mirrored; nil if it may
 }
 
 // Limits bound one run of the child. Sizes are bytes.

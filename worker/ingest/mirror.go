@@ -95,6 +95,26 @@ func run(ctx context.Context, req Request, events *eventWriter) error {
 
 // choose returns what upstream has and what of it is to be mirrored.
 func choose(req Request, has sourceRefs) (Refs, []wanted, error) {
+	refs, wants, err := chooseAll(req, has)
+	if err == nil && len(wants) > 0 {
+		err = req.roomFor(len(wants))
+	}
+	return refs, wants, err
+}
+
+// roomFor returns why n new releases are not mirrored, or nil.
+func (req *Request) roomFor(n int) error {
+	switch {
+	case req.Refuse != nil:
+		return req.Refuse
+	case req.MaxNew != nil && n > *req.MaxNew:
+		return &Error{Code: "quota_releases", Final: true,
+			Message: fmt.Sprintf("upstream has %d new tags, and PACKBASE_MAX_RELEASES leaves room for %d", n, *req.MaxNew)}
+	}
+	return nil
+}
+
+func chooseAll(req Request, has sourceRefs) (Refs, []wanted, error) {
 	refs := Refs{Private: has.private, Tags: make(map[string]string, len(has.tags))}
 	for tag, oid := range has.tags {
 		refs.Tags[tag] = oid.String()

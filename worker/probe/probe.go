@@ -16,7 +16,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
-	"strings"
+	"sync"
 	"time"
 
 	"packbase/storage"
@@ -32,8 +32,10 @@ type Prober struct {
 	Limits  gitpack.Limits
 
 	// May be left out.
-	Zig      string // a zig to fetch with, too
-	ZigCache string // a folder for it to keep, if there is one
+	Zig      string                                           // a zig to fetch with, too
+	ZigCache string                                           // a folder for what it compiles for itself, if there is a zig
+	Child    func(ctx context.Context, name string) *exec.Cmd // `packbase confine`, if there is a zig
+	warm     sync.Mutex
 }
 
 // Probe fetches pkg's newest release through the Git interface, checks that
@@ -246,37 +248,29 @@ func (r *recorder) Write(b []byte) (n int, err error) {
 
 // probeZig has a real zig fetch the newest release, over HTTP on loopback.
 func (p *Prober) probeZig(ctx context.Context, pkg storage.Package) error {
-	if pkg.LatestTag == nil {
+	if pkg.LatestTag == nil || pkg.Private { // zig has no token to show
 		return nil
 	}
 	r, err := p.DB.ReleaseByTag(ctx, pkg.Name, *pkg.LatestTag)
 	if err != nil {
 		return err
 	}
-	stage, err := p.Staging.New()
+	dir, remove, err := p.zigDir()
 	if err != nil {
 		return err
 	}
-	defer stage.Close()
-	base, stop, err := serveLoopback(p.Git)
+	defer remove()
+	port, stop, err := serveLoopback(p.Git)
 	if err != nil {
 		return err
 	}
 	defer stop()
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, p.Zig, "fetch", "git+"+base+"/git/"+pkg.Name+"#"+url.PathEscape(r.Tag))
-	cmd.Dir = stage.Dir
-	// Zig 0.17 compiles its fetcher into the cache, which takes a minute: the
-	// cache is kept, the packages in it are not.
-	defer os.RemoveAll(filepath.Join(p.ZigCache, "p"))
-	cmd.Env = append(os.Environ(), "ZIG_GLOBAL_CACHE_DIR="+p.ZigCache)
-	// Zig 0.16.0 fetches only where there is a build.zig.
-	if err := os.WriteFile(filepath.Join(stage.Dir, "build.zig"), nil, 0o600); err != nil {
+	if err := p.copyCache(ctx, filepath.Join(dir, "cache")); err != nil {
 		return err
 	}
-	out, err := cmd.CombinedOutput()
-	got := strings.TrimSpace(string(out))
+	got, err := p.zig(ctx, dir, port, "fetch", "git+http://127.0.0.1:"+strconv.Itoa(int(port))+"/git/"+pkg.Name+"#"+url.PathEscape(r.Tag))
 	if err != nil {
 		return fmt.Errorf("zig fetch: %w: %.500s", err, got)
 	}

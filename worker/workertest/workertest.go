@@ -22,6 +22,7 @@ import (
 	"packbase/storage/queue/queuetest"
 	"packbase/storage/storagetest"
 	"packbase/worker"
+	"packbase/worker/confine"
 	"packbase/worker/ingest"
 )
 
@@ -35,6 +36,8 @@ func Main(m *testing.M) {
 		os.Exit(m.Run())
 	case "download":
 		child = ingest.Download
+	case "confine":
+		child = confine.Exec
 	}
 	if err := child(context.Background(), os.Stdin, os.Stdout); err != nil {
 		fmt.Fprintln(os.Stderr, err)

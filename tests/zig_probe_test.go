@@ -1,0 +1,51 @@
+package tests_test
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"packbase/tests/harness"
+)
+
+// A worker with a zig has it fetch what was published, shut in, and keeps
+// nothing of a package in the cache.
+func TestZigProbe(t *testing.T) {
+	t.Parallel()
+	for _, z := range harness.Zigs(t) {
+		if z.Version >= "0.17" && os.Getenv("PACKBASE_TEST_ZIG_COMPILES") == "" {
+			continue // it compiles its fetcher first, for minutes
+		}
+		t.Run(z.Version, func(t *testing.T) {
+			t.Parallel()
+			up := harness.NewUpstream(t)
+			s := harness.Start(t, "PACKBASE_ZIG="+z.Path)
+			for _, name := range []string{"one", "two"} {
+				repo := up.Repo(name)
+				repo.Tag("v1.2.3", repo.Commit(z.Package(name, "1.2.3", "hello")))
+				s.Fetch(repo.URL)
+				var info struct {
+					Healthy bool
+					Error   string `json:"fetch_probe_error"`
+				}
+				if err := json.Unmarshal(s.Get("/api/info/"+name), &info); err != nil {
+					t.Fatal(err)
+				}
+				if !info.Healthy || info.Error != "" {
+					t.Errorf("%s is healthy: %v, %q, want that zig took it", name, info.Healthy, info.Error)
+				}
+			}
+			kept, err := filepath.Glob(filepath.Join(s.Root, "zig-cache", "*"))
+			if err != nil || len(kept) != 1 || !strings.HasPrefix(filepath.Base(kept[0]), "zig-") {
+				t.Fatalf("the cache holds %q, %v, want that of one zig", kept, err)
+			}
+			for _, name := range []string{"p", "tmp"} {
+				if _, err := os.Stat(filepath.Join(kept[0], name)); err == nil {
+					t.Errorf("the kept cache has %s", name)
+				}
+			}
+		})
+	}
+}

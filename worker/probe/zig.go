@@ -1,0 +1,112 @@
+package probe
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"packbase/worker/confine"
+)
+
+// zigLimits bound a zig that fetches, and from 0.16 on compiles its fetcher.
+var zigLimits = confine.Limits{Memory: 8 << 30, File: 2 << 30, CPU: 10 * time.Minute, Files: 1024, Processes: 256}
+
+// zigOutput is the most that zig may print, in bytes. A build.zig.zon can make
+// it print for ever.
+const zigOutput = 64 << 10
+
+// zig runs zig in dir, with the folder cache there as its cache, and nothing
+// else of this machine but one port on loopback, 0 for none. It returns what
+// zig printed, trimmed.
+func (p *Prober) zig(ctx context.Context, dir string, port uint16, args ...string) (string, error) {
+	path, err := filepath.EvalSymlinks(p.Zig)
+	if err != nil {
+		return "", fmt.Errorf("find zig: %w", err)
+	}
+	if path, err = filepath.Abs(path); err != nil {
+		return "", fmt.Errorf("find zig: %w", err)
+	}
+	// Zig 0.16.0 fetches only where there is a build.zig.
+	if err := os.WriteFile(filepath.Join(dir, "build.zig"), nil, 0o600); err != nil {
+		return "", fmt.Errorf("make build.zig: %w", err)
+	}
+	home := filepath.Dir(path)
+	out, err := confine.Program{
+		Room: confine.Room{
+			Dir: dir, Limits: zigLimits, Port: port,
+			// Its own files, and what tells it about the system's C library.
+			Read: []string{home, filepath.Join(filepath.Dir(home), "lib"), "/usr", "/lib", "/lib64", "/bin", "/etc/ld.so.cache"},
+		},
+		Path: path, Args: args,
+		Env: []string{"ZIG_GLOBAL_CACHE_DIR=" + filepath.Join(dir, "cache"), "HOME=" + dir, "TMPDIR=" + dir},
+	}.Output(ctx, p.Child, zigOutput)
+	return strings.TrimSpace(out), err
+}
+
+// zigDir makes a folder for one run of zig. As root that runs as another user,
+// who has to reach it: what staging lies below may be root's alone.
+func (p *Prober) zigDir() (dir string, remove func(), err error) {
+	if os.Geteuid() == 0 {
+		dir, err := os.MkdirTemp("", "packbase-zig-")
+		return dir, func() { os.RemoveAll(dir) }, err
+	}
+	stage, err := p.Staging.New()
+	if err != nil {
+		return "", nil, err
+	}
+	return stage.Dir, func() { stage.Close() }, nil
+}
+
+// copyCache makes dir a cache that holds what zig compiled for itself, which
+// from 0.17 on takes a minute. It is compiled once, with nothing of a package
+// about, and each probe has a copy of its own: none leaves anything to the next.
+func (p *Prober) copyCache(ctx context.Context, dir string) error {
+	p.warm.Lock()
+	defer p.warm.Unlock()
+	info, err := os.Stat(p.Zig)
+	if err != nil {
+		return fmt.Errorf("find zig: %w", err)
+	}
+	sum := sha256.Sum256(fmt.Appendf(nil, "%s %d %d", p.Zig, info.Size(), info.ModTime().UnixNano()))
+	kept := filepath.Join(p.ZigCache, "zig-"+hex.EncodeToString(sum[:8]))
+	if _, err := os.Stat(kept); errors.Is(err, fs.ErrNotExist) {
+		if err := p.compile(ctx, kept); err != nil {
+			return err
+		}
+	}
+	if err := os.CopyFS(dir, os.DirFS(kept)); err != nil {
+		return fmt.Errorf("copy zig's cache: %w", err)
+	}
+	return nil
+}
+
+// compile fetches a package of ours, and keeps the cache.
+func (p *Prober) compile(ctx context.Context, kept string) error {
+	dir, remove, err := p.zigDir()
+	if err != nil {
+		return fmt.Errorf("make zig's cache: %w", err)
+	}
+	defer remove()
+	err = errors.Join(os.Mkdir(filepath.Join(dir, "cache"), 0o700), os.Mkdir(filepath.Join(dir, "package"), 0o700),
+		os.WriteFile(filepath.Join(dir, "package", "a.zig"), nil, 0o600))
+	if err != nil {
+		return fmt.Errorf("make zig's cache: %w", err)
+	}
+	if out, err := p.zig(ctx, dir, 0, "fetch", "package"); err != nil {
+		return fmt.Errorf("zig fetch of a package of our own: %w: %.500s", err, out)
+	}
+	cache, fresh := filepath.Join(dir, "cache"), kept+".new"
+	err = errors.Join(os.RemoveAll(filepath.Join(cache, "p")), os.RemoveAll(filepath.Join(cache, "tmp")), os.RemoveAll(fresh),
+		os.CopyFS(fresh, os.DirFS(cache)), os.Rename(fresh, kept))
+	if err != nil {
+		return fmt.Errorf("keep zig's cache: %w", err)
+	}
+	return nil
+}
