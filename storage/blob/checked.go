@@ -41,9 +41,11 @@ type state struct {
 
 func stateOf(b Blob) state {
 	s := state{size: b.Size(), modified: b.ModTime().UnixNano()}
-	if d, ok := b.(diskBlob); ok {
-		if sys, ok := d.info.Sys().(*syscall.Stat_t); ok {
-			s.changed, s.inode = sys.Ctim.Nano(), sys.Ino
+	if file, ok := b.(interface{ Stat() (fs.FileInfo, error) }); ok {
+		if info, err := file.Stat(); err == nil {
+			if sys, ok := info.Sys().(*syscall.Stat_t); ok {
+				s.changed, s.inode = sys.Ctim.Nano(), sys.Ino
+			}
 		}
 	}
 	return s

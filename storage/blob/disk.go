@@ -246,6 +246,9 @@ type diskBlob struct {
 func (b diskBlob) Size() int64        { return b.info.Size() }
 func (b diskBlob) ModTime() time.Time { return b.info.ModTime() }
 
+// Stat returns the file as it was when it was opened.
+func (b diskBlob) Stat() (fs.FileInfo, error) { return b.info, nil }
+
 // Stat implements Store.
 func (d *Disk) Stat(ctx context.Context, digest string) (Info, error) {
 	info, err := d.lstat(digest)

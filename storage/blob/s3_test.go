@@ -41,6 +41,7 @@ func TestS3(t *testing.T) {
 		"cancelled upload":    testS3Cancel,
 		"sweep":               testS3Sweep,
 		"requests":            testS3Requests,
+		"checked":             testCheckedS3,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
