@@ -27,12 +27,15 @@ func (w *Worker) scrub(ctx context.Context) {
 }
 
 // mend mends the stored bytes of the job's package, and has it probed again if
-// that helped. What cannot be mended is in its health. A job that somebody
-// asked for reads more than one of an update that covers everything.
+// that helped. What cannot be mended is in its health. Before the jobs of an
+// update, the update has looked at everything; see noticeDamage.
 func (w *Worker) mend(ctx context.Context, j *job) error {
+	if j.Job.RunID != nil {
+		return nil
+	}
 	j.setProgress(storage.Progress{Step: "check bytes"})
 	a := w.auditor()
-	mended, _, err := a.MendPackage(ctx, j.Job.Package, j.Job.RunID == nil)
+	mended, _, err := a.MendPackage(ctx, j.Job.Package)
 	if err != nil || mended == 0 {
 		return err
 	}

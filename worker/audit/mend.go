@@ -266,28 +266,27 @@ func suspicious(row storage.StoredBlob, info blob.Info, err error) bool {
 	return row.DamagedAt != nil || err != nil || info.Size != row.Size || info.ModTime.After(row.CheckedAt)
 }
 
-// deepBytes is how much of one package is read when somebody asks for it.
-const deepBytes = 256 << 20
+// askedBytes is how much of one package is read when somebody asks for it.
+const askedBytes = 256 << 20
 
-// MendPackage mends the blobs of a package: those that the store does not have
-// as the rows say and, if deep, all that can be read in little time.
+// MendPackage mends the blobs of a package: all that can be read in little
+// time, and of the others those that the store does not have as the rows say.
 // It returns how many were mended and how many are still wrong.
-func (a *Auditor) MendPackage(ctx context.Context, pkg string, deep bool) (mended, wrong int, err error) {
+func (a *Auditor) MendPackage(ctx context.Context, pkg string) (mended, wrong int, err error) {
 	blobs, err := a.DB.PackageBlobs(ctx, pkg)
 	if err != nil {
 		return 0, 0, err
 	}
-	budget := int64(0)
-	if deep {
-		budget = deepBytes
-	}
+	budget := int64(askedBytes)
 	for _, b := range blobs {
-		info, err := a.Blobs.Stat(ctx, b.Digest)
-		if err != nil && !lost(err) {
-			return mended, wrong, err
-		}
-		if budget -= b.Size; budget < 0 && !suspicious(b, info, err) {
-			continue
+		if budget -= b.Size; budget < 0 {
+			info, err := a.Blobs.Stat(ctx, b.Digest)
+			if err != nil && !lost(err) {
+				return mended, wrong, err
+			}
+			if !suspicious(b, info, err) {
+				continue
+			}
 		}
 		right, again, err := a.Mend(ctx, b.Digest)
 		if err != nil {

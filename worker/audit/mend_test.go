@@ -202,7 +202,7 @@ func TestMendWithoutStore(t *testing.T) {
 	if ok, _, err := a.Mend(t.Context(), rel[0].Digest); ok || !errors.Is(err, blob.ErrUnavailable) {
 		t.Errorf("mend: ok %v (%v), want that the store is away", ok, err)
 	}
-	if _, _, err := a.MendPackage(t.Context(), "hello", true); !errors.Is(err, blob.ErrUnavailable) {
+	if _, _, err := a.MendPackage(t.Context(), "hello"); !errors.Is(err, blob.ErrUnavailable) {
 		t.Errorf("mend package: %v, want that the store is away", err)
 	}
 	if err := a.Verify(t.Context(), true); !errors.Is(err, blob.ErrUnavailable) {
