@@ -88,7 +88,8 @@ func (db *DB) Tx(ctx context.Context, fn func(pgx.Tx) error) error {
 // ErrNewerSchema says that the database was migrated by a newer packbase.
 var ErrNewerSchema = errors.New("the database was migrated by a newer packbase; run that release or a later one")
 
-// Migrate brings the schema up to date. Of several callers at once, one
+// Migrate brings the schema up to date; a newer one that this binary can run
+// on is left as it is. Of several callers at once, one
 // migrates and the others wait for it.
 func (db *DB) Migrate(ctx context.Context) error {
 	steps, err := fs.Glob(migrations.FS, "*.sql")
@@ -117,7 +118,7 @@ func (db *DB) Migrate(ctx context.Context) error {
 		return fmt.Errorf("migrate: %w", err)
 	}
 	if at > len(steps) {
-		return ErrNewerSchema
+		return checkNewer(ctx, conn, len(steps))
 	}
 	for i, name := range steps[at:] {
 		if err := applyStep(ctx, conn, at+i+1, name); err != nil {
@@ -168,6 +169,19 @@ func (db *DB) CheckSchema(ctx context.Context) error {
 	case at < len(steps):
 		return fmt.Errorf("the database is at step %d of %d; run `packbase migrate` first", at, len(steps))
 	case at > len(steps):
+		return checkNewer(ctx, db.Pool, len(steps))
+	}
+	return nil
+}
+
+// checkNewer returns ErrNewerSchema unless a program that knows so many steps
+// may run on the newer schema, as the release before may.
+func checkNewer(ctx context.Context, q Querier, known int) error {
+	var needs int
+	if err := q.QueryRow(ctx, `SELECT max(needs) FROM schema_migrations`).Scan(&needs); err != nil {
+		return fmt.Errorf("look at the schema: %w", err)
+	}
+	if needs > known {
 		return ErrNewerSchema
 	}
 	return nil

@@ -89,6 +89,15 @@ func Binary(t testing.TB) string {
 	return binary
 }
 
+// program returns the packbase program that the environment names, else the
+// one that is tested.
+func program(t testing.TB, env []string) string {
+	if binary := valueOf(env, binaryVariable); binary != "" {
+		return binary
+	}
+	return Binary(t)
+}
+
 // timeout is how long the harness waits for what takes a moment: much longer
 // than it should, for machines that are busy.
 const timeout = 3 * time.Minute

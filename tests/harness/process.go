@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -64,7 +65,7 @@ func (p *Process) Start() {
 	defer log.Close()
 	p.from = len(p.Log())
 	// Not of the test's context: we end it ourselves, later than that.
-	p.cmd = exec.CommandContext(context.Background(), Binary(p.t), p.args...)
+	p.cmd = exec.CommandContext(context.Background(), program(p.t, p.env), p.args...)
 	p.cmd.Env = p.env
 	p.cmd.Stdout, p.cmd.Stderr = log, log
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
@@ -85,6 +86,10 @@ func (p *Process) Start() {
 		p.t.Fatalf("start %s: %v", p.name, err)
 	}
 }
+
+// Use adds settings for when the process is started again. Like those of Start
+// they may name another program: PACKBASE_TEST_BINARY=path.
+func (p *Process) Use(env ...string) { p.env = slices.Concat(p.env, env) }
 
 // Running reports whether the process runs.
 func (p *Process) Running() bool {
@@ -171,7 +176,7 @@ func (p *Process) Said(text string) bool { return strings.Contains(p.Log()[p.fro
 // It does not fail the test.
 func Run(t testing.TB, env []string, args ...string) (stdout, stderr string, err error) {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), Binary(t), args...)
+	cmd := exec.CommandContext(t.Context(), program(t, env), args...)
 	cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir(), "TMPDIR=" + os.TempDir()}, env...)
 	var out, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errs
