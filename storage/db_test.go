@@ -64,6 +64,7 @@ func TestNewerSchema(t *testing.T) {
 	f.must(f.exec(`INSERT INTO schema_migrations (version, name) VALUES (9999, '9999_tomorrow.sql')`))
 	f.must(f.Migrate(f.ctx))
 	f.must(f.CheckSchema(f.ctx))
+	f.must(f.DB.Migrate(f.ctx)) // the role of servers may not, and need not
 	f.must(f.exec(`UPDATE schema_migrations SET needs = 9998`))
 	f.want("migrate", f.Migrate(f.ctx), storage.ErrNewerSchema)
 	f.want("check", f.CheckSchema(f.ctx), storage.ErrNewerSchema)

@@ -89,9 +89,12 @@ func (db *DB) Tx(ctx context.Context, fn func(pgx.Tx) error) error {
 var ErrNewerSchema = errors.New("the database was migrated by a newer packbase; run that release or a later one")
 
 // Migrate brings the schema up to date; a newer one that this binary can run
-// on is left as it is. Of several callers at once, one
-// migrates and the others wait for it.
+// on is left as it is. Of several callers at once, one migrates and the others
+// wait for it. Where nothing is to be done, no rights are needed.
 func (db *DB) Migrate(ctx context.Context) error {
+	if db.CheckSchema(ctx) == nil {
+		return nil
+	}
 	steps, err := fs.Glob(migrations.FS, "*.sql")
 	if err != nil {
 		return fmt.Errorf("list migrations: %w", err)
