@@ -202,7 +202,7 @@ func newClock(t *testing.T) (f *fixture, set func(ahead time.Duration)) {
 	// Names of the catalog's functions are looked for here first.
 	q.Set("search_path", q.Get("search_path")+",pg_catalog")
 	u.RawQuery = q.Encode()
-	f = &fixture{t: t, ctx: t.Context()}
+	f = &fixture{t: t, ctx: t.Context(), url: u.String()}
 	f.sql, err = pgxpool.New(t.Context(), u.String())
 	f.must(err)
 	t.Cleanup(f.sql.Close)
