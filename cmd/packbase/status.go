@@ -32,6 +32,18 @@ type status struct {
 	} `json:"queue"`
 	MovedTags int64  `json:"moved_tags"`
 	Auth      string `json:"auth"`
+	Blobs     struct {
+		Since   *time.Time `json:"checked_since"`
+		Behind  int64      `json:"behind"`
+		Damaged int64      `json:"damaged"`
+	} `json:"blobs"`
+	Replication *struct {
+		Central  string `json:"central"`
+		Seq      int64  `json:"seq"`
+		Head     int64  `json:"head"`
+		Halted   string `json:"halted"`
+		SetAside int64  `json:"set_aside"`
+	} `json:"replication"` // of an edge
 }
 
 // updateStatus is the update that runs, or the last one.
@@ -144,13 +156,44 @@ func drawStatus(s *screen, c *client, st status) {
 		[]cell{{text: "unhealthy"}, {humanize.Comma(st.Unhealthy), alarm(st.Unhealthy)}},
 		[]cell{{text: "frozen"}, {humanize.Comma(st.Frozen), alarm(st.Frozen)}},
 		field("moved tags", humanize.Comma(st.MovedTags)),
+		[]cell{{text: "bytes"}, {bytesText(s, &st), alarm(st.Blobs.Behind + st.Blobs.Damaged)}},
 		field("languages", countsText(st.Languages)),
 		field("disk free", sizeText(st.Update.DiskFree)),
 		field("writes need", st.Auth),
 	)
 	s.printf("\n%s\n", s.paint(bold, "update"))
 	s.fields(updateFields(s, &st.Update)...)
+	if st.Replication != nil {
+		drawReplication(s, st)
+	}
 	drawQueue(s, st)
+}
+
+// bytesText says how the reading of all stored bytes stands.
+func bytesText(s *screen, st *status) string {
+	b := &st.Blobs
+	text := "all read since " + s.when(b.Since)
+	if b.Since == nil {
+		text = "none are stored"
+	}
+	if b.Behind > 0 {
+		text += fmt.Sprintf("; %s overdue", plural(b.Behind, "blob"))
+	}
+	if b.Damaged > 0 {
+		text += fmt.Sprintf("; %s damaged or lost", plural(b.Damaged, "blob"))
+	}
+	return text
+}
+
+func drawReplication(s *screen, st status) {
+	r := st.Replication
+	s.printf("\n%s\n", s.paint(bold, "replication"))
+	rows := [][]cell{field("central", printable(r.Central)), field("changes", fmt.Sprintf("%s of %s", humanize.Comma(r.Seq), humanize.Comma(r.Head))),
+		{{text: "set aside"}, {humanize.Comma(r.SetAside), alarm(r.SetAside)}}}
+	if r.Halted != "" {
+		rows = append(rows, []cell{{text: "halted"}, {printable(r.Halted), red}})
+	}
+	s.fields(rows...)
 }
 
 func updateFields(s *screen, u *updateStatus) [][]cell {
