@@ -461,3 +461,46 @@ func BenchmarkWriteSegment(b *testing.B) {
 		}
 	}
 }
+
+// The index of a segment can be made again from the segment, byte for byte,
+// and from nothing that is not one.
+func TestIndexSegment(t *testing.T) {
+	t.Parallel()
+	m := blobs(300, 5000, 7)
+	m.add(Tree, nil)
+	m.add(Blob, bytes.Repeat([]byte("large"), largeObject/4))
+	m.add(Commit, []byte("tree 4b825dc642cb6eb9a060e54bf8d69288fbee4904\n"))
+	segment, x := writeSegment(t, m, m.order)
+	index := func(raw []byte) (*SegmentIndex, error) {
+		dir := t.TempDir()
+		spool, err := os.Create(filepath.Join(dir, "spool"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer spool.Close()
+		if err := os.WriteFile(filepath.Join(dir, "segment"), raw, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		file, err := os.Open(filepath.Join(dir, "segment"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer file.Close()
+		return IndexSegment(t.Context(), file, spool)
+	}
+	got, err := index(segment)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want, err := x.MarshalBinary()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if raw, err := got.MarshalBinary(); err != nil || !bytes.Equal(raw, want) {
+		t.Errorf("the index comes out different: %d bytes, want %d (%v)", len(raw), len(want), err)
+	}
+	segment[len(segment)/2] ^= 1
+	if _, err := index(segment); err == nil {
+		t.Error("a damaged segment has an index")
+	}
+}
