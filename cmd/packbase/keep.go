@@ -41,8 +41,11 @@ func (p *program) keepCommand(cmd *cobra.Command, do func(context.Context, *audi
 			return err
 		}
 		defer s.close()
-		if err := s.db.Migrate(ctx); err != nil {
-			return err
+		// The servers' role may do all this, and may not migrate.
+		if s.db.CheckSchema(ctx) != nil {
+			if err := s.db.Migrate(ctx); err != nil {
+				return err
+			}
 		}
 		staging, err := blob.OpenStaging(s.blobs, filepath.Join(cfg.Root, "staging"))
 		if err != nil {

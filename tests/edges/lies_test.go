@@ -554,7 +554,7 @@ var lies = []lie{
 		tape.feed[helloV3].Body = json.RawMessage(`["hello"]`)
 		tape.rechain()
 		p.tape.Store(tape)
-	}, "not readable", aside},
+	}, "cannot unmarshal", aside},
 }
 
 type zeros struct{}
