@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"time"
 
@@ -82,7 +83,10 @@ func (c *releaseCache) warm(ctx context.Context, r *storage.Release) (err error)
 	}
 	for _, hash := range []string{r.ZigHash, r.ZigLegacyHash} {
 		if err == nil && hash != "" {
-			_, err = c.byZigHash(ctx, hash)
+			// It is not found by a hash that was refuted.
+			if _, err = c.byZigHash(ctx, hash); errors.Is(err, storage.ErrNotFound) {
+				err = nil
+			}
 		}
 	}
 	return err

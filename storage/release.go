@@ -36,15 +36,30 @@ func (db *DB) ReleaseByCommit(ctx context.Context, pkg, oid string) (Release, er
 }
 
 // ReleaseByZigHash returns a release with the given Zig hash, in either form,
-// a public one if there is one.
+// a public one if there is one. It must not be one whose hash was refuted.
 // It returns ErrNotFound if there is none, a *GoneError if it was removed.
 func (db *DB) ReleaseByZigHash(ctx context.Context, hash string) (Release, error) {
 	rows, _ := db.pool.Query(ctx, `
 		SELECT `+releaseColumns+` FROM served_releases
 		WHERE (zig_hash = $1 AND zig_hash <> '' OR zig_legacy_hash = $1 AND zig_legacy_hash <> '') AND ($2 OR NOT private)
+			AND NOT EXISTS (SELECT FROM refuted_zig_hashes WHERE release_id = id)
 		ORDER BY private, id LIMIT 1`, hash, SeesPrivate(ctx))
 	r, err := oneRelease(rows, hash)
 	return r, db.orGone(ctx, err, `zig_hash = $1 OR zig_legacy_hash = $2`, hash, hash)
+}
+
+// RefuteZigHash keeps a release from being found by the Zig hashes of its row,
+// which its files do not have.
+func (db *DB) RefuteZigHash(ctx context.Context, release int64) error {
+	if err := db.tx(ctx, func(tx pgx.Tx) error { return refuteZigHash(ctx, tx, release) }); err != nil {
+		return fmt.Errorf("refute Zig hash: %w", translate(err))
+	}
+	return nil
+}
+
+func refuteZigHash(ctx context.Context, tx pgx.Tx, release int64) error {
+	_, err := tx.Exec(ctx, `INSERT INTO refuted_zig_hashes (release_id) VALUES ($1) ON CONFLICT DO NOTHING`, release)
+	return err
 }
 
 func oneRelease(rows pgx.Rows, what string) (Release, error) {
@@ -99,6 +114,7 @@ type Publication struct {
 	Description string // of the package, from the README
 	Upstream    string // for Restore, which may have nothing else to tell it
 	CloneURL    string
+	UntrueZig   bool // the files do not have the Zig hashes that the release says
 }
 
 // Publish makes one release or snapshot visible. All blobs must be durable.
@@ -156,6 +172,11 @@ func publish(ctx context.Context, tx pgx.Tx, p Publication) (created bool, err e
 	}
 	if err := putPack(ctx, tx, id, p.Pack); err != nil {
 		return false, err
+	}
+	if p.UntrueZig {
+		if err := refuteZigHash(ctx, tx, id); err != nil {
+			return false, err
+		}
 	}
 	err = addChange(ctx, tx, ChangeBody{
 		Package: r.Package, Tag: r.Tag, Commit: r.CommitOID, Manifest: p.Manifest, Tarball: Blob{r.Digest, r.Size},

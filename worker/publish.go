@@ -1,18 +1,21 @@
 package worker
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"time"
 
 	"packbase/storage"
 	"packbase/storage/blob"
 	"packbase/storage/gitpack"
+	"packbase/worker/audit"
 	"packbase/worker/ingest"
 )
 
@@ -84,6 +87,11 @@ func (f *fetch) store(ctx context.Context, r *ingest.Release, set *gitpack.Set, 
 		return pub, err
 	}
 	defer file.Close()
+	proof, err := f.prove(ctx, &man, io.NewSectionReader(file, 0, math.MaxInt64))
+	if err != nil {
+		return pub, err
+	}
+	man.Zig = proof.Zig
 	if _, err := f.putAs(ctx, file, man.Tarball.Digest); err != nil {
 		return pub, err
 	}
@@ -91,13 +99,9 @@ func (f *fetch) store(ctx context.Context, r *ingest.Release, set *gitpack.Set, 
 	if err != nil {
 		return pub, err
 	}
-	commit, err := gitpack.ParseOID(man.Commit)
+	stored, err := set.Stored(proof.Commit, proof.Objects, f.w.opener(ctx, segments))
 	if err != nil {
 		return pub, err
-	}
-	stored, err := set.StoredBitmap(commit, r.Bitmap, f.w.opener(ctx, segments))
-	if err != nil {
-		return pub, fmt.Errorf("pack of %s: %w", commit, err)
 	}
 	return storage.Publication{
 		Release:     man.Release(manifest.Digest),
@@ -105,6 +109,20 @@ func (f *fetch) store(ctx context.Context, r *ingest.Release, set *gitpack.Set, 
 		Manifest:    manifest,
 		Description: man.Description,
 	}, nil
+}
+
+// prove works out what a staged release is from its tarball: what the child says
+// of it is not believed.
+func (f *fetch) prove(ctx context.Context, man *storage.Manifest, targz io.Reader) (*audit.Proof, error) {
+	proof, err := audit.Prove(ctx, f.dir, man, targz, f.w.opt.Limits)
+	if err == nil && man.Tag != "" && f.refs.Tags[man.Tag] != proof.OID.String() {
+		err = fmt.Errorf("%w: the tag names %q", audit.ErrUntrue, f.refs.Tags[man.Tag])
+	}
+	if errors.Is(err, audit.ErrUntrue) {
+		return nil, &Error{Code: "ingest_untrue", Message: fmt.Sprintf("what the process that reads upstream says of %s is not what its files say: %v",
+			cmp.Or(man.Tag, man.Commit), err)}
+	}
+	return proof, err
 }
 
 // publish makes a stored release visible.

@@ -1,7 +1,6 @@
 package gitpack
 
 import (
-	"bytes"
 	"crypto/sha1"
 	"errors"
 	"fmt"
@@ -38,27 +37,6 @@ func (s *Set) Stored(commit OID, ids []OID, open Opener) (Stored, error) {
 	if err != nil {
 		return Stored{}, fmt.Errorf("pack of %s: %w", commit, err)
 	}
-	return s.stored(commit, b, open)
-}
-
-// StoredBitmap is Stored with the ordinals of the ids, from a source that may
-// be wrong.
-func (s *Set) StoredBitmap(commit OID, bitmap []byte, open Opener) (Stored, error) {
-	b := roaring.New()
-	n, err := b.ReadFrom(bytes.NewReader(bitmap))
-	if err == nil && n != int64(len(bitmap)) {
-		err = errors.New("bytes after its end")
-	}
-	if err == nil {
-		err = b.Validate()
-	}
-	if err != nil {
-		return Stored{}, fmt.Errorf("pack of %s: bad bitmap: %w", commit, err)
-	}
-	return s.stored(commit, b, open)
-}
-
-func (s *Set) stored(commit OID, b *roaring.Bitmap, open Opener) (Stored, error) {
 	p, err := s.Pack(b, nil)
 	if err != nil {
 		return Stored{}, fmt.Errorf("pack of %s: %w", commit, err)

@@ -10,7 +10,6 @@ import (
 	"packbase/storage"
 	"packbase/storage/blob"
 	"packbase/storage/gitpack"
-	"packbase/worker/ingest"
 )
 
 // ErrUntrue says that a manifest claims what its tarball and commit belie.
@@ -53,7 +52,7 @@ func (a *Auditor) Adopt(ctx context.Context, pkg string, manifests []storage.Blo
 		if r.manifest.Package != pkg {
 			return fmt.Errorf("manifest %s: %w: it is of the package %q, not %q", m.Digest, ErrUntrue, r.manifest.Package, pkg)
 		}
-		if err := r.checkZig(ctx, objects); err != nil {
+		if _, _, err := r.checkFiles(ctx, objects, gitpack.StoredLimits()); err != nil {
 			return fmt.Errorf("manifest %s: %w", m.Digest, untrue(err))
 		}
 		roots = append(roots, r)
@@ -67,22 +66,6 @@ func (a *Auditor) Adopt(ctx context.Context, pkg string, manifests []storage.Blo
 		return err
 	}
 	return a.DB.Adopt(ctx, pkg, out)
-}
-
-// checkZig compares what the manifest says of Zig's hashes with the files.
-func (r *root) checkZig(ctx context.Context, objects *gitpack.Objects) error {
-	tree, err := objects.Files(ctx, r.tree, gitpack.StoredLimits())
-	if err != nil {
-		return err
-	}
-	zig, err := ingest.DescribeZig(objects, tree)
-	if err != nil {
-		return err
-	}
-	if said := r.manifest.Zig; said.Hash != zig.Hash || said.LegacyHash != zig.LegacyHash {
-		return fmt.Errorf("the Zig hash is %q, the manifest says %q", zig.Hash, said.Hash)
-	}
-	return nil
 }
 
 // appendSegment writes what the releases add to the package's segments.

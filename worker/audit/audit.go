@@ -12,7 +12,6 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"time"
 
@@ -226,7 +225,7 @@ func (a *Auditor) read(ctx context.Context, digest string) ([]byte, error) {
 }
 
 // Verify reads every blob that a row names, compares it with its digest, and
-// compares the tree within each tarball with upstream's commit. What is wrong
+// compares the tree within each tarball with upstream's commit and Zig's hashes. What is wrong
 // is moved to quarantine, so that it is never served again; with repair it is
 // made again from the other copy of the same files, if that gives equal bytes.
 func (a *Auditor) Verify(ctx context.Context, repair bool) error {
@@ -338,140 +337,35 @@ func (a *Auditor) verifyTrees(ctx context.Context, pkg string, bad map[string]*F
 		if isBad(r.ManifestDigest) || isBad(r.Digest) {
 			continue
 		}
-		if err := a.verifyTree(ctx, r); err != nil {
-			if ctx.Err() != nil {
-				return ctx.Err()
+		err := a.verifyTree(ctx, r)
+		switch {
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case errors.Is(err, errZig):
+			a.find("zig_hash", r.Package+"@"+r.Tag, "%v; it is no longer served by them", err)
+			if err := a.DB.RefuteZigHash(ctx, r.ID); err != nil {
+				return err
 			}
+		case err != nil:
 			a.find("release_tree", r.Package+"@"+r.Tag, "%v", err)
 		}
 	}
 	return nil
 }
 
-// verifyTree compares a tarball with its manifest and with upstream's ids.
+// verifyTree compares a tarball with its manifest, with upstream's ids and with
+// Zig's hashes.
 func (a *Auditor) verifyTree(ctx context.Context, r *storage.Release) error {
 	objects, _, closeAll, err := a.spool()
 	if err != nil {
 		return err
 	}
 	defer closeAll()
-	_, err = a.load(ctx, objects, r.ManifestDigest)
+	rt, err := a.load(ctx, objects, r.ManifestDigest)
+	if err == nil {
+		_, _, err = rt.checkFiles(ctx, objects, gitpack.StoredLimits())
+	}
 	return err
-}
-
-// A root is a release with its Git objects in hand.
-type root struct {
-	manifest *storage.Manifest
-	digest   string // of the manifest
-	oid      gitpack.OID
-	commit   gitpack.OID
-	tags     []gitpack.OID // outermost first
-	tree     gitpack.OID
-}
-
-// load reads a release from its manifest and tarball into objects, and checks
-// that they give the ids that upstream had.
-func (a *Auditor) load(ctx context.Context, objects *gitpack.Objects, digest string) (*root, error) {
-	raw, err := a.read(ctx, digest)
-	if err != nil {
-		return nil, fmt.Errorf("read manifest: %w", err)
-	}
-	man, err := storage.ParseManifest(raw)
-	if err != nil {
-		return nil, err
-	}
-	if err := man.Check(); err != nil {
-		return nil, err
-	}
-	r := &root{manifest: man, digest: digest}
-	if r.tree, err = a.loadTree(ctx, objects, man); err != nil {
-		return nil, err
-	}
-	if r.tree.String() != man.Tree {
-		return nil, fmt.Errorf("the tarball holds the tree %s, the manifest says %s", r.tree, man.Tree)
-	}
-	if r.commit, err = add(objects, gitpack.Commit, man.Git.Commit); err != nil {
-		return nil, err
-	}
-	info, err := gitpack.ParseCommit(man.Git.Commit)
-	switch {
-	case err != nil:
-		return nil, err
-	case r.commit.String() != man.Commit:
-		return nil, fmt.Errorf("the commit in the manifest has the id %s, not %s", r.commit, man.Commit)
-	case info.Tree != r.tree:
-		return nil, fmt.Errorf("the commit %s has the tree %s, not %s", r.commit, info.Tree, r.tree)
-	case !info.CommitterTime.Equal(man.CommitTime):
-		return nil, fmt.Errorf("the commit %s is of %s, not of %s", r.commit, info.CommitterTime, man.CommitTime)
-	}
-	return r, r.loadTags(objects)
-}
-
-// loadTags stores the tag objects, which lead to the commit one by one.
-func (r *root) loadTags(objects *gitpack.Objects) error {
-	r.oid = r.commit
-	for _, raw := range slices.Backward(r.manifest.Git.Tags) {
-		tag, err := gitpack.ParseTag(raw)
-		if err != nil {
-			return err
-		}
-		if tag.Object != r.oid {
-			return fmt.Errorf("a tag object in the manifest names %s, not %s", tag.Object, r.oid)
-		}
-		if r.oid, err = add(objects, gitpack.Tag, raw); err != nil {
-			return err
-		}
-		r.tags = append([]gitpack.OID{r.oid}, r.tags...)
-	}
-	want := ""
-	if len(r.tags) > 0 {
-		want = r.oid.String()
-	}
-	if r.manifest.TagObject != want {
-		return fmt.Errorf("the tag object in the manifest has the id %q, not %q", want, r.manifest.TagObject)
-	}
-	return nil
-}
-
-// loadTree reads a tarball and stores the tree that it was made from.
-func (a *Auditor) loadTree(ctx context.Context, objects *gitpack.Objects, man *storage.Manifest) (gitpack.OID, error) {
-	b, err := a.Blobs.Open(ctx, man.Tarball.Digest)
-	if err != nil {
-		return gitpack.OID{}, fmt.Errorf("open tarball: %w", err)
-	}
-	defer b.Close()
-	odd, empty, err := oddEntries(man.Git.Entries)
-	if err != nil {
-		return gitpack.OID{}, err
-	}
-	var files []gitpack.File
-	header, info, err := tarball.Read(b, man.Tarball.Prefix, tarball.Limits{}, func(e tarball.Entry, body io.Reader) error {
-		f, keep, err := fileOf(objects, e, body)
-		if keep && err == nil {
-			if o, ok := odd[f.Path]; ok {
-				f.Mode = o.Mode
-			}
-			files = append(files, f)
-		}
-		return err
-	})
-	if err != nil {
-		return gitpack.OID{}, err
-	}
-	held := storage.ManifestTarball{Digest: info.Digest, Size: info.Size, MD5: info.MD5, CRC32: info.CRC32,
-		ContentDigest: info.ContentDigest, ContentSize: info.ContentSize, Prefix: man.Tarball.Prefix, Form: man.Tarball.Form}
-	if held != man.Tarball {
-		return gitpack.OID{}, errors.New("the tarball's digests are not those of the manifest")
-	}
-	if header.Commit != man.Commit {
-		return gitpack.OID{}, fmt.Errorf("the tarball is of the commit %s, not %s", header.Commit, man.Commit)
-	}
-	for _, f := range odd {
-		if f.Mode == gitpack.ModeSubmodule {
-			files = append(files, f)
-		}
-	}
-	return objects.WriteTree(files, empty)
 }
 
 // fileOf stores an entry's content. Submodules and directories are not kept:

@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -206,6 +207,12 @@ func (a *Auditor) rebuildPackage(ctx context.Context, name string, r *remains) e
 			a.find("release_lost", name+"@"+cmp.Or(s.man.Tag, s.man.Commit), "%v", err)
 			continue
 		}
+		if _, _, err := rt.checkFiles(ctx, objects, gitpack.StoredLimits()); errors.Is(err, errZig) {
+			a.find("zig_hash", name+"@"+s.man.Tag, "%v", err)
+			rt.untrueZig = true
+		} else if err != nil {
+			return err
+		}
 		out.Private = out.Private || s.man.Private
 		roots = append(roots, rt)
 	}
@@ -327,15 +334,7 @@ func publications(ctx context.Context, objects *gitpack.Objects, set *gitpack.Se
 		if err != nil {
 			return nil, err
 		}
-		var ids []gitpack.OID
-		seen := map[gitpack.OID]bool{}
-		for id := range ingest.Reachable(r.tags, r.commit, tree) {
-			if !seen[id] {
-				seen[id] = true
-				ids = append(ids, id)
-			}
-		}
-		stored, err := set.Stored(r.commit, ids, open)
+		stored, err := set.Stored(r.commit, r.objects(tree), open)
 		if err != nil {
 			return nil, err
 		}
@@ -345,6 +344,7 @@ func publications(ctx context.Context, objects *gitpack.Objects, set *gitpack.Se
 			Manifest:    manifests[r.digest],
 			Description: r.manifest.Description,
 			CloneURL:    r.manifest.CloneURL,
+			UntrueZig:   r.untrueZig,
 			Upstream:    r.manifest.Upstream,
 		})
 	}

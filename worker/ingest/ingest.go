@@ -105,7 +105,6 @@ type Segment struct {
 type Release struct {
 	Manifest storage.Manifest `json:"manifest"` // without CreatedAt
 	File     string           `json:"file"`     // the tarball, in the request's folder
-	Bitmap   []byte           `json:"bitmap"`   // ordinals of its objects in the package's set
 }
 
 // A History is the staged history of a local bare repository.

@@ -15,7 +15,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/RoaringBitmap/roaring/v2"
 	"golang.org/x/sync/errgroup"
 
 	"packbase/storage"
@@ -41,7 +40,6 @@ type wanted struct {
 	commit gitpack.OID
 	tags   []gitpack.OID // tag objects passed on the way to it, outermost first
 	info   gitpack.CommitInfo
-	bitmap *roaring.Bitmap
 	newest int // the segment that holds the newest of its objects
 }
 
@@ -455,12 +453,11 @@ func (m *mirror) segment(ctx context.Context, objects *gitpack.Objects, wants []
 		if err != nil {
 			return err
 		}
-		w.bitmap = roaring.New()
+		last := uint32(0)
 		for id := range Reachable(w.tags, w.commit, tree) {
-			w.bitmap.Add(ordinal(id))
+			last = max(last, ordinal(id))
 		}
-		w.bitmap.RunOptimize()
-		w.newest = m.segmentOf(w.bitmap.Maximum())
+		w.newest = m.segmentOf(last)
 	}
 	if len(fresh) == 0 {
 		return nil
@@ -665,11 +662,7 @@ func (m *mirror) release(ctx context.Context, objects *gitpack.Objects, w *wante
 	if err := checkManifest(&man); err != nil {
 		return nil, err
 	}
-	bitmap, err := w.bitmap.ToBytes()
-	if err != nil {
-		return nil, fmt.Errorf("encode bitmap: %w", err)
-	}
-	return &Release{Manifest: man, File: name, Bitmap: bitmap}, nil
+	return &Release{Manifest: man, File: name}, nil
 }
 
 // checkManifest refuses what no edge would take over.

@@ -84,8 +84,11 @@ type zigFiles struct {
 	known map[zigFileKey]zigpkg.FileHash
 }
 
+// A zigFileKey has all that a hash depends on: a link and a file of the same
+// bytes differ.
 type zigFileKey struct {
 	path string
+	link bool
 	oid  gitpack.OID
 }
 
@@ -209,7 +212,7 @@ func zigManifest(objects *gitpack.Objects, tree gitpack.Listing) (*zigpkg.Manife
 }
 
 func (z *zigFiles) entry(objects *gitpack.Objects, f gitpack.File) (zigpkg.Entry, error) {
-	key := zigFileKey{f.Path, f.OID}
+	key := zigFileKey{f.Path, f.Mode == gitpack.ModeSymlink, f.OID}
 	z.mu.Lock()
 	hash, ok := z.known[key]
 	z.mu.Unlock()

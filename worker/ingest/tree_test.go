@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"packbase/storage/gitpack"
+	"packbase/storage/zigpkg"
 )
 
 const goodZon = ".{\n    .name = .foo,\n    .version = \"1.2.3\",\n    .fingerprint = 0x8c73652112345678,\n    .paths = .{ \"\" },\n}\n"
@@ -48,6 +49,27 @@ func TestDescribeZig(t *testing.T) {
 		}
 		if !strings.HasPrefix(zig.Problem, tt.problem) || (zig.Problem == "") != (tt.problem == "") {
 			t.Errorf("%s: problem = %q, want %q", tt.name, zig.Problem, tt.problem)
+		}
+	}
+}
+
+// What is remembered of one tag's files is right for the next: a link and a file of the same bytes differ.
+func TestZigFilesOfSeveralTags(t *testing.T) {
+	t.Parallel()
+	trees := []map[string]string{{"a": "payload"}, {"a@": "payload"}, {"b": "payload"}, {"a": "payload", "c": ""}, {"a@": "payload", "c": ""}, {"a": "payload"}}
+	shared := &zigFiles{known: map[zigFileKey]zigpkg.FileHash{}}
+	for i, files := range trees {
+		objects, tree := listing(t, files)
+		got, err := shared.describe(objects, tree)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want, err := DescribeZig(objects, tree)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got.Hash != want.Hash || got.LegacyHash != want.LegacyHash {
+			t.Errorf("tag %d: hash = %s after other tags, want %s", i, got.Hash, want.Hash)
 		}
 	}
 }

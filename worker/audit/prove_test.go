@@ -1,0 +1,139 @@
+package audit_test
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"packbase/storage"
+	"packbase/storage/gitpack"
+	"packbase/storage/storagetest"
+	"packbase/storage/tarball"
+	"packbase/worker/audit"
+	"packbase/worker/ingest"
+	"packbase/worker/workertest"
+)
+
+// A tarball of other files under the name of upstream's commit is not proven, even if all else of the manifest is right.
+func TestProveOtherFiles(t *testing.T) {
+	t.Parallel()
+	r := workertest.New(t)
+	stop := r.Work()
+	rel := r.Mirror("hello", "v1.0.0")[0]
+	stop()
+	raw, err := os.ReadFile(r.Path(rel.ManifestDigest))
+	r.Must(err)
+	man, err := storage.ParseManifest(raw)
+	r.Must(err)
+	targz, err := os.Open(r.Path(rel.Digest))
+	r.Must(err)
+	defer targz.Close()
+	proof, err := audit.Prove(t.Context(), t.TempDir(), man, targz, ingest.DefaultLimits())
+	if err != nil || proof.Commit.String() != rel.CommitOID || proof.Zig.Hash != rel.ZigHash || len(proof.Objects) == 0 {
+		t.Errorf("the true tarball: %v, %v", proof, err)
+	}
+
+	spool, err := os.Create(filepath.Join(t.TempDir(), "spool"))
+	r.Must(err)
+	defer spool.Close()
+	objects := gitpack.NewObjects(spool)
+	oid, err := objects.Add(gitpack.Blob, 4, strings.NewReader("evil"))
+	r.Must(err)
+	root, err := objects.WriteTree([]gitpack.File{{Path: "build.zig", Mode: gitpack.ModeFile, OID: oid}}, nil)
+	r.Must(err)
+	tree, err := objects.Files(t.Context(), root, gitpack.DefaultLimits())
+	r.Must(err)
+	man.Tree, man.Tarball.Prefix = root.String(), ""
+	man.Zig, err = ingest.DescribeZig(objects, tree)
+	r.Must(err)
+	evil, err := os.Create(filepath.Join(t.TempDir(), "evil"))
+	r.Must(err)
+	defer evil.Close()
+	r.Must(ingest.WriteTarball(t.Context(), evil, objects, man))
+	_, err = evil.Seek(0, io.SeekStart)
+	r.Must(err)
+	_, info, err := tarball.Read(evil, "", tarball.Limits{}, func(tarball.Entry, io.Reader) error { return nil })
+	r.Must(err)
+	man.Tarball = storage.ManifestTarball{Digest: info.Digest, Size: info.Size, MD5: info.MD5, CRC32: info.CRC32,
+		ContentDigest: info.ContentDigest, ContentSize: info.ContentSize, Form: man.Tarball.Form}
+	_, err = evil.Seek(0, io.SeekStart)
+	r.Must(err)
+	if _, err := audit.Prove(t.Context(), t.TempDir(), man, evil, ingest.DefaultLimits()); !errors.Is(err, audit.ErrUntrue) || !strings.Contains(err.Error(), "has the tree") {
+		t.Errorf("a tarball of other files: %v, want that the commit has another tree", err)
+	}
+}
+
+// A release whose files do not have the Zig hash of its row, as an earlier build could publish it, is found by verify and by
+// rebuild, and no longer answers for that hash.
+func TestRefutedZigHash(t *testing.T) {
+	t.Parallel()
+	r := workertest.New(t)
+	stop := r.Work()
+	rel := r.Mirror("hello", "v1.0.0")[0]
+	stop()
+
+	raw, err := os.ReadFile(r.Path(rel.ManifestDigest))
+	r.Must(err)
+	man, err := storage.ParseManifest(raw)
+	r.Must(err)
+	const stolen = "N-V-__8AAAMAAABcr-E1sk8PMfTOvpi9Hds_wwtndnHnR26_"
+	man.Zig.Hash = stolen
+	man.Fence++ // so that it counts, not the true one
+	raw, err = man.Encode()
+	r.Must(err)
+	sum := sha256.Sum256(raw)
+	forged := storage.Blob{Digest: hex.EncodeToString(sum[:]), Size: int64(len(raw))}
+	r.Must(put(t, r, raw, forged.Digest))
+
+	packs, err := r.Packs(t.Context(), "hello", []string{rel.OID()})
+	r.Must(err)
+	segments, err := r.Segments(t.Context(), "hello")
+	r.Must(err)
+	named, err := r.NamedBlobs(t.Context())
+	r.Must(err)
+	published := storage.Adoption{
+		Publications: []storage.Publication{{Release: man.Release(forged.Digest), Pack: packs[0].Pack, Manifest: forged, Upstream: man.Upstream, CloneURL: man.CloneURL}},
+		Segments:     segments,
+	}
+	for _, s := range segments {
+		published.Indexes = append(published.Indexes, storage.Blob{Digest: s.IndexDigest, Size: named[s.IndexDigest]})
+	}
+
+	tests := map[string]func(t *testing.T, db *storage.DB, a *audit.Auditor) error{
+		"verify": func(t *testing.T, db *storage.DB, a *audit.Auditor) error {
+			if err := db.Adopt(t.Context(), "hello", published); err != nil {
+				return err
+			}
+			if _, err := db.ReleaseByZigHash(t.Context(), stolen); err != nil {
+				t.Errorf("before: %v, want the release", err)
+			}
+			return a.Verify(t.Context(), false)
+		},
+		"rebuild": func(t *testing.T, _ *storage.DB, a *audit.Auditor) error { return a.Rebuild(t.Context()) },
+	}
+	for name, run := range tests {
+		t.Run(name, func(t *testing.T) {
+			db := storagetest.NewDB(t)
+			a, found := auditor(r)
+			a.DB = db
+			if err := run(t, db, a); err != nil {
+				t.Fatal(err)
+			}
+			if !slices.ContainsFunc(*found, func(f audit.Finding) bool { return f.Code == "zig_hash" && f.Subject == "hello@v1.0.0" }) {
+				t.Errorf("found %v, want zig_hash", *found)
+			}
+			if _, err := db.ReleaseByTag(t.Context(), "hello", "v1.0.0"); err != nil {
+				t.Errorf("the release itself: %v", err)
+			}
+			if _, err := db.ReleaseByZigHash(t.Context(), stolen); !errors.Is(err, storage.ErrNotFound) {
+				t.Errorf("afterwards: %v, want that nothing has the hash", err)
+			}
+		})
+	}
+}
