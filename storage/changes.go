@@ -32,7 +32,7 @@ func (c *Change) Open() (body json.RawMessage, private bool, err error) {
 		Private string `json:"private"`
 	}
 	if err := json.Unmarshal(c.Body, &sealed); err != nil {
-		return nil, false, fmt.Errorf("change %d: %w", c.Seq, err)
+		return nil, false, fmt.Errorf("change %d is not readable: %w", c.Seq, err)
 	}
 	switch {
 	case sealed.Private == "":
