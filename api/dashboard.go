@@ -189,7 +189,8 @@ func (s *Server) needs(status *statusBody, o *overview, c census) (needs []web.N
 	add(idle && pending > 0, web.Need{Level: "bad", What: "No worker is running", Command: "packbase worker",
 		Why: plural(pending, "One job waits.", "%d jobs wait.") + " Packages are served, but nothing new is mirrored. Start one:"})
 	reconciler, jobs := pulseWords(o.pulse, nil)
-	add(!idle && !o.queueAway && !s.opt.ReadOnly && reconciler != "ok", web.Need{Level: "bad", What: "Nobody looks after the jobs",
+	settled := slices.ContainsFunc(status.Queue.Workers, func(w storage.WorkerState) bool { return time.Since(w.StartedAt) > reconcilerStalled })
+	add(settled && !o.queueAway && !s.opt.ReadOnly && reconciler != "ok", web.Need{Level: "bad", What: "Nobody looks after the jobs",
 		Why: "A worker runs, but fails to. Jobs that were lost or are tried again later do not start. Its log says why."})
 	add(!idle && !s.opt.ReadOnly && jobs != "ok", web.Need{Level: "warn", What: "Jobs wait too long",
 		Why:  fmt.Sprintf("One has waited for a worker for %v. More workers help if these are busy.", o.pulse.OldestDue.Round(time.Minute)),

@@ -15,7 +15,7 @@ func TestPulse(t *testing.T) {
 	t.Parallel()
 	reg := prometheus.NewRegistry()
 	s := newPageSite(t, func(o *api.Options) { o.Metrics = reg })
-	s.exec(`INSERT INTO workers (id, concurrency) VALUES ('w', 2)`)
+	s.exec(`INSERT INTO workers (id, concurrency, started_at) VALUES ('w', 2, now() - interval '1 hour')`)
 	job := func(kind, pkg, state, due string) {
 		t.Helper()
 		s.exec(`

@@ -423,6 +423,8 @@ func TestDashboardNeeds(t *testing.T) {
 	s := newPageSite(t)
 	s.wantIn(s.page("/", 200), "No worker is running", "Mirror the first package")
 	s.exec(`INSERT INTO workers (id, concurrency) VALUES ('w', 2)`)
+	s.wantIn(s.again().page("/", 200), "Ready for the first package") // give it a minute
+	s.exec(`UPDATE workers SET started_at = now() - interval '1 hour'`)
 	s.wantIn(s.again().page("/", 200), "Nobody looks after the jobs")
 	s.exec(`UPDATE watch SET reconciled_at = now()`)
 	s.wantIn(s.again().page("/", 200), "Ready for the first package")
