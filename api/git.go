@@ -180,11 +180,12 @@ func gitError(err error) error {
 }
 
 func (g *gitStore) load(ctx context.Context, name string) (*repository, error) {
-	pkg, releases, segments, err := g.db.Moment(ctx, name)
+	now, err := g.db.Moment(ctx, name)
 	if err != nil {
 		return nil, err
 	}
-	if len(releases) == 0 {
+	pkg := now.Package
+	if len(now.Releases) == 0 {
 		return nil, errNoReleases(pkg)
 	}
 	repo := &repository{revision: pkg.Revision, private: pkg.Private}
@@ -192,13 +193,13 @@ func (g *gitStore) load(ctx context.Context, name string) (*repository, error) {
 	if repo.Removed, err = g.removed(ctx, pkg.Name); err != nil {
 		return nil, err
 	}
-	if repo.Set, err = g.set(ctx, segments); err != nil {
+	if repo.Set, err = g.set(ctx, now.Segments); err != nil {
 		return nil, err
 	}
-	for _, s := range segments {
+	for _, s := range now.Segments {
 		repo.Segments = append(repo.Segments, s.Digest)
 	}
-	return repo, repo.list(pkg, releases)
+	return repo, repo.list(&now)
 }
 
 // removed returns why commits and tag objects are not served any more.
@@ -219,10 +220,11 @@ func (g *gitStore) removed(ctx context.Context, pkg string) (map[gitpack.OID]str
 }
 
 // list fills in what clients see.
-func (repo *repository) list(pkg storage.Package, releases []storage.Release) error {
-	hidden := storage.HiddenTags(releases)
-	for i := range releases {
-		r := &releases[i]
+func (repo *repository) list(now *storage.Moment) error {
+	hidden := storage.HiddenTags(now.Releases)
+	head := headOf(now)
+	for i := range now.Releases {
+		r := &now.Releases[i]
 		commit, err := gitpack.ParseOID(r.CommitOID)
 		if err != nil {
 			return err
@@ -230,8 +232,8 @@ func (repo *repository) list(pkg storage.Package, releases []storage.Release) er
 		if r.Tag == "" {
 			repo.Snapshots = append(repo.Snapshots, commit)
 		}
-		if pkg.LatestTag == nil || r.Tag == *pkg.LatestTag {
-			repo.Head = commit // without releases, the newest snapshot
+		if r == head {
+			repo.Head = commit
 		}
 		if r.Tag == "" || hidden[r.Tag] != "" {
 			continue
@@ -245,8 +247,30 @@ func (repo *repository) list(pkg storage.Package, releases []storage.Release) er
 		}
 		repo.Refs = append(repo.Refs, ref)
 	}
+	for _, b := range storage.ShownBranches(now.Branches, now.Releases) {
+		commit, err := gitpack.ParseOID(b.Commit)
+		if err != nil {
+			return err
+		}
+		repo.Refs = append(repo.Refs, smarthttp.Ref{Name: "refs/heads/" + b.Name, OID: commit})
+	}
 	slices.SortFunc(repo.Refs, func(a, b smarthttp.Ref) int { return strings.Compare(a.Name, b.Name) })
 	return nil
+}
+
+// headOf returns what HEAD and main name: the latest release; without
+// releases, what the branches asked for came to, else the newest commit.
+func headOf(now *storage.Moment) (head *storage.Release) {
+	for i := range now.Releases {
+		r := &now.Releases[i]
+		switch pkg := now.Package; {
+		case pkg.LatestTag != nil && r.Tag == *pkg.LatestTag, pkg.LatestTag == nil && r.CommitOID == pkg.HeadOID:
+			return r
+		case head == nil || r.CommitTime.After(head.CommitTime):
+			head = r
+		}
+	}
+	return head
 }
 
 func errNoReleases(pkg storage.Package) error {

@@ -30,12 +30,10 @@ func (db *DB) PackageRecord(ctx context.Context, pkg string) (rec *PackageRecord
 	if rec.Moved, err = db.MovedTags(ctx, p.Name); err != nil {
 		return nil, "", err
 	}
-	rows, _ := db.pool.Query(ctx, `SELECT branch, commit_oid FROM branches WHERE package = $1`, p.Name)
-	var branch, oid string
-	_, err = pgx.ForEachRow(rows, []any{&branch, &oid}, func() error {
-		rec.Branches[branch] = oid
-		return nil
-	})
+	branches, err := branchesOf(ctx, db.pool, p.Name)
+	for _, b := range branches {
+		rec.Branches[b.Name] = b.Commit
+	}
 	if err == nil {
 		err = db.pool.QueryRow(ctx, `
 			SELECT COALESCE(record_digest, ''), fence, (SELECT count(*) FROM served_releases WHERE package = $1)
@@ -206,6 +204,11 @@ func adoptRecord(ctx context.Context, tx pgx.Tx, r *PackageRecord, in Blob) erro
 	for branch, oid := range r.Branches {
 		batch.Queue(`INSERT INTO branches (package, branch, commit_oid) VALUES ($1, $2, $3)`, r.Package, branch, oid)
 	}
+	batch.Queue(`
+		UPDATE packages SET head_oid = COALESCE((
+			SELECT b.commit_oid FROM branches b JOIN releases r ON r.package = b.package AND r.commit_oid = b.commit_oid
+			WHERE b.package = $1 ORDER BY r.commit_time DESC LIMIT 1), '')
+		WHERE name = $1`, r.Package)
 	if err := tx.SendBatch(ctx, batch).Close(); err != nil {
 		return err
 	}

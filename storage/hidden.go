@@ -16,40 +16,77 @@ import (
 // releases are those of one package, in order of publication.
 func HiddenTags(releases []Release) map[string]string {
 	hidden := map[string]string{}
-	shown := map[string]string{}   // folded name to tag
-	folders := map[string]string{} // folded folder to a tag within
-	fold := func(s string) string { return strings.ToLower(norm.NFC.String(s)) }
+	names := refNames{kind: "tag"}
 	for i := range releases {
 		tag := releases[i].Tag
 		if tag == "" {
 			continue
 		}
-		if ValidOID(tag) {
-			hidden[tag] = "its name is a commit id"
-			continue
-		}
-		if reason := clash(fold(tag), shown, folders); reason != "" {
+		if reason := names.add(tag); reason != "" {
 			hidden[tag] = reason
-			continue
-		}
-		shown[fold(tag)] = tag
-		for dir := range parents(fold(tag)) {
-			folders[dir] = tag
 		}
 	}
 	return hidden
 }
 
-func clash(tag string, shown, folders map[string]string) string {
-	if other, ok := shown[tag]; ok {
-		return fmt.Sprintf("it differs from the tag %q in case only", other)
+// ShownBranches returns those branches that Git clients are shown beside main,
+// by the rules of HiddenTags: of two that clash, the one that was asked for
+// last. What is named like a release is not shown, for a client that asks for
+// that name wants the release; nor is what is not here.
+func ShownBranches(branches []Branch, releases []Release) []Branch {
+	here, tags := map[string]bool{}, map[string]bool{}
+	for i := range releases {
+		here[releases[i].CommitOID], tags[releases[i].Tag] = true, true
 	}
-	if other, ok := folders[tag]; ok {
-		return fmt.Sprintf("no Git client can hold it beside the tag %q", other)
+	names := refNames{kind: "branch"}
+	for _, ours := range []string{"main", "HEAD"} {
+		names.add(ours)
 	}
-	for dir := range parents(tag) {
-		if other, ok := shown[dir]; ok {
-			return fmt.Sprintf("no Git client can hold it beside the tag %q", other)
+	var shown []Branch
+	for _, b := range branches {
+		if here[b.Commit] && !tags[b.Name] && names.add(b.Name) == "" {
+			shown = append(shown, b)
+		}
+	}
+	return shown
+}
+
+// refNames are names that a Git client can hold at once.
+type refNames struct {
+	kind    string            // of ref, for people
+	shown   map[string]string // folded name to name
+	folders map[string]string // folded folder to a name within
+}
+
+// add adds a name, or says what keeps it out.
+func (n *refNames) add(name string) string {
+	if n.shown == nil {
+		n.shown, n.folders = map[string]string{}, map[string]string{}
+	}
+	folded := strings.ToLower(norm.NFC.String(name))
+	if reason := n.clash(name, folded); reason != "" {
+		return reason
+	}
+	n.shown[folded] = name
+	for dir := range parents(folded) {
+		n.folders[dir] = name
+	}
+	return ""
+}
+
+func (n *refNames) clash(name, folded string) string {
+	if ValidOID(name) {
+		return "its name is a commit id"
+	}
+	if other, ok := n.shown[folded]; ok {
+		return fmt.Sprintf("it differs from the %s %q in case only", n.kind, other)
+	}
+	if other, ok := n.folders[folded]; ok {
+		return fmt.Sprintf("no Git client can hold it beside the %s %q", n.kind, other)
+	}
+	for dir := range parents(folded) {
+		if other, ok := n.shown[dir]; ok {
+			return fmt.Sprintf("no Git client can hold it beside the %s %q", n.kind, other)
 		}
 	}
 	return ""

@@ -196,6 +196,39 @@ func TestHiddenTags(t *testing.T) {
 	}
 }
 
+func TestShownBranches(t *testing.T) {
+	t.Parallel()
+	releases := []storage.Release{{Tag: "v1", CommitOID: "1"}, {CommitOID: "2"}}
+	tests := []struct {
+		name     string
+		branches []string // the one last asked for first
+		shown    []string
+	}{
+		{"none", nil, nil},
+		{"several", []string{"next", "feature/x", "feature/y"}, []string{"next", "feature/x", "feature/y"}},
+		{"ours", []string{"main", "MAIN", "HEAD", "main/x", "x/main"}, []string{"x/main"}},
+		{"of a release", []string{"v1", "v2"}, []string{"v2"}},
+		{"the last one wins", []string{"a", "a/b", "b/c", "b"}, []string{"a", "b/c"}},
+		{"named like a commit", []string{strings.Repeat("ab", 20)}, nil},
+	}
+	for _, tt := range tests {
+		var branches []storage.Branch
+		for _, name := range tt.branches {
+			branches = append(branches, storage.Branch{Name: name, Commit: "2"})
+		}
+		var shown []string
+		for _, b := range storage.ShownBranches(branches, releases) {
+			shown = append(shown, b.Name)
+		}
+		if !slices.Equal(shown, tt.shown) {
+			t.Errorf("%s: shown %q, want %q", tt.name, shown, tt.shown)
+		}
+	}
+	if got := storage.ShownBranches([]storage.Branch{{Name: "gone", Commit: "3"}}, releases); len(got) != 0 {
+		t.Errorf("shown %v, whose commit is not here", got)
+	}
+}
+
 // The validator and the database agree on what a package may be called
 // (NM-01); the validator also keeps names from routes and suffixes.
 func TestValidPackage(t *testing.T) {

@@ -13,7 +13,7 @@ const packageColumns = `
 	latest_tag, latest_size, release_count, size_bytes,
 	sync_at, sync_ok, sync_code, sync_message, sync_failures, synced_at, next_sync_at,
 	registered, moved_count, smart_http_ready, pseudo_git_fetchable, probe_commit, probe_error, healthy, probed_at,
-	private, revision, created_at, updated_at, changed_at`
+	private, head_oid, revision, created_at, updated_at, changed_at`
 
 // PackageByName returns the package called name, in any case of letters.
 // It returns ErrNotFound if there is none, a *GoneError if it was removed.
@@ -147,11 +147,42 @@ func recordSync(ctx context.Context, tx pgx.Tx, pkg string, s Sync) error {
 	if err != nil || s.Branch == "" {
 		return err
 	}
-	_, err = tx.Exec(ctx, `
+	return recordBranch(ctx, tx, pkg, s)
+}
+
+// recordBranch notes where a branch is. HEAD goes with it unless that would be
+// back in time.
+func recordBranch(ctx context.Context, tx pgx.Tx, pkg string, s Sync) error {
+	_, err := tx.Exec(ctx, `
 		INSERT INTO branches (package, branch, commit_oid) VALUES ($1, $2, $3)
 		ON CONFLICT (package, branch) DO UPDATE SET commit_oid = EXCLUDED.commit_oid, seen_at = now()`,
 		pkg, s.Branch, s.Commit)
+	if err != nil {
+		return err
+	}
+	_, err = tx.Exec(ctx, `
+		UPDATE packages p
+		SET revision = revision + 1,
+			head_oid = CASE WHEN (SELECT max(commit_time) FROM releases WHERE package = p.name AND commit_oid = p.head_oid)
+				> (SELECT max(commit_time) FROM releases WHERE package = p.name AND commit_oid = $2) THEN head_oid ELSE $2 END
+		WHERE name = $1`, pkg, s.Commit)
 	return err
+}
+
+// A Branch is a branch that was asked for.
+type Branch struct {
+	Name   string // without "refs/heads/"
+	Commit string // the last that was mirrored of it
+}
+
+func branchesOf(ctx context.Context, q querier, pkg string) ([]Branch, error) {
+	rows, _ := q.Query(ctx, `
+		SELECT branch AS name, commit_oid AS commit FROM branches WHERE package = $1 ORDER BY seen_at DESC, branch`, pkg)
+	all, err := pgx.CollectRows(rows, pgx.RowToStructByPos[Branch])
+	if err != nil {
+		return nil, fmt.Errorf("branches of %s: %w", pkg, translate(err))
+	}
+	return all, nil
 }
 
 // BranchCommit returns the last mirrored commit of a branch.

@@ -86,24 +86,35 @@ func releasesOf(ctx context.Context, q querier, pkg string) ([]Release, error) {
 	return all, nil
 }
 
-// Moment returns a package with its releases and segments as they were at one
-// moment, whatever is being published meanwhile.
-func (db *DB) Moment(ctx context.Context, name string) (p Package, releases []Release, segments []Segment, err error) {
+// A Moment is a package as it was at one moment, whatever is being published
+// meanwhile.
+type Moment struct {
+	Package  Package
+	Releases []Release // in order of publication
+	Segments []Segment
+	Branches []Branch // the one last asked for first
+}
+
+// Moment returns what the package called name is at this moment.
+func (db *DB) Moment(ctx context.Context, name string) (m Moment, err error) {
 	one := pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}
 	err = pgx.BeginTxFunc(ctx, db.pool, one, func(tx pgx.Tx) error {
-		if p, err = packageByName(ctx, tx, name); err != nil {
+		if m.Package, err = packageByName(ctx, tx, name); err != nil {
 			return err
 		}
-		if releases, err = releasesOf(ctx, tx, p.Name); err != nil {
+		if m.Releases, err = releasesOf(ctx, tx, m.Package.Name); err != nil {
 			return err
 		}
-		segments, err = segmentsOf(ctx, tx, p.Name)
+		if m.Segments, err = segmentsOf(ctx, tx, m.Package.Name); err != nil {
+			return err
+		}
+		m.Branches, err = branchesOf(ctx, tx, m.Package.Name)
 		return err
 	})
 	if err != nil {
-		return Package{}, nil, nil, translate(err)
+		return Moment{}, translate(err)
 	}
-	return p, releases, segments, nil
+	return m, nil
 }
 
 // A Publication is a release and everything that becomes visible with it.

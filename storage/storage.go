@@ -39,6 +39,7 @@ type Package struct {
 	MovedCount int  // released tags that upstream moved or deleted
 	Probe
 
+	HeadOID   string    `db:"head_oid"` // HEAD without releases; "" if no branch was asked for
 	Revision  int64     // changes with whatever Git clients can see
 	CreatedAt time.Time // when the name was bound
 	UpdatedAt time.Time // when something was last published

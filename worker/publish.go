@@ -175,6 +175,9 @@ func (f *fetch) putRecord(ctx context.Context) error {
 	if s := f.job.sync; s != nil {
 		now := time.Now().UTC().Truncate(time.Second)
 		rec.SyncOK, rec.SyncCode, rec.SyncMessage, rec.SyncedAt = s.OK, s.Code, s.Message, &now
+		if s.Branch != "" {
+			rec.Branches[s.Branch] = s.Commit
+		}
 	}
 	if held != "" {
 		raw, err := readBlob(ctx, f.w.blobs, held)

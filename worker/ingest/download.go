@@ -31,7 +31,7 @@ const (
 	frameRefs  = 'r' // JSON of listed; comes first, unwanted
 	framePack  = 'p' // a piece of a pack
 	frameEnd   = 'e' // the pack is complete
-	frameError = 'x' // JSON of an Error
+	frameError = 'x' // JSON of an Error; after that of a pack, others may be wanted
 )
 
 // Open files that the worker gives to the children, beyond the three usual ones.
@@ -110,10 +110,13 @@ func talk(ctx context.Context, req DownloadRequest, wants *json.Decoder, frames 
 		if err := wants.Decode(&oids); err != nil {
 			return nil // nobody wants more
 		}
-		if err := session.FetchPack(ctx, oids, packWriter{frames}, nil); err != nil {
-			return err
+		err := session.FetchPack(ctx, oids, packWriter{frames}, nil)
+		if e := asError(err); e != nil {
+			err = writeJSONFrame(frames, frameError, e) // fewer may be asked for next
+		} else if err == nil {
+			err = writeFrame(frames, frameEnd, nil)
 		}
-		if err := writeFrame(frames, frameEnd, nil); err != nil {
+		if err != nil {
 			return err
 		}
 	}

@@ -36,6 +36,8 @@ type wanted struct {
 	tag string
 	oid gitpack.OID // what upstream's ref names
 
+	tries int // how often in this run what came of it was incomplete
+
 	// Known once the objects are here.
 	commit gitpack.OID
 	tags   []gitpack.OID // tag objects passed on the way to it, outermost first
@@ -182,7 +184,7 @@ type mirror struct {
 	staged   int // numbers the staged files
 
 	worked bool     // upstream gave something that could be judged
-	again  []wanted // tags that a pack of several left incomplete, to be asked for alone
+	again  []wanted // tags to be asked for again, alone
 	aside  []aside  // tags at fault
 }
 
@@ -248,8 +250,15 @@ func (m *mirror) all(ctx context.Context, wants []wanted) error {
 	if err := m.batches(ctx, wants, m.req.Batch); err != nil {
 		return err
 	}
-	if err := m.batches(ctx, m.again, 1); err != nil || len(m.aside) == 0 {
-		return err
+	for len(m.again) > 0 {
+		again := m.again
+		m.again = nil
+		if err := m.batches(ctx, again, 1); err != nil {
+			return err
+		}
+	}
+	if len(m.aside) == 0 {
+		return nil
 	}
 	first := m.aside[0]
 	works := m.worked || len(m.req.Released) > 0 && first.err.Code != upstream.CodeIncomplete
@@ -321,16 +330,24 @@ func culprit(batch []wanted, e *Error) int {
 	return slices.IndexFunc(batch, func(w wanted) bool { return w.oid.String() == named })
 }
 
-// setAside keeps a tag at fault for the end of the run.
+// setAside keeps a tag at fault for the end of the run. What was cut or lacks
+// something is asked for again then, alone: a connection may have been at its
+// end, twice.
 func (m *mirror) setAside(w wanted, e *Error) error {
-	m.done++
-	m.aside = append(m.aside, aside{w, e})
-	if len(m.aside) <= maxAside {
+	incomplete := e.Code == upstream.CodeIncomplete || e.Code == gitpack.CodeIncomplete
+	if incomplete && w.tries < 2 && w.tag != "" {
+		w.tries++
+		m.again = append(m.again, w)
+	} else {
+		m.done++
+		m.aside = append(m.aside, aside{w, e})
+	}
+	if len(m.again)+len(m.aside) <= maxAside {
 		return nil
 	}
-	first := m.aside[0].named()
-	first.Message += fmt.Sprintf("; nor can %d others", maxAside)
-	return first
+	last := (&aside{w, e}).named()
+	last.Message += fmt.Sprintf("; nor can %d others", maxAside)
+	return last
 }
 
 func pause(ctx context.Context, d time.Duration) error {
@@ -379,9 +396,7 @@ func (m *mirror) check(ctx context.Context, objects *gitpack.Objects, wants []wa
 		e := asError(err)
 		if e != nil && e.Code == gitpack.CodeIncomplete {
 			// The pack may be at fault, and not the tag.
-			if len(wants) > 1 {
-				m.again = append(m.again, *w)
-			} else if err := m.setAside(*w, e); err != nil {
+			if err := m.setAside(*w, e); err != nil {
 				return nil, err
 			}
 			continue
