@@ -124,7 +124,10 @@ func talk(ctx context.Context, req DownloadRequest, wants *json.Decoder, frames 
 
 type packWriter struct{ frames *bufio.Writer }
 
-func (p packWriter) Write(b []byte) (int, error) { return len(b), writeFrame(p.frames, framePack, b) }
+// Write passes on what has come at once: people watch how far a download is.
+func (p packWriter) Write(b []byte) (int, error) {
+	return len(b), errors.Join(writeFrame(p.frames, framePack, b), p.frames.Flush())
+}
 
 func writeFrame(w io.Writer, kind byte, b []byte) error {
 	head := binary.BigEndian.AppendUint32([]byte{kind}, uint32(len(b)))
