@@ -103,10 +103,13 @@ func (db *DB) AllSetAside(ctx context.Context, limit int) (some []SetAside, coun
 	if some, err = db.setAside(ctx, visible+`ORDER BY seq LIMIT $2`, SeesPrivate(ctx), limit); err != nil {
 		return nil, 0, err
 	}
+	if len(some) < limit {
+		return some, len(some), nil
+	}
 	if err = db.pool.QueryRow(ctx, `SELECT count(*) FROM set_aside `+visible, SeesPrivate(ctx)).Scan(&count); err != nil {
 		return nil, 0, fmt.Errorf("count what was set aside: %w", translate(err))
 	}
-	return some, count, nil
+	return some, max(count, len(some)), nil // some may be mended by now
 }
 
 func (db *DB) setAside(ctx context.Context, where string, args ...any) ([]SetAside, error) {

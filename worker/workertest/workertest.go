@@ -62,6 +62,9 @@ type Registry struct {
 func New(t testing.TB) *Registry {
 	t.Helper()
 	r := &Registry{t: t, DB: storagetest.NewDB(t), Dir: t.TempDir(), Fixtures: t.TempDir(), Limits: ingest.DefaultLimits()}
+	if raceEnabled {
+		r.Limits.Memory = 1 << 50 // the race detector reserves more addresses than there is memory
+	}
 	var err error
 	r.Blobs, err = blob.OpenDisk(r.Dir)
 	r.Must(err)
