@@ -136,7 +136,7 @@ func TestPackagePage(t *testing.T) {
 		"A package to try", "zig fetch --save https://"+s.addr+"/p/hello/tag/v1.10.0.tar.gz",
 		"zig fetch --save git&#43;https://"+s.addr+"/hello#v1.10.0",
 		".hello = .{\n    .url = &#34;https://"+s.addr+"/p/hello/tag/v1.10.0.tar.gz&#34;,\n    .hash = &#34;hello-0.1.0-abc&#34;,\n},",
-		"git archive --format=tar "+aDigest[:40]+" | sha256sum", "git clone https://github.com/owner/hello &amp;&amp; cd hello",
+		"archive --worktree-attributes --format=tar "+aDigest[:40]+" | sha256sum", "git clone --bare https://github.com/owner/hello &amp;&amp; cd hello.git",
 		"https://github.com/owner/hello/commit/"+aDigest[:40], "Moved tags", "111111111111", "Snapshots", "/hello.atom",
 		"0.15\u2009–\u20090.16", "older than it wants",
 	)
@@ -166,7 +166,7 @@ func TestPackagePageOfWrappedTarball(t *testing.T) {
 	manifest := s.put([]byte(`{"packbase_manifest": 1, "tarball": {"prefix": "deep-v1/"}}`))
 	s.exec(`INSERT INTO blobs (digest, size) VALUES ($1, $2)`, manifest.Digest, manifest.Size)
 	s.releaseWith("deep", "v1", manifest.Digest)
-	s.wantIn(s.page("/deep", 200), "git archive --format=tar --prefix=deep-v1/ ")
+	s.wantIn(s.page("/deep", 200), "archive --worktree-attributes --format=tar --prefix=deep-v1/ ")
 }
 
 // Ten thousand tags make neither a slow nor a large page.

@@ -9,12 +9,14 @@ import (
 	"encoding/json"
 	"fmt"
 	"hash/crc32"
+	"html"
 	"io"
 	"math/rand/v2"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -346,4 +348,42 @@ func run(t *testing.T, dir, stdin, name string, args ...string) string {
 		t.Fatalf("%s %s: %v\n%s", name, strings.Join(args, " "), err, out)
 	}
 	return string(out)
+}
+
+// What the page says to paste prints the digest that it names, also of a tree
+// whose attributes change what plain git archive prints.
+func TestCheckCommand(t *testing.T) {
+	t.Parallel()
+	up := harness.NewUpstream(t)
+	s := harness.Start(t)
+	for name, files := range map[string]harness.Files{
+		"plain": {"a.zig": "const a = 1;\n", "b.zig": "const b = 1;\n"},
+		"attributes": {
+			".gitattributes": "*.txt text eol=crlf\n*.c ident\nversion export-subst\ndocs export-ignore\nutf16 text working-tree-encoding=UTF-16\n",
+			"a.txt":          "a\nb\n", "a.c": "/* $Id$ */\n", "version": "$Format:%H$\n", "docs/x": "x", "utf16": "x\n",
+			"sub/.gitattributes": "* export-ignore\n", "sub/x": "x",
+		},
+		"wrapped": {"only/.gitattributes": "*.txt eol=crlf\n", "only/a.txt": "a\n"},
+	} {
+		repo := up.Repo(name)
+		oid := repo.Commit(files)
+		repo.Tag("v1.0.0", oid)
+		s.Fetch(repo.URL)
+		info := s.Info(name)
+		digest := info.Release(t, "v1.0.0").ContentDigest
+		page := html.UnescapeString(string(s.Do(http.MethodGet, "/"+name, "", http.Header{"Accept": {"text/html"}}).Body))
+		commands := regexp.MustCompile(`git clone --bare [^<]*|git -c [^<]*sha256sum`).FindAllString(page, -1)
+		if len(commands) < 2 || !strings.Contains(page, digest) {
+			t.Errorf("%s: the page has the commands %q, want one to clone and one to check %s", name, commands, digest)
+			continue
+		}
+		out, err := harness.Shell(t, t.TempDir(), commands[0]+" && "+commands[len(commands)-1])
+		if err != nil || !strings.HasPrefix(out, digest) {
+			t.Errorf("%s: %q printed %q, %v; want %s", name, commands, out, err, digest)
+		}
+		plain := sha256.Sum256([]byte(repo.Git("archive", "--format=tar", oid)))
+		if same := hex.EncodeToString(plain[:]) == digest; same != (name == "plain") {
+			t.Errorf("%s: plain git archive prints the same: %v", name, same)
+		}
+	}
 }

@@ -272,14 +272,19 @@ func zigString(s string) string {
 	return b.String()
 }
 
-// Check is the command that compares the release with upstream's commit,
-// with nothing but git.
+// emptyTree has no attributes: the Gits from 2.43 to 2.45 take those of a bare
+// repository's HEAD otherwise.
+const emptyTree = "4b825dc642cb6eb9a060e54bf8d69288fbee4904"
+
+// Check is the command that compares the release with upstream's commit, with
+// nothing but git. Attributes such as export-ignore and eol are not applied to
+// releases: in a bare repository there is no worktree to read them from.
 func (r *Release) Check() string {
 	prefix := ""
 	if r.Prefix != "" {
 		prefix = "--prefix=" + shellWord(r.Prefix) + " "
 	}
-	return "git archive --format=tar " + prefix + r.CommitOID + " | sha256sum"
+	return "git -c attr.tree=" + emptyTree + " archive --worktree-attributes --format=tar " + prefix + r.CommitOID + " | sha256sum"
 }
 
 // Clone is the command that Check wants to be run in, "" if there is nothing
@@ -288,7 +293,7 @@ func (r *Release) Clone() string {
 	if r.Place == "" {
 		return ""
 	}
-	return "git clone " + shellWord(r.Place) + " && cd " + shellWord(pathBase(r.Place))
+	return "git clone --bare " + shellWord(r.Place) + " && cd " + shellWord(strings.TrimSuffix(pathBase(r.Place), ".git")+".git")
 }
 
 func pathBase(u string) string { return u[strings.LastIndexByte(u, '/')+1:] }
