@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 )
 
@@ -529,15 +530,33 @@ func (db *DB) PauseHost(ctx context.Context, host string, wait time.Duration) er
 	return nil
 }
 
-// RunningAt returns the number of running jobs whose upstream is on host.
-func (db *DB) RunningAt(ctx context.Context, host string) (n int, err error) {
+// RunningAt returns the number of running jobs whose upstream is on host, of
+// all workers and of the one.
+func (db *DB) RunningAt(ctx context.Context, host, worker string) (all, one int, err error) {
 	err = db.pool.QueryRow(ctx, `
-		SELECT count(*) FROM jobs j JOIN packages p ON p.name = j.package
-		WHERE j.state = 'running' AND split_part(p.clone_url, '/', 3) = $1`, host).Scan(&n)
+		SELECT count(*), count(*) FILTER (WHERE j.worker = $2)
+		FROM jobs j JOIN packages p ON p.name = j.package
+		WHERE j.state = 'running' AND split_part(p.clone_url, '/', 3) = $1`, host, worker).Scan(&all, &one)
 	if err != nil {
-		return 0, fmt.Errorf("running at %s: %w", host, translate(err))
+		return 0, 0, fmt.Errorf("running at %s: %w", host, translate(err))
 	}
-	return n, nil
+	return all, one, nil
+}
+
+// WaitingAt returns the number of queued jobs whose upstream is on host and
+// that were there before job, and whether a job of another host is due.
+func (db *DB) WaitingAt(ctx context.Context, host string, job uuid.UUID) (ahead int, others bool, err error) {
+	err = db.pool.QueryRow(ctx, `
+		SELECT count(*) FILTER (WHERE at_host AND id < $2), COALESCE(bool_or(NOT at_host AND run_at <= now()), false)
+		FROM (
+			SELECT j.id, j.run_at, split_part(p.clone_url, '/', 3) = $1 AS at_host
+			FROM jobs j JOIN packages p ON p.name = j.package
+			WHERE j.state = 'queued' AND j.kind = $3
+		) waiting`, host, job, FetchPackage).Scan(&ahead, &others)
+	if err != nil {
+		return 0, false, fmt.Errorf("waiting at %s: %w", host, translate(err))
+	}
+	return ahead, others, nil
 }
 
 // QueueCounts are the jobs by what becomes of them.

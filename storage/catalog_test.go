@@ -450,7 +450,20 @@ func TestHosts(t *testing.T) {
 		t.Errorf("turn at a paused host after %v, %v; want an hour", wait, err)
 	}
 	f.claim("hello")
-	if running, err := f.RunningAt(f.ctx, "git.example"); err != nil || running != 1 {
-		t.Errorf("%d running there, %v; want 1", running, err)
+	for worker, mine := range map[string]int{"tests": 1, "another": 0} {
+		if all, one, err := f.RunningAt(f.ctx, "git.example", worker); err != nil || all != 1 || one != mine {
+			t.Errorf("%d running there, %d of them of %s, %v; want 1 and %d", all, one, worker, err, mine)
+		}
+	}
+	f.request("first")
+	second := f.request("second")
+	f.request("third")
+	for host, want := range map[string]struct {
+		ahead  int
+		others bool
+	}{"git.example": {1, false}, "other.example": {0, true}} {
+		if ahead, others, err := f.WaitingAt(f.ctx, host, second.ID); err != nil || ahead != want.ahead || others != want.others {
+			t.Errorf("%d wait at %s before the second, others %v, %v; want %+v", ahead, host, others, err, want)
+		}
 	}
 }

@@ -215,6 +215,7 @@ func (f *fetch) events(ctx context.Context, out io.Reader, stage func(*ingest.Re
 			f.w.log.DebugContext(ctx, "ingest confined", "walls", ev.Walls.String())
 		case ev.Progress != nil:
 			f.job.setProgress(*ev.Progress)
+			f.patience.waits(ev.Progress.Step == ingest.StepList || ev.Progress.Step == ingest.StepDownload)
 		case ev.Refs != nil:
 			err = f.see(ctx, *ev.Refs)
 		case ev.Rejected != nil:

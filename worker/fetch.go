@@ -56,11 +56,12 @@ func (w *Worker) fetchPackage(ctx context.Context, j *job) (any, error) {
 	if err := w.mend(ctx, j); err != nil {
 		return nil, err
 	}
-	f := &fetch{w: w, job: j, pkg: pkg}
+	f := &fetch{w: w, job: j, pkg: pkg, patience: patience{room: w.aside, leave: j.leave}}
+	defer f.patience.done()
 	if here, err := f.here(ctx); err != nil || here != nil {
 		return here, err
 	}
-	if err := w.queueAtHost(ctx, pkg.CloneURL); err != nil {
+	if err := f.queueAtHost(ctx); err != nil {
 		return nil, err
 	}
 	stage, err := w.opt.Staging.New()
@@ -132,6 +133,7 @@ type fetch struct {
 	refs     ingest.Refs
 	created  int
 	rejected int
+	patience patience
 	catalog  string // the catalog's updated_at when the look at upstream began
 }
 

@@ -3,6 +3,7 @@ package worker
 import (
 	"context"
 	"errors"
+	"sync"
 	"time"
 )
 
@@ -13,20 +14,28 @@ const (
 	hostPatience = 2 * time.Second
 )
 
+// asideAfter is how long a job waits for its upstream before it lets another
+// one begin beside it.
+const asideAfter = 10 * time.Second
+
+// asideOf returns how many jobs of a worker may have stepped aside at once.
+// Each is a child process that holds little until its download is complete.
+func asideOf(concurrency int) int { return 2*concurrency + 6 }
+
+// hostShare returns how many jobs of a worker one host may have while others
+// have jobs that wait: slow hosts must be many to hold a worker up.
+func hostShare(concurrency int) int { return max(1, (concurrency+asideOf(concurrency))/4) }
+
 // queueAtHost waits for the host's turn, or has the job come back for it.
-func (w *Worker) queueAtHost(ctx context.Context, cloneURL string) error {
-	host := hostOf(cloneURL)
+func (f *fetch) queueAtHost(ctx context.Context) error {
+	host := hostOf(f.pkg.CloneURL)
 	if host == "" {
 		return nil
 	}
-	running, err := w.db.RunningAt(ctx, host)
-	if err != nil {
+	if err := f.roomAtHost(ctx, host); err != nil {
 		return err
 	}
-	if running > hostJobs {
-		return &later{jitter(time.Second)}
-	}
-	wait, err := w.db.ReserveHost(ctx, host, hostSpacing)
+	wait, err := f.w.db.ReserveHost(ctx, host, hostSpacing)
 	if err != nil {
 		return err
 	}
@@ -38,6 +47,70 @@ func (w *Worker) queueAtHost(ctx context.Context, cloneURL string) error {
 		return ctx.Err()
 	case <-time.After(wait):
 		return nil
+	}
+}
+
+// roomAtHost has the job come back if the host has all the jobs that it may
+// have, be it because it takes no more or because others wait. Who waits longer
+// comes back sooner.
+func (f *fetch) roomAtHost(ctx context.Context, host string) error {
+	running, here, err := f.w.db.RunningAt(ctx, host, f.w.opt.ID)
+	if err != nil || running <= hostJobs && here <= hostShare(f.w.opt.Concurrency) {
+		return err
+	}
+	ahead, others, err := f.w.db.WaitingAt(ctx, host, f.job.Job.ID)
+	if err != nil || running <= hostJobs && !others {
+		return err
+	}
+	const longest = 10 * time.Second
+	return &later{jitter(min(time.Second*time.Duration(1+ahead/hostJobs), longest))}
+}
+
+// A patience lets another job begin once its own has waited for upstream for
+// long, if there is room beside the worker's jobs.
+type patience struct {
+	room  chan struct{} // takes a token for each job that stepped aside
+	leave func()
+
+	mu    sync.Mutex
+	timer *time.Timer // while the job waits and has not stepped aside
+	aside bool
+}
+
+// waits says whether the job waits for its upstream now.
+func (p *patience) waits(yes bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch {
+	case yes && p.timer == nil && !p.aside:
+		p.timer = time.AfterFunc(asideAfter, p.end)
+	case !yes && p.timer != nil:
+		p.timer.Stop()
+		p.timer = nil
+	}
+}
+
+// end steps aside, now or when there is room.
+func (p *patience) end() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.timer == nil {
+		return // upstream has just answered
+	}
+	select {
+	case p.room <- struct{}{}:
+		p.aside, p.timer = true, nil
+		p.leave()
+	default:
+		p.timer.Reset(asideAfter)
+	}
+}
+
+// done is for the end of the job.
+func (p *patience) done() {
+	p.waits(false)
+	if p.aside {
+		<-p.room
 	}
 }
 

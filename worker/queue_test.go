@@ -108,7 +108,7 @@ func (c *cutQueue) settle() bool {
 		for _, job := range open {
 			if job.Open() {
 				left++
-				c.w.handle(c.t.Context(), job.Kind, job.ID)
+				c.w.handle(c.t.Context(), job.Kind, job.ID, func() {})
 			}
 		}
 		if left == 0 && cut == nil {

@@ -69,6 +69,7 @@ type Worker struct {
 	opt   Options
 	log   *slog.Logger
 	table map[string]func(context.Context, *job) (any, error)
+	aside chan struct{} // a token for each job that stepped aside
 	web   *upstream.Client
 	probe *probe.Prober
 	rules string // what tags are judged by
@@ -87,6 +88,7 @@ func New(db *storage.DB, q *queue.Queue, blobs blob.Store, opt Options, log *slo
 		storage.ProbePackage:  w.probePackage,
 		storage.UpdateCatalog: w.updateCatalog,
 	}
+	w.aside = make(chan struct{}, asideOf(opt.Concurrency))
 	w.jobSeconds = prometheus.NewHistogramVec(prometheus.HistogramOpts{
 		Name: "packbase_job_seconds", Help: "Time of one attempt at a job, by kind.",
 		Buckets: []float64{.05, .2, 1, 5, 20, 60, 300, 1800},
@@ -111,11 +113,15 @@ func (w *Worker) Run(ctx context.Context) error {
 	wg.Go(func() { w.reconcile(ctx) })
 	wg.Go(func() { w.tidy(ctx) })
 	wg.Go(func() { w.scrub(ctx) })
-	err := w.queue.Serve(ctx, w.opt.Concurrency, func(ctx context.Context, kind string, job uuid.UUID) {
-		// asynq itself does not wait for handlers whose context has ended.
-		wg.Add(1)
-		defer wg.Done()
-		w.handle(ctx, kind, job)
+	err := w.queue.Serve(ctx, w.opt.Concurrency, func(_ context.Context, kind string, job uuid.UUID) {
+		// A job that steps aside outlives the message that told of it.
+		free := make(chan struct{})
+		leave := sync.OnceFunc(func() { close(free) })
+		wg.Go(func() {
+			defer leave()
+			w.handle(ctx, kind, job, leave)
+		})
+		<-free
 	}, w.log)
 	wg.Wait()
 	end, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
@@ -134,6 +140,7 @@ type job struct {
 	sync     *storage.Sync // how the look at upstream went, if the job had one
 	failures int           // of the package's syncs in a row, before this job
 	advanced bool          // this attempt settled something that the next one need not do again
+	leave    func()        // lets the worker begin another job beside this one
 }
 
 func (j *job) setProgress(p storage.Progress) {
@@ -152,7 +159,8 @@ func (j *job) getProgress() storage.Progress {
 var errParked = errors.New("parked")
 
 // handle claims the job, works on it and records how that ended.
-func (w *Worker) handle(ctx context.Context, kind string, id uuid.UUID) {
+// leave lets the worker begin another job beside it.
+func (w *Worker) handle(ctx context.Context, kind string, id uuid.UUID, leave func()) {
 	claim, err := w.db.ClaimJob(ctx, id, w.opt.ID, w.opt.Lease)
 	if errors.Is(err, storage.ErrLost) {
 		return // told of twice, or not due: the reconciler sees to it
@@ -166,7 +174,7 @@ func (w *Worker) handle(ctx context.Context, kind string, id uuid.UUID) {
 	}
 	log.InfoContext(ctx, "job started", "attempt", claim.Job.Attempts)
 	start := time.Now()
-	j := &job{Claim: claim}
+	j := &job{Claim: claim, leave: leave}
 
 	// The claim is kept until the outcome is recorded, also while the worker stops.
 	var wg sync.WaitGroup

@@ -165,7 +165,7 @@ type remote struct {
 
 // openRemote waits for the list of refs.
 func openRemote(req Request, events *eventWriter) (source, error) {
-	_ = events.send(Event{Progress: &storage.Progress{Step: "list refs"}})
+	_ = events.send(Event{Progress: &storage.Progress{Step: StepList}})
 	r := &remote{
 		packs: bufio.NewReaderSize(os.NewFile(packsFile, "packs"), 64<<10),
 		ask:   os.NewFile(askFile, "wants"),
@@ -248,7 +248,7 @@ func (r *remote) receive(pack *os.File) error {
 			return fmt.Errorf("write pack: %w", err)
 		}
 		written += int64(len(b))
-		r.events.progress(storage.Progress{Step: "download", Done: written, Unit: "bytes"})
+		r.events.progress(storage.Progress{Step: StepDownload, Done: written, Unit: "bytes"})
 	}
 }
 

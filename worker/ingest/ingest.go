@@ -70,6 +70,12 @@ func DefaultLimits() Limits {
 	}
 }
 
+// Steps of a job's progress in which it waits for upstream.
+const (
+	StepList     = "list refs"
+	StepDownload = "download"
+)
+
 // An Event is one line of the child's output. One field is set.
 type Event struct {
 	Walls    *confine.Walls       `json:"walls,omitempty"` // comes first

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"strings"
+	"time"
 )
 
 const (
@@ -87,7 +88,8 @@ func (g *guard) RoundTrip(req *http.Request) (*http.Response, error) {
 // instead: go-git would lose what kind it is.
 func (g *guard) watchPack(resp *http.Response) error {
 	// A shallow line for each commit and a NAK. A server that counts objects
-	// may take its time; Git's sends a packet every 5 seconds.
+	// has a time of its own; Git's sends a packet every 5 seconds.
+	g.body.begin = time.AfterFunc(g.limits.Begin, func() { g.body.cancel(errNotBegun(g.limits.Begin)) })
 	g.body.need.Store(1)
 	g.body.rate.Store(1)
 	g.body.left = 64<<10 + 64*int64(g.wants)

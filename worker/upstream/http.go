@@ -178,6 +178,7 @@ type body struct {
 	over   *Error // when left is used up
 	err    error  // the first failure, for those who lose it on the way
 
+	begin  *time.Timer // ends what does not begin; nil if there is no such limit
 	window time.Duration
 	seen   atomic.Int64 // bytes in this window
 	need   atomic.Int64 // bytes that this window has to bring
@@ -210,6 +211,16 @@ func (b *body) tick() {
 	time.AfterFunc(b.window, b.tick)
 }
 
+// begun tells that what is waited for has begun.
+func (b *body) begun(rate int64) {
+	b.begin.Stop()
+	b.rate.Store(rate)
+}
+
+func errNotBegun(after time.Duration) *Error {
+	return &Error{Code: CodeTimeout, Temporary: true, Message: fmt.Sprintf("upstream did not begin to send a pack within %v; it is retried later", after)}
+}
+
 func errSlow() *Error {
 	return &Error{Code: CodeTimeout, Temporary: true, Message: "upstream stopped sending, or sends too slowly; it is retried later"}
 }
@@ -233,6 +244,9 @@ func (b *body) Read(p []byte) (int, error) {
 }
 
 func (b *body) Close() error {
+	if b.begin != nil {
+		b.begin.Stop()
+	}
 	b.cancel(nil)
 	return b.src.Close()
 }

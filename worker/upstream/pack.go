@@ -41,7 +41,7 @@ func (s *Session) copyPack(r io.Reader, w io.Writer, progress func(bytes int64))
 				return fmt.Errorf("write pack: %w", err)
 			}
 			if len(payload) > 0 { // else a keepalive
-				s.guard.body.rate.Store(s.limits.minBytes())
+				s.guard.body.begun(s.limits.minBytes())
 				if progress != nil {
 					progress(written)
 				}

@@ -67,9 +67,10 @@ type Limits struct {
 	Connect time.Duration // name lookup and TCP connect
 	TLS     time.Duration // TLS handshake
 	Header  time.Duration // from the request to the end of the answer's header
+	Begin   time.Duration // from the request for a pack to its first byte: upstream counts objects
 	Idle    time.Duration // without a byte; also the window that MinRate is measured in
 	Total   time.Duration // one Connect or one FetchPack
-	MinRate int64         // bytes a second, once a list or a pack has begun
+	MinRate int64         // bytes a second, on average over Idle, once a list or a pack has begun
 }
 
 // DefaultLimits returns the limits that stand in for zero fields.
@@ -81,9 +82,10 @@ func DefaultLimits() Limits {
 		Connect:      10 * time.Second,
 		TLS:          10 * time.Second,
 		Header:       30 * time.Second,
+		Begin:        2 * time.Minute,
 		Idle:         60 * time.Second,
-		Total:        15 * time.Minute,
-		MinRate:      1 << 10,
+		Total:        time.Hour, // who keeps to MinRate comes to an end
+		MinRate:      4 << 10,
 	}
 }
 
@@ -97,6 +99,7 @@ func (l Limits) orDefaults() Limits {
 		Connect:      cmp.Or(l.Connect, d.Connect),
 		TLS:          cmp.Or(l.TLS, d.TLS),
 		Header:       cmp.Or(l.Header, d.Header),
+		Begin:        cmp.Or(l.Begin, d.Begin),
 		Idle:         cmp.Or(l.Idle, d.Idle),
 		Total:        cmp.Or(l.Total, d.Total),
 		MinRate:      cmp.Or(l.MinRate, d.MinRate),

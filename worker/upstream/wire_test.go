@@ -483,6 +483,7 @@ func TestStalls(t *testing.T) {
 		slowHeader  = Limits{Header: short}
 		slowBody    = Limits{Idle: short, MinRate: 1000}
 		slowInTotal = Limits{Idle: time.Second, MinRate: 1000, Total: 2 * time.Second}
+		slowToBegin = Limits{Begin: short}
 	)
 	hang := func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }
 	drip := func(w http.ResponseWriter, r *http.Request, s string) {
@@ -508,7 +509,7 @@ func TestStalls(t *testing.T) {
 	slow := strings.Repeat(band(bandPack, "x"), 1000)
 	keepalive := strings.Repeat(band(bandPack, ""), 1000)
 	begun := packHead + band(bandPack, "PACK")
-	const header, idle, total = "did not answer in time", "stopped sending", "in all"
+	const header, idle, total, begin = "did not answer in time", "stopped sending", "in all", "did not begin"
 	tests := []struct {
 		name   string
 		limits Limits
@@ -526,6 +527,9 @@ func TestStalls(t *testing.T) {
 		{"pack, bytes", slowBody, fake{pack: after(begun, slow)}, idle},
 		{"pack, before the end", slowBody, fake{pack: after(begun+strings.Repeat(band(bandPack, strings.Repeat("x", 1000)), 100), "")}, idle},
 		{"pack, only keepalives", slowInTotal, fake{pack: after(packHead, keepalive)}, total},
+		{"pack, only keepalives at first", slowToBegin, fake{pack: after(packHead, keepalive)}, begin},
+		{"pack, byte by byte before it", slowToBegin, fake{pack: after("", strings.Repeat(pkt("shallow "+someID), 100))}, begin},
+		{"pack, nothing before it", slowToBegin, fake{pack: after("", "")}, begin},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
