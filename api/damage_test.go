@@ -121,7 +121,7 @@ func TestDamagedBytesAreNotServed(t *testing.T) {
 		if len(due) != 1 || due[0].Digest != tt.digest {
 			t.Errorf("%s: the workers were told of %v, want %s", tt.name, due, tt.digest)
 		}
-		g.must(g.db.BlobChecked(t.Context(), tt.digest))
+		g.must(g.db.BlobChecked(t.Context(), tt.digest, time.Now()))
 	}
 }
 
@@ -182,7 +182,7 @@ func TestLostBlob(t *testing.T) {
 	if len(due) != 1 || due[0].Digest != rel.Digest {
 		t.Errorf("the workers were told of %v", due)
 	}
-	g.must(g.db.BlobChecked(t.Context(), rel.Digest))
+	g.must(g.db.BlobChecked(t.Context(), rel.Digest, time.Now()))
 	g.must(os.Rename(filepath.Join(g.dir, "blobs"), filepath.Join(g.dir, "away")))
 	if a := g.get("/p/hello/tag/v1.0.0.tar.gz"); a.StatusCode != http.StatusServiceUnavailable || a.code() != "storage_unavailable" {
 		t.Errorf("away: %d %s", a.StatusCode, a.body)

@@ -110,11 +110,12 @@ func (db *DB) SuspectBlob(ctx context.Context, digest string) error {
 	return nil
 }
 
-// BlobChecked records that the bytes of a blob were read and are right.
-func (db *DB) BlobChecked(ctx context.Context, digest string) error {
+// BlobChecked records that the bytes of a blob were read and are right; the
+// reading began at since, and what is written later has not been read.
+func (db *DB) BlobChecked(ctx context.Context, digest string, since time.Time) error {
 	_, err := db.pool.Exec(ctx, `
-		UPDATE blobs SET checked_at = now(), damaged_at = NULL, mend_at = NULL, mend_tries = 0, problem = ''
-		WHERE digest = $1`, digest)
+		UPDATE blobs SET checked_at = $2, damaged_at = NULL, mend_at = NULL, mend_tries = 0, problem = ''
+		WHERE digest = $1`, digest, since)
 	if err != nil {
 		return fmt.Errorf("blob %s checked: %w", digest, translate(err))
 	}

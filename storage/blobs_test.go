@@ -112,7 +112,7 @@ func TestDamagedBlob(t *testing.T) {
 	if len(blobs) != 2 || damaged != 1 {
 		t.Errorf("hello has %d blobs, %d damaged; want 2 and 1", len(blobs), damaged)
 	}
-	f.must(f.BlobChecked(f.ctx, digest))
+	f.must(f.BlobChecked(f.ctx, digest, time.Now()))
 	if s, err := f.Scrub(f.ctx, time.Hour); err != nil || s.Damaged != 0 {
 		t.Errorf("mended: %+v (%v)", s, err)
 	}
@@ -128,7 +128,7 @@ func TestDamagedBlob(t *testing.T) {
 		if b.Digest == digest {
 			t.Error("what was just read is asked for")
 		}
-		f.must(f.BlobChecked(f.ctx, b.Digest))
+		f.must(f.BlobChecked(f.ctx, b.Digest, time.Now()))
 	}
 	if s, err := f.Scrub(f.ctx, time.Hour); err != nil || s.Behind != 1 {
 		t.Errorf("behind: %+v, want 1 (%v)", s, err)

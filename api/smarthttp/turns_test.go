@@ -147,9 +147,8 @@ func largeBodies() (zipped [][]byte) {
 }
 
 // Bodies that are large once inflated, from clients that hold them open, take
-// the memory of a few.
+// the memory of a few. It measures the heap, and so runs alone.
 func TestLargeBodies(t *testing.T) {
-	t.Parallel()
 	u := newUpstream(t)
 	m := newMirror(t, u)
 	for _, body := range largeBodies() {

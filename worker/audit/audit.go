@@ -279,9 +279,9 @@ func (a *Auditor) verifyBlobs(ctx context.Context) (map[string]*Finding, error) 
 // verifyBlob returns a finding if the blob is damaged or lost. The workers,
 // which may be running, learn of it.
 func (a *Auditor) verifyBlob(ctx context.Context, digest string) (*Finding, error) {
-	err := a.look(ctx, digest)
+	since, err := a.look(ctx, digest)
 	if err == nil {
-		return nil, a.DB.BlobChecked(ctx, digest)
+		return nil, a.DB.BlobChecked(ctx, digest, since)
 	}
 	found := &Finding{Code: "blob_missing", Subject: digest, Problem: "a row names this blob, and it is not in the store"}
 	switch {
@@ -298,7 +298,7 @@ func (a *Auditor) verifyBlob(ctx context.Context, digest string) (*Finding, erro
 	if err != nil || len(uses) == 0 {
 		return nil, err
 	}
-	if found.Code == "blob_missing" && a.look(ctx, digest) == nil {
+	if _, gone := a.look(ctx, digest); found.Code == "blob_missing" && gone == nil {
 		return nil, nil
 	}
 	return found, a.DB.SuspectBlob(ctx, digest)

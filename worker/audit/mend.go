@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"time"
 
 	"packbase/storage"
 	"packbase/storage/blob"
@@ -29,10 +30,10 @@ func (a *Auditor) Mend(ctx context.Context, digest string) (right, mended bool, 
 
 // mend is Mend without the report; found is nil if there was nothing to do.
 func (a *Auditor) mend(ctx context.Context, digest string) (found *Finding, err error) {
-	problem := a.look(ctx, digest)
+	since, problem := a.look(ctx, digest)
 	switch {
 	case problem == nil:
-		return nil, a.DB.BlobChecked(ctx, digest)
+		return nil, a.DB.BlobChecked(ctx, digest, since)
 	case ctx.Err() != nil, errors.Is(problem, blob.ErrUnavailable) && !blob.IsDamaged(problem):
 		return nil, fmt.Errorf("read blob %s: %w", digest, problem)
 	}
@@ -55,18 +56,21 @@ func (a *Auditor) mend(ctx context.Context, digest string) (found *Finding, err 
 		return found, a.DB.BlobDamaged(ctx, digest, fmt.Sprintf("the stored bytes of its %s are damaged or lost", uses[0].Use))
 	}
 	found.Mended = true
-	return found, a.DB.BlobChecked(ctx, digest)
+	return found, a.DB.BlobChecked(ctx, digest, since)
 }
 
-// look reads a blob. It tells a lost blob from a store that is away.
-func (a *Auditor) look(ctx context.Context, digest string) error {
-	err := blob.Verify(ctx, a.Blobs, digest)
+// look reads a blob. It tells a lost blob from a store that is away. What was
+// written at since or later has not been read.
+func (a *Auditor) look(ctx context.Context, digest string) (since time.Time, err error) {
+	const tick = 10 * time.Millisecond // of the clock that file systems go by
+	since = time.Now().Add(-tick)
+	err = blob.Verify(ctx, a.Blobs, digest)
 	if errors.Is(err, fs.ErrNotExist) {
 		if _, away := a.Blobs.Free(ctx); away != nil {
-			return away
+			return since, away
 		}
 	}
-	return err
+	return since, err
 }
 
 // lost reports whether err means that a blob's bytes cannot be had any more.

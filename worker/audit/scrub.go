@@ -149,10 +149,10 @@ func (k *Keeper) scrub(ctx context.Context) error {
 
 // read reads one blob. What is damaged is mended next.
 func (k *Keeper) read(ctx context.Context, b storage.StoredBlob) error {
-	err := k.look(ctx, b.Digest)
+	since, err := k.look(ctx, b.Digest)
 	switch {
 	case err == nil:
-		return k.DB.BlobChecked(ctx, b.Digest)
+		return k.DB.BlobChecked(ctx, b.Digest, since)
 	case ctx.Err() != nil, errors.Is(err, blob.ErrUnavailable) && !blob.IsDamaged(err):
 		return fmt.Errorf("read blob %s: %w", b.Digest, err)
 	}

@@ -169,6 +169,23 @@ func TestFsckFinds(t *testing.T) {
 	}
 }
 
+// What is written while a blob is being read has not been read.
+func TestNoticeWhileReading(t *testing.T) {
+	t.Parallel()
+	r := workertest.New(t)
+	stop := r.Work()
+	rel := r.Mirror("hello", "v1.0.0")
+	stop()
+	a, _ := auditor(r)
+	began := time.Now()
+	time.Sleep(20 * time.Millisecond) // the clock of a file system goes in ticks
+	r.Spoil(rel[0].Digest, workertest.Flip)
+	r.Must(r.BlobChecked(t.Context(), rel[0].Digest, began))
+	if n, err := a.Notice(t.Context()); err != nil || n == 0 {
+		t.Errorf("notice: %d suspects, want one (%v)", n, err)
+	}
+}
+
 // GC keeps everything that a row names, however old, histories included.
 func TestGCKeepsWhatIsNamed(t *testing.T) {
 	t.Parallel()
