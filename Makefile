@@ -37,7 +37,7 @@ build: ## build bin/packbase
 test: ## install what is missing, and run all checks and tests (ZIGS=0.17.1,0.15.2 sets the Zig versions)
 	@.ci/install up test
 	@$(MAKE) --no-print-directory lint
-	$(ENV) '$(ZIGS)' -- go test -race -timeout 30m $$(go list ./... | grep -v '^packbase/tests')
+	$(ENV) '$(ZIGS)' -- go test -race -timeout 30m $$(go list ./... | grep -v /packbase/tests)
 	$(ENV) '$(ZIGS)' -- go test -race -p 1 -timeout 30m ./tests/...
 
 test-zig: ## run the tests that use Zig with each version from 0.13 to 0.17

@@ -1,4 +1,4 @@
-module packbase
+module github.com/francescobianco/packbase
 
 go 1.26.6
 

@@ -16,7 +16,7 @@ import (
 	"github.com/go-chi/chi/v5"
 	lru "github.com/hashicorp/golang-lru/v2"
 
-	"packbase/storage"
+	"github.com/francescobianco/packbase/storage"
 )
 
 // A caller is whose request it is.

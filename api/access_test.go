@@ -14,8 +14,8 @@ import (
 	"github.com/go-chi/chi/v5"
 	"github.com/jackc/pgx/v5"
 
-	"packbase/api"
-	"packbase/storage"
+	"github.com/francescobianco/packbase/api"
+	"github.com/francescobianco/packbase/storage"
 )
 
 // makeToken has the server make a token.

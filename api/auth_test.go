@@ -11,8 +11,8 @@ import (
 
 	"github.com/google/uuid"
 
-	"packbase/api"
-	"packbase/storage"
+	"github.com/francescobianco/packbase/api"
+	"github.com/francescobianco/packbase/storage"
 )
 
 // writes are all routes that need the token. Whoever adds one adds it here.

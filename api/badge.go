@@ -8,7 +8,7 @@ import (
 	"time"
 	"unicode/utf8"
 
-	"packbase/api/web"
+	"github.com/francescobianco/packbase/api/web"
 )
 
 // getBadge serves GET /{package}.svg: the latest release and how the package

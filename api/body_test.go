@@ -8,7 +8,7 @@ import (
 	"strings"
 	"testing"
 
-	"packbase/storage"
+	"github.com/francescobianco/packbase/storage"
 )
 
 // posts are all paths that take JSON.

@@ -9,7 +9,7 @@ import (
 
 	"github.com/go-chi/chi/v5"
 
-	"packbase/storage"
+	"github.com/francescobianco/packbase/storage"
 )
 
 // getChanges serves GET /api/changes?since=&limit=&wait=: the feed that edges

@@ -14,7 +14,7 @@ import (
 
 	"github.com/go-chi/chi/v5/middleware"
 
-	"packbase/api/pace"
+	"github.com/francescobianco/packbase/api/pace"
 )
 
 // HTTPServer returns a server of all routes whose limits strangers cannot

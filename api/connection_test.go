@@ -10,7 +10,7 @@ import (
 	"testing"
 	"time"
 
-	"packbase/storage"
+	"github.com/francescobianco/packbase/storage"
 )
 
 // After whatever two servers could read in two ways, the connection ends: no

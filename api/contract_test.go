@@ -21,8 +21,8 @@ import (
 	"github.com/go-chi/chi/v5"
 	"github.com/google/uuid"
 
-	"packbase/api"
-	"packbase/storage"
+	"github.com/francescobianco/packbase/api"
+	"github.com/francescobianco/packbase/storage"
 )
 
 // A scene is a registry in which every answer can be had.

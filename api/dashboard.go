@@ -9,8 +9,8 @@ import (
 	"strings"
 	"time"
 
-	"packbase/api/web"
-	"packbase/storage"
+	"github.com/francescobianco/packbase/api/web"
+	"github.com/francescobianco/packbase/storage"
 )
 
 // An overview is what the dashboard asks of Postgres and Redis besides the

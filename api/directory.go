@@ -8,7 +8,7 @@ import (
 	"sync"
 	"time"
 
-	"packbase/storage"
+	"github.com/francescobianco/packbase/storage"
 )
 
 // A directory keeps all packages in memory, so that lists, search and status

@@ -9,7 +9,7 @@ import (
 
 	"github.com/go-chi/chi/v5"
 
-	"packbase/storage"
+	"github.com/francescobianco/packbase/storage"
 )
 
 // The dumb protocol serves files: for packages from local bare repositories,

@@ -10,8 +10,8 @@ import (
 
 	"github.com/go-chi/chi/v5/middleware"
 
-	"packbase/storage"
-	"packbase/storage/blob"
+	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/storage/blob"
 )
 
 // An Error is an answer that is not 2xx.

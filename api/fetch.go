@@ -10,7 +10,7 @@ import (
 	"strings"
 	"time"
 
-	"packbase/storage"
+	"github.com/francescobianco/packbase/storage"
 )
 
 // maxWait is the longest that a request may wait for its job.

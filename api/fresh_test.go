@@ -9,7 +9,7 @@ import (
 	"testing"
 	"time"
 
-	"packbase/storage"
+	"github.com/francescobianco/packbase/storage"
 )
 
 // Whoever was told that something is done finds it in the list and in the

@@ -14,9 +14,9 @@ import (
 	"github.com/go-chi/chi/v5"
 	lru "github.com/hashicorp/golang-lru/v2"
 
-	"packbase/api/smarthttp"
-	"packbase/storage"
-	"packbase/storage/gitpack"
+	"github.com/francescobianco/packbase/api/smarthttp"
+	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/storage/gitpack"
 )
 
 // gitInfoRefs serves GET /{repo}/info/refs and /git/{repo}/info/refs.

@@ -7,7 +7,7 @@ import (
 	"net/http"
 	"time"
 
-	"packbase/storage"
+	"github.com/francescobianco/packbase/storage"
 )
 
 // getHealth serves GET /healthz: the process answers. It depends on nothing.

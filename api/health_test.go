@@ -6,7 +6,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
-	"packbase/api"
+	"github.com/francescobianco/packbase/api"
 )
 
 // Readiness, metrics and the dashboard say when jobs get nowhere, and packages

@@ -11,7 +11,7 @@ import (
 	"strings"
 	"testing"
 
-	"packbase/storage"
+	"github.com/francescobianco/packbase/storage"
 )
 
 // Parts of a tarball are what RFC 9110, section 14 says, and never more bytes

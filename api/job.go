@@ -11,7 +11,7 @@ import (
 	"github.com/go-chi/chi/v5"
 	"github.com/google/uuid"
 
-	"packbase/storage"
+	"github.com/francescobianco/packbase/storage"
 )
 
 // jobBody is a job as clients see it.

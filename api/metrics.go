@@ -9,7 +9,7 @@ import (
 	"github.com/go-chi/chi/v5"
 	"github.com/prometheus/client_golang/prometheus"
 
-	"packbase/storage"
+	"github.com/francescobianco/packbase/storage"
 )
 
 // metrics are what the HTTP side counts. Labels come from the route table and

@@ -12,8 +12,8 @@ import (
 	"strings"
 	"testing"
 
-	"packbase/api"
-	"packbase/storage"
+	"github.com/francescobianco/packbase/api"
+	"github.com/francescobianco/packbase/storage"
 )
 
 // names yields package names, most of them almost valid.

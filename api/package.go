@@ -10,7 +10,7 @@ import (
 
 	"github.com/go-chi/chi/v5"
 
-	"packbase/storage"
+	"github.com/francescobianco/packbase/storage"
 )
 
 // packageBody is what GET /api/info/{package} answers.

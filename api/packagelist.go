@@ -6,7 +6,7 @@ import (
 	"slices"
 	"strings"
 
-	"packbase/api/web"
+	"github.com/francescobianco/packbase/api/web"
 )
 
 // getPackageList serves GET /packages?q=&sort=&filter=&language=&page= to browsers.

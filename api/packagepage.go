@@ -14,8 +14,8 @@ import (
 	"github.com/go-chi/chi/v5"
 	"golang.org/x/mod/semver"
 
-	"packbase/api/web"
-	"packbase/storage"
+	"github.com/francescobianco/packbase/api/web"
+	"github.com/francescobianco/packbase/storage"
 )
 
 // getRepo serves GET /{package} and its feed and badge.

@@ -13,8 +13,8 @@ import (
 
 	"github.com/go-chi/chi/v5/middleware"
 
-	"packbase/api/web"
-	"packbase/storage"
+	"github.com/francescobianco/packbase/api/web"
+	"github.com/francescobianco/packbase/storage"
 )
 
 // pageTime bounds what a page waits for; then it says what is away.

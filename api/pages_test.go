@@ -13,7 +13,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"packbase/api"
+	"github.com/francescobianco/packbase/api"
 )
 
 // browser is what Firefox accepts.

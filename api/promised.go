@@ -11,8 +11,8 @@ import (
 
 	lru "github.com/hashicorp/golang-lru/v2"
 
-	"packbase/storage"
-	"packbase/storage/blob"
+	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/storage/blob"
 )
 
 // promised opens the blobs that rows promise. What is damaged or lost is never

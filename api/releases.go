@@ -8,7 +8,7 @@ import (
 
 	lru "github.com/hashicorp/golang-lru/v2"
 
-	"packbase/storage"
+	"github.com/francescobianco/packbase/storage"
 )
 
 // What is kept in memory. A release is named by its tag, its commit and two

@@ -24,12 +24,12 @@ import (
 	lru "github.com/hashicorp/golang-lru/v2"
 	"github.com/prometheus/client_golang/prometheus"
 
-	"packbase/api/pace"
-	"packbase/api/smarthttp"
-	"packbase/api/web"
-	"packbase/storage"
-	"packbase/storage/blob"
-	"packbase/storage/queue"
+	"github.com/francescobianco/packbase/api/pace"
+	"github.com/francescobianco/packbase/api/smarthttp"
+	"github.com/francescobianco/packbase/api/web"
+	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/storage/blob"
+	"github.com/francescobianco/packbase/storage/queue"
 )
 
 // Options are a server's settings.

@@ -12,8 +12,8 @@ import (
 	"testing"
 	"time"
 
-	"packbase/api"
-	"packbase/api/pace"
+	"github.com/francescobianco/packbase/api"
+	"github.com/francescobianco/packbase/api/pace"
 )
 
 // Whoever moves enough gets all, however long that takes; whoever does not is

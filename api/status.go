@@ -8,7 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"packbase/storage"
+	"github.com/francescobianco/packbase/storage"
 )
 
 // statusBody is what GET /api/status answers.

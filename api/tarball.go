@@ -9,9 +9,9 @@ import (
 
 	"github.com/go-chi/chi/v5"
 
-	"packbase/storage"
-	"packbase/storage/blob"
-	"packbase/storage/zigpkg"
+	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/storage/blob"
+	"github.com/francescobianco/packbase/storage/zigpkg"
 )
 
 const immutable = "public, max-age=31536000, immutable"

@@ -15,7 +15,7 @@ import (
 
 	"github.com/go-chi/chi/v5"
 
-	"packbase/storage"
+	"github.com/francescobianco/packbase/storage"
 )
 
 // postUpdate serves POST /api/update: the catalog is looked at again. Anybody

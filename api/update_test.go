@@ -10,9 +10,9 @@ import (
 	"testing"
 	"time"
 
-	"packbase/api"
-	"packbase/storage"
-	"packbase/storage/queue/queuetest"
+	"github.com/francescobianco/packbase/api"
+	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/storage/queue/queuetest"
 )
 
 // ask sends n requests for an update at once, and returns how many got each

@@ -8,7 +8,7 @@ import (
 
 	"github.com/google/uuid"
 
-	"packbase/storage"
+	"github.com/francescobianco/packbase/storage"
 )
 
 // A jobWatch looks at the jobs that somebody follows: at all of them with one

@@ -5,7 +5,7 @@ import (
 	"testing"
 	"time"
 
-	"packbase/storage"
+	"github.com/francescobianco/packbase/storage"
 )
 
 // Every foreign key to blobs is in the view of named blobs: what it forgets is

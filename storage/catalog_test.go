@@ -11,7 +11,7 @@ import (
 
 	"github.com/google/uuid"
 
-	"packbase/storage"
+	"github.com/francescobianco/packbase/storage"
 )
 
 const source = "https://catalog.example/packages.json"

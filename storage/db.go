@@ -6,7 +6,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
-	"packbase/storage/pg"
+	"github.com/francescobianco/packbase/storage/pg"
 )
 
 // A DB is packbase's Postgres. It is safe for concurrent use.

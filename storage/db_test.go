@@ -7,9 +7,9 @@ import (
 	"testing"
 	"time"
 
-	"packbase/migrations"
-	"packbase/storage"
-	"packbase/storage/storagetest"
+	"github.com/francescobianco/packbase/migrations"
+	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/storage/storagetest"
 )
 
 // Several processes that start at once migrate once (DB-07).

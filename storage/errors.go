@@ -4,8 +4,8 @@ import (
 	"errors"
 	"fmt"
 
-	"packbase/storage/fault"
-	"packbase/storage/pg"
+	"github.com/francescobianco/packbase/storage/fault"
+	"github.com/francescobianco/packbase/storage/pg"
 )
 
 // Errors that callers may test for with errors.Is.

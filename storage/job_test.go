@@ -10,8 +10,8 @@ import (
 
 	"github.com/google/uuid"
 
-	"packbase/storage"
-	"packbase/storage/pg"
+	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/storage/pg"
 )
 
 // What a claimed job may become, and what it is then.

@@ -10,8 +10,8 @@ import (
 
 	"github.com/jackc/pgx/v5/pgxpool"
 
-	"packbase/storage"
-	"packbase/storage/storagetest"
+	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/storage/storagetest"
 )
 
 // An update that goes back to the queue while another one waits there ends,

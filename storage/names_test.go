@@ -10,7 +10,7 @@ import (
 	"testing"
 	"time"
 
-	"packbase/storage"
+	"github.com/francescobianco/packbase/storage"
 )
 
 func TestParseUpstream(t *testing.T) {

@@ -6,7 +6,7 @@ import (
 	"testing"
 	"time"
 
-	"packbase/storage"
+	"github.com/francescobianco/packbase/storage"
 )
 
 // Of all who claim a name at once for upstreams of their own, one gets it

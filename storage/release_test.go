@@ -11,7 +11,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
-	"packbase/storage"
+	"github.com/francescobianco/packbase/storage"
 )
 
 // Whoever may write SQL still cannot change what was published (DB-09, R-01).

@@ -5,7 +5,7 @@ import (
 	"strings"
 	"testing"
 
-	"packbase/storage"
+	"github.com/francescobianco/packbase/storage"
 )
 
 // A removal is for good: nothing serves what was removed, nothing publishes

@@ -11,8 +11,8 @@ import (
 
 	"github.com/jackc/pgx/v5/pgxpool"
 
-	"packbase/storage"
-	"packbase/storage/storagetest"
+	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/storage/storagetest"
 )
 
 // A fixture is a database of a test's own, also as whoever may write SQL

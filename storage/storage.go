@@ -8,7 +8,7 @@ package storage
 import (
 	"time"
 
-	"packbase/storage/zigpkg"
+	"github.com/francescobianco/packbase/storage/zigpkg"
 )
 
 // A Package is a name and the one upstream it is bound to.

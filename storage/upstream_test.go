@@ -5,7 +5,7 @@ import (
 	"testing"
 	"time"
 
-	"packbase/storage"
+	"github.com/francescobianco/packbase/storage"
 )
 
 // What owns a name and what is dialled for it are the same place, whoever

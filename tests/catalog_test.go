@@ -11,7 +11,7 @@ import (
 	"slices"
 	"testing"
 
-	"packbase/tests/harness"
+	"github.com/francescobianco/packbase/tests/harness"
 )
 
 // A catalogItem is one package as a catalog lists it.

@@ -9,7 +9,7 @@ import (
 	"strings"
 	"testing"
 
-	"packbase/tests/harness"
+	"github.com/francescobianco/packbase/tests/harness"
 )
 
 // Both children that upstream's bytes reach are confined when the first of

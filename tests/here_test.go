@@ -5,7 +5,7 @@ import (
 	"testing"
 	"time"
 
-	"packbase/tests/harness"
+	"github.com/francescobianco/packbase/tests/harness"
 )
 
 // A tag or commit that is here is answered from what is here: upstream is not

@@ -20,7 +20,7 @@ import (
 	"strings"
 	"testing"
 
-	"packbase/tests/harness"
+	"github.com/francescobianco/packbase/tests/harness"
 )
 
 // generatedTags is how many tags TestIdentity checks. One takes about 50 ms.

@@ -10,6 +10,8 @@ import (
 	"testing"
 )
 
+const module = "github.com/francescobianco/packbase"
+
 // imports says which of our packages each part may import, tests included. The
 // longest path that a package lies below counts; everything may import what
 // lies below its own path. A package without a rule needs one.
@@ -48,7 +50,7 @@ func TestImports(t *testing.T) {
 			continue
 		}
 		for _, path := range slices.Concat(pkg.Imports, pkg.TestImports, pkg.XTestImports) {
-			path, ours := strings.CutPrefix(path, "packbase/")
+			path, ours := strings.CutPrefix(path, module+"/")
 			if ours && !slices.ContainsFunc(append(may, own), func(p string) bool { return below(path, p) }) {
 				t.Errorf("%s imports %s, want only what is below %q", pkg.path(), path, append(may, own))
 			}
@@ -80,7 +82,7 @@ func TestNoTestPackagesInBinary(t *testing.T) {
 			continue
 		}
 		for _, path := range pkg.Deps {
-			if path == "testing" || below(path, "packbase") && strings.HasSuffix(path, "test") {
+			if path == "testing" || below(path, module) && strings.HasSuffix(path, "test") {
 				t.Errorf("%s depends on %s, want no test package", pkg.path(), path)
 			}
 		}
@@ -94,7 +96,7 @@ type listed struct {
 }
 
 // path returns the package's path below the module.
-func (l listed) path() string { return strings.TrimPrefix(l.ImportPath, "packbase/") }
+func (l listed) path() string { return strings.TrimPrefix(l.ImportPath, module+"/") }
 
 // below reports whether path is parent or lies below it.
 func below(path, parent string) bool {
@@ -104,7 +106,7 @@ func below(path, parent string) bool {
 func listPackages(t *testing.T) []listed {
 	t.Helper()
 	cmd := exec.Command("go", "list", "-e", "-tags", "failpoint,faults,clients",
-		"-json=ImportPath,Imports,TestImports,XTestImports,Deps", "packbase/...")
+		"-json=ImportPath,Imports,TestImports,XTestImports,Deps", module+"/...")
 	out, err := cmd.Output()
 	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
 		t.Fatalf("go list: %v\n%s", err, exit.Stderr)

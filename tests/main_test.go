@@ -3,7 +3,7 @@ package tests_test
 import (
 	"testing"
 
-	"packbase/tests/harness"
+	"github.com/francescobianco/packbase/tests/harness"
 )
 
 func TestMain(m *testing.M) { harness.Main(m) }

@@ -7,7 +7,7 @@ import (
 	"strings"
 	"testing"
 
-	"packbase/tests/harness"
+	"github.com/francescobianco/packbase/tests/harness"
 )
 
 // What one package, and all of them, may take up has a limit, and what was

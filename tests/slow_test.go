@@ -8,7 +8,7 @@ import (
 	"testing"
 	"time"
 
-	"packbase/tests/harness"
+	"github.com/francescobianco/packbase/tests/harness"
 )
 
 // Upstreams that trickle keep no job of another one waiting, however many jobs

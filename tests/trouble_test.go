@@ -14,8 +14,8 @@ import (
 	"testing"
 	"time"
 
-	"packbase/storage/engines"
-	"packbase/tests/harness"
+	"github.com/francescobianco/packbase/storage/engines"
+	"github.com/francescobianco/packbase/tests/harness"
 )
 
 // A privateEngine is a Postgres or a Redis that a test may stop.

@@ -7,7 +7,7 @@ import (
 	"strings"
 	"testing"
 
-	"packbase/tests/harness"
+	"github.com/francescobianco/packbase/tests/harness"
 )
 
 // A worker with a zig has it fetch what was published, shut in, and keeps

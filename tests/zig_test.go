@@ -7,7 +7,7 @@ import (
 	"strings"
 	"testing"
 
-	"packbase/tests/harness"
+	"github.com/francescobianco/packbase/tests/harness"
 )
 
 // Each Zig takes a package from packbase as it does from upstream: the same

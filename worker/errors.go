@@ -7,8 +7,8 @@ import (
 	"syscall"
 	"time"
 
-	"packbase/storage"
-	"packbase/storage/blob"
+	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/storage/blob"
 )
 
 // An Error is how a job failed, in a form that people and programs can use.

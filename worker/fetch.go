@@ -15,9 +15,9 @@ import (
 	"strings"
 	"time"
 
-	"packbase/storage"
-	"packbase/storage/gitpack"
-	"packbase/worker/ingest"
+	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/storage/gitpack"
+	"github.com/francescobianco/packbase/worker/ingest"
 )
 
 // FetchResult is what a fetch job did.

@@ -3,9 +3,9 @@ package worker_test
 import (
 	"testing"
 
-	"packbase/storage"
-	"packbase/storage/blob"
-	"packbase/worker/workertest"
+	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/storage/blob"
+	"github.com/francescobianco/packbase/worker/workertest"
 )
 
 func TestMain(m *testing.M) { workertest.Main(m) }

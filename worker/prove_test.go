@@ -10,10 +10,10 @@ import (
 	"strings"
 	"testing"
 
-	"packbase/storage"
-	"packbase/storage/zigpkg"
-	"packbase/worker"
-	"packbase/worker/workertest"
+	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/storage/zigpkg"
+	"github.com/francescobianco/packbase/worker"
+	"github.com/francescobianco/packbase/worker/workertest"
 )
 
 // A fixtureTag is a commit and a lightweight tag of it. A content "-> x" is a symbolic link to x.

@@ -12,11 +12,11 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5/pgxpool"
 
-	"packbase/storage"
-	"packbase/storage/blob"
-	"packbase/storage/queue/queuetest"
-	"packbase/storage/storagetest"
-	"packbase/worker/upstream"
+	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/storage/blob"
+	"github.com/francescobianco/packbase/storage/queue/queuetest"
+	"github.com/francescobianco/packbase/storage/storagetest"
+	"github.com/francescobianco/packbase/worker/upstream"
 )
 
 // A cutQueue is a worker whose connections to Postgres can be cut, and the

@@ -8,8 +8,8 @@ import (
 
 	"github.com/dustin/go-humanize"
 
-	"packbase/storage/blob"
-	"packbase/worker/ingest"
+	"github.com/francescobianco/packbase/storage/blob"
+	"github.com/francescobianco/packbase/worker/ingest"
 )
 
 // A Quota bounds what is stored. A field of zero is no limit.

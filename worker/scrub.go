@@ -4,8 +4,8 @@ import (
 	"context"
 	"strconv"
 
-	"packbase/storage"
-	"packbase/worker/audit"
+	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/worker/audit"
 )
 
 // auditor looks after the bytes that are stored here.

@@ -8,7 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"packbase/worker/ingest"
+	"github.com/francescobianco/packbase/worker/ingest"
 )
 
 // A child under the control of upstream stages things that are no files, or

@@ -14,9 +14,9 @@ import (
 	"strings"
 	"time"
 
-	"packbase/storage"
-	"packbase/worker/ingest"
-	"packbase/worker/upstream"
+	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/worker/ingest"
+	"github.com/francescobianco/packbase/worker/upstream"
 )
 
 // Limits of a catalog.

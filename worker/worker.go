@@ -21,13 +21,13 @@ import (
 	"github.com/google/uuid"
 	"github.com/prometheus/client_golang/prometheus"
 
-	"packbase/storage"
-	"packbase/storage/blob"
-	"packbase/storage/gitpack"
-	"packbase/storage/queue"
-	"packbase/worker/ingest"
-	"packbase/worker/probe"
-	"packbase/worker/upstream"
+	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/storage/blob"
+	"github.com/francescobianco/packbase/storage/gitpack"
+	"github.com/francescobianco/packbase/storage/queue"
+	"github.com/francescobianco/packbase/worker/ingest"
+	"github.com/francescobianco/packbase/worker/probe"
+	"github.com/francescobianco/packbase/worker/upstream"
 )
 
 // Options are a worker's settings. All are required unless said otherwise.

@@ -19,7 +19,7 @@ import (
 	"slices"
 	"strings"
 
-	"packbase/storage/name"
+	"github.com/francescobianco/packbase/storage/name"
 )
 
 // A Store has what is answered.

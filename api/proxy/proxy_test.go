@@ -12,7 +12,7 @@ import (
 	"strings"
 	"testing"
 
-	"packbase/storage/name"
+	"github.com/francescobianco/packbase/storage/name"
 )
 
 // A shelf is a store in memory. What can be pulled is put on it then.

@@ -8,7 +8,7 @@ import (
 
 	"github.com/RoaringBitmap/roaring/v2"
 
-	"packbase/storage/gitpack"
+	"github.com/francescobianco/packbase/storage/gitpack"
 )
 
 // A plan is what a fetch is answered with.

@@ -5,7 +5,7 @@ import (
 	"slices"
 	"strings"
 
-	"packbase/storage/gitpack"
+	"github.com/francescobianco/packbase/storage/gitpack"
 )
 
 // advertise writes the answer of info/refs.

@@ -11,7 +11,7 @@ import (
 	"strconv"
 	"strings"
 
-	"packbase/storage/gitpack"
+	"github.com/francescobianco/packbase/storage/gitpack"
 )
 
 type command int

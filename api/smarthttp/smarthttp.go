@@ -25,7 +25,7 @@ import (
 	"strings"
 	"time"
 
-	"packbase/storage/gitpack"
+	"github.com/francescobianco/packbase/storage/gitpack"
 )
 
 // A Store knows packages and their packs. It is safe for concurrent use.

@@ -18,8 +18,8 @@ import (
 	"testing"
 	"time"
 
-	"packbase/api/pace"
-	"packbase/storage/gitpack"
+	"github.com/francescobianco/packbase/api/pace"
+	"github.com/francescobianco/packbase/storage/gitpack"
 )
 
 // run runs git in dir with no configuration but the arguments', and returns

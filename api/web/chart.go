@@ -4,7 +4,7 @@ import (
 	"fmt"
 	"time"
 
-	"packbase/storage"
+	"github.com/francescobianco/packbase/storage"
 )
 
 // A Chart is a row of bars over time. Its units are those of an SVG view box

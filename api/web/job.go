@@ -5,7 +5,7 @@ import (
 	"strings"
 	"time"
 
-	"packbase/storage"
+	"github.com/francescobianco/packbase/storage"
 )
 
 // A Job is a job in words.

@@ -13,7 +13,7 @@ import (
 
 	"golang.org/x/mod/semver"
 
-	"packbase/storage"
+	"github.com/francescobianco/packbase/storage"
 )
 
 // A Package is a package in words.

@@ -5,7 +5,7 @@ import (
 	"strconv"
 	"time"
 
-	"packbase/storage"
+	"github.com/francescobianco/packbase/storage"
 )
 
 // A Dashboard is the page /.

@@ -21,7 +21,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"packbase/storage"
+	"github.com/francescobianco/packbase/storage"
 )
 
 // Limits of a client.

@@ -21,11 +21,11 @@ import (
 
 	"github.com/google/uuid"
 
-	"packbase/storage"
-	"packbase/storage/queue/queuetest"
-	"packbase/storage/storagetest"
-	"packbase/worker/ingest"
-	"packbase/worker/upstream"
+	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/storage/queue/queuetest"
+	"github.com/francescobianco/packbase/storage/storagetest"
+	"github.com/francescobianco/packbase/worker/ingest"
+	"github.com/francescobianco/packbase/worker/upstream"
 )
 
 // TestMain lets the test program be the worker's children, as packbase is.

@@ -17,11 +17,11 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
-	"packbase/api/pace"
-	"packbase/storage/gitpack"
-	"packbase/worker"
-	"packbase/worker/ingest"
-	"packbase/worker/upstream"
+	"github.com/francescobianco/packbase/api/pace"
+	"github.com/francescobianco/packbase/storage/gitpack"
+	"github.com/francescobianco/packbase/worker"
+	"github.com/francescobianco/packbase/worker/ingest"
+	"github.com/francescobianco/packbase/worker/upstream"
 )
 
 // Config is what an operator can set. It is read once, when a command starts.

@@ -24,11 +24,11 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
-	"packbase/storage"
-	"packbase/storage/blob"
-	"packbase/storage/engines"
-	"packbase/storage/queue"
-	"packbase/worker/upstream"
+	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/storage/blob"
+	"github.com/francescobianco/packbase/storage/engines"
+	"github.com/francescobianco/packbase/storage/queue"
+	"github.com/francescobianco/packbase/worker/upstream"
 )
 
 func (p *program) doctorCommand() *cobra.Command {

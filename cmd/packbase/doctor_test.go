@@ -10,7 +10,7 @@ import (
 	"strings"
 	"testing"
 
-	"packbase/storage/storagetest"
+	"github.com/francescobianco/packbase/storage/storagetest"
 )
 
 // findings returns what doctor found: the levels of each check, by its name.

@@ -9,7 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"packbase/storage"
+	"github.com/francescobianco/packbase/storage"
 )
 
 func (p *program) fetchCommand() *cobra.Command {

@@ -10,7 +10,7 @@ import (
 	"net/http"
 	"time"
 
-	"packbase/storage"
+	"github.com/francescobianco/packbase/storage"
 )
 
 // A job is what /api/jobs/{id} answers.

@@ -12,7 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"packbase/storage"
+	"github.com/francescobianco/packbase/storage"
 )
 
 // packageInfo is what /api/info/{package} answers.

@@ -8,7 +8,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/spf13/cobra"
 
-	"packbase/storage"
+	"github.com/francescobianco/packbase/storage"
 )
 
 func (p *program) jobsCommand() *cobra.Command {

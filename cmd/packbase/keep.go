@@ -12,10 +12,10 @@ import (
 	"github.com/dustin/go-humanize"
 	"github.com/spf13/cobra"
 
-	"packbase/storage"
-	"packbase/storage/blob"
-	"packbase/storage/engines"
-	"packbase/worker/audit"
+	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/storage/blob"
+	"github.com/francescobianco/packbase/storage/engines"
+	"github.com/francescobianco/packbase/worker/audit"
 )
 
 // errFindings makes a check that found something exit with 1.

@@ -5,8 +5,8 @@ import (
 	"iter"
 	"testing"
 
-	"packbase/storage/blob"
-	"packbase/worker/audit"
+	"github.com/francescobianco/packbase/storage/blob"
+	"github.com/francescobianco/packbase/worker/audit"
 )
 
 // A listed store does something when its blobs have been listed.

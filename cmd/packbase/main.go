@@ -21,7 +21,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"packbase/storage/queue"
+	"github.com/francescobianco/packbase/storage/queue"
 )
 
 func main() {

@@ -9,7 +9,7 @@ import (
 	"testing"
 	"time"
 
-	"packbase/storage"
+	"github.com/francescobianco/packbase/storage"
 )
 
 var updateGolden = flag.Bool("update", false, "write the golden files")

@@ -15,11 +15,11 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/spf13/cobra"
 
-	"packbase/storage/blob"
-	"packbase/storage/gitpack"
-	"packbase/worker/probe"
-	"packbase/worker/replica"
-	"packbase/worker/upstream"
+	"github.com/francescobianco/packbase/storage/blob"
+	"github.com/francescobianco/packbase/storage/gitpack"
+	"github.com/francescobianco/packbase/worker/probe"
+	"github.com/francescobianco/packbase/worker/replica"
+	"github.com/francescobianco/packbase/worker/upstream"
 )
 
 const resumeHelp = "after replication halted: read the central's feed from its beginning, and go on if all that is here is in it"

@@ -11,9 +11,9 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/spf13/cobra"
 
-	"packbase/storage"
-	"packbase/worker/confine"
-	"packbase/worker/ingest"
+	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/worker/confine"
+	"github.com/francescobianco/packbase/worker/ingest"
 )
 
 func (p *program) apiCommand() *cobra.Command {

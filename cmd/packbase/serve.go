@@ -22,14 +22,14 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
-	"packbase/api"
-	"packbase/api/pace"
-	"packbase/storage"
-	"packbase/storage/blob"
-	"packbase/storage/queue"
-	"packbase/worker"
-	"packbase/worker/confine"
-	"packbase/worker/upstream"
+	"github.com/francescobianco/packbase/api"
+	"github.com/francescobianco/packbase/api/pace"
+	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/storage/blob"
+	"github.com/francescobianco/packbase/storage/queue"
+	"github.com/francescobianco/packbase/worker"
+	"github.com/francescobianco/packbase/worker/confine"
+	"github.com/francescobianco/packbase/worker/upstream"
 )
 
 // stores are what every role works on.

@@ -12,7 +12,7 @@ import (
 	"github.com/dustin/go-humanize"
 	"github.com/spf13/cobra"
 
-	"packbase/storage"
+	"github.com/francescobianco/packbase/storage"
 )
 
 // status is what /api/status answers.

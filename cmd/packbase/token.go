@@ -7,7 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"packbase/storage"
+	"github.com/francescobianco/packbase/storage"
 )
 
 // newToken is what POST /api/tokens answers.

@@ -21,8 +21,8 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 
-	"packbase/storage"
-	"packbase/storage/engines"
+	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/storage/engines"
 )
 
 func (p *program) upCommand() *cobra.Command {

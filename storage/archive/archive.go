@@ -39,7 +39,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 	"github.com/ulikunitz/xz"
 
-	"packbase/storage/zigpkg"
+	"github.com/francescobianco/packbase/storage/zigpkg"
 )
 
 // Limits of what is unpacked.

@@ -8,8 +8,8 @@ import (
 
 	"github.com/minio/minio-go/v7"
 
-	"packbase/storage/blob"
-	"packbase/storage/blob/blobtest"
+	"github.com/francescobianco/packbase/storage/blob"
+	"github.com/francescobianco/packbase/storage/blob/blobtest"
 )
 
 func TestMain(m *testing.M) {

@@ -13,8 +13,8 @@ import (
 	"testing"
 	"time"
 
-	"packbase/storage/blob"
-	"packbase/storage/blob/blobtest"
+	"github.com/francescobianco/packbase/storage/blob"
+	"github.com/francescobianco/packbase/storage/blob/blobtest"
 )
 
 // A counted store counts the bytes that are read through it, and may make the

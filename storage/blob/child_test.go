@@ -14,8 +14,8 @@ import (
 	"testing"
 	"time"
 
-	"packbase/storage/blob"
-	"packbase/storage/blob/blobtest"
+	"github.com/francescobianco/packbase/storage/blob"
+	"github.com/francescobianco/packbase/storage/blob/blobtest"
 )
 
 // children are what the test binary does instead of testing when BLOB_TEST_CHILD

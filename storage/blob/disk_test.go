@@ -19,8 +19,8 @@ import (
 	"testing"
 	"time"
 
-	"packbase/storage/blob"
-	"packbase/storage/blob/blobtest"
+	"github.com/francescobianco/packbase/storage/blob"
+	"github.com/francescobianco/packbase/storage/blob/blobtest"
 )
 
 func TestDisk(t *testing.T) {

@@ -18,8 +18,8 @@ import (
 	"github.com/minio/minio-go/v7"
 	"github.com/minio/minio-go/v7/pkg/credentials"
 
-	"packbase/storage/blob"
-	"packbase/storage/blob/blobtest"
+	"github.com/francescobianco/packbase/storage/blob"
+	"github.com/francescobianco/packbase/storage/blob/blobtest"
 )
 
 func TestS3(t *testing.T) {

@@ -5,7 +5,7 @@ import (
 	"path/filepath"
 	"testing"
 
-	"packbase/storage/blob"
+	"github.com/francescobianco/packbase/storage/blob"
 )
 
 // A stage is its maker's from the first moment, however often others sweep.

@@ -24,7 +24,7 @@ import (
 	"slices"
 	"time"
 
-	"packbase/storage/zigpkg"
+	"github.com/francescobianco/packbase/storage/zigpkg"
 )
 
 // Limits of a bundle that is read.

@@ -10,7 +10,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
-	"packbase/storage/fault"
+	"github.com/francescobianco/packbase/storage/fault"
 )
 
 // Translate maps what Postgres says to the errors of package fault.

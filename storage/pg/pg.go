@@ -14,7 +14,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
-	"packbase/migrations"
+	"github.com/francescobianco/packbase/migrations"
 )
 
 // A DB is packbase's Postgres. It is safe for concurrent use.

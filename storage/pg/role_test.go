@@ -6,7 +6,7 @@ import (
 
 	"github.com/jackc/pgx/v5/pgconn"
 
-	"packbase/storage/storagetest"
+	"github.com/francescobianco/packbase/storage/storagetest"
 )
 
 // The role of servers changes nothing that is published, and cannot give

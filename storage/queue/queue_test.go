@@ -14,8 +14,8 @@ import (
 	"github.com/hibiken/asynq"
 	"github.com/redis/go-redis/v9"
 
-	"packbase/storage/queue"
-	"packbase/storage/queue/queuetest"
+	"github.com/francescobianco/packbase/storage/queue"
+	"github.com/francescobianco/packbase/storage/queue/queuetest"
 )
 
 // A server hands out messages until it is stopped, and keeps what came.

@@ -14,7 +14,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
-	"packbase/storage"
+	"github.com/francescobianco/packbase/storage"
 )
 
 // NewDB returns a database with the current schema and nothing in it, for

@@ -17,8 +17,8 @@ import (
 	"path"
 	"path/filepath"
 
-	"packbase/storage/archive"
-	"packbase/storage/zigpkg"
+	"github.com/francescobianco/packbase/storage/archive"
+	"github.com/francescobianco/packbase/storage/zigpkg"
 )
 
 // ErrMismatch says that a tarball does not unpack to the hash that it is to be stored under.

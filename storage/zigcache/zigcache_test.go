@@ -12,7 +12,7 @@ import (
 
 	"github.com/klauspost/compress/gzip"
 
-	"packbase/storage/archive"
+	"github.com/francescobianco/packbase/storage/archive"
 )
 
 const zon = ".{\n    .name = .foo,\n    .version = \"1.2.3\",\n    .fingerprint = 0x8c73652112345678,\n    .paths = .{ \"src\", \"build.zig.zon\" },\n}\n"

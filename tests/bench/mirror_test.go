@@ -14,7 +14,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"packbase/tests/harness"
+	"github.com/francescobianco/packbase/tests/harness"
 )
 
 // BenchmarkMirror compares mirroring all tags of a repository, from request to

@@ -12,10 +12,10 @@ import (
 	"testing"
 	"time"
 
-	"packbase/api"
-	"packbase/storage"
-	"packbase/storage/blob"
-	"packbase/storage/storagetest"
+	"github.com/francescobianco/packbase/api"
+	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/storage/blob"
+	"github.com/francescobianco/packbase/storage/storagetest"
 )
 
 // BenchmarkScale measures reads of a registry with 10,000 packages and 200,000

@@ -16,7 +16,7 @@ import (
 	"testing"
 	"time"
 
-	"packbase/tests/harness"
+	"github.com/francescobianco/packbase/tests/harness"
 )
 
 // BenchmarkServe compares tarballs and depth-1 fetches with nginx that serves

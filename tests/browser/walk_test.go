@@ -16,8 +16,8 @@ import (
 	"github.com/chromedp/chromedp"
 	"github.com/jackc/pgx/v5"
 
-	"packbase/storage/engines"
-	"packbase/tests/harness"
+	"github.com/francescobianco/packbase/storage/engines"
+	"github.com/francescobianco/packbase/tests/harness"
 )
 
 // A slowForge is an upstream in front of another one: while it is shut, packs

@@ -10,7 +10,7 @@ import (
 	"os"
 	"testing"
 
-	"packbase/tests/harness"
+	"github.com/francescobianco/packbase/tests/harness"
 )
 
 var tableFile = flag.String("table", "", "write the table of clients and steps to this `file`")

@@ -20,7 +20,7 @@ import (
 	"testing"
 	"time"
 
-	"packbase/tests/harness"
+	"github.com/francescobianco/packbase/tests/harness"
 )
 
 var versions = []string{"0", "1", "2"}

@@ -10,7 +10,7 @@ import (
 	"testing"
 	"time"
 
-	"packbase/tests/harness"
+	"github.com/francescobianco/packbase/tests/harness"
 )
 
 // Packages of very many tags can be mirrored and cloned.

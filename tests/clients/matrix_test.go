@@ -18,7 +18,7 @@ import (
 	"strings"
 	"testing"
 
-	"packbase/tests/harness"
+	"github.com/francescobianco/packbase/tests/harness"
 )
 
 // A world is a package with its upstream, and what clients should get of it.

@@ -9,9 +9,9 @@ import (
 	"strings"
 	"testing"
 
-	"packbase/storage/gitpack"
-	"packbase/tests/harness"
-	"packbase/worker/ingest"
+	"github.com/francescobianco/packbase/storage/gitpack"
+	"github.com/francescobianco/packbase/tests/harness"
+	"github.com/francescobianco/packbase/worker/ingest"
 )
 
 // orders yields all orders of n things.

@@ -16,7 +16,7 @@ import (
 	"testing"
 	"time"
 
-	"packbase/tests/harness"
+	"github.com/francescobianco/packbase/tests/harness"
 )
 
 // When a client runs too many clones, more are refused soon, with the time to

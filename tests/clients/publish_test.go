@@ -13,7 +13,7 @@ import (
 	"sync/atomic"
 	"testing"
 
-	"packbase/tests/harness"
+	"github.com/francescobianco/packbase/tests/harness"
 )
 
 // Who clones while tags are published gets the package as it was at one

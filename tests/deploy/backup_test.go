@@ -10,8 +10,8 @@ import (
 	"strings"
 	"testing"
 
-	"packbase/storage/engines"
-	"packbase/tests/harness"
+	"github.com/francescobianco/packbase/storage/engines"
+	"github.com/francescobianco/packbase/tests/harness"
 )
 
 // OP-05: the commands of docs/operating.md, as they stand there, bring back

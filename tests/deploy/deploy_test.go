@@ -15,7 +15,7 @@ import (
 	"testing"
 	"time"
 
-	"packbase/tests/harness"
+	"github.com/francescobianco/packbase/tests/harness"
 )
 
 func TestMain(m *testing.M) { harness.Main(m) }

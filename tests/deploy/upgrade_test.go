@@ -11,7 +11,7 @@ import (
 	"strings"
 	"testing"
 
-	"packbase/tests/harness"
+	"github.com/francescobianco/packbase/tests/harness"
 )
 
 // The release before goes on while the schema changes under it, does its work

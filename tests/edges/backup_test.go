@@ -10,8 +10,8 @@ import (
 	"sync"
 	"testing"
 
-	"packbase/storage/engines"
-	"packbase/tests/harness"
+	"github.com/francescobianco/packbase/storage/engines"
+	"github.com/francescobianco/packbase/tests/harness"
 )
 
 // tool runs a program and returns what it printed.

@@ -9,7 +9,7 @@ import (
 	"syscall"
 	"testing"
 
-	"packbase/tests/harness"
+	"github.com/francescobianco/packbase/tests/harness"
 )
 
 // smallDisk returns a folder on a file system of its own with so many MiB, and

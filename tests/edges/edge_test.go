@@ -14,8 +14,8 @@ import (
 	"testing"
 	"time"
 
-	"packbase/storage/storagetest"
-	"packbase/tests/harness"
+	"github.com/francescobianco/packbase/storage/storagetest"
+	"github.com/francescobianco/packbase/tests/harness"
 )
 
 // clean fails unless fsck and verify find nothing on the server's data.

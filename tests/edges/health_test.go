@@ -12,9 +12,9 @@ import (
 	"text/tabwriter"
 	"time"
 
-	"packbase/storage/blob/blobtest"
-	"packbase/storage/storagetest"
-	"packbase/tests/harness"
+	"github.com/francescobianco/packbase/storage/blob/blobtest"
+	"github.com/francescobianco/packbase/storage/storagetest"
+	"github.com/francescobianco/packbase/tests/harness"
 )
 
 // A matrix is what a packbase answers in each state of each part.

@@ -17,14 +17,14 @@ import (
 	"testing"
 	"time"
 
-	"packbase/api"
-	"packbase/storage"
-	"packbase/storage/blob"
-	"packbase/storage/gitpack"
-	"packbase/storage/storagetest"
-	"packbase/tests/harness"
-	"packbase/worker/probe"
-	"packbase/worker/replica"
+	"github.com/francescobianco/packbase/api"
+	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/storage/blob"
+	"github.com/francescobianco/packbase/storage/gitpack"
+	"github.com/francescobianco/packbase/storage/storagetest"
+	"github.com/francescobianco/packbase/tests/harness"
+	"github.com/francescobianco/packbase/worker/probe"
+	"github.com/francescobianco/packbase/worker/replica"
 )
 
 // A recording is what a real central has said, to be played with changes.

@@ -11,7 +11,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
-	"packbase/storage/queue/queuetest"
+	"github.com/francescobianco/packbase/storage/queue/queuetest"
 )
 
 // A link is the way to an engine: it can be cut, and it can freeze, as when

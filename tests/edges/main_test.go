@@ -13,7 +13,7 @@ import (
 	"slices"
 	"testing"
 
-	"packbase/tests/harness"
+	"github.com/francescobianco/packbase/tests/harness"
 )
 
 func TestMain(m *testing.M) { harness.Main(m) }

@@ -10,9 +10,9 @@ import (
 	"testing"
 	"time"
 
-	"packbase/storage/blob/blobtest"
-	"packbase/storage/storagetest"
-	"packbase/tests/harness"
+	"github.com/francescobianco/packbase/storage/blob/blobtest"
+	"github.com/francescobianco/packbase/storage/storagetest"
+	"github.com/francescobianco/packbase/tests/harness"
 )
 
 // A meter counts what a bucket is asked for.

@@ -15,7 +15,7 @@ import (
 	"text/tabwriter"
 	"time"
 
-	"packbase/tests/harness"
+	"github.com/francescobianco/packbase/tests/harness"
 )
 
 // Two apis and four workers share a Postgres and a Redis. Killing any of them

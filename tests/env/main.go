@@ -32,7 +32,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"packbase/storage/engines"
+	"github.com/francescobianco/packbase/storage/engines"
 )
 
 func main() {

@@ -20,9 +20,9 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"packbase/storage"
-	"packbase/storage/engines"
-	"packbase/tests/harness"
+	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/storage/engines"
+	"github.com/francescobianco/packbase/tests/harness"
 )
 
 // longestStall is how long a job that could go on may stand still.

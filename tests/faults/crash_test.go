@@ -11,7 +11,7 @@ import (
 	"testing"
 	"time"
 
-	"packbase/tests/harness"
+	"github.com/francescobianco/packbase/tests/harness"
 )
 
 // quick are settings with which packbase recovers in a second or two.

@@ -12,7 +12,7 @@ import (
 	"syscall"
 	"testing"
 
-	"packbase/tests/harness"
+	"github.com/francescobianco/packbase/tests/harness"
 )
 
 // CR-07: the disk is full at any point of a job. The job waits, nothing else

@@ -9,7 +9,7 @@ import (
 	"sync"
 	"testing"
 
-	"packbase/tests/harness"
+	"github.com/francescobianco/packbase/tests/harness"
 )
 
 // A gate stands before an upstream: it counts what passes, and lets a test

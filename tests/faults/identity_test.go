@@ -8,7 +8,7 @@ import (
 	"sync"
 	"testing"
 
-	"packbase/tests/harness"
+	"github.com/francescobianco/packbase/tests/harness"
 )
 
 // What upstream does to tags and names changes nothing that was published.

@@ -9,9 +9,9 @@ import (
 	"testing"
 	"time"
 
-	"packbase/storage"
-	"packbase/storage/engines"
-	"packbase/tests/harness"
+	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/storage/engines"
+	"github.com/francescobianco/packbase/tests/harness"
 )
 
 // DB-01: Postgres stops at once, at any time, while packages are mirrored and

@@ -15,10 +15,10 @@ import (
 	"github.com/hibiken/asynq"
 	"github.com/redis/go-redis/v9"
 
-	"packbase/storage"
-	"packbase/storage/engines"
-	"packbase/storage/queue"
-	"packbase/tests/harness"
+	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/storage/engines"
+	"github.com/francescobianco/packbase/storage/queue"
+	"github.com/francescobianco/packbase/tests/harness"
 )
 
 // recoveryTime is how long all work may take to end after a fault.

@@ -10,8 +10,8 @@ import (
 	"testing"
 	"time"
 
-	"packbase/storage"
-	"packbase/tests/harness"
+	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/tests/harness"
 )
 
 // OP-01: told to end, packbase says first that it is not ready, lets downloads

@@ -11,8 +11,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"packbase/storage"
-	"packbase/tests/harness"
+	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/tests/harness"
 )
 
 // CR-17: a worker stands still until its lease is over and another one has

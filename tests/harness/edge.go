@@ -5,7 +5,7 @@ import (
 	"strings"
 	"testing"
 
-	"packbase/storage/storagetest"
+	"github.com/francescobianco/packbase/storage/storagetest"
 )
 
 // StartEdge runs `packbase replicate` and a read-only `packbase api` that

@@ -16,7 +16,7 @@ import (
 	"testing"
 	"time"
 
-	"packbase/storage/engines"
+	"github.com/francescobianco/packbase/storage/engines"
 )
 
 // RaceEnabled says that the tests and packbase have the race detector, which

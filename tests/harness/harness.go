@@ -72,7 +72,7 @@ func build(binary string) error {
 	if raceEnabled {
 		args = append(args, "-race")
 	}
-	out, err := exec.Command("go", append(args, "packbase/cmd/packbase")...).CombinedOutput()
+	out, err := exec.Command("go", append(args, "github.com/francescobianco/packbase/cmd/packbase")...).CombinedOutput()
 	if err != nil {
 		return fmt.Errorf("build packbase: %w\n%s", err, out)
 	}

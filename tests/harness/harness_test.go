@@ -4,7 +4,7 @@ import (
 	"net/http"
 	"testing"
 
-	"packbase/tests/harness"
+	"github.com/francescobianco/packbase/tests/harness"
 )
 
 func TestMain(m *testing.M) { harness.Main(m) }

@@ -5,7 +5,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
-	"packbase/storage/queue/queuetest"
+	"github.com/francescobianco/packbase/storage/queue/queuetest"
 )
 
 // NewRedisURL returns the URL of an empty Redis database for this test alone.

@@ -13,7 +13,7 @@ import (
 	"strings"
 	"testing"
 
-	"packbase/storage/storagetest"
+	"github.com/francescobianco/packbase/storage/storagetest"
 )
 
 // A Server is a packbase of its own: an api and a worker process, or one

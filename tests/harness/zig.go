@@ -14,7 +14,7 @@ import (
 	"strings"
 	"testing"
 
-	"packbase/storage/storagetest"
+	"github.com/francescobianco/packbase/storage/storagetest"
 )
 
 // A Zig is one Zig program with a package cache of its own.

@@ -22,10 +22,10 @@ import (
 	"strings"
 	"testing"
 
-	"packbase/storage"
-	"packbase/storage/gitpack"
-	"packbase/storage/tarball"
-	"packbase/worker/ingest"
+	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/storage/gitpack"
+	"github.com/francescobianco/packbase/storage/tarball"
+	"github.com/francescobianco/packbase/worker/ingest"
 )
 
 type pin struct {

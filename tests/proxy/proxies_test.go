@@ -20,7 +20,7 @@ import (
 	"testing"
 	"time"
 
-	"packbase/tests/harness"
+	"github.com/francescobianco/packbase/tests/harness"
 )
 
 // A proxy is one in front of an api, which speaks HTTPS.

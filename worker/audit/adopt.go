@@ -7,9 +7,9 @@ import (
 	"io/fs"
 	"syscall"
 
-	"packbase/storage"
-	"packbase/storage/blob"
-	"packbase/storage/gitpack"
+	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/storage/blob"
+	"github.com/francescobianco/packbase/storage/gitpack"
 )
 
 // ErrUntrue says that a manifest claims what its tarball and commit belie.

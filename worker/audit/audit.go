@@ -15,10 +15,10 @@ import (
 	"strconv"
 	"time"
 
-	"packbase/storage"
-	"packbase/storage/blob"
-	"packbase/storage/gitpack"
-	"packbase/storage/tarball"
+	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/storage/blob"
+	"github.com/francescobianco/packbase/storage/gitpack"
+	"github.com/francescobianco/packbase/storage/tarball"
 )
 
 // Grace is the age below which a blob that no row names is left alone: the

@@ -11,9 +11,9 @@ import (
 	"path/filepath"
 	"time"
 
-	"packbase/storage"
-	"packbase/storage/gitpack"
-	"packbase/worker/ingest"
+	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/storage/gitpack"
+	"github.com/francescobianco/packbase/worker/ingest"
 )
 
 var zeroTime time.Time

@@ -10,9 +10,9 @@ import (
 	"path/filepath"
 	"time"
 
-	"packbase/storage"
-	"packbase/storage/blob"
-	"packbase/storage/gitpack"
+	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/storage/blob"
+	"github.com/francescobianco/packbase/storage/gitpack"
 )
 
 // Mend reads a blob that a row names. Wrong bytes go to quarantine, and what

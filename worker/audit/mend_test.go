@@ -11,10 +11,10 @@ import (
 	"testing"
 	"time"
 
-	"packbase/storage"
-	"packbase/storage/blob"
-	"packbase/worker/audit"
-	"packbase/worker/workertest"
+	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/storage/blob"
+	"github.com/francescobianco/packbase/worker/audit"
+	"github.com/francescobianco/packbase/worker/workertest"
 )
 
 func TestMain(m *testing.M) { workertest.Main(m) }

@@ -8,10 +8,10 @@ import (
 	"os"
 	"slices"
 
-	"packbase/storage"
-	"packbase/storage/gitpack"
-	"packbase/storage/tarball"
-	"packbase/worker/ingest"
+	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/storage/gitpack"
+	"github.com/francescobianco/packbase/storage/tarball"
+	"github.com/francescobianco/packbase/worker/ingest"
 )
 
 // A Proof is what a manifest and a tarball tell, whoever made them.

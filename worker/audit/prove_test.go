@@ -11,13 +11,13 @@ import (
 	"strings"
 	"testing"
 
-	"packbase/storage"
-	"packbase/storage/gitpack"
-	"packbase/storage/storagetest"
-	"packbase/storage/tarball"
-	"packbase/worker/audit"
-	"packbase/worker/ingest"
-	"packbase/worker/workertest"
+	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/storage/gitpack"
+	"github.com/francescobianco/packbase/storage/storagetest"
+	"github.com/francescobianco/packbase/storage/tarball"
+	"github.com/francescobianco/packbase/worker/audit"
+	"github.com/francescobianco/packbase/worker/ingest"
+	"github.com/francescobianco/packbase/worker/workertest"
 )
 
 // A tarball of other files under the name of upstream's commit is not proven, even if all else of the manifest is right.

@@ -12,10 +12,10 @@ import (
 	"os"
 	"slices"
 
-	"packbase/storage"
-	"packbase/storage/blob"
-	"packbase/storage/gitpack"
-	"packbase/worker/ingest"
+	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/storage/blob"
+	"github.com/francescobianco/packbase/storage/gitpack"
+	"github.com/francescobianco/packbase/worker/ingest"
 )
 
 func add(objects *gitpack.Objects, typ gitpack.Type, content []byte) (gitpack.OID, error) {

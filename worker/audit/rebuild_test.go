@@ -6,11 +6,11 @@ import (
 	"strings"
 	"testing"
 
-	"packbase/storage"
-	"packbase/storage/blob"
-	"packbase/storage/storagetest"
-	"packbase/worker/audit"
-	"packbase/worker/workertest"
+	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/storage/blob"
+	"github.com/francescobianco/packbase/storage/storagetest"
+	"github.com/francescobianco/packbase/worker/audit"
+	"github.com/francescobianco/packbase/worker/workertest"
 )
 
 // rebuild makes the rows of a new database from the blobs of r.

@@ -7,8 +7,8 @@ import (
 	"log/slog"
 	"time"
 
-	"packbase/storage"
-	"packbase/storage/blob"
+	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/storage/blob"
 )
 
 // A Keeper reads all blobs again, each at least once in Period, and mends what

@@ -10,9 +10,9 @@ import (
 	"testing"
 	"time"
 
-	"packbase/storage/blob"
-	"packbase/worker/audit"
-	"packbase/worker/workertest"
+	"github.com/francescobianco/packbase/storage/blob"
+	"github.com/francescobianco/packbase/worker/audit"
+	"github.com/francescobianco/packbase/worker/workertest"
 )
 
 // spoilSilently changes bytes as a disk does: no time tells of it.

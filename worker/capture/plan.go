@@ -11,8 +11,8 @@ import (
 	"fmt"
 	"slices"
 
-	"packbase/storage/name"
-	"packbase/storage/zigpkg"
+	"github.com/francescobianco/packbase/storage/name"
+	"github.com/francescobianco/packbase/storage/zigpkg"
 )
 
 // Limits of one tree.

@@ -8,7 +8,7 @@ import (
 	"strings"
 	"testing"
 
-	"packbase/storage/zigpkg"
+	"github.com/francescobianco/packbase/storage/zigpkg"
 )
 
 const sha = "7e9f8b1a7e9f8b1a7e9f8b1a7e9f8b1a7e9f8b1a"

@@ -12,7 +12,7 @@ import (
 	"slices"
 	"strings"
 
-	"packbase/storage/gitpack"
+	"github.com/francescobianco/packbase/storage/gitpack"
 )
 
 const (

@@ -13,10 +13,10 @@ import (
 	"os"
 	"path/filepath"
 
-	"packbase/storage"
-	"packbase/storage/gitpack"
-	"packbase/worker/confine"
-	"packbase/worker/upstream"
+	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/storage/gitpack"
+	"github.com/francescobianco/packbase/worker/confine"
+	"github.com/francescobianco/packbase/worker/upstream"
 )
 
 // Two children mirror one package. The first, Download, talks with upstream;

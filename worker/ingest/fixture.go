@@ -11,9 +11,9 @@ import (
 	"strings"
 	"time"
 
-	"packbase/storage"
-	"packbase/storage/gitpack"
-	"packbase/storage/zigpkg"
+	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/storage/gitpack"
+	"github.com/francescobianco/packbase/storage/zigpkg"
 )
 
 // fixtureTime is the commit time of fixtures, so that the same folder gives

@@ -19,11 +19,11 @@ import (
 	"sync"
 	"time"
 
-	"packbase/storage"
-	"packbase/storage/gitpack"
-	"packbase/storage/tarball"
-	"packbase/worker/confine"
-	"packbase/worker/upstream"
+	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/storage/gitpack"
+	"github.com/francescobianco/packbase/storage/tarball"
+	"github.com/francescobianco/packbase/worker/confine"
+	"github.com/francescobianco/packbase/worker/upstream"
 )
 
 // A Request says what to mirror.

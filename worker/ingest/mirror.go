@@ -17,11 +17,11 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"packbase/storage"
-	"packbase/storage/gitpack"
-	"packbase/storage/tarball"
-	"packbase/storage/zigpkg"
-	"packbase/worker/upstream"
+	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/storage/gitpack"
+	"github.com/francescobianco/packbase/storage/tarball"
+	"github.com/francescobianco/packbase/storage/zigpkg"
+	"github.com/francescobianco/packbase/worker/upstream"
 )
 
 // BatchTags is the most tags that are fetched at once, and so the most

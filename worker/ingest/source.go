@@ -7,8 +7,8 @@ import (
 	"path/filepath"
 	"strings"
 
-	"packbase/storage"
-	"packbase/storage/gitpack"
+	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/storage/gitpack"
 )
 
 // A source is where objects come from: upstream or a fixture folder.

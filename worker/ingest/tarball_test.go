@@ -8,7 +8,7 @@ import (
 	"testing"
 	"time"
 
-	"packbase/storage"
+	"github.com/francescobianco/packbase/storage"
 )
 
 // A tarball of an earlier build, whose manifest says no form, is made again as it was.

@@ -11,10 +11,10 @@ import (
 	"unicode"
 	"unicode/utf8"
 
-	"packbase/storage"
-	"packbase/storage/gitpack"
-	"packbase/storage/tarball"
-	"packbase/storage/zigpkg"
+	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/storage/gitpack"
+	"github.com/francescobianco/packbase/storage/tarball"
+	"github.com/francescobianco/packbase/storage/zigpkg"
 )
 
 // entries yields the tarball's entries, in Git's order.

@@ -6,8 +6,8 @@ import (
 	"strings"
 	"testing"
 
-	"packbase/storage/gitpack"
-	"packbase/storage/zigpkg"
+	"github.com/francescobianco/packbase/storage/gitpack"
+	"github.com/francescobianco/packbase/storage/zigpkg"
 )
 
 const goodZon = ".{\n    .name = .foo,\n    .version = \"1.2.3\",\n    .fingerprint = 0x8c73652112345678,\n    .paths = .{ \"\" },\n}\n"

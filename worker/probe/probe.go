@@ -19,9 +19,9 @@ import (
 	"sync"
 	"time"
 
-	"packbase/storage"
-	"packbase/storage/blob"
-	"packbase/storage/gitpack"
+	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/storage/blob"
+	"github.com/francescobianco/packbase/storage/gitpack"
 )
 
 // A Prober probes packages. It is safe for concurrent use.

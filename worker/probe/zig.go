@@ -12,7 +12,7 @@ import (
 	"strings"
 	"time"
 
-	"packbase/worker/confine"
+	"github.com/francescobianco/packbase/worker/confine"
 )
 
 // zigLimits bound a zig that fetches, and from 0.16 on compiles its fetcher.

@@ -33,10 +33,10 @@ import (
 	"syscall"
 	"time"
 
-	"packbase/storage"
-	"packbase/storage/blob"
-	"packbase/worker/audit"
-	"packbase/worker/probe"
+	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/storage/blob"
+	"github.com/francescobianco/packbase/worker/audit"
+	"github.com/francescobianco/packbase/worker/probe"
 )
 
 // Limits of what an edge asks for, and of what it believes.

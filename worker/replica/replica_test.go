@@ -13,13 +13,13 @@ import (
 	"testing"
 	"time"
 
-	"packbase/storage"
-	"packbase/storage/blob"
-	"packbase/storage/gitpack"
-	"packbase/worker/audit"
-	"packbase/worker/probe"
-	"packbase/worker/replica"
-	"packbase/worker/workertest"
+	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/storage/blob"
+	"github.com/francescobianco/packbase/storage/gitpack"
+	"github.com/francescobianco/packbase/worker/audit"
+	"github.com/francescobianco/packbase/worker/probe"
+	"github.com/francescobianco/packbase/worker/replica"
+	"github.com/francescobianco/packbase/worker/workertest"
 )
 
 func TestMain(m *testing.M) { workertest.Main(m) }

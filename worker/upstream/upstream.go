@@ -42,7 +42,7 @@ import (
 	"github.com/go-git/go-git/v5/plumbing/transport"
 	githttp "github.com/go-git/go-git/v5/plumbing/transport/http"
 
-	"packbase/storage/gitpack"
+	"github.com/francescobianco/packbase/storage/gitpack"
 )
 
 // Options say what a Client may do.

@@ -17,7 +17,7 @@ import (
 	"testing"
 	"time"
 
-	"packbase/storage/gitpack"
+	"github.com/francescobianco/packbase/storage/gitpack"
 )
 
 // git runs git in dir, apart from the settings of this machine.

@@ -26,7 +26,7 @@ import (
 
 	"github.com/go-git/go-git/v5/plumbing/protocol/packp"
 
-	"packbase/storage/gitpack"
+	"github.com/francescobianco/packbase/storage/gitpack"
 )
 
 // someID is the object that made-up servers offer.

@@ -17,13 +17,13 @@ import (
 	"testing"
 	"time"
 
-	"packbase/storage"
-	"packbase/storage/blob"
-	"packbase/storage/queue/queuetest"
-	"packbase/storage/storagetest"
-	"packbase/worker"
-	"packbase/worker/confine"
-	"packbase/worker/ingest"
+	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/storage/blob"
+	"github.com/francescobianco/packbase/storage/queue/queuetest"
+	"github.com/francescobianco/packbase/storage/storagetest"
+	"github.com/francescobianco/packbase/worker"
+	"github.com/francescobianco/packbase/worker/confine"
+	"github.com/francescobianco/packbase/worker/ingest"
 )
 
 const childEnv = "PACKBASE_TEST_INGEST"

@@ -15,7 +15,7 @@ import (
 	"strings"
 	"time"
 
-	"packbase/storage/zigpkg"
+	"github.com/francescobianco/packbase/storage/zigpkg"
 )
 
 // maxManifests bounds how many manifests one project may have.

@@ -20,7 +20,7 @@ import (
 	"testing/iotest"
 	"time"
 
-	"packbase/storage/blob"
+	"github.com/francescobianco/packbase/storage/blob"
 )
 
 // A Fixture is an empty store and a way behind its back.

@@ -17,7 +17,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
-	"packbase/storage/queue"
+	"github.com/francescobianco/packbase/storage/queue"
 )
 
 // New returns a queue with nothing in it, for this test alone. See NewURL.

@@ -1,6 +1,6 @@
 // The Caddy that the tests behind proxies run, as compose.yml does. A module of
 // its own: its many dependencies are not those of packbase.
-module packbase/tests/tools/caddy
+module github.com/francescobianco/packbase/tests/tools/caddy
 
 go 1.26.0
 

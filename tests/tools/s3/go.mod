@@ -1,6 +1,6 @@
 // The S3 server that the tests of storage/blob run. A module of its own: its
 // many dependencies are not those of packbase.
-module packbase/tests/tools/s3
+module github.com/francescobianco/packbase/tests/tools/s3
 
 go 1.26.0
 
