@@ -38,7 +38,7 @@ func newObjects(t testing.TB) (o *Objects, blob, empty OID) {
 	return o, add(t, o, Blob, "x"), add(t, o, Tree, "")
 }
 
-// M13 of the requirements, UP-14. Git's own verdict is asked, too: what git
+// UP-14. Git's own verdict is asked, too: what git
 // fsck --strict refuses must be refused.
 func TestTreeNames(t *testing.T) {
 	t.Parallel()

@@ -387,7 +387,7 @@ type zeros struct{}
 
 func (zeros) Read(p []byte) (int, error) { clear(p); return len(p), nil }
 
-// UP-20, UP-21 and M4, on the answer with the pack.
+// UP-20, UP-21, on the answer with the pack.
 func TestPackAnswers(t *testing.T) {
 	t.Parallel()
 	data := "PACK\x00\x00\x00\x02\x00\x00\x00\x00" + strings.Repeat("t", 20)
