@@ -16,6 +16,8 @@ const (
 	FetchPackage  = "package:fetch"  // publish the upstream tags that are not yet releases
 	ProbePackage  = "package:probe"  // fetch the newest release back, as a client would
 	UpdateCatalog = "catalog:update" // download the catalog and fetch what changed
+	FetchArchive  = "archive:fetch"  // store what a URL answers
+	CaptureTree   = "tree:capture"   // bring what a project depends on, and what that does
 )
 
 // States of a job.
@@ -35,8 +37,9 @@ const MaxCrashes = 3
 type Job struct {
 	ID           uuid.UUID // in order of creation
 	Kind         string
-	Package      string // "" for UpdateCatalog
-	Target       string // the one tag, branch or commit asked for; "" for all tags
+	Package      string // "" for UpdateCatalog, FetchArchive and CaptureTree
+	Target       string // the one tag, branch or commit asked for, "" for all tags; the URL of an archive; the name of a tree
+	Pin          string // the Zig hash that an archive has to have, "" for any; the revision of a tree
 	State        string
 	Attempts     int // claims so far
 	Crashes      int // claims whose worker vanished
@@ -72,7 +75,7 @@ type Claim struct {
 }
 
 const jobColumns = `
-	id, kind, package, target, state, attempts, crashes, cancelling, worker, progress,
+	id, kind, package, target, pin, state, attempts, crashes, cancelling, worker, progress,
 	error_code, error_message, result, run_id, run_at, created_at, started_at, ended_at`
 
 // RequestFetch binds name to the upstream and returns the open job that will
@@ -141,13 +144,13 @@ func addJob(ctx context.Context, tx pgx.Tx, j Job) (job Job, created bool, err e
 
 // JobByID returns the job with the given id, or ErrNotFound.
 func (db *DB) JobByID(ctx context.Context, id uuid.UUID) (Job, error) {
-	rows, _ := db.pool.Query(ctx, `SELECT `+jobColumns+` FROM jobs WHERE id = $1 AND seen(package, $2)`, id, SeesPrivate(ctx))
+	rows, _ := db.pool.Query(ctx, `SELECT `+jobColumns+` FROM jobs WHERE id = $1 AND seen_job(kind, package, $2)`, id, SeesPrivate(ctx))
 	return oneJob(rows, id)
 }
 
 // JobsByID returns those jobs of the ids that there are.
 func (db *DB) JobsByID(ctx context.Context, ids []uuid.UUID) ([]Job, error) {
-	rows, _ := db.pool.Query(ctx, `SELECT `+jobColumns+` FROM jobs WHERE id = ANY($1) AND seen(package, $2)`, ids, SeesPrivate(ctx))
+	rows, _ := db.pool.Query(ctx, `SELECT `+jobColumns+` FROM jobs WHERE id = ANY($1) AND seen_job(kind, package, $2)`, ids, SeesPrivate(ctx))
 	all, err := pgx.CollectRows(rows, pgx.RowToStructByName[Job])
 	if err != nil {
 		return nil, fmt.Errorf("jobs by id: %w", translate(err))
@@ -177,7 +180,7 @@ func (db *DB) Jobs(ctx context.Context, f JobFilter) ([]Job, error) {
 		SELECT `+jobColumns+` FROM jobs
 		WHERE (@state = '' OR state = @state)
 			AND (@package = '' OR package = @package)
-			AND seen(package, @private)
+			AND seen_job(kind, package, @private)
 			AND (@first OR (created_at, id) < (SELECT created_at, id FROM jobs WHERE id = @before))
 		ORDER BY created_at DESC, id DESC LIMIT @limit`,
 		pgx.NamedArgs{"state": f.State, "package": f.Package, "private": SeesPrivate(ctx), "first": f.Before == uuid.Nil, "before": f.Before, "limit": f.Limit})

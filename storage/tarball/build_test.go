@@ -475,3 +475,29 @@ func TestCutter(t *testing.T) {
 		t.Errorf("after an insertion: got %v, want %v", got, want)
 	}
 }
+
+func TestCompress(t *testing.T) {
+	t.Parallel()
+	scratch, err := os.Create(t.TempDir() + "/scratch")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer scratch.Close()
+	want := noise(1, 3*maxChunk+17)
+	write := func(w io.Writer) error { _, err := io.WriteString(w, want); return err }
+	var out bytes.Buffer
+	info, err := Compress(&out, scratch, Limits{}, write)
+	if err != nil {
+		t.Fatal(err)
+	}
+	z, err := gzip.NewReader(bytes.NewReader(out.Bytes()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := io.ReadAll(z); err != nil || string(got) != want || info.Size != int64(out.Len()) || info.ContentSize != int64(len(want)) {
+		t.Errorf("%d bytes come out, %v, %+v; want %d", len(got), err, info, len(want))
+	}
+	if _, err := Compress(io.Discard, scratch, Limits{ContentSize: 100}, write); !errors.Is(err, ErrTooLarge) {
+		t.Errorf("beyond the limit: err = %v, want ErrTooLarge", err)
+	}
+}

@@ -11,6 +11,7 @@ import (
 	"hash"
 	"hash/crc32"
 	"io"
+	"os"
 )
 
 const (
@@ -227,4 +228,14 @@ func (s *sink) info() Info {
 		CRC32:  fmt.Sprintf("%08x", s.crc),
 		Size:   s.size,
 	}
+}
+
+// Compress writes one gzip member, made as a tarball's is, so that every Zig inflates it, of what write writes.
+// scratch is as for [NewBuilder]. ErrTooLarge is what exceeds lim.
+func Compress(w io.Writer, scratch *os.File, lim Limits, write func(io.Writer) error) (Info, error) {
+	z := newGzipWriter(w, &chunkCache{form: Form2, scratch: scratch, chunks: map[[32]byte]*deflated{}}, lim.orMax())
+	if err := write(z); err != nil {
+		return Info{}, err
+	}
+	return z.finish()
 }

@@ -1,0 +1,131 @@
+package tree
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/storage/pg"
+	"github.com/francescobianco/packbase/storage/zigpkg"
+)
+
+// An Archive is what one URL answered, frozen.
+type Archive struct {
+	ID            int64
+	URL           string // as name.Dependency has it
+	ZigHash       string // as Zig 0.14 and later print it; "" if they would refuse
+	ZigLegacyHash string
+	Digest        string // of the bytes as they came
+	Size          int64
+	ContentType   string // as upstream sent it
+	Disposition   string
+	FinalURL      string // after redirects; "" if there were none
+	Format        string // see package archive
+	TarballDigest string // of what Zig is given
+	TarballSize   int64
+	RecordDigest  string // of the JSON from which the row can be rebuilt, see Record
+	RecordSize    int64  `db:"-"` // of that, for Publish
+	Private       bool   // credentials were needed to have it
+	Zig           Zig
+	CreatedAt     time.Time // UTC
+}
+
+// Zig is what a build.zig.zon says.
+type Zig struct {
+	Name         string              `json:"name,omitempty"`
+	Version      string              `json:"version,omitempty"`
+	Dependencies []zigpkg.Dependency `json:"dependencies,omitempty"`
+}
+
+const archiveColumns = `
+	id, url, zig_hash, zig_legacy_hash, digest, size, content_type, disposition, final_url, format,
+	tarball_digest, tarball_size, record_digest, private, zig, created_at`
+
+// Publish makes an archive visible. All its blobs must be durable. If the URL is known to answer these files, nothing
+// changes and created is false. Other files than those that are frozen for the URL are noted as moved; they are stored
+// only if they were asked for by their hash (pinned).
+func (s *Store) Publish(ctx context.Context, a Archive, pinned bool) (created, moved bool, err error) {
+	err = s.db.Tx(ctx, func(tx pgx.Tx) error {
+		// One at a time for a URL: two first answers that differ must not both be the first.
+		if _, err := tx.Exec(ctx, `SELECT pg_advisory_xact_lock(hashtext('packbase archive ' || $1))`, a.URL); err != nil {
+			return err
+		}
+		var first string
+		err := tx.QueryRow(ctx, `SELECT zig_legacy_hash FROM archives WHERE url = $1 ORDER BY id LIMIT 1`, a.URL).Scan(&first)
+		if err != nil && !errors.Is(err, pgx.ErrNoRows) {
+			return err
+		}
+		if moved = first != "" && first != a.ZigLegacyHash; moved {
+			if err := noteMove(ctx, tx, a, first); err != nil || !pinned {
+				return err
+			}
+		}
+		created, err = insertArchive(ctx, tx, a)
+		return err
+	})
+	if err != nil {
+		return false, false, fmt.Errorf("publish archive %s: %w", a.URL, pg.Translate(err))
+	}
+	return created, moved, nil
+}
+
+func noteMove(ctx context.Context, tx pgx.Tx, a Archive, old string) error {
+	_, err := tx.Exec(ctx, `
+		INSERT INTO moved_archives (url, old_legacy_hash, new_hash, new_legacy_hash) VALUES ($1, $2, $3, $4)
+		ON CONFLICT (url, new_legacy_hash) DO NOTHING`, a.URL, old, a.ZigHash, a.ZigLegacyHash)
+	return err
+}
+
+func insertArchive(ctx context.Context, tx pgx.Tx, a Archive) (created bool, err error) {
+	for digest, size := range map[string]int64{a.Digest: a.Size, a.TarballDigest: a.TarballSize, a.RecordDigest: a.RecordSize} {
+		if _, err := tx.Exec(ctx, `
+			INSERT INTO blobs (digest, size) VALUES ($1, $2) ON CONFLICT (digest) DO NOTHING`, digest, size); err != nil {
+			return false, err
+		}
+	}
+	tag, err := tx.Exec(ctx, `
+		INSERT INTO archives (url, zig_hash, zig_legacy_hash, digest, size, content_type, disposition, final_url, format,
+			tarball_digest, tarball_size, record_digest, private, zig, created_at)
+		VALUES (@url, @hash, @legacy, @digest, @size, @type, @disposition, @final, @format,
+			@tarball, @tarball_size, @record, @private, @zig, @created_at)
+		ON CONFLICT (url, zig_legacy_hash) DO NOTHING`,
+		pgx.NamedArgs{"url": a.URL, "hash": a.ZigHash, "legacy": a.ZigLegacyHash, "digest": a.Digest, "size": a.Size,
+			"type": a.ContentType, "disposition": a.Disposition, "final": a.FinalURL, "format": a.Format,
+			"tarball": a.TarballDigest, "tarball_size": a.TarballSize, "record": a.RecordDigest, "private": a.Private,
+			"zig": a.Zig, "created_at": a.CreatedAt})
+	return err == nil && tag.RowsAffected() == 1, err
+}
+
+// ByURL returns what a URL answered first, or fault.ErrNotFound.
+func (s *Store) ByURL(ctx context.Context, url string) (Archive, error) {
+	rows, _ := s.db.Pool.Query(ctx, `
+		SELECT `+archiveColumns+` FROM archives WHERE url = $1 AND ($2 OR NOT private) ORDER BY id LIMIT 1`, url, storage.SeesPrivate(ctx))
+	a, err := pgx.CollectExactlyOneRow(rows, pgx.RowToStructByName[Archive])
+	if err != nil {
+		return Archive{}, fmt.Errorf("archive %s: %w", url, pg.Translate(err))
+	}
+	return a, nil
+}
+
+// A Move is a URL that answers other files than those that are frozen.
+type Move struct {
+	OldLegacyHash string
+	NewHash       string
+	NewLegacyHash string
+	SeenAt        time.Time
+}
+
+// Moves returns what a URL answered later, the newest first.
+func (s *Store) Moves(ctx context.Context, url string) ([]Move, error) {
+	rows, _ := s.db.Pool.Query(ctx, `
+		SELECT old_legacy_hash, new_hash, new_legacy_hash, seen_at FROM moved_archives WHERE url = $1 ORDER BY id DESC LIMIT 100`, url)
+	all, err := pgx.CollectRows(rows, pgx.RowToStructByPos[Move])
+	if err != nil {
+		return nil, fmt.Errorf("moves of %s: %w", url, pg.Translate(err))
+	}
+	return all, nil
+}

@@ -1,0 +1,64 @@
+package tree
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/storage/fault"
+	"github.com/francescobianco/packbase/storage/pg"
+)
+
+// A Source is anything with one Zig hash that may be served: a release, a snapshot or an archive.
+type Source struct {
+	Pin           string // the hash that was asked for, of either form
+	Kind          string // "release", "snapshot" or "archive"
+	Package       string // of a release or snapshot
+	Tag           string // of a release
+	Commit        string // of a release or snapshot
+	URL           string // of an archive
+	ZigHash       string
+	ZigLegacyHash string
+	Digest        string // of the tarball that Zig is given
+	Size          int64  // of that, in bytes
+	Private       bool
+	Zig           Zig
+}
+
+// bestSource selects what is served for the hash h.hash: the public before the private, releases before archives, the
+// first of each. $2 says whether the private is seen.
+const bestSource = `
+	SELECT kind, package, tag, commit_oid, url, zig_hash, zig_legacy_hash, digest, size, private, zig FROM sources
+	WHERE (zig_hash = h.hash AND zig_hash <> '' OR zig_legacy_hash = h.hash AND zig_legacy_hash <> '') AND ($2 OR NOT private)
+	ORDER BY private, kind = 'archive', id LIMIT 1`
+
+// Sources returns what is stored under Zig hashes of either form, by them.
+func (s *Store) Sources(ctx context.Context, hashes []string) (map[string]Source, error) {
+	rows, _ := s.db.Pool.Query(ctx, `
+		SELECT h.hash, s.kind, s.package, s.tag, s.commit_oid, s.url, s.zig_hash, s.zig_legacy_hash, s.digest, s.size, s.private, s.zig
+		FROM unnest($1::text[]) AS h (hash) CROSS JOIN LATERAL (`+bestSource+`) s`, hashes, storage.SeesPrivate(ctx))
+	all, err := pgx.CollectRows(rows, pgx.RowToStructByPos[Source])
+	if err != nil {
+		return nil, fmt.Errorf("sources of %d hashes: %w", len(hashes), pg.Translate(err))
+	}
+	found := make(map[string]Source, len(all))
+	for _, src := range all {
+		found[src.Pin] = src
+	}
+	return found, nil
+}
+
+// ByHash returns what is stored under a Zig hash of either form, or fault.ErrNotFound.
+func (s *Store) ByHash(ctx context.Context, hash string) (Source, error) {
+	found, err := s.Sources(ctx, []string{hash})
+	if err != nil {
+		return Source{}, err
+	}
+	src, ok := found[hash]
+	if !ok {
+		return Source{}, fmt.Errorf("source %s: %w", hash, fault.ErrNotFound)
+	}
+	return src, nil
+}
