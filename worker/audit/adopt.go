@@ -52,7 +52,7 @@ func (a *Auditor) Adopt(ctx context.Context, pkg string, manifests []storage.Blo
 		if r.manifest.Package != pkg {
 			return fmt.Errorf("manifest %s: %w: it is of the package %q, not %q", m.Digest, ErrUntrue, r.manifest.Package, pkg)
 		}
-		if _, _, err := r.checkFiles(ctx, objects, gitpack.StoredLimits()); err != nil {
+		if _, _, err := r.admit(ctx, objects, gitpack.StoredLimits()); err != nil {
 			return fmt.Errorf("manifest %s: %w", m.Digest, untrue(err))
 		}
 		roots = append(roots, r)

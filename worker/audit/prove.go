@@ -40,11 +40,25 @@ func Prove(ctx context.Context, dir string, man *storage.Manifest, targz io.Read
 	if err != nil {
 		return nil, untrue(err)
 	}
-	tree, zig, err := r.checkFiles(ctx, objects, lim.Git)
+	tree, zig, err := r.admit(ctx, objects, lim.Git)
 	if err != nil {
 		return nil, untrue(err)
 	}
 	return &Proof{Commit: r.commit, OID: r.oid, Objects: r.objects(tree), Zig: zig}, nil
+}
+
+// admit is checkFiles for a release that is not published yet: it refuses what
+// Git or Zig would trip over, too, as the process that reads upstream does.
+// What is published stays, whatever the rules were then.
+func (r *root) admit(ctx context.Context, objects *gitpack.Objects, lim gitpack.Limits) (gitpack.Listing, storage.Zig, error) {
+	tree, zig, err := r.checkFiles(ctx, objects, lim)
+	switch {
+	case err != nil:
+		return tree, zig, err
+	case storage.ValidOID(r.manifest.Tag):
+		return tree, zig, fmt.Errorf("the tag %s is named like a commit: who pins that commit would get the tag", r.manifest.Tag)
+	}
+	return tree, zig, objects.Fsck(r.commit, r.tags, tree)
 }
 
 // checkFiles lists the files, and compares what Zig makes of them with what the

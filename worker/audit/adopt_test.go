@@ -1,0 +1,126 @@
+package audit_test
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/storage/gitpack"
+	"github.com/francescobianco/packbase/storage/tarball"
+	"github.com/francescobianco/packbase/worker/audit"
+	"github.com/francescobianco/packbase/worker/ingest"
+	"github.com/francescobianco/packbase/worker/workertest"
+)
+
+const (
+	soundWho    = "t <t@example.org> 1700000000 +0000"
+	soundTagger = "\ntype commit\ntag v1.0.0\ntagger " + soundWho + "\n\nmessage\n"
+)
+
+// made is a release as somebody who lies would make it: every digest and id of
+// the manifest is right.
+func made(t *testing.T, pkg, tag, author, tagger string, files map[string]string) (man *storage.Manifest, targz *os.File) {
+	t.Helper()
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	spool, err := os.Create(filepath.Join(t.TempDir(), "spool"))
+	must(err)
+	t.Cleanup(func() { spool.Close() })
+	objects := gitpack.NewObjects(spool)
+	var all []gitpack.File
+	for name, content := range files {
+		oid, err := objects.Add(gitpack.Blob, int64(len(content)), strings.NewReader(content))
+		must(err)
+		all = append(all, gitpack.File{Path: name, Mode: gitpack.ModeFile, OID: oid, Size: int64(len(content))})
+	}
+	root, err := objects.WriteTree(all, nil)
+	must(err)
+	commit := "tree " + root.String() + "\nauthor " + author + "\ncommitter " + soundWho + "\n\nmessage\n"
+	oid, err := objects.Add(gitpack.Commit, int64(len(commit)), strings.NewReader(commit))
+	must(err)
+	tree, err := objects.Files(t.Context(), root, gitpack.DefaultLimits())
+	must(err)
+	man = &storage.Manifest{
+		Version: storage.ManifestVersion, Package: pkg, Upstream: "fixture:" + pkg, CloneURL: "fixture:" + pkg + ".git", Tag: tag,
+		Commit: oid.String(), Tree: root.String(), CommitTime: time.Unix(1_700_000_000, 0).UTC(), CreatedAt: time.Unix(1_700_000_001, 0).UTC(), Fence: 1,
+		Tarball: storage.ManifestTarball{Form: int(tarball.Form2)}, Git: storage.ManifestGit{Commit: []byte(commit)},
+	}
+	if tagger != "" {
+		raw := "object " + oid.String() + tagger
+		id, err := objects.Add(gitpack.Tag, int64(len(raw)), strings.NewReader(raw))
+		must(err)
+		man.TagObject, man.Git.Tags = id.String(), [][]byte{[]byte(raw)}
+	}
+	man.Zig, err = ingest.DescribeZig(objects, tree)
+	must(err)
+	targz, err = os.Create(filepath.Join(t.TempDir(), "targz"))
+	must(err)
+	t.Cleanup(func() { targz.Close() })
+	must(ingest.WriteTarball(t.Context(), targz, objects, man))
+	_, info, err := tarball.Read(io.NewSectionReader(targz, 0, 1<<30), "", tarball.Limits{}, func(tarball.Entry, io.Reader) error { return nil })
+	must(err)
+	man.Tarball = storage.ManifestTarball{Digest: info.Digest, Size: info.Size, MD5: info.MD5, CRC32: info.CRC32,
+		ContentDigest: info.ContentDigest, ContentSize: info.ContentSize, Form: int(tarball.Form2)}
+	return man, targz
+}
+
+// What the process that reads upstream refuses is not published by other ways
+// either: not because that process says so, and not because a central has it.
+func TestNoOtherWayIn(t *testing.T) {
+	t.Parallel()
+	r := workertest.New(t)
+	a, _ := auditor(r)
+	file := map[string]string{"build.zig": "// hello\n"}
+	tests := map[string]struct {
+		tag, author, tagger string
+		files               map[string]string
+		want                string // "" if it is sound
+	}{
+		"sound":             {"v1.0.0", soundWho, soundTagger, file, ""},
+		"author":            {"v1.0.0", "t t@example.org 1700000000 +0000", soundTagger, file, "commit: author"},
+		"date":              {"v1.0.0", "t <t@example.org> 01700000000 +0000", "", file, "commit: author"},
+		"tagger":            {"v1.0.0", soundWho, "\ntype commit\ntag v1.0.0\ntagger t <t@example.org> soon +0000\n\nmessage\n", file, "tag: tagger"},
+		"gitmodules":        {"v1.0.0", soundWho, "", map[string]string{".gitmodules": "[submodule \"x\"]\n\tpath = x\n\turl = -u./payload\n"}, "option"},
+		"gitmodules-update": {"v1.0.0", soundWho, "", map[string]string{"sub/.gitmodules": "[submodule \"x\"]\n\tupdate = !payload\n"}, "runs a command"},
+		"gitattributes":     {"v1.0.0", soundWho, "", map[string]string{".gitattributes": strings.Repeat("x", 2048) + "\n"}, "line of 2048 bytes"},
+		"named-as-a-commit": {strings.Repeat("ab", 20), soundWho, "", file, "named like a commit"},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			man, targz := made(t, name, test.tag, test.author, test.tagger, test.files)
+			check := func(way string, err error) {
+				t.Helper()
+				switch {
+				case test.want == "" && err != nil:
+					t.Errorf("%s: %v, want no error", way, err)
+				case test.want != "" && (!errors.Is(err, audit.ErrUntrue) || !strings.Contains(err.Error(), test.want)):
+					t.Errorf("%s: %v, want it refused because of %q", way, err, test.want)
+				}
+			}
+			_, err := audit.Prove(t.Context(), t.TempDir(), man, io.NewSectionReader(targz, 0, 1<<30), ingest.DefaultLimits())
+			check("proven", err)
+
+			raw, err := man.Encode()
+			r.Must(err)
+			sum := sha256.Sum256(raw)
+			manifest := storage.Blob{Digest: hex.EncodeToString(sum[:]), Size: int64(len(raw))}
+			r.Must(put(t, r, raw, manifest.Digest))
+			r.Must(r.Blobs.Put(t.Context(), man.Tarball.Digest, targz))
+			check("adopted", a.Adopt(t.Context(), name, []storage.Blob{manifest}, false, nil))
+			if _, err := r.ReleaseByTag(t.Context(), name, test.tag); (err == nil) != (test.want == "") {
+				t.Errorf("the release is here: %v, want it %v", err == nil, test.want == "")
+			}
+		})
+	}
+}
