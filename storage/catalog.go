@@ -530,13 +530,16 @@ func (db *DB) PauseHost(ctx context.Context, host string, wait time.Duration) er
 	return nil
 }
 
+// dialled is the URL that a job j, of a package p or of none, asks upstream for.
+const dialled = `CASE WHEN j.kind = 'archive:fetch' THEN j.target ELSE COALESCE(p.clone_url, '') END`
+
 // RunningAt returns the number of running jobs whose upstream is on host, of
 // all workers and of the one.
 func (db *DB) RunningAt(ctx context.Context, host, worker string) (all, one int, err error) {
 	err = db.pool.QueryRow(ctx, `
 		SELECT count(*), count(*) FILTER (WHERE j.worker = $2)
-		FROM jobs j JOIN packages p ON p.name = j.package
-		WHERE j.state = 'running' AND split_part(p.clone_url, '/', 3) = $1`, host, worker).Scan(&all, &one)
+		FROM jobs j LEFT JOIN packages p ON p.name = j.package
+		WHERE j.state = 'running' AND split_part(`+dialled+`, '/', 3) = $1`, host, worker).Scan(&all, &one)
 	if err != nil {
 		return 0, 0, fmt.Errorf("running at %s: %w", host, translate(err))
 	}
@@ -549,10 +552,10 @@ func (db *DB) WaitingAt(ctx context.Context, host string, job uuid.UUID) (ahead 
 	err = db.pool.QueryRow(ctx, `
 		SELECT count(*) FILTER (WHERE at_host AND id < $2), COALESCE(bool_or(NOT at_host AND run_at <= now()), false)
 		FROM (
-			SELECT j.id, j.run_at, split_part(p.clone_url, '/', 3) = $1 AS at_host
-			FROM jobs j JOIN packages p ON p.name = j.package
-			WHERE j.state = 'queued' AND j.kind = $3
-		) waiting`, host, job, FetchPackage).Scan(&ahead, &others)
+			SELECT j.id, j.run_at, split_part(`+dialled+`, '/', 3) = $1 AS at_host
+			FROM jobs j LEFT JOIN packages p ON p.name = j.package
+			WHERE j.state = 'queued' AND j.kind IN ($3, $4)
+		) waiting`, host, job, FetchPackage, FetchArchive).Scan(&ahead, &others)
 	if err != nil {
 		return 0, false, fmt.Errorf("waiting at %s: %w", host, translate(err))
 	}

@@ -25,6 +25,7 @@ import (
 	"github.com/francescobianco/packbase/storage/blob"
 	"github.com/francescobianco/packbase/storage/gitpack"
 	"github.com/francescobianco/packbase/storage/queue"
+	"github.com/francescobianco/packbase/storage/tree"
 	"github.com/francescobianco/packbase/worker/ingest"
 	"github.com/francescobianco/packbase/worker/probe"
 	"github.com/francescobianco/packbase/worker/upstream"
@@ -64,6 +65,7 @@ type Options struct {
 // A Worker does jobs. Make one with New.
 type Worker struct {
 	db    *storage.DB
+	trees *tree.Store
 	queue *queue.Queue
 	blobs blob.Store
 	opt   Options
@@ -81,12 +83,13 @@ type Worker struct {
 
 // New returns a worker that has not begun to work.
 func New(db *storage.DB, q *queue.Queue, blobs blob.Store, opt Options, log *slog.Logger) *Worker {
-	w := &Worker{db: db, queue: q, blobs: blobs, opt: opt, log: log.With("worker", opt.ID), web: upstream.New(opt.Egress), rules: rulesOf(opt)}
+	w := &Worker{db: db, trees: tree.New(db.DB), queue: q, blobs: blobs, opt: opt, log: log.With("worker", opt.ID), web: upstream.New(opt.Egress), rules: rulesOf(opt)}
 	w.probe = &probe.Prober{DB: db, Staging: opt.Staging, Git: opt.Git, Limits: gitpack.StoredLimits(), Zig: opt.Zig, ZigCache: opt.ZigCache, Child: opt.Child}
 	w.table = map[string]func(context.Context, *job) (any, error){
 		storage.FetchPackage:  w.fetchPackage,
 		storage.ProbePackage:  w.probePackage,
 		storage.UpdateCatalog: w.updateCatalog,
+		storage.FetchArchive:  w.fetchArchive,
 	}
 	w.aside = make(chan struct{}, asideOf(opt.Concurrency))
 	w.jobSeconds = prometheus.NewHistogramVec(prometheus.HistogramOpts{

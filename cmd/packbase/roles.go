@@ -153,6 +153,8 @@ func (p *program) childCommands() []*cobra.Command {
 		child("confine", "Become another program for a worker", confine.Exec),
 		child("walls", "Try what stands around a child process", confine.Report),
 		child("download", "Talk with one upstream for a worker", ingest.Download),
+		child("download-archive", "Download one archive for a worker", ingest.DownloadArchive),
+		child("unpack-archive", "Unpack one archive for a worker", ingest.UnpackArchive),
 	}
 }
 

@@ -48,6 +48,7 @@ const (
 	MaxEntries = 400_000   // entries, directories included
 	MaxPath    = 4096      // bytes of a path
 	MaxTarget  = 4096      // bytes of a symlink's target
+	MaxNames   = 64 << 20  // bytes of all paths and targets
 	maxWindow  = 8 << 20   // bytes that Zig's zstd decoder looks back
 	maxDict    = 128 << 20 // bytes that an xz stream may look back; xz -9 wants 64 MiB
 )
@@ -279,7 +280,8 @@ type unpacker struct {
 	scratch  *os.File
 	out      *bufio.Writer
 	at       int64 // where the next content goes in scratch
-	count    int
+	entries  int
+	names    int // bytes
 	files    []File
 	kinds    map[string]kind // of what stands at a path
 	roots    map[string]bool // first components; "" for what lies at the top
@@ -299,20 +301,30 @@ func (u *unpacker) root() string {
 }
 
 func (u *unpacker) refuse(name, format string, args ...any) {
+	u.names += len(name)
 	u.problems = append(u.problems, problem{name, fmt.Sprintf(format, args...)})
+}
+
+// count counts an entry that is about to be read. What is kept of those before it has a limit.
+func (u *unpacker) count() error {
+	if err := u.ctx.Err(); err != nil {
+		return err
+	}
+	if u.entries++; u.entries > MaxEntries {
+		return fmt.Errorf("%w: more than %d entries", ErrTooLarge, MaxEntries)
+	}
+	if u.names > MaxNames || len(u.kinds) > 2*MaxEntries {
+		return fmt.Errorf("%w: its names take more memory than there is for them", ErrTooLarge)
+	}
+	return nil
 }
 
 // enter notes an entry. It returns false if nothing can be unpacked there.
 func (u *unpacker) enter(name string, k kind) (ok bool, err error) {
-	if err := u.ctx.Err(); err != nil {
-		return false, err
-	}
-	if u.count++; u.count > MaxEntries {
-		return false, fmt.Errorf("%w: more than %d entries", ErrTooLarge, MaxEntries)
-	}
 	if len(name) > MaxPath {
 		return false, fmt.Errorf("%w: a path of %d bytes", ErrTooLarge, len(name))
 	}
+	u.names += len(name)
 	top, _, nested := strings.Cut(name, "/")
 	if !nested && k != directory {
 		top = ""
@@ -436,6 +448,9 @@ func (u *unpacker) tar(in io.Reader) error {
 		if err != nil {
 			return broken(err)
 		}
+		if err := u.count(); err != nil {
+			return err
+		}
 		if err := u.tarEntry(h, t); err != nil {
 			return err
 		}
@@ -472,6 +487,7 @@ func (u *unpacker) tarEntry(h *tar.Header, body io.Reader) error {
 		}
 		ok, err := u.enter(name, link)
 		if ok {
+			u.names += len(h.Linkname)
 			u.files = append(u.files, File{Path: name, Link: true, Target: h.Linkname})
 		}
 		return err
@@ -524,6 +540,9 @@ func (u *unpacker) zip(body io.ReaderAt, size int64) error {
 		return broken(err)
 	}
 	for _, entry := range z.File {
+		if err := u.count(); err != nil {
+			return err
+		}
 		if err := u.zipEntry(entry); err != nil {
 			return err
 		}

@@ -28,7 +28,7 @@ const timeout = 2 * time.Second
 var queues = map[string]int{"control": 3, "fetch": 2}
 
 func queueOf(kind string) string {
-	if kind == "package:fetch" {
+	if kind == "package:fetch" || kind == "archive:fetch" {
 		return "fetch"
 	}
 	return "control"

@@ -10,7 +10,6 @@ import (
 
 	"github.com/francescobianco/packbase/storage"
 	"github.com/francescobianco/packbase/storage/pg"
-	"github.com/francescobianco/packbase/storage/zigpkg"
 )
 
 // An Archive is what one URL answered, frozen.
@@ -30,15 +29,8 @@ type Archive struct {
 	RecordDigest  string // of the JSON from which the row can be rebuilt, see Record
 	RecordSize    int64  `db:"-"` // of that, for Publish
 	Private       bool   // credentials were needed to have it
-	Zig           Zig
+	Zig           storage.Zig
 	CreatedAt     time.Time // UTC
-}
-
-// Zig is what a build.zig.zon says.
-type Zig struct {
-	Name         string              `json:"name,omitempty"`
-	Version      string              `json:"version,omitempty"`
-	Dependencies []zigpkg.Dependency `json:"dependencies,omitempty"`
 }
 
 const archiveColumns = `
@@ -54,15 +46,9 @@ func (s *Store) Publish(ctx context.Context, a Archive, pinned bool) (created, m
 		if _, err := tx.Exec(ctx, `SELECT pg_advisory_xact_lock(hashtext('packbase archive ' || $1))`, a.URL); err != nil {
 			return err
 		}
-		var first string
-		err := tx.QueryRow(ctx, `SELECT zig_legacy_hash FROM archives WHERE url = $1 ORDER BY id LIMIT 1`, a.URL).Scan(&first)
-		if err != nil && !errors.Is(err, pgx.ErrNoRows) {
+		moved, err = noteMove(ctx, tx, a.URL, a.ZigHash, a.ZigLegacyHash)
+		if err != nil || moved && !pinned {
 			return err
-		}
-		if moved = first != "" && first != a.ZigLegacyHash; moved {
-			if err := noteMove(ctx, tx, a, first); err != nil || !pinned {
-				return err
-			}
 		}
 		created, err = insertArchive(ctx, tx, a)
 		return err
@@ -73,11 +59,31 @@ func (s *Store) Publish(ctx context.Context, a Archive, pinned bool) (created, m
 	return created, moved, nil
 }
 
-func noteMove(ctx context.Context, tx pgx.Tx, a Archive, old string) error {
-	_, err := tx.Exec(ctx, `
+// NoteMove notes that a URL answers files with the given hashes, if others are frozen for it.
+func (s *Store) NoteMove(ctx context.Context, url, hash, legacy string) error {
+	err := s.db.Tx(ctx, func(tx pgx.Tx) error {
+		_, err := noteMove(ctx, tx, url, hash, legacy)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("note move of archive %s: %w", url, pg.Translate(err))
+	}
+	return nil
+}
+
+func noteMove(ctx context.Context, tx pgx.Tx, url, hash, legacy string) (moved bool, err error) {
+	var first string
+	err = tx.QueryRow(ctx, `SELECT zig_legacy_hash FROM archives WHERE url = $1 ORDER BY id LIMIT 1`, url).Scan(&first)
+	if errors.Is(err, pgx.ErrNoRows) || err == nil && first == legacy {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	_, err = tx.Exec(ctx, `
 		INSERT INTO moved_archives (url, old_legacy_hash, new_hash, new_legacy_hash) VALUES ($1, $2, $3, $4)
-		ON CONFLICT (url, new_legacy_hash) DO NOTHING`, a.URL, old, a.ZigHash, a.ZigLegacyHash)
-	return err
+		ON CONFLICT (url, new_legacy_hash) DO NOTHING`, url, first, hash, legacy)
+	return true, err
 }
 
 func insertArchive(ctx context.Context, tx pgx.Tx, a Archive) (created bool, err error) {

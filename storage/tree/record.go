@@ -4,23 +4,25 @@ import (
 	"encoding/json"
 	"fmt"
 	"time"
+
+	"github.com/francescobianco/packbase/storage"
 )
 
 // A Record is the JSON blob from which the row of an archive can be made again: all that its bytes do not tell.
 type Record struct {
-	Format      int       `json:"packbase_archive"` // 1
-	URL         string    `json:"url"`
-	ContentType string    `json:"content_type"`
-	Disposition string    `json:"disposition,omitempty"`
-	FinalURL    string    `json:"final_url,omitempty"`
-	ArchiveType string    `json:"format"`
-	Body        RecordRef `json:"body"`
-	Tarball     RecordRef `json:"tarball"`
-	ZigHash     string    `json:"zig_hash,omitempty"`
-	LegacyHash  string    `json:"zig_legacy_hash"`
-	Zig         Zig       `json:"zig"`
-	Private     bool      `json:"private,omitempty"`
-	CreatedAt   time.Time `json:"created_at"`
+	Format      int         `json:"packbase_archive"` // 1
+	URL         string      `json:"url"`
+	ContentType string      `json:"content_type"`
+	Disposition string      `json:"disposition,omitempty"`
+	FinalURL    string      `json:"final_url,omitempty"`
+	ArchiveType string      `json:"format"`
+	Body        RecordRef   `json:"body"`
+	Tarball     RecordRef   `json:"tarball"`
+	ZigHash     string      `json:"zig_hash,omitempty"`
+	LegacyHash  string      `json:"zig_legacy_hash"`
+	Zig         storage.Zig `json:"zig"`
+	Private     bool        `json:"private,omitempty"`
+	CreatedAt   time.Time   `json:"created_at"`
 }
 
 // A RecordRef names a blob.

@@ -24,7 +24,7 @@ type Source struct {
 	Digest        string // of the tarball that Zig is given
 	Size          int64  // of that, in bytes
 	Private       bool
-	Zig           Zig
+	Zig           storage.Zig
 }
 
 // bestSource selects what is served for the hash h.hash: the public before the private, releases before archives, the

@@ -26,7 +26,7 @@ func archive(url string, files int) tree.Archive {
 	return tree.Archive{
 		URL: url, ZigHash: fmt.Sprint("a-1.0.0-", files), ZigLegacyHash: legacy(files), Digest: digest(files), Size: 10, ContentType: "application/zip",
 		Format: "zip", TarballDigest: digest(files + 1000), TarballSize: 20, RecordDigest: digest(files + 2000), RecordSize: 5,
-		Zig:       tree.Zig{Name: "a", Version: "1.0.0", Dependencies: []zigpkg.Dependency{{Name: "b", URL: "https://h/b.tar.gz", Hash: legacy(9)}}},
+		Zig:       storage.Zig{Name: "a", Version: "1.0.0", Dependencies: []zigpkg.Dependency{{Name: "b", URL: "https://h/b.tar.gz", Hash: legacy(9)}}},
 		CreatedAt: time.Now().UTC().Truncate(time.Microsecond),
 	}
 }

@@ -151,8 +151,8 @@ func writeJSONFrame(w io.Writer, kind byte, v any) error {
 // maxFrame bounds what a Download that upstream took over can have us keep.
 const maxFrame = 256 << 20
 
-// errEnded is of a Download without a last word.
-var errEnded = errors.New("the process that talks with upstream ended early")
+// ErrEnded is of a Download without a last word.
+var ErrEnded = errors.New("the process that talks with upstream ended early")
 
 // A remote is upstream's repository, by way of a Download.
 type remote struct {
@@ -176,7 +176,7 @@ func openRemote(req Request, events *eventWriter) (source, error) {
 		return nil, err
 	}
 	if kind != frameRefs {
-		return nil, errEnded
+		return nil, ErrEnded
 	}
 	if err := json.Unmarshal(b, &r.listed); err != nil {
 		return nil, fmt.Errorf("read refs: %w", err)
@@ -188,15 +188,15 @@ func openRemote(req Request, events *eventWriter) (source, error) {
 func (r *remote) frame() (kind byte, b []byte, err error) {
 	var head [5]byte
 	if _, err := io.ReadFull(r.packs, head[:]); err != nil {
-		return 0, nil, errEnded
+		return 0, nil, ErrEnded
 	}
 	n := binary.BigEndian.Uint32(head[1:])
 	if n > maxFrame {
-		return 0, nil, errEnded
+		return 0, nil, ErrEnded
 	}
 	b = make([]byte, n)
 	if _, err := io.ReadFull(r.packs, b); err != nil {
-		return 0, nil, errEnded
+		return 0, nil, ErrEnded
 	}
 	if head[0] == frameError {
 		var e Error
@@ -219,7 +219,7 @@ func (r *remote) objects(ctx context.Context, oids []gitpack.OID, spool *os.File
 	defer os.Remove(pack.Name())
 	defer pack.Close()
 	if err := json.NewEncoder(r.ask).Encode(oids); err != nil {
-		return nil, errEnded
+		return nil, ErrEnded
 	}
 	if err := r.receive(pack); err != nil {
 		return nil, err
@@ -242,7 +242,7 @@ func (r *remote) receive(pack *os.File) error {
 		case kind == frameEnd:
 			return nil
 		case kind != framePack:
-			return errEnded
+			return ErrEnded
 		}
 		if _, err := pack.Write(b); err != nil {
 			return fmt.Errorf("write pack: %w", err)

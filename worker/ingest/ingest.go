@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/storage/archive"
 	"github.com/francescobianco/packbase/storage/gitpack"
 	"github.com/francescobianco/packbase/storage/tarball"
 	"github.com/francescobianco/packbase/worker/confine"
@@ -195,6 +196,10 @@ func asError(err error) *Error {
 		return &Error{Code: git.Code, Message: git.Message, Final: git.Code != gitpack.CodeIncomplete}
 	case errors.Is(err, tarball.ErrTooLarge):
 		return &Error{Code: "tarball_too_large", Message: err.Error(), Final: true}
+	case errors.Is(err, archive.ErrTooLarge):
+		return &Error{Code: upstream.CodeFileTooLarge, Message: err.Error(), Final: true}
+	case errors.Is(err, archive.ErrUnfit):
+		return &Error{Code: "not_an_archive", Message: err.Error(), Final: true}
 	case errors.Is(err, tarball.ErrInvalid):
 		return &Error{Code: "tree_unfit", Message: err.Error(), Final: true}
 	}

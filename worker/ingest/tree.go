@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"slices"
 	"strings"
 	"sync"
 	"unicode"
@@ -113,16 +114,21 @@ func (z *zigFiles) describe(objects *gitpack.Objects, tree gitpack.Listing) (sto
 		}
 		all = append(all, entry)
 	}
-	zig.Warnings = clashWarnings(tree)
 	man, err := zigManifest(objects, tree)
 	if err != nil {
-		zig.Problem = err.Error()
-		return zig, nil
+		zig.Problem = clip(err.Error())
+	} else {
+		zig = ZigOf(man, zigpkg.Sum(man, all))
 	}
-	sum := zigpkg.Sum(man, all)
+	zig.Warnings = clipAll(append(clashWarnings(tree), zig.Warnings...))
+	return zig, nil
+}
+
+// ZigOf returns what Zig makes of a manifest, nil if there is none, and of files with the hashes.
+func ZigOf(man *zigpkg.Manifest, sum zigpkg.Hashes) (zig storage.Zig) {
 	zig.Hash, zig.LegacyHash, zig.UsableWith = sum.Hash, sum.Legacy, man.UsableWith()
 	if man == nil {
-		return zig, nil
+		return zig
 	}
 	if zig.Hash == "" {
 		zig.Problem = strings.Join(man.Refusals, "; ")
@@ -131,7 +137,7 @@ func (z *zigFiles) describe(objects *gitpack.Objects, tree gitpack.Listing) (sto
 	if man.Fingerprint != 0 {
 		zig.Fingerprint = fmt.Sprintf("%#016x", man.Fingerprint)
 	}
-	zig.Warnings = append(zig.Warnings, man.Warnings...)
+	zig.Warnings = slices.Clone(man.Warnings)
 	room := maxDependencies
 	for i, d := range man.Dependencies {
 		if room -= 100 + len(d.Name) + len(d.URL) + len(d.Path) + len(d.Hash); room < 0 {
@@ -142,11 +148,16 @@ func (z *zigFiles) describe(objects *gitpack.Objects, tree gitpack.Listing) (sto
 		zig.Dependencies = append(zig.Dependencies, d)
 	}
 	zig.Version, zig.MinimumZigVersion, zig.Problem = clip(zig.Version), clip(zig.MinimumZigVersion), clip(zig.Problem)
-	for i := range zig.Warnings[:min(len(zig.Warnings), maxWarnings)] {
-		zig.Warnings[i] = clip(zig.Warnings[i])
+	zig.Warnings = clipAll(zig.Warnings)
+	return zig
+}
+
+func clipAll(warnings []string) []string {
+	warnings = warnings[:min(len(warnings), maxWarnings)]
+	for i := range warnings {
+		warnings[i] = clip(warnings[i])
 	}
-	zig.Warnings = zig.Warnings[:min(len(zig.Warnings), maxWarnings)]
-	return zig, nil
+	return warnings
 }
 
 // What a release's row says of its manifest: one file may be that of many

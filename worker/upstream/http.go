@@ -1,6 +1,7 @@
 package upstream
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -41,6 +42,7 @@ type roundTripper struct {
 	client *Client
 	origin *url.URL // of the session; nil: that of the first request of each chain
 	login  Login    // for origin, if there is one
+	hops   int      // redirects that are followed; 0 for maxRedirects
 }
 
 // CloseIdleConnections is found by http.Client.
@@ -74,7 +76,7 @@ func (t *roundTripper) RoundTrip(req *http.Request) (*http.Response, error) {
 	resp.Request = req
 	resp.Body = newBody(ctx, cancel, resp.Body, limits)
 	if isRedirect(resp) {
-		if err := checkRedirect(req, resp); err != nil {
+		if err := t.checkRedirect(req, resp); err != nil {
 			resp.Body.Close()
 			return nil, err
 		}
@@ -141,10 +143,11 @@ func isRedirect(resp *http.Response) bool {
 
 // checkRedirect judges the redirect that answers req. The address behind it is
 // judged when it is dialled.
-func checkRedirect(req *http.Request, resp *http.Response) error {
+func (t *roundTripper) checkRedirect(req *http.Request, resp *http.Response) error {
 	refuse := func(why string) error {
-		return &Error{Code: CodeRedirect, Status: resp.StatusCode, Message: "upstream redirects " + why + "; register the repository under its final URL"}
+		return &Error{Code: CodeRedirect, Status: resp.StatusCode, Message: "upstream redirects " + why + "; use the final URL"}
 	}
+	most := cmp.Or(t.hops, maxRedirects)
 	hops := 1
 	for r := req; r.Response != nil; r = r.Response.Request {
 		hops++
@@ -155,8 +158,8 @@ func checkRedirect(req *http.Request, resp *http.Response) error {
 		return refuse("to something that is not a URL")
 	case req.Method != http.MethodGet && req.Method != http.MethodHead:
 		return refuse("a " + req.Method + " request")
-	case hops > maxRedirects:
-		return refuse(fmt.Sprintf("more than %d times", maxRedirects))
+	case hops > most:
+		return refuse(fmt.Sprintf("more than %d times", most))
 	case to.Scheme != "https" && to.Scheme != "http":
 		return refuse("to a protocol other than http and https")
 	case to.Scheme == "http" && req.URL.Scheme == "https":

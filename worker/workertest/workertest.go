@@ -36,6 +36,10 @@ func Main(m *testing.M) {
 		os.Exit(m.Run())
 	case "download":
 		child = ingest.Download
+	case "download-archive":
+		child = ingest.DownloadArchive
+	case "unpack-archive":
+		child = ingest.UnpackArchive
 	case "confine":
 		child = confine.Exec
 	}
