@@ -459,6 +459,36 @@ func TestInfoIsBounded(t *testing.T) {
 	}
 }
 
+// What is known to be removed is not served from memory when Postgres goes
+// away; other packages are.
+func TestRemovedWhilePostgresIsAway(t *testing.T) {
+	t.Parallel()
+	g := newRegistry(t)
+	for _, pkg := range []string{"doomed", "other"} {
+		g.publish(pkg, release{tag: "v1.0.0", files: zon(pkg, "1.0.0")})
+	}
+	near, postgres := g.gated()
+	refs := func(pkg string) *answer { return near.get("/git/" + pkg + "/info/refs?service=git-upload-pack") }
+	for _, pkg := range []string{"doomed", "other"} {
+		if a := refs(pkg); a.StatusCode != http.StatusOK {
+			t.Fatalf("%s, before: %d %s", pkg, a.StatusCode, a.body)
+		}
+	}
+	if a := near.post("/api/remove", `{"package":"doomed","reason":"it held a key"}`); a.StatusCode != http.StatusOK {
+		t.Fatalf("remove: %d %s", a.StatusCode, a.body)
+	}
+	if a := refs("other"); a.StatusCode != http.StatusOK { // what is in memory is read anew
+		t.Fatalf("other, after the removal: %d %s", a.StatusCode, a.body)
+	}
+	postgres.shut()
+	if a := refs("doomed"); a.StatusCode == http.StatusOK || bytes.Contains(a.body, []byte("refs/tags/v1.0.0")) {
+		t.Errorf("doomed, with Postgres away: %d %.200q, want a refusal", a.StatusCode, a.body)
+	}
+	if a := refs("other"); a.StatusCode != http.StatusOK {
+		t.Errorf("other, with Postgres away: %d %s, want 200", a.StatusCode, a.body)
+	}
+}
+
 // exec runs SQL that nothing of ours would.
 func (g *registry) exec(sql string) {
 	g.t.Helper()

@@ -1,7 +1,10 @@
 package pg_test
 
 import (
+	"context"
 	"errors"
+	"fmt"
+	"math/rand/v2"
 	"testing"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -53,5 +56,33 @@ func TestOwnerIsOverpowered(t *testing.T) {
 	owner := storagetest.NewOwner(t)
 	if over, err := owner.Overpowered(t.Context()); !over || err != nil {
 		t.Errorf("the owner is overpowered: %v, %v, want true", over, err)
+	}
+}
+
+// A role that is made has no right but to connect and those that are granted to it.
+func TestMadeRole(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	owner := storagetest.NewOwner(t)
+	name := fmt.Sprintf("packbase_test_made_%x", rand.Uint64())
+	t.Cleanup(func() {
+		// Before the schema goes, whose rights would keep the role.
+		if _, err := owner.Pool.Exec(context.Background(), fmt.Sprintf(`DROP OWNED BY %[1]s; DROP ROLE %[1]s`, name)); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := owner.Admit(ctx, name, "secret"); err != nil {
+		t.Fatal(err)
+	}
+	var login, more bool
+	err := owner.Pool.QueryRow(ctx, `
+		SELECT rolcanlogin, rolsuper OR rolcreaterole OR rolcreatedb OR rolreplication OR rolbypassrls
+			OR EXISTS (SELECT FROM pg_auth_members WHERE member = pg_roles.oid)
+		FROM pg_roles WHERE rolname = $1`, name).Scan(&login, &more)
+	if err != nil || !login || more {
+		t.Errorf("the role may connect: %t, and more than that: %t, %v; want to connect only", login, more, err)
+	}
+	if err := owner.Admit(ctx, name, "secret"); err != nil {
+		t.Errorf("again: %v", err)
 	}
 }

@@ -1,6 +1,8 @@
 package audit_test
 
 import (
+	"bytes"
+	"compress/gzip"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -66,6 +68,60 @@ func TestProveOtherFiles(t *testing.T) {
 	r.Must(err)
 	if _, err := audit.Prove(t.Context(), t.TempDir(), man, evil, ingest.DefaultLimits()); !errors.Is(err, audit.ErrUntrue) || !strings.Contains(err.Error(), "has the tree") {
 		t.Errorf("a tarball of other files: %v, want that the commit has another tree", err)
+	}
+}
+
+// A manifest is not proven whose commit, or tarball, has the id of another one,
+// be it of a release or of a snapshot.
+func TestProveOtherCommit(t *testing.T) {
+	t.Parallel()
+	r := workertest.New(t)
+	stop := r.Work()
+	rel := r.Mirror("hello", "v1.0.0")[0]
+	stop()
+	raw, err := os.ReadFile(r.Path(rel.ManifestDigest))
+	r.Must(err)
+	const other = "1234567890123456789012345678901234567890"
+
+	// tarballOf returns the tarball as if it were of commit, and notes its digests.
+	tarballOf := func(man *storage.Manifest, commit string) io.Reader {
+		f, err := os.Open(r.Path(rel.Digest))
+		r.Must(err)
+		defer f.Close()
+		z, err := gzip.NewReader(f)
+		r.Must(err)
+		tar, err := io.ReadAll(z)
+		r.Must(err)
+		var targz bytes.Buffer
+		w := gzip.NewWriter(&targz)
+		_, err = w.Write(bytes.ReplaceAll(tar, []byte(rel.CommitOID), []byte(commit)))
+		r.Must(errors.Join(err, w.Close()))
+		_, info, err := tarball.Read(bytes.NewReader(targz.Bytes()), man.Tarball.Prefix, tarball.Limits{}, func(tarball.Entry, io.Reader) error { return nil })
+		r.Must(err)
+		man.Tarball = storage.ManifestTarball{Digest: info.Digest, Size: info.Size, MD5: info.MD5, CRC32: info.CRC32,
+			ContentDigest: info.ContentDigest, ContentSize: info.ContentSize, Prefix: man.Tarball.Prefix, Form: man.Tarball.Form}
+		return &targz
+	}
+	for _, tt := range []struct{ name, manifest, tarball, want string }{
+		{"true", rel.CommitOID, rel.CommitOID, ""},
+		{"both", other, other, "the commit in the manifest has the id"},
+		{"tarball", rel.CommitOID, other, "the tarball is of the commit"},
+	} {
+		for _, tag := range []string{"v1.0.0", ""} {
+			t.Run(tt.name+" "+tag, func(t *testing.T) {
+				man, err := storage.ParseManifest(raw)
+				if err != nil {
+					t.Fatal(err)
+				}
+				man.Tag, man.Git.Tags, man.TagObject = tag, nil, ""
+				targz := tarballOf(man, tt.tarball)
+				man.Commit = tt.manifest
+				_, err = audit.Prove(t.Context(), t.TempDir(), man, targz, ingest.DefaultLimits())
+				if tt.want == "" && err != nil || tt.want != "" && (!errors.Is(err, audit.ErrUntrue) || !strings.Contains(err.Error(), tt.want)) {
+					t.Errorf("err = %v, want %q", err, tt.want)
+				}
+			})
+		}
 	}
 }
 
