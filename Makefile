@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help up build test test-zig test-clients test-faults bench lint ci
+.PHONY: help up build test test-zig test-clients test-faults fuzz bench lint ci
 
 # Zig versions to test with: the newest and the one most packages are written
 # for; and for test-zig each that differs in how it fetches.
@@ -19,6 +19,9 @@ export GOTOOLCHAIN ?= auto
 ifeq ($(shell git rev-parse HEAD 2>/dev/null),)
 export GOFLAGS += -buildvcs=false
 endif
+
+# How long each fuzz target runs.
+FUZZTIME ?= 1m
 
 ENV := go run ./tests/env -zig
 
@@ -54,8 +57,13 @@ test-clients: ## run the tests with real clients, at length, and print who can d
 test-faults: ## run the tests that kill, freeze, fill and cut, at length
 	@.ci/install up test
 	$(ENV) '$(ZIGS)' -- go test -count=1 -timeout 90m -tags failpoint,faults ./tests/faults/... ./tests/edges/...
+	@$(MAKE) --no-print-directory fuzz
 	PACKBASE_TEST_LONG=200000 go test -count=1 -timeout 30m -run Differential ./storage/gitpack
 	PACKBASE_TEST_LONG=5000 $(ENV) '$(ALL_ZIGS)' -- go test -count=1 -timeout 30m -run TestZig ./storage/tarball
+	PACKBASE_TEST_LONG=3000 $(ENV) '$(ALL_ZIGS)' -- go test -count=1 -timeout 60m -run TestRealZig ./storage/zigpkg
+
+fuzz: ## run each fuzz target for a minute (FUZZTIME=1m says how long)
+	.ci/fuzz $(FUZZTIME)
 
 bench: ## measure against git, git http-backend and nginx side by side
 	@.ci/install up test bench

@@ -238,9 +238,13 @@ func FuzzUnmarshalIndex(f *testing.F) {
 	}
 	f.Add(b)
 	f.Fuzz(func(t *testing.T, b []byte) {
+		small, errSmall := UnmarshalOffsets(b)
 		x, err := UnmarshalIndex(b)
 		if err != nil {
 			return
+		}
+		if errSmall != nil || small.Len() != x.Len() || small.Size() != x.Size() {
+			t.Errorf("without ids: %v, %v, want the same", small, errSmall)
 		}
 		again, err := x.MarshalBinary()
 		if err != nil || !bytes.Equal(again, b) {

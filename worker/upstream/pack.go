@@ -50,7 +50,7 @@ func (s *Session) copyPack(r io.Reader, w io.Writer, progress func(bytes int64))
 		case bandError:
 			return s.guard.refused(string(payload))
 		default:
-			return notGit("a packet of the pack has no channel")
+			return noChannel()
 		}
 	}
 }
@@ -70,6 +70,11 @@ func bandPacket(src *bufio.Reader) (band byte, payload []byte, err error) {
 	if err != nil {
 		return 0, nil, cut(err)
 	}
-	src.Discard(n - 4) // cannot fail
+	src.Discard(n - 4)  // cannot fail
+	if packet[0] == 0 { // it would pass for a flush
+		return 0, nil, noChannel()
+	}
 	return packet[0], packet[1:], nil
 }
+
+func noChannel() *Error { return notGit("a packet of the pack has no channel") }

@@ -975,3 +975,56 @@ func FuzzRefList(f *testing.F) {
 		}
 	})
 }
+
+// UP-22: of whatever answers a request for a pack comes the pack that is in it,
+// to its end, or an Error.
+func FuzzPackAnswer(f *testing.F) {
+	f.Add([]byte(packHead + band(bandPack, "PACK") + band(bandProgress, "half\r") + band(bandPack, "") + band(bandPack, "rest") + "0000"))
+	f.Add([]byte(packHead + band(bandPack, "PACK") + band(bandError, "out of memory")))
+	f.Add([]byte(pkt("shallow "+someID) + pkt("unshallow "+someID) + "0000" + pkt("ACK "+someID+"\n") + band(bandPack, "PACK") + "0000"))
+	f.Add([]byte(pkt("ERR upload-pack: not our ref " + someID)))
+	var answer []byte
+	base, _ := newServer(f, fake{pack: func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(answer) }})
+	s, err := newClient(f, Options{Limits: Limits{PackBytes: 1 << 20}}).Connect(f.Context(), base+"/o/r")
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		answer = b
+		var pack bytes.Buffer
+		err := s.FetchPack(t.Context(), []gitpack.OID{oid(t, someID)}, &pack, nil)
+		if err != nil {
+			if e := (*Error)(nil); !errors.As(err, &e) {
+				t.Fatalf("err = %v, want an Error", err)
+			}
+			return
+		}
+		if want, ok := packIn(string(b)); !ok || pack.String() != want {
+			t.Errorf("pack = %q, want %q, whole: %t", pack.Bytes(), want, ok)
+		}
+	})
+}
+
+// packIn returns the pack that is multiplexed in an answer, and whether its end is told.
+func packIn(answer string) (pack string, whole bool) {
+	begun := false
+	for len(answer) >= 4 {
+		n, err := strconv.ParseUint(answer[:4], 16, 16)
+		if n == 0 && err == nil && begun {
+			return pack, true
+		}
+		n = max(n, 4)
+		if err != nil || n > uint64(len(answer)) {
+			return pack, false
+		}
+		line := answer[4:n]
+		answer = answer[n:]
+		switch {
+		case begun && strings.HasPrefix(line, "\x01"):
+			pack += line[1:]
+		case strings.HasPrefix(line, "NAK"), strings.HasPrefix(line, "ACK"):
+			begun = true
+		}
+	}
+	return pack, false
+}
