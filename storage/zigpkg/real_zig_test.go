@@ -2,6 +2,8 @@ package zigpkg
 
 import (
 	"bytes"
+	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"math/rand/v2"
@@ -9,8 +11,10 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
+	"time"
 )
 
 // generatedTrees is how many generated packages TestRealZig puts to each Zig. A fetch
@@ -60,21 +64,57 @@ func realZigs(t *testing.T) []zig {
 	return zigs
 }
 
+// mutants returns how many mutated manifests TestRealZig puts to each Zig, and
+// what to make them of. PACKBASE_TEST_LONG asks for so many new ones.
+func mutants(t *testing.T) (count int, seed uint64) {
+	t.Helper()
+	long := os.Getenv("PACKBASE_TEST_LONG")
+	if long == "" {
+		return 60, 1
+	}
+	count, err := strconv.Atoi(long)
+	if err != nil {
+		t.Fatalf("PACKBASE_TEST_LONG: %v", err)
+	}
+	return count, rand.Uint64()
+}
+
+// fetchTime and maxOutput are what a Zig may need for one package: some
+// manifests make it print for ever.
+const (
+	fetchTime = 2 * time.Minute // the first fetch of 0.17 compiles
+	maxOutput = 1 << 20
+)
+
+// A capped keeps the start of what is written to it, and takes no more than maxOutput.
+type capped struct{ bytes.Buffer }
+
+func (o *capped) Write(b []byte) (int, error) {
+	if o.Len() > maxOutput {
+		return 0, errors.New("too much output")
+	}
+	return o.Buffer.Write(b)
+}
+
 // fetch runs z in project on the package in dir. It returns the hash that z prints,
 // "" if z refuses the package, and all of the output.
 func (z zig) fetch(t *testing.T, project, dir string) (hash, output string) {
 	t.Helper()
 	args := slices.Concat([]string{"fetch", "--debug-hash"}, z.args, []string{dir})
-	cmd := exec.CommandContext(t.Context(), z.path, args...)
-	cmd.Dir = project
-	var stderr bytes.Buffer
-	cmd.Stderr = &stderr
-	out, err := cmd.Output()
-	if err != nil {
-		return "", stderr.String()
+	ctx, cancel := context.WithTimeout(t.Context(), fetchTime)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, z.path, args...)
+	cmd.Dir, cmd.WaitDelay = project, time.Second
+	var stdout, stderr capped
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	if err := cmd.Run(); err != nil {
+		if ctx.Err() != nil {
+			t.Errorf("%s did not end", cmd)
+		}
+		return "", fmt.Sprintf("%v: %.2000s", err, stderr.String())
 	}
-	lines := strings.Split(strings.TrimSuffix(string(out), "\n"), "\n")
-	return lines[len(lines)-1], string(out)
+	lines := strings.Split(strings.TrimSuffix(stdout.String(), "\n"), "\n")
+	return lines[len(lines)-1], stdout.String()
 }
 
 // Every hash is the one that Zig prints, and what Zig refuses is refused here.
@@ -89,6 +129,12 @@ func TestRealZig(t *testing.T) {
 	rng := rand.New(rand.NewPCG(1, 2))
 	for i := range generatedTrees {
 		trees[fmt.Sprintf("generated %d", i)] = randomTree(rng)
+	}
+	count, seed := mutants(t)
+	t.Logf("seed %d of the mutants", seed)
+	rng = rand.New(rand.NewPCG(seed, 0))
+	for i := range count {
+		trees[fmt.Sprintf("mutant %d", i)] = tree{ManifestName: mutant(rng), "src/a.zig": "aaa"}
 	}
 	dirs := map[string]string{}
 	for name, tree := range trees {
@@ -189,6 +235,34 @@ func randomTree(rng *rand.Rand) tree {
 	return tr
 }
 
+// mutant makes up a manifest that is good, or bad in one or two places. All of
+// its fields are some that Zig reads: of others it knows a grammar, which
+// ParseManifest does not.
+func mutant(rng *rand.Rand) string {
+	pick := func(words ...string) string { return words[rng.IntN(len(words))] }
+	src := zon(
+		"name", pick(".foo", ".foo", `"foo"`),
+		"version", pick(`"1.2.3"`, `"1.2.3-rc.1+b"`),
+		"minimum_zig_version", pick("", `"0.14.0"`),
+		"dependencies", pick("", ".{}",
+			`.{ .a = .{ .url = "https://h/a.tar.gz", .hash = "`+pick(newHash, legacyHash)+`", .lazy = `+pick("true", "false")+` } }`,
+			`.{ .@"b c" = .{ .path = "../b" }, .d = .{ .url = "git+https://h/d#1" }, }`),
+		"paths", pick(`.{""}`, `.{"src", "build.zig.zon"}`, `.{
+        "src",
+        //
+        "build.zig.zon",
+    }`),
+	)
+	for range rng.IntN(3) {
+		at := rng.IntN(len(src) + 1)
+		cut := rng.IntN(3)
+		put := pick("", " ", "\n", "\t", "\r", "\x00", "\x7f", "\xff", "é", "\u2028", "\ufeff", `"`, `'`, `\`, `\\`, `\x2e`, `\u{66}`, `\u{d800}`, `\n`, "//", "///", "//!",
+			".", ",", "=", "{", "}", ".{", "}}", "(", "[", "@", `@""`, "-", "+", "_", "0", "9", "0x", "0b1", "1_0", "1.0", "a", "A", "true", "test", "error.", "&")
+		src = src[:at] + put + src[min(at+cut, len(src)):]
+	}
+	return src
+}
+
 // The packages are the same at every run, and neither all good nor all bad.
 func TestRandomTree(t *testing.T) {
 	t.Parallel()
@@ -205,5 +279,14 @@ func TestRandomTree(t *testing.T) {
 	}
 	if good < generatedTrees/4 || good > generatedTrees*3/4 {
 		t.Errorf("Zig 0.15 accepts %d of %d trees, want between a quarter and three", good, generatedTrees)
+	}
+	good = 0
+	for range 1000 {
+		if hash, _ := (tree{ManifestName: mutant(a)}).hashBy(t, zig014); hash != "" {
+			good++
+		}
+	}
+	if good < 250 || good > 750 {
+		t.Errorf("Zig 0.14 accepts %d of 1000 mutants, want between a quarter and three", good)
 	}
 }
