@@ -16,6 +16,7 @@ import (
 	"github.com/go-chi/chi/v5"
 	lru "github.com/hashicorp/golang-lru/v2"
 
+	"github.com/francescobianco/packbase/api/wire"
 	"github.com/francescobianco/packbase/storage"
 )
 
@@ -243,9 +244,7 @@ func cacheable(private bool) string {
 // postVisibility serves POST /api/visibility/{package}.
 func (s *Server) postVisibility(w http.ResponseWriter, r *http.Request) error {
 	name := chi.URLParam(r, "package")
-	var in struct {
-		Visibility string `json:"visibility"`
-	}
+	var in wire.Visibility
 	if err := readJSON(w, r, &in); err != nil {
 		return err
 	}
@@ -265,12 +264,7 @@ func (s *Server) postVisibility(w http.ResponseWriter, r *http.Request) error {
 // postRemove serves POST /api/remove: a release, a commit or a whole package is
 // served to nobody any more.
 func (s *Server) postRemove(w http.ResponseWriter, r *http.Request) error {
-	var in struct {
-		Package string `json:"package"`
-		Tag     string `json:"tag"`
-		Commit  string `json:"commit"`
-		Reason  string `json:"reason"`
-	}
+	var in wire.Remove
 	if err := readJSON(w, r, &in); err != nil {
 		return err
 	}
@@ -291,21 +285,12 @@ func (s *Server) postRemove(w http.ResponseWriter, r *http.Request) error {
 	if !done.Freed {
 		s.tell(r.Context(), done.Job)
 	}
-	type removed struct {
-		Tag    string `json:"tag,omitempty"`
-		Commit string `json:"commit"`
-	}
-	out := struct {
-		Status  string    `json:"status"`
-		Package string    `json:"package"`
-		Removed []removed `json:"removed"`
-		Left    []string  `json:"still_served"` // other tags of the same commits
-		Freed   bool      `json:"name_released"`
-	}{"removed", done.Package, []removed{}, orEmpty(done.Left), done.Freed}
-	for _, t := range done.Releases {
-		out.Removed = append(out.Removed, removed{t.Tag, t.CommitOID})
-	}
-	writeJSON(w, http.StatusOK, out)
+	writeJSON(w, http.StatusOK, wire.Removed{
+		Status: "removed", Package: done.Package, Left: append([]string{}, done.Left...), Freed: done.Freed,
+		Removed: each(done.Releases, func(t storage.Tombstone) wire.RemovedRelease {
+			return wire.RemovedRelease{Tag: t.Tag, Commit: t.CommitOID}
+		}),
+	})
 	return nil
 }
 
@@ -338,11 +323,7 @@ func (s *Server) getLogin(w http.ResponseWriter, r *http.Request) error {
 
 // createToken serves POST /api/tokens.
 func (s *Server) createToken(w http.ResponseWriter, r *http.Request) error {
-	var in struct {
-		Name    string `json:"name"`
-		Scope   string `json:"scope"`
-		Expires string `json:"expires"`
-	}
+	var in wire.CreateToken
 	if err := readJSON(w, r, &in); err != nil {
 		return err
 	}
@@ -361,10 +342,7 @@ func (s *Server) createToken(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	writeJSON(w, http.StatusCreated, struct {
-		storage.Token
-		Secret string `json:"token"` // shown this once
-	}{t, secret})
+	writeJSON(w, http.StatusCreated, wire.NewToken{Token: wire.Token(t), Secret: secret})
 	return nil
 }
 
@@ -374,7 +352,7 @@ func (s *Server) listTokens(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	writeJSON(w, http.StatusOK, map[string]any{"tokens": orEmpty(all)})
+	writeJSON(w, http.StatusOK, wire.Tokens{Tokens: each(all, func(t storage.Token) wire.Token { return wire.Token(t) })})
 	return nil
 }
 
@@ -385,6 +363,6 @@ func (s *Server) revokeToken(w http.ResponseWriter, r *http.Request) error {
 		return notFound(err, &Error{Status: http.StatusNotFound, Code: "not_found", Message: "there is no token of that name; /api/tokens lists them"})
 	}
 	s.epoch.renew(r.Context())
-	writeJSON(w, http.StatusOK, map[string]string{"status": "revoked", "name": name})
+	writeJSON(w, http.StatusOK, wire.Revoked{Name: name, Status: "revoked"})
 	return nil
 }

@@ -42,7 +42,7 @@ func (s *Server) getChanges(w http.ResponseWriter, r *http.Request) error {
 		}
 		if len(changes) > 0 || head.Seq < since || time.Now().After(deadline) || s.draining.Load() {
 			writeJSON(w, http.StatusOK, map[string]any{
-				"changes": orEmpty(changes), "head": map[string]any{"seq": head.Seq, "chain": head.Chain},
+				"changes": append([]storage.Change{}, changes...), "head": map[string]any{"seq": head.Seq, "chain": head.Chain},
 			})
 			return nil
 		}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/francescobianco/packbase/api/web"
+	"github.com/francescobianco/packbase/api/wire"
 	"github.com/francescobianco/packbase/storage"
 )
 
@@ -160,10 +161,8 @@ func (s *Server) fillDashboard(ctx context.Context, d *web.Dashboard, c census) 
 	if d.Chart, err = s.chart.of(ctx).within(ctx, age, s.workOutChart); err != nil {
 		return err
 	}
-	u := status.Update
-	d.Update = web.Update{State: u.State, Job: u.JobID, StartedAt: u.StartedAt, EndedAt: u.EndedAt, Done: u.Done, Total: u.Total,
-		LastState: u.LastState, Source: s.opt.Source, Counters: u.Counters}
-	d.Queue, d.Workers, d.DiskFree = status.Queue.QueueCounts, status.Queue.Workers, u.DiskFree
+	d.Update = web.Update{Update: status.Update, Source: s.opt.Source}
+	d.Queue, d.DiskFree = status.Queue, status.Update.DiskFree
 	d.Failures, d.Recent = web.Jobs(o.failures), web.Jobs(o.recent)
 	d.Needs = s.needs(status, o, c)
 	return nil
@@ -176,7 +175,7 @@ const (
 )
 
 // needs returns what waits for the operator, the worst first.
-func (s *Server) needs(status *statusBody, o *overview, c census) (needs []web.Need) {
+func (s *Server) needs(status *wire.Status, o *overview, c census) (needs []web.Need) {
 	add := func(when bool, n web.Need) {
 		if when {
 			needs = append(needs, n)
@@ -189,7 +188,7 @@ func (s *Server) needs(status *statusBody, o *overview, c census) (needs []web.N
 	add(idle && pending > 0, web.Need{Level: "bad", What: "No worker is running", Command: "packbase worker",
 		Why: plural(pending, "One job waits.", "%d jobs wait.") + " Packages are served, but nothing new is mirrored. Start one:"})
 	reconciler, jobs := pulseWords(o.pulse, nil)
-	settled := slices.ContainsFunc(status.Queue.Workers, func(w storage.WorkerState) bool { return time.Since(w.StartedAt) > reconcilerStalled })
+	settled := slices.ContainsFunc(status.Queue.Workers, func(w wire.Worker) bool { return time.Since(w.StartedAt) > reconcilerStalled })
 	add(settled && !o.queueAway && !s.opt.ReadOnly && reconciler != "ok", web.Need{Level: "bad", What: "Nobody looks after the jobs",
 		Why: "A worker runs, but fails to. Jobs that were lost or are tried again later do not start. Its log says why."})
 	add(!idle && !s.opt.ReadOnly && jobs != "ok", web.Need{Level: "warn", What: "Jobs wait too long",

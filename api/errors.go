@@ -10,6 +10,7 @@ import (
 
 	"github.com/go-chi/chi/v5/middleware"
 
+	"github.com/francescobianco/packbase/api/wire"
 	"github.com/francescobianco/packbase/storage"
 	"github.com/francescobianco/packbase/storage/blob"
 )
@@ -25,15 +26,6 @@ type Error struct {
 }
 
 func (e *Error) Error() string { return e.Code + ": " + e.Message }
-
-// errorBody is the JSON of every error.
-type errorBody struct {
-	Status    string `json:"status"`
-	Code      string `json:"code"`
-	Message   string `json:"message"`
-	JobID     string `json:"job_id,omitempty"`
-	RequestID string `json:"request_id"`
-}
 
 // toError is the one table from errors to answers.
 func toError(err error) *Error {
@@ -150,7 +142,7 @@ func writeError(w http.ResponseWriter, r *http.Request, e *Error) {
 	if e.RetryAfter > 0 {
 		h.Set("Retry-After", strconv.Itoa(int((e.RetryAfter+time.Second-1)/time.Second)))
 	}
-	writeJSON(w, e.Status, errorBody{
+	writeJSON(w, e.Status, wire.Error{
 		Status: "error", Code: e.Code, Message: e.Message, JobID: e.JobID, RequestID: middleware.GetReqID(r.Context()),
 	})
 }

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/francescobianco/packbase/api/wire"
 	"github.com/francescobianco/packbase/storage"
 )
 
@@ -22,11 +23,7 @@ func (s *Server) postFetch(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	var in struct {
-		URL     string `json:"url"`
-		Name    string `json:"name"`
-		Private bool   `json:"private"`
-	}
+	var in wire.Fetch
 	if err := readJSON(w, r, &in); err != nil {
 		return err
 	}
@@ -114,29 +111,29 @@ func (s *Server) answerJob(w http.ResponseWriter, r *http.Request, job storage.J
 	if err != nil {
 		return err
 	}
-	location := "/api/jobs/" + job.ID.String()
 	switch job.State {
 	case storage.Succeeded:
-		var result map[string]any
-		if err := json.Unmarshal(job.Result, &result); err != nil {
+		out := wire.Fetched{Status: "ok", JobID: job.ID.String()}
+		if err := json.Unmarshal(job.Result, &out.FetchResult); err != nil {
 			return fmt.Errorf("read result of job %s: %w", job.ID, err)
 		}
-		result["status"], result["job_id"] = "ok", job.ID
-		if tag, _ := result["tag"].(string); tag != "" {
-			result["url"] = tarballPath(job.Package, tag)
-		} else if commit, _ := result["commit"].(string); commit != "" {
-			result["url"] = commitPath(job.Package, commit)
+		if out.Tag != "" || out.Commit != "" {
+			out.URL = wire.TarballPath(job.Package, out.Tag, out.Commit)
 		}
-		writeJSON(w, http.StatusOK, result)
+		writeJSON(w, http.StatusOK, out)
 		return nil
 	case storage.Failed, storage.Cancelled:
 		return jobError(job)
 	}
-	w.Header().Set("Location", location)
-	writeJSON(w, http.StatusAccepted, map[string]any{
-		"status": "queued", "job_id": job.ID, "package": job.Package, "location": location,
-	})
+	writeQueued(w, wire.Queued{Status: "queued", JobID: job.ID.String(), Package: job.Package})
 	return nil
+}
+
+// writeQueued answers that a job goes on without this request.
+func writeQueued(w http.ResponseWriter, q wire.Queued) {
+	q.Location = wire.Path(wire.JobRoute, q.JobID)
+	w.Header().Set("Location", q.Location)
+	writeJSON(w, http.StatusAccepted, q)
 }
 
 // waitFor returns the job when it has ended or wait is over.

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/francescobianco/packbase/api/wire"
 	"github.com/francescobianco/packbase/storage"
 )
 
@@ -38,7 +39,7 @@ func (s *Server) getReady(w http.ResponseWriter, r *http.Request) error {
 	if !ready {
 		status, word = http.StatusServiceUnavailable, "not ready"
 	}
-	writeJSON(w, status, map[string]any{"status": word, "dependencies": deps})
+	writeJSON(w, status, wire.Ready{Dependencies: deps, Status: word})
 	return nil
 }
 

@@ -11,40 +11,17 @@ import (
 	"github.com/go-chi/chi/v5"
 	"github.com/google/uuid"
 
+	"github.com/francescobianco/packbase/api/wire"
 	"github.com/francescobianco/packbase/storage"
 )
 
-// jobBody is a job as clients see it.
-type jobBody struct {
-	ID        uuid.UUID        `json:"id"`
-	Kind      string           `json:"kind"`
-	Package   string           `json:"package,omitempty"`
-	Target    string           `json:"target,omitempty"`
-	State     string           `json:"state"`
-	Attempts  int              `json:"attempts"`
-	Worker    string           `json:"worker,omitempty"`
-	Progress  storage.Progress `json:"progress"`
-	Error     *jobErrorBody    `json:"error,omitempty"`
-	Result    json.RawMessage  `json:"result,omitempty"`
-	RunID     *int64           `json:"run_id,omitempty"`
-	NextTryAt *time.Time       `json:"next_try_at,omitempty"`
-	CreatedAt time.Time        `json:"created_at"`
-	StartedAt *time.Time       `json:"started_at,omitempty"`
-	EndedAt   *time.Time       `json:"ended_at,omitempty"`
-}
-
-type jobErrorBody struct {
-	Code    string `json:"code"`
-	Message string `json:"message"`
-}
-
-func newJobBody(j storage.Job) jobBody {
-	b := jobBody{
-		ID: j.ID, Kind: j.Kind, Package: j.Package, Target: j.Target, State: j.State, Attempts: j.Attempts, Worker: j.Worker,
-		Progress: j.Progress, Result: j.Result, RunID: j.RunID, CreatedAt: j.CreatedAt, StartedAt: j.StartedAt, EndedAt: j.EndedAt,
+func newJobBody(j storage.Job) wire.Job {
+	b := wire.Job{
+		ID: j.ID.String(), Kind: j.Kind, Package: j.Package, Target: j.Target, State: j.State, Attempts: j.Attempts, Worker: j.Worker,
+		Progress: wire.Progress(j.Progress), Result: j.Result, RunID: j.RunID, CreatedAt: j.CreatedAt, StartedAt: j.StartedAt, EndedAt: j.EndedAt,
 	}
 	if j.ErrorCode != "" {
-		b.Error = &jobErrorBody{j.ErrorCode, j.ErrorMessage}
+		b.Error = wire.Failure{Code: j.ErrorCode, Message: j.ErrorMessage}
 	}
 	if j.State == storage.Queued && j.Attempts > 0 {
 		b.NextTryAt = &j.RunAt
@@ -62,10 +39,7 @@ func (s *Server) listJobs(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	out := struct {
-		Jobs []jobBody `json:"jobs"`
-		Next string    `json:"next,omitempty"` // the path of the next page
-	}{Jobs: make([]jobBody, len(jobs))}
+	out := wire.Jobs{Jobs: make([]wire.Job, len(jobs))}
 	for i, j := range jobs {
 		out.Jobs[i] = newJobBody(j)
 	}

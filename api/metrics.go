@@ -9,6 +9,7 @@ import (
 	"github.com/go-chi/chi/v5"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/francescobianco/packbase/api/wire"
 	"github.com/francescobianco/packbase/storage"
 )
 
@@ -106,11 +107,11 @@ func (c *registryCollector) Collect(ch chan<- prometheus.Metric) {
 	if err == nil && c.s.queue != nil {
 		pulse, err = c.s.db.Pulse(ctx)
 	}
-	var blobs blobsBody
+	var blobs wire.Blobs
 	if err == nil {
 		blobs, err = c.s.workOutScrub(ctx)
 	}
-	var r *replicationBody
+	var r *wire.Replication
 	if err == nil {
 		r, err = c.s.workOutReplication(ctx)
 	}

@@ -6,79 +6,12 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
-	"time"
 
 	"github.com/go-chi/chi/v5"
 
+	"github.com/francescobianco/packbase/api/wire"
 	"github.com/francescobianco/packbase/storage"
 )
-
-// packageBody is what GET /api/info/{package} answers.
-type packageBody struct {
-	Package          string                `json:"package"`
-	Available        bool                  `json:"available"`
-	Registered       bool                  `json:"registered"`
-	Private          bool                  `json:"private"`
-	Local            bool                  `json:"local"`
-	TarballDir       bool                  `json:"tarball_dir_present"`
-	TarballCount     int                   `json:"tarball_count"`
-	LatestTag        string                `json:"latest_tag"`
-	LatestSize       int64                 `json:"latest_size_bytes"`
-	SizeBytes        int64                 `json:"size_bytes"`
-	Tarballs         []tarballBody         `json:"tarballs"`
-	Snapshots        []tarballBody         `json:"snapshots"`
-	SmartHTTPReady   bool                  `json:"smart_http_ready"`
-	PseudoGit        bool                  `json:"pseudo_git_fetchable"`
-	FetchProbeCommit string                `json:"fetch_probe_commit"`
-	FetchProbeError  string                `json:"fetch_probe_error"`
-	Healthy          bool                  `json:"healthy"`
-	UpdatedAt        time.Time             `json:"updated_at"`
-	Language         string                `json:"language"`
-	Description      string                `json:"description"`
-	State            string                `json:"state"`
-	StateReason      string                `json:"state_reason,omitempty"`
-	Upstream         string                `json:"upstream"`
-	RejectedTags     []storage.RejectedTag `json:"rejected_tags"`
-	MovedTags        []storage.MovedTag    `json:"moved_tags"`
-	RemovedTags      []storage.Tombstone   `json:"removed_tags"`
-	LastSync         *syncBody             `json:"last_sync"`
-	Counts           countsBody            `json:"counts"`
-	Next             string                `json:"next,omitempty"` // the path of the next page of tarballs
-}
-
-// countsBody says how many there are, where not all are told.
-type countsBody struct {
-	Snapshots int `json:"snapshots"`
-	Rejected  int `json:"rejected_tags"`
-	Moved     int `json:"moved_tags"`
-	Removed   int `json:"removed_tags"`
-}
-
-type tarballBody struct {
-	Tag             string      `json:"tag,omitempty"`
-	URL             string      `json:"url"`
-	Size            int64       `json:"size_bytes"`
-	ManifestPresent bool        `json:"manifest_present"`
-	Commit          string      `json:"git_commit_oid"`
-	Tree            string      `json:"git_tree_oid"`
-	TagObject       string      `json:"git_tag_oid,omitempty"`
-	SHA256          string      `json:"tarball_sha256"`
-	MD5             string      `json:"tarball_md5"`
-	CRC32           string      `json:"tarball_crc32"`
-	ContentDigest   string      `json:"content_digest"`
-	CommitTime      time.Time   `json:"commit_time"`
-	CreatedAt       time.Time   `json:"created_at"`
-	Zig             storage.Zig `json:"zig"`
-	GitHidden       string      `json:"git_hidden,omitempty"` // why Git clients do not see the tag
-}
-
-type syncBody struct {
-	At        time.Time     `json:"at"`
-	OK        bool          `json:"ok"`
-	Error     *jobErrorBody `json:"error,omitempty"`
-	NextTryAt *time.Time    `json:"next_try_at,omitempty"`
-	LastOKAt  *time.Time    `json:"last_ok_at,omitempty"`
-}
 
 // getPackage serves GET /api/info/{package}.
 func (s *Server) getPackage(w http.ResponseWriter, r *http.Request) error {
@@ -97,11 +30,11 @@ func (s *Server) noPackage(w http.ResponseWriter, name string, err error) error 
 		return err
 	}
 	w.Header().Set("X-Packbase-Error", "not_found")
-	writeJSON(w, http.StatusNotFound, map[string]string{"status": "not_found", "package": name})
+	writeJSON(w, http.StatusNotFound, wire.NotFound{Package: name, Status: "not_found"})
 	return nil
 }
 
-func (s *Server) describe(r *http.Request, name string) (*packageBody, error) {
+func (s *Server) describe(r *http.Request, name string) (*wire.Package, error) {
 	ctx := r.Context()
 	if storage.ValidPackage(name) != nil {
 		return nil, storage.ErrNotFound
@@ -126,14 +59,9 @@ func (s *Server) describe(r *http.Request, name string) (*packageBody, error) {
 	if err != nil {
 		return nil, err
 	}
-	for i := range removed { // its digests are of use to nobody
-		removed[i] = storage.Tombstone{Tag: removed[i].Tag, TagOID: removed[i].TagOID, CommitOID: removed[i].CommitOID, Reason: removed[i].Reason, RemovedAt: removed[i].RemovedAt}
-	}
-	body.Counts = countsBody{Snapshots: body.Counts.Snapshots, Rejected: len(rejected), Moved: len(moved), Removed: len(removed)}
-	slices.Reverse(moved) // the newest are told
-	moved = moved[:min(len(moved), infoRows)]
-	slices.Reverse(moved)
-	body.RejectedTags, body.MovedTags, body.RemovedTags = orEmpty(firstOf(rejected)), orEmpty(moved), orEmpty(firstOf(removed))
+	body.Counts = wire.Counts{Snapshots: body.Counts.Snapshots, Rejected: len(rejected), Moved: len(moved), Removed: len(removed)}
+	moved = moved[max(0, len(moved)-infoRows):] // the newest are told
+	body.RejectedTags, body.MovedTags, body.RemovedTags = each(firstOf(rejected), newRejectedTag), each(moved, newMovedTag), each(firstOf(removed), newRemovedTag)
 	return body, nil
 }
 
@@ -147,7 +75,7 @@ func firstOf[T any](all []T) []T { return all[:min(len(all), infoRows)] }
 
 // fillTarballs adds one page of the releases, the newest first, and the newest
 // snapshots in order of publication. Only these are read whole.
-func (s *Server) fillTarballs(r *http.Request, body *packageBody, p storage.Package) error {
+func (s *Server) fillTarballs(r *http.Request, body *wire.Package, p storage.Package) error {
 	limit, err := limitOf(r, infoRows, infoRows)
 	if err != nil {
 		return err
@@ -174,7 +102,7 @@ func (s *Server) fillTarballs(r *http.Request, body *packageBody, p storage.Pack
 	body.Counts.Snapshots = len(snapshots)
 	snapshots = snapshots[max(0, len(snapshots)-infoRows):]
 	hidden := storage.HiddenTags(published)
-	more, err := s.addTarballs(r.Context(), page(tags, offset, limit), func(t tarballBody) {
+	more, err := s.addTarballs(r.Context(), page(tags, offset, limit), func(t wire.Tarball) {
 		t.GitHidden = hidden[t.Tag]
 		body.Tarballs = append(body.Tarballs, t)
 	})
@@ -182,17 +110,17 @@ func (s *Server) fillTarballs(r *http.Request, body *packageBody, p storage.Pack
 		return err
 	}
 	if next := offset + len(body.Tarballs); more || next < len(tags) && len(body.Tarballs) > 0 {
-		body.Next = fmt.Sprintf("/api/info/%s?offset=%d&limit=%d", p.Name, next, limit)
+		body.Next = fmt.Sprintf("%s?offset=%d&limit=%d", wire.Path(wire.InfoRoute, p.Name), next, limit)
 	}
 	slices.Reverse(snapshots)
-	_, err = s.addTarballs(r.Context(), snapshots, func(t tarballBody) { body.Snapshots = append(body.Snapshots, t) })
+	_, err = s.addTarballs(r.Context(), snapshots, func(t wire.Tarball) { body.Snapshots = append(body.Snapshots, t) })
 	slices.Reverse(body.Snapshots)
 	return err
 }
 
 // addTarballs reads releases some at a time, until they are as large as one
 // answer may be; more says that some are left.
-func (s *Server) addTarballs(ctx context.Context, refs []storage.TagRef, add func(tarballBody)) (more bool, err error) {
+func (s *Server) addTarballs(ctx context.Context, refs []storage.TagRef, add func(wire.Tarball)) (more bool, err error) {
 	size := 0
 	for part := range slices.Chunk(refs, 100) {
 		var ids []int64
@@ -217,39 +145,46 @@ func (s *Server) addTarballs(ctx context.Context, refs []storage.TagRef, add fun
 	return false, nil
 }
 
-func newPackageBody(p storage.Package) *packageBody {
-	b := &packageBody{
+func newPackageBody(p storage.Package) *wire.Package {
+	b := &wire.Package{
 		Package: p.Name, Local: p.ReleaseCount > 0, Available: p.ReleaseCount > 0, TarballDir: p.ReleaseCount > 0,
 		TarballCount: p.ReleaseCount, LatestSize: p.LatestSize, SizeBytes: p.SizeBytes,
 		UpdatedAt: p.UpdatedAt, Language: p.Language, Description: p.Description,
 		State: p.State, StateReason: p.StateReason, Upstream: p.Upstream, Registered: p.Registered, Private: p.Private,
 		SmartHTTPReady: p.SmartHTTPReady, PseudoGit: p.PseudoGitFetchable, FetchProbeCommit: p.ProbeCommit,
 		FetchProbeError: p.ProbeError, Healthy: p.Healthy,
-		Tarballs: []tarballBody{}, Snapshots: []tarballBody{},
+		Tarballs: []wire.Tarball{}, Snapshots: []wire.Tarball{},
 	}
 	if p.LatestTag != nil {
 		b.LatestTag = *p.LatestTag
 	}
 	if p.SyncAt != nil {
-		b.LastSync = &syncBody{At: *p.SyncAt, OK: p.SyncOK != nil && *p.SyncOK, NextTryAt: p.NextSyncAt, LastOKAt: p.SyncedAt}
+		b.LastSync = &wire.Sync{At: *p.SyncAt, OK: p.SyncOK != nil && *p.SyncOK, NextTryAt: p.NextSyncAt, LastOKAt: p.SyncedAt}
 		if !b.LastSync.OK {
-			b.LastSync.Error = &jobErrorBody{p.SyncCode, p.SyncMessage}
+			b.LastSync.Error = wire.Failure{Code: p.SyncCode, Message: p.SyncMessage}
 		}
 	}
 	return b
 }
 
-func newTarballBody(r *storage.Release) tarballBody {
-	t := tarballBody{
-		Tag: r.Tag, URL: commitPath(r.Package, r.CommitOID), Size: r.Size, ManifestPresent: true,
+func newTarballBody(r *storage.Release) wire.Tarball {
+	return wire.Tarball{
+		Tag: r.Tag, URL: wire.TarballPath(r.Package, r.Tag, r.CommitOID), Size: r.Size, ManifestPresent: true,
 		Commit: r.CommitOID, Tree: r.TreeOID, TagObject: r.TagOID,
 		SHA256: r.Digest, MD5: r.MD5, CRC32: r.CRC32, ContentDigest: r.ContentDigest,
-		CommitTime: r.CommitTime, CreatedAt: r.CreatedAt, Zig: r.Zig,
+		CommitTime: r.CommitTime, CreatedAt: r.CreatedAt, Zig: wire.Zig(r.Zig),
 	}
-	if r.Tag != "" {
-		t.URL = tarballPath(r.Package, r.Tag)
-	}
-	return t
+}
+
+func newRejectedTag(t storage.RejectedTag) wire.RejectedTag {
+	return wire.RejectedTag{Tag: t.Tag, OID: t.OID, Code: t.Code, Reason: t.Reason, SeenAt: t.SeenAt, RetryAt: t.RetryAt}
+}
+
+func newMovedTag(t storage.MovedTag) wire.MovedTag { return wire.MovedTag(t) }
+
+// newRemovedTag leaves out digests: they are of use to nobody.
+func newRemovedTag(t storage.Tombstone) wire.RemovedTag {
+	return wire.RemovedTag{Tag: t.Tag, TagOID: t.TagOID, CommitOID: t.CommitOID, Reason: t.Reason, RemovedAt: t.RemovedAt}
 }
 
 // listPackages serves GET /api/list.
@@ -258,23 +193,25 @@ func (s *Server) listPackages(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	all, local, registered := []string{}, []string{}, []string{}
+	out := wire.List{Local: []string{}, Packages: []string{}, Registered: []string{}}
 	for _, p := range v.packages {
-		all = append(all, p.Name)
+		out.Packages = append(out.Packages, p.Name)
 		if p.ReleaseCount > 0 {
-			local = append(local, p.Name)
+			out.Local = append(out.Local, p.Name)
 		}
 		if p.Registered {
-			registered = append(registered, p.Name)
+			out.Registered = append(out.Registered, p.Name)
 		}
 	}
-	writeJSON(w, http.StatusOK, map[string][]string{"packages": all, "local_packages": local, "registered_packages": registered})
+	writeJSON(w, http.StatusOK, out)
 	return nil
 }
 
-func orEmpty[T any](s []T) []T {
-	if s == nil {
-		return []T{}
+// each returns what becomes of each of all: an empty list, not null, of none.
+func each[T, U any](all []T, become func(T) U) []U {
+	list := make([]U, len(all))
+	for i := range all {
+		list[i] = become(all[i])
 	}
-	return s
+	return list
 }

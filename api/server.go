@@ -27,6 +27,7 @@ import (
 	"github.com/francescobianco/packbase/api/pace"
 	"github.com/francescobianco/packbase/api/smarthttp"
 	"github.com/francescobianco/packbase/api/web"
+	"github.com/francescobianco/packbase/api/wire"
 	"github.com/francescobianco/packbase/storage"
 	"github.com/francescobianco/packbase/storage/blob"
 	"github.com/francescobianco/packbase/storage/queue"
@@ -65,13 +66,13 @@ type Server struct {
 	packs     *gitStore
 	metrics   *metrics
 	directory *directory
-	status    perReader[remembered[*statusBody]]
+	status    perReader[remembered[*wire.Status]]
 	site      *web.Site
 	overview  perReader[remembered[*overview]]
 	chart     perReader[remembered[web.Chart]]
 	orders    *lru.Cache[string, *order] // of releases on pages, by package
 	openJobs  remembered[storage.QueueCounts]
-	scrub     remembered[blobsBody]
+	scrub     remembered[wire.Blobs]
 	feedHead  remembered[int64]
 	news      news
 	watch     perReader[*jobWatch]
@@ -107,45 +108,45 @@ func (s *Server) Handler() http.Handler {
 	r.NotFound(s.page(noSuchPage, noSuchPage))
 	r.MethodNotAllowed(s.handle(methodNotAllowed))
 
-	r.Get("/healthz", s.handle(s.getHealth))
-	r.Get("/readyz", s.handle(s.getReady))
+	r.Get(wire.HealthRoute, s.handle(s.getHealth))
+	r.Get(wire.ReadyRoute, s.handle(s.getReady))
 
-	r.Get("/api/jobs", s.handle(s.listJobs))
-	r.Get("/api/jobs/{id}", s.handle(s.getJob))
-	r.Get("/api/jobs/{id}/events", s.handle(s.followJob))
-	r.Get("/api/list", s.handle(s.listPackages))
-	r.Get("/api/info/{package}", s.handle(s.getPackage))
-	r.Get("/api/search", s.handle(s.searchPackages))
-	r.Get("/api/status", s.handle(s.getStatus))
-	r.Get("/api/check/{package}", s.handle(s.getCheck))
-	r.Get("/api/openapi.yaml", s.handle(getOpenAPI))
-	r.Get("/api/changes", s.handle(s.getChanges))
-	r.Get("/api/blobs/{digest}", s.handle(s.getBlob))
-	r.With(s.sameSite).Post("/api/update", s.handle(s.postUpdate))
+	r.Get(wire.JobsRoute, s.handle(s.listJobs))
+	r.Get(wire.JobRoute, s.handle(s.getJob))
+	r.Get(wire.EventsRoute, s.handle(s.followJob))
+	r.Get(wire.ListRoute, s.handle(s.listPackages))
+	r.Get(wire.InfoRoute, s.handle(s.getPackage))
+	r.Get(wire.SearchRoute, s.handle(s.searchPackages))
+	r.Get(wire.StatusRoute, s.handle(s.getStatus))
+	r.Get(wire.CheckedRoute, s.handle(s.getCheck))
+	r.Get(wire.OpenAPIRoute, s.handle(getOpenAPI))
+	r.Get(wire.ChangesRoute, s.handle(s.getChanges))
+	r.Get(wire.BlobRoute, s.handle(s.getBlob))
+	r.With(s.sameSite).Post(wire.UpdateRoute, s.handle(s.postUpdate))
 	r.Group(func(r chi.Router) {
 		r.Use(s.sameSite, s.authorize(storage.ScopeWrite))
-		r.Post("/api/fetch", s.handle(s.postFetch))
-		r.Post("/api/check", s.handle(s.postCheck))
-		r.Post("/api/jobs/{id}/retry", s.handle(s.retryJob))
-		r.Post("/api/jobs/{id}/cancel", s.handle(s.cancelJob))
+		r.Post(wire.FetchRoute, s.handle(s.postFetch))
+		r.Post(wire.CheckRoute, s.handle(s.postCheck))
+		r.Post(wire.RetryRoute, s.handle(s.retryJob))
+		r.Post(wire.CancelRoute, s.handle(s.cancelJob))
 	})
 	r.Group(func(r chi.Router) {
 		r.Use(s.sameSite, s.authorize(storage.ScopeAdmin))
-		r.Post("/api/review/{package}", s.handle(s.postReview))
-		r.Post("/api/remove", s.handle(s.postRemove))
+		r.Post(wire.ReviewRoute, s.handle(s.postReview))
+		r.Post(wire.RemoveRoute, s.handle(s.postRemove))
 		r.Group(func(r chi.Router) {
 			r.Use(s.guarded)
-			r.Post("/api/visibility/{package}", s.handle(s.postVisibility))
-			r.Get("/api/tokens", s.handle(s.listTokens))
-			r.Post("/api/tokens", s.handle(s.createToken))
-			r.Post("/api/tokens/{name}/revoke", s.handle(s.revokeToken))
+			r.Post(wire.VisibilityRoute, s.handle(s.postVisibility))
+			r.Get(wire.TokensRoute, s.handle(s.listTokens))
+			r.Post(wire.TokensRoute, s.handle(s.createToken))
+			r.Post(wire.RevokeRoute, s.handle(s.revokeToken))
 		})
 	})
 
-	r.Get("/p/{package}/tag/*", s.handle(s.getTagFile))
-	r.Get("/p/{package}/commit/{file}", s.handle(s.getCommitFile))
-	r.Get("/p/{package}/branch/*", s.handle(s.getBranchTarball))
-	r.Get("/z/{file}", s.handle(s.getZigPackage))
+	r.Get(wire.TagRoute, s.handle(s.getTagFile))
+	r.Get(wire.CommitRoute, s.handle(s.getCommitFile))
+	r.Get(wire.BranchRoute, s.handle(s.getBranchTarball))
+	r.Get(wire.ZigRoute, s.handle(s.getZigPackage))
 
 	r.Get("/", s.page(s.getDashboard, s.getStatus))
 	r.Get("/packages", s.page(s.getPackageList, s.listPackages))

@@ -8,79 +8,21 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/francescobianco/packbase/api/wire"
 	"github.com/francescobianco/packbase/storage"
 )
-
-// statusBody is what GET /api/status answers.
-type statusBody struct {
-	Service           string         `json:"service"`
-	Release           string         `json:"release"`
-	PackagesTotal     int            `json:"packages_total"`
-	PackagesHealthy   int            `json:"packages_healthy"`
-	PackagesUnhealthy int            `json:"packages_unhealthy"`
-	PackagesFrozen    int            `json:"packages_frozen"`
-	PackagesLocal     int            `json:"packages_local"`
-	Registered        int            `json:"packages_registered"`
-	Releases          int            `json:"releases_total"`
-	Bytes             int64          `json:"size_bytes"`
-	Languages         map[string]int `json:"languages"`
-	Update            updateBody     `json:"update"`
-	Queue             queueBody      `json:"queue"`
-	MovedTags         int            `json:"moved_tags"`
-	Auth              string         `json:"auth"`
-	Blobs             blobsBody      `json:"blobs"`
-
-	Replication *replicationBody `json:"replication,omitempty"` // of an edge
-}
-
-// blobsBody says how the reading of all stored bytes stands.
-type blobsBody struct {
-	CheckedSince *time.Time `json:"checked_since"` // everything was read since then; null without blobs
-	Behind       int        `json:"behind"`        // blobs that nobody has read for longer than PACKBASE_SCRUB
-	Damaged      int        `json:"damaged"`       // blobs that are damaged or lost, and could not be mended yet
-}
 
 // scrubAge is how old what is said of the scrub may be.
 const scrubAge = 15 * time.Second
 
-func (s *Server) workOutScrub(ctx context.Context) (blobsBody, error) {
-	return s.scrub.within(ctx, scrubAge, func(ctx context.Context) (blobsBody, error) {
+func (s *Server) workOutScrub(ctx context.Context) (wire.Blobs, error) {
+	return s.scrub.within(ctx, scrubAge, func(ctx context.Context) (wire.Blobs, error) {
 		st, err := s.db.Scrub(ctx, s.opt.Scrub)
-		return blobsBody{CheckedSince: st.Since, Behind: st.Behind, Damaged: st.Damaged}, err
+		return wire.Blobs{CheckedSince: st.Since, Behind: st.Behind, Damaged: st.Damaged}, err
 	})
 }
 
-// replicationBody says how far an edge has followed its central.
-type replicationBody struct {
-	Central  string     `json:"central"`
-	Seq      int64      `json:"seq"`       // the last change that is here
-	Head     int64      `json:"head"`      // the last change that the central has
-	Halted   string     `json:"halted"`    // why replication stopped for good; "" while all is well
-	SyncedAt *time.Time `json:"synced_at"` // when the central last answered
-
-	SetAside      int                `json:"set_aside"`         // changes that cannot be taken over for now
-	SetAsideFirst []storage.SetAside `json:"set_aside_changes"` // the first of them, with the reasons
-}
-
 const listedAside = 20 // changes
-
-type updateBody struct {
-	State     string     `json:"state"` // idle, running, queued or cooldown
-	StartedAt *time.Time `json:"started_at"`
-	UpdatedAt *time.Time `json:"updated_at"`
-	EndedAt   *time.Time `json:"ended_at"`
-	JobID     string     `json:"job_id,omitempty"`
-	Done      int        `json:"done"`  // packages of this run that have ended
-	Total     int        `json:"total"` // packages of this run
-	LastState string     `json:"last_state,omitempty"`
-	storage.Counters
-	DiskFree int64 `json:"disk_free"` // bytes; -1 if there is no limit to know of
-}
-
-type queueBody struct {
-	storage.QueueCounts
-	Workers []storage.WorkerState `json:"workers"`
-}
 
 // news counts what this server changed, and the ends of jobs that it told
 // somebody of. Lists and status that were worked out before are out of date.
@@ -140,7 +82,7 @@ func (s *Server) getStatus(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-func (s *Server) workOutStatus(ctx context.Context) (*statusBody, error) {
+func (s *Server) workOutStatus(ctx context.Context) (*wire.Status, error) {
 	// A client that goes away must not spoil the answer for the others.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
@@ -157,18 +99,20 @@ func (s *Server) workOutStatus(ctx context.Context) (*statusBody, error) {
 		return nil, err
 	}
 	t := v.totals
-	b := &statusBody{
+	b := &wire.Status{
 		Service: "packbase", Release: s.opt.Release, Auth: s.authWord(), Languages: t.Languages, MovedTags: t.MovedTags,
 		PackagesTotal: t.Packages, PackagesHealthy: t.Healthy, PackagesUnhealthy: t.Unhealthy, PackagesFrozen: t.Frozen,
 		PackagesLocal: t.Local, Registered: t.Registered, Releases: t.Releases, Bytes: t.Bytes, Replication: replicated,
 	}
-	if b.Queue.QueueCounts, err = s.db.QueueCounts(ctx); err != nil {
+	counts, err := s.db.QueueCounts(ctx)
+	if err != nil {
 		return nil, err
 	}
-	if b.Queue.Workers, err = s.db.Workers(ctx); err != nil {
+	workers, err := s.db.Workers(ctx)
+	if err != nil {
 		return nil, err
 	}
-	b.Queue.Workers = orEmpty(b.Queue.Workers)
+	b.Queue = wire.Queue{QueueCounts: wire.QueueCounts(counts), Workers: each(workers, newWorker)}
 	if b.Update, err = s.workOutUpdate(ctx); err != nil {
 		return nil, err
 	}
@@ -179,7 +123,7 @@ func (s *Server) workOutStatus(ctx context.Context) (*statusBody, error) {
 	return b, err
 }
 
-func (s *Server) workOutReplication(ctx context.Context) (*replicationBody, error) {
+func (s *Server) workOutReplication(ctx context.Context) (*wire.Replication, error) {
 	r, err := s.db.Replication(ctx)
 	if errors.Is(err, storage.ErrNotFound) {
 		return nil, nil
@@ -187,10 +131,21 @@ func (s *Server) workOutReplication(ctx context.Context) (*replicationBody, erro
 	if err != nil {
 		return nil, err
 	}
-	b := &replicationBody{Central: r.Central, Seq: r.Seq, Head: r.Head, Halted: r.Halted, SyncedAt: r.SyncedAt}
-	b.SetAsideFirst, b.SetAside, err = s.db.AllSetAside(ctx, listedAside)
-	b.SetAsideFirst = orEmpty(b.SetAsideFirst)
+	b := &wire.Replication{Central: r.Central, Seq: r.Seq, Head: r.Head, Halted: r.Halted, SyncedAt: r.SyncedAt}
+	aside, n, err := s.db.AllSetAside(ctx, listedAside)
+	b.SetAside, b.SetAsideFirst = n, each(aside, newSetAside)
 	return b, err
+}
+
+func newWorker(w storage.WorkerState) wire.Worker {
+	return wire.Worker{ID: w.ID, Concurrency: w.Concurrency, Release: w.Release, StartedAt: w.StartedAt, SeenAt: w.SeenAt,
+		Jobs: each(w.Jobs, func(d storage.Doing) wire.Doing {
+			return wire.Doing{Job: d.Job, Kind: d.Kind, Package: d.Package, Progress: wire.Progress(d.Progress), Since: d.Since}
+		})}
+}
+
+func newSetAside(a storage.SetAside) wire.SetAside {
+	return wire.SetAside{Seq: a.Seq, Package: a.Package, Tag: a.Tag, Reason: a.Reason, Tries: a.Tries, Since: a.Since, RetryAt: a.RetryAt}
 }
 
 func (s *Server) authWord() string {
@@ -203,14 +158,14 @@ func (s *Server) authWord() string {
 	return "none"
 }
 
-func (s *Server) workOutUpdate(ctx context.Context) (updateBody, error) {
-	b := updateBody{State: "idle"}
+func (s *Server) workOutUpdate(ctx context.Context) (wire.Update, error) {
+	b := wire.Update{State: "idle"}
 	run, err := s.db.LastRun(ctx)
 	if err != nil && !errors.Is(err, storage.ErrNotFound) {
 		return b, err
 	}
 	if err == nil {
-		b.StartedAt, b.UpdatedAt, b.EndedAt, b.Counters, b.LastState = run.StartedAt, &run.UpdatedAt, run.EndedAt, run.Counters, run.State
+		b.StartedAt, b.UpdatedAt, b.EndedAt, b.Counters, b.LastState = run.StartedAt, &run.UpdatedAt, run.EndedAt, wire.Counters(run.Counters), run.State
 		if left, err := s.db.Cooling(ctx, s.opt.Cooldown); err != nil {
 			return b, err
 		} else if left > 0 {

@@ -9,19 +9,13 @@ import (
 
 	"github.com/go-chi/chi/v5"
 
+	"github.com/francescobianco/packbase/api/wire"
 	"github.com/francescobianco/packbase/storage"
 	"github.com/francescobianco/packbase/storage/blob"
 	"github.com/francescobianco/packbase/storage/zigpkg"
 )
 
 const immutable = "public, max-age=31536000, immutable"
-
-// tarballPath returns where a release's tarball is, spelled canonically.
-func tarballPath(pkg, tag string) string {
-	return (&url.URL{Path: "/p/" + pkg + "/tag/" + tag + ".tar.gz"}).EscapedPath()
-}
-
-func commitPath(pkg, oid string) string { return "/p/" + pkg + "/commit/" + oid + ".tar.gz" }
 
 // getTagFile serves GET /p/{package}/tag/{tag}.tar.gz and .json.
 //
@@ -64,7 +58,7 @@ func (s *Server) getCommitFile(w http.ResponseWriter, r *http.Request) error {
 // getBranchTarball serves GET /p/{package}/branch/{name}.tar.gz: the last
 // mirrored commit of a branch. Only the branch moves; the answer names its commit.
 func (s *Server) getBranchTarball(w http.ResponseWriter, r *http.Request) error {
-	branch, ok := strings.CutSuffix(chi.URLParam(r, "*"), ".tar.gz")
+	branch, ok := strings.CutSuffix(chi.URLParam(r, "*"), wire.TarballSuffix)
 	pkg := chi.URLParam(r, "package")
 	none := &Error{Status: http.StatusNotFound, Code: "not_found",
 		Message: fmt.Sprintf("no commit of that branch of %q is mirrored; POST /api/fetch with the upstream's URL and #branch mirrors its tip", pkg)}
@@ -86,7 +80,7 @@ func (s *Server) getBranchTarball(w http.ResponseWriter, r *http.Request) error 
 
 // getZigPackage serves GET /z/{zig-hash}.tar.gz.
 func (s *Server) getZigPackage(w http.ResponseWriter, r *http.Request) error {
-	hash, ok := strings.CutSuffix(chi.URLParam(r, "file"), ".tar.gz")
+	hash, ok := strings.CutSuffix(chi.URLParam(r, "file"), wire.TarballSuffix)
 	none := &Error{Status: http.StatusNotFound, Code: "not_found", Message: "no package with that Zig hash is stored here"}
 	if !ok {
 		return none
@@ -103,10 +97,10 @@ func (s *Server) getZigPackage(w http.ResponseWriter, r *http.Request) error {
 
 // cutSuffix tells a tarball's name from a manifest's.
 func cutSuffix(name string) (base string, isManifest bool, err error) {
-	if base, ok := strings.CutSuffix(name, ".tar.gz"); ok {
+	if base, ok := strings.CutSuffix(name, wire.TarballSuffix); ok {
 		return base, false, nil
 	}
-	if base, ok := strings.CutSuffix(name, ".json"); ok {
+	if base, ok := strings.CutSuffix(name, wire.ManifestSuffix); ok {
 		return base, true, nil
 	}
 	return "", false, &Error{Status: http.StatusNotFound, Code: "not_found", Message: "a tarball's path ends in .tar.gz, a manifest's in .json"}

@@ -15,6 +15,7 @@ import (
 
 	"github.com/go-chi/chi/v5"
 
+	"github.com/francescobianco/packbase/api/wire"
 	"github.com/francescobianco/packbase/storage"
 )
 
@@ -37,19 +38,16 @@ func (s *Server) postUpdate(w http.ResponseWriter, r *http.Request) error {
 	}
 	switch job.State {
 	case storage.Succeeded:
-		var result map[string]any
-		if err := json.Unmarshal(job.Result, &result); err != nil {
+		out := wire.Updated{Status: "ok", JobID: job.ID.String()}
+		if err := json.Unmarshal(job.Result, &out.Counters); err != nil {
 			return fmt.Errorf("read result of job %s: %w", job.ID, err)
 		}
-		result["status"], result["job_id"] = "ok", job.ID
-		writeJSON(w, http.StatusOK, result)
+		writeJSON(w, http.StatusOK, out)
 		return nil
 	case storage.Failed, storage.Cancelled:
 		return jobError(job)
 	}
-	location := "/api/jobs/" + job.ID.String()
-	w.Header().Set("Location", location)
-	writeJSON(w, http.StatusAccepted, map[string]any{"status": "started", "job_id": job.ID, "run_id": job.RunID, "location": location})
+	writeQueued(w, wire.Queued{Status: "started", JobID: job.ID.String(), RunID: job.RunID})
 	return nil
 }
 
@@ -70,7 +68,7 @@ func (s *Server) startUpdate(w http.ResponseWriter, r *http.Request) (job storag
 		s.news.Add(1)
 		retry := seconds(max(left, time.Second))
 		w.Header().Set("Retry-After", strconv.Itoa(retry))
-		writeJSON(w, http.StatusOK, map[string]any{"status": "queued", "queued": true, "retry_after": retry})
+		writeJSON(w, http.StatusOK, wire.Postponed{Status: "queued", Queued: true, RetryAfter: retry})
 		return job, true, nil
 	}
 	if !errors.Is(err, storage.ErrNotFound) {
@@ -84,7 +82,7 @@ func (s *Server) startUpdate(w http.ResponseWriter, r *http.Request) (job storag
 	if left > 0 {
 		retry := seconds(left)
 		w.Header().Set("Retry-After", strconv.Itoa(retry))
-		writeJSON(w, http.StatusOK, map[string]any{"status": "cooldown", "retry_after": retry, "queued": false})
+		writeJSON(w, http.StatusOK, wire.Postponed{Status: "cooldown", RetryAfter: retry})
 		return job, true, nil
 	}
 	job, created, err := s.db.RequestUpdate(ctx, s.opt.Cooldown)
@@ -139,7 +137,7 @@ func (s *Server) searchPackages(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	found := v.search(q)
-	out := searchBody{Query: q, Total: len(found), Results: []foundBody{}}
+	out := wire.Found{Query: q, Total: len(found), Results: []wire.Match{}}
 	for _, p := range page(found, offset, limit) {
 		out.Results = append(out.Results, newFoundBody(p))
 	}
@@ -147,25 +145,8 @@ func (s *Server) searchPackages(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-type searchBody struct {
-	Query   string      `json:"query"`
-	Total   int         `json:"total"`
-	Results []foundBody `json:"results"`
-}
-
-type foundBody struct {
-	Package     string    `json:"package"`
-	Description string    `json:"description"`
-	Upstream    string    `json:"upstream"`
-	Language    string    `json:"language"`
-	LatestTag   string    `json:"latest_tag"`
-	Releases    int       `json:"tarball_count"`
-	Healthy     bool      `json:"healthy"`
-	UpdatedAt   time.Time `json:"updated_at"`
-}
-
-func newFoundBody(p *listing) foundBody {
-	b := foundBody{Package: p.Name, Description: p.Description, Upstream: p.Upstream, Language: p.Language,
+func newFoundBody(p *listing) wire.Match {
+	b := wire.Match{Package: p.Name, Description: p.Description, Upstream: p.Upstream, Language: p.Language,
 		Releases: p.ReleaseCount, Healthy: p.Healthy, UpdatedAt: p.UpdatedAt}
 	if p.LatestTag != nil {
 		b.LatestTag = *p.LatestTag
@@ -193,9 +174,7 @@ func page[T any](all []T, offset, limit int) []T {
 
 // postCheck serves POST /api/check: a probe is run now, as a job.
 func (s *Server) postCheck(w http.ResponseWriter, r *http.Request) error {
-	var in struct {
-		Package string `json:"package"`
-	}
+	var in wire.Check
 	if err := readJSON(w, r, &in); err != nil {
 		return err
 	}
@@ -238,10 +217,7 @@ func (s *Server) answerCheck(w http.ResponseWriter, r *http.Request, name string
 	if err != nil {
 		return s.noPackage(w, name, err)
 	}
-	writeJSON(w, http.StatusOK, struct {
-		*packageBody
-		LiveProbeOK bool `json:"live_probe_ok"`
-	}{body, body.Healthy})
+	writeJSON(w, http.StatusOK, wire.Checked{Package: *body, LiveProbeOK: body.Healthy})
 	return nil
 }
 
@@ -249,9 +225,7 @@ func (s *Server) answerCheck(w http.ResponseWriter, r *http.Request, name string
 // package that is frozen.
 func (s *Server) postReview(w http.ResponseWriter, r *http.Request) error {
 	name := chi.URLParam(r, "package")
-	var in struct {
-		Decision string `json:"decision"`
-	}
+	var in wire.Review
 	if err := readJSON(w, r, &in); err != nil {
 		return err
 	}

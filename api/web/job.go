@@ -5,6 +5,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/francescobianco/packbase/api/wire"
 	"github.com/francescobianco/packbase/storage"
 )
 
@@ -95,7 +96,7 @@ func (j Job) When() time.Time {
 }
 
 // Steps are what the job shows of its progress.
-func (j Job) Steps() Steps { return newSteps(j.Progress) }
+func (j Job) Steps() Steps { return newSteps(wire.Progress(j.Progress)) }
 
 // Steps is progress in words.
 type Steps struct {
@@ -104,7 +105,7 @@ type Steps struct {
 	Done, Total int64  // Total is 0 if it is not known
 }
 
-func newSteps(p storage.Progress) Steps {
+func newSteps(p wire.Progress) Steps {
 	s := Steps{Step: stepWords(p.Step), Done: p.Done, Total: p.Total}
 	amount := number[int64]
 	if p.Unit == "bytes" {
@@ -148,21 +149,14 @@ func stepWords(step string) string {
 	return strings.ToUpper(step[:1]) + step[1:]
 }
 
-// An Outcome is what a job that succeeded has to show.
-type Outcome struct {
-	Tag     string `json:"tag"`
-	Commit  string `json:"commit"`
-	Created int    `json:"tarballs_created"`
-	Present int    `json:"tarballs_present"`
-	Count   int    `json:"tarball_count"`
-	Synced  int    `json:"packages_synced"`
-	Failed  int    `json:"source_repo_failed"`
-	Total   int    `json:"packages_total"`
+// Fetched returns what a fetch that succeeded did.
+func (j Job) Fetched() (r wire.FetchResult) {
+	_ = json.Unmarshal(j.Result, &r) // what cannot be read is left out
+	return r
 }
 
-// Outcome returns the result of a job that succeeded.
-func (j Job) Outcome() Outcome {
-	var o Outcome
-	_ = json.Unmarshal(j.Result, &o) // what cannot be read is left out
-	return o
+// Updated returns what an update that succeeded found and did.
+func (j Job) Updated() (n wire.Counters) {
+	_ = json.Unmarshal(j.Result, &n) // what cannot be read is left out
+	return n
 }

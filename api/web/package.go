@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/mod/semver"
 
+	"github.com/francescobianco/packbase/api/wire"
 	"github.com/francescobianco/packbase/storage"
 )
 
@@ -90,7 +91,7 @@ func (p Package) SyncProblem() string {
 
 // FetchBody is the JSON that asks for a sync.
 func (p Package) FetchBody() (string, error) {
-	b, err := json.Marshal(map[string]string{"url": p.CloneURL, "name": p.Name})
+	b, err := json.Marshal(wire.Fetch{URL: p.CloneURL, Name: p.Name})
 	return string(b), err
 }
 
@@ -147,7 +148,7 @@ func (r Row) Path() string {
 }
 
 // Tarball is the path of the release's tarball.
-func (r Row) Tarball() string { return TarballPath(r.Release) }
+func (r Row) Tarball() string { return wire.TarballPath(r.Package, r.Tag, r.CommitOID) }
 
 // CommitLink is the commit's page at upstream, "" if we do not know it.
 func (p *PackagePage) CommitLink(oid string) string { return commitLink(p.Package.Upstream, oid) }
@@ -192,14 +193,6 @@ func (r Row) Fits() []Fit {
 		}
 	}
 	return fits
-}
-
-// TarballPath is the path of a release's tarball, spelled canonically.
-func TarballPath(r storage.Release) string {
-	if r.Tag == "" {
-		return "/p/" + r.Package + "/commit/" + r.CommitOID + ".tar.gz"
-	}
-	return (&url.URL{Path: "/p/" + r.Package + "/tag/" + r.Tag + ".tar.gz"}).EscapedPath()
 }
 
 // A Release is a release told in full.

@@ -5,6 +5,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/francescobianco/packbase/api/wire"
 	"github.com/francescobianco/packbase/storage"
 )
 
@@ -19,8 +20,7 @@ type Dashboard struct {
 	DiskFree                                             int64 // -1 if not known
 
 	Update   Update
-	Queue    storage.QueueCounts
-	Workers  []storage.WorkerState
+	Queue    wire.Queue
 	Failures []Job
 	Recent   []Job
 	Chart    Chart
@@ -74,14 +74,8 @@ func (d *Dashboard) Headline() string {
 
 // An Update is what is known of the update of all packages.
 type Update struct {
-	State       string // idle, running, queued or cooldown
-	Job         string
-	StartedAt   *time.Time
-	EndedAt     *time.Time
-	Done, Total int
-	LastState   string
-	Source      string // the catalog's URL; "" for none
-	storage.Counters
+	wire.Update
+	Source string // the catalog's URL; "" for none
 }
 
 // Left guesses the time that a running update still takes.
@@ -93,7 +87,7 @@ func (u Update) Left() string {
 }
 
 // Steps of a job that a worker has.
-func (d *Dashboard) Steps(p storage.Progress) Steps { return newSteps(p) }
+func (d *Dashboard) Steps(p wire.Progress) Steps { return newSteps(p) }
 
 // Work names a kind of jobs.
 func (d *Dashboard) Work(kind string) string { return work(kind) }
