@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/francescobianco/packbase/api/wire"
 	"github.com/francescobianco/packbase/tests/harness"
 )
 
@@ -37,22 +38,22 @@ func TestHereNeedsNoUpstream(t *testing.T) {
 
 	up.Stop()
 	synced := s.Info("hello").LastSync
-	for target, want := range map[string]harness.Fetched{
-		"v1.0.0": {Tag: "v1.0.0", URL: "/p/hello/tag/v1.0.0.tar.gz"},
-		tagged:   {Commit: tagged, URL: "/p/hello/commit/" + tagged + ".tar.gz"},
-		tip:      {Commit: tip, URL: "/p/hello/commit/" + tip + ".tar.gz"},
+	for target, want := range map[string]wire.Fetched{
+		"v1.0.0": {FetchResult: wire.FetchResult{Tag: "v1.0.0"}, URL: "/p/hello/tag/v1.0.0.tar.gz"},
+		tagged:   {FetchResult: wire.FetchResult{Commit: tagged}, URL: "/p/hello/commit/" + tagged + ".tar.gz"},
+		tip:      {FetchResult: wire.FetchResult{Commit: tip}, URL: "/p/hello/commit/" + tip + ".tar.gz"},
 	} {
 		began := time.Now()
 		f := s.Fetch(repo.GitURL(target))
 		if took := time.Since(began); took > harness.Slack(5*time.Second) {
 			t.Errorf("#%s took %v without upstream, want no time", target, took)
 		}
-		want.Package, want.Count, want.Present, want.JobID = "hello", 2, 2, f.JobID
+		want.Package, want.Count, want.Present, want.JobID, want.Status = "hello", 2, 2, f.JobID, "ok"
 		if f != want {
 			t.Errorf("#%s = %+v, want %+v", target, f, want)
 		}
 	}
-	if now := s.Info("hello").LastSync; now == nil || *now != *synced {
+	if now := s.Info("hello").LastSync; now == nil || !now.At.Equal(synced.At) {
 		t.Errorf("last sync = %+v, was %+v: nobody looked at upstream", now, synced)
 	}
 	for _, target := range []string{"", "v9.9.9", "main"} {

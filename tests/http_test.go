@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/francescobianco/packbase/api/wire"
 	"github.com/francescobianco/packbase/tests/harness"
 )
 
@@ -113,7 +114,7 @@ func TestFollowJob(t *testing.T) {
 		if !ok {
 			continue
 		}
-		var j harness.Job
+		var j wire.Job
 		(&harness.Answer{Body: data}).Into(t, &j)
 		if states = append(states, j.State); len(states) == 1 {
 			up.Answer(nil)
@@ -159,7 +160,7 @@ func TestTwoOwners(t *testing.T) {
 	owner := strings.TrimPrefix(s.Info("lib").Upstream, up.URL+"/")
 	jobs := map[string]bool{}
 	for i, a := range answers {
-		var f harness.Fetched
+		var f wire.Fetched
 		a.Into(t, &f)
 		want := http.StatusConflict
 		if strings.HasSuffix(repos[i%2].URL, owner) {

@@ -20,6 +20,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/francescobianco/packbase/api/wire"
 	"github.com/francescobianco/packbase/tests/harness"
 )
 
@@ -127,7 +128,7 @@ func generate(repo *harness.Repo) *harness.Repo {
 }
 
 // checkTarball compares a release with upstream's commit.
-func checkTarball(t *testing.T, s *harness.Server, repo *harness.Repo, r harness.Tarball) {
+func checkTarball(t *testing.T, s *harness.Server, repo *harness.Repo, r wire.Tarball) {
 	t.Helper()
 	commit := repo.Git("rev-parse", "refs/tags/"+r.Tag+"^{commit}")
 	if tree := repo.Git("rev-parse", commit+"^{tree}"); r.Commit != commit || r.Tree != tree {
@@ -166,7 +167,7 @@ func checkTarball(t *testing.T, s *harness.Server, repo *harness.Repo, r harness
 	}
 }
 
-func checkSums(t *testing.T, r harness.Tarball, tarball []byte) {
+func checkSums(t *testing.T, r wire.Tarball, tarball []byte) {
 	t.Helper()
 	sum := sha256.Sum256(tarball)
 	if got := hex.EncodeToString(sum[:]); got != r.SHA256 {

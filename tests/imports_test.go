@@ -21,6 +21,7 @@ var imports = []struct {
 }{
 	{"cmd", []string{"api", "worker", "storage", "migrations"}},
 	{"api", []string{"storage"}},
+	{"api/wire", []string{"storage/zigpkg"}},
 	{"worker", []string{"storage"}},
 	{"docker/smoke", nil},
 	{"migrations", nil},

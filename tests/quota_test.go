@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/francescobianco/packbase/api/wire"
 	"github.com/francescobianco/packbase/tests/harness"
 )
 
@@ -50,7 +51,7 @@ func TestQuotas(t *testing.T) {
 		before := up.Requests()
 		a := s.Do(http.MethodPost, "/api/fetch?wait=20", `{"url":"`+tt.repo+`"}`, nil)
 		if tt.status == http.StatusAccepted { // it waits for room
-			var jobs struct{ Jobs []harness.Job }
+			var jobs struct{ Jobs []wire.Job }
 			(&harness.Answer{Body: s.Get("/api/jobs")}).Into(t, &jobs)
 			if a.Status != tt.status || jobs.Jobs[0].Error.Code != tt.code {
 				t.Errorf("%s: %d %s %+v", tt.env, a.Status, a.Body, jobs.Jobs)

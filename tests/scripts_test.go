@@ -16,6 +16,7 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"github.com/francescobianco/packbase/api/wire"
 	"github.com/francescobianco/packbase/tests/harness"
 )
 
@@ -314,7 +315,7 @@ func (s *story) release(ts *testscript.TestScript, neg bool, args []string) {
 		a := s.packbase.Do(http.MethodGet, "/api/info/"+args[0], "", nil)
 		var info harness.Info
 		a.Into(s.t, &info)
-		return slices.ContainsFunc(info.Tarballs, func(r harness.Tarball) bool { return r.Tag == args[1] })
+		return slices.ContainsFunc(info.Tarballs, func(r wire.Tarball) bool { return r.Tag == args[1] })
 	})
 }
 

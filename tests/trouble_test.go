@@ -77,7 +77,7 @@ func TestRedisAway(t *testing.T) {
 		t.Errorf("asked twice: job = %s, want %s", again, job)
 	}
 	redis.start()
-	if j := s.WaitJob(job); j.State != "succeeded" || j.Result.Created != 1 {
+	if j := s.WaitJob(job); j.State != "succeeded" || j.Fetched().Created != 1 {
 		t.Errorf("job = %+v, want it succeeded with one release", j)
 	}
 

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/francescobianco/packbase/api/wire"
 	"github.com/francescobianco/packbase/tests/harness"
 )
 
@@ -101,7 +102,7 @@ func testZigFetch(t *testing.T, z *harness.Zig, s *harness.Server, repo *harness
 	ours := "git+" + s.URL + "/" + name
 	tests := []struct {
 		name, url, upstream string
-		want                harness.Tarball
+		want                wire.Tarball
 	}{
 		{"tarball", s.URL + v10.URL, repo.GitURL("v1.0.0"), v10},
 		{"tarball by hash", s.URL + "/z/" + v10.Zig.Hash + ".tar.gz", repo.GitURL("v1.0.0"), v10},

@@ -14,18 +14,18 @@ type Fetch struct {
 
 // Queued is the answer of a request that made a job and does not wait for it.
 type Queued struct {
-	Status   string `json:"status"` // queued, or started for an update
 	JobID    string `json:"job_id"`
+	Location string `json:"location"` // path of the job
 	Package  string `json:"package,omitempty"`
 	RunID    *int64 `json:"run_id,omitempty"` // of an update
-	Location string `json:"location"`         // path of the job
+	Status   string `json:"status"`           // queued, or started for an update
 }
 
 // Postponed is the answer of an update that does not begin now.
 type Postponed struct {
-	Status     string `json:"status"` // queued, behind the one that runs, or cooldown
 	Queued     bool   `json:"queued"`
 	RetryAfter int    `json:"retry_after"` // seconds
+	Status     string `json:"status"`      // queued, behind the one that runs, or cooldown
 }
 
 // Fetched is the answer of a fetch that was waited for.
@@ -96,10 +96,10 @@ type Job struct {
 }
 
 // Open reports whether the job has not ended.
-func (j *Job) Open() bool { return j.State == "queued" || j.State == "running" }
+func (j Job) Open() bool { return j.State == "queued" || j.State == "running" }
 
 // Fetched returns what a fetch did, nothing for other jobs.
-func (j *Job) Fetched() (r FetchResult) {
+func (j Job) Fetched() (r FetchResult) {
 	_ = json.Unmarshal(j.Result, &r) // other jobs have other results
 	return r
 }

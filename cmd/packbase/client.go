@@ -21,6 +21,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/francescobianco/packbase/api/wire"
 	"github.com/francescobianco/packbase/storage"
 )
 
@@ -139,12 +140,12 @@ func isLoopback(host string) bool {
 	return host == "localhost" || err == nil && ip.IsLoopback()
 }
 
-// url returns where path is, decoded as it is given, on the server.
+// url returns where path is, escaped as it is given, on the server.
 func (c *client) url(path string, query url.Values) string {
-	u := *c.base
-	u.Path += path
-	u.RawQuery = query.Encode()
-	return u.String()
+	if len(query) > 0 {
+		path += "?" + query.Encode()
+	}
+	return c.base.String() + path
 }
 
 // query returns the parameters, name and value by turns, that have a value.
@@ -256,12 +257,8 @@ type answerError struct {
 func newAnswerError(res *http.Response, body []byte) *answerError {
 	e := &answerError{Status: res.StatusCode, body: body}
 	var in struct {
-		Status    string `json:"status"`
-		Code      string `json:"code"`
-		Message   string `json:"message"`
-		Package   string `json:"package"`
-		JobID     string `json:"job_id"`
-		RequestID string `json:"request_id"`
+		wire.Error
+		Package string `json:"package"` // of a wire.NotFound
 	}
 	if json.Unmarshal(body, &in) == nil {
 		e.Code, e.Message = in.Code, printable(in.Message)

@@ -58,7 +58,7 @@ anything is FAIL.`,
 			check(cmd.Context())
 		}
 		if d.failed > 0 {
-			return fmt.Errorf("%s failed", plural(int64(d.failed), "check"))
+			return fmt.Errorf("%s failed", plural(d.failed, "check"))
 		}
 		return nil
 	}
@@ -477,7 +477,7 @@ func (d *doctor) upstream(ctx context.Context) {
 		d.fail("catalog", "PACKBASE_SOURCE: %v", err)
 		return
 	}
-	d.ok("catalog", "can be read: %s", plural(int64(n), "package"))
+	d.ok("catalog", "can be read: %s", plural(n, "package"))
 }
 
 // catalog reads the catalog the way the worker does, and returns how many

@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/francescobianco/packbase/api/wire"
 	"github.com/francescobianco/packbase/storage"
 )
 
@@ -47,11 +48,11 @@ With --json the answer is the queued job's, or with --wait the job as it ended.`
 		if err != nil {
 			return err
 		}
-		raw, err := c.post(cmd.Context(), "/api/fetch", fetchRequest{URL: args[0], Name: name, Private: private})
+		raw, err := c.post(cmd.Context(), wire.FetchRoute, wire.Fetch{URL: args[0], Name: name, Private: private})
 		if err != nil || !wait {
 			return show(p, r, raw, err, drawQueued)
 		}
-		q, err := decode[queued](raw)
+		q, err := decode[wire.Queued](raw)
 		if err != nil {
 			return err
 		}
@@ -66,20 +67,7 @@ func addWait(cmd *cobra.Command, wait *bool, limit *time.Duration) {
 	cmd.Flags().DurationVar(limit, "timeout", 5*time.Minute, "how long to wait; 0 for ever")
 }
 
-type fetchRequest struct {
-	URL     string `json:"url"`
-	Name    string `json:"name,omitempty"`
-	Private bool   `json:"private,omitempty"`
-}
-
-// queued is the answer to a request that made a job.
-type queued struct {
-	Status  string `json:"status"`
-	JobID   string `json:"job_id"`
-	Package string `json:"package"`
-}
-
-func drawQueued(s *screen, q queued) {
+func drawQueued(s *screen, q wire.Queued) {
 	s.printf("%s is queued as job %s\n", printable(q.Package), printable(q.JobID))
 	s.printf("%s\n", s.paint(dim, "`packbase jobs --follow "+printable(q.JobID)+"` shows how far it is."))
 }
@@ -96,11 +84,11 @@ func (p *program) waitFetch(ctx context.Context, r *remote, c *client, id string
 	if err := j.err(); err != nil {
 		return err
 	}
-	raw, err := c.get(ctx, "/api/info/"+j.Package, nil)
+	raw, err := c.get(ctx, wire.Path(wire.InfoRoute, j.Package), nil)
 	if err != nil {
 		return err
 	}
-	info, err := decode[packageInfo](raw)
+	info, err := decode[wire.Package](raw)
 	if err != nil {
 		return err
 	}
@@ -109,41 +97,41 @@ func (p *program) waitFetch(ctx context.Context, r *remote, c *client, id string
 }
 
 // drawFetched writes what a fetch brought.
-func drawFetched(s *screen, c *client, j job, info packageInfo) {
-	done, news := j.fetched(), "nothing new"
+func drawFetched(s *screen, c *client, j job, info wire.Package) {
+	done, news := j.Fetched(), "nothing new"
 	if done.Created > 0 {
 		news = fmt.Sprintf("%d new", done.Created)
 	}
 	s.printf("%s %s: %s here, %s\n\n", s.paint(green, "ok"), printable(j.Package), plural(done.Count, "release"), news)
-	t := info.find(done.Tag, done.Commit)
+	t := find(&info, done.Tag, done.Commit)
 	if t == nil {
 		return
 	}
 	s.fields(
-		field("release", t.name()+", "+size(t.Size)),
-		field("tarball", c.url(t.path(info.Package), nil)),
+		field("release", releaseName(t)+", "+size(t.Size)),
+		field("tarball", c.url(t.URL, nil)),
 		field("zig hash", t.Zig.Hash),
 	)
 	if n := len(info.RejectedTags); n > 0 {
-		s.printf("\n%s cannot be mirrored: `packbase info %s` says why.\n", plural(int64(n), "tag"), printable(info.Package))
+		s.printf("\n%s cannot be mirrored: `packbase info %s` says why.\n", plural(n, "tag"), printable(info.Package))
 	}
 	drawUse(s, c, info.Package, t)
 }
 
 // drawUse writes the lines that put a release into a project.
-func drawUse(s *screen, c *client, pkg string, t *tarball) {
+func drawUse(s *screen, c *client, pkg string, t *wire.Tarball) {
 	if t.Zig.Problem != "" {
 		s.printf("\n%s zig will not take it as a dependency: %s\n", s.paint(yellow, "warn"), printable(t.Zig.Problem))
 	}
 	s.printf("\nIn a project, either of\n\n")
-	s.printf("  zig fetch --save %s\n", quote(c.url(t.path(pkg), nil)))
+	s.printf("  zig fetch --save %s\n", quote(c.url(t.URL, nil)))
 	if t.GitHidden == "" {
 		s.printf("  zig fetch --save %s\n", quote(c.gitURL(pkg, t)))
 	}
 }
 
 // gitURL returns where Git clients and zig find a release.
-func (c *client) gitURL(pkg string, t *tarball) string {
+func (c *client) gitURL(pkg string, t *wire.Tarball) string {
 	u := *c.base
 	u.Scheme = "git+" + u.Scheme
 	u.Path += "/" + pkg
@@ -152,14 +140,6 @@ func (c *client) gitURL(pkg string, t *tarball) string {
 		u.Fragment = t.Commit
 	}
 	return u.String()
-}
-
-// path returns where the tarball is, as it is before escaping.
-func (t *tarball) path(pkg string) string {
-	if t.Tag == "" {
-		return "/p/" + pkg + "/commit/" + t.Commit + ".tar.gz"
-	}
-	return "/p/" + pkg + "/tag/" + t.Tag + ".tar.gz"
 }
 
 func (p *program) updateCommand() *cobra.Command {
@@ -185,20 +165,19 @@ command stays until all is done, through a cooldown as well.`,
 		if wait {
 			return p.waitUpdate(cmd.Context(), r, c, limit)
 		}
-		raw, err := c.post(cmd.Context(), "/api/update", nil)
+		raw, err := c.post(cmd.Context(), wire.UpdateRoute, nil)
 		return show(p, r, raw, err, drawUpdate)
 	}
 	return cmd
 }
 
-// update is the answer to POST /api/update.
-type update struct {
-	Status     string `json:"status"` // started, queued or cooldown
-	JobID      string `json:"job_id"`
-	RetryAfter int64  `json:"retry_after"` // seconds
+// updateAnswer is what POST /api/update may answer without a wait.
+type updateAnswer struct {
+	wire.Queued
+	RetryAfter int64 `json:"retry_after"` // seconds
 }
 
-func drawUpdate(s *screen, u update) {
+func drawUpdate(s *screen, u updateAnswer) {
 	switch u.Status {
 	case "started":
 		s.printf("the update has begun as job %s\n", printable(u.JobID))
@@ -230,7 +209,7 @@ func (p *program) waitUpdate(ctx context.Context, r *remote, c *client, limit ti
 	if err := j.err(); err != nil {
 		return err
 	}
-	var n storage.Counters
+	var n wire.Counters
 	if err := json.Unmarshal(j.Result, &n); err != nil {
 		return fmt.Errorf("read result of job %s: %w", j.ID, err)
 	}
@@ -243,11 +222,11 @@ func (p *program) waitUpdate(ctx context.Context, r *remote, c *client, limit ti
 // update returns the job of an update that began after the call, ended.
 func (c *client) update(ctx context.Context, seen func(job)) (job, error) {
 	for {
-		raw, err := c.post(ctx, "/api/update", nil)
+		raw, err := c.post(ctx, wire.UpdateRoute, nil)
 		if err != nil {
 			return job{}, err
 		}
-		u, err := decode[update](raw)
+		u, err := decode[updateAnswer](raw)
 		if err != nil {
 			return job{}, err
 		}
@@ -260,7 +239,7 @@ func (c *client) update(ctx context.Context, seen func(job)) (job, error) {
 				return j, err
 			}
 		}
-		seen(job{Kind: storage.UpdateCatalog, State: "waiting: " + u.Status})
+		seen(job{Job: wire.Job{Kind: storage.UpdateCatalog, State: "waiting: " + u.Status}})
 		if err := pause(ctx, max(time.Second, time.Duration(u.RetryAfter)*time.Second)); err != nil {
 			return job{}, err
 		}
@@ -280,10 +259,10 @@ func (c *client) updateEvents(ctx context.Context, id string, seen func(job)) (j
 			return j, err
 		}
 		if u := st.Update; u.JobID == id && u.Total > 0 {
-			j.Progress = jobProgress{Step: "mirror", Done: u.Done, Total: u.Total, Unit: "packages"}
+			j.Progress = wire.Progress{Step: "mirror", Done: int64(u.Done), Total: int64(u.Total), Unit: "packages"}
 		}
 		seen(j)
-		if j.ended() {
+		if !j.Open() {
 			return j, nil
 		}
 		if err := pause(ctx, time.Second); err != nil {
@@ -292,12 +271,12 @@ func (c *client) updateEvents(ctx context.Context, id string, seen func(job)) (j
 	}
 }
 
-func (c *client) status(ctx context.Context) (status, error) {
-	raw, err := c.get(ctx, "/api/status", nil)
+func (c *client) status(ctx context.Context) (wire.Status, error) {
+	raw, err := c.get(ctx, wire.StatusRoute, nil)
 	if err != nil {
-		return status{}, err
+		return wire.Status{}, err
 	}
-	return decode[status](raw)
+	return decode[wire.Status](raw)
 }
 
 // followUpdates follows the update that runs, and the one queued behind it.

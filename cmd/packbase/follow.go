@@ -4,39 +4,19 @@ import (
 	"bufio"
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
 	"time"
 
+	"github.com/francescobianco/packbase/api/wire"
 	"github.com/francescobianco/packbase/storage"
 )
 
-// A job is what /api/jobs/{id} answers.
+// A job is a job as it came.
 type job struct {
-	ID        string          `json:"id"`
-	Kind      string          `json:"kind"`
-	Package   string          `json:"package"`
-	Target    string          `json:"target"`
-	State     string          `json:"state"`
-	Attempts  int             `json:"attempts"`
-	Progress  jobProgress     `json:"progress"`
-	Error     *jobError       `json:"error"`
-	Result    json.RawMessage `json:"result"`
-	NextTryAt *time.Time      `json:"next_try_at"`
-	CreatedAt *time.Time      `json:"created_at"`
-	StartedAt *time.Time      `json:"started_at"`
-	EndedAt   *time.Time      `json:"ended_at"`
-
-	raw []byte // as it came, without a newline at its end
-}
-
-type jobProgress = storage.Progress
-
-type jobError struct {
-	Code    string `json:"code"`
-	Message string `json:"message"`
+	wire.Job
+	raw []byte // without a newline at its end
 }
 
 // name says whose job it is.
@@ -52,14 +32,10 @@ func (j *job) step() string {
 	switch {
 	case j.State == storage.Running && j.Progress.Step != "":
 		return j.Progress.Step
-	case j.State == storage.Queued && j.NextTryAt != nil && j.Error != nil:
+	case j.State == storage.Queued && j.NextTryAt != nil && j.Error.Code != "":
 		return fmt.Sprintf("attempt %d failed, waiting for the next: %s", j.Attempts, j.Error.Message)
 	}
 	return j.State
-}
-
-func (j *job) ended() bool {
-	return j.State == storage.Succeeded || j.State == storage.Failed || j.State == storage.Cancelled
 }
 
 // err returns how the job failed.
@@ -67,17 +43,13 @@ func (j *job) err() error {
 	if j.State == storage.Succeeded {
 		return nil
 	}
-	e := &jobEndError{ID: printable(j.ID), State: j.State}
-	if j.Error != nil {
-		e.jobError = *j.Error
-	}
-	return e
+	return &jobEndError{ID: printable(j.ID), State: j.State, Failure: j.Error}
 }
 
 // A jobEndError is a job that ended without success.
 type jobEndError struct {
 	ID, State string
-	jobError
+	wire.Failure
 }
 
 func (e *jobEndError) Error() string {
@@ -153,7 +125,7 @@ func (c *client) follow(ctx context.Context, id string, from source, seen func(j
 		switch {
 		case ctx.Err() != nil:
 			return last, ctx.Err()
-		case err == nil && last.ended():
+		case err == nil && !last.Open():
 			return last, nil
 		case err != nil && (!errors.As(err, &away) && !isBusy(err) || time.Since(contact) > patience):
 			return last, err
@@ -216,7 +188,7 @@ func within(ctx context.Context, limit time.Duration, next string, wait func(con
 }
 
 func (c *client) job(ctx context.Context, id string) (job, error) {
-	raw, err := c.get(ctx, "/api/jobs/"+id, nil)
+	raw, err := c.get(ctx, wire.Path(wire.JobRoute, id), nil)
 	if err != nil {
 		return job{}, err
 	}
@@ -224,9 +196,8 @@ func (c *client) job(ctx context.Context, id string) (job, error) {
 }
 
 func readJob(raw []byte) (job, error) {
-	j, err := decode[job](raw)
-	j.raw = bytes.TrimSpace(raw)
-	return j, err
+	j, err := decode[wire.Job](raw)
+	return job{j, bytes.TrimSpace(raw)}, err
 }
 
 // events is the source of what the server pushes.
@@ -236,7 +207,7 @@ func (c *client) events(ctx context.Context, id string, seen func(job)) (last jo
 	defer cancel()
 	silence := time.AfterFunc(firstEvent, cancel)
 	defer silence.Stop()
-	res, err := c.send(ctx, http.MethodGet, "/api/jobs/"+id+"/events", nil, nil)
+	res, err := c.send(ctx, http.MethodGet, wire.Path(wire.EventsRoute, id), nil, nil)
 	if err != nil {
 		return job{}, err
 	}
@@ -257,26 +228,11 @@ func (c *client) events(ctx context.Context, id string, seen func(job)) (last jo
 			return last, err
 		}
 		seen(last)
-		if last.ended() {
+		if !last.Open() {
 			return last, nil
 		}
 	}
 	return last, fmt.Errorf("events of job %s broke off: %v", id, lines.Err())
-}
-
-// fetched returns what a fetch did, nothing for other jobs.
-func (j *job) fetched() (r fetchResult) {
-	_ = json.Unmarshal(j.Result, &r) // other jobs have other results
-	return r
-}
-
-// fetchResult is what a fetch job did.
-type fetchResult struct {
-	Package string `json:"package"`
-	Tag     string `json:"tag"`
-	Commit  string `json:"commit"`
-	Created int64  `json:"tarballs_created"`
-	Count   int64  `json:"tarball_count"`
 }
 
 // printJob writes a job as the server gave it.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -12,69 +13,19 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/francescobianco/packbase/api/wire"
 	"github.com/francescobianco/packbase/storage"
 )
 
-// packageInfo is what /api/info/{package} answers.
-type packageInfo struct {
-	Package      string                `json:"package"`
-	TarballCount int64                 `json:"tarball_count"`
-	LatestTag    string                `json:"latest_tag"`
-	SizeBytes    int64                 `json:"size_bytes"`
-	Tarballs     []tarball             `json:"tarballs"`
-	Snapshots    []tarball             `json:"snapshots"`
-	Registered   bool                  `json:"registered"`
-	Private      bool                  `json:"private"`
-	Healthy      bool                  `json:"healthy"`
-	ProbeCommit  string                `json:"fetch_probe_commit"`
-	ProbeError   string                `json:"fetch_probe_error"`
-	LiveProbeOK  bool                  `json:"live_probe_ok"` // of /api/check
-	Language     string                `json:"language"`
-	Description  string                `json:"description"`
-	State        string                `json:"state"`
-	StateReason  string                `json:"state_reason"`
-	Upstream     string                `json:"upstream"`
-	RejectedTags []storage.RejectedTag `json:"rejected_tags"`
-	MovedTags    []storage.MovedTag    `json:"moved_tags"`
-	LastSync     *struct {
-		At       *time.Time `json:"at"`
-		OK       bool       `json:"ok"`
-		Error    *jobError  `json:"error"`
-		LastOKAt *time.Time `json:"last_ok_at"`
-	} `json:"last_sync"`
-}
-
-// A tarball is one release or snapshot of a package.
-type tarball struct {
-	Tag           string      `json:"tag"` // "" for a snapshot
-	Size          int64       `json:"size_bytes"`
-	Commit        string      `json:"git_commit_oid"`
-	Tree          string      `json:"git_tree_oid"`
-	TagObject     string      `json:"git_tag_oid"`
-	SHA256        string      `json:"tarball_sha256"`
-	ContentDigest string      `json:"content_digest"`
-	CommitTime    *time.Time  `json:"commit_time"`
-	CreatedAt     *time.Time  `json:"created_at"`
-	Zig           storage.Zig `json:"zig"`
-	GitHidden     string      `json:"git_hidden"`
-}
-
-func (t *tarball) name() string {
-	if t.Tag == "" {
-		return t.Commit
-	}
-	return t.Tag
-}
-
-// all returns the releases and the snapshots.
-func (i *packageInfo) all() []tarball { return slices.Concat(i.Tarballs, i.Snapshots) }
+// releaseName returns the tag, or of a snapshot the commit.
+func releaseName(t *wire.Tarball) string { return cmp.Or(t.Tag, t.Commit) }
 
 // find returns the release of a tag, else what there is of a commit, or nil.
-func (i *packageInfo) find(tag, commit string) *tarball {
-	all := i.all()
-	n := slices.IndexFunc(all, func(t tarball) bool { return tag != "" && t.Tag == tag })
+func find(info *wire.Package, tag, commit string) *wire.Tarball {
+	all := slices.Concat(info.Tarballs, info.Snapshots)
+	n := slices.IndexFunc(all, func(t wire.Tarball) bool { return tag != "" && t.Tag == tag })
 	if n < 0 {
-		n = slices.IndexFunc(all, func(t tarball) bool { return commit != "" && t.Commit == commit })
+		n = slices.IndexFunc(all, func(t wire.Tarball) bool { return commit != "" && t.Commit == commit })
 	}
 	if n < 0 {
 		return nil
@@ -107,8 +58,8 @@ the answer is the release's manifest.`,
 		if len(args) == 2 {
 			return p.infoRelease(cmd.Context(), r, c, args[0], args[1])
 		}
-		raw, err := c.get(cmd.Context(), "/api/info/"+args[0], nil)
-		return show(p, r, raw, err, func(s *screen, info packageInfo) { drawPackage(s, c, info) })
+		raw, err := c.get(cmd.Context(), wire.Path(wire.InfoRoute, args[0]), nil)
+		return show(p, r, raw, err, func(s *screen, info wire.Package) { drawPackage(s, c, info) })
 	}
 	return cmd
 }
@@ -118,22 +69,22 @@ func (p *program) infoRelease(ctx context.Context, r *remote, c *client, pkg, ta
 		return usageError{err}
 	}
 	if r.json {
-		path := "/p/" + pkg + "/tag/" + tag + ".json"
+		path := wire.ManifestPath(pkg, tag, "")
 		if storage.ValidOID(tag) {
-			path = "/p/" + pkg + "/commit/" + tag + ".json"
+			path = wire.ManifestPath(pkg, "", tag)
 		}
 		raw, err := c.get(ctx, path, nil)
 		return show(p, r, raw, err, func(*screen, struct{}) {})
 	}
-	raw, err := c.get(ctx, "/api/info/"+pkg, nil)
+	raw, err := c.get(ctx, wire.Path(wire.InfoRoute, pkg), nil)
 	if err != nil {
 		return err
 	}
-	info, err := decode[packageInfo](raw)
+	info, err := decode[wire.Package](raw)
 	if err != nil {
 		return err
 	}
-	t := info.find(tag, tag)
+	t := find(&info, tag, tag)
 	if t == nil {
 		return &answerError{Status: http.StatusNotFound, Message: fmt.Sprintf("%s has no release %q here", pkg, tag) +
 			"\n`packbase info " + pkg + "` lists those it has."}
@@ -142,7 +93,7 @@ func (p *program) infoRelease(ctx context.Context, r *remote, c *client, pkg, ta
 	return nil
 }
 
-func drawPackage(s *screen, c *client, info packageInfo) {
+func drawPackage(s *screen, c *client, info wire.Package) {
 	s.printf("%s\n", s.paint(bold, printable(info.Package)))
 	if info.Description != "" {
 		s.printf("%s\n", printable(info.Description))
@@ -154,12 +105,12 @@ func drawPackage(s *screen, c *client, info packageInfo) {
 		drawTarballs(s, info)
 	}
 	drawTagTroubles(s, info)
-	if t := info.find(info.LatestTag, ""); t != nil {
+	if t := find(&info, info.LatestTag, ""); t != nil {
 		drawUse(s, c, info.Package, t)
 	}
 }
 
-func packageFields(s *screen, info packageInfo) [][]cell {
+func packageFields(s *screen, info wire.Package) [][]cell {
 	state := info.State
 	if info.StateReason != "" {
 		state += ": " + info.StateReason
@@ -180,31 +131,31 @@ func packageFields(s *screen, info packageInfo) [][]cell {
 	return append(rows, syncField(s, info), healthField(info))
 }
 
-func syncField(s *screen, info packageInfo) []cell {
+func syncField(s *screen, info wire.Package) []cell {
 	sync := info.LastSync
 	switch {
 	case sync == nil:
 		return field("last sync", "not yet")
-	case sync.OK || sync.Error == nil:
-		return []cell{{text: "last sync"}, {"ok, " + s.when(sync.At), green}}
+	case sync.OK || sync.Error.Code == "":
+		return []cell{{text: "last sync"}, {"ok, " + s.when(&sync.At), green}}
 	}
-	text := fmt.Sprintf("failed %s: %s; the last good one was %s", s.when(sync.At), sync.Error.Message, s.when(sync.LastOKAt))
+	text := fmt.Sprintf("failed %s: %s; the last good one was %s", s.when(&sync.At), sync.Error.Message, s.when(sync.LastOKAt))
 	return []cell{{text: "last sync"}, {text, red}}
 }
 
-func healthField(info packageInfo) []cell {
+func healthField(info wire.Package) []cell {
 	switch {
 	case info.Healthy:
 		return []cell{{text: "health"}, {"ok, fetched back as a client would", green}}
-	case info.ProbeError != "":
-		return []cell{{text: "health"}, {"a client cannot fetch it: " + info.ProbeError, red}}
+	case info.FetchProbeError != "":
+		return []cell{{text: "health"}, {"a client cannot fetch it: " + info.FetchProbeError, red}}
 	}
 	return field("health", "not probed yet")
 }
 
-func drawTarballs(s *screen, info packageInfo) {
+func drawTarballs(s *screen, info wire.Package) {
 	var rows [][]cell
-	for _, t := range info.all() {
+	for _, t := range slices.Concat(info.Tarballs, info.Snapshots) {
 		tag := cell{text: t.Tag}
 		if t.Tag == info.LatestTag {
 			tag.colour = green
@@ -218,7 +169,7 @@ func drawTarballs(s *screen, info packageInfo) {
 		case t.Zig.Problem != "":
 			note = t.Zig.Problem
 		}
-		row := []cell{tag, {text: size(t.Size)}, {text: short(t.Commit)}, {text: s.ago(t.CreatedAt)}, {text: strings.Join(t.Zig.UsableWith, " ")}}
+		row := []cell{tag, {text: size(t.Size)}, {text: short(t.Commit)}, {text: s.ago(&t.CreatedAt)}, {text: strings.Join(t.Zig.UsableWith, " ")}}
 		if note != "" {
 			row = append(row, cell{note, dim})
 		}
@@ -231,7 +182,7 @@ func drawTarballs(s *screen, info packageInfo) {
 func short(oid string) string { return oid[:min(12, len(oid))] }
 
 // drawTagTroubles writes which tags are not what upstream shows now.
-func drawTagTroubles(s *screen, info packageInfo) {
+func drawTagTroubles(s *screen, info wire.Package) {
 	if len(info.RejectedTags) > 0 {
 		s.printf("\nNot mirrored:\n")
 		var rows [][]cell
@@ -254,20 +205,20 @@ func drawTagTroubles(s *screen, info packageInfo) {
 	}
 }
 
-func drawRelease(s *screen, c *client, info packageInfo, t *tarball) {
-	s.printf("%s\n\n", s.paint(bold, printable(info.Package+" "+t.name())))
-	file := c.url(t.path(info.Package), nil)
+func drawRelease(s *screen, c *client, info wire.Package, t *wire.Tarball) {
+	s.printf("%s\n\n", s.paint(bold, printable(info.Package+" "+releaseName(t))))
+	file := c.url(t.URL, nil)
 	s.fields(
 		field("tarball", file),
-		field("manifest", strings.TrimSuffix(file, ".tar.gz")+".json"),
+		field("manifest", strings.TrimSuffix(file, wire.TarballSuffix)+wire.ManifestSuffix),
 		field("size", size(t.Size)),
 		field("sha256", t.SHA256),
 		field("sha256 of the tar", t.ContentDigest),
 		field("commit", t.Commit),
 		field("tree", t.Tree),
 		field("tag object", t.TagObject),
-		field("committed", s.when(t.CommitTime)),
-		field("mirrored", s.when(t.CreatedAt)),
+		field("committed", s.when(&t.CommitTime)),
+		field("mirrored", s.when(&t.CreatedAt)),
 		field("zig hash", t.Zig.Hash),
 		field("zig hash to 0.13", t.Zig.LegacyHash),
 		field("zig name", t.Zig.Name),
@@ -320,14 +271,14 @@ ended; that needs no token.`,
 		}
 		var raw []byte
 		if stored {
-			raw, err = c.get(cmd.Context(), "/api/check/"+args[0], nil)
+			raw, err = c.get(cmd.Context(), wire.Path(wire.CheckedRoute, args[0]), nil)
 		} else {
 			raw, err = c.probe(cmd.Context(), args[0], limit)
 		}
 		if err := show(p, r, raw, err, drawCheck); err != nil {
 			return err
 		}
-		info, err := decode[packageInfo](raw)
+		info, err := decode[wire.Checked](raw)
 		if err == nil && !info.LiveProbeOK {
 			err = errors.New("the probe failed")
 		}
@@ -339,28 +290,28 @@ ended; that needs no token.`,
 // probe has the package probed and returns it as it then is.
 func (c *client) probe(ctx context.Context, pkg string, limit time.Duration) ([]byte, error) {
 	wait := query("wait", strconv.Itoa(int(limit.Seconds())))
-	raw, err := c.call(ctx, http.MethodPost, "/api/check", wait, map[string]string{"package": pkg}, limit+callTimeout)
+	raw, err := c.call(ctx, http.MethodPost, wire.CheckRoute, wait, wire.Check{Package: pkg}, limit+callTimeout)
 	if err != nil {
 		return nil, err
 	}
-	q, err := decode[queued](raw)
+	q, err := decode[wire.Queued](raw)
 	if err == nil && q.Status == "queued" {
 		err = &goingOnError{limit, "The job goes on: `packbase jobs --follow " + q.JobID + "`."}
 	}
 	return raw, err
 }
 
-func drawCheck(s *screen, info packageInfo) {
+func drawCheck(s *screen, info wire.Checked) {
 	word := "FAIL"
 	if info.LiveProbeOK {
 		word = "ok"
 	}
-	s.printf("%s %s\n\n", s.paint(stateColour(word), word), printable(info.Package))
+	s.printf("%s %s\n\n", s.paint(stateColour(word), word), printable(info.Package.Package))
 	s.fields(
-		field("probed commit", info.ProbeCommit),
-		field("probe error", info.ProbeError),
-		healthField(info),
-		syncField(s, info),
+		field("probed commit", info.FetchProbeCommit),
+		field("probe error", info.FetchProbeError),
+		healthField(info.Package),
+		syncField(s, info.Package),
 	)
 }
 
@@ -388,8 +339,8 @@ good. What was mirrored before never changes.`,
 		if err != nil {
 			return err
 		}
-		raw, err := c.post(cmd.Context(), "/api/review/"+args[0], map[string]string{"decision": args[1]})
-		return show(p, r, raw, err, func(s *screen, info packageInfo) { s.fields(packageFields(s, info)...) })
+		raw, err := c.post(cmd.Context(), wire.Path(wire.ReviewRoute, args[0]), wire.Review{Decision: args[1]})
+		return show(p, r, raw, err, func(s *screen, info wire.Checked) { s.fields(packageFields(s, info.Package)...) })
 	}
 	return cmd
 }

@@ -8,6 +8,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/spf13/cobra"
 
+	"github.com/francescobianco/packbase/api/wire"
 	"github.com/francescobianco/packbase/storage"
 )
 
@@ -39,13 +40,13 @@ func (p *program) jobsCommand() *cobra.Command {
 			}
 			return p.followJob(cmd, r, c, follow)
 		}
-		raw, err := c.get(cmd.Context(), "/api/jobs", query("state", state, "package", pkg, "limit", strconv.Itoa(limit)))
+		raw, err := c.get(cmd.Context(), wire.JobsRoute, query("state", state, "package", pkg, "limit", strconv.Itoa(limit)))
 		return show(p, r, raw, err, drawJobs)
 	}
 	p.completeFlags(cmd, r)
 	cmd.AddCommand(
-		p.jobCommand("retry", "Have a job done again that ended without success"),
-		p.jobCommand("cancel", "End a job that is queued, or have a running one stop"),
+		p.jobCommand("retry", wire.RetryRoute, "Have a job done again that ended without success"),
+		p.jobCommand("cancel", wire.CancelRoute, "End a job that is queued, or have a running one stop"),
 	)
 	return cmd
 }
@@ -58,7 +59,7 @@ func (p *program) completeFlags(cmd *cobra.Command, r *remote) {
 }
 
 // jobCommand returns `packbase jobs retry` or `cancel`.
-func (p *program) jobCommand(verb, short string) *cobra.Command {
+func (p *program) jobCommand(verb, route, short string) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     verb + " ID",
 		Short:   short,
@@ -75,8 +76,8 @@ func (p *program) jobCommand(verb, short string) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		raw, err := c.post(cmd.Context(), "/api/jobs/"+args[0]+"/"+verb, nil)
-		return show(p, r, raw, err, drawJob)
+		raw, err := c.post(cmd.Context(), wire.Path(route, args[0]), nil)
+		return show(p, r, raw, err, func(s *screen, j wire.Job) { drawJob(s, job{Job: j}) })
 	}
 	return cmd
 }
@@ -100,20 +101,15 @@ func (p *program) followJob(cmd *cobra.Command, r *remote, c *client, id string)
 	return j.err()
 }
 
-// jobPage is what /api/jobs answers.
-type jobPage struct {
-	Jobs []job  `json:"jobs"`
-	Next string `json:"next"` // the path of the next page, if there is one
-}
-
-func drawJobs(s *screen, page jobPage) {
+func drawJobs(s *screen, page wire.Jobs) {
 	if len(page.Jobs) == 0 {
 		s.printf("no jobs\n")
 		return
 	}
 	var rows [][]cell
-	for _, j := range page.Jobs {
-		rows = append(rows, []cell{{text: j.ID}, {j.State, stateColour(j.State)}, {text: j.name()}, {text: s.ago(j.CreatedAt)}, {text: took(s, j)}, {text: outcome(j)}})
+	for _, each := range page.Jobs {
+		j := job{Job: each}
+		rows = append(rows, []cell{{text: j.ID}, {j.State, stateColour(j.State)}, {text: j.name()}, {text: s.ago(&j.CreatedAt)}, {text: took(s, j)}, {text: outcome(j)}})
 	}
 	s.table([]string{"JOB", "STATE", "PACKAGE", "ASKED FOR", "TOOK", "OUTCOME"}, rows)
 	drawMore(s, page.Next != "")
@@ -136,9 +132,9 @@ func outcome(j job) string {
 	case j.State == storage.Running:
 		return fmt.Sprintf("%s %s", j.step(), amount(j.Progress))
 	case j.State == storage.Succeeded && j.Kind == storage.FetchPackage:
-		done := j.fetched()
+		done := j.Fetched()
 		return fmt.Sprintf("%s, %d new", plural(done.Count, "release"), done.Created)
-	case j.Error != nil:
+	case j.Error.Code != "":
 		return j.Error.Code + ": " + j.Error.Message
 	}
 	return "-"
@@ -151,7 +147,7 @@ func drawJob(s *screen, j job) {
 		field("package", j.Package),
 		{{text: "state"}, {j.State, stateColour(j.State)}},
 		field("attempts", strconv.Itoa(j.Attempts)),
-		field("asked for", s.when(j.CreatedAt)),
+		field("asked for", s.when(&j.CreatedAt)),
 		field("took", took(s, j)),
 		field("outcome", outcome(j)),
 	}

@@ -7,14 +7,9 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-)
 
-// packageNames is what /api/list answers.
-type packageNames struct {
-	All        []string `json:"packages"`
-	Local      []string `json:"local_packages"`
-	Registered []string `json:"registered_packages"`
-}
+	"github.com/francescobianco/packbase/api/wire"
+)
 
 func (p *program) listCommand() *cobra.Command {
 	var local, registered bool
@@ -39,9 +34,9 @@ and those in the catalog (registered).`,
 		if err != nil {
 			return err
 		}
-		raw, err := c.get(cmd.Context(), "/api/list", nil)
-		return show(p, r, raw, err, func(s *screen, n packageNames) {
-			names := n.All
+		raw, err := c.get(cmd.Context(), wire.ListRoute, nil)
+		return show(p, r, raw, err, func(s *screen, n wire.List) {
+			names := n.Packages
 			switch {
 			case local:
 				names = n.Local
@@ -72,17 +67,6 @@ func drawNames(s *screen, names, local []string) {
 	}
 }
 
-// found is what /api/search answers.
-type found struct {
-	Total   int `json:"total"`
-	Results []struct {
-		Package     string `json:"package"`
-		Description string `json:"description"`
-		Upstream    string `json:"upstream"`
-		LatestTag   string `json:"latest_tag"`
-	} `json:"results"`
-}
-
 func (p *program) searchCommand() *cobra.Command {
 	var limit int
 	cmd := &cobra.Command{
@@ -99,7 +83,7 @@ func (p *program) searchCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		raw, err := c.get(cmd.Context(), "/api/search", query("q", strings.Join(args, " "), "limit", strconv.Itoa(limit)))
+		raw, err := c.get(cmd.Context(), wire.SearchRoute, query("q", strings.Join(args, " "), "limit", strconv.Itoa(limit)))
 		return show(p, r, raw, err, drawFound)
 	}
 	return cmd
@@ -109,7 +93,7 @@ func addLimit(cmd *cobra.Command, limit *int) {
 	cmd.Flags().IntVar(limit, "limit", 20, "how many to show")
 }
 
-func drawFound(s *screen, f found) {
+func drawFound(s *screen, f wire.Found) {
 	if len(f.Results) == 0 {
 		s.printf("nothing found\n")
 		return
@@ -140,11 +124,11 @@ func (p *program) completePackage(r *remote) completer {
 		if len(args) > 0 {
 			return nil, cobra.ShellCompDirectiveNoFileComp
 		}
-		n, err := complete[packageNames](cmd.Context(), p, r, "/api/list")
+		n, err := complete[wire.List](cmd.Context(), p, r, wire.ListRoute)
 		if err != nil {
 			return nil, cobra.ShellCompDirectiveError
 		}
-		return n.All, cobra.ShellCompDirectiveNoFileComp
+		return n.Packages, cobra.ShellCompDirectiveNoFileComp
 	}
 }
 
@@ -154,7 +138,7 @@ func (p *program) completeRelease(r *remote) completer {
 		if len(args) != 1 || packageArg(args[0]) != nil {
 			return p.completePackage(r)(cmd, args, toComplete)
 		}
-		info, err := complete[packageInfo](cmd.Context(), p, r, "/api/info/"+args[0])
+		info, err := complete[wire.Package](cmd.Context(), p, r, wire.Path(wire.InfoRoute, args[0]))
 		if err != nil {
 			return nil, cobra.ShellCompDirectiveError
 		}

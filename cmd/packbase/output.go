@@ -189,12 +189,15 @@ func yesNo(b bool) string {
 
 func size(n int64) string { return humanize.IBytes(uint64(max(n, 0))) }
 
+// number returns "12,345".
+func number(n int) string { return humanize.Comma(int64(n)) }
+
 // plural returns "1 release", "2 releases".
-func plural(n int64, noun string) string {
+func plural(n int, noun string) string {
 	if n != 1 {
 		noun += "s"
 	}
-	return humanize.Comma(n) + " " + noun
+	return number(n) + " " + noun
 }
 
 // when returns a time as people say it and as clocks show it, in the zone of now.

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/francescobianco/packbase/api/wire"
 	"github.com/francescobianco/packbase/storage"
 )
 
@@ -58,8 +59,8 @@ func TestDraw(t *testing.T) {
 		t.Fatal(err)
 	}
 	c := newClient(base, "")
-	info := parse[packageInfo](t, "info")
-	fetched := job{Package: "clap", Result: []byte(`{"package":"clap","tag":"v1.1.0","tarballs_created":1,"tarball_count":2}`)}
+	info := parse[wire.Package](t, "info")
+	fetched := job{Job: wire.Job{Package: "clap", Result: []byte(`{"package":"clap","tag":"v1.1.0","tarballs_created":1,"tarball_count":2}`)}}
 	tests := []struct {
 		name string
 		draw func(*screen)
@@ -67,14 +68,14 @@ func TestDraw(t *testing.T) {
 		{"info", func(s *screen) { drawPackage(s, c, info) }},
 		{"info_release", func(s *screen) { drawRelease(s, c, info, &info.Tarballs[0]) }},
 		{"info_snapshot", func(s *screen) { drawRelease(s, c, info, &info.Snapshots[0]) }},
-		{"check", func(s *screen) { drawCheck(s, info) }},
+		{"check", func(s *screen) { drawCheck(s, wire.Checked{Package: info}) }},
 		{"fetched", func(s *screen) { drawFetched(s, c, fetched, info) }},
-		{"queued", func(s *screen) { drawQueued(s, parse[queued](t, "queued")) }},
-		{"search", func(s *screen) { drawFound(s, parse[found](t, "search")) }},
+		{"queued", func(s *screen) { drawQueued(s, parse[wire.Queued](t, "queued")) }},
+		{"search", func(s *screen) { drawFound(s, parse[wire.Found](t, "search")) }},
 		{"list", func(s *screen) { drawNames(s, []string{"a", "clap"}, []string{"clap"}) }},
-		{"jobs", func(s *screen) { drawJobs(s, parse[jobPage](t, "jobs")) }},
-		{"job", func(s *screen) { drawJob(s, parse[jobPage](t, "jobs").Jobs[1]) }},
-		{"status", func(s *screen) { drawStatus(s, c, parse[status](t, "status")) }},
+		{"jobs", func(s *screen) { drawJobs(s, parse[wire.Jobs](t, "jobs")) }},
+		{"job", func(s *screen) { drawJob(s, job{Job: parse[wire.Jobs](t, "jobs").Jobs[1]}) }},
+		{"status", func(s *screen) { drawStatus(s, c, parse[wire.Status](t, "status")) }},
 		{"status_watched", func(s *screen) {
 			page := statusPage(s, c, []byte(`{"release":"1.0.0","update":{"state":"idle"}}`), nil)
 			s.turn(true, page)
@@ -100,10 +101,10 @@ func TestDraw(t *testing.T) {
 func TestProgress(t *testing.T) {
 	t.Parallel()
 	soon := testNow.Add(4 * time.Second)
-	running := func(step string, done, total int64, unit string) job {
-		return job{Package: "clap", State: storage.Running, Progress: jobProgress{Step: step, Done: done, Total: total, Unit: unit}}
+	running := func(step string, done, total int64, unit string) wire.Job {
+		return wire.Job{Package: "clap", State: storage.Running, Progress: wire.Progress{Step: step, Done: done, Total: total, Unit: unit}}
 	}
-	states := []job{
+	states := []wire.Job{
 		{Package: "clap", State: storage.Queued},
 		running("list refs", 0, 0, ""),
 		running("download", 700_000, 0, "bytes"),
@@ -113,7 +114,7 @@ func TestProgress(t *testing.T) {
 		running("unpack", 3000, 4000, "objects"),
 		running("unpack", 4000, 4000, "objects"),
 		running("build", 4, 7, "tags"),
-		{Package: "clap", State: storage.Queued, Attempts: 1, NextTryAt: &soon, Error: &jobError{"upstream_timeout", "upstream\x1b[2J is too slow"}},
+		{Package: "clap", State: storage.Queued, Attempts: 1, NextTryAt: &soon, Error: wire.Failure{Code: "upstream_timeout", Message: "upstream\x1b[2J is too slow"}},
 		{Package: "clap", State: storage.Succeeded},
 	}
 	for _, at := range []struct {
@@ -126,7 +127,7 @@ func TestProgress(t *testing.T) {
 			now := testNow
 			g := &progress{s: &screen{out: &out, width: at.width, now: func() time.Time { return now }}}
 			for _, j := range states {
-				g.show(j)
+				g.show(job{Job: j})
 				now = now.Add(time.Second)
 			}
 			g.clear()
@@ -152,7 +153,7 @@ func TestTimeLeft(t *testing.T) {
 		{"no total", 5, 0, time.Minute, ""},
 	}
 	for _, tt := range tests {
-		if got := timeLeft(jobProgress{Done: tt.done, Total: tt.total}, tt.elapsed); got != tt.want {
+		if got := timeLeft(wire.Progress{Done: tt.done, Total: tt.total}, tt.elapsed); got != tt.want {
 			t.Errorf("%s: got %q, want %q", tt.name, got, tt.want)
 		}
 	}
@@ -189,7 +190,7 @@ func TestHostileText(t *testing.T) {
 		}
 	}
 	c := newClient(must(parseBase(defaultURL)), "")
-	got := c.gitURL("x", &tarball{Tag: "a b$(id)%"})
+	got := c.gitURL("x", &wire.Tarball{Tag: "a b$(id)%"})
 	if want := "git+http://127.0.0.1:8080/x#a%20b$(id)%25"; got != want {
 		t.Errorf("gitURL = %s, want %s", got, want)
 	}
@@ -227,7 +228,7 @@ func TestScreen(t *testing.T) {
 func TestAdvice(t *testing.T) {
 	t.Parallel()
 	for _, code := range []string{"no_tags", "no_such_ref", "name_conflict", "upstream_not_git", "upstream_address", "upstream_auth", "internal", "upstream_unavailable", ""} {
-		e := &jobEndError{ID: "1", State: storage.Failed, jobError: jobError{code, "it broke"}}
+		e := &jobEndError{ID: "1", State: storage.Failed, Failure: wire.Failure{Code: code, Message: "it broke"}}
 		message, advice, _ := strings.Cut(e.Error(), "\n")
 		if message != "job 1 failed: it broke" || !strings.HasSuffix(advice, ".") {
 			t.Errorf("%s: got %q, want what to do on a second line", code, e.Error())

@@ -7,6 +7,8 @@ import (
 	"unicode/utf8"
 
 	"github.com/dustin/go-humanize"
+
+	"github.com/francescobianco/packbase/api/wire"
 )
 
 // A progress shows how far a job is: on a terminal one line that is drawn
@@ -81,13 +83,13 @@ func cutLine(s *screen, line string) string {
 	return cut(line, s.width-1)
 }
 
-func bar(p jobProgress, width int) string {
+func bar(p wire.Progress, width int) string {
 	full := int(int64(width) * min(p.Done, p.Total) / p.Total)
 	return "[" + strings.Repeat("=", full) + strings.Repeat(" ", width-full) + "]"
 }
 
 // amount returns "4/7 tags", "3.1 MiB/7.0 MiB", or what is known of it.
-func amount(p jobProgress) string {
+func amount(p wire.Progress) string {
 	switch {
 	case p.Unit == "bytes" && p.Total > 0:
 		return size(p.Done) + "/" + size(p.Total)
@@ -102,7 +104,7 @@ func amount(p jobProgress) string {
 }
 
 // timeLeft supposes that the step goes on as fast as it went so far.
-func timeLeft(p jobProgress, elapsed time.Duration) string {
+func timeLeft(p wire.Progress, elapsed time.Duration) string {
 	// What is said too early is wrong too often.
 	if p.Total <= 0 || p.Done <= 0 || p.Done >= p.Total || elapsed < time.Second {
 		return ""

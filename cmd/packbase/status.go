@@ -12,58 +12,15 @@ import (
 	"github.com/dustin/go-humanize"
 	"github.com/spf13/cobra"
 
+	"github.com/francescobianco/packbase/api/wire"
 	"github.com/francescobianco/packbase/storage"
 )
 
-// status is what /api/status answers.
-type status struct {
-	Release   string           `json:"release"`
-	Packages  int64            `json:"packages_total"`
-	Healthy   int64            `json:"packages_healthy"`
-	Unhealthy int64            `json:"packages_unhealthy"`
-	Frozen    int64            `json:"packages_frozen"`
-	Releases  int64            `json:"releases_total"`
-	Bytes     int64            `json:"size_bytes"`
-	Languages map[string]int64 `json:"languages"`
-	Update    updateStatus     `json:"update"`
-	Queue     struct {
-		storage.QueueCounts
-		Workers []storage.WorkerState `json:"workers"`
-	} `json:"queue"`
-	MovedTags int64  `json:"moved_tags"`
-	Auth      string `json:"auth"`
-	Blobs     struct {
-		Since   *time.Time `json:"checked_since"`
-		Behind  int64      `json:"behind"`
-		Damaged int64      `json:"damaged"`
-	} `json:"blobs"`
-	Replication *struct {
-		Central  string `json:"central"`
-		Seq      int64  `json:"seq"`
-		Head     int64  `json:"head"`
-		Halted   string `json:"halted"`
-		SetAside int64  `json:"set_aside"`
-	} `json:"replication"` // of an edge
-}
-
-// updateStatus is the update that runs, or the last one.
-type updateStatus struct {
-	State     string     `json:"state"` // idle, running, queued or cooldown
-	StartedAt *time.Time `json:"started_at"`
-	EndedAt   *time.Time `json:"ended_at"`
-	JobID     string     `json:"job_id"` // "" if none is open
-	Done      int64      `json:"done"`   // packages
-	Total     int64      `json:"total"`
-	LastState string     `json:"last_state"`
-	storage.Counters
-	DiskFree int64 `json:"disk_free"` // bytes; -1 if not known
-}
-
 // counterFields say what an update found and did.
-func counterFields(n *storage.Counters) [][]cell {
+func counterFields(n *wire.Counters) [][]cell {
 	return [][]cell{
 		field("catalog", fmt.Sprintf("%s: %d added, %d updated, %d removed, %d skipped",
-			plural(int64(n.SourcePackages), "package"), n.SourceAdded, n.SourceUpdated, n.SourceRemoved, n.SourceSkipped)),
+			plural(n.SourcePackages, "package"), n.SourceAdded, n.SourceUpdated, n.SourceRemoved, n.SourceSkipped)),
 		field("upstreams", fmt.Sprintf("%d scanned, %d synced, %d failed", n.ReposScanned, n.PackagesSynced, n.SourceRepoFailed)),
 		field("tarballs", fmt.Sprintf("%d new, %d present", n.TarballsCreated, n.TarballsPresent)),
 	}
@@ -88,8 +45,8 @@ func (p *program) statusCommand() *cobra.Command {
 		if watch {
 			return p.watchStatus(cmd.Context(), r, c)
 		}
-		raw, err := c.get(cmd.Context(), "/api/status", nil)
-		return show(p, r, raw, err, func(s *screen, st status) { drawStatus(s, c, st) })
+		raw, err := c.get(cmd.Context(), wire.StatusRoute, nil)
+		return show(p, r, raw, err, func(s *screen, st wire.Status) { drawStatus(s, c, st) })
 	}
 	return cmd
 }
@@ -99,7 +56,7 @@ func (p *program) statusCommand() *cobra.Command {
 func (p *program) watchStatus(ctx context.Context, r *remote, c *client) error {
 	s := p.screen(p.stdout)
 	for first := true; ; first = false {
-		raw, err := c.get(ctx, "/api/status", nil)
+		raw, err := c.get(ctx, wire.StatusRoute, nil)
 		switch {
 		case ctx.Err() != nil:
 			return nil
@@ -121,9 +78,9 @@ func statusPage(s *screen, c *client, raw []byte, err error) string {
 	var page strings.Builder
 	frame := *s
 	frame.out = &page
-	var st status
+	var st wire.Status
 	if err == nil {
-		st, err = decode[status](raw)
+		st, err = decode[wire.Status](raw)
 	}
 	if err != nil {
 		frame.printf("%s\n", err)
@@ -148,14 +105,14 @@ func (s *screen) turn(first bool, page string) {
 	s.printf("\x1b[H%s\x1b[K\n\x1b[J", strings.Join(lines, "\x1b[K\n"))
 }
 
-func drawStatus(s *screen, c *client, st status) {
+func drawStatus(s *screen, c *client, st wire.Status) {
 	s.printf("%s at %s\n\n", s.paint(bold, "packbase "+printable(st.Release)), c.base)
 	s.fields(
-		field("packages", fmt.Sprintf("%s, with %s of %s", humanize.Comma(st.Packages), plural(st.Releases, "release"), size(st.Bytes))),
-		[]cell{{text: "healthy"}, {humanize.Comma(st.Healthy), green}},
-		[]cell{{text: "unhealthy"}, {humanize.Comma(st.Unhealthy), alarm(st.Unhealthy)}},
-		[]cell{{text: "frozen"}, {humanize.Comma(st.Frozen), alarm(st.Frozen)}},
-		field("moved tags", humanize.Comma(st.MovedTags)),
+		field("packages", fmt.Sprintf("%s, with %s of %s", number(st.PackagesTotal), plural(st.Releases, "release"), size(st.Bytes))),
+		[]cell{{text: "healthy"}, {number(st.PackagesHealthy), green}},
+		[]cell{{text: "unhealthy"}, {number(st.PackagesUnhealthy), alarm(st.PackagesUnhealthy)}},
+		[]cell{{text: "frozen"}, {number(st.PackagesFrozen), alarm(st.PackagesFrozen)}},
+		field("moved tags", number(st.MovedTags)),
 		[]cell{{text: "bytes"}, {bytesText(s, &st), alarm(st.Blobs.Behind + st.Blobs.Damaged)}},
 		field("languages", countsText(st.Languages)),
 		field("disk free", sizeText(st.Update.DiskFree)),
@@ -170,10 +127,10 @@ func drawStatus(s *screen, c *client, st status) {
 }
 
 // bytesText says how the reading of all stored bytes stands.
-func bytesText(s *screen, st *status) string {
+func bytesText(s *screen, st *wire.Status) string {
 	b := &st.Blobs
-	text := "all read since " + s.when(b.Since)
-	if b.Since == nil {
+	text := "all read since " + s.when(b.CheckedSince)
+	if b.CheckedSince == nil {
 		text = "none are stored"
 	}
 	if b.Behind > 0 {
@@ -185,18 +142,18 @@ func bytesText(s *screen, st *status) string {
 	return text
 }
 
-func drawReplication(s *screen, st status) {
+func drawReplication(s *screen, st wire.Status) {
 	r := st.Replication
 	s.printf("\n%s\n", s.paint(bold, "replication"))
 	rows := [][]cell{field("central", printable(r.Central)), field("changes", fmt.Sprintf("%s of %s", humanize.Comma(r.Seq), humanize.Comma(r.Head))),
-		{{text: "set aside"}, {humanize.Comma(r.SetAside), alarm(r.SetAside)}}}
+		{{text: "set aside"}, {number(r.SetAside), alarm(r.SetAside)}}}
 	if r.Halted != "" {
 		rows = append(rows, []cell{{text: "halted"}, {printable(r.Halted), red}})
 	}
 	s.fields(rows...)
 }
 
-func updateFields(s *screen, u *updateStatus) [][]cell {
+func updateFields(s *screen, u *wire.Update) [][]cell {
 	rows := [][]cell{{{text: "state"}, {u.State, stateColour(u.State)}}}
 	if u.State == storage.Running {
 		rows = append(rows, field("done", fmt.Sprintf("%d of %s", u.Done, plural(u.Total, "package"))))
@@ -211,7 +168,7 @@ func updateFields(s *screen, u *updateStatus) [][]cell {
 	return append(rows, counterFields(&u.Counters)...)
 }
 
-func drawQueue(s *screen, st status) {
+func drawQueue(s *screen, st wire.Status) {
 	q := &st.Queue
 	s.printf("\n%s\n", s.paint(bold, "queue"))
 	s.fields(
@@ -219,7 +176,7 @@ func drawQueue(s *screen, st status) {
 		field("active", fmt.Sprint(q.Active)),
 		field("scheduled", fmt.Sprint(q.Scheduled)),
 		field("to try again", fmt.Sprint(q.Retry)),
-		[]cell{{text: "failed in a day"}, {fmt.Sprint(q.Failed), alarm(int64(q.Failed))}},
+		[]cell{{text: "failed in a day"}, {fmt.Sprint(q.Failed), alarm(q.Failed)}},
 	)
 	s.printf("\n")
 	if len(q.Workers) == 0 {
@@ -233,7 +190,7 @@ func drawQueue(s *screen, st status) {
 	s.table([]string{"WORKER", "JOBS", "DOING"}, rows)
 }
 
-func doingText(jobs []storage.Doing) string {
+func doingText(jobs []wire.Doing) string {
 	var parts []string
 	for _, d := range jobs {
 		parts = append(parts, strings.TrimSpace(fmt.Sprintf("%s %s %s", cmp.Or(d.Package, d.Kind), d.Progress.Step, amount(d.Progress))))
@@ -241,7 +198,7 @@ func doingText(jobs []storage.Doing) string {
 	return strings.Join(parts, ", ")
 }
 
-func alarm(n int64) colour {
+func alarm(n int) colour {
 	if n > 0 {
 		return red
 	}
@@ -255,7 +212,7 @@ func sizeText(n int64) string {
 	return size(n)
 }
 
-func countsText(counts map[string]int64) string {
+func countsText(counts map[string]int) string {
 	var parts []string
 	for _, name := range slices.Sorted(maps.Keys(counts)) {
 		parts = append(parts, fmt.Sprintf("%s %d", name, counts[name]))

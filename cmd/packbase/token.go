@@ -7,14 +7,9 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/francescobianco/packbase/api/wire"
 	"github.com/francescobianco/packbase/storage"
 )
-
-// newToken is what POST /api/tokens answers.
-type newToken struct {
-	storage.Token
-	Secret string `json:"token"`
-}
 
 func (p *program) tokenCommand() *cobra.Command {
 	cmd := &cobra.Command{
@@ -56,20 +51,20 @@ and Git it is the password in the URL: http://x:TOKEN@host/package.`,
 		if name == "" {
 			return usage("--name is missing: it says what the token is for, and revokes it")
 		}
-		in := map[string]string{"name": name, "scope": scope}
+		in := wire.CreateToken{Name: name, Scope: scope}
 		if expires != "" {
 			d, err := parseDays(expires)
 			if err != nil {
 				return err
 			}
-			in["expires"] = time.Now().Add(d).UTC().Format(time.RFC3339)
+			in.Expires = time.Now().Add(d).UTC().Format(time.RFC3339)
 		}
 		c, err := p.client(r)
 		if err != nil {
 			return err
 		}
-		raw, err := c.post(cmd.Context(), "/api/tokens", in)
-		return show(p, r, raw, err, func(s *screen, t newToken) { s.printf("%s\n", printable(t.Secret)) })
+		raw, err := c.post(cmd.Context(), wire.TokensRoute, in)
+		return show(p, r, raw, err, func(s *screen, t wire.NewToken) { s.printf("%s\n", printable(t.Secret)) })
 	}
 	return cmd
 }
@@ -99,8 +94,8 @@ func (p *program) tokenListCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		raw, err := c.get(cmd.Context(), "/api/tokens", nil)
-		return show(p, r, raw, err, func(s *screen, all struct{ Tokens []storage.Token }) {
+		raw, err := c.get(cmd.Context(), wire.TokensRoute, nil)
+		return show(p, r, raw, err, func(s *screen, all wire.Tokens) {
 			var rows [][]cell
 			for _, t := range all.Tokens {
 				expires := "never"
@@ -132,8 +127,8 @@ func (p *program) tokenRevokeCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		raw, err := c.post(cmd.Context(), "/api/tokens/"+args[0]+"/revoke", nil)
-		return show(p, r, raw, err, func(s *screen, _ struct{}) { s.printf("%s is revoked\n", printable(args[0])) })
+		raw, err := c.post(cmd.Context(), wire.Path(wire.RevokeRoute, args[0]), nil)
+		return show(p, r, raw, err, func(s *screen, _ wire.Revoked) { s.printf("%s is revoked\n", printable(args[0])) })
 	}
 	return cmd
 }
@@ -161,21 +156,10 @@ follow; what they and others have read already they keep.`,
 		if err != nil {
 			return err
 		}
-		raw, err := c.post(cmd.Context(), "/api/visibility/"+args[0], map[string]string{"visibility": args[1]})
-		return show(p, r, raw, err, func(s *screen, info packageInfo) { s.fields(packageFields(s, info)...) })
+		raw, err := c.post(cmd.Context(), wire.Path(wire.VisibilityRoute, args[0]), wire.Visibility{Visibility: args[1]})
+		return show(p, r, raw, err, func(s *screen, info wire.Checked) { s.fields(packageFields(s, info.Package)...) })
 	}
 	return cmd
-}
-
-// removal is what POST /api/remove answers.
-type removal struct {
-	Package string `json:"package"`
-	Removed []struct {
-		Tag    string `json:"tag"`
-		Commit string `json:"commit"`
-	} `json:"removed"`
-	Left  []string `json:"still_served"`
-	Freed bool     `json:"name_released"`
 }
 
 func (p *program) removeCommand() *cobra.Command {
@@ -200,25 +184,25 @@ and the tags are never used again. The bytes go with the next packbase gc.`,
 		if reason == "" {
 			return usage("--reason is missing: all who ask for what was removed are told it")
 		}
-		in := map[string]string{"package": args[0], "reason": reason}
-		if len(args) == 2 {
-			key := "tag"
-			if storage.ValidOID(args[1]) {
-				key = "commit"
-			}
-			in[key] = args[1]
+		in := wire.Remove{Package: args[0], Reason: reason}
+		switch {
+		case len(args) == 1:
+		case storage.ValidOID(args[1]):
+			in.Commit = args[1]
+		default:
+			in.Tag = args[1]
 		}
 		c, err := p.client(r)
 		if err != nil {
 			return err
 		}
-		raw, err := c.post(cmd.Context(), "/api/remove", in)
+		raw, err := c.post(cmd.Context(), wire.RemoveRoute, in)
 		return show(p, r, raw, err, drawRemoval)
 	}
 	return cmd
 }
 
-func drawRemoval(s *screen, done removal) {
+func drawRemoval(s *screen, done wire.Removed) {
 	for _, it := range done.Removed {
 		name := "@" + it.Tag
 		if it.Tag == "" {

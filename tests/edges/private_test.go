@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/francescobianco/packbase/api/wire"
 	"github.com/francescobianco/packbase/tests/harness"
 )
 
@@ -211,7 +212,7 @@ func TestRemoval(t *testing.T) {
 	}
 
 	harness.Eventually(t, "the record is kept", func() bool {
-		var jobs struct{ Jobs []harness.Job }
+		var jobs struct{ Jobs []wire.Job }
 		decode(t, central.Get("/api/jobs?state=queued"), &jobs)
 		running := jobs
 		decode(t, central.Get("/api/jobs?state=running"), &running)

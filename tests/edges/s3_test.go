@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/francescobianco/packbase/api/wire"
 	"github.com/francescobianco/packbase/storage/blob/blobtest"
 	"github.com/francescobianco/packbase/storage/storagetest"
 	"github.com/francescobianco/packbase/tests/harness"
@@ -66,7 +67,7 @@ func TestS3(t *testing.T) {
 	s.Fetch(hello.URL)
 	all := served(t, s)
 
-	release := func(pkg, tag string) harness.Tarball {
+	release := func(pkg, tag string) wire.Tarball {
 		info := s.Info(pkg)
 		return info.Release(t, tag)
 	}
@@ -79,7 +80,7 @@ func TestS3(t *testing.T) {
 }
 
 // s3Ranges asks for parts of a tarball as HTTP has them.
-func s3Ranges(t *testing.T, s *harness.Server, r harness.Tarball) {
+func s3Ranges(t *testing.T, s *harness.Server, r wire.Tarball) {
 	t.Helper()
 	whole := s.Get(r.URL)
 	for _, tt := range []struct {

@@ -20,6 +20,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/francescobianco/packbase/api/wire"
 	"github.com/francescobianco/packbase/storage"
 	"github.com/francescobianco/packbase/storage/engines"
 	"github.com/francescobianco/packbase/tests/harness"
@@ -217,7 +218,7 @@ func (c *campaign) keepUpdating(ctx context.Context) {
 
 // acknowledged notes the job of an answer.
 func (c *campaign) acknowledged(a *harness.Answer, what string) {
-	var f harness.Fetched
+	var f wire.Fetched
 	if err := json.Unmarshal(a.Body, &f); err != nil || f.JobID == "" {
 		c.t.Errorf("%s: %v, answer without a job: %s", what, err, a.Body)
 		return

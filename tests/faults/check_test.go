@@ -24,6 +24,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/jackc/pgx/v5"
 
+	"github.com/francescobianco/packbase/api/wire"
 	"github.com/francescobianco/packbase/storage"
 	"github.com/francescobianco/packbase/storage/storagetest"
 	"github.com/francescobianco/packbase/tests/harness"
@@ -63,7 +64,7 @@ func (c *checker) see(value string, asked ...string) {
 	c.ledger[what] = value
 }
 
-func (c *checker) seeRelease(pkg string, r harness.Tarball) {
+func (c *checker) seeRelease(pkg string, r wire.Tarball) {
 	c.see(r.SHA256+" "+r.Commit+" "+r.Tree+" "+r.TagObject+" "+r.Zig.Hash, "info", pkg, r.Tag)
 }
 
@@ -81,7 +82,7 @@ func (c *checker) know(repos ...*harness.Repo) {
 func (c *checker) settled(most time.Duration, jobs ...string) {
 	c.t.Helper()
 	for _, id := range jobs {
-		var job harness.Job
+		var job wire.Job
 		harness.Within(c.t, most, "I1: job "+id+" has ended", func() bool {
 			job = c.s.Job(id)
 			return !job.Open()
@@ -212,7 +213,7 @@ func (c *checker) releases(pkg string, info harness.Info) {
 
 // tarball checks a release's tarball and manifest and returns the SHA-256 of
 // the tar stream.
-func (c *checker) tarball(pkg string, r harness.Tarball) string {
+func (c *checker) tarball(pkg string, r wire.Tarball) string {
 	c.t.Helper()
 	b := c.s.Get(r.URL)
 	c.see(sum(b), "tarball", pkg, r.Tag)

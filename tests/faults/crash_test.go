@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/francescobianco/packbase/api/wire"
 	"github.com/francescobianco/packbase/tests/harness"
 )
 
@@ -136,7 +137,7 @@ func (k *killing) askFor(repo *harness.Repo) (a *harness.Answer, job string) {
 		return nil, ""
 	}
 	if a.Status == http.StatusAccepted {
-		var f harness.Fetched
+		var f wire.Fetched
 		a.Into(k.t, &f)
 		job = f.JobID
 	}

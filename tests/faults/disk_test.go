@@ -12,6 +12,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/francescobianco/packbase/api/wire"
 	"github.com/francescobianco/packbase/tests/harness"
 )
 
@@ -48,7 +49,7 @@ func TestDiskFull(t *testing.T) {
 			t.Fatal(err)
 		}
 		id := s.Ask(repo.URL)
-		var job harness.Job
+		var job wire.Job
 		harness.Within(t, recoveryTime, "the job has ended or waits for room", func() bool {
 			job = s.Job(id)
 			return !job.Open() || job.Error.Code != ""
@@ -125,7 +126,7 @@ func (r *rotten) change(digest string, change func([]byte) []byte) {
 }
 
 // get returns the answer for a tarball, which must not be whole and wrong.
-func (r *rotten) get(rel harness.Tarball) *harness.Answer {
+func (r *rotten) get(rel wire.Tarball) *harness.Answer {
 	r.t.Helper()
 	a, err := r.s.TryDo(http.MethodGet, rel.URL, "", nil)
 	switch {
@@ -139,7 +140,7 @@ func (r *rotten) get(rel harness.Tarball) *harness.Answer {
 }
 
 // mended waits until a tarball is served again, and checks everything.
-func (r *rotten) mended(what string, rel harness.Tarball) {
+func (r *rotten) mended(what string, rel wire.Tarball) {
 	r.t.Helper()
 	harness.Eventually(r.t, what+" is mended", func() bool {
 		a := r.get(rel)

@@ -15,6 +15,7 @@ import (
 	"github.com/hibiken/asynq"
 	"github.com/redis/go-redis/v9"
 
+	"github.com/francescobianco/packbase/api/wire"
 	"github.com/francescobianco/packbase/storage"
 	"github.com/francescobianco/packbase/storage/engines"
 	"github.com/francescobianco/packbase/storage/queue"
@@ -123,7 +124,7 @@ func (f *redisFaults) kill9(t *testing.T) {
 				repos = repos[:2]
 				continue
 			}
-			var got harness.Fetched
+			var got wire.Fetched
 			a.Into(t, &got)
 			if a.Status != http.StatusAccepted || f.s.Job(got.JobID).ID != got.JobID {
 				t.Errorf("POST without Redis: status = %d, want 202 and a job\n%s", a.Status, a.Body)
@@ -182,7 +183,7 @@ func (f *redisFaults) relayKill(t *testing.T) {
 			for _, repo := range repos[1:] {
 				a, err := f.s.TryDo(http.MethodPost, "/api/fetch", fmt.Sprintf(`{"url":%q}`, f.g.of(repo)), nil)
 				if err == nil {
-					var got harness.Fetched
+					var got wire.Fetched
 					a.Into(t, &got)
 					jobs = append(jobs, got.JobID)
 				}
@@ -206,7 +207,7 @@ func (f *redisFaults) relayKill(t *testing.T) {
 // open returns the id of a package's open job, "" if there is none.
 func (f *redisFaults) open(t *testing.T, pkg string) string {
 	t.Helper()
-	var list struct{ Jobs []harness.Job }
+	var list struct{ Jobs []wire.Job }
 	if err := json.Unmarshal(f.s.Get("/api/jobs?package="+pkg), &list); err != nil {
 		t.Fatal(err)
 	}
@@ -219,7 +220,7 @@ func (f *redisFaults) open(t *testing.T, pkg string) string {
 // job returns the id of a package's newest job.
 func (f *redisFaults) job(t *testing.T, pkg string) string {
 	t.Helper()
-	var list struct{ Jobs []harness.Job }
+	var list struct{ Jobs []wire.Job }
 	if err := json.Unmarshal(f.s.Get("/api/jobs?package="+pkg), &list); err != nil {
 		t.Fatal(err)
 	}
@@ -317,7 +318,7 @@ func TestDuplicateDelivery(t *testing.T) {
 		if lists, packs := g.requests(name); lists != 1 || packs != 1 {
 			t.Errorf("%s was listed %d times and downloaded %d times, want once each", name, lists, packs)
 		}
-		if job := s.Job(id); job.Attempts != 1 || job.Result.Created != 2 {
+		if job := s.Job(id); job.Attempts != 1 || job.Fetched().Created != 2 {
 			t.Errorf("job = %+v, want one attempt that created 2", job)
 		}
 		c.know(repo)
@@ -342,7 +343,7 @@ func TestRecoveryTime(t *testing.T) {
 		s.Worker.SignalGroup(syscall.SIGKILL)
 		open()
 		s.Worker.Start()
-		var job harness.Job
+		var job wire.Job
 		took := harness.Within(t, recoveryTime, "the job has ended", func() bool {
 			job = s.Job(id)
 			return !job.Open()

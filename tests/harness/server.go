@@ -1,18 +1,17 @@
 package harness
 
 import (
-	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
-	"net/url"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 	"testing"
 
+	"github.com/francescobianco/packbase/api/wire"
 	"github.com/francescobianco/packbase/storage/storagetest"
 )
 
@@ -185,7 +184,7 @@ func (a *Answer) Into(t testing.TB, v any) {
 
 // Code returns the "code" of an error answer, "" if there is none.
 func (a *Answer) Code() string {
-	var body struct{ Code string }
+	var body wire.Error
 	_ = json.Unmarshal(a.Body, &body) // what is not JSON has no code
 	return body.Code
 }
@@ -234,27 +233,15 @@ func (s *Server) Get(path string) []byte {
 	return a.Body
 }
 
-// Fetched is what POST /api/fetch answers when the job has ended well.
-type Fetched struct {
-	JobID   string `json:"job_id"`
-	Package string `json:"package"`
-	Tag     string `json:"tag"`
-	Commit  string `json:"commit"`
-	URL     string `json:"url"`
-	Created int    `json:"tarballs_created"`
-	Present int    `json:"tarballs_present"`
-	Count   int    `json:"tarball_count"`
-}
-
 // Fetch has upstream mirrored and waits for that. Anything but success fails
 // the test.
-func (s *Server) Fetch(upstream string) Fetched {
+func (s *Server) Fetch(upstream string) wire.Fetched {
 	s.t.Helper()
 	a := s.TryFetch(upstream)
 	if a.Status != http.StatusOK {
 		s.t.Fatalf("fetch %s: status = %d, want 200\n%s", upstream, a.Status, a.Body)
 	}
-	var f Fetched
+	var f wire.Fetched
 	a.Into(s.t, &f)
 	return f
 }
@@ -262,62 +249,42 @@ func (s *Server) Fetch(upstream string) Fetched {
 // TryFetch is Fetch for when it may fail.
 func (s *Server) TryFetch(upstream string) *Answer {
 	s.t.Helper()
-	return s.Do(http.MethodPost, "/api/fetch?wait=300", fetchBody(s.t, upstream), nil)
+	return s.Do(http.MethodPost, wire.FetchRoute+"?wait=300", fetchBody(s.t, upstream), nil)
 }
 
 // Ask is Fetch without waiting. It returns the job's id.
 func (s *Server) Ask(upstream string) (job string) {
 	s.t.Helper()
-	a := s.Do(http.MethodPost, "/api/fetch", fetchBody(s.t, upstream), nil)
+	a := s.Do(http.MethodPost, wire.FetchRoute, fetchBody(s.t, upstream), nil)
 	if a.Status != http.StatusAccepted {
 		s.t.Fatalf("ask for %s: status = %d, want 202\n%s", upstream, a.Status, a.Body)
 	}
-	var f Fetched
-	a.Into(s.t, &f)
-	return f.JobID
+	var q wire.Queued
+	a.Into(s.t, &q)
+	return q.JobID
 }
 
 func fetchBody(t testing.TB, upstream string) string {
 	t.Helper()
-	var body bytes.Buffer
-	if err := json.NewEncoder(&body).Encode(map[string]string{"url": upstream}); err != nil {
+	body, err := json.Marshal(wire.Fetch{URL: upstream})
+	if err != nil {
 		t.Fatal(err)
 	}
-	return body.String()
+	return string(body)
 }
-
-// A Job is a job as /api/jobs shows it.
-type Job struct {
-	ID       string
-	Kind     string
-	Package  string
-	Target   string
-	State    string
-	Attempts int
-	Progress struct {
-		Step        string
-		Done, Total int64
-		Unit        string
-	}
-	Error  struct{ Code, Message string }
-	Result Fetched
-}
-
-// Open reports whether the job has not ended.
-func (j Job) Open() bool { return j.State == "queued" || j.State == "running" }
 
 // Job returns the job with the given id.
-func (s *Server) Job(id string) Job {
+func (s *Server) Job(id string) wire.Job {
 	s.t.Helper()
-	var j Job
-	if err := json.Unmarshal(s.Get("/api/jobs/"+id), &j); err != nil {
+	var j wire.Job
+	if err := json.Unmarshal(s.Get(wire.Path(wire.JobRoute, id)), &j); err != nil {
 		s.t.Fatal(err)
 	}
 	return j
 }
 
 // WaitJob waits for the end of a job.
-func (s *Server) WaitJob(id string) (j Job) {
+func (s *Server) WaitJob(id string) (j wire.Job) {
 	s.t.Helper()
 	Eventually(s.t, "job "+id+" has ended", func() bool {
 		j = s.Job(id)
@@ -326,60 +293,23 @@ func (s *Server) WaitJob(id string) (j Job) {
 	return j
 }
 
-// Info is what /api/info says of a package, as far as tests look at it.
-type Info struct {
-	Package      string
-	Upstream     string
-	LatestTag    string    `json:"latest_tag"`
-	TarballCount int       `json:"tarball_count"`
-	Tarballs     []Tarball // newest first
-	Snapshots    []Tarball
-	RejectedTags []struct{ Tag, OID, Code, Reason string } `json:"rejected_tags"`
-	MovedTags    []struct{ Tag, Old, New string }          `json:"moved_tags"`
-	LastSync     *struct {
-		OK    bool
-		Error struct{ Code, Message string }
-	} `json:"last_sync"`
-}
-
-// A Tarball is a release or a snapshot in Info.
-type Tarball struct {
-	Tag           string
-	URL           string // the path of the tarball
-	Size          int64  `json:"size_bytes"`
-	Commit        string `json:"git_commit_oid"`
-	Tree          string `json:"git_tree_oid"`
-	TagObject     string `json:"git_tag_oid"`
-	SHA256        string `json:"tarball_sha256"`
-	MD5           string `json:"tarball_md5"`
-	CRC32         string `json:"tarball_crc32"`
-	ContentDigest string `json:"content_digest"`
-	Zig           struct {
-		Hash       string
-		LegacyHash string `json:"legacy_hash"`
-		Name       string
-		Version    string
-		Problem    string
-		UsableWith []string `json:"usable_with"`
-		Warnings   []string
-	}
-	GitHidden string `json:"git_hidden"`
-}
+// Info is what /api/info says of a package.
+type Info wire.Package
 
 // Info returns what packbase says of a package, which must exist.
 func (s *Server) Info(pkg string) Info {
 	s.t.Helper()
 	var i Info
-	if err := json.Unmarshal(s.Get("/api/info/"+url.PathEscape(pkg)), &i); err != nil {
+	if err := json.Unmarshal(s.Get(wire.Path(wire.InfoRoute, pkg)), &i); err != nil {
 		s.t.Fatal(err)
 	}
 	return i
 }
 
 // Release returns one release of the package, which must have it.
-func (i Info) Release(t testing.TB, tag string) Tarball {
+func (i Info) Release(t testing.TB, tag string) wire.Tarball {
 	t.Helper()
-	n := slices.IndexFunc(i.Tarballs, func(r Tarball) bool { return r.Tag == tag })
+	n := slices.IndexFunc(i.Tarballs, func(r wire.Tarball) bool { return r.Tag == tag })
 	if n < 0 {
 		t.Fatalf("%s has no release %s, but %d others", i.Package, tag, len(i.Tarballs))
 	}

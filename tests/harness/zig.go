@@ -14,6 +14,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/francescobianco/packbase/api/wire"
 	"github.com/francescobianco/packbase/storage/storagetest"
 )
 
@@ -130,7 +131,7 @@ func (z *Zig) Fetch(url string) (hash string, err error) {
 func (z *Zig) LegacyHash() bool { return z.minor <= 13 }
 
 // Hash returns the hash that this Zig should print for a release.
-func (z *Zig) Hash(r Tarball) string {
+func (z *Zig) Hash(r wire.Tarball) string {
 	if z.LegacyHash() {
 		return r.Zig.LegacyHash
 	}
