@@ -96,6 +96,7 @@ func newAPI(cfg *Config, s *stores, reg prometheus.Registerer, log *slog.Logger)
 		Release: release, Token: cfg.Token, Open: open, ReadOnly: cfg.ReadOnly, Central: cfg.Central,
 		Source: cfg.Source, Cooldown: cfg.UpdateCooldown, MaxJobs: cfg.MaxJobs, Metrics: reg,
 		Scrub: cfg.Scrub, Pace: paceOf(cfg), Proxies: cfg.Proxies,
+		Names: cfg.Names, Pull: cfg.Pull, PullWait: cfg.PullWait,
 	}, log), nil
 }
 
