@@ -32,7 +32,8 @@ func main() {
 	queue.Quiet()
 	if err := run(ctx, os.Args[1:], os.Getenv, os.Stdin, os.Stdout, os.Stderr); err != nil {
 		code := exitCode(err)
-		if code != exitInterrupted { // whoever did that knows
+		var ran *commandError
+		if code != exitInterrupted && !errors.As(err, &ran) { // whoever did that knows
 			fmt.Fprintln(os.Stderr, "packbase:", err)
 		}
 		os.Exit(code)
@@ -69,7 +70,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdin i
 		p.replicateCommand(), p.fsckCommand(), p.verifyCommand(), p.gcCommand(), p.rebuildCommand())
 	root.AddCommand(p.childCommands()...)
 	root.AddCommand(p.fetchCommand(), p.updateCommand(), p.listCommand(), p.searchCommand(), p.infoCommand(), p.checkCommand(),
-		p.reviewCommand(), p.visibilityCommand(), p.removeCommand(), p.tokenCommand(), p.jobsCommand(), p.statusCommand(), p.doctorCommand(), p.versionCommand(), p.completionCommand(), exitCodesTopic())
+		p.reviewCommand(), p.visibilityCommand(), p.removeCommand(), p.tokenCommand(), p.jobsCommand(), p.statusCommand(), p.runCommand(), p.envCommand(), p.doctorCommand(), p.versionCommand(), p.completionCommand(), exitCodesTopic())
 	root.CompletionOptions.DisableDefaultCmd = true
 
 	// What goes wrong before a command begins is the command line's fault.
@@ -102,7 +103,10 @@ func exitCode(err error) int {
 	var answer *answerError
 	var away *awayError
 	var goingOn *goingOnError
+	var ran *commandError
 	switch {
+	case errors.As(err, &ran):
+		return ran.code
 	case errors.As(err, &bad):
 		return exitUsage
 	case errors.Is(err, context.Canceled):
