@@ -19,10 +19,15 @@ type History struct {
 }
 
 // KeepHistory stores the claimed package's history, in place of an older one.
-// Its blobs must be durable.
+// Its blobs must be durable. The pack is served whole: so there is none once
+// something of the package was removed, and where upstream moved the tag of a
+// release, the older one stays.
 func (db *DB) KeepHistory(ctx context.Context, c Claim, h History, pack, index Blob) error {
 	err := db.tx(ctx, func(tx pgx.Tx) error {
 		if err := holdFence(ctx, tx, c); err != nil {
+			return err
+		}
+		if ok, err := mayKeep(ctx, tx, c.Job.Package, h); err != nil || !ok {
 			return err
 		}
 		for _, b := range []Blob{pack, index} {
@@ -42,6 +47,15 @@ func (db *DB) KeepHistory(ctx context.Context, c Claim, h History, pack, index B
 		return fmt.Errorf("keep history of %s: %w", c.Job.Package, translate(err))
 	}
 	return nil
+}
+
+// mayKeep reports whether a history shows nothing else than what is released.
+func mayKeep(ctx context.Context, tx pgx.Tx, pkg string, h History) (ok bool, err error) {
+	err = tx.QueryRow(ctx, `
+		SELECT NOT EXISTS (SELECT FROM tombstones WHERE package = $1) AND NOT EXISTS (
+			SELECT FROM releases r JOIN jsonb_each_text($2) AS ref (name, oid) ON ref.name = 'refs/tags/' || r.tag
+			WHERE r.package = $1 AND ref.oid <> COALESCE(r.tag_oid, r.commit_oid))`, pkg, h.Refs).Scan(&ok)
+	return ok, err
 }
 
 // HistoryOf returns the history of pkg, or ErrNotFound if it has none.

@@ -148,7 +148,7 @@ func copyFixture(req Request) error {
 			target, err := from.Readlink(name)
 			return errors.Join(err, os.Symlink(target, to))
 		case !d.Type().IsRegular():
-			return fmt.Errorf("%s is neither a file nor a symlink", name)
+			return &Error{Code: "fixture_unfit", Message: fmt.Sprintf("%q in the fixture is neither a file nor a folder nor a symlink; take it out", name), Final: true}
 		}
 		return copyFile(from, name, to)
 	})

@@ -7,6 +7,8 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
+	"syscall"
 	"testing"
 )
 
@@ -119,4 +121,18 @@ func openCopied(t *testing.T, req Request) (source, error) {
 		return nil, err
 	}
 	return openSource(t.Context(), req, &eventWriter{w: bufio.NewWriter(io.Discard)})
+}
+
+// A fixture that holds something else than files is refused by the name of that.
+func TestFixtureOfOtherThanFiles(t *testing.T) {
+	t.Parallel()
+	fixtures := t.TempDir()
+	lay(t, fixtures, map[string]string{"plain/README": "x"})
+	if err := syscall.Mkfifo(filepath.Join(fixtures, "plain/pipe"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	err := copyFixture(Request{CloneURL: "fixture:plain", Fixtures: fixtures, Dir: t.TempDir()})
+	if e := asError(err); e == nil || e.Code != "fixture_unfit" || !e.Final || !strings.Contains(e.Message, `"pipe"`) {
+		t.Errorf("a named pipe: %v, want it refused by its name", err)
+	}
 }
