@@ -20,6 +20,8 @@ var imports = []struct {
 	may  []string
 }{
 	{"cmd", []string{"api", "worker", "storage", "migrations"}},
+	{"cmd/packbase/client", []string{"cmd/packbase/term", "api/wire", "storage"}},
+	{"cmd/packbase/term", nil},
 	{"api", []string{"storage"}},
 	{"api/wire", []string{"storage/zigpkg"}},
 	{"worker", []string{"storage"}},

@@ -6,16 +6,18 @@ import (
 	"runtime/debug"
 
 	"github.com/spf13/cobra"
+
+	"github.com/francescobianco/packbase/cmd/packbase/term"
 )
 
-func (p *program) versionCommand() *cobra.Command {
+func versionCommand(p *term.Program) *cobra.Command {
 	return &cobra.Command{
 		Use:     "version",
 		Short:   "Print the version of this program",
 		Example: "  packbase version",
 		Args:    cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
-			_, err := fmt.Fprintf(p.stdout, "packbase %s%s %s %s/%s\n", release, revision(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
+			_, err := fmt.Fprintf(p.Stdout, "packbase %s%s %s %s/%s\n", release, revision(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
 			return err
 		},
 	}
@@ -23,19 +25,21 @@ func (p *program) versionCommand() *cobra.Command {
 
 // revision returns the commit that this program was built from, if it is known.
 func revision() string {
-	info, ok := debug.ReadBuildInfo()
-	if !ok {
-		return ""
-	}
-	for _, s := range info.Settings {
-		if s.Key == "vcs.revision" {
-			return " (" + s.Value[:min(12, len(s.Value))] + ")"
+	id := commit
+	if info, ok := debug.ReadBuildInfo(); ok && id == "" {
+		for _, s := range info.Settings {
+			if s.Key == "vcs.revision" {
+				id = s.Value[:min(12, len(s.Value))]
+			}
 		}
 	}
-	return ""
+	if id == "" {
+		return ""
+	}
+	return " (" + id + ")"
 }
 
-func (p *program) completionCommand() *cobra.Command {
+func completionCommand(p *term.Program) *cobra.Command {
 	return &cobra.Command{
 		Use:   "completion bash|zsh|fish",
 		Short: "Print what makes a shell complete commands, packages and tags",
@@ -47,11 +51,11 @@ func (p *program) completionCommand() *cobra.Command {
 		RunE: func(cmd *cobra.Command, args []string) error {
 			switch root := cmd.Root(); args[0] {
 			case "bash":
-				return root.GenBashCompletionV2(p.stdout, true)
+				return root.GenBashCompletionV2(p.Stdout, true)
 			case "zsh":
-				return root.GenZshCompletion(p.stdout)
+				return root.GenZshCompletion(p.Stdout)
 			default:
-				return root.GenFishCompletion(p.stdout, true)
+				return root.GenFishCompletion(p.Stdout, true)
 			}
 		},
 	}

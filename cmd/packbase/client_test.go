@@ -21,6 +21,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/francescobianco/packbase/cmd/packbase/serve"
 	"github.com/francescobianco/packbase/storage"
 	"github.com/francescobianco/packbase/storage/queue/queuetest"
 	"github.com/francescobianco/packbase/storage/storagetest"
@@ -42,18 +43,18 @@ const testToken = "token-for-the-tests"
 // A server is a real one in this process: api, Postgres, Redis and blobs.
 type server struct {
 	url    string
-	cfg    *Config
-	stores *stores
+	cfg    *serve.Config
+	stores *serve.Stores
 	git    http.Handler
 	// before, if set, sees requests first; it returns true to answer itself.
 	before atomic.Pointer[func(http.ResponseWriter, *http.Request) bool]
 }
 
-func newServer(t *testing.T, change func(*Config)) *server {
+func newServer(t *testing.T, change func(*serve.Config)) *server {
 	t.Helper()
 	owner := storagetest.NewURL(t)
-	cfg := &Config{
-		Root: t.TempDir(), MigrateURL: owner, DatabaseURL: storagetest.AsServer(t, owner), RedisURL: queuetest.NewURL(t),
+	cfg := &serve.Config{
+		Release: release, Root: t.TempDir(), MigrateURL: owner, DatabaseURL: storagetest.AsServer(t, owner), RedisURL: queuetest.NewURL(t),
 		Token: testToken, Concurrency: 2, Lease: 15 * time.Second, Reconcile: 100 * time.Millisecond,
 		JobTimeout: time.Minute, JobAttempts: 1, Limits: ingest.DefaultLimits(),
 	}
@@ -67,15 +68,15 @@ func newServer(t *testing.T, change func(*Config)) *server {
 	if change != nil {
 		change(cfg)
 	}
-	if err := migrate(t.Context(), cfg); err != nil {
+	if err := serve.Migrate(t.Context(), cfg); err != nil {
 		t.Fatal(err)
 	}
 	s := &server{cfg: cfg}
-	if s.stores, err = openStores(t.Context(), cfg); err != nil {
+	if s.stores, err = serve.OpenStores(t.Context(), cfg); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { s.stores.close() })
-	api, err := newAPI(cfg, s.stores, nil, slog.New(slog.DiscardHandler))
+	t.Cleanup(func() { s.stores.Close() })
+	api, err := serve.NewAPI(cfg, s.stores, nil, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -93,7 +94,7 @@ func newServer(t *testing.T, change func(*Config)) *server {
 // work starts a worker, until the test ends.
 func (s *server) work(t *testing.T) {
 	t.Helper()
-	w, err := newWorker(s.cfg, s.stores, s.git, nil, slog.New(slog.DiscardHandler))
+	w, err := serve.NewWorker(s.cfg, s.stores, s.git, nil, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -112,7 +113,7 @@ func withHello(t *testing.T) *server {
 	t.Helper()
 	s := newServer(t, nil)
 	s.work(t)
-	if err := seedHello(t.Context(), s.cfg, s.stores); err != nil {
+	if err := serve.SeedHello(t.Context(), s.cfg, s.stores); err != nil {
 		t.Fatal(err)
 	}
 	return s
@@ -196,14 +197,14 @@ func TestCommands(t *testing.T) {
 		{"jobs follow no id", []string{"jobs", "--follow", "1"}, exitUsage, []string{"is not the id of a job"}},
 		{"jobs follow none", []string{"jobs", "--follow", "01a209ca-80e4-77ed-97ac-e240c8051a01"}, exitNotFound, nil},
 		{"jobs unknown verb", []string{"jobs", "stop", "1"}, exitUsage, []string{"unknown command"}},
-		{"status", []string{"status"}, 0, []string{"packbase dev at " + s.url, "1, with 1 release", "WORKER"}},
+		{"status", []string{"status"}, 0, []string{"packbase " + release + " at " + s.url, "1, with 1 release", "WORKER"}},
 		{"check", []string{"check", "hello"}, 0, []string{"ok hello", "probed commit"}},
 		{"check stored", []string{"check", "--stored", "hello"}, 0, []string{"ok hello"}},
 		{"check no package", []string{"check", "nope"}, exitNotFound, nil},
 		{"review what is not frozen", []string{"review", "hello", "accept"}, exitFailed, nil},
 		{"review no package", []string{"review", "nope", "keep"}, exitNotFound, nil},
 		{"review without a decision", []string{"review", "hello", "perhaps"}, exitUsage, []string{"accept or keep"}},
-		{"version", []string{"version"}, 0, []string{"packbase dev", "go1."}},
+		{"version", []string{"version"}, 0, []string{"packbase " + release, "go1."}},
 		{"exit codes", []string{"help", "exit-codes"}, 0, []string{"130  interrupted"}},
 		{"completion", []string{"completion", "fish"}, 0, []string{"complete -c packbase"}},
 		{"completion of another", []string{"completion", "csh"}, exitUsage, nil},
@@ -274,7 +275,7 @@ func TestJSON(t *testing.T) {
 func TestRefusals(t *testing.T) {
 	t.Parallel()
 	s := newServer(t, nil)
-	edge := newServer(t, func(c *Config) { c.ReadOnly, c.Central = true, "https://central.example" })
+	edge := newServer(t, func(c *serve.Config) { c.ReadOnly, c.Central = true, "https://central.example" })
 	closed := httptest.NewServer(nil)
 	closed.Close()
 	foreign := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -320,56 +321,6 @@ func TestRefusals(t *testing.T) {
 		got := cli(t.Context(), env, tt.args...)
 		if got.code != tt.code || !strings.Contains(got.err, tt.want) || strings.Contains(got.err, "secret") {
 			t.Errorf("%s: got %d %q, want %d and %q", tt.name, got.code, got.err, tt.code, tt.want)
-		}
-	}
-}
-
-func TestClientToken(t *testing.T) {
-	t.Parallel()
-	root := t.TempDir()
-	write := func(name, text string) string {
-		name = filepath.Join(root, name)
-		if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		return name
-	}
-	write("token", "of-packbase-up\n")
-	other, empty := write("other", "of-a-file"), write("empty", "")
-	here := map[string]string{"PACKBASE_ROOT": root}
-	tests := []struct {
-		name   string
-		server string
-		env    map[string]string
-		flags  remote
-		want   string
-		code   int
-	}{
-		{"none", defaultURL, nil, remote{}, "", 0},
-		{"of packbase up", defaultURL, here, remote{}, "of-packbase-up", 0},
-		{"of packbase up, by name", "http://localhost:8080", here, remote{}, "of-packbase-up", 0},
-		{"of packbase up, not for others", "https://packbase.example", here, remote{}, "", 0},
-		{"variable", defaultURL, map[string]string{"PACKBASE_ROOT": root, "PACKBASE_TOKEN": "of-the-variable"}, remote{}, "of-the-variable", 0},
-		{"flag", defaultURL, map[string]string{"PACKBASE_TOKEN": "of-the-variable"}, remote{token: "of-the-flag"}, "of-the-flag", 0},
-		{"file", "https://packbase.example", map[string]string{"PACKBASE_TOKEN": "of-the-variable"}, remote{tokenFile: other}, "of-a-file", 0},
-		{"file of variable", "https://packbase.example", map[string]string{"PACKBASE_TOKEN_FILE": other}, remote{}, "of-a-file", 0},
-		{"file that is not there", defaultURL, here, remote{tokenFile: other + "x"}, "", exitUsage},
-		{"empty file", defaultURL, here, remote{tokenFile: empty}, "", exitUsage},
-		{"both", defaultURL, here, remote{token: "a", tokenFile: other}, "", exitUsage},
-	}
-	for _, tt := range tests {
-		p := &program{getenv: func(name string) string { return tt.env[name] }}
-		base, err := parseBase(tt.server)
-		if err != nil {
-			t.Fatal(err)
-		}
-		got, err := p.clientToken(&tt.flags, base)
-		code := 0
-		if err != nil {
-			code = exitCode(err)
-		}
-		if got != tt.want || code != tt.code {
-			t.Errorf("%s: got %q, %v, want %q, exit code %d", tt.name, got, err, tt.want, tt.code)
 		}
 	}
 }
@@ -528,11 +479,11 @@ func TestUpdate(t *testing.T) {
 	s.cli(t, "update", "--wait", "--timeout", "1ms").check(t, exitGoingOn, "packbase status --watch")
 
 	// During a run, one more follows it.
-	claim, err := s.stores.db.ClaimJob(t.Context(), uuid.MustParse(s.onlyJob(t)), "test", time.Minute)
+	claim, err := s.stores.DB.ClaimJob(t.Context(), uuid.MustParse(s.onlyJob(t)), "test", time.Minute)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := s.stores.db.StartRun(t.Context(), claim); err != nil {
+	if err := s.stores.DB.StartRun(t.Context(), claim); err != nil {
 		t.Fatal(err)
 	}
 	s.cli(t, "update").check(t, 0, "one more follows it")
@@ -540,7 +491,7 @@ func TestUpdate(t *testing.T) {
 	go func() { done <- s.cli(t, "update", "--wait") }()
 	s.work(t)
 	end := storage.Outcome{State: storage.Succeeded, Result: storage.Counters{}}
-	if err := s.stores.db.EndJob(t.Context(), claim, end); err != nil {
+	if err := s.stores.DB.EndJob(t.Context(), claim, end); err != nil {
 		t.Fatal(err)
 	}
 	(<-done).check(t, 0, "ok the catalog is up to date", "0 scanned")
@@ -548,7 +499,7 @@ func TestUpdate(t *testing.T) {
 
 func TestUpdateCooldown(t *testing.T) {
 	t.Parallel()
-	s := newServer(t, func(c *Config) { c.UpdateCooldown = time.Minute })
+	s := newServer(t, func(c *serve.Config) { c.UpdateCooldown = time.Minute })
 	s.cli(t, "update").check(t, 0, "the update has begun as job ")
 	s.cli(t, "jobs", "cancel", s.onlyJob(t)).check(t, 0)
 	s.cli(t, "update").check(t, 0, "there was an update just now; ask again in ")
@@ -576,7 +527,7 @@ func (f writerFunc) Write(b []byte) (int, error) {
 
 func TestUpdateOfBrokenCatalog(t *testing.T) {
 	t.Parallel()
-	s := newServer(t, func(c *Config) { c.Source = "file:///no/such/catalog" })
+	s := newServer(t, func(c *serve.Config) { c.Source = "file:///no/such/catalog" })
 	s.work(t)
 	s.cli(t, "update", "--wait").check(t, exitFailed, "the catalog's file cannot be read", "packbase jobs retry ")
 }
@@ -594,5 +545,5 @@ func TestWatchStatus(t *testing.T) {
 	}
 	s.before.Store(&second)
 	r := cli(ctx, map[string]string{"PACKBASE_URL": s.url}, "status", "--watch")
-	r.check(t, 0, "packbase dev at "+s.url, "no worker is alive")
+	r.check(t, 0, "packbase "+release+" at "+s.url, "no worker is alive")
 }

@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/francescobianco/packbase/cmd/packbase/serve"
 )
 
 func TestHealth(t *testing.T) {
@@ -23,7 +25,7 @@ func TestHealth(t *testing.T) {
 	port := map[string]string{"PACKBASE_PORT": u.Port()}
 	health(port).check(t, 0, "ready")
 	health(port, "--addr", "0.0.0.0").check(t, 0, "ready")
-	s.stores.db.Close()
+	s.stores.DB.Close()
 	health(port).check(t, exitFailed, "503", `"postgres":"down"`)
 
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
@@ -35,7 +37,7 @@ func TestHealth(t *testing.T) {
 	health(admin, "--admin").check(t, exitFailed, "refused")
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	if err := serveAdmin(ctx, &Config{AdminAddr: admin["PACKBASE_ADMIN_ADDR"]}, prometheus.NewRegistry()); err != nil {
+	if err := serve.ServeAdmin(ctx, &serve.Config{AdminAddr: admin["PACKBASE_ADMIN_ADDR"]}, prometheus.NewRegistry()); err != nil {
 		t.Fatal(err)
 	}
 	health(admin, "--admin").check(t, 0, "ready")

@@ -5,6 +5,7 @@ import (
 	"iter"
 	"testing"
 
+	"github.com/francescobianco/packbase/cmd/packbase/serve"
 	"github.com/francescobianco/packbase/storage/blob"
 	"github.com/francescobianco/packbase/worker/audit"
 )
@@ -33,10 +34,10 @@ func TestFsckOfLiveSystem(t *testing.T) {
 	s.work(t)
 	listings := 0
 	a := &audit.Auditor{
-		DB: s.stores.db,
-		Blobs: listed{s.stores.blobs, func() {
+		DB: s.stores.DB,
+		Blobs: listed{s.stores.Blobs, func() {
 			listings++
-			if err := seedHello(t.Context(), s.cfg, s.stores); err != nil {
+			if err := serve.SeedHello(t.Context(), s.cfg, s.stores); err != nil {
 				t.Fatal(err)
 			}
 		}},
@@ -45,7 +46,7 @@ func TestFsckOfLiveSystem(t *testing.T) {
 	if err := a.Fsck(t.Context()); err != nil {
 		t.Error(err)
 	}
-	if p, err := s.stores.db.PackageByName(t.Context(), "hello"); err != nil || p.ReleaseCount == 0 || listings != 1 {
+	if p, err := s.stores.DB.PackageByName(t.Context(), "hello"); err != nil || p.ReleaseCount == 0 || listings != 1 {
 		t.Errorf("%d listings, %d releases, %v; want something published in one", listings, p.ReleaseCount, err)
 	}
 }

@@ -21,6 +21,10 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/francescobianco/packbase/cmd/packbase/client"
+	"github.com/francescobianco/packbase/cmd/packbase/serve"
+	"github.com/francescobianco/packbase/cmd/packbase/term"
+	"github.com/francescobianco/packbase/cmd/packbase/upkeep"
 	"github.com/francescobianco/packbase/storage/queue"
 )
 
@@ -32,24 +36,16 @@ func main() {
 	queue.Quiet()
 	if err := run(ctx, os.Args[1:], os.Getenv, os.Stdin, os.Stdout, os.Stderr); err != nil {
 		code := exitCode(err)
-		var ran *commandError
-		if code != exitInterrupted && !errors.As(err, &ran) { // whoever did that knows
+		if code != exitInterrupted { // whoever did that knows
 			fmt.Fprintln(os.Stderr, "packbase:", err)
 		}
 		os.Exit(code)
 	}
 }
 
-// A program is one run of the command.
-type program struct {
-	getenv         func(string) string
-	stdin          io.Reader
-	stdout, stderr io.Writer
-}
-
 // run executes the command line.
 func run(ctx context.Context, args []string, getenv func(string) string, stdin io.Reader, stdout, stderr io.Writer) error {
-	p := &program{getenv: getenv, stdin: stdin, stdout: stdout, stderr: stderr}
+	p := &term.Program{Release: release, Getenv: getenv, Stdin: stdin, Stdout: stdout, Stderr: stderr}
 	root := &cobra.Command{
 		Use:           "packbase",
 		Short:         "A self-hosted registry and mirror for Zig packages",
@@ -66,11 +62,10 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdin i
 		&cobra.Group{ID: "use", Title: "Using a server (PACKBASE_URL):"},
 		&cobra.Group{ID: "keep", Title: "Looking after the data:"},
 	)
-	root.AddCommand(p.upCommand(), p.apiCommand(), p.workerCommand(), p.migrateCommand(), p.healthCommand(), p.configCommand(),
-		p.replicateCommand(), p.fsckCommand(), p.verifyCommand(), p.gcCommand(), p.rebuildCommand())
-	root.AddCommand(p.childCommands()...)
-	root.AddCommand(p.fetchCommand(), p.updateCommand(), p.listCommand(), p.searchCommand(), p.infoCommand(), p.checkCommand(),
-		p.reviewCommand(), p.visibilityCommand(), p.removeCommand(), p.tokenCommand(), p.jobsCommand(), p.statusCommand(), p.runCommand(), p.envCommand(), p.doctorCommand(), p.versionCommand(), p.completionCommand(), exitCodesTopic())
+	root.AddCommand(serve.Commands(p)...)
+	root.AddCommand(client.Commands(p)...)
+	root.AddCommand(upkeep.Commands(p)...)
+	root.AddCommand(versionCommand(p), completionCommand(p), exitCodesTopic())
 	root.CompletionOptions.DisableDefaultCmd = true
 
 	// What goes wrong before a command begins is the command line's fault.
@@ -78,13 +73,17 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdin i
 	root.PersistentPreRun = func(*cobra.Command, []string) { begun = true }
 	cmd, err := root.ExecuteContextC(ctx)
 	if err != nil && !begun {
-		return usage("%w\n`%s --help` shows how it goes.", err, cmd.CommandPath())
+		return term.Usage("%w\n`%s --help` shows how it goes.", err, cmd.CommandPath())
 	}
 	return err
 }
 
-// release is the version of packbase, set when it is built.
-var release = "dev"
+// What this program is. A build of a tag sets release to the tag, and each that
+// can tell sets commit.
+var (
+	release = "0.2.0-dev"
+	commit  = ""
+)
 
 // Exit codes of the commands, as `packbase help exit-codes` explains them.
 const (
@@ -99,21 +98,18 @@ const (
 
 // exitCode is the one table from errors to exit codes.
 func exitCode(err error) int {
-	var bad usageError
-	var answer *answerError
-	var away *awayError
-	var goingOn *goingOnError
-	var ran *commandError
+	var bad term.UsageError
+	var answer *client.AnswerError
+	var away *client.AwayError
+	var goingOn *client.GoingOnError
 	switch {
-	case errors.As(err, &ran):
-		return ran.code
 	case errors.As(err, &bad):
 		return exitUsage
 	case errors.Is(err, context.Canceled):
 		return exitInterrupted
 	case errors.As(err, &goingOn):
 		return exitGoingOn
-	case errors.As(err, &away), isBusy(err):
+	case errors.As(err, &away), client.IsBusy(err):
 		return exitAway
 	case errors.As(err, &answer) && answer.JobID == "":
 		return exitCodeOf(answer.Status)

@@ -1,4 +1,6 @@
-package main
+// Package upkeep has the commands of whoever runs a packbase on this machine:
+// they check its data and its set-up, and mend what can be mended.
+package upkeep
 
 import (
 	"context"
@@ -12,6 +14,8 @@ import (
 	"github.com/dustin/go-humanize"
 	"github.com/spf13/cobra"
 
+	"github.com/francescobianco/packbase/cmd/packbase/serve"
+	"github.com/francescobianco/packbase/cmd/packbase/term"
 	"github.com/francescobianco/packbase/storage"
 	"github.com/francescobianco/packbase/storage/blob"
 	"github.com/francescobianco/packbase/storage/engines"
@@ -21,38 +25,47 @@ import (
 // errFindings makes a check that found something exit with 1.
 var errFindings = errors.New("there are findings")
 
-// keepCommand returns a command that works on the data of a registry, whether
+// A program is one run of a command that looks after a registry's data.
+type program struct{ *term.Program }
+
+// Commands returns the commands that look after a registry's data.
+func Commands(run *term.Program) []*cobra.Command {
+	p := &program{run}
+	return []*cobra.Command{p.fsckCommand(), p.verifyCommand(), p.gcCommand(), p.rebuildCommand(), p.doctorCommand()}
+}
+
+// command returns a command that works on the data of a registry, whether
 // its servers run or not. Without PACKBASE_DATABASE_URL that is the private
 // Postgres below the root folder.
-func (p *program) keepCommand(cmd *cobra.Command, do func(context.Context, *audit.Auditor) error) *cobra.Command {
+func (p *program) command(cmd *cobra.Command, do func(context.Context, *audit.Auditor) error) *cobra.Command {
 	cmd.GroupID = "keep"
 	cmd.Args = cobra.NoArgs
 	asJSON := cmd.Flags().Bool("json", false, "print findings as JSON, one a line")
-	cfg := p.addSettings(cmd)
+	cfg := serve.AddSettings(p.Program, cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		ctx := storage.SeePrivate(cmd.Context())
-		stop, err := p.keepEngine(ctx, cfg)
+		stop, err := p.engine(ctx, cfg)
 		if err != nil {
 			return err
 		}
 		defer stop()
-		s, err := openStores(ctx, cfg)
+		s, err := serve.OpenStores(ctx, cfg)
 		if err != nil {
 			return err
 		}
-		defer s.close()
+		defer s.Close()
 		// The servers' role may do all this, and may not migrate.
-		if s.db.CheckSchema(ctx) != nil {
-			if err := s.db.Migrate(ctx); err != nil {
+		if s.DB.CheckSchema(ctx) != nil {
+			if err := s.DB.Migrate(ctx); err != nil {
 				return err
 			}
 		}
-		staging, err := blob.OpenStaging(s.blobs, filepath.Join(cfg.Root, "staging"))
+		staging, err := blob.OpenStaging(s.Blobs, filepath.Join(cfg.Root, "staging"))
 		if err != nil {
 			return fmt.Errorf("PACKBASE_ROOT: %w", err)
 		}
 		found := 0
-		a := &audit.Auditor{DB: s.db, Blobs: s.blobs, Staging: staging, Progress: p.keepProgress(), Report: func(f audit.Finding) {
+		a := &audit.Auditor{DB: s.DB, Blobs: s.Blobs, Staging: staging, Progress: p.progress(), Report: func(f audit.Finding) {
 			if !f.Mended {
 				found++
 			}
@@ -69,9 +82,9 @@ func (p *program) keepCommand(cmd *cobra.Command, do func(context.Context, *audi
 	return cmd
 }
 
-// keepEngine makes the private Postgres answer: the one that a running
+// engine makes the private Postgres answer: the one that a running
 // packbase has, or one that is started for this command alone.
-func (p *program) keepEngine(ctx context.Context, cfg *Config) (stop func(), err error) {
+func (p *program) engine(ctx context.Context, cfg *serve.Config) (stop func(), err error) {
 	nothing := func() {}
 	cfg.ReadOnly = true // no Redis is needed
 	if cfg.DatabaseURL != "" {
@@ -81,7 +94,7 @@ func (p *program) keepEngine(ctx context.Context, cfg *Config) (stop func(), err
 		cfg.DatabaseURL = url
 		return nothing, nil
 	}
-	eng, err := engines.Start(ctx, cfg.Root, engines.Options{NoRedis: true}, cfg.logger(os.Stderr))
+	eng, err := engines.Start(ctx, cfg.Root, engines.Options{NoRedis: true}, cfg.Logger(os.Stderr))
 	if err != nil {
 		return nil, err
 	}
@@ -90,32 +103,32 @@ func (p *program) keepEngine(ctx context.Context, cfg *Config) (stop func(), err
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 20*time.Second)
 		defer cancel()
 		if err := eng.Stop(ctx); err != nil {
-			fmt.Fprintln(p.stderr, "packbase: stop postgres:", err)
+			fmt.Fprintln(p.Stderr, "packbase: stop postgres:", err)
 		}
 	}, nil
 }
 
-func (p *program) keepProgress() func(string, int, int) {
+func (p *program) progress() func(string, int, int) {
 	last := time.Time{}
 	return func(step string, done, total int) {
 		if time.Since(last) < 2*time.Second {
 			return
 		}
 		last = time.Now()
-		fmt.Fprintf(p.stderr, "%s: %d of %d\n", step, done, total)
+		fmt.Fprintf(p.Stderr, "%s: %d of %d\n", step, done, total)
 	}
 }
 
 func (p *program) printFinding(f audit.Finding, asJSON bool) {
 	if asJSON {
-		_ = json.NewEncoder(p.stdout).Encode(f)
+		_ = json.NewEncoder(p.Stdout).Encode(f)
 		return
 	}
-	fmt.Fprintf(p.stdout, "%s  %s: %s\n", f.Code, f.Subject, f.Problem)
+	fmt.Fprintf(p.Stdout, "%s  %s: %s\n", f.Code, f.Subject, f.Problem)
 }
 
 func (p *program) fsckCommand() *cobra.Command {
-	return p.keepCommand(&cobra.Command{
+	return p.command(&cobra.Command{
 		Use:     "fsck",
 		Short:   "Check that rows, blobs and Git objects agree",
 		Long:    "Check that rows agree with each other and with the blobs that they name. Reads no blob's content; see verify.\nExits with 1 if there are findings.",
@@ -133,7 +146,7 @@ quarantine. Exits with 1 if there are findings that were not mended.`,
 		Example: "  packbase verify --root ./data --repair",
 	}
 	repair := cmd.Flags().Bool("repair", false, "make wrong or missing tarballs again from the Git objects, if that gives equal bytes")
-	return p.keepCommand(cmd, func(ctx context.Context, a *audit.Auditor) error { return a.Verify(ctx, *repair) })
+	return p.command(cmd, func(ctx context.Context, a *audit.Auditor) error { return a.Verify(ctx, *repair) })
 }
 
 func (p *program) gcCommand() *cobra.Command {
@@ -145,7 +158,7 @@ func (p *program) gcCommand() *cobra.Command {
 	}
 	dryRun := cmd.Flags().Bool("dry-run", false, "only say what would be removed")
 	grace := cmd.Flags().Duration("grace", audit.Grace, "age below which nothing is removed")
-	return p.keepCommand(cmd, func(ctx context.Context, a *audit.Auditor) error {
+	return p.command(cmd, func(ctx context.Context, a *audit.Auditor) error {
 		report := a.Report
 		a.Report = func(f audit.Finding) {
 			f.Mended = true // to find garbage is what it is for
@@ -156,13 +169,13 @@ func (p *program) gcCommand() *cobra.Command {
 		if *dryRun {
 			verb = "would remove"
 		}
-		fmt.Fprintf(p.stderr, "%s %d blobs, %s\n", verb, n, humanize.IBytes(uint64(bytes)))
+		fmt.Fprintf(p.Stderr, "%s %d blobs, %s\n", verb, n, humanize.IBytes(uint64(bytes)))
 		return err
 	})
 }
 
 func (p *program) rebuildCommand() *cobra.Command {
-	return p.keepCommand(&cobra.Command{
+	return p.command(&cobra.Command{
 		Use:   "rebuild",
 		Short: "Make the database's rows again from the blobs",
 		Long: `Make the rows of every package that the database does not have from the

@@ -1,4 +1,4 @@
-package main
+package client
 
 import (
 	"fmt"
@@ -9,12 +9,13 @@ import (
 	"github.com/dustin/go-humanize"
 
 	"github.com/francescobianco/packbase/api/wire"
+	"github.com/francescobianco/packbase/cmd/packbase/term"
 )
 
 // A progress shows how far a job is: on a terminal one line that is drawn
 // again and again, elsewhere a line for each step.
 type progress struct {
-	s     *screen
+	s     *term.Screen
 	step  string
 	since time.Time // when the step began
 	told  time.Time // when a line was last written; not on a terminal
@@ -24,7 +25,7 @@ type progress struct {
 const tellEvery = 10 * time.Second
 
 func (g *progress) show(j job) {
-	now := g.s.now()
+	now := g.s.Now()
 	step := j.step()
 	isNew := step != g.step
 	if isNew {
@@ -32,25 +33,25 @@ func (g *progress) show(j job) {
 	}
 	line := progressLine(g.s, j, now.Sub(g.since))
 	switch {
-	case g.s.terminal():
-		g.s.printf("\r%s\x1b[K", line)
+	case g.s.Terminal():
+		g.s.Printf("\r%s\x1b[K", line)
 	case isNew || now.Sub(g.told) >= tellEvery:
 		g.told = now
-		g.s.printf("%s\n", line)
+		g.s.Printf("%s\n", line)
 	}
 }
 
 // clear takes the line away, so that others can be written.
 func (g *progress) clear() {
-	if g.s.terminal() && g.step != "" {
-		g.s.printf("\r\x1b[K")
+	if g.s.Terminal() && g.step != "" {
+		g.s.Printf("\r\x1b[K")
 	}
 }
 
 // progressLine returns the state of j, whose step began elapsed ago, as one
 // line that fits the screen.
-func progressLine(s *screen, j job, elapsed time.Duration) string {
-	left := printable(fmt.Sprintf("%s  %s", j.name(), j.step()))
+func progressLine(s *term.Screen, j job, elapsed time.Duration) string {
+	left := term.Printable(fmt.Sprintf("%s  %s", j.name(), j.step()))
 	if j.State != "running" {
 		return cutLine(s, left)
 	}
@@ -68,7 +69,7 @@ func progressLine(s *screen, j job, elapsed time.Duration) string {
 	// The bar leaves room for the longest text that is usual at its right, so
 	// that it keeps its length.
 	const least, most, text = 10, 30, 45
-	room := s.width - utf8.RuneCountInString(left) - text
+	room := s.Width - utf8.RuneCountInString(left) - text
 	if p.Total > 0 && room >= least {
 		left += "  " + bar(p, min(room, most))
 	}
@@ -76,11 +77,11 @@ func progressLine(s *screen, j job, elapsed time.Duration) string {
 }
 
 // cutLine leaves the last column free: writing there makes some terminals wrap.
-func cutLine(s *screen, line string) string {
-	if !s.terminal() {
+func cutLine(s *term.Screen, line string) string {
+	if !s.Terminal() {
 		return line
 	}
-	return cut(line, s.width-1)
+	return term.Cut(line, s.Width-1)
 }
 
 func bar(p wire.Progress, width int) string {
@@ -92,13 +93,13 @@ func bar(p wire.Progress, width int) string {
 func amount(p wire.Progress) string {
 	switch {
 	case p.Unit == "bytes" && p.Total > 0:
-		return size(p.Done) + "/" + size(p.Total)
+		return term.Size(p.Done) + "/" + term.Size(p.Total)
 	case p.Unit == "bytes":
-		return size(p.Done)
+		return term.Size(p.Done)
 	case p.Total > 0:
-		return strings.TrimSpace(humanize.Comma(p.Done) + "/" + humanize.Comma(p.Total) + " " + printable(p.Unit))
+		return strings.TrimSpace(humanize.Comma(p.Done) + "/" + humanize.Comma(p.Total) + " " + term.Printable(p.Unit))
 	case p.Done > 0:
-		return strings.TrimSpace(humanize.Comma(p.Done) + " " + printable(p.Unit))
+		return strings.TrimSpace(humanize.Comma(p.Done) + " " + term.Printable(p.Unit))
 	}
 	return ""
 }
@@ -110,5 +111,5 @@ func timeLeft(p wire.Progress, elapsed time.Duration) string {
 		return ""
 	}
 	rest := float64(elapsed) * float64(p.Total-p.Done) / float64(p.Done)
-	return shortly(time.Duration(rest).Round(time.Second)) + " left"
+	return term.Shortly(time.Duration(rest).Round(time.Second)) + " left"
 }

@@ -1,4 +1,4 @@
-package main
+package client
 
 import (
 	"bytes"
@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/francescobianco/packbase/api/wire"
+	"github.com/francescobianco/packbase/cmd/packbase/term"
 	"github.com/francescobianco/packbase/storage"
 )
 
@@ -58,28 +59,28 @@ func TestDraw(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := newClient(base, "")
+	c := newClient(base, "", "1.0.0")
 	info := parse[wire.Package](t, "info")
 	fetched := job{Job: wire.Job{Package: "clap", Result: []byte(`{"package":"clap","tag":"v1.1.0","tarballs_created":1,"tarball_count":2}`)}}
 	tests := []struct {
 		name string
-		draw func(*screen)
+		draw func(*term.Screen)
 	}{
-		{"info", func(s *screen) { drawPackage(s, c, info) }},
-		{"info_release", func(s *screen) { drawRelease(s, c, info, &info.Tarballs[0]) }},
-		{"info_snapshot", func(s *screen) { drawRelease(s, c, info, &info.Snapshots[0]) }},
-		{"check", func(s *screen) { drawCheck(s, wire.Checked{Package: info}) }},
-		{"fetched", func(s *screen) { drawFetched(s, c, fetched, info) }},
-		{"queued", func(s *screen) { drawQueued(s, parse[wire.Queued](t, "queued")) }},
-		{"search", func(s *screen) { drawFound(s, parse[wire.Found](t, "search")) }},
-		{"list", func(s *screen) { drawNames(s, []string{"a", "clap"}, []string{"clap"}) }},
-		{"jobs", func(s *screen) { drawJobs(s, parse[wire.Jobs](t, "jobs")) }},
-		{"job", func(s *screen) { drawJob(s, job{Job: parse[wire.Jobs](t, "jobs").Jobs[1]}) }},
-		{"status", func(s *screen) { drawStatus(s, c, parse[wire.Status](t, "status")) }},
-		{"status_watched", func(s *screen) {
+		{"info", func(s *term.Screen) { drawPackage(s, c, info) }},
+		{"info_release", func(s *term.Screen) { drawRelease(s, c, info, &info.Tarballs[0]) }},
+		{"info_snapshot", func(s *term.Screen) { drawRelease(s, c, info, &info.Snapshots[0]) }},
+		{"check", func(s *term.Screen) { drawCheck(s, wire.Checked{Package: info}) }},
+		{"fetched", func(s *term.Screen) { drawFetched(s, c, fetched, info) }},
+		{"queued", func(s *term.Screen) { drawQueued(s, parse[wire.Queued](t, "queued")) }},
+		{"search", func(s *term.Screen) { drawFound(s, parse[wire.Found](t, "search")) }},
+		{"list", func(s *term.Screen) { drawNames(s, []string{"a", "clap"}, []string{"clap"}) }},
+		{"jobs", func(s *term.Screen) { drawJobs(s, parse[wire.Jobs](t, "jobs")) }},
+		{"job", func(s *term.Screen) { drawJob(s, job{Job: parse[wire.Jobs](t, "jobs").Jobs[1]}) }},
+		{"status", func(s *term.Screen) { drawStatus(s, c, parse[wire.Status](t, "status")) }},
+		{"status_watched", func(s *term.Screen) {
 			page := statusPage(s, c, []byte(`{"release":"1.0.0","update":{"state":"idle"}}`), nil)
-			s.turn(true, page)
-			s.turn(false, "the server does not answer\n")
+			s.Turn(true, page)
+			s.Turn(false, "the server does not answer\n")
 		}},
 	}
 	for _, tt := range tests {
@@ -90,7 +91,7 @@ func TestDraw(t *testing.T) {
 			t.Run(tt.name+at.where, func(t *testing.T) {
 				t.Parallel()
 				var out bytes.Buffer
-				tt.draw(&screen{out: &out, width: at.width, height: at.height, colour: at.width > 0, now: func() time.Time { return testNow }})
+				tt.draw(&term.Screen{Out: &out, Width: at.width, Height: at.height, Colour: at.width > 0, Now: func() time.Time { return testNow }})
 				golden(t, tt.name+at.where, out.String())
 			})
 		}
@@ -125,7 +126,7 @@ func TestProgress(t *testing.T) {
 			t.Parallel()
 			var out bytes.Buffer
 			now := testNow
-			g := &progress{s: &screen{out: &out, width: at.width, now: func() time.Time { return now }}}
+			g := &progress{s: &term.Screen{Out: &out, Width: at.width, Now: func() time.Time { return now }}}
 			for _, j := range states {
 				g.show(job{Job: j})
 				now = now.Add(time.Second)
@@ -172,7 +173,7 @@ func TestHostileText(t *testing.T) {
 		"":                                "''",
 	}
 	for text, want := range quoted {
-		if got := quote(text); got != want {
+		if got := term.Quote(text); got != want {
 			t.Errorf("quote(%q) = %s, want %s", text, got, want)
 		}
 	}
@@ -185,11 +186,11 @@ func TestHostileText(t *testing.T) {
 		"grün 包":          "grün 包",
 	}
 	for text, want := range printed {
-		if got := printable(text); got != want {
+		if got := term.Printable(text); got != want {
 			t.Errorf("printable(%q) = %q, want %q", text, got, want)
 		}
 	}
-	c := newClient(must(parseBase(defaultURL)), "")
+	c := newClient(must(parseBase(defaultURL)), "", "1.0.0")
 	got := c.gitURL("x", &wire.Tarball{Tag: "a b$(id)%"})
 	if want := "git+http://127.0.0.1:8080/x#a%20b$(id)%25"; got != want {
 		t.Errorf("gitURL = %s, want %s", got, want)
@@ -206,12 +207,12 @@ func must[T any](v T, err error) T {
 // Terminals get colours, unless somebody does not want them.
 func TestScreen(t *testing.T) {
 	t.Parallel()
-	s := &screen{}
-	if got := s.paint(red, "text"); got != "text" {
+	s := &term.Screen{}
+	if got := s.Paint(term.Red, "text"); got != "text" {
 		t.Errorf("without colours: got %q", got)
 	}
-	s.colour = true
-	if got, want := s.paint(red, "text"), "\x1b[31mtext\x1b[0m"; got != want {
+	s.Colour = true
+	if got, want := s.Paint(term.Red, "text"), "\x1b[31mtext\x1b[0m"; got != want {
 		t.Errorf("with colours: got %q, want %q", got, want)
 	}
 	f, err := os.CreateTemp(t.TempDir(), "")
@@ -219,8 +220,8 @@ func TestScreen(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	p := &program{getenv: func(string) string { return "" }}
-	if s := p.screen(f); s.terminal() || s.colour {
+	p := &term.Program{Getenv: func(string) string { return "" }}
+	if s := p.Screen(f); s.Terminal() || s.Colour {
 		t.Errorf("a file is taken for a terminal: %+v", s)
 	}
 }

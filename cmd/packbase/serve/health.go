@@ -1,4 +1,4 @@
-package main
+package serve
 
 import (
 	"bytes"
@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"github.com/francescobianco/packbase/cmd/packbase/term"
 )
 
 // healthCommand is for those that ask by running a program: container engines
@@ -27,12 +29,12 @@ that it is. A worker or a replica has no such port: --admin asks PACKBASE_ADMIN_
 		Args:    cobra.NoArgs,
 	}
 	admin := cmd.Flags().Bool("admin", false, "ask the admin listener whether it answers")
-	cfg := p.addSettings(cmd)
+	cfg := AddSettings(p.Program, cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		addr, path := net.JoinHostPort(cfg.Addr, strconv.Itoa(cfg.Port)), "/readyz"
 		if *admin {
 			if cfg.AdminAddr == "" {
-				return usage("PACKBASE_ADMIN_ADDR is off: there is nobody to ask")
+				return term.Usage("PACKBASE_ADMIN_ADDR is off: there is nobody to ask")
 			}
 			addr, path = cfg.AdminAddr, "/metrics"
 		}
@@ -69,6 +71,6 @@ func (p *program) askHealth(ctx context.Context, url string) error {
 	if resp.StatusCode != http.StatusOK {
 		return fmt.Errorf("ask %s: %s: %s", url, resp.Status, bytes.TrimSpace(body))
 	}
-	_, err = fmt.Fprintln(p.stdout, "ready")
+	_, err = fmt.Fprintln(p.Stdout, "ready")
 	return err
 }

@@ -1,4 +1,4 @@
-package main
+package client
 
 import (
 	"context"
@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/francescobianco/packbase/api/wire"
+	"github.com/francescobianco/packbase/cmd/packbase/term"
 )
 
 func (p *program) listCommand() *cobra.Command {
@@ -28,14 +29,14 @@ and those in the catalog (registered).`,
 	cmd.Flags().BoolVar(&registered, "registered", false, "only those in the catalog")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if local && registered {
-			return usage("--local and --registered cannot be used together")
+			return term.Usage("--local and --registered cannot be used together")
 		}
 		c, err := p.client(r)
 		if err != nil {
 			return err
 		}
 		raw, err := c.get(cmd.Context(), wire.ListRoute, nil)
-		return show(p, r, raw, err, func(s *screen, n wire.List) {
+		return show(p, r, raw, err, func(s *term.Screen, n wire.List) {
 			names := n.Packages
 			switch {
 			case local:
@@ -45,7 +46,7 @@ and those in the catalog (registered).`,
 			}
 			drawNames(s, names, n.Local)
 			if len(names) == 0 {
-				p.screen(p.stderr).printf("no packages; `packbase fetch URL` mirrors one\n")
+				p.Screen(p.Stderr).Printf("no packages; `packbase fetch URL` mirrors one\n")
 			}
 		})
 	}
@@ -53,17 +54,17 @@ and those in the catalog (registered).`,
 }
 
 // drawNames writes names, and for people which of them have no release yet.
-func drawNames(s *screen, names, local []string) {
+func drawNames(s *term.Screen, names, local []string) {
 	has := make(map[string]bool, len(local))
 	for _, name := range local {
 		has[name] = true
 	}
 	for _, name := range names {
 		note := ""
-		if s.terminal() && !has[name] {
-			note = s.paint(dim, "  not mirrored")
+		if s.Terminal() && !has[name] {
+			note = s.Paint(term.Dim, "  not mirrored")
 		}
-		s.printf("%s%s\n", printable(name), note)
+		s.Printf("%s%s\n", term.Printable(name), note)
 	}
 }
 
@@ -93,23 +94,23 @@ func addLimit(cmd *cobra.Command, limit *int) {
 	cmd.Flags().IntVar(limit, "limit", 20, "how many to show")
 }
 
-func drawFound(s *screen, f wire.Found) {
+func drawFound(s *term.Screen, f wire.Found) {
 	if len(f.Results) == 0 {
-		s.printf("nothing found\n")
+		s.Printf("nothing found\n")
 		return
 	}
-	var rows [][]cell
+	var rows [][]term.Cell
 	for _, r := range f.Results {
-		rows = append(rows, []cell{{r.Package, bold}, {text: r.LatestTag}, {text: r.Upstream}, {text: r.Description}})
+		rows = append(rows, []term.Cell{{Text: r.Package, Colour: term.Bold}, {Text: r.LatestTag}, {Text: r.Upstream}, {Text: r.Description}})
 	}
-	s.table([]string{"PACKAGE", "LATEST", "UPSTREAM", "DESCRIPTION"}, rows)
+	s.Table([]string{"PACKAGE", "LATEST", "UPSTREAM", "DESCRIPTION"}, rows)
 	drawMore(s, f.Total > len(f.Results))
 }
 
 // drawMore says that not all was shown.
-func drawMore(s *screen, more bool) {
+func drawMore(s *term.Screen, more bool) {
 	if more {
-		s.printf("%s\n", s.paint(dim, "there are more: --limit"))
+		s.Printf("%s\n", s.Paint(term.Dim, "there are more: --limit"))
 	}
 }
 

@@ -1,4 +1,4 @@
-package main
+package serve
 
 import (
 	"errors"
@@ -6,7 +6,6 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
-	"net/url"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -19,6 +18,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/francescobianco/packbase/api/pace"
+	"github.com/francescobianco/packbase/cmd/packbase/term"
 	"github.com/francescobianco/packbase/storage/gitpack"
 	"github.com/francescobianco/packbase/worker"
 	"github.com/francescobianco/packbase/worker/ingest"
@@ -27,6 +27,7 @@ import (
 
 // Config is what an operator can set. It is read once, when a command starts.
 type Config struct {
+	Release      string // of packbase; it is no setting
 	Root         string
 	Addr         string // without the port; "" for all addresses
 	Port         int
@@ -62,20 +63,17 @@ type Config struct {
 	MaxJobs        int
 	MinRate        int64 // bytes a second that clients and upstreams must move
 	Proxies        []netip.Prefix
-	Names          []string
-	Pull           []string // hosts; nil if nothing was said
-	PullWait       time.Duration
 	Limits         ingest.Limits
 	Quota          worker.Quota
 }
 
 // A setting is one flag and the environment variable of the same name.
 type setting struct {
-	name   string // of the flag; PACKBASE_NAME is the variable
-	usual  string
-	help   string
-	secret bool // never printed; may come from a file named by PACKBASE_NAME_FILE
-	set    func(*Config, string) error
+	name     string // of the flag; PACKBASE_NAME is the variable
+	standard string
+	help     string
+	secret   bool // never printed; may come from a file named by PACKBASE_NAME_FILE
+	set      func(*Config, string) error
 }
 
 func (s setting) env() string {
@@ -88,10 +86,10 @@ func settings() []setting {
 	size := func(n int64) string { return strings.ReplaceAll(humanize.IBytes(uint64(n)), " ", "") }
 	number := strconv.Itoa
 	return []setting{
-		{name: "root", usual: "./data", help: "folder for blobs, staging and the private engines", set: text(func(c *Config) *string { return &c.Root })},
+		{name: "root", standard: "./data", help: "folder for blobs, staging and the private engines", set: text(func(c *Config) *string { return &c.Root })},
 		{name: "addr", help: "address to listen on; empty for all (up: 127.0.0.1)", set: text(func(c *Config) *string { return &c.Addr })},
-		{name: "port", usual: "8080", help: "port to listen on", set: count(0, 65535, func(c *Config) *int { return &c.Port })},
-		{name: "admin-addr", usual: "127.0.0.1:9090", help: "address of metrics and pprof; off for none", set: adminAddr},
+		{name: "port", standard: "8080", help: "port to listen on", set: count(0, 65535, func(c *Config) *int { return &c.Port })},
+		{name: "admin-addr", standard: "127.0.0.1:9090", help: "address of metrics and pprof; off for none", set: adminAddr},
 		{name: "token", secret: true, help: "bearer token that writes need", set: token},
 		{name: "auth", help: "none: writes need no token, whoever can reach the port", set: auth},
 		{name: "source", help: "URL of the package catalog: http, https or file", set: text(func(c *Config) *string { return &c.Source })},
@@ -99,62 +97,54 @@ func settings() []setting {
 		{name: "migrate-database-url", secret: true, help: "postgres:// URL of the tables' owner, for migrate; the role of database-url, made if it is not there, may then only read and write rows", set: text(func(c *Config) *string { return &c.MigrateURL })},
 		{name: "redis-url", secret: true, help: "redis:// URL; empty for a private Redis (up only)", set: text(func(c *Config) *string { return &c.RedisURL })},
 		{name: "blobs", help: "file:///folder or s3://bucket/prefix?endpoint=...; empty for the root folder", set: text(func(c *Config) *string { return &c.Blobs })},
-		{name: "read-only", usual: "false", help: "serve as an edge: no writes, no Redis, no token", set: boolean(func(c *Config) *bool { return &c.ReadOnly })},
+		{name: "read-only", standard: "false", help: "serve as an edge: no writes, no Redis, no token", set: boolean(func(c *Config) *bool { return &c.ReadOnly })},
 		{name: "central", help: "URL of the central that an edge follows, and names to those who want to write", set: text(func(c *Config) *string { return &c.Central })},
 		{name: "central-token", secret: true, help: "token of the central with the scope read, for an edge that has private packages, too", set: text(func(c *Config) *string { return &c.CentralToken })},
 		{name: "fixtures", help: "folder of local packages to import", set: text(func(c *Config) *string { return &c.Fixtures })},
 		{name: "upstream-allow", help: "private places that may be mirrored: CIDR, CIDR:port or host:port, separated by commas", set: allow},
 		{name: "netrc", help: "netrc file with credentials for private upstreams", set: text(func(c *Config) *string { return &c.Netrc })},
 		{name: "zig", help: "a zig executable to probe releases with", set: text(func(c *Config) *string { return &c.Zig })},
-		{name: "log", usual: "text,info", help: "text or json, and debug, info, warn or error", set: logForm},
-		{name: "worker-concurrency", usual: number(max(2, runtime.NumCPU())), help: "jobs that a worker does at once", set: count(1, 1000, func(c *Config) *int { return &c.Concurrency })},
-		{name: "update-cooldown", usual: "15s", help: "shortest time between two catalog updates", set: duration(0, func(c *Config) *time.Duration { return &c.UpdateCooldown })},
-		{name: "update-interval", usual: "0", help: "time between catalog updates that start by themselves; 0 for never", set: duration(0, func(c *Config) *time.Duration { return &c.UpdateInterval })},
-		{name: "scrub", usual: "720h", help: "time in which all stored bytes are read again and compared with their digests; 0 for never", set: duration(0, func(c *Config) *time.Duration { return &c.Scrub })},
-		{name: "lease", usual: "15s", help: "how long a worker that vanished keeps its jobs", set: duration(time.Second, func(c *Config) *time.Duration { return &c.Lease })},
-		{name: "reconcile", usual: "2s", help: "how often jobs that the queue forgot are looked for", set: duration(100*time.Millisecond, func(c *Config) *time.Duration { return &c.Reconcile })},
-		{name: "job-timeout", usual: "1h", help: "longest time of one attempt at a job", set: duration(time.Second, func(c *Config) *time.Duration { return &c.JobTimeout })},
-		{name: "job-attempts", usual: "3", help: "attempts at a job that fails for a passing reason", set: count(1, 100, func(c *Config) *int { return &c.JobAttempts })},
-		{name: "job-backoff", usual: "2s", help: "wait before the second attempt; four times as long before each further one", set: duration(0, func(c *Config) *time.Duration { return &c.JobBackoff })},
-		{name: "drain", usual: "0s", help: "how long to answer not ready before closing the listener", set: duration(0, func(c *Config) *time.Duration { return &c.Drain })},
-		{name: "stop-timeout", usual: "30s", help: "how long answers under way may take once the listener is closed", set: duration(0, func(c *Config) *time.Duration { return &c.StopTimeout })},
-		{name: "max-jobs", usual: "10000", help: "open jobs; more are refused until some have ended", set: count(1, 10_000_000, func(c *Config) *int { return &c.MaxJobs })},
-		{name: "min-rate", usual: size(pace.Default().Rate), help: "bytes a second that a client or an upstream must move, on average over a minute; who is slower is cut", set: byteSize(func(c *Config) *int64 { return &c.MinRate })},
+		{name: "log", standard: "text,info", help: "text or json, and debug, info, warn or error", set: logForm},
+		{name: "worker-concurrency", standard: number(max(2, runtime.NumCPU())), help: "jobs that a worker does at once", set: count(1, 1000, func(c *Config) *int { return &c.Concurrency })},
+		{name: "update-cooldown", standard: "15s", help: "shortest time between two catalog updates", set: duration(0, func(c *Config) *time.Duration { return &c.UpdateCooldown })},
+		{name: "update-interval", standard: "0", help: "time between catalog updates that start by themselves; 0 for never", set: duration(0, func(c *Config) *time.Duration { return &c.UpdateInterval })},
+		{name: "scrub", standard: "720h", help: "time in which all stored bytes are read again and compared with their digests; 0 for never", set: duration(0, func(c *Config) *time.Duration { return &c.Scrub })},
+		{name: "lease", standard: "15s", help: "how long a worker that vanished keeps its jobs", set: duration(time.Second, func(c *Config) *time.Duration { return &c.Lease })},
+		{name: "reconcile", standard: "2s", help: "how often jobs that the queue forgot are looked for", set: duration(100*time.Millisecond, func(c *Config) *time.Duration { return &c.Reconcile })},
+		{name: "job-timeout", standard: "1h", help: "longest time of one attempt at a job", set: duration(time.Second, func(c *Config) *time.Duration { return &c.JobTimeout })},
+		{name: "job-attempts", standard: "3", help: "attempts at a job that fails for a passing reason", set: count(1, 100, func(c *Config) *int { return &c.JobAttempts })},
+		{name: "job-backoff", standard: "2s", help: "wait before the second attempt; four times as long before each further one", set: duration(0, func(c *Config) *time.Duration { return &c.JobBackoff })},
+		{name: "drain", standard: "0s", help: "how long to answer not ready before closing the listener", set: duration(0, func(c *Config) *time.Duration { return &c.Drain })},
+		{name: "stop-timeout", standard: "30s", help: "how long answers under way may take once the listener is closed", set: duration(0, func(c *Config) *time.Duration { return &c.StopTimeout })},
+		{name: "max-jobs", standard: "10000", help: "open jobs; more are refused until some have ended", set: count(1, 10_000_000, func(c *Config) *int { return &c.MaxJobs })},
+		{name: "min-rate", standard: size(pace.Default().Rate), help: "bytes a second that a client or an upstream must move, on average over a minute; who is slower is cut", set: byteSize(func(c *Config) *int64 { return &c.MinRate })},
 		{name: "proxies", help: "proxies in front whose X-Forwarded-For is believed, to tell clients apart: CIDRs, separated by commas", set: proxies},
-		{name: "names", help: "names of this server, as clients call it, separated by commas; requests for any other host are then a proxy's", set: hosts(func(c *Config) *[]string { return &c.Names })},
-		{name: "pull", help: "hosts from which what Zig asks the proxy for is fetched if it is not here, separated by commas; off for none; empty for none, or of up on loopback for the forges", set: pull},
-		{name: "pull-wait", usual: "10m", help: "how long a client waits for that", set: duration(time.Second, func(c *Config) *time.Duration { return &c.PullWait })},
-		{name: "max-pack", usual: size(lim.Git.PackBytes), help: "bytes downloaded from upstream at once", set: byteSize(func(c *Config) *int64 { return &c.Limits.Git.PackBytes })},
-		{name: "max-object", usual: size(lim.Git.ObjectBytes), help: "bytes of one file", set: byteSize(func(c *Config) *int64 { return &c.Limits.Git.ObjectBytes })},
-		{name: "max-inflated", usual: size(lim.Git.InflatedBytes), help: "bytes of all files fetched at once", set: byteSize(func(c *Config) *int64 { return &c.Limits.Git.InflatedBytes })},
-		{name: "max-objects", usual: number(lim.Git.Objects), help: "Git objects fetched at once", set: count(1, gitpack.MostObjects, func(c *Config) *int { return &c.Limits.Git.Objects })},
-		{name: "max-entries", usual: number(lim.Git.TreeEntries), help: "files and folders of one release", set: count(1, gitpack.MostTreeEntries, func(c *Config) *int { return &c.Limits.Git.TreeEntries })},
-		{name: "max-tarball", usual: size(lim.Tarball), help: "bytes of one tarball", set: tarballSize},
-		{name: "max-tags", usual: number(lim.Tags), help: "tags of one package", set: count(1, 1_000_000, func(c *Config) *int { return &c.Limits.Tags })},
-		{name: "max-package-bytes", usual: "20GiB", help: "bytes stored of one package", set: byteSize(func(c *Config) *int64 { return &c.Quota.Package })},
-		{name: "max-releases", usual: "25000", help: "releases and snapshots of one package", set: count(1, 10_000_000, func(c *Config) *int { return &c.Quota.Releases })},
+		{name: "max-pack", standard: size(lim.Git.PackBytes), help: "bytes downloaded from upstream at once", set: byteSize(func(c *Config) *int64 { return &c.Limits.Git.PackBytes })},
+		{name: "max-object", standard: size(lim.Git.ObjectBytes), help: "bytes of one file", set: byteSize(func(c *Config) *int64 { return &c.Limits.Git.ObjectBytes })},
+		{name: "max-inflated", standard: size(lim.Git.InflatedBytes), help: "bytes of all files fetched at once", set: byteSize(func(c *Config) *int64 { return &c.Limits.Git.InflatedBytes })},
+		{name: "max-objects", standard: number(lim.Git.Objects), help: "Git objects fetched at once", set: count(1, gitpack.MostObjects, func(c *Config) *int { return &c.Limits.Git.Objects })},
+		{name: "max-entries", standard: number(lim.Git.TreeEntries), help: "files and folders of one release", set: count(1, gitpack.MostTreeEntries, func(c *Config) *int { return &c.Limits.Git.TreeEntries })},
+		{name: "max-tarball", standard: size(lim.Tarball), help: "bytes of one tarball", set: tarballSize},
+		{name: "max-tags", standard: number(lim.Tags), help: "tags of one package", set: count(1, 1_000_000, func(c *Config) *int { return &c.Limits.Tags })},
+		{name: "max-package-bytes", standard: "20GiB", help: "bytes stored of one package", set: byteSize(func(c *Config) *int64 { return &c.Quota.Package })},
+		{name: "max-releases", standard: "25000", help: "releases and snapshots of one package", set: count(1, 10_000_000, func(c *Config) *int { return &c.Quota.Releases })},
 		{name: "max-bytes", help: "bytes stored of all packages; empty for no limit", set: byteSize(func(c *Config) *int64 { return &c.Quota.Total })},
-		{name: "min-free", usual: "1GiB", help: "bytes of disk that are left free", set: byteSize(func(c *Config) *int64 { return &c.Quota.Free })},
-		{name: "max-ratio", usual: "500", help: "bytes of tarballs for each byte of files that they are made of, beyond 64MiB", set: byteSize(func(c *Config) *int64 { return &c.Quota.Ratio })},
-		{name: "ingest-memory", usual: size(lim.Memory), help: "address space of the process that reads upstream", set: byteSize(func(c *Config) *int64 { return &c.Limits.Memory })},
-		{name: "ingest-cpu", usual: lim.CPU.String(), help: "processor time of the process that reads upstream", set: duration(time.Second, func(c *Config) *time.Duration { return &c.Limits.CPU })},
+		{name: "min-free", standard: "1GiB", help: "bytes of disk that are left free", set: byteSize(func(c *Config) *int64 { return &c.Quota.Free })},
+		{name: "max-ratio", standard: "500", help: "bytes of tarballs for each byte of files that they are made of, beyond 64MiB", set: byteSize(func(c *Config) *int64 { return &c.Quota.Ratio })},
+		{name: "ingest-memory", standard: size(lim.Memory), help: "address space of the process that reads upstream", set: byteSize(func(c *Config) *int64 { return &c.Limits.Memory })},
+		{name: "ingest-cpu", standard: lim.CPU.String(), help: "processor time of the process that reads upstream", set: duration(time.Second, func(c *Config) *time.Duration { return &c.Limits.CPU })},
 	}
 }
 
-// usageError is a mistake in a flag or a variable.
-type usageError struct{ error }
-
-func usage(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
-
-// addSettings gives cmd a flag for each setting and reads them all before it runs.
-func (p *program) addSettings(cmd *cobra.Command) *Config {
-	cfg := &Config{Limits: ingest.DefaultLimits(), MinRate: pace.Default().Rate}
+// AddSettings gives cmd a flag for each setting and reads them all before it runs.
+func AddSettings(p *term.Program, cmd *cobra.Command) *Config {
+	cfg := &Config{Release: p.Release, Limits: ingest.DefaultLimits(), MinRate: pace.Default().Rate}
 	for _, s := range settings() {
 		cmd.Flags().String(s.name, "", fmt.Sprintf("%s [%s]", s.help, s.env()))
-		cmd.Flags().Lookup(s.name).DefValue = s.usual
+		cmd.Flags().Lookup(s.name).DefValue = s.standard
 	}
 	cmd.PreRunE = func(cmd *cobra.Command, _ []string) error {
-		_, err := p.readSettings(cfg, cmd.Flags())
+		_, err := readSettings(p, cfg, cmd.Flags())
 		return err
 	}
 	return cfg
@@ -166,16 +156,16 @@ type value struct {
 	text, from string
 }
 
-func (p *program) readSettings(cfg *Config, flags *pflag.FlagSet) ([]value, error) {
+func readSettings(p *term.Program, cfg *Config, flags *pflag.FlagSet) ([]value, error) {
 	var values []value
 	for _, s := range settings() {
-		v, err := p.valueOf(s, flags)
+		v, err := valueOf(p, s, flags)
 		if err != nil {
 			return nil, err
 		}
 		if v.text != "" {
 			if err := s.set(cfg, v.text); err != nil {
-				return nil, usage("%s: %w", v.from, err)
+				return nil, term.Usage("%s: %w", v.from, err)
 			}
 		}
 		values = append(values, v)
@@ -183,29 +173,53 @@ func (p *program) readSettings(cfg *Config, flags *pflag.FlagSet) ([]value, erro
 	return values, cfg.complete()
 }
 
-func (p *program) valueOf(s setting, flags *pflag.FlagSet) (value, error) {
+// ReadAll reads the settings, and goes on after a mistake with what is standard.
+// set is how many are not that.
+func (c *Config) ReadAll(p *term.Program, flags *pflag.FlagSet) (set int, mistakes []error) {
+	for _, s := range settings() {
+		v, err := valueOf(p, s, flags)
+		if err == nil && v.text != "" {
+			if err = s.set(c, v.text); err != nil {
+				err = fmt.Errorf("%s: %w", v.from, err)
+			}
+		}
+		if err != nil {
+			mistakes = append(mistakes, err)
+			_ = s.set(c, s.standard)
+		}
+		if v.from != "default" {
+			set++
+		}
+	}
+	if err := c.complete(); err != nil {
+		mistakes = append(mistakes, err)
+	}
+	return set, mistakes
+}
+
+func valueOf(p *term.Program, s setting, flags *pflag.FlagSet) (value, error) {
 	if f := flags.Lookup(s.name); f != nil && f.Changed {
 		return value{s, f.Value.String(), "--" + s.name}, nil
 	}
-	if text := p.getenv(s.env()); text != "" {
+	if text := p.Getenv(s.env()); text != "" {
 		return value{s, text, s.env()}, nil
 	}
 	file := s.env() + "_FILE"
-	if name := p.getenv(file); s.secret && name != "" {
+	if name := p.Getenv(file); s.secret && name != "" {
 		b, err := os.ReadFile(name)
 		if err != nil {
-			return value{}, usage("%s: %w", file, err)
+			return value{}, term.Usage("%s: %w", file, err)
 		}
 		return value{s, strings.TrimSpace(string(b)), file}, nil
 	}
-	return value{s, s.usual, "default"}, nil
+	return value{s, s.standard, "default"}, nil
 }
 
 // complete works out what follows from other settings.
 func (c *Config) complete() error {
 	root, err := filepath.Abs(c.Root)
 	if err != nil {
-		return usage("PACKBASE_ROOT: %w", err)
+		return term.Usage("PACKBASE_ROOT: %w", err)
 	}
 	c.Root = root
 	if c.Blobs == "" {
@@ -216,8 +230,8 @@ func (c *Config) complete() error {
 	return nil
 }
 
-// loopback reports whether only this machine can reach the public listener.
-func (c *Config) loopback() bool {
+// Loopback reports whether only this machine can reach the public listener.
+func (c *Config) Loopback() bool {
 	if c.Addr == "localhost" {
 		return true
 	}
@@ -225,7 +239,7 @@ func (c *Config) loopback() bool {
 	return ip != nil && ip.IsLoopback()
 }
 
-func (c *Config) logger(w *os.File) *slog.Logger {
+func (c *Config) Logger(w *os.File) *slog.Logger {
 	opt := &slog.HandlerOptions{Level: c.LogLevel}
 	if c.LogJSON {
 		return slog.New(slog.NewJSONHandler(w, opt))
@@ -340,30 +354,6 @@ func proxies(c *Config, s string) error {
 		c.Proxies = append(c.Proxies, p)
 	}
 	return nil
-}
-
-// hosts reads names of hosts, with ports or without.
-func hosts(at func(*Config) *[]string) func(*Config, string) error {
-	return func(c *Config, s string) error {
-		all := []string{}
-		for part := range strings.SplitSeq(s, ",") {
-			part = strings.ToLower(strings.TrimSpace(part))
-			if u, err := url.Parse("//" + part); err != nil || u.Host != part || u.Hostname() == "" {
-				return fmt.Errorf("%q is not the name of a host, as in packbase.example.org or localhost:8080", part)
-			}
-			all = append(all, part)
-		}
-		*at(c) = all
-		return nil
-	}
-}
-
-func pull(c *Config, s string) error {
-	if s == "off" {
-		c.Pull = []string{}
-		return nil
-	}
-	return hosts(func(c *Config) *[]string { return &c.Pull })(c, s)
 }
 
 func logForm(c *Config, s string) error {

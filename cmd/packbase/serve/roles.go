@@ -1,4 +1,4 @@
-package main
+package serve
 
 import (
 	"cmp"
@@ -11,10 +11,20 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/spf13/cobra"
 
+	"github.com/francescobianco/packbase/cmd/packbase/term"
 	"github.com/francescobianco/packbase/storage"
 	"github.com/francescobianco/packbase/worker/confine"
 	"github.com/francescobianco/packbase/worker/ingest"
 )
+
+// A program is one run of a command that is a server, or a part of one.
+type program struct{ *term.Program }
+
+// Commands returns the servers, and what belongs to their set-up.
+func Commands(run *term.Program) []*cobra.Command {
+	p := &program{run}
+	return append(p.childCommands(), p.upCommand(), p.apiCommand(), p.workerCommand(), p.migrateCommand(), p.healthCommand(), p.configCommand(), p.replicateCommand())
+}
 
 func (p *program) apiCommand() *cobra.Command {
 	cmd := &cobra.Command{
@@ -24,25 +34,25 @@ func (p *program) apiCommand() *cobra.Command {
 		Example: "  PACKBASE_DATABASE_URL=postgres://... PACKBASE_REDIS_URL=redis://... PACKBASE_TOKEN=... packbase api",
 		Args:    cobra.NoArgs,
 	}
-	cfg := p.addSettings(cmd)
+	cfg := AddSettings(p.Program, cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		ctx := cmd.Context()
-		log := cfg.logger(os.Stderr)
-		s, err := openStores(ctx, cfg)
+		log := cfg.Logger(os.Stderr)
+		s, err := OpenStores(ctx, cfg)
 		if err != nil {
 			return err
 		}
-		defer s.close()
-		if err := s.db.CheckSchema(ctx); err != nil {
+		defer s.Close()
+		if err := s.DB.CheckSchema(ctx); err != nil {
 			return err
 		}
-		warnOwner(ctx, s.db, log)
+		warnOwner(ctx, s.DB, log)
 		reg := prometheus.NewRegistry()
-		srv, err := newAPI(cfg, s, reg, log)
+		srv, err := NewAPI(cfg, s, reg, log)
 		if err != nil {
 			return err
 		}
-		if err := serveAdmin(ctx, cfg, reg); err != nil {
+		if err := ServeAdmin(ctx, cfg, reg); err != nil {
 			return err
 		}
 		ln, err := listen(cfg)
@@ -63,29 +73,29 @@ func (p *program) workerCommand() *cobra.Command {
 		Example: "  PACKBASE_DATABASE_URL=postgres://... PACKBASE_REDIS_URL=redis://... packbase worker --worker-concurrency 4",
 		Args:    cobra.NoArgs,
 	}
-	cfg := p.addSettings(cmd)
+	cfg := AddSettings(p.Program, cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		ctx := cmd.Context()
-		log := cfg.logger(os.Stderr)
-		s, err := openStores(ctx, cfg)
+		log := cfg.Logger(os.Stderr)
+		s, err := OpenStores(ctx, cfg)
 		if err != nil {
 			return err
 		}
-		defer s.close()
-		if err := s.db.CheckSchema(ctx); err != nil {
+		defer s.Close()
+		if err := s.DB.CheckSchema(ctx); err != nil {
 			return err
 		}
-		warnOwner(ctx, s.db, log)
+		warnOwner(ctx, s.DB, log)
 		git, err := newGit(cfg, s)
 		if err != nil {
 			return err
 		}
 		reg := prometheus.NewRegistry()
-		w, err := newWorker(cfg, s, git, reg, log)
+		w, err := NewWorker(cfg, s, git, reg, log)
 		if err != nil {
 			return err
 		}
-		if err := serveAdmin(ctx, cfg, reg); err != nil {
+		if err := ServeAdmin(ctx, cfg, reg); err != nil {
 			return err
 		}
 		logWalls(ctx, log)
@@ -103,18 +113,18 @@ func (p *program) migrateCommand() *cobra.Command {
 		Example: "  PACKBASE_DATABASE_URL=postgres://... packbase migrate",
 		Args:    cobra.NoArgs,
 	}
-	cfg := p.addSettings(cmd)
+	cfg := AddSettings(p.Program, cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if cfg.DatabaseURL == "" {
-			return usage("PACKBASE_DATABASE_URL is not set")
+			return term.Usage("PACKBASE_DATABASE_URL is not set")
 		}
-		return migrate(cmd.Context(), cfg)
+		return Migrate(cmd.Context(), cfg)
 	}
 	return cmd
 }
 
-// migrate brings the schema up to date, and admits the servers' role to it.
-func migrate(ctx context.Context, cfg *Config) error {
+// Migrate brings the schema up to date, and admits the servers' role to it.
+func Migrate(ctx context.Context, cfg *Config) error {
 	db, err := storage.Open(ctx, cmp.Or(cfg.MigrateURL, cfg.DatabaseURL))
 	if err != nil {
 		return err
@@ -125,7 +135,7 @@ func migrate(ctx context.Context, cfg *Config) error {
 	}
 	server, err := pgconn.ParseConfig(cfg.DatabaseURL)
 	if err != nil {
-		return usage("PACKBASE_DATABASE_URL: not a postgres:// URL that can be read")
+		return term.Usage("PACKBASE_DATABASE_URL: not a postgres:// URL that can be read")
 	}
 	return db.Admit(ctx, server.User, server.Password)
 }
@@ -145,7 +155,7 @@ func (p *program) childCommands() []*cobra.Command {
 			Short:  short,
 			Hidden: true,
 			Args:   cobra.NoArgs,
-			RunE:   func(cmd *cobra.Command, _ []string) error { return main(cmd.Context(), p.stdin, p.stdout) },
+			RunE:   func(cmd *cobra.Command, _ []string) error { return main(cmd.Context(), p.Stdin, p.Stdout) },
 		}
 	}
 	return []*cobra.Command{
@@ -166,14 +176,14 @@ func (p *program) configCommand() *cobra.Command {
 		Example: "  PACKBASE_PORT=8081 packbase config",
 		Args:    cobra.NoArgs,
 	}
-	cfg := p.addSettings(cmd)
+	cfg := AddSettings(p.Program, cmd)
 	cmd.PreRunE = nil
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		values, err := p.readSettings(cfg, cmd.Flags())
+		values, err := readSettings(p.Program, cfg, cmd.Flags())
 		if err != nil {
 			return err
 		}
-		return printSettings(p.stdout, values)
+		return printSettings(p.Stdout, values)
 	}
 	return cmd
 }

@@ -1,4 +1,4 @@
-package main
+package serve
 
 import (
 	"context"
@@ -15,6 +15,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/spf13/cobra"
 
+	"github.com/francescobianco/packbase/cmd/packbase/term"
 	"github.com/francescobianco/packbase/storage/blob"
 	"github.com/francescobianco/packbase/storage/gitpack"
 	"github.com/francescobianco/packbase/worker/probe"
@@ -40,27 +41,27 @@ which does both with a Postgres of its own.`,
 	}
 	from := cmd.Flags().String("from", "", "URL of the central [PACKBASE_CENTRAL]")
 	resume := cmd.Flags().Bool("resume", false, resumeHelp)
-	cfg := p.addSettings(cmd)
+	cfg := AddSettings(p.Program, cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		ctx := cmd.Context()
 		if *from != "" {
 			cfg.Central = *from
 		}
 		cfg.ReadOnly = true // no Redis is needed
-		log := cfg.logger(os.Stderr)
-		s, err := openStores(ctx, cfg)
+		log := cfg.Logger(os.Stderr)
+		s, err := OpenStores(ctx, cfg)
 		if err != nil {
 			return err
 		}
-		defer s.close()
-		if err := s.db.Migrate(ctx); err != nil {
+		defer s.Close()
+		if err := s.DB.Migrate(ctx); err != nil {
 			return err
 		}
 		git, err := newGit(cfg, s)
 		if err != nil {
 			return err
 		}
-		if err := serveAdmin(ctx, cfg, prometheus.NewRegistry()); err != nil {
+		if err := ServeAdmin(ctx, cfg, prometheus.NewRegistry()); err != nil {
 			return err
 		}
 		log.Info("working", "central", cfg.Central)
@@ -71,12 +72,12 @@ which does both with a Postgres of its own.`,
 
 // follow replicates from the central until ctx ends. git is the Git interface,
 // to probe with; resume clears a halt.
-func follow(ctx context.Context, cfg *Config, s *stores, git http.Handler, resume bool, log *slog.Logger) error {
+func follow(ctx context.Context, cfg *Config, s *Stores, git http.Handler, resume bool, log *slog.Logger) error {
 	central, place, err := parseCentral(cfg.Central)
 	if err != nil {
 		return err
 	}
-	staging, err := blob.OpenStaging(s.blobs, filepath.Join(cfg.Root, "staging"))
+	staging, err := blob.OpenStaging(s.Blobs, filepath.Join(cfg.Root, "staging"))
 	if err != nil {
 		return fmt.Errorf("PACKBASE_ROOT: %w", err)
 	}
@@ -85,15 +86,15 @@ func follow(ctx context.Context, cfg *Config, s *stores, git http.Handler, resum
 		return err
 	}
 	// The operator named the central: it may be at a private address.
-	client := upstream.New(upstream.Options{Allow: append(cfg.Allow, place), UserAgent: "packbase/" + release})
+	client := upstream.New(upstream.Options{Allow: append(cfg.Allow, place), UserAgent: "packbase/" + cfg.Release})
 	if resume {
-		if err := s.db.Resume(ctx); err != nil {
+		if err := s.DB.Resume(ctx); err != nil {
 			return err
 		}
 	}
 	r := &replica.Replica{
-		DB: s.db, Blobs: s.blobs, Staging: staging, Central: central, Token: cfg.CentralToken, HTTP: client.HTTP(), Retry: time.Second, Scrub: cfg.Scrub, Log: log,
-		Prober: &probe.Prober{DB: s.db, Staging: staging, Git: git, Limits: gitpack.StoredLimits(), Zig: cfg.Zig, ZigCache: filepath.Join(cfg.Root, "zig-cache"), Child: child},
+		DB: s.DB, Blobs: s.Blobs, Staging: staging, Central: central, Token: cfg.CentralToken, HTTP: client.HTTP(), Retry: time.Second, Scrub: cfg.Scrub, Log: log,
+		Prober: &probe.Prober{DB: s.DB, Staging: staging, Git: git, Limits: gitpack.StoredLimits(), Zig: cfg.Zig, ZigCache: filepath.Join(cfg.Root, "zig-cache"), Child: child},
 	}
 	return r.Run(ctx)
 }
@@ -101,7 +102,7 @@ func follow(ctx context.Context, cfg *Config, s *stores, git http.Handler, resum
 func parseCentral(raw string) (central string, place upstream.Allow, err error) {
 	u, err := url.Parse(strings.TrimSuffix(raw, "/"))
 	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
-		return "", place, usage("PACKBASE_CENTRAL: want the URL of a packbase, like https://packbase.example.org")
+		return "", place, term.Usage("PACKBASE_CENTRAL: want the URL of a packbase, like https://packbase.example.org")
 	}
 	port := u.Port()
 	if port == "" {
@@ -109,11 +110,11 @@ func parseCentral(raw string) (central string, place upstream.Allow, err error) 
 	}
 	n, err := strconv.ParseUint(port, 10, 16)
 	if err != nil {
-		return "", place, usage("PACKBASE_CENTRAL: port %q", port)
+		return "", place, term.Usage("PACKBASE_CENTRAL: port %q", port)
 	}
 	allowed, err := upstream.ParseAllow(fmt.Sprintf("%s:%d", hostForAllow(u.Hostname()), n))
 	if err != nil {
-		return "", place, usage("PACKBASE_CENTRAL: %w", err)
+		return "", place, term.Usage("PACKBASE_CENTRAL: %w", err)
 	}
 	return u.String(), allowed[0], nil
 }

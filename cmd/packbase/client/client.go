@@ -1,4 +1,6 @@
-package main
+// Package client has the commands of those who use a running packbase: what
+// they ask its API, and how the answers look.
+package client
 
 import (
 	"bytes"
@@ -22,6 +24,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/francescobianco/packbase/api/wire"
+	"github.com/francescobianco/packbase/cmd/packbase/term"
 	"github.com/francescobianco/packbase/storage"
 )
 
@@ -31,6 +34,16 @@ const (
 	callTimeout    = 30 * time.Second // one answer that comes at once
 	maxAnswer      = 64 << 20         // bytes; a package with 20,000 tags answers 20 MB
 )
+
+// A program is one run of a command that asks a server.
+type program struct{ *term.Program }
+
+// Commands returns the commands that ask a server.
+func Commands(run *term.Program) []*cobra.Command {
+	p := &program{run}
+	return []*cobra.Command{p.fetchCommand(), p.updateCommand(), p.listCommand(), p.searchCommand(), p.infoCommand(), p.checkCommand(),
+		p.reviewCommand(), p.visibilityCommand(), p.removeCommand(), p.tokenCommand(), p.jobsCommand(), p.statusCommand()}
+}
 
 // A remote is the flags of a command that asks a server.
 type remote struct {
@@ -55,11 +68,12 @@ func (p *program) addRemote(cmd *cobra.Command) *remote {
 type client struct {
 	base  *url.URL
 	token string // "" for none
+	agent string // what the server is told that we are
 	http  *http.Client
 }
 
 func (p *program) client(r *remote) (*client, error) {
-	base, err := parseBase(cmp.Or(r.url, p.getenv("PACKBASE_URL"), defaultURL))
+	base, err := parseBase(cmp.Or(r.url, p.Getenv("PACKBASE_URL"), defaultURL))
 	if err != nil {
 		return nil, err
 	}
@@ -67,10 +81,10 @@ func (p *program) client(r *remote) (*client, error) {
 	if err != nil {
 		return nil, err
 	}
-	return newClient(base, token), nil
+	return newClient(base, token, p.Release), nil
 }
 
-func newClient(base *url.URL, token string) *client {
+func newClient(base *url.URL, token, release string) *client {
 	transport := &http.Transport{
 		Proxy:                  http.ProxyFromEnvironment,
 		DialContext:            (&net.Dialer{Timeout: connectTimeout}).DialContext,
@@ -79,7 +93,7 @@ func newClient(base *url.URL, token string) *client {
 		IdleConnTimeout:        time.Minute,
 		ForceAttemptHTTP2:      true,
 	}
-	return &client{base: base, token: token, http: &http.Client{
+	return &client{base: base, token: token, agent: "packbase/" + release, http: &http.Client{
 		Transport: transport,
 		// A redirect would turn POST into GET, or carry the token elsewhere.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
@@ -90,7 +104,7 @@ func parseBase(text string) (*url.URL, error) {
 	u, err := url.Parse(text)
 	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
 		// What is wrong may be a password in it.
-		return nil, usage("PACKBASE_URL: want the address of a server, as in %s", defaultURL)
+		return nil, term.Usage("PACKBASE_URL: want the address of a server, as in %s", defaultURL)
 	}
 	u.Path = strings.TrimRight(u.Path, "/")
 	u.RawPath = ""
@@ -101,20 +115,20 @@ func parseBase(text string) (*url.URL, error) {
 // machine keeps it.
 func (p *program) clientToken(r *remote, base *url.URL) (string, error) {
 	if r.token != "" && r.tokenFile != "" {
-		return "", usage("--token and --token-file cannot be used together")
+		return "", term.Usage("--token and --token-file cannot be used together")
 	}
 	if r.tokenFile == "" {
-		if token := cmp.Or(r.token, p.getenv("PACKBASE_TOKEN")); token != "" {
+		if token := cmp.Or(r.token, p.Getenv("PACKBASE_TOKEN")); token != "" {
 			return checkToken(token, "PACKBASE_TOKEN")
 		}
 	}
-	file := cmp.Or(r.tokenFile, p.getenv("PACKBASE_TOKEN_FILE"))
+	file := cmp.Or(r.tokenFile, p.Getenv("PACKBASE_TOKEN_FILE"))
 	given := file != ""
 	if !given {
 		if !isLoopback(base.Hostname()) {
 			return "", nil
 		}
-		file = filepath.Join(cmp.Or(p.getenv("PACKBASE_ROOT"), "data"), "token")
+		file = filepath.Join(cmp.Or(p.Getenv("PACKBASE_ROOT"), "data"), "token")
 	}
 	b, err := os.ReadFile(file)
 	switch {
@@ -123,14 +137,14 @@ func (p *program) clientToken(r *remote, base *url.URL) (string, error) {
 	case !given && (errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission)):
 		return "", nil
 	}
-	return "", usage("read token: %w", err)
+	return "", term.Usage("read token: %w", err)
 }
 
 // checkToken refuses what no HTTP header can carry.
 func checkToken(text, from string) (string, error) {
 	token := strings.TrimSpace(text)
 	if token == "" || strings.ContainsFunc(token, func(r rune) bool { return r <= ' ' || r > '~' }) {
-		return "", usage("%s: not a token: want one word of ASCII", from)
+		return "", term.Usage("%s: not a token: want one word of ASCII", from)
 	}
 	return token, nil
 }
@@ -178,7 +192,7 @@ func (c *client) call(ctx context.Context, method, path string, query url.Values
 		return nil, ctx.Err()
 	}
 	if errors.Is(err, context.DeadlineExceeded) {
-		err = &awayError{c.base, fmt.Errorf("no answer within %s", timeout)}
+		err = &AwayError{c.base, fmt.Errorf("no answer within %s", timeout)}
 	}
 	return body, err
 }
@@ -191,10 +205,10 @@ func (c *client) exchange(ctx context.Context, method, path string, query url.Va
 	defer res.Body.Close()
 	body, err := io.ReadAll(io.LimitReader(res.Body, maxAnswer+1))
 	if err != nil {
-		return nil, &awayError{c.base, err}
+		return nil, &AwayError{c.base, err}
 	}
 	if len(body) > maxAnswer {
-		return nil, fmt.Errorf("the answer of %s is larger than %s", c.base, size(maxAnswer))
+		return nil, fmt.Errorf("the answer of %s is larger than %s", c.base, term.Size(maxAnswer))
 	}
 	if res.StatusCode/100 != 2 {
 		return nil, newAnswerError(res, body)
@@ -216,7 +230,7 @@ func (c *client) send(ctx context.Context, method, path string, query url.Values
 	if err != nil {
 		return nil, fmt.Errorf("make request: %w", err)
 	}
-	req.Header.Set("User-Agent", "packbase/"+release)
+	req.Header.Set("User-Agent", c.agent)
 	if in != nil {
 		req.Header.Set("Content-Type", "application/json")
 	}
@@ -226,25 +240,43 @@ func (c *client) send(ctx context.Context, method, path string, query url.Values
 	res, err := c.http.Do(req)
 	var wrapped *url.Error
 	if errors.As(err, &wrapped) {
-		err = &awayError{c.base, wrapped.Err}
+		err = &AwayError{c.base, wrapped.Err}
 	}
 	return res, err
 }
 
-// An awayError says that the server did not answer.
-type awayError struct {
+// AskReady asks a packbase what it depends on, and whether it is ready. An
+// answer that is not a packbase's is an error.
+func AskReady(ctx context.Context, base *url.URL, release string, timeout time.Duration) (ready wire.Ready, err error) {
+	raw, err := newClient(base, "", release).call(ctx, http.MethodGet, wire.ReadyRoute, nil, nil, timeout)
+	var answer *AnswerError
+	if errors.As(err, &answer) {
+		raw, err = answer.body, nil
+	}
+	if err != nil {
+		return ready, err
+	}
+	ready, err = decode[wire.Ready](raw)
+	if err == nil && ready.Dependencies == nil {
+		err = errors.New("that is no packbase")
+	}
+	return ready, err
+}
+
+// An AwayError says that the server did not answer.
+type AwayError struct {
 	base *url.URL
 	err  error
 }
 
-func (e *awayError) Error() string {
+func (e *AwayError) Error() string {
 	return fmt.Sprintf("%s does not answer: %v\nIs a packbase running there? `packbase up` starts one here; PACKBASE_URL or --url names another.", e.base, e.err)
 }
 
-func (e *awayError) Unwrap() error { return e.err }
+func (e *AwayError) Unwrap() error { return e.err }
 
-// An answerError is an answer that is not 2xx.
-type answerError struct {
+// An AnswerError is an answer that is not 2xx.
+type AnswerError struct {
 	Status     int
 	Code       string // of the API; "" if something else answered
 	Message    string
@@ -254,15 +286,15 @@ type answerError struct {
 	body       []byte // as it came
 }
 
-func newAnswerError(res *http.Response, body []byte) *answerError {
-	e := &answerError{Status: res.StatusCode, body: body}
+func newAnswerError(res *http.Response, body []byte) *AnswerError {
+	e := &AnswerError{Status: res.StatusCode, body: body}
 	var in struct {
 		wire.Error
 		Package string `json:"package"` // of a wire.NotFound
 	}
 	if json.Unmarshal(body, &in) == nil {
-		e.Code, e.Message = in.Code, printable(in.Message)
-		e.JobID, e.RequestID = printable(in.JobID), printable(in.RequestID)
+		e.Code, e.Message = in.Code, term.Printable(in.Message)
+		e.JobID, e.RequestID = term.Printable(in.JobID), term.Printable(in.RequestID)
 		if in.Status == "not_found" {
 			e.Code, e.Message = in.Status, fmt.Sprintf("there is no package %q here", in.Package)
 		}
@@ -271,7 +303,7 @@ func newAnswerError(res *http.Response, body []byte) *answerError {
 		e.RetryAfter = time.Duration(seconds) * time.Second
 	}
 	if to := res.Header.Get("Location"); e.Code == "" && res.StatusCode/100 == 3 {
-		e.Message = printable(fmt.Sprintf("the server is elsewhere: it sent %q; set PACKBASE_URL", to))
+		e.Message = term.Printable(fmt.Sprintf("the server is elsewhere: it sent %q; set PACKBASE_URL", to))
 	}
 	if e.Message == "" {
 		e.Message = fmt.Sprintf("the server answered %d %s, and no reason", res.StatusCode, http.StatusText(res.StatusCode))
@@ -279,11 +311,11 @@ func newAnswerError(res *http.Response, body []byte) *answerError {
 	return e
 }
 
-func (e *answerError) Error() string {
+func (e *AnswerError) Error() string {
 	return withAdvice(e.Message, e.advice())
 }
 
-func (e *answerError) advice() string {
+func (e *AnswerError) advice() string {
 	switch {
 	case e.Code == "unauthorized":
 		return "Set PACKBASE_TOKEN or --token-file; `packbase up` keeps its token in the file token of its root folder."
@@ -322,30 +354,30 @@ func decode[T any](raw []byte) (T, error) {
 
 // show writes an answer: with --json as it is, errors included, else as draw
 // explains it.
-func show[T any](p *program, r *remote, raw []byte, err error, draw func(*screen, T)) error {
-	var answer *answerError
+func show[T any](p *program, r *remote, raw []byte, err error, draw func(*term.Screen, T)) error {
+	var answer *AnswerError
 	if r.json && errors.As(err, &answer) {
-		p.stdout.Write(answer.body)
+		p.Stdout.Write(answer.body)
 	}
 	if err != nil {
 		return err
 	}
 	if r.json {
-		_, err := p.stdout.Write(raw)
+		_, err := p.Stdout.Write(raw)
 		return err
 	}
 	v, err := decode[T](raw)
 	if err != nil {
 		return err
 	}
-	draw(p.screen(p.stdout), v)
+	draw(p.Screen(p.Stdout), v)
 	return nil
 }
 
 // packageArg checks a package name before it becomes part of a path.
 func packageArg(name string) error {
 	if err := storage.ValidPackage(name); err != nil {
-		return usageError{err}
+		return term.Usage("%w", err)
 	}
 	return nil
 }

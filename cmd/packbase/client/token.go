@@ -1,4 +1,4 @@
-package main
+package client
 
 import (
 	"strconv"
@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/francescobianco/packbase/api/wire"
+	"github.com/francescobianco/packbase/cmd/packbase/term"
 	"github.com/francescobianco/packbase/storage"
 )
 
@@ -49,7 +50,7 @@ and Git it is the password in the URL: http://x:TOKEN@host/package.`,
 	cmd.Flags().StringVar(&expires, "expires", "", "how long it is good for, as in 90d or 12h (default for ever)")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if name == "" {
-			return usage("--name is missing: it says what the token is for, and revokes it")
+			return term.Usage("--name is missing: it says what the token is for, and revokes it")
 		}
 		in := wire.CreateToken{Name: name, Scope: scope}
 		if expires != "" {
@@ -64,7 +65,7 @@ and Git it is the password in the URL: http://x:TOKEN@host/package.`,
 			return err
 		}
 		raw, err := c.post(cmd.Context(), wire.TokensRoute, in)
-		return show(p, r, raw, err, func(s *screen, t wire.NewToken) { s.printf("%s\n", printable(t.Secret)) })
+		return show(p, r, raw, err, func(s *term.Screen, t wire.NewToken) { s.Printf("%s\n", term.Printable(t.Secret)) })
 	}
 	return cmd
 }
@@ -78,7 +79,7 @@ func parseDays(text string) (time.Duration, error) {
 	if d, err := time.ParseDuration(text); err == nil && d > 0 {
 		return d, nil
 	}
-	return 0, usage("--expires: %q is not a duration like 90d or 12h", text)
+	return 0, term.Usage("--expires: %q is not a duration like 90d or 12h", text)
 }
 
 func (p *program) tokenListCommand() *cobra.Command {
@@ -95,8 +96,8 @@ func (p *program) tokenListCommand() *cobra.Command {
 			return err
 		}
 		raw, err := c.get(cmd.Context(), wire.TokensRoute, nil)
-		return show(p, r, raw, err, func(s *screen, all wire.Tokens) {
-			var rows [][]cell
+		return show(p, r, raw, err, func(s *term.Screen, all wire.Tokens) {
+			var rows [][]term.Cell
 			for _, t := range all.Tokens {
 				expires := "never"
 				if t.ExpiresAt != nil {
@@ -104,11 +105,11 @@ func (p *program) tokenListCommand() *cobra.Command {
 				}
 				used := "never"
 				if t.LastUsedAt != nil {
-					used = s.ago(t.LastUsedAt)
+					used = s.Ago(t.LastUsedAt)
 				}
-				rows = append(rows, cells(t.Name, t.Scope, expires, used))
+				rows = append(rows, term.Cells(t.Name, t.Scope, expires, used))
 			}
-			s.table([]string{"NAME", "SCOPE", "EXPIRES", "USED"}, rows)
+			s.Table([]string{"NAME", "SCOPE", "EXPIRES", "USED"}, rows)
 		})
 	}
 	return cmd
@@ -128,7 +129,7 @@ func (p *program) tokenRevokeCommand() *cobra.Command {
 			return err
 		}
 		raw, err := c.post(cmd.Context(), wire.Path(wire.RevokeRoute, args[0]), nil)
-		return show(p, r, raw, err, func(s *screen, _ wire.Revoked) { s.printf("%s is revoked\n", printable(args[0])) })
+		return show(p, r, raw, err, func(s *term.Screen, _ wire.Revoked) { s.Printf("%s is revoked\n", term.Printable(args[0])) })
 	}
 	return cmd
 }
@@ -150,14 +151,14 @@ follow; what they and others have read already they keep.`,
 			return err
 		}
 		if args[1] != "public" && args[1] != "private" {
-			return usage("%q: want public or private", args[1])
+			return term.Usage("%q: want public or private", args[1])
 		}
 		c, err := p.client(r)
 		if err != nil {
 			return err
 		}
 		raw, err := c.post(cmd.Context(), wire.Path(wire.VisibilityRoute, args[0]), wire.Visibility{Visibility: args[1]})
-		return show(p, r, raw, err, func(s *screen, info wire.Checked) { s.fields(packageFields(s, info.Package)...) })
+		return show(p, r, raw, err, func(s *term.Screen, info wire.Checked) { s.Fields(packageFields(s, info.Package)...) })
 	}
 	return cmd
 }
@@ -182,7 +183,7 @@ and the tags are never used again. The bytes go with the next packbase gc.`,
 			return err
 		}
 		if reason == "" {
-			return usage("--reason is missing: all who ask for what was removed are told it")
+			return term.Usage("--reason is missing: all who ask for what was removed are told it")
 		}
 		in := wire.Remove{Package: args[0], Reason: reason}
 		switch {
@@ -202,18 +203,18 @@ and the tags are never used again. The bytes go with the next packbase gc.`,
 	return cmd
 }
 
-func drawRemoval(s *screen, done wire.Removed) {
+func drawRemoval(s *term.Screen, done wire.Removed) {
 	for _, it := range done.Removed {
 		name := "@" + it.Tag
 		if it.Tag == "" {
 			name = "#" + it.Commit
 		}
-		s.printf("removed %s\n", printable(done.Package+name))
+		s.Printf("removed %s\n", term.Printable(done.Package+name))
 	}
 	if done.Freed {
-		s.printf("removed %s; nothing was published under it, so the name is free\n", printable(done.Package))
+		s.Printf("removed %s; nothing was published under it, so the name is free\n", term.Printable(done.Package))
 	}
 	for _, tag := range done.Left {
-		s.printf("%s\n", s.paint(yellow, "the same commit is still served as "+printable(tag)))
+		s.Printf("%s\n", s.Paint(term.Yellow, "the same commit is still served as "+term.Printable(tag)))
 	}
 }

@@ -1,4 +1,4 @@
-package main
+package client
 
 import (
 	"context"
@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/francescobianco/packbase/api/wire"
+	"github.com/francescobianco/packbase/cmd/packbase/term"
 	"github.com/francescobianco/packbase/storage"
 )
 
@@ -37,7 +38,7 @@ With --json the answer is the queued job's, or with --wait the job as it ended.`
 	addWait(cmd, &wait, &limit)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if _, err := storage.ParseUpstream(args[0]); err != nil {
-			return usageError{err}
+			return term.Usage("%w", err)
 		}
 		if name != "" {
 			if err := packageArg(name); err != nil {
@@ -67,9 +68,9 @@ func addWait(cmd *cobra.Command, wait *bool, limit *time.Duration) {
 	cmd.Flags().DurationVar(limit, "timeout", 5*time.Minute, "how long to wait; 0 for ever")
 }
 
-func drawQueued(s *screen, q wire.Queued) {
-	s.printf("%s is queued as job %s\n", printable(q.Package), printable(q.JobID))
-	s.printf("%s\n", s.paint(dim, "`packbase jobs --follow "+printable(q.JobID)+"` shows how far it is."))
+func drawQueued(s *term.Screen, q wire.Queued) {
+	s.Printf("%s is queued as job %s\n", term.Printable(q.Package), term.Printable(q.JobID))
+	s.Printf("%s\n", s.Paint(term.Dim, "`packbase jobs --follow "+term.Printable(q.JobID)+"` shows how far it is."))
 }
 
 // waitFetch follows a fetch to its end and says how to use the package.
@@ -92,41 +93,41 @@ func (p *program) waitFetch(ctx context.Context, r *remote, c *client, id string
 	if err != nil {
 		return err
 	}
-	drawFetched(p.screen(p.stdout), c, j, info)
+	drawFetched(p.Screen(p.Stdout), c, j, info)
 	return nil
 }
 
 // drawFetched writes what a fetch brought.
-func drawFetched(s *screen, c *client, j job, info wire.Package) {
+func drawFetched(s *term.Screen, c *client, j job, info wire.Package) {
 	done, news := j.Fetched(), "nothing new"
 	if done.Created > 0 {
 		news = fmt.Sprintf("%d new", done.Created)
 	}
-	s.printf("%s %s: %s here, %s\n\n", s.paint(green, "ok"), printable(j.Package), plural(done.Count, "release"), news)
+	s.Printf("%s %s: %s here, %s\n\n", s.Paint(term.Green, "ok"), term.Printable(j.Package), term.Plural(done.Count, "release"), news)
 	t := find(&info, done.Tag, done.Commit)
 	if t == nil {
 		return
 	}
-	s.fields(
-		field("release", releaseName(t)+", "+size(t.Size)),
-		field("tarball", c.url(t.URL, nil)),
-		field("zig hash", t.Zig.Hash),
+	s.Fields(
+		term.Field("release", releaseName(t)+", "+term.Size(t.Size)),
+		term.Field("tarball", c.url(t.URL, nil)),
+		term.Field("zig hash", t.Zig.Hash),
 	)
 	if n := len(info.RejectedTags); n > 0 {
-		s.printf("\n%s cannot be mirrored: `packbase info %s` says why.\n", plural(n, "tag"), printable(info.Package))
+		s.Printf("\n%s cannot be mirrored: `packbase info %s` says why.\n", term.Plural(n, "tag"), term.Printable(info.Package))
 	}
 	drawUse(s, c, info.Package, t)
 }
 
 // drawUse writes the lines that put a release into a project.
-func drawUse(s *screen, c *client, pkg string, t *wire.Tarball) {
+func drawUse(s *term.Screen, c *client, pkg string, t *wire.Tarball) {
 	if t.Zig.Problem != "" {
-		s.printf("\n%s zig will not take it as a dependency: %s\n", s.paint(yellow, "warn"), printable(t.Zig.Problem))
+		s.Printf("\n%s zig will not take it as a dependency: %s\n", s.Paint(term.Yellow, "warn"), term.Printable(t.Zig.Problem))
 	}
-	s.printf("\nIn a project, either of\n\n")
-	s.printf("  zig fetch --save %s\n", quote(c.url(t.URL, nil)))
+	s.Printf("\nIn a project, either of\n\n")
+	s.Printf("  zig fetch --save %s\n", term.Quote(c.url(t.URL, nil)))
 	if t.GitHidden == "" {
-		s.printf("  zig fetch --save %s\n", quote(c.gitURL(pkg, t)))
+		s.Printf("  zig fetch --save %s\n", term.Quote(c.gitURL(pkg, t)))
 	}
 }
 
@@ -177,25 +178,25 @@ type updateAnswer struct {
 	RetryAfter int64 `json:"retry_after"` // seconds
 }
 
-func drawUpdate(s *screen, u updateAnswer) {
+func drawUpdate(s *term.Screen, u updateAnswer) {
 	switch u.Status {
 	case "started":
-		s.printf("the update has begun as job %s\n", printable(u.JobID))
+		s.Printf("the update has begun as job %s\n", term.Printable(u.JobID))
 	case "queued":
-		s.printf("an update is running; one more follows it\n")
+		s.Printf("an update is running; one more follows it\n")
 	case "cooldown":
-		s.printf("there was an update just now; ask again in %s\n", time.Duration(u.RetryAfter)*time.Second)
+		s.Printf("there was an update just now; ask again in %s\n", time.Duration(u.RetryAfter)*time.Second)
 	default:
-		s.printf("%s\n", printable(u.Status))
+		s.Printf("%s\n", term.Printable(u.Status))
 	}
-	s.printf("%s\n", s.paint(dim, "`packbase status --watch` shows how far it is."))
+	s.Printf("%s\n", s.Paint(term.Dim, "`packbase status --watch` shows how far it is."))
 }
 
 // waitUpdate has an update made and follows it, and its packages, to the end.
 func (p *program) waitUpdate(ctx context.Context, r *remote, c *client, limit time.Duration) error {
 	var j job
 	err := within(ctx, limit, "The update goes on: `packbase status --watch`.", func(ctx context.Context) (err error) {
-		g := &progress{s: p.screen(p.stderr)}
+		g := &progress{s: p.Screen(p.Stderr)}
 		defer g.clear()
 		j, err = c.update(ctx, g.show)
 		return err
@@ -213,9 +214,9 @@ func (p *program) waitUpdate(ctx context.Context, r *remote, c *client, limit ti
 	if err := json.Unmarshal(j.Result, &n); err != nil {
 		return fmt.Errorf("read result of job %s: %w", j.ID, err)
 	}
-	s := p.screen(p.stdout)
-	s.printf("%s the catalog is up to date\n\n", s.paint(green, "ok"))
-	s.fields(counterFields(&n)...)
+	s := p.Screen(p.Stdout)
+	s.Printf("%s the catalog is up to date\n\n", s.Paint(term.Green, "ok"))
+	s.Fields(counterFields(&n)...)
 	return nil
 }
 

@@ -1,4 +1,4 @@
-package main
+package upkeep
 
 import (
 	"cmp"
@@ -24,6 +24,9 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
+	"github.com/francescobianco/packbase/cmd/packbase/client"
+	"github.com/francescobianco/packbase/cmd/packbase/serve"
+	"github.com/francescobianco/packbase/cmd/packbase/term"
 	"github.com/francescobianco/packbase/storage"
 	"github.com/francescobianco/packbase/storage/blob"
 	"github.com/francescobianco/packbase/storage/engines"
@@ -44,13 +47,13 @@ anything is FAIL.`,
   PACKBASE_DATABASE_URL=postgres://... PACKBASE_REDIS_URL=redis://... packbase doctor --root /data`,
 		Args: cobra.NoArgs,
 	}
-	cfg := p.addSettings(cmd)
+	cfg := serve.AddSettings(p.Program, cmd)
 	// It looks at each setting by itself, and at all of them.
 	cmd.PreRunE = nil
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		d := &doctor{p: p, cfg: cfg, s: p.screen(p.stdout)}
+		d := &doctor{p: p, cfg: cfg, s: p.Screen(p.Stdout)}
 		d.settings(cmd)
-		for _, check := range []func(context.Context){d.token, d.root, d.blobs, d.postgres, d.redis, d.ports, d.files, d.upstream, d.zig, d.proxies, d.walls} {
+		for _, check := range []func(context.Context){d.token, d.root, d.blobs, d.postgres, d.redis, d.ports, d.files, d.upstream, d.zig, d.walls} {
 			// What Ctrl-C broke off is no finding.
 			if err := cmd.Context().Err(); err != nil {
 				return err
@@ -58,7 +61,7 @@ anything is FAIL.`,
 			check(cmd.Context())
 		}
 		if d.failed > 0 {
-			return fmt.Errorf("%s failed", plural(d.failed, "check"))
+			return fmt.Errorf("%s failed", term.Plural(d.failed, "check"))
 		}
 		return nil
 	}
@@ -68,13 +71,16 @@ anything is FAIL.`,
 // A doctor looks at a set-up and writes what it finds.
 type doctor struct {
 	p      *program
-	cfg    *Config
-	s      *screen
+	cfg    *serve.Config
+	s      *term.Screen
 	failed int
 }
 
-// checkTimeout bounds each check that asks somebody.
-const checkTimeout = 10 * time.Second
+// Limits of the checks that ask somebody.
+const (
+	checkTimeout = 10 * time.Second
+	maxCatalog   = 64 << 20 // bytes
+)
 
 func (d *doctor) ok(what, format string, args ...any)   { d.find("ok", what, format, args...) }
 func (d *doctor) warn(what, format string, args ...any) { d.find("warn", what, format, args...) }
@@ -84,34 +90,16 @@ func (d *doctor) fail(what, format string, args ...any) {
 }
 
 func (d *doctor) find(level, what, format string, args ...any) {
-	d.s.printf("%s  %-9s  %s\n", d.s.paint(stateColour(level), fmt.Sprintf("%-4s", level)), what, printable(fmt.Sprintf(format, args...)))
+	d.s.Printf("%s  %-9s  %s\n", d.s.Paint(term.StateColour(level), fmt.Sprintf("%-4s", level)), what, term.Printable(fmt.Sprintf(format, args...)))
 }
 
 // settings reads each setting, so that all mistakes are found at once.
 func (d *doctor) settings(cmd *cobra.Command) {
-	bad, set := 0, 0
-	for _, s := range settings() {
-		v, err := d.p.valueOf(s, cmd.Flags())
-		if err == nil && v.text != "" {
-			if err = s.set(d.cfg, v.text); err != nil {
-				err = fmt.Errorf("%s: %w", v.from, err)
-			}
-		}
-		if err != nil {
-			bad++
-			d.fail("settings", "%v", err)
-			// The other checks go on with what is usual.
-			_ = s.set(d.cfg, s.usual)
-		}
-		if v.from != "default" {
-			set++
-		}
-	}
-	if err := d.cfg.complete(); err != nil {
-		bad++
+	set, mistakes := d.cfg.ReadAll(d.p.Program, cmd.Flags())
+	for _, err := range mistakes {
 		d.fail("settings", "%v", err)
 	}
-	if bad == 0 {
+	if len(mistakes) == 0 {
 		d.ok("settings", "%d are set, the others are as usual; `packbase config` prints them", set)
 	}
 }
@@ -126,7 +114,7 @@ func (d *doctor) token(context.Context) {
 		d.ok("token", "set")
 	case fileExists(filepath.Join(d.cfg.Root, "token")):
 		d.ok("token", "`packbase up` made one and keeps it in %s", filepath.Join(d.cfg.Root, "token"))
-	case d.cfg.loopback():
+	case d.cfg.Loopback():
 		d.warn("token", "not set: `packbase up` makes one, `packbase api` lets everybody on this machine write")
 	default:
 		d.warn("token", "not set: `packbase up` makes one, but `packbase api` on %s will not start; set PACKBASE_TOKEN", cmp.Or(d.cfg.Addr, "all addresses"))
@@ -170,13 +158,13 @@ func (d *doctor) root(context.Context) {
 	free := int64(fs.Bavail) * int64(fs.Bsize)
 	switch {
 	case free < noSpace:
-		d.fail("root", "only %s free in %s; make room, or set PACKBASE_ROOT", size(free), dir)
+		d.fail("root", "only %s free in %s; make room, or set PACKBASE_ROOT", term.Size(free), dir)
 	case free < littleSpace:
-		d.warn("root", "only %s free in %s", size(free), dir)
+		d.warn("root", "only %s free in %s", term.Size(free), dir)
 	case dir != d.cfg.Root:
-		d.ok("root", "%s will be made; %s free", d.cfg.Root, size(free))
+		d.ok("root", "%s will be made; %s free", d.cfg.Root, term.Size(free))
 	default:
-		d.ok("root", "%s can be written to; %s free", dir, size(free))
+		d.ok("root", "%s can be written to; %s free", dir, term.Size(free))
 	}
 }
 
@@ -351,7 +339,7 @@ func (d *doctor) redis(ctx context.Context) {
 const redisDoubt = "answers, but does not tell its configuration; see to appendonly yes and maxmemory-policy noeviction"
 
 func tryDial(ctx context.Context, network, addr string) error {
-	conn, err := (&net.Dialer{Timeout: connectTimeout}).DialContext(ctx, network, addr)
+	conn, err := (&net.Dialer{Timeout: checkTimeout}).DialContext(ctx, network, addr)
 	if err != nil {
 		return err
 	}
@@ -419,17 +407,8 @@ func (d *doctor) holder(ctx context.Context, addr string) {
 		host = "127.0.0.1"
 	}
 	base := &url.URL{Scheme: "http", Host: net.JoinHostPort(host, strconv.Itoa(d.cfg.Port))}
-	raw, err := newClient(base, "").call(ctx, http.MethodGet, "/readyz", nil, nil, checkTimeout)
-	var answer *answerError
-	if errors.As(err, &answer) {
-		raw = answer.body
-	}
-	var ready struct {
-		Status       string            `json:"status"`
-		Dependencies map[string]string `json:"dependencies"`
-	}
-	switch {
-	case json.Unmarshal(raw, &ready) != nil || ready.Dependencies == nil:
+	switch ready, err := client.AskReady(ctx, base, d.cfg.Release, checkTimeout); {
+	case err != nil:
 		d.fail("port", "%s is in use by something else; stop that, or set PACKBASE_PORT", addr)
 	case ready.Status != "ready":
 		d.warn("port", "%s is a packbase that is not ready: %v; its log says why", base, ready.Dependencies)
@@ -477,7 +456,7 @@ func (d *doctor) upstream(ctx context.Context) {
 		d.fail("catalog", "PACKBASE_SOURCE: %v", err)
 		return
 	}
-	d.ok("catalog", "can be read: %s", plural(n, "package"))
+	d.ok("catalog", "can be read: %s", term.Plural(n, "package"))
 }
 
 // catalog reads the catalog the way the worker does, and returns how many
@@ -497,7 +476,7 @@ func (d *doctor) catalog(ctx context.Context) (packages int, err error) {
 		Protocol string `json:"protocol"`
 		Packages []any  `json:"packages"`
 	}
-	if err := json.NewDecoder(io.LimitReader(body, maxAnswer)).Decode(&catalog); err != nil {
+	if err := json.NewDecoder(io.LimitReader(body, maxCatalog)).Decode(&catalog); err != nil {
 		return 0, fmt.Errorf("read catalog: %w", err)
 	}
 	if catalog.Protocol != "v1" {
@@ -507,7 +486,7 @@ func (d *doctor) catalog(ctx context.Context) (packages int, err error) {
 }
 
 func (d *doctor) download(ctx context.Context, source string) (io.ReadCloser, error) {
-	web := upstream.New(upstream.Options{Allow: d.cfg.Allow, Netrc: d.cfg.Netrc, UserAgent: "packbase/" + release}).HTTP()
+	web := upstream.New(upstream.Options{Allow: d.cfg.Allow, Netrc: d.cfg.Netrc, UserAgent: "packbase/" + d.cfg.Release}).HTTP()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, source, nil)
 	if err != nil {
 		return nil, err
@@ -540,7 +519,7 @@ func (d *doctor) zig(ctx context.Context) {
 
 // walls looks at what keeps upstream's bytes from the rest of the machine.
 func (d *doctor) walls(ctx context.Context) {
-	w, err := walls(ctx)
+	w, err := serve.Walls(ctx)
 	switch {
 	case err != nil:
 		d.fail("walls", "the process that reads upstream cannot be confined: %v", err)

@@ -1,4 +1,4 @@
-package main
+package client
 
 import (
 	"bufio"
@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/francescobianco/packbase/api/wire"
+	"github.com/francescobianco/packbase/cmd/packbase/term"
 	"github.com/francescobianco/packbase/storage"
 )
 
@@ -43,7 +44,7 @@ func (j *job) err() error {
 	if j.State == storage.Succeeded {
 		return nil
 	}
-	return &jobEndError{ID: printable(j.ID), State: j.State, Failure: j.Error}
+	return &jobEndError{ID: term.Printable(j.ID), State: j.State, Failure: j.Error}
 }
 
 // A jobEndError is a job that ended without success.
@@ -55,7 +56,7 @@ type jobEndError struct {
 func (e *jobEndError) Error() string {
 	message := fmt.Sprintf("job %s %s", e.ID, e.State)
 	if e.Message != "" {
-		message += ": " + printable(e.Message)
+		message += ": " + term.Printable(e.Message)
 	}
 	return withAdvice(message, e.advice())
 }
@@ -81,13 +82,13 @@ func (e *jobEndError) advice() string {
 	return again + "."
 }
 
-// A goingOnError says that we stopped waiting for what has not ended.
-type goingOnError struct {
+// A GoingOnError says that we stopped waiting for what has not ended.
+type GoingOnError struct {
 	after time.Duration
 	next  string // where to see it
 }
 
-func (e *goingOnError) Error() string { return withAdvice("not done after "+e.after.String(), e.next) }
+func (e *GoingOnError) Error() string { return withAdvice("not done after "+e.after.String(), e.next) }
 
 // Limits of following a job.
 const (
@@ -121,13 +122,13 @@ func (c *client) follow(ctx context.Context, id string, from source, seen func(j
 				seen(last)
 			}
 		}
-		var away *awayError
+		var away *AwayError
 		switch {
 		case ctx.Err() != nil:
 			return last, ctx.Err()
 		case err == nil && !last.Open():
 			return last, nil
-		case err != nil && (!errors.As(err, &away) && !isBusy(err) || time.Since(contact) > patience):
+		case err != nil && (!errors.As(err, &away) && !IsBusy(err) || time.Since(contact) > patience):
 			return last, err
 		}
 		if err := pause(ctx, wait); err != nil {
@@ -137,10 +138,10 @@ func (c *client) follow(ctx context.Context, id string, from source, seen func(j
 	}
 }
 
-// isBusy reports whether the server, or what stands before it, only cannot
+// IsBusy reports whether the server, or what stands before it, only cannot
 // answer now.
-func isBusy(err error) bool {
-	var answer *answerError
+func IsBusy(err error) bool {
+	var answer *AnswerError
 	if !errors.As(err, &answer) || answer.JobID != "" {
 		return false
 	}
@@ -164,7 +165,7 @@ func pause(ctx context.Context, d time.Duration) error {
 // ever.
 func (p *program) followFor(ctx context.Context, c *client, id string, limit time.Duration) (j job, err error) {
 	err = within(ctx, limit, "The job goes on: `packbase jobs --follow "+id+"`.", func(ctx context.Context) (err error) {
-		g := &progress{s: p.screen(p.stderr)}
+		g := &progress{s: p.Screen(p.Stderr)}
 		defer g.clear()
 		j, err = c.follow(ctx, id, c.events, g.show)
 		return err
@@ -182,7 +183,7 @@ func within(ctx context.Context, limit time.Duration, next string, wait func(con
 	defer cancel()
 	err := wait(short)
 	if err != nil && short.Err() != nil && ctx.Err() == nil {
-		return &goingOnError{limit, next}
+		return &GoingOnError{limit, next}
 	}
 	return err
 }
@@ -237,6 +238,6 @@ func (c *client) events(ctx context.Context, id string, seen func(job)) (last jo
 
 // printJob writes a job as the server gave it.
 func (p *program) printJob(j job) error {
-	_, err := p.stdout.Write(append(j.raw, '\n'))
+	_, err := p.Stdout.Write(append(j.raw, '\n'))
 	return err
 }

@@ -1,4 +1,4 @@
-package main
+package client
 
 import (
 	"errors"
@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/francescobianco/packbase/api/wire"
+	"github.com/francescobianco/packbase/cmd/packbase/term"
 	"github.com/francescobianco/packbase/storage"
 )
 
@@ -77,14 +78,14 @@ func (p *program) jobCommand(verb, route, short string) *cobra.Command {
 			return err
 		}
 		raw, err := c.post(cmd.Context(), wire.Path(route, args[0]), nil)
-		return show(p, r, raw, err, func(s *screen, j wire.Job) { drawJob(s, job{Job: j}) })
+		return show(p, r, raw, err, func(s *term.Screen, j wire.Job) { drawJob(s, job{Job: j}) })
 	}
 	return cmd
 }
 
 func jobArg(id string) error {
 	if u, err := uuid.Parse(id); err != nil || u.String() != id {
-		return usage("%q is not the id of a job; `packbase jobs` lists them", id)
+		return term.Usage("%q is not the id of a job; `packbase jobs` lists them", id)
 	}
 	return nil
 }
@@ -97,33 +98,33 @@ func (p *program) followJob(cmd *cobra.Command, r *remote, c *client, id string)
 	if r.json {
 		return errors.Join(p.printJob(j), j.err())
 	}
-	drawJob(p.screen(p.stdout), j)
+	drawJob(p.Screen(p.Stdout), j)
 	return j.err()
 }
 
-func drawJobs(s *screen, page wire.Jobs) {
+func drawJobs(s *term.Screen, page wire.Jobs) {
 	if len(page.Jobs) == 0 {
-		s.printf("no jobs\n")
+		s.Printf("no jobs\n")
 		return
 	}
-	var rows [][]cell
+	var rows [][]term.Cell
 	for _, each := range page.Jobs {
 		j := job{Job: each}
-		rows = append(rows, []cell{{text: j.ID}, {j.State, stateColour(j.State)}, {text: j.name()}, {text: s.ago(&j.CreatedAt)}, {text: took(s, j)}, {text: outcome(j)}})
+		rows = append(rows, []term.Cell{{Text: j.ID}, {Text: j.State, Colour: term.StateColour(j.State)}, {Text: j.name()}, {Text: s.Ago(&j.CreatedAt)}, {Text: took(s, j)}, {Text: outcome(j)}})
 	}
-	s.table([]string{"JOB", "STATE", "PACKAGE", "ASKED FOR", "TOOK", "OUTCOME"}, rows)
+	s.Table([]string{"JOB", "STATE", "PACKAGE", "ASKED FOR", "TOOK", "OUTCOME"}, rows)
 	drawMore(s, page.Next != "")
 }
 
 // took returns how long the job has run.
-func took(s *screen, j job) string {
+func took(s *term.Screen, j job) string {
 	switch {
 	case j.StartedAt == nil:
 		return "-"
 	case j.EndedAt == nil:
-		return shortly(s.now().Sub(*j.StartedAt))
+		return term.Shortly(s.Now().Sub(*j.StartedAt))
 	}
-	return shortly(j.EndedAt.Sub(*j.StartedAt))
+	return term.Shortly(j.EndedAt.Sub(*j.StartedAt))
 }
 
 // outcome says how far the job is, or how it ended.
@@ -133,29 +134,29 @@ func outcome(j job) string {
 		return fmt.Sprintf("%s %s", j.step(), amount(j.Progress))
 	case j.State == storage.Succeeded && j.Kind == storage.FetchPackage:
 		done := j.Fetched()
-		return fmt.Sprintf("%s, %d new", plural(done.Count, "release"), done.Created)
+		return fmt.Sprintf("%s, %d new", term.Plural(done.Count, "release"), done.Created)
 	case j.Error.Code != "":
 		return j.Error.Code + ": " + j.Error.Message
 	}
 	return "-"
 }
 
-func drawJob(s *screen, j job) {
-	rows := [][]cell{
-		field("job", j.ID),
-		field("kind", j.Kind),
-		field("package", j.Package),
-		{{text: "state"}, {j.State, stateColour(j.State)}},
-		field("attempts", strconv.Itoa(j.Attempts)),
-		field("asked for", s.when(&j.CreatedAt)),
-		field("took", took(s, j)),
-		field("outcome", outcome(j)),
+func drawJob(s *term.Screen, j job) {
+	rows := [][]term.Cell{
+		term.Field("job", j.ID),
+		term.Field("kind", j.Kind),
+		term.Field("package", j.Package),
+		term.Field("state", j.State, term.StateColour(j.State)),
+		term.Field("attempts", strconv.Itoa(j.Attempts)),
+		term.Field("asked for", s.When(&j.CreatedAt)),
+		term.Field("took", took(s, j)),
+		term.Field("outcome", outcome(j)),
 	}
 	if j.Target != "" {
-		rows = append(rows, field("only", j.Target))
+		rows = append(rows, term.Field("only", j.Target))
 	}
 	if j.NextTryAt != nil {
-		rows = append(rows, field("next attempt", s.when(j.NextTryAt)))
+		rows = append(rows, term.Field("next attempt", s.When(j.NextTryAt)))
 	}
-	s.fields(rows...)
+	s.Fields(rows...)
 }

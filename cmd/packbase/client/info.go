@@ -1,4 +1,4 @@
-package main
+package client
 
 import (
 	"cmp"
@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/francescobianco/packbase/api/wire"
+	"github.com/francescobianco/packbase/cmd/packbase/term"
 	"github.com/francescobianco/packbase/storage"
 )
 
@@ -59,14 +60,14 @@ the answer is the release's manifest.`,
 			return p.infoRelease(cmd.Context(), r, c, args[0], args[1])
 		}
 		raw, err := c.get(cmd.Context(), wire.Path(wire.InfoRoute, args[0]), nil)
-		return show(p, r, raw, err, func(s *screen, info wire.Package) { drawPackage(s, c, info) })
+		return show(p, r, raw, err, func(s *term.Screen, info wire.Package) { drawPackage(s, c, info) })
 	}
 	return cmd
 }
 
 func (p *program) infoRelease(ctx context.Context, r *remote, c *client, pkg, tag string) error {
 	if err := storage.ValidTag(tag); err != nil {
-		return usageError{err}
+		return term.Usage("%w", err)
 	}
 	if r.json {
 		path := wire.ManifestPath(pkg, tag, "")
@@ -74,7 +75,7 @@ func (p *program) infoRelease(ctx context.Context, r *remote, c *client, pkg, ta
 			path = wire.ManifestPath(pkg, "", tag)
 		}
 		raw, err := c.get(ctx, path, nil)
-		return show(p, r, raw, err, func(*screen, struct{}) {})
+		return show(p, r, raw, err, func(*term.Screen, struct{}) {})
 	}
 	raw, err := c.get(ctx, wire.Path(wire.InfoRoute, pkg), nil)
 	if err != nil {
@@ -86,22 +87,22 @@ func (p *program) infoRelease(ctx context.Context, r *remote, c *client, pkg, ta
 	}
 	t := find(&info, tag, tag)
 	if t == nil {
-		return &answerError{Status: http.StatusNotFound, Message: fmt.Sprintf("%s has no release %q here", pkg, tag) +
+		return &AnswerError{Status: http.StatusNotFound, Message: fmt.Sprintf("%s has no release %q here", pkg, tag) +
 			"\n`packbase info " + pkg + "` lists those it has."}
 	}
-	drawRelease(p.screen(p.stdout), c, info, t)
+	drawRelease(p.Screen(p.Stdout), c, info, t)
 	return nil
 }
 
-func drawPackage(s *screen, c *client, info wire.Package) {
-	s.printf("%s\n", s.paint(bold, printable(info.Package)))
+func drawPackage(s *term.Screen, c *client, info wire.Package) {
+	s.Printf("%s\n", s.Paint(term.Bold, term.Printable(info.Package)))
 	if info.Description != "" {
-		s.printf("%s\n", printable(info.Description))
+		s.Printf("%s\n", term.Printable(info.Description))
 	}
-	s.printf("\n")
-	s.fields(packageFields(s, info)...)
+	s.Printf("\n")
+	s.Fields(packageFields(s, info)...)
 	if len(info.Tarballs)+len(info.Snapshots) > 0 {
-		s.printf("\n")
+		s.Printf("\n")
 		drawTarballs(s, info)
 	}
 	drawTagTroubles(s, info)
@@ -110,55 +111,55 @@ func drawPackage(s *screen, c *client, info wire.Package) {
 	}
 }
 
-func packageFields(s *screen, info wire.Package) [][]cell {
+func packageFields(s *term.Screen, info wire.Package) [][]term.Cell {
 	state := info.State
 	if info.StateReason != "" {
 		state += ": " + info.StateReason
 	}
-	rows := [][]cell{
-		field("upstream", info.Upstream),
-		{{text: "state"}, {state, stateColour(info.State)}},
-		field("releases", fmt.Sprintf("%d, %s", info.TarballCount, size(info.SizeBytes))),
-		field("latest", info.LatestTag),
-		field("in the catalog", yesNo(info.Registered)),
+	rows := [][]term.Cell{
+		term.Field("upstream", info.Upstream),
+		term.Field("state", state, term.StateColour(info.State)),
+		term.Field("releases", fmt.Sprintf("%d, %s", info.TarballCount, term.Size(info.SizeBytes))),
+		term.Field("latest", info.LatestTag),
+		term.Field("in the catalog", term.YesNo(info.Registered)),
 	}
 	if info.Private {
-		rows = append(rows, field("read by", "those with a token"))
+		rows = append(rows, term.Field("read by", "those with a token"))
 	}
 	if info.Language != "" {
-		rows = append(rows, field("language", info.Language))
+		rows = append(rows, term.Field("language", info.Language))
 	}
 	return append(rows, syncField(s, info), healthField(info))
 }
 
-func syncField(s *screen, info wire.Package) []cell {
+func syncField(s *term.Screen, info wire.Package) []term.Cell {
 	sync := info.LastSync
 	switch {
 	case sync == nil:
-		return field("last sync", "not yet")
+		return term.Field("last sync", "not yet")
 	case sync.OK || sync.Error.Code == "":
-		return []cell{{text: "last sync"}, {"ok, " + s.when(&sync.At), green}}
+		return term.Field("last sync", "ok, "+s.When(&sync.At), term.Green)
 	}
-	text := fmt.Sprintf("failed %s: %s; the last good one was %s", s.when(&sync.At), sync.Error.Message, s.when(sync.LastOKAt))
-	return []cell{{text: "last sync"}, {text, red}}
+	text := fmt.Sprintf("failed %s: %s; the last good one was %s", s.When(&sync.At), sync.Error.Message, s.When(sync.LastOKAt))
+	return term.Field("last sync", text, term.Red)
 }
 
-func healthField(info wire.Package) []cell {
+func healthField(info wire.Package) []term.Cell {
 	switch {
 	case info.Healthy:
-		return []cell{{text: "health"}, {"ok, fetched back as a client would", green}}
+		return term.Field("health", "ok, fetched back as a client would", term.Green)
 	case info.FetchProbeError != "":
-		return []cell{{text: "health"}, {"a client cannot fetch it: " + info.FetchProbeError, red}}
+		return term.Field("health", "a client cannot fetch it: "+info.FetchProbeError, term.Red)
 	}
-	return field("health", "not probed yet")
+	return term.Field("health", "not probed yet")
 }
 
-func drawTarballs(s *screen, info wire.Package) {
-	var rows [][]cell
+func drawTarballs(s *term.Screen, info wire.Package) {
+	var rows [][]term.Cell
 	for _, t := range slices.Concat(info.Tarballs, info.Snapshots) {
-		tag := cell{text: t.Tag}
+		tag := term.Cell{Text: t.Tag}
 		if t.Tag == info.LatestTag {
-			tag.colour = green
+			tag.Colour = term.Green
 		}
 		note := ""
 		switch {
@@ -169,77 +170,77 @@ func drawTarballs(s *screen, info wire.Package) {
 		case t.Zig.Problem != "":
 			note = t.Zig.Problem
 		}
-		row := []cell{tag, {text: size(t.Size)}, {text: short(t.Commit)}, {text: s.ago(&t.CreatedAt)}, {text: strings.Join(t.Zig.UsableWith, " ")}}
+		row := []term.Cell{tag, {Text: term.Size(t.Size)}, {Text: short(t.Commit)}, {Text: s.Ago(&t.CreatedAt)}, {Text: strings.Join(t.Zig.UsableWith, " ")}}
 		if note != "" {
-			row = append(row, cell{note, dim})
+			row = append(row, term.Cell{Text: note, Colour: term.Dim})
 		}
 		rows = append(rows, row)
 	}
-	s.table([]string{"TAG", "SIZE", "COMMIT", "MIRRORED", "ZIG"}, rows)
+	s.Table([]string{"TAG", "SIZE", "COMMIT", "MIRRORED", "ZIG"}, rows)
 }
 
 // short returns enough of an id to tell it from others.
 func short(oid string) string { return oid[:min(12, len(oid))] }
 
 // drawTagTroubles writes which tags are not what upstream shows now.
-func drawTagTroubles(s *screen, info wire.Package) {
+func drawTagTroubles(s *term.Screen, info wire.Package) {
 	if len(info.RejectedTags) > 0 {
-		s.printf("\nNot mirrored:\n")
-		var rows [][]cell
+		s.Printf("\nNot mirrored:\n")
+		var rows [][]term.Cell
 		for _, t := range info.RejectedTags {
-			rows = append(rows, []cell{{"  " + t.Tag, yellow}, {text: t.Reason}})
+			rows = append(rows, []term.Cell{{Text: "  " + t.Tag, Colour: term.Yellow}, {Text: t.Reason}})
 		}
-		s.table(nil, rows)
+		s.Table(nil, rows)
 	}
 	if len(info.MovedTags) > 0 {
-		s.printf("\nMoved upstream, kept here as they were:\n")
-		var rows [][]cell
+		s.Printf("\nMoved upstream, kept here as they were:\n")
+		var rows [][]term.Cell
 		for _, t := range info.MovedTags {
 			to := short(t.New)
 			if t.New == "" {
 				to = "deleted"
 			}
-			rows = append(rows, []cell{{"  " + t.Tag, yellow}, {text: short(t.Old) + " -> " + to}, {text: s.ago(&t.SeenAt)}})
+			rows = append(rows, []term.Cell{{Text: "  " + t.Tag, Colour: term.Yellow}, {Text: short(t.Old) + " -> " + to}, {Text: s.Ago(&t.SeenAt)}})
 		}
-		s.table(nil, rows)
+		s.Table(nil, rows)
 	}
 }
 
-func drawRelease(s *screen, c *client, info wire.Package, t *wire.Tarball) {
-	s.printf("%s\n\n", s.paint(bold, printable(info.Package+" "+releaseName(t))))
+func drawRelease(s *term.Screen, c *client, info wire.Package, t *wire.Tarball) {
+	s.Printf("%s\n\n", s.Paint(term.Bold, term.Printable(info.Package+" "+releaseName(t))))
 	file := c.url(t.URL, nil)
-	s.fields(
-		field("tarball", file),
-		field("manifest", strings.TrimSuffix(file, wire.TarballSuffix)+wire.ManifestSuffix),
-		field("size", size(t.Size)),
-		field("sha256", t.SHA256),
-		field("sha256 of the tar", t.ContentDigest),
-		field("commit", t.Commit),
-		field("tree", t.Tree),
-		field("tag object", t.TagObject),
-		field("committed", s.when(&t.CommitTime)),
-		field("mirrored", s.when(&t.CreatedAt)),
-		field("zig hash", t.Zig.Hash),
-		field("zig hash to 0.13", t.Zig.LegacyHash),
-		field("zig name", t.Zig.Name),
-		field("zig version", t.Zig.Version),
-		field("minimum zig", t.Zig.MinimumZigVersion),
-		field("usable with", strings.Join(t.Zig.UsableWith, " ")),
+	s.Fields(
+		term.Field("tarball", file),
+		term.Field("manifest", strings.TrimSuffix(file, wire.TarballSuffix)+wire.ManifestSuffix),
+		term.Field("size", term.Size(t.Size)),
+		term.Field("sha256", t.SHA256),
+		term.Field("sha256 of the tar", t.ContentDigest),
+		term.Field("commit", t.Commit),
+		term.Field("tree", t.Tree),
+		term.Field("tag object", t.TagObject),
+		term.Field("committed", s.When(&t.CommitTime)),
+		term.Field("mirrored", s.When(&t.CreatedAt)),
+		term.Field("zig hash", t.Zig.Hash),
+		term.Field("zig hash to 0.13", t.Zig.LegacyHash),
+		term.Field("zig name", t.Zig.Name),
+		term.Field("zig version", t.Zig.Version),
+		term.Field("minimum zig", t.Zig.MinimumZigVersion),
+		term.Field("usable with", strings.Join(t.Zig.UsableWith, " ")),
 	)
 	if t.GitHidden != "" {
-		s.printf("\n%s Git clients do not see it: %s\n", s.paint(yellow, "warn"), printable(t.GitHidden))
+		s.Printf("\n%s Git clients do not see it: %s\n", s.Paint(term.Yellow, "warn"), term.Printable(t.GitHidden))
 	}
 	if len(t.Zig.Dependencies) > 0 {
-		s.printf("\n")
-		var rows [][]cell
+		s.Printf("\n")
+		var rows [][]term.Cell
 		for _, d := range t.Zig.Dependencies {
 			where := d.URL
 			if where == "" {
 				where = d.Path
 			}
-			rows = append(rows, cells(d.Name, d.Hash, where))
+			rows = append(rows, term.Cells(d.Name, d.Hash, where))
 		}
-		s.table([]string{"DEPENDENCY", "HASH", "FROM"}, rows)
+		s.Table([]string{"DEPENDENCY", "HASH", "FROM"}, rows)
 	}
 	drawUse(s, c, info.Package, t)
 }
@@ -296,20 +297,20 @@ func (c *client) probe(ctx context.Context, pkg string, limit time.Duration) ([]
 	}
 	q, err := decode[wire.Queued](raw)
 	if err == nil && q.Status == "queued" {
-		err = &goingOnError{limit, "The job goes on: `packbase jobs --follow " + q.JobID + "`."}
+		err = &GoingOnError{limit, "The job goes on: `packbase jobs --follow " + q.JobID + "`."}
 	}
 	return raw, err
 }
 
-func drawCheck(s *screen, info wire.Checked) {
+func drawCheck(s *term.Screen, info wire.Checked) {
 	word := "FAIL"
 	if info.LiveProbeOK {
 		word = "ok"
 	}
-	s.printf("%s %s\n\n", s.paint(stateColour(word), word), printable(info.Package.Package))
-	s.fields(
-		field("probed commit", info.FetchProbeCommit),
-		field("probe error", info.FetchProbeError),
+	s.Printf("%s %s\n\n", s.Paint(term.StateColour(word), word), term.Printable(info.Package.Package))
+	s.Fields(
+		term.Field("probed commit", info.FetchProbeCommit),
+		term.Field("probe error", info.FetchProbeError),
 		healthField(info.Package),
 		syncField(s, info.Package),
 	)
@@ -333,14 +334,14 @@ good. What was mirrored before never changes.`,
 			return err
 		}
 		if args[1] != "accept" && args[1] != "keep" {
-			return usage("%q: want accept or keep", args[1])
+			return term.Usage("%q: want accept or keep", args[1])
 		}
 		c, err := p.client(r)
 		if err != nil {
 			return err
 		}
 		raw, err := c.post(cmd.Context(), wire.Path(wire.ReviewRoute, args[0]), wire.Review{Decision: args[1]})
-		return show(p, r, raw, err, func(s *screen, info wire.Checked) { s.fields(packageFields(s, info.Package)...) })
+		return show(p, r, raw, err, func(s *term.Screen, info wire.Checked) { s.Fields(packageFields(s, info.Package)...) })
 	}
 	return cmd
 }

@@ -1,4 +1,4 @@
-package main
+package serve
 
 import (
 	"context"
@@ -23,7 +23,6 @@ import (
 
 	"github.com/francescobianco/packbase/storage"
 	"github.com/francescobianco/packbase/storage/engines"
-	"github.com/francescobianco/packbase/storage/name"
 )
 
 func (p *program) upCommand() *cobra.Command {
@@ -41,16 +40,13 @@ what it has copied, also when the central is away.`,
 		Args:    cobra.NoArgs,
 	}
 	resume := cmd.Flags().Bool("resume", false, "of an edge: "+resumeHelp)
-	cfg := p.addSettings(cmd)
+	cfg := AddSettings(p.Program, cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if cfg.Addr == "" {
 			cfg.Addr = "127.0.0.1"
 		}
 		cfg.ReadOnly = cfg.ReadOnly || cfg.Central != ""
-		if cfg.Pull == nil && cfg.loopback() {
-			cfg.Pull = name.Forges
-		}
-		return p.up(cmd.Context(), cfg, *resume, cfg.logger(os.Stderr))
+		return p.up(cmd.Context(), cfg, *resume, cfg.Logger(os.Stderr))
 	}
 	return cmd
 }
@@ -77,36 +73,36 @@ func (p *program) up(ctx context.Context, cfg *Config, resume bool, log *slog.Lo
 		return err
 	}
 	defer func() { err = errors.Join(err, stop()) }()
-	if err := migrate(ctx, cfg); err != nil {
+	if err := Migrate(ctx, cfg); err != nil {
 		return err
 	}
-	s, err := openStores(ctx, cfg)
+	s, err := OpenStores(ctx, cfg)
 	if err != nil {
 		return err
 	}
-	defer s.close()
+	defer s.Close()
 	reg := prometheus.NewRegistry()
-	srv, err := newAPI(cfg, s, reg, log)
+	srv, err := NewAPI(cfg, s, reg, log)
 	if err != nil {
 		return err
 	}
 	work := func(ctx context.Context) error { return follow(ctx, cfg, s, srv.Handler(), resume, log) }
 	if cfg.Central == "" {
-		w, err := newWorker(cfg, s, srv.Handler(), reg, log)
+		w, err := NewWorker(cfg, s, srv.Handler(), reg, log)
 		if err != nil {
 			return err
 		}
 		logWalls(ctx, log)
 		work = w.Run
 	}
-	if err := serveAdmin(ctx, cfg, reg); err != nil {
+	if err := ServeAdmin(ctx, cfg, reg); err != nil {
 		return err
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return serveHTTP(ctx, cfg, srv, ln, log) })
 	g.Go(func() error { return work(ctx) })
 	seeding, cancel := context.WithTimeout(ctx, 10*time.Second)
-	if err := seedHello(seeding, cfg, s); err != nil && ctx.Err() == nil {
+	if err := SeedHello(seeding, cfg, s); err != nil && ctx.Err() == nil {
 		log.Warn("the hello package is not there yet", "err", err)
 	}
 	cancel()
@@ -177,10 +173,10 @@ var hello embed.FS
 // builtin returns the folder of the packages that packbase itself brings.
 func builtin(cfg *Config) string { return filepath.Join(cfg.Root, "builtin") }
 
-// seedHello puts the built-in package into a registry that has none, so that
+// SeedHello puts the built-in package into a registry that has none, so that
 // a new instance always has something to fetch, and waits until it is there or
 // ctx ends.
-func seedHello(ctx context.Context, cfg *Config, s *stores) error {
+func SeedHello(ctx context.Context, cfg *Config, s *Stores) error {
 	if cfg.Fixtures != "" || cfg.ReadOnly {
 		return nil
 	}
@@ -195,7 +191,7 @@ func seedHello(ctx context.Context, cfg *Config, s *stores) error {
 	if err := os.CopyFS(folder, files); err != nil {
 		return err
 	}
-	known, err := s.db.ChangedPackages(ctx, time.Time{})
+	known, err := s.DB.ChangedPackages(ctx, time.Time{})
 	if err != nil || len(known) > 0 {
 		return err
 	}
@@ -203,7 +199,7 @@ func seedHello(ctx context.Context, cfg *Config, s *stores) error {
 	if err != nil {
 		return err
 	}
-	job, _, err := s.db.RequestFetch(ctx, up.Name, up)
+	job, _, err := s.DB.RequestFetch(ctx, up.Name, up)
 	if err != nil {
 		return err
 	}
@@ -213,7 +209,7 @@ func seedHello(ctx context.Context, cfg *Config, s *stores) error {
 			return fmt.Errorf("job %s is %s: %w", job.ID, job.State, ctx.Err())
 		case <-time.After(50 * time.Millisecond):
 		}
-		if job, err = s.db.JobByID(ctx, job.ID); err != nil {
+		if job, err = s.DB.JobByID(ctx, job.ID); err != nil {
 			return err
 		}
 	}
@@ -229,14 +225,14 @@ func (p *program) banner(cfg *Config, addr net.Addr, tokenFile string) {
 	where := tokenFile
 	switch {
 	case cfg.Central != "":
-		fmt.Fprintf(p.stdout, "\npackbase is ready: an edge of %s at %s/\n\nCtrl-C stops it.\n\n", cfg.Central, url)
+		fmt.Fprintf(p.Stdout, "\npackbase is ready: an edge of %s at %s/\n\nCtrl-C stops it.\n\n", cfg.Central, url)
 		return
 	case where == "" && cfg.Token == "":
 		where = "none is needed"
 	case where == "":
 		where = "as set by PACKBASE_TOKEN"
 	}
-	fmt.Fprintf(p.stdout, `
+	fmt.Fprintf(p.Stdout, `
 packbase is ready.
 
   Page    %s/

@@ -1,4 +1,6 @@
-package main
+// Package serve has the servers: the settings, and the wiring of api, worker,
+// replicate and up.
+package serve
 
 import (
 	"cmp"
@@ -24,6 +26,7 @@ import (
 
 	"github.com/francescobianco/packbase/api"
 	"github.com/francescobianco/packbase/api/pace"
+	"github.com/francescobianco/packbase/cmd/packbase/term"
 	"github.com/francescobianco/packbase/storage"
 	"github.com/francescobianco/packbase/storage/blob"
 	"github.com/francescobianco/packbase/storage/queue"
@@ -32,43 +35,43 @@ import (
 	"github.com/francescobianco/packbase/worker/upstream"
 )
 
-// stores are what every role works on.
-type stores struct {
-	db    *storage.DB
+// Stores are what every role works on.
+type Stores struct {
+	DB    *storage.DB
 	queue *queue.Queue // nil for an edge
-	blobs blob.Store
+	Blobs blob.Store
 }
 
-func openStores(ctx context.Context, cfg *Config) (*stores, error) {
+func OpenStores(ctx context.Context, cfg *Config) (*Stores, error) {
 	// From here on there are secrets in memory.
 	if err := confine.Hide(); err != nil {
 		return nil, err
 	}
 	if cfg.DatabaseURL == "" {
-		return nil, usage("PACKBASE_DATABASE_URL is not set; only `packbase up` brings its own Postgres")
+		return nil, term.Usage("PACKBASE_DATABASE_URL is not set; only `packbase up` brings its own Postgres")
 	}
 	if cfg.RedisURL == "" && !cfg.ReadOnly {
-		return nil, usage("PACKBASE_REDIS_URL is not set; only `packbase up` brings its own Redis")
+		return nil, term.Usage("PACKBASE_REDIS_URL is not set; only `packbase up` brings its own Redis")
 	}
 	blobs, err := blob.Open(cfg.Blobs)
 	if err != nil {
 		return nil, fmt.Errorf("PACKBASE_BLOBS: %w", err)
 	}
-	s := &stores{blobs: blobs}
+	s := &Stores{Blobs: blobs}
 	if cfg.RedisURL != "" {
 		if s.queue, err = queue.Open(cfg.RedisURL); err != nil {
-			return nil, usage("PACKBASE_REDIS_URL: %w", err)
+			return nil, term.Usage("PACKBASE_REDIS_URL: %w", err)
 		}
 	}
-	if s.db, err = storage.Open(ctx, cfg.DatabaseURL); err != nil {
-		return nil, errors.Join(err, s.close())
+	if s.DB, err = storage.Open(ctx, cfg.DatabaseURL); err != nil {
+		return nil, errors.Join(err, s.Close())
 	}
 	return s, nil
 }
 
-func (s *stores) close() error {
-	if s.db != nil {
-		s.db.Close()
+func (s *Stores) Close() error {
+	if s.DB != nil {
+		s.DB.Close()
 	}
 	if s.queue != nil {
 		return s.queue.Close()
@@ -76,11 +79,11 @@ func (s *stores) close() error {
 	return nil
 }
 
-// newAPI returns the HTTP side.
+// NewAPI returns the HTTP side.
 // reg may be nil.
-func newAPI(cfg *Config, s *stores, reg prometheus.Registerer, log *slog.Logger) (*api.Server, error) {
-	if cfg.Token == "" && !cfg.ReadOnly && !cfg.AuthNone && !cfg.loopback() {
-		return nil, usage("PACKBASE_TOKEN is not set, and %s can be reached from elsewhere: set a token, or PACKBASE_AUTH=none to let everybody write",
+func NewAPI(cfg *Config, s *Stores, reg prometheus.Registerer, log *slog.Logger) (*api.Server, error) {
+	if cfg.Token == "" && !cfg.ReadOnly && !cfg.AuthNone && !cfg.Loopback() {
+		return nil, term.Usage("PACKBASE_TOKEN is not set, and %s can be reached from elsewhere: set a token, or PACKBASE_AUTH=none to let everybody write",
 			cmp.Or(cfg.Addr, "the listener"))
 	}
 	open := cfg.Token == "" && !cfg.ReadOnly
@@ -91,12 +94,11 @@ func newAPI(cfg *Config, s *stores, reg prometheus.Registerer, log *slog.Logger)
 	if strings.HasPrefix(cfg.Blobs, "s3:") {
 		window = 256 << 10
 	}
-	return api.New(s.db, s.queue, s.blobs, api.Options{
+	return api.New(s.DB, s.queue, s.Blobs, api.Options{
 		Window:  window,
-		Release: release, Token: cfg.Token, Open: open, ReadOnly: cfg.ReadOnly, Central: cfg.Central,
+		Release: cfg.Release, Token: cfg.Token, Open: open, ReadOnly: cfg.ReadOnly, Central: cfg.Central,
 		Source: cfg.Source, Cooldown: cfg.UpdateCooldown, MaxJobs: cfg.MaxJobs, Metrics: reg,
 		Scrub: cfg.Scrub, Pace: paceOf(cfg), Proxies: cfg.Proxies,
-		Names: cfg.Names, Pull: cfg.Pull, PullWait: cfg.PullWait,
 	}, log), nil
 }
 
@@ -107,17 +109,17 @@ func paceOf(cfg *Config) pace.Limits {
 }
 
 // newGit returns a Git interface to probe with, in a process that serves nobody.
-func newGit(cfg *Config, s *stores) (http.Handler, error) {
-	srv, err := newAPI(&Config{ReadOnly: true, Blobs: cfg.Blobs, MinRate: cfg.MinRate}, s, nil, slog.New(slog.DiscardHandler))
+func newGit(cfg *Config, s *Stores) (http.Handler, error) {
+	srv, err := NewAPI(&Config{ReadOnly: true, Blobs: cfg.Blobs, MinRate: cfg.MinRate}, s, nil, slog.New(slog.DiscardHandler))
 	if err != nil {
 		return nil, err
 	}
 	return srv.Handler(), nil
 }
 
-// newWorker returns the job side. git serves the probe; it may be nil.
-func newWorker(cfg *Config, s *stores, git http.Handler, reg prometheus.Registerer, log *slog.Logger) (*worker.Worker, error) {
-	staging, err := blob.OpenStaging(s.blobs, filepath.Join(cfg.Root, "staging"))
+// NewWorker returns the job side. git serves the probe; it may be nil.
+func NewWorker(cfg *Config, s *Stores, git http.Handler, reg prometheus.Registerer, log *slog.Logger) (*worker.Worker, error) {
+	staging, err := blob.OpenStaging(s.Blobs, filepath.Join(cfg.Root, "staging"))
 	if err != nil {
 		return nil, fmt.Errorf("PACKBASE_ROOT: %w", err)
 	}
@@ -129,9 +131,9 @@ func newWorker(cfg *Config, s *stores, git http.Handler, reg prometheus.Register
 	if err != nil {
 		host = "localhost"
 	}
-	return worker.New(s.db, s.queue, s.blobs, worker.Options{
+	return worker.New(s.DB, s.queue, s.Blobs, worker.Options{
 		ID:          fmt.Sprintf("%s-%d-%s", host, os.Getpid(), rand.Text()[:4]),
-		Release:     release,
+		Release:     cfg.Release,
 		Concurrency: cfg.Concurrency,
 		Staging:     staging,
 		Lease:       cfg.Lease,
@@ -142,7 +144,7 @@ func newWorker(cfg *Config, s *stores, git http.Handler, reg prometheus.Register
 		Child:       child,
 		Limits:      cfg.Limits,
 		Quota:       cfg.Quota,
-		Egress: upstream.Options{Allow: cfg.Allow, Netrc: cfg.Netrc, UserAgent: "packbase/" + release,
+		Egress: upstream.Options{Allow: cfg.Allow, Netrc: cfg.Netrc, UserAgent: "packbase/" + cfg.Release,
 			Limits: upstream.Limits{MinRate: cfg.MinRate}},
 		Git:            git,
 		Zig:            cfg.Zig,
@@ -171,8 +173,8 @@ func ownChild() (func(ctx context.Context, name string) *exec.Cmd, error) {
 	}, nil
 }
 
-// walls returns what stands between upstream's bytes and this machine.
-func walls(ctx context.Context) (confine.Walls, error) {
+// Walls returns what stands between upstream's bytes and this machine.
+func Walls(ctx context.Context) (confine.Walls, error) {
 	child, err := ownChild()
 	if err != nil {
 		return confine.Walls{}, err
@@ -182,7 +184,7 @@ func walls(ctx context.Context) (confine.Walls, error) {
 
 // logWalls says it when a worker starts.
 func logWalls(ctx context.Context, log *slog.Logger) {
-	switch w, err := walls(ctx); {
+	switch w, err := Walls(ctx); {
 	case err != nil:
 		log.Warn("child processes cannot be confined", "err", err)
 	case w.Files() && w.Seccomp:
@@ -201,15 +203,15 @@ func listen(cfg *Config) (net.Listener, error) {
 	return ln, nil
 }
 
-// serveAdmin answers metrics and profiles on the admin address until ctx ends.
+// ServeAdmin answers metrics and profiles on the admin address until ctx ends.
 // It is never part of the public listener (R-29).
-func serveAdmin(ctx context.Context, cfg *Config, reg *prometheus.Registry) error {
+func ServeAdmin(ctx context.Context, cfg *Config, reg *prometheus.Registry) error {
 	if cfg.AdminAddr == "" {
 		return nil
 	}
 	ln, err := net.Listen("tcp", cfg.AdminAddr)
 	if err != nil {
-		return usage("PACKBASE_ADMIN_ADDR: %w; give another address, or off for none", err)
+		return term.Usage("PACKBASE_ADMIN_ADDR: %w; give another address, or off for none", err)
 	}
 	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	mux := http.NewServeMux()
