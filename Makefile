@@ -23,6 +23,11 @@ endif
 # How long each fuzz target runs.
 FUZZTIME ?= 1m
 
+# What `packbase version` says: the tag, if this commit has one, and the commit.
+VERSION ?= $(patsubst v%,%,$(shell git describe --tags --exact-match --match 'v[0-9]*' 2>/dev/null))
+COMMIT ?= $(shell git rev-parse --short=12 HEAD 2>/dev/null)
+STAMP := $(VERSION:%=-X main.release=%) $(COMMIT:%=-X main.commit=%)
+
 ENV := go run ./tests/env -zig
 
 help: ## list these targets
@@ -34,7 +39,7 @@ up: ## install what is missing, build, and run packbase with a Postgres and Redi
 	exec bin/packbase up
 
 build: ## build bin/packbase
-	go build -trimpath -o bin/packbase ./cmd/packbase
+	go build -trimpath -ldflags '$(STAMP)' -o bin/packbase ./cmd/packbase
 
 # The tests of whole processes run one package at a time: each fills the machine.
 test: ## install what is missing, and run all checks and tests (ZIGS=0.17.1,0.15.2 sets the Zig versions)
