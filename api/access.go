@@ -59,7 +59,11 @@ func (s *Server) authenticate(next http.Handler) http.Handler {
 }
 
 func (s *Server) recognize(r *http.Request) (caller, error) {
-	secret, given := credential(r)
+	header := r.Header
+	if s.proxy.Foreign(r) { // the other is for upstream
+		header = http.Header{"Authorization": r.Header["Proxy-Authorization"]}
+	}
+	secret, given := credential(header)
 	if !given {
 		return caller{}, nil
 	}
@@ -87,7 +91,8 @@ func (s *Server) recognize(r *http.Request) (caller, error) {
 // credential returns the token that a request carries: as a bearer's, or as
 // the password, or the user without one, of Basic authentication, which is all
 // that Zig and Git send.
-func credential(r *http.Request) (secret string, given bool) {
+func credential(header http.Header) (secret string, given bool) {
+	r := &http.Request{Header: header}
 	if user, password, ok := r.BasicAuth(); ok {
 		if password == "" {
 			password = user

@@ -319,10 +319,10 @@ func TestTokens(t *testing.T) {
 		method, path, body string
 		may                []string
 	}{
-		{"POST", "/api/fetch", `{"url":"https://git.example/owner/x"}`, []string{"write", "admin", "second admin"}},
+		{"POST", "/api/fetch", `{"url":"https://git.example/owner/xx"}`, []string{"write", "admin", "second admin"}},
 		{"GET", "/api/tokens", "", []string{"admin", "second admin"}},
-		{"POST", "/api/visibility/x", `{"visibility":"private"}`, []string{"admin", "second admin"}},
-		{"POST", "/api/review/x", `{"decision":"keep"}`, []string{"admin", "second admin"}},
+		{"POST", "/api/visibility/xx", `{"visibility":"private"}`, []string{"admin", "second admin"}},
+		{"POST", "/api/review/xx", `{"decision":"keep"}`, []string{"admin", "second admin"}},
 	}
 	for _, tt := range tests {
 		for name, secret := range tokens {

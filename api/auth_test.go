@@ -167,7 +167,7 @@ func TestLogInjection(t *testing.T) {
 func TestCrossSiteWrites(t *testing.T) {
 	t.Parallel()
 	g := newRegistry(t, func(o *api.Options) { o.Token, o.Open, o.Cooldown = "", true, 0 })
-	body := `{"url":"https://git.example/owner/x"}`
+	body := `{"url":"https://git.example/owner/xx"}`
 	tests := []struct {
 		name   string
 		header []string

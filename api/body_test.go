@@ -20,7 +20,7 @@ func TestBodies(t *testing.T) {
 	t.Parallel()
 	g := newRegistry(t)
 	const bad, large = http.StatusBadRequest, http.StatusRequestEntityTooLarge
-	url := `"url":"https://git.example/owner/x"`
+	url := `"url":"https://git.example/owner/xx"`
 	tests := []struct {
 		name   string
 		body   string
@@ -38,7 +38,7 @@ func TestBodies(t *testing.T) {
 		{"empty object", "{}", bad},
 		{"wrong type", `{"url":1}`, bad},
 		{"wrong type within", `{"url":{"url":"x"}}`, bad},
-		{"list of it", `{"url":["https://git.example/owner/x"]}`, bad},
+		{"list of it", `{"url":["https://git.example/owner/xx"]}`, bad},
 		{"NaN", `{"url":NaN}`, bad},
 		{"unknown field", "{" + url + `,"nmae":"y"}`, bad},
 		{"key twice", "{" + url + "," + url + "}", bad},
@@ -74,7 +74,7 @@ func TestBodies(t *testing.T) {
 		t.Errorf("jobs = %v, %v, want none", jobs, err)
 	}
 	exact := "{" + url + strings.Repeat(" ", 65_536-len(url)-2) + "}"
-	for _, body := range []string{exact, " {" + url + " } \n", `{"url":"https:\/\/git.example\/owner\/x"}`} {
+	for _, body := range []string{exact, " {" + url + " } \n", `{"url":"https:\/\/git.example\/owner\/xx"}`} {
 		if a := g.post("/api/fetch", body); a.StatusCode != http.StatusAccepted {
 			t.Errorf("status %d, want 202: %.200s", a.StatusCode, a.body)
 		}
@@ -161,7 +161,7 @@ func TestPoisonedText(t *testing.T) {
 		name := fmt.Sprintf("%.20q", text)
 		check("name "+name, g.post("/api/fetch", `{"url":"https://git.example/owner/hello","name":"`+text+`"}`))
 		check("url "+name, g.post("/api/fetch", `{"url":"`+text+`"}`))
-		check("host "+name, g.post("/api/fetch", `{"url":"https://git`+text+`.example/owner/x"}`))
+		check("host "+name, g.post("/api/fetch", `{"url":"https://git`+text+`.example/owner/xx"}`))
 		check("path "+name, g.post("/api/fetch", `{"url":"https://git.example/owner/x`+text+`"}`))
 		check("fragment "+name, g.post("/api/fetch", `{"url":"https://git.example/owner/hello#x`+text+`"}`), 202)
 		check("package "+name, g.post("/api/check", `{"package":"`+text+`"}`))

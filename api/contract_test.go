@@ -522,7 +522,7 @@ func (s *scene) pages() []call {
 		get(s.registry, "/feed.atom", 400, "Host", "-no-host-"), get(s.away, "/feed.atom", 503),
 		get(s.registry, asset+"packbase.css", 200), get(s.registry, asset+"packbase.js", 200), get(s.registry, asset+"icon.svg", 200),
 		get(s.registry, asset+"nope", 404), get(s.registry, asset+"%70", 400),
-		get(s.registry, "/favicon.ico", 302), get(s.registry, "/robots.txt", 200),
+		get(s.registry, "/favicon.ico", 302), get(s.registry, "/robots.txt", 200), get(s.registry, "/why", 200),
 	}
 	for _, path := range []string{"/", "/packages", "/jobs", job, "/hello"} {
 		calls = append(calls, get(s.registry, path, 200), get(s.registry, path, 200, browser...), get(s.registry, path, 400, badHost...),

@@ -44,7 +44,8 @@ type listing struct {
 
 // A view is the directory at one moment. It does not change.
 type view struct {
-	packages []*listing // sorted by name as bytes
+	packages []*listing          // sorted by name as bytes
+	upstream map[string]*listing // by upstream; also those that were removed, and those without releases
 	totals   totals
 }
 
@@ -118,10 +119,13 @@ func (d *directory) last(ctx context.Context) (*view, error) {
 }
 
 func newView(byName map[string]*listing, private bool) *view {
-	v := &view{packages: make([]*listing, 0, len(byName)), totals: totals{Languages: map[string]int{}}}
+	v := &view{packages: make([]*listing, 0, len(byName)), upstream: make(map[string]*listing, len(byName)), totals: totals{Languages: map[string]int{}}}
 	for _, p := range byName {
 		if p.Private && !private {
 			continue
+		}
+		if other := v.upstream[p.Upstream]; other == nil || p.before(other) {
+			v.upstream[p.Upstream] = p
 		}
 		if p.State == storage.Removed || p.ReleaseCount == 0 && !p.Registered {
 			continue
@@ -131,6 +135,15 @@ func newView(byName map[string]*listing, private bool) *view {
 	}
 	slices.SortFunc(v.packages, func(a, b *listing) int { return strings.Compare(a.Name, b.Name) })
 	return v
+}
+
+// before tells which of two packages stands for the upstream that both have: one that was not removed, the one with
+// more releases, the first by name.
+func (p *listing) before(other *listing) bool {
+	if removed := p.State == storage.Removed; removed != (other.State == storage.Removed) {
+		return !removed
+	}
+	return cmp.Or(cmp.Compare(other.ReleaseCount, p.ReleaseCount), strings.Compare(p.Name, other.Name)) < 0
 }
 
 func (t *totals) add(p *listing) {

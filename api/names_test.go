@@ -128,7 +128,7 @@ func TestNamesAreApart(t *testing.T) {
 		{"https://git.example/a/x", " foo", 400, ""},
 	}
 	for _, reserved := range []string{"api", "API", "p", "git", "z", "static", "assets", "favicon.ico", "robots.txt", "healthz", "readyz", "livez", "metrics", "debug",
-		".well-known", "x.git", "x.lock", "x.atom", "x.svg", ".", "..", "feed.atom", "packages", "jobs"} { // NM-02
+		".well-known", "x.git", "x.lock", "x.atom", "x.svg", ".", "..", "feed.atom", "packages", "jobs", "u", "v", "x", "log", "trees", "why"} { // NM-02
 		tests = append(tests, struct {
 			url, name string
 			status    int

@@ -65,8 +65,11 @@ func TestPathForms(t *testing.T) {
 			}
 		}
 	}
-	if got := statusOf(g.raw(requestLine("GET", "http://elsewhere.example/p/hello/tag/v1.0.0.tar.gz"))); got != http.StatusOK {
-		t.Errorf("absolute form: status %d, want 200 (RFC 9112, section 3.2.2)", got)
+	// Absolute form, RFC 9112, section 3.2.2: of ours, and of another's.
+	for target, want := range map[string]int{g.url + "/p/hello/tag/v1.0.0.tar.gz": http.StatusOK, "http://elsewhere.example/p/hello/tag/v1.0.0.tar.gz": http.StatusNotFound} {
+		if got := statusOf(g.raw(requestLine("GET", target))); got != want {
+			t.Errorf("GET %s: status %d, want %d", target, got, want)
+		}
 	}
 }
 
@@ -92,7 +95,7 @@ func TestMethods(t *testing.T) {
 		}
 		all := strings.HasSuffix(path, "/git-receive-pack") // it takes all, and refuses all
 		for _, method := range methods {
-			if slices.Contains(takes, method) && !all {
+			if slices.Contains(takes, method) && !all || method == http.MethodConnect { // which has no path
 				continue
 			}
 			got := g.raw(requestLine(method, path))
@@ -112,7 +115,10 @@ func TestMethods(t *testing.T) {
 			}
 		}
 	}
-	for _, method := range methods {
+	if got := g.raw("CONNECT git.example:443 HTTP/1.1\r\nHost: git.example:443\r\n\r\n"); statusOf(got) != http.StatusMethodNotAllowed || headerOf(got, "Content-Length") != "0" {
+		t.Errorf("CONNECT: %q, want 405 without a body, after which Zig goes on", got)
+	}
+	for _, method := range slices.DeleteFunc(methods, func(m string) bool { return m == http.MethodConnect }) {
 		for _, path := range []string{"/api/nope", "/p/hello", "/x/y/z", "/.git/config", "/metrics/x", "/debug/pprof/"} {
 			if got := g.raw(requestLine(method, path)); statusOf(got) != http.StatusNotFound {
 				t.Errorf("%s %s: %.40q, want 404", method, path, got)

@@ -25,6 +25,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/francescobianco/packbase/api/pace"
+	"github.com/francescobianco/packbase/api/proxy"
 	"github.com/francescobianco/packbase/api/smarthttp"
 	"github.com/francescobianco/packbase/api/web"
 	"github.com/francescobianco/packbase/api/wire"
@@ -47,6 +48,9 @@ type Options struct {
 	MaxJobs  int            // open jobs; more are refused. 0 for no limit
 	Pace     pace.Limits    // what clients must move; zero for the default
 	Proxies  []netip.Prefix // whose X-Forwarded-For is believed
+	Names    []string       // that clients call this packbase, in lower case; every other host is a proxy's business then
+	Pull     []string       // hosts from which what clients miss is fetched, with a port that is not the scheme's
+	PullWait time.Duration  // how long a client waits for that
 	Metrics  prometheus.Registerer
 }
 
@@ -58,6 +62,7 @@ type Server struct {
 	opt   Options
 	log   *slog.Logger
 	git   *smarthttp.Handler
+	proxy *proxy.Proxy
 
 	epoch     *epoch
 	tokens    *tokenCache
@@ -84,6 +89,7 @@ type Server struct {
 // New returns a server; its Handler does the work.
 func New(db *storage.DB, q *queue.Queue, blobs blob.Store, opt Options, log *slog.Logger) *Server {
 	opt.Pace = cmp.Or(opt.Pace, pace.Default())
+	opt.PullWait = cmp.Or(opt.PullWait, 10*time.Minute)
 	e := &epoch{db: db}
 	checked := blob.Check(blobs)
 	promised := newPromised(db, checked, log)
@@ -98,13 +104,14 @@ func New(db *storage.DB, q *queue.Queue, blobs blob.Store, opt Options, log *slo
 		opt.Metrics.MustRegister(newRegistryCollector(s))
 	}
 	s.git = smarthttp.New(s.packs, smarthttp.Options{Agent: "packbase/" + opt.Release, Window: opt.Window, Client: s.clientOf}, log)
+	s.proxy = newProxy(s)
 	return s
 }
 
 // Handler returns the whole route table.
 func (s *Server) Handler() http.Handler {
 	r := chi.NewRouter()
-	r.Use(identify, closeChunked, s.logRequests, s.recoverPanics, s.canonicalPath, s.authenticate, middleware.GetHead)
+	r.Use(identify, closeChunked, s.logRequests, s.recoverPanics, s.authenticate, s.proxy.Wrap, s.canonicalPath, middleware.GetHead)
 	r.NotFound(s.page(noSuchPage, noSuchPage))
 	r.MethodNotAllowed(s.handle(methodNotAllowed))
 
@@ -158,6 +165,7 @@ func (s *Server) Handler() http.Handler {
 	r.Get("/favicon.ico", s.handle(s.getIcon))
 	r.Get("/robots.txt", getRobots)
 	r.Get("/login", s.handle(s.getLogin))
+	r.Get("/why", s.handle(s.getWhy))
 
 	for _, prefix := range []string{"/git/{repo}", "/{repo}"} {
 		r.Get(prefix+"/info/refs", s.gitInfoRefs)
@@ -268,7 +276,7 @@ func (s *Server) logRequests(next http.Handler) http.Handler {
 		next.ServeHTTP(s.opt.Pace.Writer(ww), r)
 		s.metrics.observe(r, ww.Status(), time.Since(start))
 		s.log.LogAttrs(context.WithoutCancel(r.Context()), slog.LevelInfo, "request",
-			slog.String("method", r.Method), slog.String("path", r.URL.Path), slog.Int("status", ww.Status()),
+			slog.String("method", r.Method), slog.String("path", s.loggedPath(r)), slog.Int("status", ww.Status()),
 			slog.Int("bytes", ww.BytesWritten()), slog.Duration("took", time.Since(start)), slog.String("request_id", id),
 			slog.String("te", strings.Join(r.TransferEncoding, ",")), slog.Int64("cl", r.ContentLength), slog.Int64("body_bytes", body.n))
 	})

@@ -340,8 +340,14 @@ func (p *publication) segment() {
 	p.must(err)
 	p.set, p.pack = gitpack.NewSet(index), pack.Bytes()
 	stored, indexed := p.put(p.pack), p.put(raw)
+	held, err := p.db.Segments(storage.SeePrivate(p.t.Context()), p.claim.Job.Package)
+	p.must(err)
+	next := storage.Segment{Seq: len(held)}
+	for _, s := range held {
+		next.FirstOrdinal += int64(s.Objects)
+	}
 	err = p.db.AppendSegment(p.t.Context(), p.claim, storage.Segment{
-		Package: p.claim.Job.Package, Objects: index.Len(), Digest: stored.Digest, IndexDigest: indexed.Digest, Size: stored.Size,
+		Package: p.claim.Job.Package, Seq: next.Seq, FirstOrdinal: next.FirstOrdinal, Objects: index.Len(), Digest: stored.Digest, IndexDigest: indexed.Digest, Size: stored.Size,
 	}, indexed)
 	p.must(err)
 }

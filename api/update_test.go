@@ -169,7 +169,7 @@ func TestUpdateWithoutRedis(t *testing.T) {
 		if took := time.Since(start); took > 30*time.Second {
 			t.Errorf("refused after %v, want it soon", took)
 		}
-		a := s.post("/api/fetch", `{"url":"https://git.example/owner/x"}`)
+		a := s.post("/api/fetch", `{"url":"https://git.example/owner/xx"}`)
 		if a.StatusCode != http.StatusAccepted {
 			t.Errorf("fetch: status %d, want 202, as the row is what counts", a.StatusCode)
 		}

@@ -27,6 +27,7 @@ var (
 	reserved    = []string{
 		"api", "p", "git", "z", "static", "assets", "favicon.ico", "robots.txt",
 		"healthz", "readyz", "livez", "metrics", "debug", "feed.atom", "jobs", "packages", "login",
+		"u", "v", "x", "log", "trees", "why",
 	}
 )
 

@@ -94,19 +94,24 @@ func (db *DB) orGone(ctx context.Context, err error, where, a, b string) error {
 }
 
 // checkRemoved returns a *GoneError if the release must not be published: its
-// tag was removed, or its commit was, and no release of that is left.
+// tag was removed, or its commit was, and no release of that is left. A commit
+// that was removed is not published under another name of its upstream either.
 func checkRemoved(ctx context.Context, tx pgx.Tx, r Release) error {
 	rows, _ := tx.Query(ctx, `
 		SELECT `+tombstoneColumns+` FROM tombstones t
-		WHERE package = @package AND (tag = @tag OR commit_oid = @commit
-			AND NOT EXISTS (SELECT FROM served_releases s WHERE s.package = t.package AND s.commit_oid = t.commit_oid))
-		ORDER BY id LIMIT 1`, pgx.NamedArgs{"package": r.Package, "tag": r.Tag, "commit": r.CommitOID})
+		WHERE package = @package AND tag = @tag
+			OR commit_oid = @commit
+			AND package IN (SELECT o.name FROM packages o JOIN packages p USING (upstream) WHERE p.name = @package)
+			AND NOT EXISTS (SELECT FROM served_releases s WHERE s.package = t.package AND s.commit_oid = t.commit_oid)
+		ORDER BY package <> @package, id LIMIT 1`, pgx.NamedArgs{"package": r.Package, "tag": r.Tag, "commit": r.CommitOID})
 	t, err := pgx.CollectExactlyOneRow(rows, pgx.RowToStructByName[Tombstone])
 	switch {
 	case errors.Is(err, pgx.ErrNoRows):
 		return nil
 	case err != nil:
 		return err
+	case t.Package != r.Package: // which may be private
+		t.Package, t.Tag, t.Reason = r.Package, r.Tag, "another package of this upstream had it"
 	}
 	return t.gone()
 }
@@ -124,7 +129,7 @@ type Removal struct {
 type RemovalResult struct {
 	Package  string
 	Releases []Tombstone
-	Left     []string // tags of the same commits, which still serve the same files
+	Left     []string // tags of the same commits, which still serve the same files; package@tag if of another package
 	Freed    bool     // nothing was ever published: the name may be used again
 	Job      Job      // the probe that keeps a record of it
 }
@@ -155,6 +160,9 @@ func (db *DB) Remove(ctx context.Context, r Removal) (done RemovalResult, err er
 			err = removeReleases(ctx, tx, r, &done)
 		}
 		if err != nil || done.Freed {
+			return err
+		}
+		if done.Left, err = stillServed(ctx, tx, done); err != nil {
 			return err
 		}
 		done.Job, _, err = addJob(ctx, tx, Job{Kind: ProbePackage, Package: p.Name})
@@ -238,24 +246,29 @@ func removeReleases(ctx context.Context, tx pgx.Tx, r Removal, done *RemovalResu
 		}
 		return ErrNotFound
 	}
-	var commits []string
 	for _, t := range done.Releases {
-		commits = append(commits, t.CommitOID)
 		err := addChange(ctx, tx, ChangeBody{Package: r.Package, Tag: t.Tag, Commit: t.CommitOID, Decision: DecisionRemoved, Reason: r.Reason})
 		if err != nil {
 			return err
 		}
-	}
-	rows, _ := tx.Query(ctx, `
-		SELECT COALESCE(tag, '#' || commit_oid) FROM served_releases WHERE package = $1 AND commit_oid = ANY($2) ORDER BY id`, r.Package, commits)
-	if done.Left, err = pgx.CollectRows(rows, pgx.RowTo[string]); err != nil {
-		return err
 	}
 	// The history of a local repository is one pack: it cannot be served in part.
 	if _, err := tx.Exec(ctx, `DELETE FROM histories WHERE package = $1`, r.Package); err != nil {
 		return err
 	}
 	return recount(ctx, tx, r.Package)
+}
+
+// stillServed returns what serves the commits that were removed.
+func stillServed(ctx context.Context, tx pgx.Tx, done RemovalResult) ([]string, error) {
+	commits := make([]string, 0, len(done.Releases))
+	for _, t := range done.Releases {
+		commits = append(commits, t.CommitOID)
+	}
+	rows, _ := tx.Query(ctx, `
+		SELECT CASE WHEN package = $1 THEN COALESCE(tag, '#' || commit_oid) ELSE package || COALESCE('@' || tag, '#' || commit_oid) END
+		FROM served_releases WHERE commit_oid = ANY($2) ORDER BY package <> $1, id`, done.Package, commits)
+	return pgx.CollectRows(rows, pgx.RowTo[string])
 }
 
 // bury makes tombstones of the releases that where holds for.

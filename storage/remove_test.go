@@ -4,6 +4,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/francescobianco/packbase/storage"
 )
@@ -114,5 +115,48 @@ func TestRemovePackage(t *testing.T) {
 	}
 	if cands, err := f.Candidates(f.ctx, ""); err != nil || slices.ContainsFunc(cands, func(c storage.Candidate) bool { return c.Name == "used" }) {
 		t.Errorf("candidates = %v, %v, want the removed package not to be one", cands, err)
+	}
+}
+
+// What was removed does not come back under another name of its upstream, and
+// who removes it learns where it is served besides.
+func TestRemovedUnderAnotherName(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	f.publish("hello", "v1", "v2", "v3")
+	claim := func(name, upstream string) storage.Claim {
+		job, _, err := f.RequestFetch(f.ctx, name, upstreamOf(upstream))
+		f.must(err)
+		c, err := f.ClaimJob(f.ctx, job.ID, "tests", time.Minute)
+		f.must(err)
+		return c
+	}
+	again, fork := claim("again", "hello"), claim("fork", "fork")
+	_, err := f.Publish(f.ctx, again, publication("again", "v2", "hellov2"))
+	f.must(err)
+	f.must(f.SetVisibility(f.ctx, "hello", true))
+	for tag, left := range map[string]string{"v1": "", "v2": "again@v2"} {
+		done, err := f.Remove(storage.SeePrivate(f.ctx), storage.Removal{Package: "hello", Tag: tag, Reason: "it held a key"})
+		f.must(err)
+		if got := strings.Join(done.Left, " "); got != left {
+			t.Errorf("left of %s: %q, want %q", tag, got, left)
+		}
+	}
+	_, err = f.Publish(f.ctx, again, publication("again", "v1", "hellov1"))
+	f.want("under another name", err, storage.ErrGone)
+	if err != nil && (strings.Contains(err.Error(), "hello") || strings.Contains(err.Error(), "key")) {
+		t.Errorf("the error tells of a private package: %v", err)
+	}
+	_, err = f.Publish(f.ctx, again, publication("again", "v1", "another commit"))
+	f.want("another commit of that tag", err, nil)
+	_, err = f.Publish(f.ctx, again, publication("again", "v3", "hellov3"))
+	f.want("what was not removed", err, nil)
+	_, err = f.Publish(f.ctx, fork, publication("fork", "v1", "hellov1"))
+	f.want("another upstream", err, nil)
+
+	done, err := f.Remove(storage.SeePrivate(f.ctx), storage.Removal{Package: "hello", Reason: "all of it"})
+	f.must(err)
+	if got := strings.Join(done.Left, " "); got != "again@v3" {
+		t.Errorf("left of the package: %q, want again@v3", got)
 	}
 }

@@ -51,6 +51,7 @@ type Options struct {
 
 	// May be left out.
 	Quota          Quota
+	Peers          []string      // other packbases, which are asked by hash for what upstream does not give
 	Zig            string        // a zig to probe with
 	ZigCache       string        // a folder that it may keep
 	Source         string        // the catalog's URL
@@ -90,6 +91,7 @@ func New(db *storage.DB, q *queue.Queue, blobs blob.Store, opt Options, log *slo
 		storage.ProbePackage:  w.probePackage,
 		storage.UpdateCatalog: w.updateCatalog,
 		storage.FetchArchive:  w.fetchArchive,
+		storage.CaptureTree:   w.captureTree,
 	}
 	w.aside = make(chan struct{}, asideOf(opt.Concurrency))
 	w.jobSeconds = prometheus.NewHistogramVec(prometheus.HistogramOpts{
@@ -202,6 +204,7 @@ func (w *Worker) handle(ctx context.Context, kind string, id uuid.UUID, leave fu
 			return
 		}
 	}
+	w.wake(ctx, claim.Job)
 	w.jobSeconds.WithLabelValues(claim.Job.Kind).Observe(time.Since(start).Seconds())
 	log.InfoContext(ctx, "job ended", "took", time.Since(start).Round(time.Millisecond), "err", err)
 }

@@ -11,10 +11,10 @@ import (
 // Own returns what Options.Own wants.
 //
 // names are the public names of this packbase, as clients call it; with them, every other Host is foreign. Without
-// them a URL in absolute form is our own only by an address of this machine and the port that we listen on, and any
+// them a URL in absolute form is our own only by an address of this machine and the port that was asked, and any
 // Host is, but for those of which foreign says that packages come from there.
-func Own(names []string, port string, foreign func(host string) bool) func(host string, absolute bool) bool {
-	return func(host string, absolute bool) bool {
+func Own(names []string, foreign func(host string) bool) func(host, port string, absolute bool) bool {
+	return func(host, port string, absolute bool) bool {
 		host = strings.ToLower(host)
 		bare, at, err := net.SplitHostPort(host)
 		if err != nil {
@@ -23,12 +23,12 @@ func Own(names []string, port string, foreign func(host string) bool) func(host 
 		switch {
 		case slices.Contains(names, host), slices.Contains(names, bare):
 			return true
-		case isHere(bare):
-			return !absolute || at == port || at == "" && port == "80"
-		case len(names) > 0 || absolute:
-			return false
+		case !absolute && len(names) == 0 && !foreign(host):
+			return true
+		case !absolute, at == port, at == "" && port == "80":
+			return isHere(bare)
 		}
-		return !foreign(host)
+		return false
 	}
 }
 

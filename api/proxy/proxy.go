@@ -10,7 +10,6 @@
 package proxy
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -27,14 +26,20 @@ type Store interface {
 	// ServeArchive answers with what is stored for a dependency that is no Git repository.
 	// It returns ErrMissing, and has not written, if there is nothing.
 	ServeArchive(w http.ResponseWriter, r *http.Request, d name.Dependency) error
-	// Repository returns the package that is bound to a repository, or ErrMissing.
-	Repository(ctx context.Context, repository string) (pkg string, err error)
+	// ServeGit answers a request of Git's smart protocol; service is InfoRefs or UploadPack. Of the latter, d has the
+	// ref that is asked for. It returns ErrMissing, and has not written, if there is no such repository, or if it
+	// lacks the ref and may be pulled.
+	ServeGit(w http.ResponseWriter, r *http.Request, d name.Dependency, service string) error
 	// Pull has a dependency fetched that is missing, and returns when that has ended. The error is a *Refusal
 	// if it is not to be had.
-	Pull(ctx context.Context, d name.Dependency) error
-	// ServeGit answers a request of Git's smart protocol; service is "info/refs" or "git-upload-pack".
-	ServeGit(w http.ResponseWriter, r *http.Request, pkg, service string)
+	Pull(w http.ResponseWriter, r *http.Request, d name.Dependency) error
 }
+
+// The requests of Git's smart protocol, by the end of their path.
+const (
+	InfoRefs   = "info/refs"
+	UploadPack = "git-upload-pack"
+)
 
 // ErrMissing says that nothing is stored.
 var ErrMissing = errors.New("not stored")
@@ -49,10 +54,11 @@ func (e *Refusal) Error() string { return e.Reason }
 
 // Options are a proxy's settings.
 type Options struct {
-	// Own tells whether a Host, with its port if the client named one, is packbase itself.
-	// absolute says that it came with a URL in absolute form.
-	Own  func(host string, absolute bool) bool
-	Fail func(http.ResponseWriter, *http.Request, error) // answers with an error that is no Refusal
+	// Own tells whether a host, with its port if the client named one, is packbase itself, which was asked at the
+	// given port. absolute says that it came with a URL in absolute form.
+	Own    func(host, port string, absolute bool) bool
+	Client func(*http.Request) string                      // who is told of which refusals
+	Fail   func(http.ResponseWriter, *http.Request, error) // answers with an error that is no Refusal
 }
 
 // A Proxy answers for other hosts. Make one with New.
@@ -64,6 +70,24 @@ type Proxy struct {
 
 // New returns a proxy.
 func New(store Store, opt Options) *Proxy { return &Proxy{store: store, opt: opt} }
+
+// Foreign tells whether a request is meant for another host.
+func (p *Proxy) Foreign(r *http.Request) bool {
+	if r.URL.IsAbs() {
+		return !p.opt.Own(r.URL.Host, port(r), true)
+	}
+	return r.Host != "" && !p.opt.Own(r.Host, port(r), false)
+}
+
+// port returns the port at which a request came.
+func port(r *http.Request) string {
+	addr, ok := r.Context().Value(http.LocalAddrContextKey).(net.Addr)
+	if !ok {
+		return ""
+	}
+	_, port, _ := net.SplitHostPort(addr.String()) // a socket without one is no place that a URL names
+	return port
+}
 
 // Wrap returns a handler that answers what is meant for other hosts, and prefix URLs, and leaves the rest to own. It
 // comes before any route: else https://github.com/p/x would be our own page.
@@ -77,16 +101,16 @@ func (p *Proxy) Wrap(own http.Handler) http.Handler {
 			// The one refusal after which every Zig asks for the URL itself.
 			w.Header().Set("Content-Length", "0")
 			w.WriteHeader(http.StatusMethodNotAllowed)
-		case r.URL.IsAbs() && !p.opt.Own(r.URL.Host, true):
+		case p.Foreign(r) && r.URL.IsAbs():
 			closing(w)
 			p.serve(w, r, r.RequestURI)
-		case !r.URL.IsAbs() && r.Host != "" && !p.opt.Own(r.Host, false):
+		case p.Foreign(r):
 			closing(w)
 			// A reverse proxy made origin form of it, and the scheme is lost; nearly all are https.
 			p.serve(w, r, "https://"+r.Host+r.RequestURI)
 		case strings.HasPrefix(r.URL.Path, "/u/"):
 			closing(w)
-			p.prefix(w, r)
+			p.prefix(w, r, own)
 		default:
 			own.ServeHTTP(w, r)
 		}
@@ -94,7 +118,7 @@ func (p *Proxy) Wrap(own http.Handler) http.Handler {
 }
 
 // prefix serves /u/{scheme}/{host}/{path}, the path and the query as they come.
-func (p *Proxy) prefix(w http.ResponseWriter, r *http.Request) {
+func (p *Proxy) prefix(w http.ResponseWriter, r *http.Request, own http.Handler) {
 	uri := r.RequestURI
 	if r.URL.IsAbs() {
 		uri = (&url.URL{Path: r.URL.Path, RawPath: r.URL.RawPath, RawQuery: r.URL.RawQuery}).String()
@@ -105,7 +129,20 @@ func (p *Proxy) prefix(w http.ResponseWriter, r *http.Request) {
 		p.refuse(w, r, "", &Refusal{http.StatusNotFound, "a prefix URL is /u/https/host/path"})
 		return
 	}
-	p.serve(w, r, scheme+"://"+rest)
+	target := scheme + "://" + rest
+	u, err := url.Parse(target)
+	if err != nil || !p.opt.Own(u.Host, port(r), true) {
+		p.serve(w, r, target)
+		return
+	}
+	// What is ours needs no prefix. One round only: a URL could go round for as long as it is.
+	if strings.HasPrefix(u.Path, "/u/") {
+		p.refuse(w, r, "", &Refusal{http.StatusLoopDetected, "that prefix URL leads back to this packbase, which has prefix URLs of its own"})
+		return
+	}
+	r2 := r.Clone(r.Context())
+	r2.URL, r2.RequestURI = &url.URL{Path: u.Path, RawPath: u.RawPath, RawQuery: u.RawQuery}, u.RequestURI()
+	own.ServeHTTP(w, r2)
 }
 
 // serve answers for target, a URL as it came.
@@ -119,6 +156,12 @@ func (p *Proxy) serve(w http.ResponseWriter, r *http.Request, target string) {
 		p.refuse(w, r, target, &Refusal{http.StatusBadRequest, err.Error()})
 		return
 	}
+	if service == UploadPack && r.Method == http.MethodPost {
+		if d.Ref, err = wanted(r); err != nil {
+			p.refuse(w, r, target, &Refusal{http.StatusBadRequest, "the request of Git cannot be read"})
+			return
+		}
+	}
 	if err := p.answer(w, r, d, service); err != nil {
 		p.refuse(w, r, target, err)
 	}
@@ -127,8 +170,8 @@ func (p *Proxy) serve(w http.ResponseWriter, r *http.Request, target string) {
 // parse tells Git's requests from archives. service is "" for an archive.
 func parse(target string) (d name.Dependency, service string, err error) {
 	before, query, _ := strings.Cut(target, "?")
-	for _, s := range []string{"info/refs", "git-upload-pack"} {
-		if repo, ok := strings.CutSuffix(before, "/"+s); ok && (s != "info/refs" || query == "service=git-upload-pack") {
+	for _, s := range []string{InfoRefs, UploadPack} {
+		if repo, ok := strings.CutSuffix(before, "/"+s); ok && (s != InfoRefs || query == "service=git-upload-pack") {
 			d, err = name.ParseDependency("git+" + repo)
 			return d, s, err
 		}
@@ -143,11 +186,11 @@ func (p *Proxy) answer(w http.ResponseWriter, r *http.Request, d name.Dependency
 	if !errors.Is(err, ErrMissing) {
 		return err
 	}
-	if err := p.store.Pull(r.Context(), d); err != nil {
+	if err := p.store.Pull(w, r, d); err != nil {
 		return err
 	}
 	if err = p.stored(w, r, d, service); errors.Is(err, ErrMissing) {
-		return &Refusal{http.StatusBadGateway, d.URL + " was fetched, and is still not here"}
+		return &Refusal{http.StatusNotFound, d.URL + " was fetched, and is not here for you"}
 	}
 	return err
 }
@@ -159,12 +202,7 @@ func (p *Proxy) stored(w http.ResponseWriter, r *http.Request, d name.Dependency
 		}
 		return p.store.ServeArchive(w, r, d)
 	}
-	pkg, err := p.store.Repository(r.Context(), d.Repository)
-	if err != nil {
-		return err
-	}
-	p.store.ServeGit(w, r, pkg, service)
-	return nil
+	return p.store.ServeGit(w, r, d, service)
 }
 
 // refuse answers that there is nothing, and notes why.
@@ -175,17 +213,25 @@ func (p *Proxy) refuse(w http.ResponseWriter, r *http.Request, target string, er
 		return
 	}
 	reason := strings.Map(header, refusal.Reason)
-	p.why.add(Client(r), reason)
+	p.why.add(p.opt.Client(r), reason)
 	h := w.Header()
 	h.Set("X-Packbase-Reason", reason)
 	h.Set("Cache-Control", "no-store")
+	status := refusal.Status
+	switch foreign := p.Foreign(r); {
+	case status == http.StatusUnauthorized && foreign:
+		status = http.StatusProxyAuthRequired
+		h.Set("Proxy-Authenticate", `Basic realm="packbase"`)
+	case status == http.StatusUnauthorized:
+		h.Set("WWW-Authenticate", `Basic realm="packbase"`)
+	}
 	if IsZig(r) && r.Method == http.MethodGet && !strings.Contains(target, "/info/refs?") {
 		h.Set("Content-Type", "packbase: "+reason)
 		h.Set("Content-Length", "0")
 		w.WriteHeader(http.StatusOK)
 		return
 	}
-	http.Error(w, reason, refusal.Status)
+	http.Error(w, reason, status)
 }
 
 // header keeps a reason fit for a header, and below what Zig reads.
@@ -199,18 +245,9 @@ func header(c rune) rune {
 // IsZig tells whether a request is of Zig's package manager.
 func IsZig(r *http.Request) bool { return strings.HasPrefix(r.UserAgent(), "zig/") }
 
-// Client returns the address that a request came from, without its port.
-func Client(r *http.Request) string {
-	host, _, err := net.SplitHostPort(r.RemoteAddr)
-	if err != nil {
-		return r.RemoteAddr
-	}
-	return host
-}
-
-// Why returns the last refusals of a client, the newest first.
-func (p *Proxy) Why(client string) []string {
-	all := p.why.of(client)
+// Why returns the last refusals of whoever sent the request, the newest first.
+func (p *Proxy) Why(r *http.Request) []string {
+	all := p.why.of(p.opt.Client(r))
 	slices.Reverse(all)
 	return all
 }

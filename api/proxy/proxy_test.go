@@ -2,7 +2,8 @@ package proxy
 
 import (
 	"bufio"
-	"context"
+	"bytes"
+	"compress/gzip"
 	"fmt"
 	"io"
 	"net"
@@ -33,14 +34,7 @@ func (s *shelf) ServeArchive(w http.ResponseWriter, _ *http.Request, d name.Depe
 	return nil
 }
 
-func (s *shelf) Repository(_ context.Context, repository string) (string, error) {
-	if pkg, ok := s.repos[repository]; ok {
-		return pkg, nil
-	}
-	return "", ErrMissing
-}
-
-func (s *shelf) Pull(_ context.Context, d name.Dependency) error {
+func (s *shelf) Pull(_ http.ResponseWriter, _ *http.Request, d name.Dependency) error {
 	s.pulls = append(s.pulls, d.URL)
 	body, ok := s.pullable[d.URL]
 	if !ok {
@@ -50,8 +44,14 @@ func (s *shelf) Pull(_ context.Context, d name.Dependency) error {
 	return nil
 }
 
-func (s *shelf) ServeGit(w http.ResponseWriter, _ *http.Request, pkg, service string) {
-	fmt.Fprintf(w, "git %s %s", pkg, service)
+func (s *shelf) ServeGit(w http.ResponseWriter, r *http.Request, d name.Dependency, service string) error {
+	pkg, ok := s.repos[d.Repository]
+	if !ok {
+		return ErrMissing
+	}
+	body, err := io.ReadAll(r.Body)
+	fmt.Fprintf(w, "git %s %s %s (%d, %v)", pkg, service, d.Ref, len(body), err)
+	return nil
 }
 
 func serve(t *testing.T, names ...string) (*shelf, *Proxy, string) {
@@ -63,10 +63,10 @@ func serve(t *testing.T, names ...string) (*shelf, *Proxy, string) {
 	}
 	var p *Proxy
 	srv := httptest.NewUnstartedServer(nil)
-	_, port, _ := net.SplitHostPort(srv.Listener.Addr().String())
 	p = New(s, Options{
-		Own:  Own(names, port, func(host string) bool { return host == "github.com" }),
-		Fail: func(w http.ResponseWriter, _ *http.Request, err error) { http.Error(w, err.Error(), 500) },
+		Own:    Own(names, func(host string) bool { return host == "github.com" }),
+		Client: func(r *http.Request) string { host, _, _ := net.SplitHostPort(r.RemoteAddr); return host },
+		Fail:   func(w http.ResponseWriter, _ *http.Request, err error) { http.Error(w, err.Error(), 500) },
 	})
 	srv.Config.Handler = p.Wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "own "+r.URL.Path) }))
 	srv.Start()
@@ -125,6 +125,9 @@ func TestWrap(t *testing.T) {
 		{"GET /u/https/files.example.org/a%2Fb//x.tar.gz?y=%20", addr, 200, "x"},
 		{"GET http://" + addr + "/u/http/files.example.org/plain.zip", addr, 200, "plain"},
 		{"GET /u/https/github.com/o/r/info/refs?service=git-upload-pack", addr, 200, "git r info/refs"},
+		{"GET /u/http/" + addr + "/p/hello", addr, 200, "own /p/hello"},
+		{"GET /u/http/" + addr + "/u/http/" + addr + "/p/hello", addr, 508, "leads back"},
+		{"GET http://" + addr + "/u/http/" + addr + "/p/hello", addr, 200, "own /p/hello"},
 		{"GET /u/gopher/files.example.org/x", addr, 404, "a prefix URL is /u/https/host/path"},
 	}
 	for _, tt := range tests {
@@ -168,11 +171,60 @@ func TestRefusal(t *testing.T) {
 	if resp.StatusCode != 405 || resp.ContentLength != 0 || !resp.Close {
 		t.Errorf("CONNECT: got %d %v", resp.StatusCode, resp.Header)
 	}
-	why := p.Why("127.0.0.1")
+	from := func(client string) *http.Request { return &http.Request{RemoteAddr: client + ":1"} }
+	why := p.Why(from("127.0.0.1"))
 	if len(why) != 2 || why[1] != reason || !slices.ContainsFunc(why, func(s string) bool { return strings.HasPrefix(s, "h.example.org/r is") }) {
 		t.Errorf("why = %q", why)
 	}
-	if other := p.Why("192.0.2.1"); len(other) != 0 {
+	if other := p.Why(from("192.0.2.1")); len(other) != 0 {
 		t.Errorf("another client is told %q", other)
+	}
+}
+
+// What a request of Git wants is found without taking anything from it.
+func TestWanted(t *testing.T) {
+	t.Parallel()
+	const commit = "7e9f8b1a7e9f8b1a7e9f8b1a7e9f8b1a7e9f8b1a"
+	fetch := "0012command=fetch\n0015agent=zig/0.13.0\n0001000eofs-delta\n0010no-progress\n000ddeepen 1\n"
+	list := func(prefixes ...string) string {
+		body := "0014command=ls-refs\n0001"
+		for _, p := range prefixes {
+			body += fmt.Sprintf("%04xref-prefix %s\n", len(p)+16, p)
+		}
+		return body + "0000"
+	}
+	for name, tt := range map[string]struct{ body, want string }{
+		"zig":            {fetch + "0032want " + commit + "\n0009done\n0000", commit},
+		"zig 0.14":       {fetch + "004awant " + commit + strings.Repeat("\x00", 24) + "\n0009done\n0000", commit},
+		"version 0":      {"0045want " + commit + " ofs-delta agent=git\n00000009done\n", commit},
+		"a tag":          {list("v1", "refs/heads/v1"), "v1"},
+		"a tag, in full": {list("refs/tags/v1"), "v1"},
+		"HEAD":           {list("HEAD", "refs/heads/"), ""},
+		"nothing":        {"", ""},
+		"cut":            {"0032want " + commit[:10], ""},
+		"no length":      {"zzzzwant " + commit, ""},
+		"long":           {fetch + strings.Repeat("0032have "+commit+"\n", 10_000), ""},
+	} {
+		for _, zipped := range []bool{false, true} {
+			body := tt.body
+			if zipped {
+				var b bytes.Buffer
+				z := gzip.NewWriter(&b)
+				io.WriteString(z, body)
+				z.Close()
+				body = b.String()
+			}
+			r := httptest.NewRequest(http.MethodPost, "/", strings.NewReader(body))
+			if zipped {
+				r.Header.Set("Content-Encoding", "gzip")
+			}
+			got, err := wanted(r)
+			if err != nil || got != tt.want {
+				t.Errorf("%s: wanted = %q, %v, want %q", name, got, err, tt.want)
+			}
+			if again, err := io.ReadAll(r.Body); err != nil || string(again) != body {
+				t.Errorf("%s: the body is another then: %d bytes, %v, want %d", name, len(again), err, len(body))
+			}
+		}
 	}
 }

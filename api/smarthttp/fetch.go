@@ -104,7 +104,7 @@ func (repo *Repository) tagsOf(req *request) []gitpack.OID {
 	}
 	for _, ref := range repo.Refs {
 		if wanted[ref.OID] {
-			wanted[ref.commit()] = true
+			wanted[ref.Commit()] = true
 		}
 	}
 	var tags []gitpack.OID

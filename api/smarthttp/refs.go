@@ -58,7 +58,7 @@ func advertiseRefs(p *packetWriter, repo *Repository, agent string) {
 func (repo *Repository) commits() []gitpack.OID {
 	ids := slices.Clone(repo.Snapshots)
 	for ref := range repo.all() {
-		ids = append(ids, ref.commit())
+		ids = append(ids, ref.Commit())
 	}
 	slices.SortFunc(ids, func(a, b gitpack.OID) int { return bytes.Compare(a[:], b[:]) })
 	return slices.Compact(ids)

@@ -61,8 +61,8 @@ type Ref struct {
 	Peeled gitpack.OID // the commit behind a tag object; zero if OID is a commit
 }
 
-// commit returns the commit that r leads to.
-func (r Ref) commit() gitpack.OID {
+// Commit returns the commit that r leads to.
+func (r Ref) Commit() gitpack.OID {
 	if r.Peeled.IsZero() {
 		return r.OID
 	}
@@ -195,6 +195,18 @@ func (h *Handler) UploadPack(w http.ResponseWriter, r *http.Request, pkg string)
 	if err := h.uploadPack(w, r, pkg); err != nil {
 		h.fail(w, r, pkg, err)
 	}
+}
+
+// Advertise serves GET <repository>/info/refs of a repository that is not there yet, to clients of version 2: they
+// are told of what there is only when they ask for it by name. ok is false for others, and nothing is written.
+func (h *Handler) Advertise(w http.ResponseWriter, r *http.Request) (ok bool) {
+	if protocolVersion(r) != 2 || checkService(r, true) != nil {
+		return false
+	}
+	noCache(w)
+	w.Header().Set("Content-Type", "application/x-git-upload-pack-advertisement")
+	_ = h.send(w, func(p *packetWriter) { advertiseCapabilities(p, h.opts.Agent) }) // the client may have gone
+	return true
 }
 
 func (h *Handler) infoRefs(w http.ResponseWriter, r *http.Request, pkg string) error {

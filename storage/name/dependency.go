@@ -121,6 +121,9 @@ func forgeArchive(u *url.URL) (repository, ref string) {
 	return "", ""
 }
 
+// Forges are the hosts that packages are usually at, and those that serve their archives.
+var Forges = []string{"github.com", "codeload.github.com", "codeberg.org", "gitlab.com", "git.sr.ht"}
+
 // Archives returns the URLs at which the forge of a repository may have an archive of a commit, the likeliest
 // first; none if its forge is not known by the host.
 func Archives(repository, commit string) []string {

@@ -211,16 +211,18 @@ func addJob(ctx context.Context, tx pgx.Tx, kind, target, pin string) (id uuid.U
 	}
 }
 
-// Wake has the captures go on at once that wait for a job.
-func (s *Store) Wake(ctx context.Context, job uuid.UUID) error {
-	_, err := s.db.Pool.Exec(ctx, `
-		UPDATE jobs SET run_at = now(), enqueued_at = NULL
+// Wake has the captures go on at once that wait for a job, and returns their jobs, of which the queue is to be told.
+func (s *Store) Wake(ctx context.Context, job uuid.UUID) ([]uuid.UUID, error) {
+	rows, _ := s.db.Pool.Query(ctx, `
+		UPDATE jobs SET run_at = now(), enqueued_at = now()
 		WHERE kind = 'tree:capture' AND state = 'queued' AND run_at > now()
-			AND (target, pin) IN (SELECT tree, revision::text FROM tree_nodes WHERE job = $1)`, job)
+			AND (target, pin) IN (SELECT tree, revision::text FROM tree_nodes WHERE job = $1)
+		RETURNING id`, job)
+	woken, err := pgx.CollectRows(rows, pgx.RowTo[uuid.UUID])
 	if err != nil {
-		return fmt.Errorf("wake captures: %w", pg.Translate(err))
+		return nil, fmt.Errorf("wake captures: %w", pg.Translate(err))
 	}
-	return nil
+	return woken, nil
 }
 
 // PackageOf returns the package that mirrors an upstream, canonical, or fault.ErrNotFound.

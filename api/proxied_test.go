@@ -1,0 +1,357 @@
+package api_test
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/base64"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/francescobianco/packbase/api"
+	"github.com/francescobianco/packbase/storage"
+)
+
+const zigAgent = "zig/0.15.2 (std.http)"
+
+// via asks as a client of a proxy does. target is a URL, or a path; header is names and values.
+func (g *registry) via(ctx context.Context, method, target, body string, header ...string) (*answer, error) {
+	g.t.Helper()
+	conn := g.dial()
+	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	defer stop()
+	_ = conn.SetDeadline(time.Now().Add(time.Minute))
+	fmt.Fprintf(conn, "%s %s HTTP/1.1\r\nHost: %s\r\nContent-Length: %d\r\n", method, target, g.addr, len(body))
+	for i := 0; i < len(header); i += 2 {
+		fmt.Fprintf(conn, "%s: %s\r\n", header[i], header[i+1])
+	}
+	fmt.Fprintf(conn, "\r\n%s", body)
+	resp, err := http.ReadResponse(bufio.NewReader(conn), &http.Request{Method: method})
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	return &answer{resp, b}, err
+}
+
+func (g *registry) mustVia(method, target, body string, header ...string) *answer {
+	g.t.Helper()
+	a, err := g.via(g.t.Context(), method, target, body, header...)
+	if err != nil {
+		g.t.Fatalf("%s %s: %v", method, target, err)
+	}
+	return a
+}
+
+func with(f files, path, content string) files {
+	f[path] = content
+	return f
+}
+
+// What a forge makes of a commit or a tag is answered with the release of that, unless attributes make another
+// tree of it.
+func TestProxiedArchives(t *testing.T) {
+	t.Parallel()
+	g := newRegistry(t)
+	rels := g.publish("hello",
+		release{tag: "v1.0.0", files: zon("hello", "1.0.0")},
+		release{tag: "v1.1.0", files: with(zon("hello", "1.1.0"), ".gitattributes", "# docs\n*.md text eol=lf -diff\n*.png binary\n")},
+		release{tag: "a/b", files: with(zon("hello", "1.2.0"), ".gitattributes", "*.txt text\ndocs export-ignore\n")},
+		release{tag: "v1.3.0", files: with(zon("hello", "1.3.0"), ".gitattributes", "*.bat eol=crlf\n")},
+		release{tag: "", branch: "dev", files: zon("hello", "1.4.0")})
+	g.publish("gone", release{tag: "v1.0.0", files: zon("gone", "1.0.0")})
+	if a := g.post("/api/remove", `{"package":"gone","tag":"v1.0.0","reason":"it had a secret"}`); a.StatusCode != http.StatusOK {
+		t.Fatalf("remove: %d %s", a.StatusCode, a.body)
+	}
+	const forge, none = "https://git.example/owner/hello/archive/", -1
+	for _, tt := range []struct {
+		url    string
+		agent  string
+		want   int // which release, or none
+		status int
+		reason string
+	}{
+		{forge + rels[0].CommitOID + ".tar.gz", zigAgent, 0, 200, ""},
+		{forge + strings.ToUpper(rels[0].CommitOID) + ".tar.gz", zigAgent, 0, 200, ""},
+		{forge + rels[0].CommitOID[:7] + ".tar.gz", zigAgent, 0, 200, ""},
+		{forge + rels[0].CommitOID[:6] + ".tar.gz", zigAgent, none, 200, "is not mirrored here"},
+		{forge + "refs/tags/v1.0.0.zip", zigAgent, 0, 200, ""}, // the type counts, not the name
+		{forge + "refs/tags/v1.0.0.zip", "curl/8", none, 404, "is not mirrored here"},
+		{forge + "v1.0.0.tar.gz", "curl/8", 0, 200, ""},
+		{forge + "v1.1.0.tar.gz", zigAgent, 1, 200, ""},
+		{forge + "a/b.tar.gz", zigAgent, none, 200, "is not mirrored here"},
+		{forge + "v1.3.0.tar.gz", zigAgent, none, 200, "is not mirrored here"},
+		{forge + "refs/heads/dev.tar.gz", zigAgent, 4, 200, ""},
+		{forge + "v9.tar.gz", zigAgent, none, 200, "git.example/owner/hello/archive/v9.tar.gz is not mirrored here"},
+		{"http://git.example/owner/hello/archive/v1.0.0.tar.gz", zigAgent, none, 200, "is not mirrored here"},
+		{"https://us:pw@git.example:443/owner/hello/archive/v1.0.0.tar.gz#x", zigAgent, 0, 200, ""},
+		{"https://git.example:8443/owner/hello/archive/v1.0.0.tar.gz", zigAgent, none, 200, "is not mirrored here"},
+		{"https://git.example/owner/gone/archive/v1.0.0.tar.gz", zigAgent, none, 200, "it had a secret"},
+		{"https://git.example/owner/gone/archive/v1.0.0.tar.gz", "curl/8", none, 410, "it had a secret"},
+		{"https://git.example/owner/hello/-/archive/v1.0.0/hello-v1.0.0.tar.gz", zigAgent, 0, 200, ""},
+		{"https://git.example/p/hello/tag/v1.0.0.tar.gz", zigAgent, none, 200, "is not mirrored here"},
+	} {
+		forms := []string{tt.url, "/u/" + strings.Replace(tt.url, "://", "/", 1)}
+		for _, target := range forms {
+			target, _, _ = strings.Cut(target, "#")
+			a := g.mustVia("GET", target, "", "User-Agent", tt.agent)
+			if a.StatusCode != tt.status || !a.Close {
+				t.Errorf("%s: status %d, close %v, want %d: %s", target, a.StatusCode, a.Close, tt.status, a.body)
+			}
+			if tt.want == none {
+				if reason := a.Header.Get("X-Packbase-Reason"); !strings.Contains(reason, tt.reason) || tt.agent == zigAgent && a.Header.Get("Content-Type") != "packbase: "+reason {
+					t.Errorf("%s: %v, want the reason %q", target, a.Header, tt.reason)
+				}
+				continue
+			}
+			want := g.get("/p/hello/commit/" + rels[tt.want].CommitOID + ".tar.gz")
+			if !bytes.Equal(a.body, want.body) || a.Header.Get("Content-Type") != "application/gzip" || a.ContentLength != int64(len(want.body)) {
+				t.Errorf("%s: %d bytes, %v, want those of %s", target, len(a.body), a.Header, rels[tt.want].Tag)
+			}
+		}
+	}
+	if a := g.get("/why"); !strings.Contains(string(a.body), "it had a secret") || !strings.Contains(string(a.body), "v9.tar.gz is not mirrored here") {
+		t.Errorf("/why = %s, want the reasons", a.body)
+	}
+	if logged := g.log.String(); strings.Contains(logged, "us:pw") || strings.Contains(logged, "pw@") {
+		t.Error("the log has a password")
+	}
+	metrics := 0
+	for _, line := range strings.Split(g.log.String(), "\n") {
+		if strings.Contains(line, `"path":"//git.example/owner/hello/archive/v1.0.0.tar.gz"`) {
+			metrics++
+		}
+	}
+	if metrics == 0 {
+		t.Error("the log does not say which host a request was meant for")
+	}
+}
+
+// Git, by prefix URL and as a proxy, is that of the package bound to the upstream.
+func TestProxiedGit(t *testing.T) {
+	t.Parallel()
+	g := newRegistry(t)
+	rel := g.publish("hello", release{tag: "v1.0.0", files: zon("hello", "1.0.0")})[0]
+	const refs = "/info/refs?service=git-upload-pack"
+	const body = "0014command=ls-refs\n0001" + "0009peel\n" + "001aref-prefix refs/tags/\n" + "0000"
+	want := g.do("POST", "/hello/git-upload-pack", body, "Content-Type", "application/x-git-upload-pack-request", "Git-Protocol", "version=2")
+	if want.StatusCode != http.StatusOK || !bytes.Contains(want.body, []byte(rel.CommitOID)) {
+		t.Fatalf("ls-refs: %d %s", want.StatusCode, want.body)
+	}
+	for _, repo := range []string{"https://git.example/owner/hello", "https://git.example/owner/hello.git", "https://GIT.example:443/owner/hello", "/u/https/git.example/owner/hello"} {
+		if a := g.mustVia("GET", repo+refs, "", "User-Agent", zigAgent, "Git-Protocol", "version=2"); a.StatusCode != http.StatusOK || !a.Close {
+			t.Errorf("%s: %d %v %s", repo, a.StatusCode, a.Header, a.body)
+		}
+		a := g.mustVia("POST", repo+"/git-upload-pack", body, "User-Agent", zigAgent, "Git-Protocol", "version=2", "Content-Type", "application/x-git-upload-pack-request")
+		if !bytes.Equal(a.body, want.body) {
+			t.Errorf("%s: ls-refs = %d %q, want %q", repo, a.StatusCode, a.body, want.body)
+		}
+	}
+	for repo, status := range map[string]int{"https://git.example/owner/none": 404, "http://git.example/owner/hello": 404, "https://git.example/hello": 404} {
+		if a := g.mustVia("GET", repo+refs, "", "User-Agent", zigAgent); a.StatusCode != status || !strings.Contains(a.Header.Get("X-Packbase-Reason"), "is not mirrored here") {
+			t.Errorf("%s: %d %v, want %d and why", repo, a.StatusCode, a.Header, status)
+		}
+	}
+	if a := g.mustVia("GET", "https://git.example/owner/hello/HEAD", ""); a.StatusCode != http.StatusNotFound {
+		t.Errorf("dumb HTTP: %d", a.StatusCode)
+	}
+}
+
+// What is private is for tokens: of a proxy's client in Proxy-Authorization, as its Authorization is for upstream.
+func TestProxiedPrivate(t *testing.T) {
+	t.Parallel()
+	g := newRegistry(t)
+	g.publish("secretive", release{tag: "v1.0.0", files: zon("secretive", "1.0.0")})
+	g.must(g.db.SetVisibility(storage.SeePrivate(t.Context()), "secretive", true))
+	g.publish("hello", release{tag: "v1.0.0", files: zon("hello", "1.0.0")})
+	if a := g.post("/api/visibility/secretive", `{"visibility":"private"}`); a.StatusCode != http.StatusOK {
+		t.Fatalf("visibility: %d %s", a.StatusCode, a.body)
+	}
+	bearer, password := "Bearer "+token, "Basic "+base64.StdEncoding.EncodeToString([]byte(token+":"))
+	const archive, refs = "https://git.example/owner/secretive/archive/v1.0.0.tar.gz", "https://git.example/owner/secretive/info/refs?service=git-upload-pack"
+	prefix := func(target string) string { return "/u/" + strings.Replace(target, "://", "/", 1) }
+	for _, tt := range []struct {
+		target, header, value string
+		want                  int
+	}{
+		{archive, "X", "", 404},
+		{archive, "Authorization", bearer, 404}, // it is for upstream, and none of ours
+		{archive, "Proxy-Authorization", bearer, 200},
+		{archive, "Proxy-Authorization", password, 200},
+		{archive, "Proxy-Authorization", "Bearer " + storage.TokenPrefix + "revoked", 401},
+		{prefix(archive), "X", "", 404},
+		{prefix(archive), "Proxy-Authorization", bearer, 404},
+		{prefix(archive), "Authorization", bearer, 200},
+		{refs, "X", "", 407},
+		{refs, "Proxy-Authorization", password, 200},
+		{prefix(refs), "X", "", 401},
+		{prefix(refs), "Authorization", password, 200},
+		{"https://git.example/owner/hello/archive/v1.0.0.tar.gz", "Authorization", "Bearer " + storage.TokenPrefix + "upstreams", 200},
+	} {
+		a := g.mustVia("GET", tt.target, "", tt.header, tt.value)
+		if a.StatusCode != tt.want {
+			t.Errorf("%s with %s: status %d, want %d: %s", tt.target, tt.header, a.StatusCode, tt.want, a.body)
+		}
+		if tt.want == 200 && !strings.Contains(tt.target, "hello") && strings.Contains(a.Header.Get("Cache-Control"), "public") {
+			t.Errorf("%s: Cache-Control %q", tt.target, a.Header.Get("Cache-Control"))
+		}
+	}
+	// Not there, or not to be seen: the words are the same.
+	seen := g.mustVia("GET", archive, "").body
+	none := g.mustVia("GET", strings.Replace(archive, "secretive", "nothing-xx", 1), "").body
+	if strings.Replace(string(seen), "secretive", "nothing-xx", 1) != string(none) {
+		t.Errorf("private: %s, not there: %s", seen, none)
+	}
+}
+
+// puller has every fetch publish one commit, a release if a tag is asked for.
+func (g *registry) puller(pace time.Duration, commits chan<- storage.Release) {
+	g.work(func(ctx context.Context, c storage.Claim) error {
+		if c.Job.Kind != storage.FetchPackage {
+			return g.db.EndJob(ctx, c, storage.Outcome{State: storage.Succeeded, Result: map[string]any{}})
+		}
+		time.Sleep(pace) // a slow upstream
+		if strings.Contains(c.Job.Package, "broken") {
+			return g.db.EndJob(ctx, c, storage.Outcome{State: storage.Failed, Code: "upstream_not_found", Message: "upstream has no such repository",
+				Sync: &storage.Sync{Code: "upstream_not_found", Message: "m"}})
+		}
+		p := &publication{registry: g, claim: c}
+		defer p.open()()
+		p.add(release{tag: c.Job.Target, files: zon("pulled", "1.0.0")}, 1)
+		p.segment()
+		rel := p.publish(p.commits[0])
+		select {
+		case commits <- rel:
+		default:
+		}
+		return g.db.EndJob(ctx, c, storage.Outcome{State: storage.Succeeded, Result: map[string]any{}, Sync: &storage.Sync{OK: true}})
+	})
+}
+
+func (g *registry) fetches() int {
+	g.t.Helper()
+	jobs, err := g.db.Jobs(storage.SeePrivate(g.t.Context()), storage.JobFilter{Limit: 1000})
+	g.must(err)
+	n := 0
+	for i := range jobs {
+		if jobs[i].Kind == storage.FetchPackage {
+			n++
+		}
+	}
+	return n
+}
+
+// A stampede of clients is one job, and all are answered when it has ended. Nothing else makes a job.
+func TestPull(t *testing.T) {
+	t.Parallel()
+	g := newRegistry(t, func(o *api.Options) { o.Pull = []string{"git.example"} })
+	g.puller(300*time.Millisecond, nil)
+	for _, target := range []string{
+		"https://elsewhere.example/o/r/archive/v1.tar.gz", "https://git.example:8443/o/r/archive/v1.tar.gz", "https://git.example.elsewhere.example/o/r/archive/v1.tar.gz",
+		"https://git.example@127.0.0.1/o/r/archive/v1.tar.gz", "http://127.0.0.1:1/o/r/archive/v1.tar.gz", "http://[::1]/o/r/archive/v1.tar.gz", "https://git.example./o/r/archive/v1.tar.gz",
+	} {
+		if a := g.mustVia("GET", target, "", "User-Agent", zigAgent); !strings.Contains(a.Header.Get("Content-Type"), "packbase: ") {
+			t.Errorf("%s: %d %v, want a refusal", target, a.StatusCode, a.Header)
+		}
+		repo, _, _ := strings.Cut(target, "/archive/")
+		if a := g.mustVia("GET", repo+"/info/refs?service=git-upload-pack", "", "Git-Protocol", "version=2"); a.StatusCode != http.StatusNotFound {
+			t.Errorf("%s: %d, want 404", repo, a.StatusCode)
+		}
+	}
+	if n := g.fetches(); n != 0 {
+		t.Fatalf("%d jobs after requests for hosts that are not open, want none", n)
+	}
+	var all sync.WaitGroup
+	for range 100 {
+		all.Go(func() {
+			a, err := g.via(t.Context(), "GET", "https://git.example/o/r/archive/v1.0.0.tar.gz", "", "User-Agent", zigAgent)
+			if err != nil || a.StatusCode != http.StatusOK || a.Header.Get("Content-Type") != "application/gzip" {
+				t.Errorf("pull: %+v, %v", a, err)
+			}
+		})
+	}
+	all.Wait()
+	if n := g.fetches(); n != 1 {
+		t.Errorf("%d jobs for 100 clients of one URL, want 1", n)
+	}
+	// Strangers do not take the names that others may want.
+	if pkg, err := g.db.PackageByName(t.Context(), "git.example.o.r"); err != nil || pkg.Upstream != "https://git.example/o/r" {
+		t.Errorf("package = %+v, %v", pkg, err)
+	}
+}
+
+// Of Git, what a client asks for by name is pulled, and nothing before.
+func TestPullGit(t *testing.T) {
+	t.Parallel()
+	g := newRegistry(t, func(o *api.Options) { o.Pull = []string{"git.example"} })
+	g.puller(0, nil)
+	const repo = "https://git.example/o/r"
+	git := []string{"User-Agent", zigAgent, "Git-Protocol", "version=2", "Content-Type", "application/x-git-upload-pack-request"}
+	if a := g.mustVia("GET", repo+"/info/refs?service=git-upload-pack", "", git...); a.StatusCode != http.StatusOK || !bytes.Contains(a.body, []byte("ls-refs")) {
+		t.Errorf("info/refs: %d %s", a.StatusCode, a.body)
+	}
+	if n := g.fetches(); n != 0 {
+		t.Errorf("%d jobs before anything was asked for", n)
+	}
+	list := func(tag string) string {
+		body := "0014command=ls-refs\n0001"
+		for _, prefix := range []string{tag, "refs/heads/" + tag, "refs/tags/" + tag} {
+			body += fmt.Sprintf("%04xref-prefix %s\n", len(prefix)+16, prefix)
+		}
+		return body + "0000"
+	}
+	for i, tag := range []string{"v1.0.0", "v1.1.0", "v1.0.0"} { // the second is a new tag of a package that is there
+		a := g.mustVia("POST", repo+"/git-upload-pack", list(tag), git...)
+		if a.StatusCode != http.StatusOK || !bytes.Contains(a.body, []byte("refs/tags/"+tag)) {
+			t.Errorf("ls-refs of %s: %d %s", tag, a.StatusCode, a.body)
+		}
+		if n := g.fetches(); n != min(i+1, 2) {
+			t.Errorf("%d jobs after %d questions", n, i+1)
+		}
+	}
+}
+
+// Who waits too long is told so, who cannot be helped is told why, and asks nobody again; who goes leaves no trace.
+func TestPullEnds(t *testing.T) {
+	t.Parallel()
+	g := newRegistry(t, func(o *api.Options) { o.Pull, o.PullWait = []string{"git.example"}, time.Second })
+	a := g.mustVia("GET", "https://git.example/o/slow/archive/v1.0.0.tar.gz", "", "User-Agent", "curl/8")
+	if a.StatusCode != http.StatusGatewayTimeout || !strings.Contains(string(a.body), "still being fetched after 1s") {
+		t.Errorf("slow: %d %s", a.StatusCode, a.body)
+	}
+	patient := g.serve(func(o *api.Options) { o.Pull, o.PullWait = []string{"git.example"}, time.Minute })
+	ctx, leave := context.WithCancel(t.Context())
+	var gone sync.WaitGroup
+	for i := range 9 {
+		gone.Go(func() {
+			if a, err := patient.via(ctx, "GET", fmt.Sprintf("https://git.example/o/gone%d/archive/v1.0.0.tar.gz", i%3), ""); err == nil {
+				t.Errorf("gone: %d although nobody works", a.StatusCode)
+			}
+		})
+	}
+	for deadline := time.Now().Add(time.Minute); g.fetches() < 4 && time.Now().Before(deadline); {
+		time.Sleep(20 * time.Millisecond)
+	}
+	leave()
+	gone.Wait()
+	g.puller(0, nil)
+	for range 2 {
+		a := patient.mustVia("GET", "https://git.example/o/broken/archive/v1.0.0.tar.gz", "", "User-Agent", zigAgent)
+		if want := "could not be fetched: upstream has no such repository (upstream_not_found)"; !strings.Contains(a.Header.Get("Content-Type"), want) {
+			t.Errorf("broken: %d %v, want %q", a.StatusCode, a.Header, want)
+		}
+	}
+	if n := g.fetches(); n != 1+3+1 {
+		t.Errorf("%d jobs, want one for each URL", n)
+	}
+	edge := g.serve(func(o *api.Options) { o.Pull, o.ReadOnly = []string{"git.example"}, true })
+	if a := edge.mustVia("GET", "https://git.example/o/other/archive/v1.0.0.tar.gz", ""); a.StatusCode != http.StatusNotFound {
+		t.Errorf("an edge: %d, want 404: it fetches nothing", a.StatusCode)
+	}
+}

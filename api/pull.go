@@ -1,0 +1,179 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/golang-lru/v2/expirable"
+
+	"github.com/francescobianco/packbase/api/proxy"
+	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/storage/name"
+)
+
+// Limits of those who wait for a pull. Anybody may, so nobody gets all.
+const (
+	mostWaiting      = 4096
+	clientsWaiting   = 1024 // of one client
+	clientsPulls     = 64   // different ones of one client
+	keptFailures     = 4096
+	failureRemembers = 30 * time.Second // and the same is not tried again for as long
+)
+
+// pulls are the clients that wait for something to be fetched, and what could not be lately.
+type pulls struct {
+	failed *expirable.LRU[string, *proxy.Refusal]
+
+	mu      sync.Mutex
+	waiting int
+	clients map[string]map[string]int // how many wait, by client and what for
+}
+
+func newPulls() *pulls {
+	return &pulls{failed: expirable.NewLRU[string, *proxy.Refusal](keptFailures, nil, failureRemembers), clients: map[string]map[string]int{}}
+}
+
+// enter gives a client a place to wait, until leave is called, or says that there is none.
+func (p *pulls) enter(client, what string) (leave func(), ok bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	own := p.clients[client]
+	all := 0
+	for _, n := range own {
+		all += n
+	}
+	if p.waiting >= mostWaiting || all >= clientsWaiting || own[what] == 0 && len(own) >= clientsPulls {
+		return nil, false
+	}
+	if own == nil {
+		own = map[string]int{}
+		p.clients[client] = own
+	}
+	own[what]++
+	p.waiting++
+	return func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.waiting--
+		if own[what]--; own[what] == 0 {
+			delete(own, what)
+		}
+		if len(own) == 0 {
+			delete(p.clients, client)
+		}
+	}, true
+}
+
+// mayPull tells whether the operator has opened the place that a dependency comes from (invariant 11).
+func (m *mirror) mayPull(d name.Dependency) bool {
+	u, err := url.Parse(strings.TrimPrefix(d.URL, "git+"))
+	return err == nil && !m.opt.ReadOnly && m.queue != nil && slices.Contains(m.opt.Pull, u.Host)
+}
+
+// Pull implements proxy.Store. It joins the open job that fetches the same, and ends with the client's connection;
+// the job does not.
+func (m *mirror) Pull(w http.ResponseWriter, r *http.Request, d name.Dependency) error {
+	ctx := r.Context()
+	if !m.mayPull(d) {
+		return m.notOpened(r, d)
+	}
+	what := d.URL + "#" + d.Ref
+	if reason, ok := m.pulls.failed.Get(what); ok {
+		return reason
+	}
+	leave, ok := m.pulls.enter(m.clientOf(r), what)
+	if !ok {
+		return &proxy.Refusal{Status: http.StatusServiceUnavailable, Reason: "too many wait for what is being fetched; try again when some have it"}
+	}
+	defer leave()
+	job, err := m.requestPull(ctx, d)
+	if err != nil {
+		return refusal(err)
+	}
+	// The server's deadlines are for answers that come at once.
+	_ = http.NewResponseController(w).SetReadDeadline(time.Time{})
+	job, err = m.waitFor(w, r, job, m.opt.PullWait)
+	switch {
+	case errors.Is(err, storage.ErrNotFound): // it has become private
+		return proxy.ErrMissing
+	case err != nil:
+		return err
+	case job.Open():
+		return &proxy.Refusal{Status: http.StatusGatewayTimeout, Reason: fmt.Sprintf("%s is still being fetched after %s; job %s goes on: try again later", d.URL, m.opt.PullWait, job.ID)}
+	case job.State == storage.Succeeded:
+		m.news.Add(1)
+		return nil
+	}
+	e := jobError(job)
+	failed := &proxy.Refusal{Status: e.Status, Reason: fmt.Sprintf("%s could not be fetched: %s (%s)", d.URL, e.Message, e.Code)}
+	m.pulls.failed.Add(what, failed)
+	return failed
+}
+
+// notOpened says that nothing is fetched from there. Who may not see private packages is told no more; Git must be
+// asked for a token to send one.
+func (m *mirror) notOpened(r *http.Request, d name.Dependency) error {
+	refused := proxy.NotOpened(d, m.why(r))
+	if !d.Git || storage.SeesPrivate(r.Context()) {
+		return refused
+	}
+	if has, err := m.db.HasPrivate(r.Context()); has || err != nil {
+		return &proxy.Refusal{Status: http.StatusUnauthorized, Reason: refused.Reason + "; what is private is here for those with a token"}
+	}
+	return refused
+}
+
+// requestPull returns the job that fetches a dependency.
+func (m *mirror) requestPull(ctx context.Context, d name.Dependency) (storage.Job, error) {
+	if d.Repository == "" {
+		return storage.Job{}, proxy.ErrMissing
+	}
+	up, err := storage.ParseUpstream(d.Repository)
+	if err != nil {
+		return storage.Job{}, err
+	}
+	up.Target = d.Snapshot
+	if d.Git {
+		up.Target = d.Ref
+	}
+	if up.Target != "" && storage.ValidTag(up.Target) != nil {
+		return storage.Job{}, storage.ErrNotFound
+	}
+	if err := m.roomForJobs(ctx); err != nil {
+		return storage.Job{}, err
+	}
+	pkg, err := m.nameFor(ctx, up)
+	if err != nil {
+		return storage.Job{}, err
+	}
+	job, created, err := m.db.RequestFetch(ctx, pkg, up)
+	if err == nil && created {
+		m.tell(ctx, job)
+	}
+	return job, err
+}
+
+// nameFor returns the name of the package of an upstream, or that of a new one. Strangers do not take short names,
+// which others may want for a better known repository.
+func (m *mirror) nameFor(ctx context.Context, up storage.Upstream) (string, error) {
+	pkg, err := m.bound(ctx, up.Canonical)
+	if err == nil {
+		return pkg.Name, nil
+	}
+	if !errors.Is(err, proxy.ErrMissing) {
+		return "", err
+	}
+	names := up.Names()
+	u, err := url.Parse(up.Canonical)
+	if err != nil || len(names) == 0 || !strings.HasPrefix(names[len(names)-1], strings.ReplaceAll(u.Host, ":", ".")+".") {
+		return "", &proxy.Refusal{Status: http.StatusNotFound, Reason: up.Canonical + " is too long for a package's name; an operator can mirror it under another"}
+	}
+	return names[len(names)-1], nil
+}

@@ -1,0 +1,340 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/storage/tree"
+	"github.com/francescobianco/packbase/storage/zigpkg"
+	"github.com/francescobianco/packbase/worker/capture"
+)
+
+// CaptureResult is what a tree:capture did.
+type CaptureResult struct {
+	Tree     string `json:"tree"`
+	Revision int    `json:"revision"`
+	Nodes    int    `json:"nodes"`
+	Stored   int    `json:"stored"`
+	Holes    int    `json:"holes"`
+}
+
+const (
+	maxChildren  = 64              // jobs that one capture has open at once
+	captureEvery = 2 * time.Second // while it waits for jobs and nobody wakes it
+)
+
+// captureTree plans the next step of a capture: it walks as far as what is
+// stored tells, and has each node that is missing brought by a job, in one way
+// after the other. While jobs are open it comes back, and holds no worker
+// meanwhile; what it did so far is in the rows, so it may begin again anywhere.
+func (w *Worker) captureTree(ctx context.Context, j *job) (any, error) {
+	revision, err := strconv.Atoi(j.Job.Pin)
+	if err != nil {
+		return nil, fmt.Errorf("capture tree %s: revision: %w", j.Job.Target, err)
+	}
+	c := &capturing{w: w, tree: j.Job.Target, revision: revision, known: map[string]tree.Node{}, sources: map[string]tree.Source{}}
+	if err := c.load(ctx); err != nil {
+		return nil, err
+	}
+	nodes, problems, err := capture.Walk(ctx, c.roots, c.dependencies)
+	if errors.Is(err, capture.ErrTooLarge) {
+		return nil, &Error{Code: "tree_too_large", Message: err.Error(), Final: true}
+	}
+	if err != nil {
+		return nil, err
+	}
+	for _, n := range nodes {
+		if err := c.plan(ctx, n); err != nil {
+			return nil, err
+		}
+	}
+	if err := c.put(ctx, problems); err != nil {
+		return nil, err
+	}
+	c.tell(ctx)
+	result := CaptureResult{Tree: c.tree, Revision: revision, Nodes: len(nodes), Stored: c.count[tree.Stored], Holes: c.count[tree.Hole]}
+	j.setProgress(storage.Progress{Step: "capture", Done: int64(result.Stored + result.Holes), Total: int64(result.Nodes), Unit: "packages"})
+	if c.count[tree.Waiting] == 0 {
+		return result, nil
+	}
+	if _, err := w.extend(ctx, j, j.getProgress()); err != nil {
+		return nil, err
+	}
+	return nil, c.later(ctx)
+}
+
+// A capturing is one run of captureTree.
+type capturing struct {
+	w        *Worker
+	tree     string
+	revision int
+
+	roots   []zigpkg.Dependency
+	known   map[string]tree.Node   // of the last run, by hash
+	sources map[string]tree.Source // by hash, as far as they were asked for
+
+	nodes []tree.Node
+	count map[string]int // of nodes, by state
+	open  []uuid.UUID    // jobs that it waits for
+	fresh []storage.Job  // of them, those that the queue has to be told of
+}
+
+func (c *capturing) load(ctx context.Context) error {
+	c.count = map[string]int{}
+	roots, err := c.w.trees.Roots(ctx, c.tree, c.revision)
+	if err != nil {
+		return err
+	}
+	for _, root := range roots {
+		man, err := zigpkg.ParseManifest([]byte(root.Text))
+		if err != nil {
+			return &Error{Code: "manifest_invalid", Message: fmt.Sprintf("%s:%v", root.File, err), Final: true}
+		}
+		c.roots = append(c.roots, man.Dependencies...)
+	}
+	nodes, _, err := c.w.trees.Nodes(ctx, c.tree, c.revision)
+	if err != nil {
+		return err
+	}
+	hashes := make([]string, len(nodes))
+	for i, n := range nodes {
+		c.known[n.Hash], hashes[i] = n, n.Hash
+	}
+	c.sources, err = c.w.trees.Sources(ctx, hashes)
+	return err
+}
+
+// dependencies implements capture.Dependencies.
+func (c *capturing) dependencies(ctx context.Context, hash string) ([]zigpkg.Dependency, bool, error) {
+	src, ok := c.sources[hash]
+	if _, asked := c.known[hash]; !ok && !asked {
+		var err error
+		if src, err = c.w.trees.ByHash(ctx, hash); err != nil && !errors.Is(err, storage.ErrNotFound) {
+			return nil, false, err
+		}
+		ok = err == nil
+	}
+	return src.Zig.Dependencies, ok, nil
+}
+
+// plan says what becomes of a node, and has it brought if it is missing.
+func (c *capturing) plan(ctx context.Context, n *capture.Node) error {
+	known := c.known[n.Hash]
+	out := tree.Node{Hash: n.Hash, URLs: n.URLs, Parents: n.Parents, Lazy: n.Lazy, Depth: n.Depth, State: tree.Stored, Tried: known.Tried}
+	if !n.Stored {
+		if err := c.bring(ctx, n, known, &out); err != nil {
+			return err
+		}
+	} else if known.Job != nil {
+		out.Tried = out.Tried[:max(0, len(out.Tried)-1)] // that brought it, or something else did
+	}
+	c.count[out.State]++
+	c.nodes = append(c.nodes, out)
+	return nil
+}
+
+// bring settles what was tried last, and tries the next way if that failed.
+func (c *capturing) bring(ctx context.Context, n *capture.Node, known tree.Node, out *tree.Node) error {
+	out.State, out.Job = tree.Waiting, known.Job
+	if known.Job != nil {
+		open, err := c.settle(ctx, n, *known.Job, out)
+		if open || err != nil {
+			return err
+		}
+	}
+	for _, way := range capture.Ways(n, c.w.opt.Peers) {
+		if slices.ContainsFunc(out.Tried, func(t tree.Try) bool { return t.Kind == way.Kind && t.URL == way.URL && t.Ref == way.Ref }) {
+			continue
+		}
+		if len(c.open) >= maxChildren {
+			return nil // in a later run
+		}
+		try := tree.Try{Kind: way.Kind, URL: way.URL, Ref: way.Ref}
+		job, err := c.start(ctx, n, way)
+		if e := (*Error)(nil); errors.As(err, &e) {
+			try.Code, try.Message = e.Code, e.Message
+			out.Tried = append(out.Tried, try)
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		out.Tried, out.Job = append(out.Tried, try), &job
+		c.open = append(c.open, job)
+		return nil
+	}
+	out.State = tree.Hole
+	out.Code, out.Reason = reasonOf(out.Tried)
+	return nil
+}
+
+// settle notes how a job ended that was to bring a node which is still missing.
+func (c *capturing) settle(ctx context.Context, n *capture.Node, id uuid.UUID, out *tree.Node) (open bool, err error) {
+	if len(out.Tried) == 0 {
+		out.Job = nil
+		return false, nil
+	}
+	job, err := c.w.db.JobByID(ctx, id)
+	last := &out.Tried[len(out.Tried)-1]
+	switch {
+	case errors.Is(err, storage.ErrNotFound): // it ended long ago
+		out.Tried = out.Tried[:len(out.Tried)-1]
+	case err != nil:
+		return false, err
+	case job.Open():
+		c.open = append(c.open, id)
+		return true, nil
+	case job.State == storage.Succeeded:
+		// It may have ended since the walk.
+		if _, err := c.w.trees.ByHash(ctx, n.Hash); err == nil {
+			c.open = append(c.open, id)
+			return true, nil
+		}
+		last.Code, last.Message = "hash_mismatch", fmt.Sprintf("%s is pinned, and the files of %s have another hash", n.Hash, last.Ref)
+	default:
+		last.Code, last.Message = job.ErrorCode, job.ErrorMessage
+	}
+	out.Job = nil
+	return false, nil
+}
+
+// reasonOf returns why a node is a hole: what is wrong with the place that its
+// manifest names, unless a hash was wrong anywhere.
+func reasonOf(tried []tree.Try) (code, reason string) {
+	if len(tried) == 0 {
+		return "no_way", "its URL names nothing that can be fetched"
+	}
+	told := tried[0]
+	if i := slices.IndexFunc(tried, func(t tree.Try) bool { return t.Code == "hash_mismatch" }); i >= 0 {
+		told = tried[i]
+	}
+	reason = told.URL + ": " + told.Message
+	if n := len(tried) - 1; n > 0 {
+		reason += fmt.Sprintf(" (and %d other ways failed, too)", n)
+	}
+	return told.Code, reason
+}
+
+// start has a node brought in one way. An *Error says that this way is none.
+func (c *capturing) start(ctx context.Context, n *capture.Node, way capture.Way) (uuid.UUID, error) {
+	if way.Kind == capture.BySnapshot {
+		return c.startSnapshot(ctx, way)
+	}
+	at := way.URL
+	if way.Kind == capture.ByPeer {
+		at = strings.TrimRight(at, "/") + "/z/" + n.Hash + ".tar.gz"
+	}
+	id, created, err := c.w.trees.RequestArchive(ctx, at, n.Hash)
+	if created {
+		c.fresh = append(c.fresh, storage.Job{ID: id, Kind: storage.FetchArchive})
+	}
+	return id, err
+}
+
+// startSnapshot fetches one commit by Git, of the package that mirrors the
+// repository, or of a new one under a name that is free.
+func (c *capturing) startSnapshot(ctx context.Context, way capture.Way) (uuid.UUID, error) {
+	raw := way.URL
+	if way.Ref != "" {
+		raw += "#" + way.Ref
+	}
+	up, err := storage.ParseUpstream(raw)
+	var bad *storage.InvalidError
+	if errors.As(err, &bad) {
+		return uuid.Nil, &Error{Code: "upstream_url", Message: bad.Problem, Final: true}
+	}
+	if err != nil {
+		return uuid.Nil, err
+	}
+	names := up.Names()
+	switch held, err := c.w.trees.PackageOf(ctx, up.Canonical); {
+	case err == nil:
+		names = []string{held}
+	case !errors.Is(err, storage.ErrNotFound):
+		return uuid.Nil, err
+	}
+	refused := error(&Error{Code: "name_conflict", Message: "no name is free for its package: mirror it under another one with packbase fetch --name", Final: true})
+	for _, name := range names {
+		job, created, err := c.w.db.RequestFetch(ctx, name, up)
+		if errors.Is(err, storage.ErrConflict) {
+			continue
+		}
+		if e := verdict(err); err != nil && e.Code == "removed" {
+			refused = e
+			continue
+		}
+		if created {
+			c.fresh = append(c.fresh, job)
+		}
+		return job.ID, err
+	}
+	return uuid.Nil, refused
+}
+
+// put stores what the run found.
+func (c *capturing) put(ctx context.Context, problems []capture.Problem) error {
+	state := tree.Whole
+	switch {
+	case c.count[tree.Waiting] > 0:
+		state = tree.Open
+	case c.count[tree.Hole] > 0:
+		state = tree.Holes
+	}
+	out := make([]tree.Problem, len(problems))
+	for i, p := range problems {
+		out[i] = tree.Problem(p)
+	}
+	return c.w.trees.Put(ctx, c.tree, c.revision, state, c.nodes, out)
+}
+
+// tell has the queue told of new jobs. If that fails, the reconciler does it.
+func (c *capturing) tell(ctx context.Context) {
+	for _, job := range c.fresh {
+		err := c.w.queue.Tell(ctx, job.Kind, job.ID)
+		if err == nil {
+			err = c.w.db.MarkEnqueued(ctx, job.ID)
+		}
+		if err != nil {
+			c.w.log.WarnContext(ctx, "queue not told", "job", job.ID, "err", err)
+			return
+		}
+	}
+}
+
+// later has the capture come back: at once if a job has ended meanwhile.
+func (c *capturing) later(ctx context.Context) error {
+	jobs, err := c.w.db.JobsByID(ctx, c.open)
+	if err != nil {
+		return err
+	}
+	if len(jobs) < len(c.open) || slices.ContainsFunc(jobs, func(j storage.Job) bool { return !j.Open() }) {
+		return &later{0}
+	}
+	return &later{captureEvery}
+}
+
+// wake has captures go on that waited for a job which has ended.
+func (w *Worker) wake(ctx context.Context, job storage.Job) {
+	if job.Kind != storage.FetchArchive && job.Kind != storage.FetchPackage {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	defer cancel()
+	woken, err := w.trees.Wake(ctx, job.ID)
+	for _, id := range woken {
+		if err == nil {
+			err = w.queue.Tell(ctx, storage.CaptureTree, id)
+		}
+	}
+	if err != nil {
+		w.log.WarnContext(ctx, "captures not woken", "job", job.ID, "err", err) // they come back by themselves
+	}
+}

@@ -1,0 +1,151 @@
+package worker_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"hash/crc32"
+	"net/http"
+	"strings"
+	"testing"
+
+	"github.com/google/uuid"
+
+	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/storage/tree"
+	"github.com/francescobianco/packbase/worker"
+	"github.com/francescobianco/packbase/worker/workertest"
+)
+
+// zon is a manifest with dependencies, each a URL and a hash.
+func zon(name string, deps ...[2]string) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, ".{ .name = .%s, .version = \"1.0.0\", .fingerprint = 0x%08x00000001, .paths = .{\"\"}, .dependencies = .{\n", name, crc32.ChecksumIEEE([]byte(name)))
+	for i, d := range deps {
+		hash := ""
+		if d[1] != "" {
+			hash = fmt.Sprintf(", .hash = %q", d[1])
+		}
+		fmt.Fprintf(&b, "    .d%d = .{ .url = %q%s },\n", i, d[0], hash)
+	}
+	return b.String() + "} }\n"
+}
+
+func capture(t *testing.T, r *workertest.Registry, id uuid.UUID) worker.CaptureResult {
+	t.Helper()
+	ctx := storage.SeePrivate(t.Context())
+	var job storage.Job
+	r.Eventually("the capture has ended", func() bool {
+		var err error
+		job, err = r.JobByID(ctx, id)
+		r.Must(err)
+		return !job.Open()
+	})
+	var result worker.CaptureResult
+	if job.State != storage.Succeeded {
+		t.Fatalf("capture: %s %s: %s", job.State, job.ErrorCode, job.ErrorMessage)
+	}
+	r.Must(json.Unmarshal(job.Result, &result))
+	return result
+}
+
+// A capture brings what dependencies depend on, lists holes with reasons that never hide the rest, finds by Git what a
+// forge's archive does not give, asks upstream nothing for an unchanged tree, and fills holes only when told to.
+func TestCapture(t *testing.T) {
+	t.Parallel()
+	r, up := workertest.New(t), newFileServer(t)
+	r.Work(allowed(t), func(o *worker.Options) { o.Concurrency = 1 }) // a capture must not hold what its jobs need
+	ctx, trees := t.Context(), tree.New(r.DB.DB)
+	tarball := func(text, zon string) []byte {
+		return gz(t, tarOf(t, "x/", map[string]string{"build.zig": text, "build.zig.zon": zon}))
+	}
+	// Hashes come from archives that are not the tree's own.
+	hash := func(body []byte) string {
+		_, got := fetchArchive(t, r, up.serve("/of/"+uuid.NewString(), sends("application/gzip", body)), "")
+		return got.ZigHash
+	}
+	leaf := tarball("leaf", zon("leaf"))
+	gone := "1220" + strings.Repeat("7", 64)
+	middle := tarball("middle", zon("middle", [2]string{up.URL + "/leaf.tar.gz", hash(leaf)}, [2]string{up.URL + "/gone.tar.gz", gone}))
+	wrong := "1220" + strings.Repeat("8", 64)
+	up.serve("/wrong.tar.gz", sends("application/gzip", tarball("other", zon("other"))))
+	middleHash := hash(middle)
+	roots := []tree.Root{{File: "build.zig.zon", Text: zon("root",
+		[2]string{up.URL + "/middle.tar.gz", middleHash}, [2]string{up.URL + "/wrong.tar.gz", wrong}, [2]string{up.URL + "/nohash.tar.gz", ""})}}
+
+	// What is stored under its hash is not asked for, wherever it came from.
+	before := up.asked.Load()
+	c, err := trees.Begin(ctx, "root", roots, false)
+	r.Must(err)
+	got := capture(t, r, c.Job)
+	if want := (worker.CaptureResult{Tree: "root", Revision: 1, Nodes: 4, Stored: 2, Holes: 2}); got != want {
+		t.Errorf("captured %+v, want %+v", got, want)
+	}
+	if n := up.asked.Load() - before; n != 2 {
+		t.Errorf("upstream was asked %d times, want for the two holes", n)
+	}
+	nodes, problems, err := trees.Nodes(ctx, "root", 1)
+	r.Must(err)
+	byHash := map[string]tree.Node{}
+	for _, n := range nodes {
+		byHash[n.Hash] = n
+	}
+	if n := byHash[gone]; n.State != tree.Hole || n.Code != "upstream_not_found" || !strings.Contains(n.Reason, up.URL+"/gone.tar.gz") || n.Depth != 2 {
+		t.Errorf("what is gone: %+v", n)
+	}
+	if n := byHash[wrong]; n.State != tree.Hole || n.Code != "hash_mismatch" || !strings.Contains(n.Reason, wrong) {
+		t.Errorf("what has another hash: %+v", n)
+	}
+	if len(problems) != 1 || !strings.Contains(problems[0].Reason, "hash") {
+		t.Errorf("problems = %+v, want the dependency without a hash", problems)
+	}
+	if state, err := trees.ByName(ctx, "root"); err != nil || state.State != tree.Holes || state.Missing != 2 {
+		t.Errorf("tree = %+v, %v", state, err)
+	}
+
+	before = up.asked.Load()
+	again, err := trees.Begin(ctx, "root", roots, false)
+	r.Must(err)
+	capture(t, r, again.Job)
+	if n := up.asked.Load() - before; n != 0 {
+		t.Errorf("an unchanged tree asks upstream %d times", n)
+	}
+	// Only the hole is asked for again, in every way.
+	third := zon("third")
+	up.serve("/gone.tar.gz", sends("application/gzip", tarball("third", third)))
+	up.serve("/wrong.tar.gz", http.NotFound)
+	retried, err := trees.Retry(ctx, "root")
+	r.Must(err)
+	capture(t, r, retried.Job)
+	if n := up.asked.Load() - before; n != 2 {
+		t.Errorf("retry asks upstream %d times, want for the two holes", n)
+	}
+
+	// A new revision of the manifest is another capture, of what is new alone.
+	before = up.asked.Load()
+	next, err := trees.Begin(ctx, "root", []tree.Root{{File: "build.zig.zon", Text: zon("root", [2]string{up.URL + "/leaf.tar.gz", hash(leaf)})}}, false)
+	r.Must(err)
+	before = up.asked.Load()
+	if got := capture(t, r, next.Job); got.Revision != 2 || got.Nodes != 1 || got.Holes != 0 || up.asked.Load() != before {
+		t.Errorf("the next revision: %+v", got)
+	}
+}
+
+// The old and the new hash of the same files are two nodes, and one package.
+func TestCaptureBothHashes(t *testing.T) {
+	t.Parallel()
+	r, up := workertest.New(t), newFileServer(t)
+	r.Work(allowed(t), func(o *worker.Options) { o.Concurrency = 4 })
+	trees := tree.New(r.DB.DB)
+	var deps [][2]string
+	for i := range 12 {
+		body := gz(t, tarOf(t, "x/", map[string]string{"build.zig": fmt.Sprint(i), "build.zig.zon": zon(fmt.Sprint("n", i))}))
+		// The hash is known before it is served under the URL that the manifest has.
+		_, got := fetchArchive(t, r, up.serve(fmt.Sprint("/of/", i), sends("application/gzip", body)), "")
+		deps = append(deps, [2]string{up.serve(fmt.Sprint("/n", i), sends("application/gzip", body)), got.LegacyHash}, [2]string{up.URL + "/mirror", got.ZigHash})
+	}
+	c, err := trees.Begin(t.Context(), "wide", []tree.Root{{File: "build.zig.zon", Text: zon("wide", deps...)}}, false)
+	r.Must(err)
+	if got := capture(t, r, c.Job); got.Nodes != 24 || got.Stored != 24 {
+		t.Errorf("captured %+v, want 24 nodes of 12 packages", got)
+	}
+}
