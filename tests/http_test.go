@@ -52,7 +52,7 @@ func TestRawRequests(t *testing.T) {
 		{"raw bytes", "GET /p/\xff\xfe HTTP/1.1", 400},
 		{"NUL", "GET /p/\x00 HTTP/1.1", 400},
 		{"star", "OPTIONS * HTTP/1.1", 200},
-		{"connect", "CONNECT example.com:443 HTTP/1.1", 400},
+		{"connect", "CONNECT example.com:443 HTTP/1.1", 405},
 		{"long path", "GET /p/" + strings.Repeat("a", 10_000) + "/tag/x.tar.gz HTTP/1.1", 404},
 		{"too long a path", "GET /" + strings.Repeat("a", 100_000) + " HTTP/1.1", 431},
 		{"large headers", "GET / HTTP/1.1\r\nX: " + strings.Repeat("a", 100_000), 431},

@@ -20,7 +20,7 @@ var imports = []struct {
 	may  []string
 }{
 	{"cmd", []string{"api", "worker", "storage", "migrations"}},
-	{"cmd/packbase/client", []string{"cmd/packbase/term", "api/wire", "storage"}},
+	{"cmd/packbase/client", []string{"cmd/packbase/term", "cmd/packbase/localproxy", "api/wire", "storage"}},
 	{"cmd/packbase/term", nil},
 	{"api", []string{"storage"}},
 	{"api/wire", []string{"storage/zigpkg"}},

@@ -36,7 +36,8 @@ func main() {
 	queue.Quiet()
 	if err := run(ctx, os.Args[1:], os.Getenv, os.Stdin, os.Stdout, os.Stderr); err != nil {
 		code := exitCode(err)
-		if code != exitInterrupted { // whoever did that knows
+		var ran *client.CommandError
+		if code != exitInterrupted && !errors.As(err, &ran) { // whoever did that knows
 			fmt.Fprintln(os.Stderr, "packbase:", err)
 		}
 		os.Exit(code)
@@ -102,7 +103,10 @@ func exitCode(err error) int {
 	var answer *client.AnswerError
 	var away *client.AwayError
 	var goingOn *client.GoingOnError
+	var ran *client.CommandError
 	switch {
+	case errors.As(err, &ran):
+		return ran.Code
 	case errors.As(err, &bad):
 		return exitUsage
 	case errors.Is(err, context.Canceled):

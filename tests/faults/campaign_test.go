@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -26,13 +27,21 @@ import (
 	"github.com/francescobianco/packbase/tests/harness"
 )
 
-// longestStall is how long a job that could go on may stand still.
-const longestStall = 60 * time.Second
+const (
+	// longestStall is how long a job that could go on may stand still.
+	longestStall = 60 * time.Second
+	// twoOpenShare is in how many of 100 looks between faults two updates have
+	// to be open: where one was cut off, the next has to start first.
+	twoOpenShare = 95
+)
 
 // Everything that packbase consists of and stands on is killed, stopped,
 // frozen and flushed, one after the other, with the settings that are usual,
 // while two updates are open, packages are asked for, some upstreams are slow
 // and some readers are. In the end all that was acknowledged is done.
+//
+// There are two of api and worker, as where one of them may be restarted: a
+// stopped api takes no requests while slow readers finish.
 //
 // A job that three of its workers are killed with is quarantined, and rightly;
 // so no worker is harmed while some job has lost two.
@@ -50,7 +59,9 @@ func TestCampaign(t *testing.T) {
 			c.publishMore(i)
 			c.fsck()
 		}
+		c.harming.Store(true)
 		c.harm()
+		c.harming.Store(false)
 		<-time.After(upTo(c.rnd, time.Second))
 		if t.Failed() {
 			break
@@ -60,7 +71,7 @@ func TestCampaign(t *testing.T) {
 	stop()
 	c.check()
 	t.Logf("%d faults in %v: %v; %d spared", n, took.Round(time.Second), c.done, c.spared)
-	t.Logf("%d jobs acknowledged, %d updates done, two open in %d of %d looks; longest stall %v (%s); %d slow downloads",
+	t.Logf("%d jobs acknowledged, %d updates done, two open in %d of %d looks between faults; longest stall %v (%s); %d slow downloads",
 		len(c.jobs), c.updates, c.twoOpen, c.looks, c.stall.Round(100*time.Millisecond), c.stalled, c.slowReads)
 }
 
@@ -72,6 +83,7 @@ type campaign struct {
 	up        *harness.Upstream
 	slow      string // URL before up, to the same repositories
 	s         *harness.Server
+	apis      []*harness.Server
 	workers   []*harness.Process
 	c         *checker
 	listed    []*harness.Repo // in the catalog
@@ -80,6 +92,7 @@ type campaign struct {
 	done   map[string]int // faults by name
 	spared int
 
+	harming   atomic.Bool // a fault is under way
 	mu        sync.Mutex
 	jobs      map[string]string // what was acknowledged, and what for
 	slowReads int
@@ -87,7 +100,7 @@ type campaign struct {
 	// Of watch alone, until it has ended.
 	stall          time.Duration
 	stalled        string
-	looks, twoOpen int
+	looks, twoOpen int // between faults
 
 	updates int
 }
@@ -107,6 +120,7 @@ func newCampaign(t *testing.T) *campaign {
 		"PACKBASE_LEASE=" + map[bool]string{false: "3s", true: "15s"}[atLength], "PACKBASE_RECONCILE=" + map[bool]string{false: "200ms", true: "2s"}[atLength],
 	})
 	c.s = harness.Start(t, env...)
+	c.apis = []*harness.Server{c.s, c.s.AddAPI("api-2")}
 	c.workers = []*harness.Process{c.s.Worker, c.s.AddWorker("worker-2")}
 	c.c = newChecker(t, c.s)
 	c.c.away = true
@@ -156,9 +170,14 @@ func (w *slowWriter) Write(p []byte) (n int, err error) {
 }
 
 // catalog serves a catalog in which everything has always just changed. One
-// package in three is on the slow upstream.
+// package in three is on the slow upstream. It takes its time: another update
+// can only be asked for while one runs.
 func (c *campaign) catalog(t *testing.T) string {
-	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		select {
+		case <-r.Context().Done():
+		case <-time.After(map[bool]time.Duration{false: 2 * time.Second, true: 10 * time.Second}[atLength]):
+		}
 		type entry = map[string]any
 		var list []entry
 		for n, repo := range c.listed {
@@ -205,7 +224,7 @@ func (c *campaign) load() (stop func()) {
 // keepUpdating asks for updates, so that one runs and one waits.
 func (c *campaign) keepUpdating(ctx context.Context) {
 	for tick := time.NewTicker(100 * time.Millisecond); ctx.Err() == nil; <-tick.C {
-		a, err := c.s.TryDo(http.MethodPost, "/api/update", "", nil)
+		a, err := c.post("/api/update", "")
 		switch {
 		case err != nil, a.Status == http.StatusServiceUnavailable, a.Status == http.StatusOK:
 		case a.Status == http.StatusAccepted:
@@ -214,6 +233,16 @@ func (c *campaign) keepUpdating(ctx context.Context) {
 			c.t.Errorf("POST /api/update: %d %s, want 202, 200 or 503", a.Status, a.Body)
 		}
 	}
+}
+
+// post has one of the apis answer.
+func (c *campaign) post(path, body string) (a *harness.Answer, err error) {
+	for _, api := range c.apis {
+		if a, err = api.TryDo(http.MethodPost, path, body, nil); err == nil && a.Status < 500 {
+			break
+		}
+	}
+	return a, err
 }
 
 // acknowledged notes the job of an answer.
@@ -236,7 +265,7 @@ func (c *campaign) ask(n int) {
 	if n%3 == 0 {
 		at = c.behind(repo)
 	}
-	a, err := c.s.TryDo(http.MethodPost, "/api/fetch", fmt.Sprintf(`{"url":%q}`, at), nil)
+	a, err := c.post("/api/fetch", fmt.Sprintf(`{"url":%q}`, at))
 	switch {
 	case err != nil, a.Status == http.StatusServiceUnavailable:
 	case a.Status == http.StatusAccepted:
@@ -331,9 +360,14 @@ func (c *campaign) watch(ctx context.Context) {
 			}
 		}
 		jobs = next
-		c.looks++
+		if c.harming.Load() {
+			continue // what it takes to ask for an update, or to begin one, may be away
+		}
 		if updates == 2 {
 			c.twoOpen++
+		}
+		if c.twoOpen > 0 { // else the first was only asked for
+			c.looks++
 		}
 	}
 }
@@ -369,10 +403,11 @@ func (c *campaign) harm() {
 		do   func() bool // false if it was spared
 	}
 	always := func(do func()) func() bool { return func() bool { do(); return true } }
+	api := c.apis[c.rnd.IntN(len(c.apis))]
 	all := []fault{
-		{"api killed", always(func() { c.s.API.SignalGroup(syscall.SIGKILL); c.s.API.Start(); c.s.AwaitAPI() })},
-		{"api stopped", always(func() { c.s.API.Restart(); c.s.AwaitAPI() })},
-		{"api frozen", always(func() { c.freeze(c.s.API, 3*time.Second) })},
+		{"api killed", always(func() { api.API.SignalGroup(syscall.SIGKILL); api.API.Start(); api.AwaitAPI() })},
+		{"api stopped", always(func() { api.API.Restart(); api.AwaitAPI() })},
+		{"api frozen", always(func() { c.freeze(api.API, 3*time.Second) })},
 		{"worker killed", c.toWorker(func(w *harness.Process) { w.SignalGroup(syscall.SIGKILL); w.Start() })},
 		{"worker stopped", c.toWorker((*harness.Process).Restart)},
 		{"worker frozen", c.toWorker(func(w *harness.Process) { c.freeze(w, 5*time.Second) })},
@@ -491,6 +526,9 @@ func (c *campaign) check() {
 	var runs int
 	if err := conn.QueryRow(c.t.Context(), `SELECT count(*) FROM runs WHERE ended_at IS NULL`).Scan(&runs); err != nil || runs > 0 {
 		c.t.Errorf("%d runs are open, %v; want none", runs, err)
+	}
+	if c.looks == 0 || atLength && c.twoOpen*100 < twoOpenShare*c.looks {
+		c.t.Errorf("two updates were open in %d of %d looks, want %d %%", c.twoOpen, c.looks, twoOpenShare)
 	}
 	if c.stall > longestStall {
 		c.t.Errorf("longest stall %v: %s; want at most %v", c.stall, c.stalled, longestStall)

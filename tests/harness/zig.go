@@ -23,6 +23,7 @@ type Zig struct {
 	Path    string
 	Version string // as in "0.15.2"
 	Cache   string // the global cache; the packages are in its folder p
+	Env     []string
 
 	t     testing.TB
 	minor int // the 15 of 0.15.2
@@ -112,6 +113,7 @@ func (z *Zig) Run(project string, args ...string) (string, error) {
 	cmd := exec.CommandContext(ctx, z.Path, args...)
 	cmd.Dir = project
 	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + project, "TMPDIR=" + os.TempDir(), "ZIG_GLOBAL_CACHE_DIR=" + z.Cache}
+	cmd.Env = append(cmd.Env, z.Env...)
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	if err := cmd.Run(); err != nil {

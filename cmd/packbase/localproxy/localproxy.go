@@ -3,7 +3,7 @@
 //
 // Zig cannot speak TLS to a proxy, nor through one; but when its CONNECT is refused it asks for https URLs in
 // absolute form and clear text. Such requests are sent on as the prefix URLs of packbase, /u/https/host/path.
-// A CONNECT of any other program becomes a tunnel to where it wants to go, unless that is switched off.
+// What any other program wants goes where it wants it to go, unless that is switched off.
 package localproxy
 
 import (
@@ -15,6 +15,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/http/httputil"
 	"net/url"
 	"strings"
 	"sync"
@@ -35,6 +36,7 @@ type Proxy struct {
 	token  string
 	others bool
 	http   *http.Client
+	pass   http.Handler // of what other programs ask for in clear text
 	server *http.Server
 
 	mu      sync.Mutex
@@ -45,7 +47,7 @@ type Proxy struct {
 type Options struct {
 	Remote *url.URL     // the packbase that has the packages
 	Token  string       // for it; "" for none
-	Others bool         // CONNECTs of other programs than zig are tunnelled
+	Others bool         // what other programs than zig want goes where they want it to go
 	HTTP   *http.Client // that asks Remote; it follows no redirects
 }
 
@@ -56,6 +58,9 @@ func Start(ctx context.Context, opt Options) (*Proxy, error) {
 		return nil, fmt.Errorf("start proxy: %w", err)
 	}
 	p := &Proxy{URL: "http://" + ln.Addr().String(), remote: opt.Remote, token: opt.Token, others: opt.Others, http: opt.HTTP}
+	direct := &http.Transport{DialContext: (&net.Dialer{Timeout: dialTimeout}).DialContext, DisableCompression: true}
+	context.AfterFunc(ctx, direct.CloseIdleConnections)
+	p.pass = &httputil.ReverseProxy{Rewrite: func(*httputil.ProxyRequest) {}, Transport: direct, ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)}
 	p.server = &http.Server{
 		Handler: p, ReadHeaderTimeout: dialTimeout, BaseContext: func(net.Listener) context.Context { return ctx },
 		ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelError), // a client that goes is no news
@@ -99,6 +104,8 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(http.StatusMethodNotAllowed)
 	case r.Method == http.MethodConnect:
 		p.tunnel(w, r)
+	case r.URL.IsAbs() && p.others && !isZig(r):
+		p.pass.ServeHTTP(w, r)
 	case !r.URL.IsAbs():
 		http.Error(w, "this is the proxy of `packbase run`: it answers absolute URLs only", http.StatusBadRequest)
 	default:

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"net/url"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -63,6 +64,9 @@ type Config struct {
 	MaxJobs        int
 	MinRate        int64 // bytes a second that clients and upstreams must move
 	Proxies        []netip.Prefix
+	Names          []string
+	Pull           []string // hosts; nil if nothing was said
+	PullWait       time.Duration
 	Limits         ingest.Limits
 	Quota          worker.Quota
 }
@@ -119,6 +123,9 @@ func settings() []setting {
 		{name: "max-jobs", standard: "10000", help: "open jobs; more are refused until some have ended", set: count(1, 10_000_000, func(c *Config) *int { return &c.MaxJobs })},
 		{name: "min-rate", standard: size(pace.Default().Rate), help: "bytes a second that a client or an upstream must move, on average over a minute; who is slower is cut", set: byteSize(func(c *Config) *int64 { return &c.MinRate })},
 		{name: "proxies", help: "proxies in front whose X-Forwarded-For is believed, to tell clients apart: CIDRs, separated by commas", set: proxies},
+		{name: "names", help: "names of this server, as clients call it, separated by commas; requests for any other host are then a proxy's", set: hosts(func(c *Config) *[]string { return &c.Names })},
+		{name: "pull", help: "hosts from which what Zig asks the proxy for is fetched if it is not here, separated by commas; off for none; empty for none, or of up on loopback for the forges", set: pull},
+		{name: "pull-wait", standard: "10m", help: "how long a client waits for that", set: duration(time.Second, func(c *Config) *time.Duration { return &c.PullWait })},
 		{name: "max-pack", standard: size(lim.Git.PackBytes), help: "bytes downloaded from upstream at once", set: byteSize(func(c *Config) *int64 { return &c.Limits.Git.PackBytes })},
 		{name: "max-object", standard: size(lim.Git.ObjectBytes), help: "bytes of one file", set: byteSize(func(c *Config) *int64 { return &c.Limits.Git.ObjectBytes })},
 		{name: "max-inflated", standard: size(lim.Git.InflatedBytes), help: "bytes of all files fetched at once", set: byteSize(func(c *Config) *int64 { return &c.Limits.Git.InflatedBytes })},
@@ -354,6 +361,30 @@ func proxies(c *Config, s string) error {
 		c.Proxies = append(c.Proxies, p)
 	}
 	return nil
+}
+
+// hosts reads names of hosts, with ports or without.
+func hosts(at func(*Config) *[]string) func(*Config, string) error {
+	return func(c *Config, s string) error {
+		all := []string{}
+		for part := range strings.SplitSeq(s, ",") {
+			part = strings.ToLower(strings.TrimSpace(part))
+			if u, err := url.Parse("//" + part); err != nil || u.Host != part || u.Hostname() == "" {
+				return fmt.Errorf("%q is not the name of a host, as in packbase.example.org or localhost:8080", part)
+			}
+			all = append(all, part)
+		}
+		*at(c) = all
+		return nil
+	}
+}
+
+func pull(c *Config, s string) error {
+	if s == "off" {
+		c.Pull = []string{}
+		return nil
+	}
+	return hosts(func(c *Config) *[]string { return &c.Pull })(c, s)
 }
 
 func logForm(c *Config, s string) error {

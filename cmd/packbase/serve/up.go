@@ -23,6 +23,7 @@ import (
 
 	"github.com/francescobianco/packbase/storage"
 	"github.com/francescobianco/packbase/storage/engines"
+	"github.com/francescobianco/packbase/storage/name"
 )
 
 func (p *program) upCommand() *cobra.Command {
@@ -46,6 +47,9 @@ what it has copied, also when the central is away.`,
 			cfg.Addr = "127.0.0.1"
 		}
 		cfg.ReadOnly = cfg.ReadOnly || cfg.Central != ""
+		if cfg.Pull == nil && cfg.Loopback() {
+			cfg.Pull = name.Forges
+		}
 		return p.up(cmd.Context(), cfg, *resume, cfg.Logger(os.Stderr))
 	}
 	return cmd

@@ -53,7 +53,7 @@ anything is FAIL.`,
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		d := &doctor{p: p, cfg: cfg, s: p.Screen(p.Stdout)}
 		d.settings(cmd)
-		for _, check := range []func(context.Context){d.token, d.root, d.blobs, d.postgres, d.redis, d.ports, d.files, d.upstream, d.zig, d.walls} {
+		for _, check := range []func(context.Context){d.token, d.root, d.blobs, d.postgres, d.redis, d.ports, d.files, d.upstream, d.zig, d.proxies, d.walls} {
 			// What Ctrl-C broke off is no finding.
 			if err := cmd.Context().Err(); err != nil {
 				return err
@@ -515,6 +515,24 @@ func (d *doctor) zig(ctx context.Context) {
 		return
 	}
 	d.ok("zig", "%s is zig %s", d.cfg.Zig, strings.TrimSpace(string(out)))
+}
+
+// proxies looks at the variables that Zig reads: what it does not like it ignores without a word.
+func (d *doctor) proxies(context.Context) {
+	for _, name := range []string{"http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"} {
+		value := d.p.Getenv(name)
+		if value == "" {
+			continue
+		}
+		switch u, err := url.Parse(value); {
+		case strings.HasPrefix(value, "https://"):
+			d.warn("proxy", "%s: Zig fails with a proxy by https; `packbase run` speaks https", name)
+		case err != nil || !strings.HasPrefix(value, "http://") || u.Host == "":
+			d.warn("proxy", "%s: Zig ignores it, and asks upstream: it wants http://host:port, in lower case", name)
+		default:
+			d.ok("proxy", "%s is one that Zig reads", name)
+		}
+	}
 }
 
 // walls looks at what keeps upstream's bytes from the rest of the machine.

@@ -1,0 +1,106 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// said runs packbase with an environment, and returns what it said and its exit code.
+func said(t *testing.T, env map[string]string, args ...string) (stdout, stderr string, code int) {
+	t.Helper()
+	var out, errs bytes.Buffer
+	err := run(t.Context(), args, func(name string) string { return env[name] }, strings.NewReader("in"), &out, &errs)
+	if err != nil {
+		code = exitCode(err)
+		errs.WriteString(err.Error())
+	}
+	return out.String(), errs.String(), code
+}
+
+// The command has the terminal, its own flags and a proxy, and packbase has its exit code.
+func TestRunCommand(t *testing.T) {
+	t.Parallel()
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("X-Packbase-Reason", "no "+r.URL.Path)
+		http.Error(w, "no", http.StatusNotFound)
+	}))
+	t.Cleanup(srv.Close)
+	env := map[string]string{"PACKBASE_URL": srv.URL}
+	for _, tt := range []struct {
+		args           []string
+		stdout, stderr string
+		code           int
+	}{
+		{[]string{"run", "--", "sh", "-c", `cat; echo " $1 $http_proxy $https_proxy"`, "sh", "--release=fast"}, "in --release=fast http://127.0.0.1:", "", 0},
+		{[]string{"run", "sh", "-c", "exit 7"}, "", "exit code 7", 7},
+		{[]string{"run", "sh", "-c", "kill -9 $$"}, "", "exit code 137", 137},
+		{[]string{"run", "no-such-command"}, "", "not found", exitFailed},
+		{[]string{"run"}, "", "requires at least 1 arg", exitUsage},
+		{[]string{"run", "--only-zig", "--", "sh", "-c", `curl -s http://files.example.org/x; exit 3`}, "no", "not to be had from " + srv.URL + ":\n  no /u/http/files.example.org/x\n", 3},
+	} {
+		stdout, stderr, code := said(t, env, tt.args...)
+		if !strings.HasPrefix(stdout, tt.stdout) || !strings.Contains(stderr, tt.stderr) || code != tt.code {
+			t.Errorf("%q: %q, %q, exit code %d, want %q, %q, %d", tt.args, stdout, stderr, code, tt.stdout, tt.stderr, tt.code)
+		}
+	}
+	other := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.Write([]byte("from there")) }))
+	t.Cleanup(other.Close)
+	if stdout, stderr, code := said(t, env, "run", "curl", "-s", "--noproxy", "", other.URL); stdout != "from there" {
+		t.Errorf("another program's request: %q, %q, %d", stdout, stderr, code)
+	}
+}
+
+func TestRunIsInterrupted(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithCancel(t.Context())
+	started := &starting{seen: cancel}
+	var errs bytes.Buffer
+	err := run(ctx, []string{"run", "sh", "-c", `trap 'echo stopped; exit 0' TERM; echo started; while :; do sleep 0.1; done`}, func(string) string { return "" }, strings.NewReader(""), started, &errs)
+	if code := exitCode(err); code != exitInterrupted || !strings.Contains(started.text.String(), "stopped") {
+		t.Errorf("%v, exit code %d, %q: want the command to end as it likes", err, code, started.text.String())
+	}
+}
+
+// starting calls seen when something is written.
+type starting struct {
+	text bytes.Buffer
+	seen func()
+}
+
+func (s *starting) Write(b []byte) (int, error) {
+	defer s.seen()
+	return s.text.Write(b)
+}
+
+func TestEnvCommand(t *testing.T) {
+	t.Parallel()
+	const url = "http://mirror.example.org"
+	for _, tt := range []struct {
+		env  map[string]string
+		args string
+		want string
+		code int
+	}{
+		{map[string]string{"PACKBASE_URL": url}, "", "export http_proxy=http://mirror.example.org:80\nexport https_proxy=http://mirror.example.org:80\n", 0},
+		{map[string]string{"SHELL": "/usr/bin/fish"}, "--url http://[::1]:8080", "set -gx http_proxy http://[::1]:8080\nset -gx https_proxy http://[::1]:8080\n", 0},
+		{nil, "--for powershell", "$env:http_proxy = 'http://127.0.0.1:8080'\n$env:https_proxy = 'http://127.0.0.1:8080'\n", 0},
+		{nil, "--for github --with-token --url " + url, "- run: zig build\n  env:\n    http_proxy: http://${{ secrets.PACKBASE_TOKEN }}@mirror.example.org:80\n    https_proxy: http://${{ secrets.PACKBASE_TOKEN }}@mirror.example.org:80\n", 0},
+		{nil, "--for forgejo --url " + url, "- run: zig build\n  env:\n    http_proxy: http://mirror.example.org:80\n    https_proxy: http://mirror.example.org:80\n", 0},
+		{nil, "--with-token --token pb_a-token-1 --url " + url, "export http_proxy=http://pb_a-token-1@mirror.example.org:80\nexport https_proxy=http://pb_a-token-1@mirror.example.org:80\n", 0},
+		{nil, "--with-token --token a/b --url " + url, "characters that Zig cannot send", exitUsage},
+		{nil, "--with-token --url " + url, "there is no token", exitUsage},
+		{nil, "--url https://mirror.example.org", "`packbase run -- zig build` can", exitUsage},
+		{nil, "--url http://mirror.example.org/base", "no path", exitUsage},
+		{nil, "--for tcsh", "none of sh, fish", exitUsage},
+	} {
+		stdout, stderr, code := said(t, tt.env, slices.Concat([]string{"env"}, strings.Fields(tt.args))...)
+		if !strings.Contains(stdout+stderr, tt.want) || code != tt.code {
+			t.Errorf("env %s: %q, %q, exit code %d, want %q, %d", tt.args, stdout, stderr, code, tt.want, tt.code)
+		}
+	}
+}
