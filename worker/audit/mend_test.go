@@ -139,6 +139,38 @@ func TestMend(t *testing.T) {
 	}
 }
 
+// A segment and its index that are both lost are made again from the tarballs,
+// whichever of them is looked at.
+func TestMendSegmentWithItsIndex(t *testing.T) {
+	t.Parallel()
+	for _, use := range []string{"segment", "segment index"} {
+		t.Run(use, func(t *testing.T) {
+			t.Parallel()
+			r := workertest.New(t)
+			stop := r.Work()
+			r.Mirror("hello", "v1.0.0", "v2.0.0")
+			stop()
+			all := uses(t, r)
+			for _, digest := range append(all["segment"], all["segment index"]...) {
+				r.Spoil(digest, workertest.Flip)
+			}
+			a, found := auditor(r)
+			if ok, mended, err := a.Mend(t.Context(), all[use][0]); err != nil || !ok || !mended {
+				t.Errorf("ok %v, mended %v, %v, found %v", ok, mended, err, *found)
+			}
+			segments, err := r.Segments(t.Context(), "hello")
+			r.Must(err)
+			for _, s := range segments {
+				for _, digest := range []string{s.Digest, s.IndexDigest} {
+					if err := blob.Verify(t.Context(), r.Blobs, digest); err != nil {
+						t.Errorf("afterwards: %v", err)
+					}
+				}
+			}
+		})
+	}
+}
+
 // Verify finds, and tells the workers of, all that is wrong; with repair it
 // mends what it can, also what needs another blob that is wrong, too.
 func TestVerify(t *testing.T) {
