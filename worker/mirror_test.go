@@ -1,0 +1,72 @@
+package worker_test
+
+import (
+	"net/http"
+	"net/http/cgi"
+	"net/http/httptest"
+	"path/filepath"
+	"sync/atomic"
+	"testing"
+
+	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/worker"
+	"github.com/francescobianco/packbase/worker/upstream"
+	"github.com/francescobianco/packbase/worker/workertest"
+)
+
+// What comes over HTTP is what the same repository gives as a fixture: all
+// tags at once in one pack, later the new ones alone, and nothing if there is
+// nothing new.
+func TestMirrorOverHTTP(t *testing.T) {
+	t.Parallel()
+	r := workertest.New(t)
+	allow, err := upstream.ParseAllow("127.0.0.0/8")
+	r.Must(err)
+	defer r.Work(func(o *worker.Options) { o.Egress = upstream.Options{Allow: allow} })()
+	want := r.Mirror("hello", "v1.0.0", "v1.1.0")
+
+	var packs atomic.Int32
+	backend := &cgi.Handler{
+		Path: filepath.Join(r.Pipe("", "", "--exec-path"), "git-http-backend"),
+		Env:  []string{"GIT_PROJECT_ROOT=" + r.Fixtures, "GIT_HTTP_EXPORT_ALL=1", "GIT_CONFIG_COUNT=1", "GIT_CONFIG_KEY_0=safe.directory", "GIT_CONFIG_VALUE_0=*"},
+	}
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		if req.Method == http.MethodPost {
+			packs.Add(1)
+		}
+		backend.ServeHTTP(w, req)
+	}))
+	defer srv.Close()
+	up, err := storage.ParseUpstream(srv.URL + "/hello.git")
+	r.Must(err)
+	fetch := func(pack int32) {
+		t.Helper()
+		job, _, err := r.RequestFetch(t.Context(), "remote", up)
+		r.Must(err)
+		r.Eventually("the job has ended", func() bool {
+			job, err = r.JobByID(t.Context(), job.ID)
+			r.Must(err)
+			return !job.Open()
+		})
+		if job.State != storage.Succeeded {
+			t.Fatalf("fetch: %s: %s\n%s", job.ErrorCode, job.ErrorMessage, r.Log.String())
+		}
+		if n := packs.Load(); n != pack {
+			t.Errorf("%d packs were asked for, want %d", n, pack)
+		}
+		got, err := r.Releases(t.Context(), "remote")
+		r.Must(err)
+		if len(got) != len(want) {
+			t.Fatalf("%d releases, want %d", len(got), len(want))
+		}
+		for i := range want {
+			if g, w := got[i], want[i]; g.Tag != w.Tag || g.OID() != w.OID() || g.CommitOID != w.CommitOID || g.TreeOID != w.TreeOID || g.Digest != w.Digest || g.ZigHash != w.ZigHash {
+				t.Errorf("got %+v, want %+v", g, w)
+			}
+		}
+	}
+	fetch(1)
+	fetch(1)
+	want = r.Mirror("hello", "v2.0.0")
+	fetch(2)
+}
