@@ -15,13 +15,22 @@ import (
 
 // getPackage serves GET /api/info/{package}.
 func (s *Server) getPackage(w http.ResponseWriter, r *http.Request) error {
-	name := chi.URLParam(r, "package")
-	body, err := s.describe(r, name)
+	return s.answerPackage(w, r, chi.URLParam(r, "package"), func(p *wire.Package) any { return p })
+}
+
+// answerPackage answers with what as makes of the description of a package.
+func (s *Server) answerPackage(w http.ResponseWriter, r *http.Request, name string, as func(*wire.Package) any) error {
+	raw, err := s.answers.make(r.Context(), func() (any, error) {
+		body, err := s.describe(r, name)
+		if err != nil {
+			return nil, err
+		}
+		return as(body), nil
+	})
 	if err != nil {
 		return s.noPackage(w, name, err)
 	}
-	writeJSON(w, http.StatusOK, body)
-	return nil
+	return s.answers.send(w, s.clientOf(r), raw)
 }
 
 // noPackage answers for a package that is not there, as the API promises.

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/mod/semver"
 
 	"github.com/francescobianco/packbase/api/web"
+	"github.com/francescobianco/packbase/api/wire"
 	"github.com/francescobianco/packbase/storage"
 )
 
@@ -32,12 +33,7 @@ func (s *Server) getRepo(w http.ResponseWriter, r *http.Request) {
 	s.page(
 		func(w http.ResponseWriter, r *http.Request) error { return s.getPackagePage(w, r, name) },
 		func(w http.ResponseWriter, r *http.Request) error {
-			body, err := s.describe(r, strings.TrimSuffix(name, ".git"))
-			if err != nil {
-				return s.noPackage(w, name, err)
-			}
-			writeJSON(w, http.StatusOK, body)
-			return nil
+			return s.answerPackage(w, r, strings.TrimSuffix(name, ".git"), func(p *wire.Package) any { return p })
 		},
 	)(w, r)
 }

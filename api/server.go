@@ -70,6 +70,7 @@ type Server struct {
 	releases  *releaseCache
 	packs     *gitStore
 	metrics   *metrics
+	answers   *answers
 	directory *directory
 	status    perReader[remembered[*wire.Status]]
 	site      *web.Site
@@ -93,7 +94,7 @@ func New(db *storage.DB, q *queue.Queue, blobs blob.Store, opt Options, log *slo
 	e := &epoch{db: db}
 	checked := blob.Check(blobs)
 	promised := newPromised(db, checked, log)
-	s := &Server{db: db, queue: q, blobs: checked, promised: promised, opt: opt, log: log, metrics: newMetrics(opt.Metrics), site: web.New(),
+	s := &Server{db: db, queue: q, blobs: checked, promised: promised, opt: opt, log: log, metrics: newMetrics(opt.Metrics), answers: newAnswers(), site: web.New(),
 		epoch: e, tokens: newTokenCache(db, e), releases: newReleaseCache(db, e), watch: perReader[*jobWatch]{newJobWatch(db), newJobWatch(db)}}
 	s.directory = newDirectory(db, e, &s.news)
 	s.packs = newGitStore(db, promised, e)
@@ -178,15 +179,19 @@ func (s *Server) Handler() http.Handler {
 }
 
 func writeJSON(w http.ResponseWriter, status int, body any) {
+	jsonHead(w, status)
+	enc := json.NewEncoder(w)
+	enc.SetEscapeHTML(false)
+	_ = enc.Encode(body) // the client may have gone
+}
+
+func jsonHead(w http.ResponseWriter, status int) {
 	h := w.Header()
 	h.Set("Content-Type", "application/json")
 	if h.Get("Cache-Control") == "" {
 		h.Set("Cache-Control", "no-store")
 	}
 	w.WriteHeader(status)
-	enc := json.NewEncoder(w)
-	enc.SetEscapeHTML(false)
-	_ = enc.Encode(body) // the client may have gone
 }
 
 func (s *Server) readOnly() error {

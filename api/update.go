@@ -213,12 +213,7 @@ func (s *Server) getCheck(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (s *Server) answerCheck(w http.ResponseWriter, r *http.Request, name string) error {
-	body, err := s.describe(r, name)
-	if err != nil {
-		return s.noPackage(w, name, err)
-	}
-	writeJSON(w, http.StatusOK, wire.Checked{Package: *body, LiveProbeOK: body.Healthy})
-	return nil
+	return s.answerPackage(w, r, name, func(p *wire.Package) any { return wire.Checked{Package: *p, LiveProbeOK: p.Healthy} })
 }
 
 // postReview serves POST /api/review/{package}: an operator decides about a

@@ -1,0 +1,85 @@
+package api
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"net/http"
+	"sync"
+	"time"
+)
+
+// What answers about packages take up, for all clients and for one of them:
+// an answer is made in no time, and held until its client has read it.
+const (
+	makeAtOnce    = 4
+	makeWait      = 10 * time.Second
+	smallAnswer   = 64 << 10 // bytes; not counted
+	heldAnswers   = 32 << 20 // bytes
+	heldForClient = 12 << 20 // bytes
+)
+
+// answers bounds the memory of answers that are being made and read.
+type answers struct {
+	making chan struct{}
+
+	mu      sync.Mutex
+	held    int
+	clients map[string]int // bytes held
+}
+
+func newAnswers() *answers {
+	return &answers{making: make(chan struct{}, makeAtOnce), clients: map[string]int{}}
+}
+
+// make returns the JSON of what body returns, when there is a turn to make it.
+func (a *answers) make(ctx context.Context, body func() (any, error)) ([]byte, error) {
+	wait, cancel := context.WithTimeout(ctx, makeWait)
+	defer cancel()
+	select {
+	case a.making <- struct{}{}:
+		defer func() { <-a.making }()
+	case <-wait.Done():
+		return nil, errManyAnswers
+	}
+	v, err := body()
+	if err != nil {
+		return nil, err
+	}
+	var buf bytes.Buffer
+	enc := json.NewEncoder(&buf)
+	enc.SetEscapeHTML(false)
+	if err := enc.Encode(v); err != nil {
+		return nil, err
+	}
+	return bytes.Clone(buf.Bytes()), nil // without what it grew too far
+}
+
+// send sends an answer to a client, unless too much is being read already.
+func (a *answers) send(w http.ResponseWriter, client string, raw []byte) error {
+	if len(raw) > smallAnswer {
+		if !a.hold(client, len(raw)) {
+			return errManyAnswers
+		}
+		defer a.hold(client, -len(raw))
+	}
+	jsonHead(w, http.StatusOK)
+	_, _ = w.Write(raw) // the client may have gone
+	return nil
+}
+
+func (a *answers) hold(client string, n int) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if n > 0 && (a.held+n > heldAnswers || a.clients[client]+n > heldForClient) {
+		return false
+	}
+	a.held += n
+	if a.clients[client] += n; a.clients[client] == 0 {
+		delete(a.clients, client)
+	}
+	return true
+}
+
+var errManyAnswers = &Error{Status: http.StatusServiceUnavailable, Code: "busy", RetryAfter: 2 * time.Second,
+	Message: "too many large answers at once: try again in a few seconds, or ask for a smaller page with ?limit="}
