@@ -21,8 +21,10 @@ import (
 	"github.com/francescobianco/packbase/api/proxy"
 	"github.com/francescobianco/packbase/api/smarthttp"
 	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/storage/archive"
 	"github.com/francescobianco/packbase/storage/gitpack"
 	"github.com/francescobianco/packbase/storage/name"
+	"github.com/francescobianco/packbase/storage/tree"
 )
 
 // A mirror answers by the URLs that upstreams have. It is what the proxy serves from.
@@ -30,19 +32,27 @@ type mirror struct {
 	*Server
 	pulls *pulls
 
-	converted *lru.Cache[string, bool] // see isConverted; by the tarball's digest
+	archives  *lru.Cache[string, keptArchive] // by URL
+	converted *lru.Cache[string, bool]        // see isConverted; by the tarball's digest
 	reading   singleflight.Group
 	turns     chan struct{} // of those who read whole tarballs
 }
 
+type keptArchive struct {
+	tree.Archive
+	epoch int64
+}
+
 const (
+	keptArchives  = 8192
 	keptConverted = 8192
 	readers       = 2 // at once
 )
 
 func newProxy(s *Server) *proxy.Proxy {
 	converted, _ := lru.New[string, bool](keptConverted) // the error is about sizes below one
-	m := &mirror{Server: s, pulls: newPulls(), converted: converted, turns: make(chan struct{}, readers)}
+	archives, _ := lru.New[string, keptArchive](keptArchives)
+	m := &mirror{Server: s, pulls: newPulls(), archives: archives, converted: converted, turns: make(chan struct{}, readers)}
 	return proxy.New(m, proxy.Options{
 		Own: proxy.Own(s.opt.Names, func(host string) bool {
 			return slices.Contains(name.Forges, host) || slices.Contains(s.opt.Pull, host)
@@ -122,13 +132,60 @@ func (m *mirror) bound(ctx context.Context, repository string) (*listing, error)
 	return pkg, nil
 }
 
-// ServeArchive implements proxy.Store. What a forge makes of a commit or a tag is answered with the release or
-// snapshot of that: to Zig both are the same files.
+// ServeArchive implements proxy.Store.
 func (m *mirror) ServeArchive(w http.ResponseWriter, r *http.Request, d name.Dependency) error {
 	counted(r)
-	return refusal(m.serveSnapshot(w, r, d))
+	err := m.serveStored(w, r, d.URL)
+	if errors.Is(err, storage.ErrNotFound) {
+		err = m.serveSnapshot(w, r, d)
+	}
+	return refusal(err)
 }
 
+// serveStored answers with what a URL answered when it was asked first: Zig with a tar.gz, others byte for byte.
+func (m *mirror) serveStored(w http.ResponseWriter, r *http.Request, at string) error {
+	a, err := m.archive(r.Context(), at)
+	if err != nil {
+		return err
+	}
+	w.Header().Set("Cache-Control", cacheable(a.Private))
+	as := storage.Release{Package: at, Digest: a.TarballDigest, Size: a.TarballSize, CreatedAt: a.CreatedAt}
+	kind := "application/gzip"
+	if !proxy.IsZig(r) {
+		as.Digest, as.Size = a.Digest, a.Size
+		if a.Format != string(archive.TarGz) { // else upstream may have called it a tar, and its gzip an encoding
+			kind = a.ContentType
+		}
+		if a.Disposition != "" {
+			w.Header().Set("Content-Disposition", a.Disposition)
+		}
+	}
+	return m.serveBlob(w, r, as, as.Digest, kind)
+}
+
+// archive returns what a URL answered first, from memory if it was asked for before: archives never change. It returns
+// ErrNotFound if there is none, a *GoneError if the same files were removed as a release, and are one nowhere else.
+func (m *mirror) archive(ctx context.Context, at string) (tree.Archive, error) {
+	epoch := m.epoch.now(ctx)
+	if a, ok := m.archives.Get(at); ok && a.epoch == epoch && (!a.Private || storage.SeesPrivate(ctx)) {
+		return a.Archive, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, findTimeout)
+	defer cancel()
+	a, err := m.trees.ByURL(ctx, at)
+	if err != nil {
+		return a, err
+	}
+	if _, err := m.releases.byZigHash(ctx, a.ZigLegacyHash); err != nil && !errors.Is(err, storage.ErrNotFound) {
+		return a, err
+	}
+	a.Zig = storage.Zig{} // the largest part, and nobody needs it
+	m.archives.Add(at, keptArchive{a, epoch})
+	return a, nil
+}
+
+// serveSnapshot answers for what a forge makes of a commit or a tag with the release or snapshot of that: to Zig both
+// are the same files.
 func (m *mirror) serveSnapshot(w http.ResponseWriter, r *http.Request, d name.Dependency) error {
 	if d.Snapshot == "" || !proxy.IsZig(r) && !isTarGz(d.URL) {
 		return proxy.ErrMissing

@@ -15,6 +15,7 @@ import (
 
 	"github.com/francescobianco/packbase/api"
 	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/storage/tree"
 )
 
 const zigAgent = "zig/0.15.2 (std.http)"
@@ -133,6 +134,73 @@ func TestProxiedArchives(t *testing.T) {
 	}
 }
 
+// keep stores an archive as a worker does: what one zip came to.
+func (g *registry) keep(url, what string) (a tree.Archive) {
+	g.t.Helper()
+	whole, tarball, record := g.put([]byte("zip of "+what)), g.put([]byte("tarball of "+what)), g.put([]byte("record of "+url))
+	a = tree.Archive{URL: url, ZigLegacyHash: "1220" + tarball.Digest, Digest: whole.Digest, Size: whole.Size, ContentType: "application/zip",
+		Disposition: `attachment; filename="x.zip"`, Format: "zip", TarballDigest: tarball.Digest, TarballSize: tarball.Size,
+		RecordDigest: record.Digest, RecordSize: record.Size, Private: strings.Contains(what, "private"), CreatedAt: time.Now()}
+	_, _, err := tree.New(g.db.DB).Publish(context.WithoutCancel(g.t.Context()), a, true)
+	g.must(err)
+	return a
+}
+
+// What is stored of a URL is what it answered first: to Zig as a tar.gz, to others as it came.
+func TestProxiedStored(t *testing.T) {
+	t.Parallel()
+	g := newRegistry(t)
+	rel := g.publish("gone", release{tag: "v1.0.0", files: zon("gone", "1.0.0")})[0]
+	g.publish("hello", release{tag: "v1.0.0", files: zon("hello", "1.0.0")})
+	const file = "https://files.example.org/a%2Fb//x.zip?y=%20"
+	g.keep(file, "x")
+	g.keep(file, "something later")
+	g.keep("https://files.example.org/secret.zip", "private x")
+	g.keep("https://git.example/owner/hello/archive/v1.0.0.tar.gz", "what the forge made")
+	for _, tt := range []struct {
+		target, header, value string
+		status                int
+		want                  string
+	}{
+		{file, "User-Agent", zigAgent, 200, "tarball of x"},
+		{file, "User-Agent", "curl/8", 200, "zip of x"},
+		{"https://us:pw@FILES.example.org:443/a%2Fb//x.zip?y=%20", "User-Agent", zigAgent, 200, "tarball of x"},
+		{"/u/https/files.example.org/a%2Fb//x.zip?y=%20", "User-Agent", zigAgent, 200, "tarball of x"},
+		{"https://files.example.org/a/b//x.zip?y=%20", "User-Agent", "curl/8", 404, "is not mirrored here"},
+		{"https://files.example.org/a%2Fb//x.zip", "User-Agent", "curl/8", 404, "is not mirrored here"},
+		{"http://files.example.org/a%2Fb//x.zip?y=%20", "User-Agent", "curl/8", 404, "is not mirrored here"},
+		{"https://files.example.org/secret.zip", "User-Agent", "curl/8", 404, "is not mirrored here"},
+		{"https://files.example.org/secret.zip", "Proxy-Authorization", "Bearer " + token, 200, "zip of private x"},
+		{"https://files.example.org/secret.zip", "User-Agent", "curl/9", 404, "is not mirrored here"}, // though it is in memory now
+		{"https://git.example/owner/hello/archive/v1.0.0.tar.gz", "User-Agent", zigAgent, 200, "tarball of what the forge made"},
+	} {
+		a := g.mustVia("GET", tt.target, "", tt.header, tt.value)
+		if a.StatusCode != tt.status || !strings.HasPrefix(string(a.body), tt.want) && !strings.Contains(a.Header.Get("X-Packbase-Reason"), tt.want) {
+			t.Errorf("%s for %s: %d %s, want %d %s", tt.target, tt.value, a.StatusCode, a.body, tt.status, tt.want)
+		}
+		if kind := a.Header.Get("Content-Type"); tt.status == 200 && (kind == "application/gzip") != (tt.value == zigAgent) {
+			t.Errorf("%s for %s: Content-Type %q", tt.target, tt.value, kind)
+		}
+		if control := a.Header.Get("Cache-Control"); strings.Contains(tt.target, "secret") && strings.Contains(control, "public") {
+			t.Errorf("%s: Cache-Control %q", tt.target, control)
+		}
+	}
+	// What was removed is removed, whichever way it came.
+	const copied = "https://files.example.org/gone.zip"
+	a := g.keep(copied, "gone")
+	g.exec(`ALTER TABLE archives DISABLE TRIGGER USER`)
+	g.exec(fmt.Sprintf(`UPDATE archives SET zig_legacy_hash = '%s' WHERE url = '%s'`, rel.ZigLegacyHash, copied))
+	if got := g.mustVia("GET", copied, "", "User-Agent", "curl/8"); got.StatusCode != http.StatusOK || int64(len(got.body)) != a.Size {
+		t.Errorf("before the removal: %d %s", got.StatusCode, got.body)
+	}
+	if got := g.post("/api/remove", `{"package":"gone","tag":"v1.0.0","reason":"it had a secret"}`); got.StatusCode != http.StatusOK {
+		t.Fatalf("remove: %d %s", got.StatusCode, got.body)
+	}
+	if got := g.mustVia("GET", copied, "", "User-Agent", "curl/8"); got.StatusCode != http.StatusGone || !strings.Contains(string(got.body), "it had a secret") {
+		t.Errorf("after the removal: %d %s, want 410 and why", got.StatusCode, got.body)
+	}
+}
+
 // Git, by prefix URL and as a proxy, is that of the package bound to the upstream.
 func TestProxiedGit(t *testing.T) {
 	t.Parallel()
@@ -213,14 +281,18 @@ func TestProxiedPrivate(t *testing.T) {
 // puller has every fetch publish one commit, a release if a tag is asked for.
 func (g *registry) puller(pace time.Duration, commits chan<- storage.Release) {
 	g.work(func(ctx context.Context, c storage.Claim) error {
+		if c.Job.Kind == storage.FetchArchive && !strings.Contains(c.Job.Target, "broken") {
+			time.Sleep(pace)
+			g.keep(c.Job.Target, "pulled")
+			return g.db.EndJob(ctx, c, storage.Outcome{State: storage.Succeeded, Result: map[string]any{}})
+		}
+		if c.Job.Kind == storage.FetchArchive {
+			return g.db.EndJob(ctx, c, storage.Outcome{State: storage.Failed, Code: "not_an_archive", Message: "upstream sends a page"})
+		}
 		if c.Job.Kind != storage.FetchPackage {
 			return g.db.EndJob(ctx, c, storage.Outcome{State: storage.Succeeded, Result: map[string]any{}})
 		}
 		time.Sleep(pace) // a slow upstream
-		if strings.Contains(c.Job.Package, "broken") {
-			return g.db.EndJob(ctx, c, storage.Outcome{State: storage.Failed, Code: "upstream_not_found", Message: "upstream has no such repository",
-				Sync: &storage.Sync{Code: "upstream_not_found", Message: "m"}})
-		}
 		p := &publication{registry: g, claim: c}
 		defer p.open()()
 		p.add(release{tag: c.Job.Target, files: zon("pulled", "1.0.0")}, 1)
@@ -240,7 +312,7 @@ func (g *registry) fetches() int {
 	g.must(err)
 	n := 0
 	for i := range jobs {
-		if jobs[i].Kind == storage.FetchPackage {
+		if jobs[i].Kind == storage.FetchPackage || jobs[i].Kind == storage.FetchArchive {
 			n++
 		}
 	}
@@ -280,10 +352,6 @@ func TestPull(t *testing.T) {
 	if n := g.fetches(); n != 1 {
 		t.Errorf("%d jobs for 100 clients of one URL, want 1", n)
 	}
-	// Strangers do not take the names that others may want.
-	if pkg, err := g.db.PackageByName(t.Context(), "git.example.o.r"); err != nil || pkg.Upstream != "https://git.example/o/r" {
-		t.Errorf("package = %+v, %v", pkg, err)
-	}
 }
 
 // Of Git, what a client asks for by name is pulled, and nothing before.
@@ -315,6 +383,10 @@ func TestPullGit(t *testing.T) {
 			t.Errorf("%d jobs after %d questions", n, i+1)
 		}
 	}
+	// Strangers do not take the names that others may want.
+	if pkg, err := g.db.PackageByName(t.Context(), "git.example.o.r"); err != nil || pkg.Upstream != "https://git.example/o/r" {
+		t.Errorf("package = %+v, %v", pkg, err)
+	}
 }
 
 // Who waits too long is told so, who cannot be helped is told why, and asks nobody again; who goes leaves no trace.
@@ -343,7 +415,7 @@ func TestPullEnds(t *testing.T) {
 	g.puller(0, nil)
 	for range 2 {
 		a := patient.mustVia("GET", "https://git.example/o/broken/archive/v1.0.0.tar.gz", "", "User-Agent", zigAgent)
-		if want := "could not be fetched: upstream has no such repository (upstream_not_found)"; !strings.Contains(a.Header.Get("Content-Type"), want) {
+		if want := "could not be fetched: upstream sends a page (not_an_archive)"; !strings.Contains(a.Header.Get("Content-Type"), want) {
 			t.Errorf("broken: %d %v, want %q", a.StatusCode, a.Header, want)
 		}
 	}

@@ -99,10 +99,9 @@ func (m *mirror) Pull(w http.ResponseWriter, r *http.Request, d name.Dependency)
 	}
 	// The server's deadlines are for answers that come at once.
 	_ = http.NewResponseController(w).SetReadDeadline(time.Time{})
-	job, err = m.waitFor(w, r, job, m.opt.PullWait)
+	// Whoever asks for it may know how it ends, if not what came: that may be private.
+	job, err = m.waitFor(w, r.WithContext(storage.SeePrivate(ctx)), job, m.opt.PullWait)
 	switch {
-	case errors.Is(err, storage.ErrNotFound): // it has become private
-		return proxy.ErrMissing
 	case err != nil:
 		return err
 	case job.Open():
@@ -130,34 +129,39 @@ func (m *mirror) notOpened(r *http.Request, d name.Dependency) error {
 	return refused
 }
 
-// requestPull returns the job that fetches a dependency.
-func (m *mirror) requestPull(ctx context.Context, d name.Dependency) (storage.Job, error) {
-	if d.Repository == "" {
-		return storage.Job{}, proxy.ErrMissing
-	}
-	up, err := storage.ParseUpstream(d.Repository)
-	if err != nil {
-		return storage.Job{}, err
-	}
-	up.Target = d.Snapshot
-	if d.Git {
-		up.Target = d.Ref
-	}
-	if up.Target != "" && storage.ValidTag(up.Target) != nil {
-		return storage.Job{}, storage.ErrNotFound
-	}
+// requestPull returns the open job that fetches a dependency, or a new one.
+func (m *mirror) requestPull(ctx context.Context, d name.Dependency) (job storage.Job, err error) {
 	if err := m.roomForJobs(ctx); err != nil {
-		return storage.Job{}, err
+		return job, err
 	}
-	pkg, err := m.nameFor(ctx, up)
-	if err != nil {
-		return storage.Job{}, err
+	var created bool
+	if d.Git {
+		job, created, err = m.requestRef(ctx, d)
+	} else {
+		job.Kind = storage.FetchArchive
+		job.ID, created, err = m.trees.RequestArchive(ctx, d.URL, "")
+		if err == nil {
+			job, err = m.db.JobByID(storage.SeePrivate(ctx), job.ID)
+		}
 	}
-	job, created, err := m.db.RequestFetch(ctx, pkg, up)
 	if err == nil && created {
 		m.tell(ctx, job)
 	}
 	return job, err
+}
+
+// requestRef returns the job that fetches a commit, a tag or a branch of a repository; all its tags if none is named.
+func (m *mirror) requestRef(ctx context.Context, d name.Dependency) (job storage.Job, created bool, err error) {
+	up, err := storage.ParseUpstream(d.Repository)
+	if err != nil {
+		return job, false, err
+	}
+	up.Target = d.Ref
+	pkg, err := m.nameFor(ctx, up)
+	if err != nil {
+		return job, false, err
+	}
+	return m.db.RequestFetch(ctx, pkg, up)
 }
 
 // nameFor returns the name of the package of an upstream, or that of a new one. Strangers do not take short names,

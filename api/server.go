@@ -32,6 +32,7 @@ import (
 	"github.com/francescobianco/packbase/storage"
 	"github.com/francescobianco/packbase/storage/blob"
 	"github.com/francescobianco/packbase/storage/queue"
+	"github.com/francescobianco/packbase/storage/tree"
 )
 
 // Options are a server's settings.
@@ -63,6 +64,7 @@ type Server struct {
 	log   *slog.Logger
 	git   *smarthttp.Handler
 	proxy *proxy.Proxy
+	trees *tree.Store
 
 	epoch     *epoch
 	tokens    *tokenCache
@@ -105,6 +107,7 @@ func New(db *storage.DB, q *queue.Queue, blobs blob.Store, opt Options, log *slo
 		opt.Metrics.MustRegister(newRegistryCollector(s))
 	}
 	s.git = smarthttp.New(s.packs, smarthttp.Options{Agent: "packbase/" + opt.Release, Window: opt.Window, Client: s.clientOf}, log)
+	s.trees = tree.New(db.DB)
 	s.proxy = newProxy(s)
 	return s
 }

@@ -183,6 +183,9 @@ func parse(target string) (d name.Dependency, service string, err error) {
 // answer answers from the store, after a pull if need be.
 func (p *Proxy) answer(w http.ResponseWriter, r *http.Request, d name.Dependency, service string) error {
 	err := p.stored(w, r, d, service)
+	if errors.Is(err, ErrMissing) && !r.URL.IsAbs() && p.Foreign(r) {
+		err = p.stored(w, r, overHTTP(d), service) // the scheme was lost: see Wrap
+	}
 	if !errors.Is(err, ErrMissing) {
 		return err
 	}
@@ -193,6 +196,12 @@ func (p *Proxy) answer(w http.ResponseWriter, r *http.Request, d name.Dependency
 		return &Refusal{http.StatusNotFound, d.URL + " was fetched, and is not here for you"}
 	}
 	return err
+}
+
+// overHTTP returns the same dependency at its http URL.
+func overHTTP(d name.Dependency) name.Dependency {
+	d.URL, d.Repository = strings.Replace(d.URL, "https://", "http://", 1), strings.Replace(d.Repository, "https://", "http://", 1)
+	return d
 }
 
 func (p *Proxy) stored(w http.ResponseWriter, r *http.Request, d name.Dependency, service string) error {

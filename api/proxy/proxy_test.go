@@ -57,7 +57,7 @@ func (s *shelf) ServeGit(w http.ResponseWriter, r *http.Request, d name.Dependen
 func serve(t *testing.T, names ...string) (*shelf, *Proxy, string) {
 	t.Helper()
 	s := &shelf{
-		archives: map[string]string{"https://files.example.org/a%2Fb//x.tar.gz?y=%20": "x", "http://files.example.org/plain.zip": "plain"},
+		archives: map[string]string{"https://files.example.org/a%2Fb//x.tar.gz?y=%20": "x", "http://files.example.org/plain.zip": "plain", "http://github.com/plain.zip": "plain over http"},
 		repos:    map[string]string{"https://github.com/o/r": "r"},
 		pullable: map[string]string{"https://github.com/o/r/archive/v1.tar.gz": "v1"},
 	}
@@ -119,6 +119,8 @@ func TestWrap(t *testing.T) {
 		{"GET ftp://files.example.org/x.tar", "files.example.org", 400, "Zig fetches http"},
 		{"GET https://github.com/o/r/archive/v1.tar.gz", "github.com", 200, "v1"}, // by a pull
 		{"GET /o/r/archive/v1.tar.gz", "github.com", 200, "v1"},                   // through nginx
+		{"GET /h.tar.gz", "plain.github.com", 200, "own /h.tar.gz"},
+		{"GET /plain.zip", "github.com", 200, "plain over http"}, // it had the scheme, which nginx drops
 		{"GET /p/hello", "github.com", 404, "github.com/p/hello is not mirrored here"},
 		{"GET /p/hello", "packbase.example.org", 200, "own /p/hello"},
 		{"GET http://" + addr + "/p/hello", addr, 200, "own /p/hello"},
