@@ -17,11 +17,16 @@ const maxBody = 64 << 10
 // readJSON reads a request's body, which must be one JSON object and no more.
 // Unknown fields are refused: a misspelled option must not be ignored.
 func readJSON(w http.ResponseWriter, r *http.Request, into any) error {
+	return readJSONUpTo(w, r, into, maxBody)
+}
+
+// readJSONUpTo is readJSON with another limit than maxBody.
+func readJSONUpTo(w http.ResponseWriter, r *http.Request, into any, most int64) error {
 	malformed := func(why string) error {
 		return &Error{Status: http.StatusBadRequest, Code: "malformed", Message: "the body is not the JSON object that is wanted here: " + why}
 	}
 	// All of it, before anything is done: what broke off must have no effect.
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, most))
 	if err != nil {
 		if toError(err).Status == http.StatusRequestEntityTooLarge {
 			return err

@@ -152,7 +152,9 @@ func TestContract(t *testing.T) {
 	}
 	run(s.reads())
 	run(s.writes())
+	run(s.treeCalls())
 	run(s.updates())
+	run(s.captures())
 	run(s.git())
 	run(s.pages())
 
@@ -419,6 +421,9 @@ func (s *scene) updates() []call {
 // end ends a fetch as its package is called, a probe and an update as s.next
 // says.
 func (s *scene) end(ctx context.Context, c storage.Claim) error {
+	if c.Job.Kind == storage.CaptureTree {
+		return s.endCapture(ctx, c)
+	}
 	code := strings.ReplaceAll(c.Job.Package, "-", "_")
 	if c.Job.Kind != storage.FetchPackage {
 		code, _ = s.next.Load().(string)

@@ -154,6 +154,8 @@ func (s *Server) Handler() http.Handler {
 		})
 	})
 
+	s.treeRoutes(r)
+
 	r.Get(wire.TagRoute, s.handle(s.getTagFile))
 	r.Get(wire.CommitRoute, s.handle(s.getCommitFile))
 	r.Get(wire.BranchRoute, s.handle(s.getBranchTarball))

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -89,8 +90,15 @@ func (s *Server) getZigPackage(w http.ResponseWriter, r *http.Request) error {
 		return &Error{Status: http.StatusNotFound, Code: "not_found", Message: "that is not a Zig package hash: " + err.Error()}
 	}
 	rel, err := s.releases.byZigHash(r.Context(), hash)
+	if errors.Is(err, storage.ErrNotFound) {
+		src, err := s.trees.ByHash(r.Context(), hash)
+		if err != nil {
+			return notFound(err, none)
+		}
+		return s.serveSource(w, r, src)
+	}
 	if err != nil {
-		return notFound(err, none)
+		return err
 	}
 	return s.serveRelease(w, r, rel, false)
 }

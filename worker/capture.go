@@ -12,9 +12,9 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/storage/capture"
 	"github.com/francescobianco/packbase/storage/tree"
 	"github.com/francescobianco/packbase/storage/zigpkg"
-	"github.com/francescobianco/packbase/worker/capture"
 )
 
 // CaptureResult is what a tree:capture did.

@@ -1,7 +1,7 @@
 // Package bundle is the format in which a whole tree of dependencies travels: over one HTTP answer, or as
 // a file to a place without a network.
 //
-// A bundle is a tar stream (ustar, all times 0, mode 0644) of
+// A bundle is a tar stream (ustar, and pax for the longest names; all times 0, mode 0644) of
 //
 //	packbase-bundle.json   a [Manifest], two spaces indented
 //	p/<hash>.tar.gz        each package, in the order of the manifest
@@ -21,6 +21,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"path"
 	"slices"
 	"time"
 
@@ -103,6 +104,24 @@ func Write(w io.Writer, m Manifest, open func(Package) (io.ReadCloser, error)) e
 	return nil
 }
 
+// Size returns the length of the bundle that Write makes of m, in bytes.
+func Size(m Manifest) (int64, error) {
+	var n counter
+	err := Write(&n, m, func(p Package) (io.ReadCloser, error) { return io.NopCloser(zeros{}), nil })
+	return int64(n), err
+}
+
+type counter int64
+
+func (c *counter) Write(b []byte) (int, error) {
+	*c += counter(len(b))
+	return len(b), nil
+}
+
+type zeros struct{}
+
+func (zeros) Read(b []byte) (int, error) { return len(b), nil }
+
 func writePackage(t *tar.Writer, p Package, open func(Package) (io.ReadCloser, error)) error {
 	body, err := open(p)
 	if err != nil {
@@ -125,7 +144,11 @@ func writePackage(t *tar.Writer, p Package, open func(Package) (io.ReadCloser, e
 func entryName(hash string) string { return "p/" + hash + ".tar.gz" }
 
 func header(name string) *tar.Header {
-	return &tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: 0o644, ModTime: time.Unix(0, 0), Format: tar.FormatUSTAR}
+	h := &tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: 0o644, ModTime: time.Unix(0, 0), Format: tar.FormatUSTAR}
+	if len(path.Base(name)) > 100 {
+		h.Format = tar.FormatPAX // ustar has no place for it
+	}
+	return h
 }
 
 func put(t *tar.Writer, name string, size int64, body io.Reader) error {

@@ -16,10 +16,13 @@ const (
 	hashB = "N-V-__8AAAMAAABcr-E1sk8PMfTOvpi9Hds_wwtndnHnR26_"
 )
 
+// The longest that there may be.
+var hashLong = strings.Repeat("A", 32) + "-" + "1.0.0-" + strings.Repeat("v", 26) + "-" + strings.Repeat("A", 44)
+
 var legacyA = "1220" + strings.Repeat("c6", 32)
 
 func sample() (Manifest, map[string]string) {
-	bodies := map[string]string{hashA: "body of a", hashB: strings.Repeat("body of b", 1000)}
+	bodies := map[string]string{hashLong: "body", hashA: "body of a", hashB: strings.Repeat("body of b", 1000)}
 	m := Manifest{Holes: []Hole{{Hash: "1220" + strings.Repeat("00", 32), Code: "gone", Reason: "404"}}}
 	for hash, body := range bodies {
 		sum := sha256.Sum256([]byte(body))
@@ -56,6 +59,9 @@ func TestRoundTrip(t *testing.T) {
 	t.Parallel()
 	m, bodies := sample()
 	b := write(t, m, bodies)
+	if n, err := Size(m); err != nil || n != int64(len(b)) {
+		t.Errorf("Size = %d, %v, want %d", n, err, len(b))
+	}
 	slices.Reverse(m.Packages)
 	if !bytes.Equal(write(t, m, bodies), b) {
 		t.Error("the order of packages changes the bytes")
@@ -64,7 +70,7 @@ func TestRoundTrip(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(got.Packages) != 2 || len(got.Holes) != 1 || got.Holes[0].Code != "gone" {
+	if len(got.Packages) != 3 || len(got.Holes) != 1 || got.Holes[0].Code != "gone" {
 		t.Errorf("got %+v", got)
 	}
 	for hash, body := range bodies {

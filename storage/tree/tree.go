@@ -59,7 +59,7 @@ type Tree struct {
 	State     string
 	Nodes     int   // how many it has
 	Missing   int   // of them, those that are not stored
-	Size      int64 // bytes of the tarballs of those that are
+	SizeBytes int64 // of the tarballs of those that are
 	Private   bool  // only who sees private packages may be shown it
 	CreatedAt time.Time
 	UpdatedAt time.Time

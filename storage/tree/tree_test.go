@@ -127,7 +127,7 @@ func TestTree(t *testing.T) {
 		t.Errorf("node = %+v, want %+v", n, nodes[1])
 	}
 	tr, err := s.ByName(ctx, "zls")
-	if err != nil || tr.Name != "Zls" || tr.Revision != 2 || tr.State != tree.Holes || tr.Nodes != 2 || tr.Missing != 1 || tr.Size != 20 {
+	if err != nil || tr.Name != "Zls" || tr.Revision != 2 || tr.State != tree.Holes || tr.Nodes != 2 || tr.Missing != 1 || tr.SizeBytes != 20 {
 		t.Errorf("ByName = %+v, %v", tr, err)
 	}
 	if all, err := s.List(ctx, "", 10); err != nil || len(all) != 1 {

@@ -1,0 +1,391 @@
+package api
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/go-chi/chi/v5"
+	"github.com/go-chi/chi/v5/middleware"
+
+	"github.com/francescobianco/packbase/api/wire"
+	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/storage/bundle"
+	"github.com/francescobianco/packbase/storage/capture"
+	"github.com/francescobianco/packbase/storage/tree"
+	"github.com/francescobianco/packbase/storage/zigpkg"
+)
+
+// Limits of what is sent of a project.
+const (
+	maxTreeBody  = 16 << 20 // bytes of JSON
+	maxManifests = 1000
+)
+
+// treeRoutes are those of trees and archives.
+func (s *Server) treeRoutes(r chi.Router) {
+	r.Get(wire.TreesRoute, s.handle(s.listTrees))
+	r.Get(wire.TreeRoute, s.handle(s.getTree))
+	r.Get(wire.TreeBundleRoute, s.handle(s.getTreeBundle))
+	r.Get(wire.ArchivesRoute, s.handle(s.getArchive))
+	r.With(s.sameSite).Post(wire.BundleRoute, s.handle(s.postBundle))
+	r.Group(func(r chi.Router) {
+		r.Use(s.sameSite, s.authorize(storage.ScopeWrite))
+		r.Post(wire.TreesRoute, s.handle(s.postTree))
+		r.Post(wire.TreeRetryRoute, s.handle(s.retryTree))
+	})
+}
+
+// rootsOf reads the manifests of a request, and what they depend on.
+func rootsOf(manifests []wire.TreeManifest) (roots []tree.Root, deps []zigpkg.Dependency, err error) {
+	invalid := func(format string, args ...any) error {
+		return &Error{Status: http.StatusBadRequest, Code: "invalid", Message: fmt.Sprintf(format, args...)}
+	}
+	if n := len(manifests); n == 0 || n > maxManifests {
+		return nil, nil, invalid("manifests: want the text of 1 to %d build.zig.zon, not %d", maxManifests, n)
+	}
+	for _, m := range manifests {
+		if m.File == "" || len(m.File) > 4096 {
+			return nil, nil, invalid("manifests: each has a file, its path within the project")
+		}
+		man, err := zigpkg.ParseManifest([]byte(m.Text))
+		if err != nil {
+			return nil, nil, &Error{Status: http.StatusBadRequest, Code: "manifest_invalid", Message: fmt.Sprintf("%.200s:%v", m.File, err)}
+		}
+		roots = append(roots, tree.Root{File: m.File, Text: m.Text})
+		deps = append(deps, man.Dependencies...)
+	}
+	return roots, deps, nil
+}
+
+// postTree serves POST /api/trees: it has a tree captured.
+func (s *Server) postTree(w http.ResponseWriter, r *http.Request) error {
+	wait, err := waitOf(r)
+	if err != nil {
+		return err
+	}
+	var in wire.Capture
+	if err := readJSONUpTo(w, r, &in, maxTreeBody); err != nil {
+		return err
+	}
+	if in.Manifest != "" {
+		in.Manifests = append([]wire.TreeManifest{{File: zigpkg.ManifestName, Text: in.Manifest}}, in.Manifests...)
+	}
+	if err := storage.ValidPackage(in.Name); err != nil {
+		return err
+	}
+	roots, _, err := rootsOf(in.Manifests)
+	if err != nil {
+		return err
+	}
+	if err := s.roomForJobs(r.Context()); err != nil {
+		return err
+	}
+	c, err := s.trees.Begin(r.Context(), in.Name, roots, in.Private)
+	if err != nil {
+		return err
+	}
+	return s.answerCapture(w, r, c, wait)
+}
+
+// retryTree serves POST /api/trees/{name}/retry: its holes are tried again.
+func (s *Server) retryTree(w http.ResponseWriter, r *http.Request) error {
+	wait, err := waitOf(r)
+	if err != nil {
+		return err
+	}
+	t, err := s.treeOf(r)
+	if err != nil {
+		return err
+	}
+	if err := s.roomForJobs(r.Context()); err != nil {
+		return err
+	}
+	c, err := s.trees.Retry(r.Context(), t.Name)
+	if err != nil {
+		return err
+	}
+	return s.answerCapture(w, r, c, wait)
+}
+
+// answerCapture is answerJob for a tree. Whoever may ask for one sees its job.
+func (s *Server) answerCapture(w http.ResponseWriter, r *http.Request, c tree.Capture, wait time.Duration) error {
+	r = r.WithContext(storage.SeePrivate(r.Context()))
+	job, err := s.db.JobByID(r.Context(), c.Job)
+	if err != nil {
+		return err
+	}
+	if c.Created {
+		s.tell(r.Context(), job)
+	}
+	if job, err = s.waitFor(w, r, job, wait); err != nil {
+		return err
+	}
+	id := c.Job.String()
+	switch job.State {
+	case storage.Succeeded:
+		out := wire.Captured{}
+		if err := json.Unmarshal(job.Result, &out); err != nil {
+			return fmt.Errorf("read result of job %s: %w", id, err)
+		}
+		out.Status, out.JobID = "ok", id
+		writeJSON(w, http.StatusOK, out)
+		return nil
+	case storage.Failed, storage.Cancelled:
+		return jobError(job)
+	}
+	location := wire.Path(wire.JobRoute, id)
+	w.Header().Set("Location", location)
+	writeJSON(w, http.StatusAccepted, wire.CaptureQueued{Status: "queued", JobID: id, Location: location, Tree: c.Tree, Revision: c.Revision})
+	return nil
+}
+
+// listTrees serves GET /api/trees?after=&limit=.
+func (s *Server) listTrees(w http.ResponseWriter, r *http.Request) error {
+	limit, err := limitOf(r, 50, 500)
+	if err != nil {
+		return err
+	}
+	all, err := s.trees.List(r.Context(), r.URL.Query().Get("after"), limit)
+	if err != nil {
+		return err
+	}
+	out := wire.Trees{Trees: make([]wire.Tree, len(all))}
+	for i, t := range all {
+		out.Trees[i] = wire.Tree(t)
+	}
+	if len(all) == limit {
+		out.Next = wire.TreesRoute + "?" + url.Values{"after": {all[limit-1].Name}, "limit": {strconv.Itoa(limit)}}.Encode()
+	}
+	writeJSON(w, http.StatusOK, out)
+	return nil
+}
+
+func (s *Server) treeOf(r *http.Request) (tree.Tree, error) {
+	name := chi.URLParam(r, "name")
+	t, err := s.trees.ByName(r.Context(), name)
+	return t, notFound(err, &Error{Status: http.StatusNotFound, Code: "not_found", Message: fmt.Sprintf("there is no tree %.100q here; /api/trees lists those that are", name)})
+}
+
+// getTree serves GET /api/trees/{name}.
+func (s *Server) getTree(w http.ResponseWriter, r *http.Request) error {
+	t, err := s.treeOf(r)
+	if err != nil {
+		return err
+	}
+	nodes, problems, err := s.trees.Nodes(r.Context(), t.Name, t.Revision)
+	if err != nil {
+		return err
+	}
+	roots, err := s.trees.Roots(r.Context(), t.Name, t.Revision)
+	if err != nil {
+		return err
+	}
+	sources, err := s.trees.Sources(r.Context(), hashesOf(nodes))
+	if err != nil {
+		return err
+	}
+	out := wire.TreeInfo{Tree: wire.Tree(t), Roots: make([]string, len(roots)), Packages: make([]wire.TreeNode, len(nodes)), Problems: make([]wire.TreeProblem, len(problems))}
+	for i, root := range roots {
+		out.Roots[i] = root.File
+	}
+	for i, p := range problems {
+		out.Problems[i] = wire.TreeProblem(p)
+	}
+	for i, n := range nodes {
+		out.Packages[i] = newTreeNode(n, sources)
+	}
+	writeJSON(w, http.StatusOK, out)
+	return nil
+}
+
+func hashesOf(nodes []tree.Node) []string {
+	hashes := make([]string, len(nodes))
+	for i, n := range nodes {
+		hashes[i] = n.Hash
+	}
+	return hashes
+}
+
+func newTreeNode(n tree.Node, sources map[string]tree.Source) wire.TreeNode {
+	out := wire.TreeNode{Hash: n.Hash, URLs: n.URLs, Parents: n.Parents, Lazy: n.Lazy, Depth: n.Depth, State: n.State, Code: n.Code, Reason: n.Reason,
+		Tried: make([]wire.TreeTry, len(n.Tried))}
+	for i, t := range n.Tried {
+		out.Tried[i] = wire.TreeTry(t)
+	}
+	if src, ok := sources[n.Hash]; ok {
+		out.Source = &wire.TreeSource{Kind: src.Kind, Package: src.Package, Tag: src.Tag, Commit: src.Commit, URL: src.URL,
+			Name: src.Zig.Name, Version: src.Zig.Version, SizeBytes: src.Size, SHA256: src.Digest}
+	}
+	return out
+}
+
+// getTreeBundle serves GET /api/trees/{name}/bundle?partial=1: the whole tree as one stream.
+func (s *Server) getTreeBundle(w http.ResponseWriter, r *http.Request) error {
+	t, err := s.treeOf(r)
+	if err != nil {
+		return err
+	}
+	roots, err := s.trees.Roots(r.Context(), t.Name, t.Revision)
+	if err != nil {
+		return err
+	}
+	known, _, err := s.trees.Nodes(r.Context(), t.Name, t.Revision)
+	if err != nil {
+		return err
+	}
+	var deps []zigpkg.Dependency
+	for _, root := range roots {
+		man, err := zigpkg.ParseManifest([]byte(root.Text))
+		if err != nil {
+			return fmt.Errorf("manifest %s of tree %s: %w", root.File, t.Name, err)
+		}
+		deps = append(deps, man.Dependencies...)
+	}
+	return s.serveBundle(w, r, deps, known, r.URL.Query().Get("partial") != "")
+}
+
+// postBundle serves POST /api/bundle: what manifests lead to, as one stream.
+func (s *Server) postBundle(w http.ResponseWriter, r *http.Request) error {
+	var in wire.WantBundle
+	if err := readJSONUpTo(w, r, &in, maxTreeBody); err != nil {
+		return err
+	}
+	_, deps, err := rootsOf(in.Manifests)
+	if err != nil {
+		return err
+	}
+	return s.serveBundle(w, r, deps, nil, in.Partial)
+}
+
+// serveBundle answers with a bundle of all that deps lead to. known are nodes of a capture, for the reasons of holes.
+func (s *Server) serveBundle(w http.ResponseWriter, r *http.Request, deps []zigpkg.Dependency, known []tree.Node, partial bool) error {
+	m, digests, private, err := s.contentOf(r.Context(), deps, known)
+	if err != nil {
+		return err
+	}
+	if len(m.Holes) > 0 && !partial {
+		return writeHoles(w, r, m.Holes)
+	}
+	size, err := bundle.Size(m)
+	if err != nil {
+		return err
+	}
+	h := w.Header()
+	h.Set("Content-Type", "application/x-tar")
+	h.Set("Content-Length", strconv.FormatInt(size, 10))
+	h.Set("Cache-Control", "no-store")
+	if private {
+		h.Set("Cache-Control", "private, no-store")
+	}
+	if r.Method == http.MethodHead {
+		return nil
+	}
+	err = bundle.Write(w, m, func(p bundle.Package) (io.ReadCloser, error) { return s.promised.stream(r.Context(), digests[p.Hash]) })
+	if err != nil {
+		if r.Context().Err() == nil {
+			s.log.ErrorContext(r.Context(), "bundle broken off", "err", err)
+		}
+		panic(http.ErrAbortHandler) // what is cut must not look whole
+	}
+	return nil
+}
+
+// contentOf walks from deps as far as what is stored leads.
+func (s *Server) contentOf(ctx context.Context, deps []zigpkg.Dependency, known []tree.Node) (m bundle.Manifest, digests map[string]string, private bool, err error) {
+	reasons := map[string]tree.Node{}
+	for _, n := range known {
+		reasons[n.Hash] = n
+	}
+	sources, err := s.trees.Sources(ctx, hashesOf(known))
+	if err != nil {
+		return m, nil, false, err
+	}
+	asked := maps.Clone(reasons)
+	nodes, problems, err := capture.Walk(ctx, deps, func(ctx context.Context, hash string) ([]zigpkg.Dependency, bool, error) {
+		src, ok := sources[hash]
+		if _, done := asked[hash]; !ok && !done {
+			src, err := s.trees.ByHash(ctx, hash)
+			if errors.Is(err, storage.ErrNotFound) {
+				return nil, false, nil
+			}
+			if err != nil {
+				return nil, false, err
+			}
+			sources[hash] = src
+			return src.Zig.Dependencies, true, nil
+		}
+		return src.Zig.Dependencies, ok, nil
+	})
+	if errors.Is(err, capture.ErrTooLarge) {
+		return m, nil, false, &Error{Status: http.StatusUnprocessableEntity, Code: "tree_too_large", Message: err.Error()}
+	}
+	if err != nil {
+		return m, nil, false, err
+	}
+	digests = map[string]string{}
+	place := map[string]int{} // of a package in m, by digest
+	for _, n := range nodes {
+		src, ok := sources[n.Hash]
+		if !ok {
+			m.Holes = append(m.Holes, holeOf(n, reasons))
+			continue
+		}
+		private = private || src.Private
+		if i, ok := place[src.Digest]; ok {
+			m.Packages[i].Aliases = append(m.Packages[i].Aliases, n.Hash)
+			m.Packages[i].URLs = merge(m.Packages[i].URLs, n.URLs)
+			continue
+		}
+		place[src.Digest], digests[n.Hash] = len(m.Packages), src.Digest
+		m.Packages = append(m.Packages, bundle.Package{Hash: n.Hash, Name: src.Zig.Name, Version: src.Zig.Version, URLs: slices.Clone(n.URLs), SHA256: src.Digest, Size: src.Size})
+	}
+	for _, p := range problems {
+		m.Holes = append(m.Holes, bundle.Hole{Code: "no_hash", Reason: fmt.Sprintf("the dependency %q: %s", p.Name, p.Reason)})
+	}
+	return m, digests, private, nil
+}
+
+func merge(urls, more []string) []string {
+	for _, u := range more {
+		if !slices.Contains(urls, u) {
+			urls = append(urls, u)
+		}
+	}
+	return urls
+}
+
+func holeOf(n *capture.Node, reasons map[string]tree.Node) bundle.Hole {
+	h := bundle.Hole{Hash: n.Hash, URLs: n.URLs, Code: "not_stored", Reason: "it is not stored here; `packbase capture` brings what a project needs"}
+	switch known := reasons[n.Hash]; known.State {
+	case tree.Hole:
+		h.Code, h.Reason = known.Code, known.Reason
+	case tree.Waiting:
+		h.Code, h.Reason = "waiting", "it is being fetched; try again when the capture has ended"
+	}
+	return h
+}
+
+// writeHoles answers that something of a tree is missing: all of it, by name.
+func writeHoles(w http.ResponseWriter, r *http.Request, holes []bundle.Hole) error {
+	e := &Error{Status: http.StatusConflict, Code: "holes",
+		Message: fmt.Sprintf("%d packages of the tree are not stored here; `packbase capture` brings them, and says why if it cannot", len(holes))}
+	out := wire.Holes{Error: wire.Error{Status: "error", Code: e.Code, Message: e.Message, RequestID: middleware.GetReqID(r.Context())}, Holes: make([]wire.Hole, len(holes))}
+	for i, h := range holes {
+		out.Holes[i] = wire.Hole{Hash: h.Hash, URLs: h.URLs, Code: h.Code, Reason: h.Reason}
+		if h.URLs == nil {
+			out.Holes[i].URLs = []string{}
+		}
+	}
+	w.Header().Set("X-Packbase-Error", e.Code)
+	writeJSON(w, e.Status, out)
+	return nil
+}

@@ -1,0 +1,225 @@
+package api_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/francescobianco/packbase/api/wire"
+	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/storage/bundle"
+	"github.com/francescobianco/packbase/storage/tree"
+)
+
+// asManifest is a build.zig.zon with one dependency for each hash.
+func asManifest(hashes ...string) string {
+	var b strings.Builder
+	b.WriteString(".{ .name = .app, .version = \"1.0.0\", .fingerprint = 0x9b9b9b9b00000001, .paths = .{\"\"}, .dependencies = .{\n")
+	for i, hash := range hashes {
+		fmt.Fprintf(&b, "    .d%d = .{ .url = \"https://files.example/%d.tar.gz\", .hash = %q },\n", i, i, hash)
+	}
+	return strings.Replace(b.String()+"} }\n", "0x9b9b9b9b", fmt.Sprintf("0x%08x", crc32.ChecksumIEEE([]byte("app"))), 1)
+}
+
+// asBody is the JSON of a value.
+func asBody(t testing.TB, v any) string {
+	t.Helper()
+	b, err := json.Marshal(v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
+
+func manifests(text string) []wire.TreeManifest {
+	return []wire.TreeManifest{{File: "build.zig.zon", Text: text}}
+}
+
+const goneHash = "12207777777777777777777777777777777777777777777777777777777777777777"
+
+// putArchive stores an archive whose bytes are those of a release's tarball.
+func (g *registry) putArchive(at string, rel storage.Release, legacy string) {
+	g.t.Helper()
+	_, _, err := tree.New(g.db.DB).Publish(g.t.Context(), tree.Archive{URL: at, ZigLegacyHash: legacy, Digest: rel.Digest, Size: rel.Size,
+		ContentType: "application/gzip", Format: "tar.gz", TarballDigest: rel.Digest, TarballSize: rel.Size, RecordDigest: rel.ManifestDigest,
+		FinalURL: "https://cdn.example/x", Zig: storage.Zig{MinimumZigVersion: "0.14.0"}}, false)
+	g.must(err)
+}
+
+func (s *scene) treeCalls() []call {
+	auth := []string{"Authorization", "Bearer " + token}
+	get := func(on *registry, path string, status int) call {
+		return call{on: on, method: "GET", path: path, status: status}
+	}
+	post := func(on *registry, path, body string, status int, header []string) call {
+		return call{on: on, method: "POST", path: path, body: body, status: status, header: header}
+	}
+	whole, holes := asManifest(s.hello[0].ZigHash), asManifest(s.hello[0].ZigHash, goneHash)
+	capture := func(name, text string) string { return asBody(s.t, wire.Capture{Name: name, Manifest: text}) }
+	want := func(text string, partial bool) string {
+		return asBody(s.t, wire.WantBundle{Manifests: manifests(text), Partial: partial})
+	}
+	long := asBody(s.t, wire.Capture{Name: "x", Manifest: strings.Repeat("x", 17<<20)})
+	at := "https://files.example/stored.tar.gz"
+	s.putArchive(at, s.hello[0], "1220"+strings.Repeat("6", 64))
+	s.must(tree.New(s.db.DB).NoteMove(s.t.Context(), at, "", goneHash))
+	archives := func(url_ string) string { return "/api/archives?" + url.Values{"url": {url_}}.Encode() }
+	return []call{
+		post(s.registry, "/api/trees", capture("app", whole), 202, auth), post(s.registry, "/api/trees", capture("APP", whole), 202, auth),
+		post(s.registry, "/api/trees", asBody(s.t, wire.Capture{Name: "holes", Manifests: manifests(holes)}), 202, auth),
+		post(s.registry, "/api/trees", capture("-bad-", whole), 400, auth), post(s.registry, "/api/trees", capture("x", ".{ nonsense"), 400, auth),
+		post(s.registry, "/api/trees", capture("x", ""), 400, auth), post(s.registry, "/api/trees?wait=x", capture("x", whole), 400, auth),
+		post(s.registry, "/api/trees", capture("app", whole), 401, nil), post(s.edge, "/api/trees", capture("app", whole), 403, auth),
+		post(s.registry, "/api/trees", long, 413, auth), post(s.full, "/api/trees", capture("app", whole), 429, auth),
+		post(s.away, "/api/trees", capture("app", whole), 503, auth),
+
+		get(s.registry, "/api/trees", 200), get(s.edge, "/api/trees?limit=1", 200), get(s.registry, "/api/trees?limit=0", 400), get(s.away, "/api/trees", 503),
+		get(s.registry, "/api/trees/app", 200), get(s.registry, "/api/trees/holes", 200), get(s.registry, "/api/trees/nope", 404),
+		get(s.registry, "/api/trees/%61pp", 400), get(s.away, "/api/trees/app", 503),
+		post(s.registry, "/api/trees/app/retry", "", 202, auth), post(s.registry, "/api/trees/nope/retry", "", 404, auth),
+		post(s.registry, "/api/trees/app/retry?wait=x", "", 400, auth), post(s.registry, "/api/trees/app/retry", "", 401, nil),
+		post(s.edge, "/api/trees/app/retry", "", 403, auth), post(s.away, "/api/trees/app/retry", "", 503, auth),
+
+		get(s.registry, "/api/trees/app/bundle", 200), get(s.registry, "/api/trees/holes/bundle", 409), get(s.edge, "/api/trees/holes/bundle?partial=1", 200),
+		get(s.registry, "/api/trees/nope/bundle", 404), get(s.registry, "/api/trees/%61pp/bundle", 400), get(s.away, "/api/trees/app/bundle", 503),
+		post(s.registry, "/api/bundle", want(whole, false), 200, nil), post(s.edge, "/api/bundle", want(holes, true), 200, nil),
+		post(s.registry, "/api/bundle", want(holes, false), 409, nil), post(s.registry, "/api/bundle", `{"manifests":[]}`, 400, nil),
+		post(s.registry, "/api/bundle", strings.Replace(long, `"name":"x",`, "", 1), 413, nil),
+		post(s.registry, "/api/bundle", want(whole, false), 403, []string{"Origin", "https://evil.example", "Sec-Fetch-Site", "cross-site"}),
+		post(s.away, "/api/bundle", want(whole, false), 503, nil),
+
+		get(s.registry, archives(at), 200), get(s.registry, archives("https://files.example/nope"), 404), get(s.registry, archives("nonsense"), 400),
+		get(s.away, archives(at), 503),
+	}
+}
+
+// captures are waited for: a worker is there by now.
+func (s *scene) captures() []call {
+	auth := []string{"Authorization", "Bearer " + token}
+	body := asBody(s.t, wire.Capture{Name: "app", Manifest: asManifest(s.hello[0].ZigHash)})
+	return []call{
+		{on: s.registry, method: "POST", path: "/api/trees?wait=20", body: body, status: 200, header: auth},
+		{on: s.registry, method: "POST", path: "/api/trees/app/retry?wait=20", status: 200, header: auth},
+	}
+}
+
+// endCapture ends a capture that found one hole.
+func (s *scene) endCapture(ctx context.Context, c storage.Claim) error {
+	revision, err := strconv.Atoi(c.Job.Pin)
+	if err != nil {
+		return err
+	}
+	err = tree.New(s.db.DB).Put(ctx, c.Job.Target, revision, tree.Holes, []tree.Node{{Hash: goneHash, URLs: []string{"https://files.example/1.tar.gz"},
+		Parents: []string{""}, Depth: 1, State: tree.Hole, Code: "upstream_not_found", Reason: "it is gone",
+		Tried: []tree.Try{{Kind: "archive", URL: "https://files.example/1.tar.gz", Code: "upstream_not_found", Message: "it is gone"}}}}, nil)
+	if err != nil {
+		return err
+	}
+	return s.db.EndJob(ctx, c, storage.Outcome{State: storage.Succeeded, Result: map[string]any{
+		"tree": c.Job.Target, "revision": revision, "nodes": 1, "stored": 0, "holes": 1}})
+}
+
+// A bundle has each package of a tree once, whichever hash pins it, and is the same bytes from wherever one asks.
+func TestBundle(t *testing.T) {
+	t.Parallel()
+	g := newRegistry(t)
+	rel := g.publish("hello", release{tag: "v1.0.0", files: zon("hello", "1.0.0")})[0]
+	text := asManifest(rel.ZigHash, rel.ZigLegacyHash, goneHash)
+	a := g.do("POST", "/api/bundle", asBody(t, wire.WantBundle{Manifests: manifests(text), Partial: true}))
+	var listed bundle.Manifest
+	var got []bundle.Package
+	err := bundle.Read(bytes.NewReader(a.body), func(m bundle.Manifest) error { listed = m; return nil }, func(p bundle.Package, body io.Reader) error {
+		got = append(got, p)
+		return nil
+	})
+	if err != nil || a.ContentLength != int64(len(a.body)) {
+		t.Fatalf("%d bytes, Content-Length %d: %v", len(a.body), a.ContentLength, err)
+	}
+	if len(got) != 1 || got[0].Hash != rel.ZigHash || len(got[0].Aliases) != 1 || got[0].Aliases[0] != rel.ZigLegacyHash || got[0].SHA256 != rel.Digest {
+		t.Errorf("packages = %+v, want one with both hashes", got)
+	}
+	if len(listed.Holes) != 1 || listed.Holes[0].Hash != goneHash || listed.Holes[0].Code != "not_stored" {
+		t.Errorf("holes = %+v", listed.Holes)
+	}
+	if again := g.do("POST", "/api/bundle", asBody(t, wire.WantBundle{Manifests: manifests(text), Partial: true})); !bytes.Equal(again.body, a.body) {
+		t.Error("the same tree gives other bytes")
+	}
+	whole := g.do("POST", "/api/bundle", asBody(t, wire.WantBundle{Manifests: manifests(text)}))
+	var holes wire.Holes
+	whole.into(t, &holes)
+	if whole.StatusCode != http.StatusConflict || holes.Code != "holes" || len(holes.Holes) != 1 || holes.Holes[0].URLs[0] != "https://files.example/2.tar.gz" {
+		t.Errorf("with a hole: %d %s", whole.StatusCode, whole.body)
+	}
+}
+
+// A bundle whose bytes are lost midway does not look whole.
+func TestBundleBreaksOff(t *testing.T) {
+	t.Parallel()
+	g := newRegistry(t)
+	rel := g.publish("hello", release{tag: "v1.0.0", files: zon("hello", "1.0.0")})[0]
+	g.must(os.Remove(filepath.Join(g.dir, "blobs", rel.Digest[:2], rel.Digest)))
+	body := asBody(t, wire.WantBundle{Manifests: manifests(asManifest(rel.ZigHash))})
+	resp, err := http.Post(g.url+"/api/bundle", "application/json", strings.NewReader(body))
+	if err == nil { // else nothing came at all
+		defer resp.Body.Close()
+		_, err = io.Copy(io.Discard, resp.Body)
+	}
+	if err == nil {
+		t.Error("a bundle without a package's bytes was read to its end")
+	}
+}
+
+// What is private is in no stranger's bundle, tree, list or answer.
+func TestPrivateTrees(t *testing.T) {
+	t.Parallel()
+	g := newRegistry(t)
+	rel := g.publish("hello", release{tag: "v1.0.0", files: zon("hello", "1.0.0")})[0]
+	legacy, at := "1220"+strings.Repeat("6", 64), "https://files.example/secret.tar.gz"
+	trees := tree.New(g.db.DB)
+	_, _, err := trees.Publish(t.Context(), tree.Archive{URL: at, ZigLegacyHash: legacy, Digest: rel.Digest, Size: rel.Size, ContentType: "application/gzip",
+		Format: "tar.gz", TarballDigest: rel.Digest, TarballSize: rel.Size, RecordDigest: rel.ManifestDigest, Private: true}, false)
+	g.must(err)
+	c, err := trees.Begin(t.Context(), "app", []tree.Root{{File: "build.zig.zon", Text: asManifest(legacy)}}, false)
+	g.must(err)
+	g.must(trees.Put(t.Context(), "app", 1, tree.Whole, []tree.Node{{Hash: legacy, URLs: []string{at}, Parents: []string{""}, State: tree.Stored}}, nil))
+	for path, want := range map[string]int{"/api/trees/app": 404, "/api/trees/app/bundle": 404, "/z/" + legacy + ".tar.gz": 404, "/api/jobs/" + c.Job.String(): 404,
+		"/api/archives?" + url.Values{"url": {at}}.Encode(): 404, "/api/trees": 200, "/api/jobs": 200} {
+		if a := g.get(path); a.StatusCode != want || bytes.Contains(a.body, []byte("secret.tar")) || bytes.Contains(a.body, []byte(`"app"`)) {
+			t.Errorf("%s to a stranger: %d %s", path, a.StatusCode, a.body)
+		}
+		a := g.get(path, "Authorization", "Bearer "+token)
+		if a.StatusCode != 200 || strings.Contains(a.Header.Get("Cache-Control"), "public") {
+			t.Errorf("%s with a token: %d %v %.200s", path, a.StatusCode, a.Header, a.body)
+		}
+	}
+	body := asBody(t, wire.WantBundle{Manifests: manifests(asManifest(legacy))})
+	if a := g.do("POST", "/api/bundle", body); a.StatusCode != http.StatusConflict {
+		t.Errorf("a stranger's bundle: %d", a.StatusCode)
+	}
+	if a := g.do("POST", "/api/bundle", body, "Authorization", "Bearer "+token); a.StatusCode != http.StatusOK {
+		t.Errorf("a bundle with a token: %d %s", a.StatusCode, a.body)
+	}
+}
+
+// An archive is served by its hash beside releases.
+func TestArchiveByHash(t *testing.T) {
+	t.Parallel()
+	g := newRegistry(t)
+	rel := g.publish("hello", release{tag: "v1.0.0", files: zon("hello", "1.0.0")})[0]
+	legacy := "1220" + strings.Repeat("6", 64)
+	g.putArchive("https://files.example/x.tar.gz", rel, legacy)
+	a := g.get("/z/" + legacy + ".tar.gz")
+	if a.StatusCode != 200 || a.Header.Get("Content-Type") != "application/gzip" || a.Header.Get("ETag") != `"`+rel.Digest+`"` || int64(len(a.body)) != rel.Size {
+		t.Errorf("by hash: %d %v, %d bytes", a.StatusCode, a.Header, len(a.body))
+	}
+}
