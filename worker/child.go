@@ -221,14 +221,13 @@ func (f *fetch) events(ctx context.Context, out io.Reader, stage func(*ingest.Re
 		case ev.Rejected != nil:
 			err = f.reject(ctx, *ev.Rejected)
 		case ev.Segment != nil:
-			if err = f.charge(ctx, ev.Segment.File, &f.usage.objects); err == nil {
-				err = f.appendSegment(ctx, *ev.Segment)
-			}
+			err = f.appendSegment(ctx, *ev.Segment)
 		case ev.History != nil:
 			err = f.keepHistory(ctx, ev.History)
 		case ev.Release != nil:
 			f.usage.releases++
-			if err = f.charge(ctx, ev.Release.File, &f.usage.tarballs); err == nil {
+			// What the child says here is proven before it is stored.
+			if err = f.charge(ctx, ev.Release.Manifest.Tarball.Size, &f.usage.tarballs); err == nil {
 				err = stage(ev.Release)
 			}
 		}

@@ -43,6 +43,9 @@ func (f *fetch) appendSegment(ctx context.Context, s ingest.Segment) error {
 	if err != nil {
 		return err
 	}
+	if err := f.charge(ctx, packed.Size, &f.usage.objects); err != nil {
+		return err // the blob has no name: it is swept
+	}
 	indexed, err := f.putFile(ctx, file)
 	if err != nil {
 		return err

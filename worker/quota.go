@@ -3,8 +3,6 @@ package worker
 import (
 	"context"
 	"fmt"
-	"os"
-	"path/filepath"
 
 	"github.com/dustin/go-humanize"
 
@@ -92,13 +90,9 @@ func (f *fetch) allowance(ctx context.Context, req *ingest.Request) error {
 	return nil
 }
 
-// charge counts a staged file and returns why it may not be stored, or nil.
-func (f *fetch) charge(ctx context.Context, name string, to *int64) error {
-	info, err := os.Lstat(filepath.Join(f.staged, filepath.Base(name)))
-	if err != nil {
-		return fmt.Errorf("measure staged file: %w", err)
-	}
-	*to += info.Size()
-	f.usage.total += info.Size()
+// charge counts bytes that are to be kept, and returns why they may not be, or nil.
+func (f *fetch) charge(ctx context.Context, size int64, to *int64) error {
+	*to += max(size, 0)
+	f.usage.total += max(size, 0)
 	return f.room(ctx)
 }
