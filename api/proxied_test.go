@@ -319,6 +319,29 @@ func (g *registry) fetches() int {
 	return n
 }
 
+// Nobody gets a tunnel, however many ask, and others are served on.
+func TestConnects(t *testing.T) {
+	t.Parallel()
+	g := newRegistry(t, func(o *api.Options) { o.Pull = []string{"git.example"} })
+	var all sync.WaitGroup
+	for i := range 300 {
+		target := []string{"git.example:443", "127.0.0.1:22", g.addr, "[::1]:80", "git.example:25"}[i%5]
+		all.Go(func() {
+			a, err := g.via(t.Context(), "CONNECT", target, "", "User-Agent", zigAgent)
+			if err != nil || a.StatusCode != http.StatusMethodNotAllowed || a.ContentLength != 0 || !a.Close {
+				t.Errorf("CONNECT %s: %+v, %v, want 405 without a body on a connection that is closed", target, a, err)
+			}
+		})
+	}
+	if a := g.get("/api/list"); a.StatusCode != http.StatusOK {
+		t.Errorf("meanwhile: %d", a.StatusCode)
+	}
+	all.Wait()
+	if n := g.fetches(); n != 0 {
+		t.Errorf("%d jobs", n)
+	}
+}
+
 // A stampede of clients is one job, and all are answered when it has ended. Nothing else makes a job.
 func TestPull(t *testing.T) {
 	t.Parallel()

@@ -1,7 +1,10 @@
 package tests_test
 
 import (
+	"archive/zip"
+	"bytes"
 	"fmt"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -125,4 +128,56 @@ func (u *unedited) script(line string) string {
 		u.t.Fatal(err)
 	}
 	return file
+}
+
+// What is missing is fetched while Zig waits, as a file or by Git, once for all; then nobody is asked again.
+func TestPulled(t *testing.T) {
+	t.Parallel()
+	files, repos := harness.NewUpstream(t), harness.NewUpstream(t)
+	var zipped bytes.Buffer
+	w := zip.NewWriter(&zipped)
+	for _, name := range []string{"x-1.0/a.txt", "x-1.0/b/c.txt"} {
+		f, err := w.Create(name)
+		if err == nil {
+			_, err = f.Write([]byte(name))
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	files.Answer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/zip")
+		_, _ = w.Write(zipped.Bytes()) // the client may have gone
+	}))
+	commit := repos.Repo("r").Commit(harness.Files{"a.txt": "a"}) // without a tag
+	urls := []string{files.URL + "/a%2Fb//x.zip?y=1", "git+" + repos.URL + "/r#" + commit}
+	s := harness.Start(t, "PACKBASE_PULL="+strings.TrimPrefix(files.URL, "http://")+","+strings.TrimPrefix(repos.URL, "http://"))
+	hashes := map[string]string{} // by URL and form
+	fetch := func(z *harness.Zig, when string) {
+		z.Env = []string{"http_proxy=" + s.URL, "https_proxy=" + s.URL}
+		for _, url := range urls {
+			hash, err := z.Fetch(url)
+			form := fmt.Sprint(url, z.LegacyHash())
+			if err != nil || hash == "" || hashes[form] != "" && hashes[form] != hash {
+				t.Errorf("%s: zig %s fetch %s: %q, %v, want %q", when, z.Version, url, hash, err, hashes[form])
+			}
+			hashes[form] = hash
+		}
+	}
+	zigs := harness.Zigs(t)
+	for _, z := range zigs {
+		fetch(z, "pulled")
+	}
+	if n := files.Requests(); n != 1 {
+		t.Errorf("upstream was asked %d times for a file, want once", n)
+	}
+	files.Stop()
+	repos.Stop()
+	for _, z := range zigs {
+		z.Forget(t.TempDir())
+		fetch(z, "stored")
+	}
 }

@@ -27,6 +27,8 @@ import (
 type proxy struct {
 	URL string // https://localhost:port
 	CA  string // file with the certificate to trust
+
+	Plain string // http://127.0.0.1:port, for http_proxy; "" if it is none
 }
 
 // client returns a client that trusts the proxy, and speaks HTTP/2 or not.
@@ -95,7 +97,7 @@ func adapted(t *testing.T, file string, pairs ...string) string {
 func startNginx(t *testing.T, api string, pairs ...string) *proxy {
 	nginx := program(t, "nginx")
 	dir := t.TempDir()
-	port := harness.FreePort(t)
+	port, plain := harness.FreePort(t), harness.FreePort(t)
 	ca, cert, key := certificate(t, dir)
 	u, err := url.Parse(api)
 	if err != nil {
@@ -104,6 +106,7 @@ func startNginx(t *testing.T, api string, pairs ...string) *proxy {
 	site := adapted(t, "nginx.conf", append(pairs,
 		"127.0.0.1:8080", u.Host,
 		"listen 443", fmt.Sprintf("listen 127.0.0.1:%d", port),
+		"listen 8079", fmt.Sprintf("listen 127.0.0.1:%d", plain),
 		"packbase.example.org", "localhost",
 		"/etc/ssl/packbase.crt", cert, "/etc/ssl/packbase.key", key)...)
 	user := ""
@@ -118,7 +121,7 @@ func startNginx(t *testing.T, api string, pairs ...string) *proxy {
 		t.Fatal(err)
 	}
 	run(t, exec.Command(nginx, "-p", dir, "-c", file, "-e", "stderr"))
-	return ready(t, &proxy{URL: fmt.Sprintf("https://localhost:%d", port), CA: ca})
+	return ready(t, &proxy{URL: fmt.Sprintf("https://localhost:%d", port), CA: ca, Plain: fmt.Sprintf("http://127.0.0.1:%d", plain)})
 }
 
 func startCaddy(t *testing.T, api string, _ ...string) *proxy {

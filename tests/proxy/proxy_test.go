@@ -17,6 +17,8 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/jackc/pgx/v5"
+
 	"github.com/francescobianco/packbase/tests/harness"
 )
 
@@ -38,10 +40,11 @@ func TestProxies(t *testing.T) {
 	big := up.Repo("big")
 	big.Tag("v1.0.0", big.Commit(harness.Files{"noise.bin": string(noise), "a.zig": "const a = 1;\n"}))
 	fillTags(up.Repo("many"))
-	s := harness.Start(t)
+	s := harness.Start(t, "PACKBASE_NAMES=localhost")
 	for _, name := range []string{"small", "big", "many"} {
 		s.Fetch(up.URL + "/" + name)
 	}
+	rebind(t, s, "small", "https://github.com/o/small")
 	hanging := harness.NewUpstream(t) // with jobs that go on
 	hanging.Answer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }))
 
@@ -66,6 +69,9 @@ func TestProxies(t *testing.T) {
 			})
 			t.Run("git", p.git)
 			t.Run("zig", func(t *testing.T) { p.zig(t, s) })
+			if p.Plain != "" {
+				t.Run("zig's proxy", func(t *testing.T) { p.zigProxy(t, s) })
+			}
 		})
 	}
 }
@@ -156,6 +162,11 @@ func (p *proxy) sameAnswers(t *testing.T, s *harness.Server) {
 		get("/small/info/refs?service=git-upload-pack", http.Header{"Git-Protocol": {"version=2"}}),
 		get("/small/info/refs?service=git-upload-pack", nil),
 		get("/many.git/info/refs?service=git-upload-pack", http.Header{"Accept-Encoding": {"deflate, gzip"}}),
+		get("/u/https/github.com/o/small/archive/v1.0.0.tar.gz", nil),
+		get("/u/https/github.com/o/small/archive/refs/tags/release/v1.1.0+a.tar.gz", http.Header{"User-Agent": {"zig/0.15.2 (std.http)"}}),
+		get("/u/https/github.com/o/small/info/refs?service=git-upload-pack", http.Header{"Git-Protocol": {"version=2"}}),
+		get("/u/https/files.example.org/a%2Fb//x.tar.gz?y=%20", nil),
+		get("/u/https/files.example.org/a%2Fb//x.tar.gz?y=%20", http.Header{"User-Agent": {"zig/0.15.2 (std.http)"}}),
 	} {
 		p.same(t, s, e)
 	}
@@ -308,5 +319,36 @@ func (p *proxy) zig(t *testing.T, s *harness.Server) {
 				}
 			}
 		})
+	}
+}
+
+// rebind has a package be of another upstream.
+func rebind(t *testing.T, s *harness.Server, pkg, upstream string) {
+	t.Helper()
+	db, err := pgx.Connect(t.Context(), s.DatabaseURL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close(t.Context())
+	if _, err := db.Exec(t.Context(), `UPDATE packages SET upstream = $2, clone_url = $2, changed_at = now() WHERE name = $1`, pkg, upstream); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// zigProxy fetches by upstream's URLs, through what http_proxy names.
+func (p *proxy) zigProxy(t *testing.T, s *harness.Server) {
+	for _, z := range harness.Zigs(t) {
+		want := z.Hash(s.Info("small").Release(t, "v1.0.0"))
+		z.Env = []string{"http_proxy=" + p.Plain, "https_proxy=" + p.Plain}
+		for _, from := range []string{"git+https://github.com/o/small#v1.0.0", "https://github.com/o/small/archive/v1.0.0.tar.gz"} {
+			z.Forget(t.TempDir())
+			if got, err := z.Fetch(from); got != want {
+				t.Errorf("zig %s fetch %s: got %s, %v, want %s", z.Version, from, got, err, want)
+			}
+		}
+		const none = "https://files.example.org/none.tar.gz"
+		if _, err := z.Fetch(none); err == nil || !strings.Contains(err.Error(), "files.example.org/none.tar.gz is not mirrored here") {
+			t.Errorf("zig %s fetch %s: %v, want the reason", z.Version, none, err)
+		}
 	}
 }
