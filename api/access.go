@@ -18,6 +18,9 @@ import (
 
 	"github.com/francescobianco/packbase/api/wire"
 	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/storage/access"
+	"github.com/francescobianco/packbase/storage/fault"
+	"github.com/francescobianco/packbase/storage/name"
 )
 
 // A caller is whose request it is.
@@ -34,7 +37,7 @@ func callerOf(r *http.Request) caller {
 }
 
 // scopes in their order: each may do what those before it may.
-var scopes = []string{"", storage.ScopeRead, storage.ScopeWrite, storage.ScopeAdmin}
+var scopes = []string{"", access.ScopeRead, access.ScopeWrite, access.ScopeAdmin}
 
 func (c caller) may(scope string) bool {
 	return slices.Index(scopes, c.scope) >= slices.Index(scopes, scope)
@@ -51,7 +54,7 @@ func (s *Server) authenticate(next http.Handler) http.Handler {
 		}
 		ctx := context.WithValue(r.Context(), callerKey{}, c)
 		if c.scope != "" {
-			ctx = storage.SeePrivate(ctx)
+			ctx = access.SeePrivate(ctx)
 		}
 		next.ServeHTTP(w, r.WithContext(ctx))
 		return nil
@@ -69,14 +72,14 @@ func (s *Server) recognize(r *http.Request) (caller, error) {
 	}
 	got, want := sha256.Sum256([]byte(secret)), sha256.Sum256([]byte(s.opt.Token))
 	if s.opt.Token != "" && subtle.ConstantTimeCompare(got[:], want[:]) == 1 {
-		return caller{scope: storage.ScopeAdmin}, nil
+		return caller{scope: access.ScopeAdmin}, nil
 	}
-	if !strings.HasPrefix(secret, storage.TokenPrefix) {
+	if !strings.HasPrefix(secret, access.TokenPrefix) {
 		return caller{unknown: true}, nil
 	}
 	t, err := s.tokens.bySecret(r.Context(), secret, got)
 	switch {
-	case errors.Is(err, storage.ErrNotFound), err == nil && t.Expired():
+	case errors.Is(err, fault.ErrNotFound), err == nil && t.Expired():
 		// What would be read without the token is not what is asked for.
 		if !s.opt.ReadOnly && (r.Method == http.MethodGet || r.Method == http.MethodHead) {
 			return caller{}, unauthorized("that token is not known, was revoked or has expired")
@@ -184,7 +187,7 @@ func (e *epoch) ask(ctx context.Context) int64 {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), epochTimeout)
 	defer cancel()
 	age := epochAge
-	if n, err := e.db.Epoch(ctx); err == nil {
+	if n, err := e.db.Access.Epoch(ctx); err == nil {
 		e.known.Store(n)
 	} else {
 		age = awayFor
@@ -204,7 +207,7 @@ type tokenCache struct {
 }
 
 type keptToken struct {
-	storage.Token
+	access.Token
 	epoch int64
 	noted time.Time // when its use was last noted
 }
@@ -215,22 +218,22 @@ func newTokenCache(db *storage.DB, e *epoch) *tokenCache {
 }
 
 // bySecret returns a token that was not revoked, and notes that it is used.
-func (c *tokenCache) bySecret(ctx context.Context, secret string, sum [sha256.Size]byte) (storage.Token, error) {
+func (c *tokenCache) bySecret(ctx context.Context, secret string, sum [sha256.Size]byte) (access.Token, error) {
 	now := c.epoch.now(ctx)
 	t, ok := c.kept.Get(sum)
 	if !ok || t.epoch != now {
 		ctx, cancel := context.WithTimeout(ctx, findTimeout)
 		defer cancel()
-		found, err := c.db.TokenBySecret(ctx, secret)
+		found, err := c.db.Access.TokenBySecret(ctx, secret)
 		if err != nil {
-			return storage.Token{}, err
+			return access.Token{}, err
 		}
 		t = keptToken{Token: found, epoch: now, noted: t.noted}
 	}
 	if time.Since(t.noted) > time.Minute {
 		ctx, cancel := context.WithTimeout(ctx, time.Second)
 		defer cancel()
-		_ = c.db.TokenUsed(ctx, t.Name) // a replica of Postgres cannot be written to
+		_ = c.db.Access.TokenUsed(ctx, t.Name) // a replica of Postgres cannot be written to
 		t.noted = time.Now()
 	}
 	c.kept.Add(sum, t)
@@ -248,7 +251,7 @@ func cacheable(private bool) string {
 
 // postVisibility serves POST /api/visibility/{package}.
 func (s *Server) postVisibility(w http.ResponseWriter, r *http.Request) error {
-	name := chi.URLParam(r, "package")
+	pkg := chi.URLParam(r, "package")
 	var in wire.Visibility
 	if err := readJSON(w, r, &in); err != nil {
 		return err
@@ -256,14 +259,14 @@ func (s *Server) postVisibility(w http.ResponseWriter, r *http.Request) error {
 	if in.Visibility != "public" && in.Visibility != "private" {
 		return &Error{Status: http.StatusBadRequest, Code: "invalid", Message: `visibility: want "public", for all to read, or "private", for those with a token`}
 	}
-	if storage.ValidPackage(name) != nil {
-		return errNoPackage(name)
+	if name.ValidPackage(pkg) != nil {
+		return errNoPackage(pkg)
 	}
-	if err := s.db.SetVisibility(r.Context(), name, in.Visibility == "private"); err != nil {
-		return notFound(err, errNoPackage(name))
+	if err := s.db.SetVisibility(r.Context(), pkg, in.Visibility == "private"); err != nil {
+		return notFound(err, errNoPackage(pkg))
 	}
-	s.decided(r.Context(), name)
-	return s.answerCheck(w, r, name)
+	s.decided(r.Context(), pkg)
+	return s.answerCheck(w, r, pkg)
 }
 
 // postRemove serves POST /api/remove: a release, a commit or a whole package is
@@ -274,11 +277,11 @@ func (s *Server) postRemove(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	switch {
-	case storage.ValidPackage(in.Package) != nil:
+	case name.ValidPackage(in.Package) != nil:
 		return errNoPackage(in.Package)
 	case in.Tag != "" && in.Commit != "":
 		return &Error{Status: http.StatusBadRequest, Code: "invalid", Message: "give a tag or a commit, not both; neither is the whole package"}
-	case in.Commit != "" && !storage.ValidOID(in.Commit):
+	case in.Commit != "" && !name.ValidOID(in.Commit):
 		return &Error{Status: http.StatusBadRequest, Code: "invalid", Message: "commit: want the 40 hex digits of a commit id"}
 	}
 	done, err := s.db.Remove(r.Context(), storage.Removal{Package: in.Package, Tag: in.Tag, Commit: strings.ToLower(in.Commit), Reason: in.Reason})
@@ -304,7 +307,7 @@ func (s *Server) postRemove(w http.ResponseWriter, r *http.Request) error {
 func (s *Server) decided(ctx context.Context, pkg string) {
 	s.epoch.renew(ctx)
 	s.news.Add(1)
-	job, created, err := s.db.RequestProbe(ctx, pkg)
+	job, created, err := s.db.Jobs.RequestProbe(ctx, pkg)
 	if err != nil {
 		s.log.WarnContext(ctx, "decision not recorded", "package", pkg, "err", err)
 	}
@@ -340,8 +343,8 @@ func (s *Server) createToken(w http.ResponseWriter, r *http.Request) error {
 		}
 		expires = &at
 	}
-	t, secret, err := s.db.CreateToken(r.Context(), in.Name, in.Scope, expires)
-	if errors.Is(err, storage.ErrConflict) {
+	t, secret, err := s.db.Access.CreateToken(r.Context(), in.Name, in.Scope, expires)
+	if errors.Is(err, fault.ErrConflict) {
 		return &Error{Status: http.StatusConflict, Code: "conflict", Message: "there is a token of that name; revoke it first, or give another name"}
 	}
 	if err != nil {
@@ -353,18 +356,18 @@ func (s *Server) createToken(w http.ResponseWriter, r *http.Request) error {
 
 // listTokens serves GET /api/tokens.
 func (s *Server) listTokens(w http.ResponseWriter, r *http.Request) error {
-	all, err := s.db.Tokens(r.Context())
+	all, err := s.db.Access.Tokens(r.Context())
 	if err != nil {
 		return err
 	}
-	writeJSON(w, http.StatusOK, wire.Tokens{Tokens: each(all, func(t storage.Token) wire.Token { return wire.Token(t) })})
+	writeJSON(w, http.StatusOK, wire.Tokens{Tokens: each(all, func(t access.Token) wire.Token { return wire.Token(t) })})
 	return nil
 }
 
 // revokeToken serves POST /api/tokens/{name}/revoke.
 func (s *Server) revokeToken(w http.ResponseWriter, r *http.Request) error {
 	name := chi.URLParam(r, "name")
-	if err := s.db.RevokeToken(r.Context(), name); err != nil {
+	if err := s.db.Access.RevokeToken(r.Context(), name); err != nil {
 		return notFound(err, &Error{Status: http.StatusNotFound, Code: "not_found", Message: "there is no token of that name; /api/tokens lists them"})
 	}
 	s.epoch.renew(r.Context())

@@ -16,6 +16,8 @@ import (
 
 	"github.com/francescobianco/packbase/api"
 	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/storage/access"
+	"github.com/francescobianco/packbase/storage/jobs"
 )
 
 // makeToken has the server make a token.
@@ -107,8 +109,8 @@ func TestPrivatePackage(t *testing.T) {
 	g := newRegistry(t)
 	g.publish("hello", release{tag: "v1.0.0", files: zon("hello", "1.0.0")})
 	c := g.claim("secretive")
-	g.must(g.db.MakePrivate(storage.SeePrivate(t.Context()), c))
-	g.must(g.db.EndJob(t.Context(), c, storage.Outcome{State: storage.Failed, Code: "x", Message: "secretive failed", Sync: &storage.Sync{Code: "x", Message: "m"}}))
+	g.must(g.db.MakePrivate(access.SeePrivate(t.Context()), c))
+	g.must(g.db.Jobs.End(t.Context(), c, jobs.Outcome{State: jobs.Failed, Code: "x", Message: "secretive failed", Sync: &jobs.Sync{Code: "x", Message: "m"}}))
 	all := g.publish("secretive", release{tag: "v1.0.0", annotated: true, branch: "main", files: zon("secretive", "1.0.0")},
 		release{tag: "", branch: "main", files: zon("secretive", "2.0.0")})
 	rel, job := all[0], c.Job.ID.String()

@@ -12,7 +12,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/francescobianco/packbase/api"
-	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/storage/jobs"
 )
 
 // writes are all routes that need the token. Whoever adds one adds it here.
@@ -107,7 +107,7 @@ func TestWritesNeedToken(t *testing.T) {
 			}
 		}
 	}
-	if jobs, err := g.db.Jobs(t.Context(), storage.JobFilter{Limit: 1}); err != nil || len(jobs) > 0 {
+	if jobs, err := g.db.Jobs.List(t.Context(), jobs.Filter{Limit: 1}); err != nil || len(jobs) > 0 {
 		t.Errorf("jobs = %v, %v, want none", jobs, err)
 	}
 }

@@ -8,7 +8,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/storage/jobs"
 )
 
 // posts are all paths that take JSON.
@@ -70,7 +70,7 @@ func TestBodies(t *testing.T) {
 			}
 		}
 	}
-	if jobs, err := g.db.Jobs(t.Context(), storage.JobFilter{Limit: 1}); err != nil || len(jobs) > 0 {
+	if jobs, err := g.db.Jobs.List(t.Context(), jobs.Filter{Limit: 1}); err != nil || len(jobs) > 0 {
 		t.Errorf("jobs = %v, %v, want none", jobs, err)
 	}
 	exact := "{" + url + strings.Repeat(" ", 65_536-len(url)-2) + "}"

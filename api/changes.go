@@ -10,6 +10,8 @@ import (
 	"github.com/go-chi/chi/v5"
 
 	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/storage/access"
+	"github.com/francescobianco/packbase/storage/feed"
 )
 
 // getChanges serves GET /api/changes?since=&limit=&wait=: the feed that edges
@@ -29,20 +31,20 @@ func (s *Server) getChanges(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if r.URL.Query().Get("private") != "" && !storage.SeesPrivate(r.Context()) {
+	if r.URL.Query().Get("private") != "" && !access.SeesPrivate(r.Context()) {
 		return unauthorized("private changes are for those who send a token of the scope read")
 	}
 	wait = min(wait, time.Minute)
 	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(wait + 30*time.Second))
 	deadline := time.Now().Add(wait)
 	for {
-		changes, head, err := s.db.Changes(r.Context(), since, limit)
+		changes, head, err := s.db.Feed.Changes(r.Context(), since, limit)
 		if err != nil {
 			return err
 		}
 		if len(changes) > 0 || head.Seq < since || time.Now().After(deadline) || s.draining.Load() {
 			writeJSON(w, http.StatusOK, map[string]any{
-				"changes": append([]storage.Change{}, changes...), "head": map[string]any{"seq": head.Seq, "chain": head.Chain},
+				"changes": append([]feed.Change{}, changes...), "head": map[string]any{"seq": head.Seq, "chain": head.Chain},
 			})
 			return nil
 		}
@@ -77,7 +79,7 @@ func (s *Server) awaitChange(ctx context.Context, seq int64, deadline time.Time)
 func (s *Server) workOutFeedHead(ctx context.Context) (int64, error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), findTimeout)
 	defer cancel()
-	_, head, err := s.db.Changes(ctx, math.MaxInt64, 1)
+	_, head, err := s.db.Feed.Changes(ctx, math.MaxInt64, 1)
 	return head.Seq, err
 }
 

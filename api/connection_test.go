@@ -10,7 +10,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/storage/jobs"
 )
 
 // After whatever two servers could read in two ways, the connection ends: no
@@ -99,7 +99,7 @@ func TestTruncatedBodies(t *testing.T) {
 			t.Errorf("%s: status %d, want 400: %.300q", tt.name, status, got)
 		}
 	}
-	if jobs, err := g.db.Jobs(t.Context(), storage.JobFilter{Limit: 1}); err != nil || len(jobs) > 0 {
+	if jobs, err := g.db.Jobs.List(t.Context(), jobs.Filter{Limit: 1}); err != nil || len(jobs) > 0 {
 		t.Errorf("jobs = %v, %v, want none", jobs, err)
 	}
 }

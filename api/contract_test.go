@@ -23,6 +23,7 @@ import (
 
 	"github.com/francescobianco/packbase/api"
 	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/storage/jobs"
 )
 
 // A scene is a registry in which every answer can be had.
@@ -81,15 +82,15 @@ func (s *scene) describe() {
 	c := s.claim("hello")
 	s.must(s.db.RejectTag(ctx, c, storage.RejectedTag{Tag: "bad", OID: oid, Code: "tree_name", Reason: "it has a file called .git"}, time.Hour, time.Hour))
 	s.must(s.db.RecordMoves(ctx, c, []storage.MovedTag{{Tag: "v1.0.0", Old: s.hello[0].OID(), New: oid}, {Tag: "a/b", Old: s.hello[2].OID()}}))
-	s.must(s.db.EndJob(ctx, c, storage.Outcome{State: storage.Failed, Code: "upstream_unreachable", Message: "it does not answer",
-		Sync: &storage.Sync{Code: "upstream_unreachable", Message: "it does not answer", Wait: time.Hour}}))
+	s.must(s.db.Jobs.End(ctx, c, jobs.Outcome{State: jobs.Failed, Code: "upstream_unreachable", Message: "it does not answer",
+		Sync: &jobs.Sync{Code: "upstream_unreachable", Message: "it does not answer", Wait: time.Hour}}))
 	s.failed = c.Job.ID
 	s.must(s.db.RecordProbe(ctx, "hello", storage.Probe{SmartHTTPReady: true, PseudoGitFetchable: true, ProbeCommit: oid, Healthy: true}))
 
 	s.publish("frozen", release{tag: "v1", files: zon("frozen", "1.0.0")})
 	c = s.claim("frozen")
 	s.must(s.db.Freeze(ctx, c, "all tags moved"))
-	s.must(s.db.EndJob(ctx, c, storage.Outcome{State: storage.Succeeded}))
+	s.must(s.db.Jobs.End(ctx, c, jobs.Outcome{State: jobs.Succeeded}))
 	s.ended = c.Job.ID
 }
 
@@ -98,17 +99,17 @@ func (s *scene) describe() {
 func (s *scene) makeJobs() {
 	s.t.Helper()
 	ctx := s.t.Context()
-	s.must(s.db.SeeWorker(ctx, "tests", 2, "test"))
+	s.must(s.db.Jobs.Heartbeat(ctx, "tests", 2, "test"))
 	c := s.claim("running")
-	_, err := s.db.ExtendJob(ctx, c, time.Minute, storage.Progress{Step: "build", Done: 1, Total: 2, Unit: "tags"})
+	_, err := s.db.Jobs.Extend(ctx, c, time.Minute, jobs.Progress{Step: "build", Done: 1, Total: 2, Unit: "tags"})
 	s.must(err)
 	job, _, err := s.db.RequestFetch(ctx, "waiting", upstreamOf(s.t, "waiting"))
 	s.must(err)
-	c, err = s.db.ClaimJob(ctx, job.ID, "tests", time.Minute)
+	c, err = s.db.Jobs.Claim(ctx, job.ID, "tests", time.Minute)
 	s.must(err)
-	s.must(s.db.RequeueJob(ctx, c, time.Hour, true, "upstream_busy", "it asks for a pause"))
+	s.must(s.db.Jobs.Requeue(ctx, c, time.Hour, true, "upstream_busy", "it asks for a pause"))
 	s.queued = job.ID
-	_, err = s.db.Follow(ctx, "https://central.example", false)
+	_, err = s.db.Feed.Follow(ctx, "https://central.example", false)
 	s.must(err)
 }
 
@@ -381,17 +382,17 @@ func (s *scene) updates() []call {
 		return call{on: on, method: http.MethodPost, path: path, body: body, status: status, header: header}
 	}
 	cooled := s.serve()
-	var running storage.Claim
+	var running jobs.Claim
 	calls := []call{
 		post(s.registry, "/api/update", "", 202), post(s.registry, "/api/update?wait=-1", "", 400), post(s.edge, "/api/update", "", 403),
 		post(cooled, "/api/update", "", 202), post(cooled, "/api/update", "", 200),
 		post(s.noQueue, "/api/update", "", 503), post(s.away, "/api/update", "", 503).after(func() { s.must(s.queue.Unlock(s.t.Context(), "update")) }),
 		post(s.registry, "/api/update", "", 200).after(func() {
-			job, err := s.db.OpenUpdate(s.t.Context())
+			job, err := s.db.Jobs.OpenUpdate(s.t.Context())
 			s.must(err)
-			running, err = s.db.ClaimJob(s.t.Context(), job.ID, "tests", time.Minute)
+			running, err = s.db.Jobs.Claim(s.t.Context(), job.ID, "tests", time.Minute)
 			s.must(err)
-			s.must(s.db.StartRun(s.t.Context(), running))
+			s.must(s.db.Jobs.StartRun(s.t.Context(), running))
 		}),
 		{on: s.registry, method: http.MethodGet, path: "/api/status", status: 200},
 	}
@@ -406,8 +407,8 @@ func (s *scene) updates() []call {
 		}
 	}
 	calls[first] = calls[first].after(func() {
-		s.must(s.db.EndJob(s.t.Context(), running, storage.Outcome{State: storage.Failed, Code: "internal", Message: "it is in the way"}))
-		s.must(s.db.CloseRuns(s.t.Context()))
+		s.must(s.db.Jobs.End(s.t.Context(), running, jobs.Outcome{State: jobs.Failed, Code: "internal", Message: "it is in the way"}))
+		s.must(s.db.Jobs.CloseRuns(s.t.Context()))
 		s.next.Store("")
 		s.work(s.end)
 	})
@@ -420,27 +421,27 @@ func (s *scene) updates() []call {
 
 // end ends a fetch as its package is called, a probe and an update as s.next
 // says.
-func (s *scene) end(ctx context.Context, c storage.Claim) error {
-	if c.Job.Kind == storage.CaptureTree {
+func (s *scene) end(ctx context.Context, c jobs.Claim) error {
+	if c.Job.Kind == jobs.CaptureTree {
 		return s.endCapture(ctx, c)
 	}
 	code := strings.ReplaceAll(c.Job.Package, "-", "_")
-	if c.Job.Kind != storage.FetchPackage {
+	if c.Job.Kind != jobs.FetchPackage {
 		code, _ = s.next.Load().(string)
 	}
-	o := storage.Outcome{State: storage.Failed, Code: code, Message: "the test wants it so"}
+	o := jobs.Outcome{State: jobs.Failed, Code: code, Message: "the test wants it so"}
 	switch code {
 	case "no_tags", "upstream_url", "upstream_address", "package_frozen", "upstream_unreachable", "catalog_unreachable", "storage_full", "timeout", "internal":
 	case "cancelled":
-		o.State = storage.Cancelled
+		o.State = jobs.Cancelled
 	default:
-		o = storage.Outcome{State: storage.Succeeded, Result: map[string]any{
+		o = jobs.Outcome{State: jobs.Succeeded, Result: map[string]any{
 			"package": c.Job.Package, "tag": "v1", "tarballs_created": 1, "tarballs_present": 0, "tarball_count": 1}}
-		if c.Job.Kind == storage.UpdateCatalog {
-			return errors.Join(s.db.StartRun(ctx, c), s.db.ParkRun(ctx, c, storage.Counters{SourcePackages: 1, ReposScanned: 1}), s.db.CloseRuns(ctx))
+		if c.Job.Kind == jobs.UpdateCatalog {
+			return errors.Join(s.db.Jobs.StartRun(ctx, c), s.db.Jobs.ParkRun(ctx, c, jobs.Counters{SourcePackages: 1, ReposScanned: 1}), s.db.Jobs.CloseRuns(ctx))
 		}
 	}
-	return s.db.EndJob(ctx, c, o)
+	return s.db.Jobs.End(ctx, c, o)
 }
 
 func (s *scene) git() (calls []call) {
@@ -497,7 +498,7 @@ func (s *scene) keepHistory() {
 		Package: "kept", Head: "refs/heads/main", Refs: map[string]string{"refs/heads/main": commit, "refs/tags/v1": commit},
 		PackName: s.packName, PackDigest: pack.Digest, IndexDigest: index.Digest,
 	}, pack, index))
-	s.must(s.db.EndJob(s.t.Context(), c, storage.Outcome{State: storage.Succeeded}))
+	s.must(s.db.Jobs.End(s.t.Context(), c, jobs.Outcome{State: jobs.Succeeded}))
 }
 
 // pkt encodes a line. gitprotocol-common(5), "pkt-line Format".

@@ -116,12 +116,12 @@ func TestDamagedBytesAreNotServed(t *testing.T) {
 				}
 			}
 		}
-		due, err := g.db.DueBlobs(t.Context(), 10)
+		due, err := g.db.Scrub.Due(t.Context(), 10)
 		g.must(err)
 		if len(due) != 1 || due[0].Digest != tt.digest {
 			t.Errorf("%s: the workers were told of %v, want %s", tt.name, due, tt.digest)
 		}
-		g.must(g.db.BlobChecked(t.Context(), tt.digest, time.Now()))
+		g.must(g.db.Scrub.Checked(t.Context(), tt.digest, time.Now()))
 	}
 }
 
@@ -177,17 +177,17 @@ func TestLostBlob(t *testing.T) {
 	if a := g.get("/p/hello/tag/v1.0.0.tar.gz"); a.StatusCode != http.StatusServiceUnavailable || a.code() != "damaged" {
 		t.Errorf("lost: %d %s", a.StatusCode, a.body)
 	}
-	due, err := g.db.DueBlobs(t.Context(), 10)
+	due, err := g.db.Scrub.Due(t.Context(), 10)
 	g.must(err)
 	if len(due) != 1 || due[0].Digest != rel.Digest {
 		t.Errorf("the workers were told of %v", due)
 	}
-	g.must(g.db.BlobChecked(t.Context(), rel.Digest, time.Now()))
+	g.must(g.db.Scrub.Checked(t.Context(), rel.Digest, time.Now()))
 	g.must(os.Rename(filepath.Join(g.dir, "blobs"), filepath.Join(g.dir, "away")))
 	if a := g.get("/p/hello/tag/v1.0.0.tar.gz"); a.StatusCode != http.StatusServiceUnavailable || a.code() != "storage_unavailable" {
 		t.Errorf("away: %d %s", a.StatusCode, a.body)
 	}
-	if due, err = g.db.DueBlobs(t.Context(), 10); err != nil || len(due) != 0 {
+	if due, err = g.db.Scrub.Due(t.Context(), 10); err != nil || len(due) != 0 {
 		t.Errorf("away: the workers were told of %v (%v)", due, err)
 	}
 }

@@ -12,16 +12,17 @@ import (
 	"github.com/francescobianco/packbase/api/web"
 	"github.com/francescobianco/packbase/api/wire"
 	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/storage/jobs"
 )
 
 // An overview is what the dashboard asks of Postgres and Redis besides the
 // status.
 type overview struct {
-	failures  []storage.Job
-	recent    []storage.Job
+	failures  []jobs.Job
+	recent    []jobs.Job
 	catalog   string // why it could not be had
 	queueAway bool
-	pulse     storage.Pulse
+	pulse     jobs.Pulse
 }
 
 func (s *Server) workOutOverview(ctx context.Context) (*overview, error) {
@@ -29,19 +30,19 @@ func (s *Server) workOutOverview(ctx context.Context) (*overview, error) {
 	defer cancel()
 	var o overview
 	var err error
-	if o.failures, err = s.db.Failures(ctx, 8); err != nil {
+	if o.failures, err = s.db.Jobs.Failures(ctx, 8); err != nil {
 		return nil, err
 	}
-	if o.recent, err = s.db.Jobs(ctx, storage.JobFilter{Limit: 10}); err != nil {
+	if o.recent, err = s.db.Jobs.List(ctx, jobs.Filter{Limit: 10}); err != nil {
 		return nil, err
 	}
 	if s.opt.Source != "" {
-		if o.catalog, _, err = s.db.CatalogState(ctx, s.opt.Source); err != nil {
+		if o.catalog, _, err = s.db.Catalog.State(ctx, s.opt.Source); err != nil {
 			return nil, err
 		}
 	}
 	o.queueAway = s.queue != nil && s.queue.Ping(ctx) != nil
-	o.pulse, err = s.db.Pulse(ctx)
+	o.pulse, err = s.db.Jobs.Pulse(ctx)
 	return &o, err
 }
 
@@ -187,11 +188,11 @@ func (s *Server) needs(status *wire.Status, o *overview, c census) (needs []web.
 		Why: "Packages are served, and jobs are kept; they start late until Redis is back. Is it running?"})
 	add(idle && pending > 0, web.Need{Level: "bad", What: "No worker is running", Command: "packbase worker",
 		Why: plural(pending, "One job waits.", "%d jobs wait.") + " Packages are served, but nothing new is mirrored. Start one:"})
-	reconciler, jobs := pulseWords(o.pulse, nil)
+	reconciler, pulse := pulseWords(o.pulse, nil)
 	settled := slices.ContainsFunc(status.Queue.Workers, func(w wire.Worker) bool { return time.Since(w.StartedAt) > reconcilerStalled })
 	add(settled && !o.queueAway && !s.opt.ReadOnly && reconciler != "ok", web.Need{Level: "bad", What: "Nobody looks after the jobs",
 		Why: "A worker runs, but fails to. Jobs that were lost or are tried again later do not start. Its log says why."})
-	add(!idle && !s.opt.ReadOnly && jobs != "ok", web.Need{Level: "warn", What: "Jobs wait too long",
+	add(!idle && !s.opt.ReadOnly && pulse != "ok", web.Need{Level: "warn", What: "Jobs wait too long",
 		Why:  fmt.Sprintf("One has waited for a worker for %v. More workers help if these are busy.", o.pulse.OldestDue.Round(time.Minute)),
 		Link: "/jobs?state=queued", To: "Look at them"})
 	add(free >= 0 && free < diskFull, web.Need{Level: "bad", What: "The disk is full", Why: "Nothing new can be mirrored until there is space."})
@@ -216,7 +217,7 @@ func (s *Server) needs(status *wire.Status, o *overview, c census) (needs []web.
 }
 
 // whatFailed says what failed and why.
-func whatFailed(j storage.Job) string {
+func whatFailed(j jobs.Job) string {
 	return strings.TrimSpace((web.Job{Job: j}).Work()+" "+j.Package) + ": " + j.ErrorMessage
 }
 

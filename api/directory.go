@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/storage/access"
 )
 
 // A directory keeps all packages in memory, so that lists, search and status
@@ -80,7 +81,7 @@ func (d *directory) look(ctx context.Context) (*view, error) {
 		since = since.Add(-directoryOverlap)
 	}
 	// Others wait for this answer: it must come soon, and not end with a client.
-	ask, cancel := context.WithTimeout(storage.SeePrivate(context.WithoutCancel(ctx)), directoryTimeout)
+	ask, cancel := context.WithTimeout(access.SeePrivate(context.WithoutCancel(ctx)), directoryTimeout)
 	defer cancel()
 	changed, err := d.db.ChangedPackages(ask, since)
 	d.asked, d.heard, d.failed = time.Now(), heard, err

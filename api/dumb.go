@@ -10,6 +10,8 @@ import (
 	"github.com/go-chi/chi/v5"
 
 	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/storage/fault"
+	"github.com/francescobianco/packbase/storage/name"
 )
 
 // The dumb protocol serves files: for packages from local bare repositories,
@@ -58,7 +60,7 @@ func (s *Server) dumbObject(w http.ResponseWriter, r *http.Request) error {
 	case pack + ".idx":
 		return s.serveHistory(w, r, h.IndexDigest, "application/x-git-packed-objects-toc")
 	}
-	return storage.ErrNotFound
+	return fault.ErrNotFound
 }
 
 func (s *Server) serveHistory(w http.ResponseWriter, r *http.Request, digest, contentType string) error {
@@ -71,16 +73,16 @@ func (s *Server) serveHistory(w http.ResponseWriter, r *http.Request, digest, co
 }
 
 func (s *Server) history(r *http.Request) (storage.History, error) {
-	name := repoName(r)
-	if storage.ValidPackage(name) != nil {
-		return storage.History{}, errNoPackage(name)
+	pkg := repoName(r)
+	if name.ValidPackage(pkg) != nil {
+		return storage.History{}, errNoPackage(pkg)
 	}
-	if _, err := s.db.PackageByName(r.Context(), name); err != nil {
-		none := s.packs.none(r.Context(), name)
+	if _, err := s.db.PackageByName(r.Context(), pkg); err != nil {
+		none := s.packs.none(r.Context(), pkg)
 		return storage.History{}, notFound(err, &Error{Status: none.Status, Code: none.Code, Message: none.Message, Basic: true})
 	}
-	h, err := s.db.HistoryOf(r.Context(), name)
-	if errors.Is(err, storage.ErrNotFound) {
+	h, err := s.db.HistoryOf(r.Context(), pkg)
+	if errors.Is(err, fault.ErrNotFound) {
 		return h, &Error{Status: http.StatusForbidden, Code: "smart_http_only",
 			Message: "this package is served by the smart HTTP protocol only: use Git 1.6.6 or later"}
 	}

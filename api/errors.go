@@ -11,8 +11,10 @@ import (
 	"github.com/go-chi/chi/v5/middleware"
 
 	"github.com/francescobianco/packbase/api/wire"
-	"github.com/francescobianco/packbase/storage"
 	"github.com/francescobianco/packbase/storage/blob"
+	"github.com/francescobianco/packbase/storage/fault"
+	"github.com/francescobianco/packbase/storage/jobs"
+	"github.com/francescobianco/packbase/storage/pg"
 )
 
 // An Error is an answer that is not 2xx.
@@ -30,9 +32,9 @@ func (e *Error) Error() string { return e.Code + ": " + e.Message }
 // toError is the one table from errors to answers.
 func toError(err error) *Error {
 	var own *Error
-	var bound *storage.BoundError
-	var bad *storage.InvalidError
-	var gone *storage.GoneError
+	var bound *fault.BoundError
+	var bad *fault.InvalidError
+	var gone *fault.GoneError
 	var tooLarge *http.MaxBytesError
 	switch {
 	case errors.As(err, &own):
@@ -46,16 +48,16 @@ func toError(err error) *Error {
 			Message: "the request body is larger than " + strconv.FormatInt(tooLarge.Limit, 10) + " bytes"}
 	case errors.As(err, &gone):
 		return &Error{Status: http.StatusGone, Code: "removed", Message: gone.Error()}
-	case errors.Is(err, storage.ErrNotFound):
+	case errors.Is(err, fault.ErrNotFound):
 		return &Error{Status: http.StatusNotFound, Code: "not_found", Message: "there is no such thing here; /api/list names what is"}
-	case errors.Is(err, storage.ErrConflict):
+	case errors.Is(err, fault.ErrConflict):
 		return &Error{Status: http.StatusConflict, Code: "conflict", Message: "the request does not fit the present state"}
-	case errors.Is(err, storage.ErrInvalid):
+	case errors.Is(err, fault.ErrInvalid):
 		return &Error{Status: http.StatusBadRequest, Code: "invalid", Message: "the request holds text that cannot be stored"}
 	case errors.Is(err, blob.ErrUnavailable):
 		return &Error{Status: http.StatusServiceUnavailable, Code: "storage_unavailable", RetryAfter: 5 * time.Second,
 			Message: "the store that holds the tarballs does not answer; try again soon"}
-	case errors.Is(err, context.DeadlineExceeded), storage.IsAway(err):
+	case errors.Is(err, context.DeadlineExceeded), pg.IsAway(err):
 		return &Error{Status: http.StatusServiceUnavailable, Code: "unavailable", RetryAfter: 5 * time.Second,
 			Message: "the database does not answer; try again soon"}
 	}
@@ -96,7 +98,7 @@ var jobStatus = map[string]int{
 	"quarantined":         http.StatusInternalServerError,
 }
 
-func jobError(job storage.Job) *Error {
+func jobError(job jobs.Job) *Error {
 	status, ok := jobStatus[job.ErrorCode]
 	if !ok {
 		status = http.StatusBadGateway

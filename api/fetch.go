@@ -11,7 +11,8 @@ import (
 	"time"
 
 	"github.com/francescobianco/packbase/api/wire"
-	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/storage/jobs"
+	"github.com/francescobianco/packbase/storage/name"
 )
 
 // maxWait is the longest that a request may wait for its job.
@@ -27,22 +28,22 @@ func (s *Server) postFetch(w http.ResponseWriter, r *http.Request) error {
 	if err := readJSON(w, r, &in); err != nil {
 		return err
 	}
-	up, err := storage.ParseUpstream(in.URL)
+	up, err := name.ParseUpstream(in.URL)
 	if err != nil {
 		return err
 	}
 	up.Private = in.Private
-	name := up.Name
+	pkg := up.Name
 	if in.Name != "" {
-		name = in.Name
+		pkg = in.Name
 	}
-	if err := storage.ValidPackage(name); err != nil {
+	if err := name.ValidPackage(pkg); err != nil {
 		return err
 	}
 	if err := s.roomForJobs(r.Context()); err != nil {
 		return err
 	}
-	job, created, err := s.db.RequestFetch(r.Context(), name, up)
+	job, created, err := s.db.RequestFetch(r.Context(), pkg, up)
 	if err != nil {
 		return err
 	}
@@ -58,7 +59,7 @@ func (s *Server) roomForJobs(ctx context.Context) error {
 	if s.opt.MaxJobs == 0 {
 		return nil
 	}
-	n, err := s.openJobs.get(ctx, s.db.QueueCounts)
+	n, err := s.openJobs.get(ctx, s.db.Jobs.QueueCounts)
 	if err != nil {
 		return err
 	}
@@ -71,12 +72,12 @@ func (s *Server) roomForJobs(ctx context.Context) error {
 
 // tell has the queue told of a new job. If that fails, the job is not lost:
 // the workers' reconciler finds the row.
-func (s *Server) tell(ctx context.Context, job storage.Job) {
+func (s *Server) tell(ctx context.Context, job jobs.Job) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 	defer cancel()
 	err := s.queue.Tell(ctx, job.Kind, job.ID)
 	if err == nil {
-		err = s.db.MarkEnqueued(ctx, job.ID)
+		err = s.db.Jobs.MarkEnqueued(ctx, job.ID)
 	}
 	s.news.Add(1)
 	if err != nil {
@@ -106,13 +107,13 @@ func waitOf(r *http.Request) (time.Duration, error) {
 }
 
 // answerJob answers at once that the job is queued, or waits for its end.
-func (s *Server) answerJob(w http.ResponseWriter, r *http.Request, job storage.Job, wait time.Duration) error {
+func (s *Server) answerJob(w http.ResponseWriter, r *http.Request, job jobs.Job, wait time.Duration) error {
 	job, err := s.waitFor(w, r, job, wait)
 	if err != nil {
 		return err
 	}
 	switch job.State {
-	case storage.Succeeded:
+	case jobs.Succeeded:
 		out := wire.Fetched{Status: "ok", JobID: job.ID.String()}
 		if err := json.Unmarshal(job.Result, &out.FetchResult); err != nil {
 			return fmt.Errorf("read result of job %s: %w", job.ID, err)
@@ -122,7 +123,7 @@ func (s *Server) answerJob(w http.ResponseWriter, r *http.Request, job storage.J
 		}
 		writeJSON(w, http.StatusOK, out)
 		return nil
-	case storage.Failed, storage.Cancelled:
+	case jobs.Failed, jobs.Cancelled:
 		return jobError(job)
 	}
 	writeQueued(w, wire.Queued{Status: "queued", JobID: job.ID.String(), Package: job.Package})
@@ -137,7 +138,7 @@ func writeQueued(w http.ResponseWriter, q wire.Queued) {
 }
 
 // waitFor returns the job when it has ended or wait is over.
-func (s *Server) waitFor(w http.ResponseWriter, r *http.Request, job storage.Job, wait time.Duration) (storage.Job, error) {
+func (s *Server) waitFor(w http.ResponseWriter, r *http.Request, job jobs.Job, wait time.Duration) (jobs.Job, error) {
 	if wait == 0 {
 		return job, nil
 	}

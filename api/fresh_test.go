@@ -9,7 +9,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/storage/jobs"
 )
 
 // Whoever was told that something is done finds it in the list and in the
@@ -34,7 +34,7 @@ func TestWhatIsDoneIsSeen(t *testing.T) {
 	if a := g.post("/api/update", ""); a.StatusCode != http.StatusAccepted {
 		t.Fatalf("update: status = %d, want 202", a.StatusCode)
 	}
-	if _, status := look(); status.Update.State != storage.Queued {
+	if _, status := look(); status.Update.State != jobs.Queued {
 		t.Errorf("an update was started and status says %q, want queued", status.Update.State)
 	}
 
@@ -51,7 +51,7 @@ func TestWhatIsDoneIsSeen(t *testing.T) {
 			case "waited":
 				g.post("/api/fetch?wait=60", `{"url":"`+upstreamOf(t, pkg).Canonical+`"}`)
 			case "followed":
-				g.awaitEvent(path, storage.Succeeded)
+				g.awaitEvent(path, jobs.Succeeded)
 			case "asked":
 				for !strings.Contains(string(g.get(path).body), `"succeeded"`) {
 					time.Sleep(time.Millisecond)
@@ -94,7 +94,7 @@ func TestManyFollowers(t *testing.T) {
 			if i%3 == 0 {
 				behind.get("/api/changes?wait=60") // edges wait, too
 			} else if i%3 == 1 {
-				behind.awaitEvent(path, storage.Failed)
+				behind.awaitEvent(path, jobs.Failed)
 			} else if a := behind.post("/api/fetch?wait=300", `{"url":"`+upstreamOf(t, "hello").Canonical+`"}`); a.code() != "no_tags" {
 				t.Errorf("who waits gets %d %s, want the error no_tags", a.StatusCode, a.body)
 			}
@@ -111,7 +111,7 @@ func TestManyFollowers(t *testing.T) {
 	if rate > most {
 		t.Errorf("%d followers ask Postgres %.0f times a second, want at most %d", n, rate, most)
 	}
-	g.must(g.db.EndJob(t.Context(), c, storage.Outcome{State: storage.Failed, Code: "no_tags", Message: "there are none"}))
+	g.must(g.db.Jobs.End(t.Context(), c, jobs.Outcome{State: jobs.Failed, Code: "no_tags", Message: "there are none"}))
 	g.publish("other", release{tag: "v1.0.0", files: zon("other", "1.0.0")})
 	told.Wait()
 }

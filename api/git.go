@@ -16,7 +16,11 @@ import (
 
 	"github.com/francescobianco/packbase/api/smarthttp"
 	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/storage/access"
+	"github.com/francescobianco/packbase/storage/fault"
 	"github.com/francescobianco/packbase/storage/gitpack"
+	"github.com/francescobianco/packbase/storage/name"
+	"github.com/francescobianco/packbase/storage/pg"
 )
 
 // gitInfoRefs serves GET /{repo}/info/refs and /git/{repo}/info/refs.
@@ -84,30 +88,30 @@ func newGitStore(db *storage.DB, blobs *promised, e *epoch) *gitStore {
 }
 
 // Repository implements smarthttp.Store.
-func (g *gitStore) Repository(ctx context.Context, name string) (*smarthttp.Repository, error) {
-	if storage.ValidPackage(name) != nil {
-		return nil, g.none(ctx, name)
+func (g *gitStore) Repository(ctx context.Context, pkg string) (*smarthttp.Repository, error) {
+	if name.ValidPackage(pkg) != nil {
+		return nil, g.none(ctx, pkg)
 	}
-	kept, ok := g.repos.Get(strings.ToLower(name))
+	kept, ok := g.repos.Get(strings.ToLower(pkg))
 	epoch := g.epoch.now(ctx)
-	ok = ok && kept.epoch == epoch && (!kept.private || storage.SeesPrivate(ctx))
+	ok = ok && kept.epoch == epoch && (!kept.private || access.SeesPrivate(ctx))
 	if !ok {
 		kept = nil
 	}
 	if ok && time.Now().UnixNano() < g.away.Load() {
 		return &kept.Repository, nil
 	}
-	repo, err := g.current(ctx, name, kept)
+	repo, err := g.current(ctx, pkg, kept)
 	switch {
 	case err == nil && repo != kept:
 		repo.epoch = epoch
-		g.repos.Add(strings.ToLower(name), repo)
+		g.repos.Add(strings.ToLower(pkg), repo)
 		return &repo.Repository, nil
 	case err == nil:
 		return &repo.Repository, nil
-	case errors.Is(err, storage.ErrNotFound):
-		return nil, g.none(ctx, name)
-	case ok && ctx.Err() == nil && (storage.IsAway(err) || errors.Is(err, context.DeadlineExceeded)):
+	case errors.Is(err, fault.ErrNotFound):
+		return nil, g.none(ctx, pkg)
+	case ok && ctx.Err() == nil && (pg.IsAway(err) || errors.Is(err, context.DeadlineExceeded)):
 		g.away.Store(time.Now().Add(awayFor).UnixNano())
 		return &kept.Repository, nil
 	}
@@ -117,15 +121,15 @@ func (g *gitStore) Repository(ctx context.Context, name string) (*smarthttp.Repo
 // none answers for a package that is not there, or that the reader may not
 // see, which is told in the same words. Where there are private packages, Git
 // is asked for a token: without that it would not send one.
-func (g *gitStore) none(ctx context.Context, name string) *smarthttp.Error {
+func (g *gitStore) none(ctx context.Context, pkg string) *smarthttp.Error {
 	e := &smarthttp.Error{Status: http.StatusNotFound, Code: "not_found",
-		Message: fmt.Sprintf("there is no package %q here; POST /api/fetch with its upstream's URL mirrors one", cut(name, storage.MaxPackageName))}
-	if storage.SeesPrivate(ctx) {
+		Message: fmt.Sprintf("there is no package %q here; POST /api/fetch with its upstream's URL mirrors one", cut(pkg, name.MaxPackageName))}
+	if access.SeesPrivate(ctx) {
 		return e
 	}
-	if has, err := g.db.HasPrivate(ctx); has || err != nil {
+	if has, err := g.db.Access.HasPrivate(ctx); has || err != nil {
 		e.Status, e.Code = http.StatusUnauthorized, "unauthorized"
-		e.Message = fmt.Sprintf("there is no package %q here for those without a token; send one as the password", cut(name, storage.MaxPackageName))
+		e.Message = fmt.Sprintf("there is no package %q here for those without a token; send one as the password", cut(pkg, name.MaxPackageName))
 	}
 	return e
 }

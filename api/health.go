@@ -8,7 +8,7 @@ import (
 	"time"
 
 	"github.com/francescobianco/packbase/api/wire"
-	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/storage/jobs"
 )
 
 // getHealth serves GET /healthz: the process answers. It depends on nothing.
@@ -46,10 +46,10 @@ func (s *Server) getReady(w http.ResponseWriter, r *http.Request) error {
 // askWork adds how the work gets on that goes by itself.
 func (s *Server) askWork(ctx context.Context, deps map[string]string) {
 	if s.queue != nil {
-		deps["reconciler"], deps["jobs"] = pulseWords(s.db.Pulse(ctx))
+		deps["reconciler"], deps["jobs"] = pulseWords(s.db.Jobs.Pulse(ctx))
 	}
 	if s.opt.Scrub > 0 {
-		switch behind, err := s.db.ScrubBehind(ctx, s.opt.Scrub); {
+		switch behind, err := s.db.Scrub.Behind(ctx, s.opt.Scrub); {
 		case err != nil:
 			deps["scrub"] = "unknown"
 		case behind:
@@ -67,7 +67,7 @@ const (
 )
 
 // pulseWords says how the reconciler and the jobs are.
-func pulseWords(p storage.Pulse, err error) (reconciler, jobs string) {
+func pulseWords(p jobs.Pulse, err error) (reconciler, jobs string) {
 	if err != nil {
 		return "unknown", "unknown"
 	}

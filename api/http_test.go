@@ -11,7 +11,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/storage/jobs"
 )
 
 // Parts of a tarball are what RFC 9110, section 14 says, and never more bytes
@@ -178,7 +178,7 @@ func TestEvents(t *testing.T) {
 			t.Fatal(err)
 		}
 		if states = append(states, job.State); len(states) == 1 {
-			g.must(g.db.EndJob(t.Context(), c, storage.Outcome{State: storage.Failed, Code: "no_tags", Message: "there are none"}))
+			g.must(g.db.Jobs.End(t.Context(), c, jobs.Outcome{State: jobs.Failed, Code: "no_tags", Message: "there are none"}))
 		}
 	}
 	if !slices.Equal(states, []string{"running", "failed"}) {

@@ -12,10 +12,11 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/francescobianco/packbase/api/wire"
-	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/storage/jobs"
+	"github.com/francescobianco/packbase/storage/name"
 )
 
-func newJobBody(j storage.Job) wire.Job {
+func newJobBody(j jobs.Job) wire.Job {
 	b := wire.Job{
 		ID: j.ID.String(), Kind: j.Kind, Package: j.Package, Target: j.Target, State: j.State, Attempts: j.Attempts, Worker: j.Worker,
 		Progress: wire.Progress(j.Progress), Result: j.Result, RunID: j.RunID, CreatedAt: j.CreatedAt, StartedAt: j.StartedAt, EndedAt: j.EndedAt,
@@ -23,7 +24,7 @@ func newJobBody(j storage.Job) wire.Job {
 	if j.ErrorCode != "" {
 		b.Error = wire.Failure{Code: j.ErrorCode, Message: j.ErrorMessage}
 	}
-	if j.State == storage.Queued && j.Attempts > 0 {
+	if j.State == jobs.Queued && j.Attempts > 0 {
 		b.NextTryAt = &j.RunAt
 	}
 	return b
@@ -35,7 +36,7 @@ func (s *Server) listJobs(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	jobs, err := s.db.Jobs(r.Context(), f)
+	jobs, err := s.db.Jobs.List(r.Context(), f)
 	if err != nil {
 		return err
 	}
@@ -53,17 +54,17 @@ func (s *Server) listJobs(w http.ResponseWriter, r *http.Request) error {
 }
 
 // jobFilter reads ?state=&package=&before=&limit=.
-func jobFilter(r *http.Request) (f storage.JobFilter, err error) {
+func jobFilter(r *http.Request) (f jobs.Filter, err error) {
 	q := r.URL.Query()
-	f = storage.JobFilter{State: q.Get("state"), Package: q.Get("package")}
+	f = jobs.Filter{State: q.Get("state"), Package: q.Get("package")}
 	switch f.State {
-	case "", storage.Queued, storage.Running, storage.Succeeded, storage.Failed, storage.Cancelled:
+	case "", jobs.Queued, jobs.Running, jobs.Succeeded, jobs.Failed, jobs.Cancelled:
 	default:
 		return f, &Error{Status: http.StatusBadRequest, Code: "invalid",
 			Message: "state: want queued, running, succeeded, failed or cancelled"}
 	}
 	if f.Package != "" {
-		if err := storage.ValidPackage(f.Package); err != nil {
+		if err := name.ValidPackage(f.Package); err != nil {
 			return f, err
 		}
 	}
@@ -103,18 +104,18 @@ func (s *Server) getJob(w http.ResponseWriter, r *http.Request) error {
 
 // told notes that somebody hears how the job ended: lists and status must show
 // what it did from now on. Whoever asks for an old job heard no news.
-func (s *Server) told(job *storage.Job) {
+func (s *Server) told(job *jobs.Job) {
 	if !job.Open() && time.Since(*job.EndedAt) < time.Minute {
 		s.news.Add(1)
 	}
 }
 
-func (s *Server) jobOf(r *http.Request) (storage.Job, error) {
+func (s *Server) jobOf(r *http.Request) (jobs.Job, error) {
 	id, err := jobID(r)
 	if err != nil {
-		return storage.Job{}, err
+		return jobs.Job{}, err
 	}
-	job, err := s.db.JobByID(r.Context(), id)
+	job, err := s.db.Jobs.ByID(r.Context(), id)
 	if err == nil {
 		s.told(&job)
 	}
@@ -149,7 +150,7 @@ func (s *Server) followJob(w http.ResponseWriter, r *http.Request) error {
 	tick := time.NewTicker(watchAge)
 	defer tick.Stop()
 	said := time.Now()
-	for last := (*storage.Job)(nil); ; {
+	for last := (*jobs.Job)(nil); ; {
 		message := ""
 		if now != last {
 			body, err := json.Marshal(newJobBody(*now))
@@ -190,7 +191,7 @@ func (s *Server) retryJob(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	job, err = s.db.RetryJob(r.Context(), job.ID)
+	job, err = s.db.Jobs.Retry(r.Context(), job.ID)
 	if err != nil {
 		return err
 	}
@@ -206,7 +207,7 @@ func (s *Server) cancelJob(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	job, err = s.db.CancelJob(r.Context(), job.ID)
+	job, err = s.db.Jobs.Cancel(r.Context(), job.ID)
 	if err != nil {
 		return err
 	}

@@ -10,7 +10,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/francescobianco/packbase/api/wire"
-	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/storage/access"
+	"github.com/francescobianco/packbase/storage/jobs"
 )
 
 // metrics are what the HTTP side counts. Labels come from the route table and
@@ -93,19 +94,19 @@ func (c *registryCollector) Describe(ch chan<- *prometheus.Desc) {
 
 // Collect implements prometheus.Collector.
 func (c *registryCollector) Collect(ch chan<- prometheus.Metric) {
-	ctx, cancel := context.WithTimeout(storage.SeePrivate(context.Background()), 5*time.Second)
+	ctx, cancel := context.WithTimeout(access.SeePrivate(context.Background()), 5*time.Second)
 	defer cancel()
 	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
 		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
 	}
 	v, err := c.s.directory.look(ctx)
-	var jobs []storage.JobCount
+	var counts []jobs.Count
 	if err == nil {
-		jobs, err = c.s.db.JobCounts(ctx)
+		counts, err = c.s.db.Jobs.Counts(ctx)
 	}
-	var pulse storage.Pulse
+	var pulse jobs.Pulse
 	if err == nil && c.s.queue != nil {
-		pulse, err = c.s.db.Pulse(ctx)
+		pulse, err = c.s.db.Jobs.Pulse(ctx)
 	}
 	var blobs wire.Blobs
 	if err == nil {
@@ -128,7 +129,7 @@ func (c *registryCollector) Collect(ch chan<- prometheus.Metric) {
 	gauge(c.blobBytes, float64(v.totals.Bytes))
 	gauge(c.unread, float64(blobs.Behind))
 	gauge(c.damaged, float64(blobs.Damaged))
-	for _, j := range jobs {
+	for _, j := range counts {
 		gauge(c.jobs, float64(j.Count), j.State, j.Kind)
 	}
 	if pulse.Reconciled != nil {

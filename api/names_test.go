@@ -14,6 +14,7 @@ import (
 
 	"github.com/francescobianco/packbase/api"
 	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/storage/name"
 )
 
 // names yields package names, most of them almost valid.
@@ -51,42 +52,42 @@ func TestEntriesAgreeOnNames(t *testing.T) {
 		return w.Code
 	}
 	valid := 0
-	for i, name := range names(n) {
-		want := storage.ValidPackage(name) == nil
+	for i, called := range names(n) {
+		want := name.ValidPackage(called) == nil
 		if want {
 			valid++
 		}
 		// By the URL of an upstream, as commands and catalogs give it.
-		up, err := storage.ParseUpstream("https://git.example/owner/" + name)
-		if err == nil && up.Name == name && (storage.ValidPackage(up.Name) == nil) != want {
-			t.Fatalf("%q: by URL %v, want %v", name, !want, want)
+		up, err := name.ParseUpstream("https://git.example/owner/" + called)
+		if err == nil && up.Name == called && (name.ValidPackage(up.Name) == nil) != want {
+			t.Fatalf("%q: by URL %v, want %v", called, !want, want)
 		}
 		if err != nil && want {
-			t.Fatalf("%q is valid, and its URL is refused: %v", name, err)
+			t.Fatalf("%q is valid, and its URL is refused: %v", called, err)
 		}
 		if i%throughHTTP != 0 {
 			continue
 		}
-		text, err := json.Marshal(name)
+		text, err := json.Marshal(called)
 		if err != nil {
 			t.Fatal(err)
 		}
 		entries := map[string]int{
 			"body of /api/check": ask("POST", "/api/check", "", fmt.Sprintf(`{"package":%s}`, text)),
-			"/api/info":          ask("GET", "/api/info/"+name, "", ""),
-			"/p":                 ask("GET", "/p/"+name+"/tag/v1.tar.gz", "", ""),
-			"/api/review":        ask("POST", "/api/review/"+name, "", `{"decision":"keep"}`),
+			"/api/info":          ask("GET", "/api/info/"+called, "", ""),
+			"/p":                 ask("GET", "/p/"+called+"/tag/v1.tar.gz", "", ""),
+			"/api/review":        ask("POST", "/api/review/"+called, "", `{"decision":"keep"}`),
 		}
-		if name != "" { // there it means none
-			entries["query of /api/jobs"] = ask("GET", "/api/jobs", "package="+url.QueryEscape(name), "")
+		if called != "" { // there it means none
+			entries["query of /api/jobs"] = ask("GET", "/api/jobs", "package="+url.QueryEscape(called), "")
 			entries["body of /api/fetch"] = ask("POST", "/api/fetch", "", fmt.Sprintf(`{"url":"https://git.example/o/r","name":%s}`, text))
 		}
-		if !strings.HasSuffix(name, ".git") { // which Git's URLs may have
-			entries["/git"] = ask("GET", "/git/"+name+"/HEAD", "", "")
+		if !strings.HasSuffix(called, ".git") { // which Git's URLs may have
+			entries["/git"] = ask("GET", "/git/"+called+"/HEAD", "", "")
 		}
 		for entry, status := range entries {
 			if got := status >= 500; got != want {
-				t.Errorf("%q by %s: status %d, want it let through: %v", name, entry, status, want)
+				t.Errorf("%q by %s: status %d, want it let through: %v", called, entry, status, want)
 			}
 		}
 	}

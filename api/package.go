@@ -11,6 +11,8 @@ import (
 
 	"github.com/francescobianco/packbase/api/wire"
 	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/storage/fault"
+	"github.com/francescobianco/packbase/storage/name"
 )
 
 // getPackage serves GET /api/info/{package}.
@@ -43,12 +45,12 @@ func (s *Server) noPackage(w http.ResponseWriter, name string, err error) error 
 	return nil
 }
 
-func (s *Server) describe(r *http.Request, name string) (*wire.Package, error) {
+func (s *Server) describe(r *http.Request, pkg string) (*wire.Package, error) {
 	ctx := r.Context()
-	if storage.ValidPackage(name) != nil {
-		return nil, storage.ErrNotFound
+	if name.ValidPackage(pkg) != nil {
+		return nil, fault.ErrNotFound
 	}
-	p, err := s.db.PackageByName(ctx, name)
+	p, err := s.db.PackageByName(ctx, pkg)
 	if err != nil {
 		return nil, err
 	}
@@ -107,7 +109,7 @@ func (s *Server) fillTarballs(r *http.Request, body *wire.Package, p storage.Pac
 			tags = append(tags, ref)
 		}
 	}
-	slices.SortFunc(tags, func(x, y storage.TagRef) int { return storage.CompareTags(y.Tag, y.CommitTime, x.Tag, x.CommitTime) })
+	slices.SortFunc(tags, func(x, y storage.TagRef) int { return name.CompareTags(y.Tag, y.CommitTime, x.Tag, x.CommitTime) })
 	body.Counts.Snapshots = len(snapshots)
 	snapshots = snapshots[max(0, len(snapshots)-infoRows):]
 	hidden := storage.HiddenTags(published)

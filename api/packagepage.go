@@ -17,6 +17,9 @@ import (
 	"github.com/francescobianco/packbase/api/web"
 	"github.com/francescobianco/packbase/api/wire"
 	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/storage/fault"
+	"github.com/francescobianco/packbase/storage/jobs"
+	"github.com/francescobianco/packbase/storage/name"
 )
 
 // getRepo serves GET /{package} and its feed and badge.
@@ -39,12 +42,12 @@ func (s *Server) getRepo(w http.ResponseWriter, r *http.Request) {
 }
 
 // servedPackage returns a package that is there to be looked at.
-func (s *Server) servedPackage(ctx context.Context, name string) (storage.Package, error) {
-	none := &Error{Status: http.StatusNotFound, Code: "not_found", Message: fmt.Sprintf("There is no package “%s” here.", cut(name, storage.MaxPackageName))}
-	if storage.ValidPackage(name) != nil {
+func (s *Server) servedPackage(ctx context.Context, pkg string) (storage.Package, error) {
+	none := &Error{Status: http.StatusNotFound, Code: "not_found", Message: fmt.Sprintf("There is no package “%s” here.", cut(pkg, name.MaxPackageName))}
+	if name.ValidPackage(pkg) != nil {
 		return storage.Package{}, none
 	}
-	p, err := s.db.PackageByName(ctx, name)
+	p, err := s.db.PackageByName(ctx, pkg)
 	if err != nil {
 		return storage.Package{}, notFound(err, none)
 	}
@@ -86,7 +89,7 @@ func (s *Server) getPackagePage(w http.ResponseWriter, r *http.Request, name str
 	slices.Reverse(page.Moved)
 	page.More.Rejected, page.Rejected = cutRows(page.Rejected)
 	page.More.Moved, page.Moved = cutRows(page.Moved)
-	jobs, err := s.db.Jobs(ctx, storage.JobFilter{Package: p.Name, Limit: 1})
+	jobs, err := s.db.Jobs.List(ctx, jobs.Filter{Package: p.Name, Limit: 1})
 	if err != nil {
 		return err
 	}
@@ -179,7 +182,7 @@ func (s *Server) order(ctx context.Context, p storage.Package) (*order, error) {
 }
 
 // sortTags puts versions before other tags, the highest version first and the
-// newest tag first. Other than in storage.CompareTags a pre-release stands
+// newest tag first. Other than in name.CompareTags a pre-release stands
 // right below its release: here people read, and nobody takes the first.
 func sortTags(tags []storage.TagRef) {
 	versions := make(map[string]string, len(tags))
@@ -198,14 +201,14 @@ func sortTags(tags []storage.TagRef) {
 // ?commit=, else the latest, else the newest. It is 0 if there is none.
 func (s *Server) shownID(r *http.Request, p *web.Package, all *order) (int64, error) {
 	q := r.URL.Query()
-	if oid := q.Get("commit"); storage.ValidOID(oid) {
+	if oid := q.Get("commit"); name.ValidOID(oid) {
 		rel, err := s.db.ReleaseByCommit(r.Context(), p.Name, strings.ToLower(oid))
 		return rel.ID, notFoundPage(err, "The commit %s of %s is not mirrored.", oid, p.Name)
 	}
 	if tag := cmp.Or(q.Get("tag"), p.Latest()); tag != "" {
 		i := slices.IndexFunc(all.tags, func(ref storage.TagRef) bool { return ref.Tag == tag })
 		if i < 0 {
-			return 0, notFoundPage(storage.ErrNotFound, "There is no release “%s” of %s here.", cut(tag, storage.MaxTagName), p.Name)
+			return 0, notFoundPage(fault.ErrNotFound, "There is no release “%s” of %s here.", cut(tag, name.MaxTagName), p.Name)
 		}
 		return all.tags[i].ID, nil
 	}
@@ -216,7 +219,7 @@ func (s *Server) shownID(r *http.Request, p *web.Package, all *order) (int64, er
 }
 
 func notFoundPage(err error, format string, args ...any) error {
-	if errors.Is(err, storage.ErrNotFound) {
+	if errors.Is(err, fault.ErrNotFound) {
 		return &Error{Status: http.StatusNotFound, Code: "not_found", Message: fmt.Sprintf(format, args...)}
 	}
 	return err

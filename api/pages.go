@@ -14,7 +14,9 @@ import (
 	"github.com/go-chi/chi/v5/middleware"
 
 	"github.com/francescobianco/packbase/api/web"
-	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/storage/fault"
+	"github.com/francescobianco/packbase/storage/jobs"
+	"github.com/francescobianco/packbase/storage/name"
 )
 
 // pageTime bounds what a page waits for; then it says what is away.
@@ -101,7 +103,7 @@ func (s *Server) writeProblem(w http.ResponseWriter, r *http.Request, e *Error) 
 		p.ID = middleware.GetReqID(r.Context())
 	}
 	if e.Status == http.StatusNotFound {
-		if e.Code == "not_found" && e.Message == toError(storage.ErrNotFound).Message {
+		if e.Code == "not_found" && e.Message == toError(fault.ErrNotFound).Message {
 			p.Message = "Nothing is at this address."
 		}
 		name, _, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, "/"), "/")
@@ -134,12 +136,12 @@ func problemTitle(status int) string {
 	return http.StatusText(status)
 }
 
-func noSuchPage(http.ResponseWriter, *http.Request) error { return storage.ErrNotFound }
+func noSuchPage(http.ResponseWriter, *http.Request) error { return fault.ErrNotFound }
 
 // near returns the packages whose names are most like name, the nearest first.
-func near(all []*listing, name string, most int) []*listing {
-	name = strings.ToLower(name)
-	if name == "" || len(name) > storage.MaxPackageName {
+func near(all []*listing, pkg string, most int) []*listing {
+	pkg = strings.ToLower(pkg)
+	if pkg == "" || len(pkg) > name.MaxPackageName {
 		return nil
 	}
 	type candidate struct {
@@ -147,11 +149,11 @@ func near(all []*listing, name string, most int) []*listing {
 		far int
 	}
 	var found []candidate
-	limit := min(1+len(name)/4, 4) // typing errors; more would be another name, and cost more
+	limit := min(1+len(pkg)/4, 4) // typing errors; more would be another name, and cost more
 	for _, p := range all {
 		other, _, _ := strings.Cut(p.folded, "\x00")
-		far := distance(name, other, limit)
-		if len(name) > 2 && (strings.Contains(other, name) || strings.Contains(name, other) && len(other) > 2) {
+		far := distance(pkg, other, limit)
+		if len(pkg) > 2 && (strings.Contains(other, pkg) || strings.Contains(pkg, other) && len(other) > 2) {
 			far = min(far, 2)
 		}
 		if far <= limit {
@@ -176,7 +178,7 @@ func distance(a, b string, limit int) int {
 	if max(len(a)-len(b), len(b)-len(a)) > limit {
 		return limit + 1
 	}
-	var cells [storage.MaxPackageName + 1]int
+	var cells [name.MaxPackageName + 1]int
 	row := cells[:len(b)+1]
 	for j := range row {
 		row[j] = j
@@ -214,7 +216,7 @@ func (s *Server) getJobList(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	jobs, err := s.db.Jobs(r.Context(), f)
+	jobs, err := s.db.Jobs.List(r.Context(), f)
 	if err != nil {
 		return err
 	}
@@ -240,14 +242,14 @@ func (s *Server) getJobPage(w http.ResponseWriter, r *http.Request) error {
 	page := &web.JobPage{Frame: frame, Job: web.Job{Job: job}, Workers: -1}
 	page.Title = strings.TrimSpace(page.Job.Work() + " " + job.Package)
 	switch {
-	case job.State == storage.Queued:
+	case job.State == jobs.Queued:
 		status, err := s.status.of(r.Context()).get(r.Context(), s.workOutStatus)
 		if err != nil {
 			return err
 		}
 		page.Workers = len(status.Queue.Workers)
-	case job.State == storage.Running && job.Kind == storage.UpdateCatalog && job.RunID != nil:
-		if page.Done, page.Total, err = s.db.RunProgress(r.Context(), *job.RunID); err != nil {
+	case job.State == jobs.Running && job.Kind == jobs.UpdateCatalog && job.RunID != nil:
+		if page.Done, page.Total, err = s.db.Jobs.RunProgress(r.Context(), *job.RunID); err != nil {
 			return err
 		}
 	}
@@ -257,7 +259,7 @@ func (s *Server) getJobPage(w http.ResponseWriter, r *http.Request) error {
 // getAsset serves GET /assets/{hash}/{file}.
 func (s *Server) getAsset(w http.ResponseWriter, r *http.Request) error {
 	if !s.site.HasAsset(r.URL.Path) {
-		return storage.ErrNotFound
+		return fault.ErrNotFound
 	}
 	s.site.ServeAsset(w, r)
 	return nil

@@ -438,7 +438,7 @@ func TestDashboardNeeds(t *testing.T) {
 		VALUES (gen_random_uuid(), 'package:fetch', 'hello', 'succeeded', now(), now(), now() + interval '1 second', '{}')`)
 	s.wantIn(s.again().page("/", 200), "All is well")
 
-	s.must(s.db.CatalogFailed(t.Context(), source, "timeout", "the catalog was too slow"))
+	s.must(s.db.Catalog.Failed(t.Context(), source, "timeout", "the catalog was too slow"))
 	listed := &pageSite{s.serve(func(o *api.Options) { o.Source = source }), s.conn}
 	s.wantIn(listed.page("/", 200), "The catalog could not be downloaded", "the catalog was too slow")
 

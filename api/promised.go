@@ -85,7 +85,7 @@ func (p *promised) complain(ctx context.Context, digest string, err error) {
 	p.log.ErrorContext(ctx, "blob damaged", "digest", digest, "err", err)
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), complainTimeout)
 	defer cancel()
-	if err := p.db.SuspectBlob(ctx, digest); err != nil {
+	if err := p.db.Scrub.Suspect(ctx, digest); err != nil {
 		p.log.WarnContext(ctx, "damaged blob not noted", "digest", digest, "err", err)
 	}
 }

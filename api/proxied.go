@@ -21,7 +21,9 @@ import (
 	"github.com/francescobianco/packbase/api/proxy"
 	"github.com/francescobianco/packbase/api/smarthttp"
 	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/storage/access"
 	"github.com/francescobianco/packbase/storage/archive"
+	"github.com/francescobianco/packbase/storage/fault"
 	"github.com/francescobianco/packbase/storage/gitpack"
 	"github.com/francescobianco/packbase/storage/name"
 	"github.com/francescobianco/packbase/storage/tree"
@@ -114,7 +116,7 @@ func counted(r *http.Request) {
 
 // bound returns the package that is bound to a repository, or ErrMissing.
 func (m *mirror) bound(ctx context.Context, repository string) (*listing, error) {
-	up, err := storage.ParseUpstream(repository)
+	up, err := name.ParseUpstream(repository)
 	if err != nil {
 		return nil, proxy.ErrMissing // no package can be
 	}
@@ -127,7 +129,7 @@ func (m *mirror) bound(ctx context.Context, repository string) (*listing, error)
 		return nil, proxy.ErrMissing
 	}
 	if pkg.State == storage.Removed {
-		return nil, &storage.GoneError{What: repository, Reason: pkg.StateReason, At: pkg.UpdatedAt}
+		return nil, &fault.GoneError{What: repository, Reason: pkg.StateReason, At: pkg.UpdatedAt}
 	}
 	return pkg, nil
 }
@@ -136,7 +138,7 @@ func (m *mirror) bound(ctx context.Context, repository string) (*listing, error)
 func (m *mirror) ServeArchive(w http.ResponseWriter, r *http.Request, d name.Dependency) error {
 	counted(r)
 	err := m.serveStored(w, r, d.URL)
-	if errors.Is(err, storage.ErrNotFound) {
+	if errors.Is(err, fault.ErrNotFound) {
 		err = m.serveSnapshot(w, r, d)
 	}
 	return refusal(err)
@@ -167,7 +169,7 @@ func (m *mirror) serveStored(w http.ResponseWriter, r *http.Request, at string) 
 // ErrNotFound if there is none, a *GoneError if the same files were removed as a release, and are one nowhere else.
 func (m *mirror) archive(ctx context.Context, at string) (tree.Archive, error) {
 	epoch := m.epoch.now(ctx)
-	if a, ok := m.archives.Get(at); ok && a.epoch == epoch && (!a.Private || storage.SeesPrivate(ctx)) {
+	if a, ok := m.archives.Get(at); ok && a.epoch == epoch && (!a.Private || access.SeesPrivate(ctx)) {
 		return a.Archive, nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, findTimeout)
@@ -176,7 +178,7 @@ func (m *mirror) archive(ctx context.Context, at string) (tree.Archive, error) {
 	if err != nil {
 		return a, err
 	}
-	if _, err := m.releases.byZigHash(ctx, a.ZigLegacyHash); err != nil && !errors.Is(err, storage.ErrNotFound) {
+	if _, err := m.releases.byZigHash(ctx, a.ZigLegacyHash); err != nil && !errors.Is(err, fault.ErrNotFound) {
 		return a, err
 	}
 	a.Zig = storage.Zig{} // the largest part, and nobody needs it
@@ -196,7 +198,7 @@ func (m *mirror) serveSnapshot(w http.ResponseWriter, r *http.Request, d name.De
 		return err
 	}
 	rel, moves, err := m.snapshot(ctx, pkg.Name, d.Snapshot)
-	if errors.Is(err, storage.ErrNotFound) {
+	if errors.Is(err, fault.ErrNotFound) {
 		return proxy.ErrMissing
 	}
 	if err != nil {
@@ -229,26 +231,26 @@ const shortest = 7
 // snapshot returns the release or snapshot that a forge would mean by ref: a commit, a tag, a branch, or the beginning
 // of a commit. moves says that it may be another one tomorrow. It returns ErrNotFound if there is none.
 func (m *mirror) snapshot(ctx context.Context, pkg, ref string) (rel storage.Release, moves bool, err error) {
-	if name.IsCommit(ref) {
+	if name.ValidOID(ref) {
 		rel, err = m.releases.byCommit(ctx, pkg, ref)
 		return rel, false, err
 	}
-	if storage.ValidTag(ref) != nil {
-		return rel, false, storage.ErrNotFound
+	if name.ValidTag(ref) != nil {
+		return rel, false, fault.ErrNotFound
 	}
-	if rel, err = m.releases.byTag(ctx, pkg, ref); !errors.Is(err, storage.ErrNotFound) {
+	if rel, err = m.releases.byTag(ctx, pkg, ref); !errors.Is(err, fault.ErrNotFound) {
 		return rel, false, err
 	}
 	repo, err := m.packs.Repository(ctx, pkg)
 	if isEmpty(err) {
-		err = storage.ErrNotFound
+		err = fault.ErrNotFound
 	}
 	if err != nil {
 		return rel, false, err
 	}
 	commit, ok := lookUp(repo, ref)
 	if !ok {
-		return rel, false, storage.ErrNotFound
+		return rel, false, fault.ErrNotFound
 	}
 	rel, err = m.releases.byCommit(ctx, pkg, commit.String())
 	return rel, true, err
@@ -319,7 +321,7 @@ func isEmpty(err error) bool {
 
 // has tells whether a client finds what it asks for, or is told that it was removed.
 func has(repo *smarthttp.Repository, ref string) bool {
-	if ref == "" || storage.ValidTag(ref) != nil || ref == "main" {
+	if ref == "" || name.ValidTag(ref) != nil || ref == "main" {
 		return true
 	}
 	id, err := gitpack.ParseOID(ref)

@@ -15,6 +15,8 @@ import (
 
 	"github.com/francescobianco/packbase/api"
 	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/storage/access"
+	"github.com/francescobianco/packbase/storage/jobs"
 	"github.com/francescobianco/packbase/storage/tree"
 )
 
@@ -236,7 +238,7 @@ func TestProxiedPrivate(t *testing.T) {
 	t.Parallel()
 	g := newRegistry(t)
 	g.publish("secretive", release{tag: "v1.0.0", files: zon("secretive", "1.0.0")})
-	g.must(g.db.SetVisibility(storage.SeePrivate(t.Context()), "secretive", true))
+	g.must(g.db.SetVisibility(access.SeePrivate(t.Context()), "secretive", true))
 	g.publish("hello", release{tag: "v1.0.0", files: zon("hello", "1.0.0")})
 	if a := g.post("/api/visibility/secretive", `{"visibility":"private"}`); a.StatusCode != http.StatusOK {
 		t.Fatalf("visibility: %d %s", a.StatusCode, a.body)
@@ -252,7 +254,7 @@ func TestProxiedPrivate(t *testing.T) {
 		{archive, "Authorization", bearer, 404}, // it is for upstream, and none of ours
 		{archive, "Proxy-Authorization", bearer, 200},
 		{archive, "Proxy-Authorization", password, 200},
-		{archive, "Proxy-Authorization", "Bearer " + storage.TokenPrefix + "revoked", 401},
+		{archive, "Proxy-Authorization", "Bearer " + access.TokenPrefix + "revoked", 401},
 		{prefix(archive), "X", "", 404},
 		{prefix(archive), "Proxy-Authorization", bearer, 404},
 		{prefix(archive), "Authorization", bearer, 200},
@@ -260,7 +262,7 @@ func TestProxiedPrivate(t *testing.T) {
 		{refs, "Proxy-Authorization", password, 200},
 		{prefix(refs), "X", "", 401},
 		{prefix(refs), "Authorization", password, 200},
-		{"https://git.example/owner/hello/archive/v1.0.0.tar.gz", "Authorization", "Bearer " + storage.TokenPrefix + "upstreams", 200},
+		{"https://git.example/owner/hello/archive/v1.0.0.tar.gz", "Authorization", "Bearer " + access.TokenPrefix + "upstreams", 200},
 	} {
 		a := g.mustVia("GET", tt.target, "", tt.header, tt.value)
 		if a.StatusCode != tt.want {
@@ -280,17 +282,17 @@ func TestProxiedPrivate(t *testing.T) {
 
 // puller has every fetch publish one commit, a release if a tag is asked for.
 func (g *registry) puller(pace time.Duration, commits chan<- storage.Release) {
-	g.work(func(ctx context.Context, c storage.Claim) error {
-		if c.Job.Kind == storage.FetchArchive && !strings.Contains(c.Job.Target, "broken") {
+	g.work(func(ctx context.Context, c jobs.Claim) error {
+		if c.Job.Kind == jobs.FetchArchive && !strings.Contains(c.Job.Target, "broken") {
 			time.Sleep(pace)
 			g.keep(c.Job.Target, "pulled")
-			return g.db.EndJob(ctx, c, storage.Outcome{State: storage.Succeeded, Result: map[string]any{}})
+			return g.db.Jobs.End(ctx, c, jobs.Outcome{State: jobs.Succeeded, Result: map[string]any{}})
 		}
-		if c.Job.Kind == storage.FetchArchive {
-			return g.db.EndJob(ctx, c, storage.Outcome{State: storage.Failed, Code: "not_an_archive", Message: "upstream sends a page"})
+		if c.Job.Kind == jobs.FetchArchive {
+			return g.db.Jobs.End(ctx, c, jobs.Outcome{State: jobs.Failed, Code: "not_an_archive", Message: "upstream sends a page"})
 		}
-		if c.Job.Kind != storage.FetchPackage {
-			return g.db.EndJob(ctx, c, storage.Outcome{State: storage.Succeeded, Result: map[string]any{}})
+		if c.Job.Kind != jobs.FetchPackage {
+			return g.db.Jobs.End(ctx, c, jobs.Outcome{State: jobs.Succeeded, Result: map[string]any{}})
 		}
 		time.Sleep(pace) // a slow upstream
 		p := &publication{registry: g, claim: c}
@@ -302,17 +304,17 @@ func (g *registry) puller(pace time.Duration, commits chan<- storage.Release) {
 		case commits <- rel:
 		default:
 		}
-		return g.db.EndJob(ctx, c, storage.Outcome{State: storage.Succeeded, Result: map[string]any{}, Sync: &storage.Sync{OK: true}})
+		return g.db.Jobs.End(ctx, c, jobs.Outcome{State: jobs.Succeeded, Result: map[string]any{}, Sync: &jobs.Sync{OK: true}})
 	})
 }
 
 func (g *registry) fetches() int {
 	g.t.Helper()
-	jobs, err := g.db.Jobs(storage.SeePrivate(g.t.Context()), storage.JobFilter{Limit: 1000})
+	ids, err := g.db.Jobs.List(access.SeePrivate(g.t.Context()), jobs.Filter{Limit: 1000})
 	g.must(err)
 	n := 0
-	for i := range jobs {
-		if jobs[i].Kind == storage.FetchPackage || jobs[i].Kind == storage.FetchArchive {
+	for i := range ids {
+		if ids[i].Kind == jobs.FetchPackage || ids[i].Kind == jobs.FetchArchive {
 			n++
 		}
 	}

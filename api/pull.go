@@ -14,7 +14,8 @@ import (
 	"github.com/hashicorp/golang-lru/v2/expirable"
 
 	"github.com/francescobianco/packbase/api/proxy"
-	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/storage/access"
+	"github.com/francescobianco/packbase/storage/jobs"
 	"github.com/francescobianco/packbase/storage/name"
 )
 
@@ -100,13 +101,13 @@ func (m *mirror) Pull(w http.ResponseWriter, r *http.Request, d name.Dependency)
 	// The server's deadlines are for answers that come at once.
 	_ = http.NewResponseController(w).SetReadDeadline(time.Time{})
 	// Whoever asks for it may know how it ends, if not what came: that may be private.
-	job, err = m.waitFor(w, r.WithContext(storage.SeePrivate(ctx)), job, m.opt.PullWait)
+	job, err = m.waitFor(w, r.WithContext(access.SeePrivate(ctx)), job, m.opt.PullWait)
 	switch {
 	case err != nil:
 		return err
 	case job.Open():
 		return &proxy.Refusal{Status: http.StatusGatewayTimeout, Reason: fmt.Sprintf("%s is still being fetched after %s; job %s goes on: try again later", d.URL, m.opt.PullWait, job.ID)}
-	case job.State == storage.Succeeded:
+	case job.State == jobs.Succeeded:
 		m.news.Add(1)
 		return nil
 	}
@@ -120,17 +121,17 @@ func (m *mirror) Pull(w http.ResponseWriter, r *http.Request, d name.Dependency)
 // asked for a token to send one.
 func (m *mirror) notOpened(r *http.Request, d name.Dependency) error {
 	refused := proxy.NotOpened(d, m.why(r))
-	if !d.Git || storage.SeesPrivate(r.Context()) {
+	if !d.Git || access.SeesPrivate(r.Context()) {
 		return refused
 	}
-	if has, err := m.db.HasPrivate(r.Context()); has || err != nil {
+	if has, err := m.db.Access.HasPrivate(r.Context()); has || err != nil {
 		return &proxy.Refusal{Status: http.StatusUnauthorized, Reason: refused.Reason + "; what is private is here for those with a token"}
 	}
 	return refused
 }
 
 // requestPull returns the open job that fetches a dependency, or a new one.
-func (m *mirror) requestPull(ctx context.Context, d name.Dependency) (job storage.Job, err error) {
+func (m *mirror) requestPull(ctx context.Context, d name.Dependency) (job jobs.Job, err error) {
 	if err := m.roomForJobs(ctx); err != nil {
 		return job, err
 	}
@@ -138,10 +139,10 @@ func (m *mirror) requestPull(ctx context.Context, d name.Dependency) (job storag
 	if d.Git {
 		job, created, err = m.requestRef(ctx, d)
 	} else {
-		job.Kind = storage.FetchArchive
+		job.Kind = jobs.FetchArchive
 		job.ID, created, err = m.trees.RequestArchive(ctx, d.URL, "")
 		if err == nil {
-			job, err = m.db.JobByID(storage.SeePrivate(ctx), job.ID)
+			job, err = m.db.Jobs.ByID(access.SeePrivate(ctx), job.ID)
 		}
 	}
 	if err == nil && created {
@@ -151,8 +152,8 @@ func (m *mirror) requestPull(ctx context.Context, d name.Dependency) (job storag
 }
 
 // requestRef returns the job that fetches a commit, a tag or a branch of a repository; all its tags if none is named.
-func (m *mirror) requestRef(ctx context.Context, d name.Dependency) (job storage.Job, created bool, err error) {
-	up, err := storage.ParseUpstream(d.Repository)
+func (m *mirror) requestRef(ctx context.Context, d name.Dependency) (job jobs.Job, created bool, err error) {
+	up, err := name.ParseUpstream(d.Repository)
 	if err != nil {
 		return job, false, err
 	}
@@ -166,7 +167,7 @@ func (m *mirror) requestRef(ctx context.Context, d name.Dependency) (job storage
 
 // nameFor returns the name of the package of an upstream, or that of a new one. Strangers do not take short names,
 // which others may want for a better known repository.
-func (m *mirror) nameFor(ctx context.Context, up storage.Upstream) (string, error) {
+func (m *mirror) nameFor(ctx context.Context, up name.Upstream) (string, error) {
 	pkg, err := m.bound(ctx, up.Canonical)
 	if err == nil {
 		return pkg.Name, nil

@@ -9,6 +9,8 @@ import (
 	lru "github.com/hashicorp/golang-lru/v2"
 
 	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/storage/access"
+	"github.com/francescobianco/packbase/storage/fault"
 )
 
 // What is kept in memory. A release is named by its tag, its commit and two
@@ -59,7 +61,7 @@ func (c *releaseCache) byZigHash(ctx context.Context, hash string) (storage.Rele
 
 func (c *releaseCache) find(ctx context.Context, key string, look func(context.Context) (storage.Release, error)) (storage.Release, error) {
 	epoch := c.epoch.now(ctx)
-	if r, ok := c.kept.Get(key); ok && r.epoch == epoch && (!r.Private || storage.SeesPrivate(ctx)) {
+	if r, ok := c.kept.Get(key); ok && r.epoch == epoch && (!r.Private || access.SeesPrivate(ctx)) {
 		return r.Release, nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, findTimeout)
@@ -84,7 +86,7 @@ func (c *releaseCache) warm(ctx context.Context, r *storage.Release) (err error)
 	for _, hash := range []string{r.ZigHash, r.ZigLegacyHash} {
 		if err == nil && hash != "" {
 			// It is not found by a hash that was refuted.
-			if _, err = c.byZigHash(ctx, hash); errors.Is(err, storage.ErrNotFound) {
+			if _, err = c.byZigHash(ctx, hash); errors.Is(err, fault.ErrNotFound) {
 				err = nil
 			}
 		}
@@ -101,7 +103,7 @@ const warmEvery = 5 * time.Second
 func (s *Server) Warm(ctx context.Context) {
 	tick := time.NewTicker(warmEvery)
 	defer tick.Stop()
-	ctx = storage.SeePrivate(ctx)
+	ctx = access.SeePrivate(ctx)
 	warmed, epoch := map[string]int64{}, s.epoch.now(ctx) // revisions, by package
 	for {
 		if now := s.epoch.now(ctx); now != epoch {

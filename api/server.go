@@ -30,7 +30,10 @@ import (
 	"github.com/francescobianco/packbase/api/web"
 	"github.com/francescobianco/packbase/api/wire"
 	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/storage/access"
 	"github.com/francescobianco/packbase/storage/blob"
+	"github.com/francescobianco/packbase/storage/fault"
+	"github.com/francescobianco/packbase/storage/jobs"
 	"github.com/francescobianco/packbase/storage/queue"
 	"github.com/francescobianco/packbase/storage/tree"
 )
@@ -79,7 +82,7 @@ type Server struct {
 	overview  perReader[remembered[*overview]]
 	chart     perReader[remembered[web.Chart]]
 	orders    *lru.Cache[string, *order] // of releases on pages, by package
-	openJobs  remembered[storage.QueueCounts]
+	openJobs  remembered[jobs.QueueCounts]
 	scrub     remembered[wire.Blobs]
 	feedHead  remembered[int64]
 	news      news
@@ -135,14 +138,14 @@ func (s *Server) Handler() http.Handler {
 	r.Get(wire.BlobRoute, s.handle(s.getBlob))
 	r.With(s.sameSite).Post(wire.UpdateRoute, s.handle(s.postUpdate))
 	r.Group(func(r chi.Router) {
-		r.Use(s.sameSite, s.authorize(storage.ScopeWrite))
+		r.Use(s.sameSite, s.authorize(access.ScopeWrite))
 		r.Post(wire.FetchRoute, s.handle(s.postFetch))
 		r.Post(wire.CheckRoute, s.handle(s.postCheck))
 		r.Post(wire.RetryRoute, s.handle(s.retryJob))
 		r.Post(wire.CancelRoute, s.handle(s.cancelJob))
 	})
 	r.Group(func(r chi.Router) {
-		r.Use(s.sameSite, s.authorize(storage.ScopeAdmin))
+		r.Use(s.sameSite, s.authorize(access.ScopeAdmin))
 		r.Post(wire.ReviewRoute, s.handle(s.postReview))
 		r.Post(wire.RemoveRoute, s.handle(s.postRemove))
 		r.Group(func(r chi.Router) {
@@ -251,7 +254,7 @@ func methodNotAllowed(w http.ResponseWriter, r *http.Request) error {
 		}
 	}
 	if len(allowed) == 0 {
-		return storage.ErrNotFound // chi asks for the method first
+		return fault.ErrNotFound // chi asks for the method first
 	}
 	w.Header().Set("Allow", strings.Join(allowed, ", "))
 	return &Error{Status: http.StatusMethodNotAllowed, Code: "method_not_allowed",

@@ -31,8 +31,11 @@ import (
 
 	"github.com/francescobianco/packbase/api"
 	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/storage/access"
 	"github.com/francescobianco/packbase/storage/blob"
 	"github.com/francescobianco/packbase/storage/gitpack"
+	"github.com/francescobianco/packbase/storage/jobs"
+	"github.com/francescobianco/packbase/storage/name"
 	"github.com/francescobianco/packbase/storage/queue"
 	"github.com/francescobianco/packbase/storage/queue/queuetest"
 	"github.com/francescobianco/packbase/storage/storagetest"
@@ -199,9 +202,9 @@ type release struct {
 }
 
 // upstreamOf returns the upstream of a test's package.
-func upstreamOf(t testing.TB, pkg string) storage.Upstream {
+func upstreamOf(t testing.TB, pkg string) name.Upstream {
 	t.Helper()
-	up, err := storage.ParseUpstream("https://git.example/owner/" + pkg)
+	up, err := name.ParseUpstream("https://git.example/owner/" + pkg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -209,13 +212,13 @@ func upstreamOf(t testing.TB, pkg string) storage.Upstream {
 }
 
 // claim has a job of the package begin.
-func (g *registry) claim(pkg string) storage.Claim {
+func (g *registry) claim(pkg string) jobs.Claim {
 	g.t.Helper()
 	job, _, err := g.db.RequestFetch(g.t.Context(), pkg, upstreamOf(g.t, pkg))
 	if err != nil {
 		g.t.Fatal(err)
 	}
-	c, err := g.db.ClaimJob(g.t.Context(), job.ID, "tests", time.Minute)
+	c, err := g.db.Jobs.Claim(g.t.Context(), job.ID, "tests", time.Minute)
 	if err != nil {
 		g.t.Fatal(err)
 	}
@@ -237,11 +240,11 @@ func (g *registry) publish(pkg string, releases ...release) []storage.Release {
 		all = append(all, p.publish(c))
 	}
 	last := releases[len(releases)-1]
-	err := g.db.EndJob(g.t.Context(), p.claim, storage.Outcome{
-		State: storage.Succeeded,
+	err := g.db.Jobs.End(g.t.Context(), p.claim, jobs.Outcome{
+		State: jobs.Succeeded,
 		Result: map[string]any{"package": pkg, "tag": last.tag, "commit": all[len(all)-1].CommitOID,
 			"tarballs_created": len(all), "tarballs_present": 0, "tarball_count": len(all)},
-		Sync: &storage.Sync{OK: true, Branch: last.branch, Commit: all[len(all)-1].CommitOID},
+		Sync: &jobs.Sync{OK: true, Branch: last.branch, Commit: all[len(all)-1].CommitOID},
 	})
 	g.must(err)
 	return all
@@ -257,7 +260,7 @@ func (g *registry) must(err error) {
 // A publication is one run of publish.
 type publication struct {
 	*registry
-	claim   storage.Claim
+	claim   jobs.Claim
 	objects *gitpack.Objects
 	builder *tarball.Builder
 	commits []commit
@@ -340,7 +343,7 @@ func (p *publication) segment() {
 	p.must(err)
 	p.set, p.pack = gitpack.NewSet(index), pack.Bytes()
 	stored, indexed := p.put(p.pack), p.put(raw)
-	held, err := p.db.Segments(storage.SeePrivate(p.t.Context()), p.claim.Job.Package)
+	held, err := p.db.Segments(access.SeePrivate(p.t.Context()), p.claim.Job.Package)
 	p.must(err)
 	next := storage.Segment{Seq: len(held)}
 	for _, s := range held {
@@ -353,7 +356,7 @@ func (p *publication) segment() {
 }
 
 // put stores bytes as a blob.
-func (g *registry) put(b []byte) storage.Blob {
+func (g *registry) put(b []byte) blob.Ref {
 	g.t.Helper()
 	file, err := os.CreateTemp(filepath.Join(g.dir, "staging"), "test")
 	g.must(err)
@@ -364,7 +367,7 @@ func (g *registry) put(b []byte) storage.Blob {
 	sum := sha256.Sum256(b)
 	digest := hex.EncodeToString(sum[:])
 	g.must(g.blobs.Put(context.WithoutCancel(g.t.Context()), digest, file))
-	return storage.Blob{Digest: digest, Size: int64(len(b))}
+	return blob.Ref{Digest: digest, Size: int64(len(b))}
 }
 
 // memory is a segment in memory.
@@ -383,7 +386,7 @@ func (p *publication) publish(c commit) storage.Release {
 	p.must(err)
 	raw, err := p.objects.Read(c.oid, gitpack.Commit, 1<<20)
 	p.must(err)
-	pkg, err := p.db.PackageByName(storage.SeePrivate(p.t.Context()), p.claim.Job.Package)
+	pkg, err := p.db.PackageByName(access.SeePrivate(p.t.Context()), p.claim.Job.Package)
 	p.must(err)
 	man := storage.Manifest{
 		Version: storage.ManifestVersion, Package: pkg.Name, Upstream: pkg.Upstream, CloneURL: pkg.CloneURL, Tag: c.release.tag,
@@ -449,7 +452,7 @@ func (p *publication) zig(listing gitpack.Listing) storage.Zig {
 }
 
 // work has end end every job as soon as it is due, until the test ends.
-func (g *registry) work(end func(context.Context, storage.Claim) error) {
+func (g *registry) work(end func(context.Context, jobs.Claim) error) {
 	ctx, cancel := context.WithCancel(context.WithoutCancel(g.t.Context()))
 	var wg sync.WaitGroup
 	g.t.Cleanup(func() { cancel(); wg.Wait() })
@@ -457,9 +460,9 @@ func (g *registry) work(end func(context.Context, storage.Claim) error) {
 		tick := time.NewTicker(5 * time.Millisecond)
 		defer tick.Stop()
 		for ctx.Err() == nil {
-			due, err := g.db.DueJobs(ctx, 0, 100)
+			due, err := g.db.Jobs.Due(ctx, 0, 100)
 			for i := 0; i < len(due) && err == nil; i++ {
-				c, lost := g.db.ClaimJob(ctx, due[i].ID, "tests", time.Minute)
+				c, lost := g.db.Jobs.Claim(ctx, due[i].ID, "tests", time.Minute)
 				if lost == nil { // else its package is busy
 					err = end(ctx, c)
 				}

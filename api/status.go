@@ -9,7 +9,10 @@ import (
 	"time"
 
 	"github.com/francescobianco/packbase/api/wire"
-	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/storage/access"
+	"github.com/francescobianco/packbase/storage/fault"
+	"github.com/francescobianco/packbase/storage/feed"
+	"github.com/francescobianco/packbase/storage/jobs"
 )
 
 // scrubAge is how old what is said of the scrub may be.
@@ -17,7 +20,7 @@ const scrubAge = 15 * time.Second
 
 func (s *Server) workOutScrub(ctx context.Context) (wire.Blobs, error) {
 	return s.scrub.within(ctx, scrubAge, func(ctx context.Context) (wire.Blobs, error) {
-		st, err := s.db.Scrub(ctx, s.opt.Scrub)
+		st, err := s.db.Scrub.State(ctx, s.opt.Scrub)
 		return wire.Blobs{CheckedSince: st.Since, Behind: st.Behind, Damaged: st.Damaged}, err
 	})
 }
@@ -66,7 +69,7 @@ func (r *remembered[T]) within(ctx context.Context, age time.Duration, work func
 type perReader[T any] struct{ all, public T }
 
 func (p *perReader[T]) of(ctx context.Context) *T {
-	if storage.SeesPrivate(ctx) {
+	if access.SeesPrivate(ctx) {
 		return &p.all
 	}
 	return &p.public
@@ -104,11 +107,11 @@ func (s *Server) workOutStatus(ctx context.Context) (*wire.Status, error) {
 		PackagesTotal: t.Packages, PackagesHealthy: t.Healthy, PackagesUnhealthy: t.Unhealthy, PackagesFrozen: t.Frozen,
 		PackagesLocal: t.Local, Registered: t.Registered, Releases: t.Releases, Bytes: t.Bytes, Replication: replicated,
 	}
-	counts, err := s.db.QueueCounts(ctx)
+	counts, err := s.db.Jobs.QueueCounts(ctx)
 	if err != nil {
 		return nil, err
 	}
-	workers, err := s.db.Workers(ctx)
+	workers, err := s.db.Jobs.Workers(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -124,27 +127,27 @@ func (s *Server) workOutStatus(ctx context.Context) (*wire.Status, error) {
 }
 
 func (s *Server) workOutReplication(ctx context.Context) (*wire.Replication, error) {
-	r, err := s.db.Replication(ctx)
-	if errors.Is(err, storage.ErrNotFound) {
+	r, err := s.db.Feed.Replication(ctx)
+	if errors.Is(err, fault.ErrNotFound) {
 		return nil, nil
 	}
 	if err != nil {
 		return nil, err
 	}
 	b := &wire.Replication{Central: r.Central, Seq: r.Seq, Head: r.Head, Halted: r.Halted, SyncedAt: r.SyncedAt}
-	aside, n, err := s.db.AllSetAside(ctx, listedAside)
+	aside, n, err := s.db.Feed.AllSetAside(ctx, listedAside)
 	b.SetAside, b.SetAsideFirst = n, each(aside, newSetAside)
 	return b, err
 }
 
-func newWorker(w storage.WorkerState) wire.Worker {
+func newWorker(w jobs.WorkerState) wire.Worker {
 	return wire.Worker{ID: w.ID, Concurrency: w.Concurrency, Release: w.Release, StartedAt: w.StartedAt, SeenAt: w.SeenAt,
-		Jobs: each(w.Jobs, func(d storage.Doing) wire.Doing {
+		Jobs: each(w.Jobs, func(d jobs.Doing) wire.Doing {
 			return wire.Doing{Job: d.Job, Kind: d.Kind, Package: d.Package, Progress: wire.Progress(d.Progress), Since: d.Since}
 		})}
 }
 
-func newSetAside(a storage.SetAside) wire.SetAside {
+func newSetAside(a feed.SetAside) wire.SetAside {
 	return wire.SetAside{Seq: a.Seq, Package: a.Package, Tag: a.Tag, Reason: a.Reason, Tries: a.Tries, Since: a.Since, RetryAt: a.RetryAt}
 }
 
@@ -160,28 +163,28 @@ func (s *Server) authWord() string {
 
 func (s *Server) workOutUpdate(ctx context.Context) (wire.Update, error) {
 	b := wire.Update{State: "idle"}
-	run, err := s.db.LastRun(ctx)
-	if err != nil && !errors.Is(err, storage.ErrNotFound) {
+	run, err := s.db.Jobs.LastRun(ctx)
+	if err != nil && !errors.Is(err, fault.ErrNotFound) {
 		return b, err
 	}
 	if err == nil {
 		b.StartedAt, b.UpdatedAt, b.EndedAt, b.Counters, b.LastState = run.StartedAt, &run.UpdatedAt, run.EndedAt, wire.Counters(run.Counters), run.State
-		if left, err := s.db.Cooling(ctx, s.opt.Cooldown); err != nil {
+		if left, err := s.db.Jobs.Cooling(ctx, s.opt.Cooldown); err != nil {
 			return b, err
 		} else if left > 0 {
 			b.State = "cooldown"
 		}
 	}
-	update, err := s.db.OpenUpdate(ctx)
-	if errors.Is(err, storage.ErrNotFound) {
+	update, err := s.db.Jobs.OpenUpdate(ctx)
+	if errors.Is(err, fault.ErrNotFound) {
 		return b, nil
 	}
 	if err != nil {
 		return b, err
 	}
 	b.State, b.JobID = update.State, update.ID.String()
-	if update.State == storage.Running && update.RunID != nil {
-		b.Done, b.Total, err = s.db.RunProgress(ctx, *update.RunID)
+	if update.State == jobs.Running && update.RunID != nil {
+		b.Done, b.Total, err = s.db.Jobs.RunProgress(ctx, *update.RunID)
 	}
 	return b, err
 }

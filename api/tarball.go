@@ -13,6 +13,8 @@ import (
 	"github.com/francescobianco/packbase/api/wire"
 	"github.com/francescobianco/packbase/storage"
 	"github.com/francescobianco/packbase/storage/blob"
+	"github.com/francescobianco/packbase/storage/fault"
+	"github.com/francescobianco/packbase/storage/name"
 	"github.com/francescobianco/packbase/storage/zigpkg"
 )
 
@@ -28,7 +30,7 @@ func (s *Server) getTagFile(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	pkg := chi.URLParam(r, "package")
-	if storage.ValidPackage(pkg) != nil || storage.ValidTag(tag) != nil {
+	if name.ValidPackage(pkg) != nil || name.ValidTag(tag) != nil {
 		return errNoTarball(pkg, tag)
 	}
 	rel, err := s.releases.byTag(r.Context(), pkg, tag)
@@ -45,7 +47,7 @@ func (s *Server) getCommitFile(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	pkg := chi.URLParam(r, "package")
-	if storage.ValidPackage(pkg) != nil || !storage.ValidOID(oid) || oid != strings.ToLower(oid) {
+	if name.ValidPackage(pkg) != nil || !name.ValidOID(oid) || oid != strings.ToLower(oid) {
 		return &Error{Status: http.StatusNotFound, Code: "not_found", Message: "want the 40 lowercase hex digits of a commit id"}
 	}
 	rel, err := s.releases.byCommit(r.Context(), pkg, oid)
@@ -63,7 +65,7 @@ func (s *Server) getBranchTarball(w http.ResponseWriter, r *http.Request) error 
 	pkg := chi.URLParam(r, "package")
 	none := &Error{Status: http.StatusNotFound, Code: "not_found",
 		Message: fmt.Sprintf("no commit of that branch of %q is mirrored; POST /api/fetch with the upstream's URL and #branch mirrors its tip", pkg)}
-	if !ok || storage.ValidPackage(pkg) != nil || storage.ValidTag(branch) != nil {
+	if !ok || name.ValidPackage(pkg) != nil || name.ValidTag(branch) != nil {
 		return none
 	}
 	oid, err := s.db.BranchCommit(r.Context(), pkg, branch)
@@ -90,7 +92,7 @@ func (s *Server) getZigPackage(w http.ResponseWriter, r *http.Request) error {
 		return &Error{Status: http.StatusNotFound, Code: "not_found", Message: "that is not a Zig package hash: " + err.Error()}
 	}
 	rel, err := s.releases.byZigHash(r.Context(), hash)
-	if errors.Is(err, storage.ErrNotFound) {
+	if errors.Is(err, fault.ErrNotFound) {
 		src, err := s.trees.ByHash(r.Context(), hash)
 		if err != nil {
 			return notFound(err, none)

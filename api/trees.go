@@ -17,9 +17,12 @@ import (
 	"github.com/go-chi/chi/v5/middleware"
 
 	"github.com/francescobianco/packbase/api/wire"
-	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/storage/access"
 	"github.com/francescobianco/packbase/storage/bundle"
 	"github.com/francescobianco/packbase/storage/capture"
+	"github.com/francescobianco/packbase/storage/fault"
+	"github.com/francescobianco/packbase/storage/jobs"
+	"github.com/francescobianco/packbase/storage/name"
 	"github.com/francescobianco/packbase/storage/tree"
 	"github.com/francescobianco/packbase/storage/zigpkg"
 )
@@ -38,7 +41,7 @@ func (s *Server) treeRoutes(r chi.Router) {
 	r.Get(wire.ArchivesRoute, s.handle(s.getArchive))
 	r.With(s.sameSite).Post(wire.BundleRoute, s.handle(s.postBundle))
 	r.Group(func(r chi.Router) {
-		r.Use(s.sameSite, s.authorize(storage.ScopeWrite))
+		r.Use(s.sameSite, s.authorize(access.ScopeWrite))
 		r.Post(wire.TreesRoute, s.handle(s.postTree))
 		r.Post(wire.TreeRetryRoute, s.handle(s.retryTree))
 	})
@@ -79,7 +82,7 @@ func (s *Server) postTree(w http.ResponseWriter, r *http.Request) error {
 	if in.Manifest != "" {
 		in.Manifests = append([]wire.TreeManifest{{File: zigpkg.ManifestName, Text: in.Manifest}}, in.Manifests...)
 	}
-	if err := storage.ValidPackage(in.Name); err != nil {
+	if err := name.ValidPackage(in.Name); err != nil {
 		return err
 	}
 	roots, _, err := rootsOf(in.Manifests)
@@ -118,8 +121,8 @@ func (s *Server) retryTree(w http.ResponseWriter, r *http.Request) error {
 
 // answerCapture is answerJob for a tree. Whoever may ask for one sees its job.
 func (s *Server) answerCapture(w http.ResponseWriter, r *http.Request, c tree.Capture, wait time.Duration) error {
-	r = r.WithContext(storage.SeePrivate(r.Context()))
-	job, err := s.db.JobByID(r.Context(), c.Job)
+	r = r.WithContext(access.SeePrivate(r.Context()))
+	job, err := s.db.Jobs.ByID(r.Context(), c.Job)
 	if err != nil {
 		return err
 	}
@@ -131,7 +134,7 @@ func (s *Server) answerCapture(w http.ResponseWriter, r *http.Request, c tree.Ca
 	}
 	id := c.Job.String()
 	switch job.State {
-	case storage.Succeeded:
+	case jobs.Succeeded:
 		out := wire.Captured{}
 		if err := json.Unmarshal(job.Result, &out); err != nil {
 			return fmt.Errorf("read result of job %s: %w", id, err)
@@ -139,7 +142,7 @@ func (s *Server) answerCapture(w http.ResponseWriter, r *http.Request, c tree.Ca
 		out.Status, out.JobID = "ok", id
 		writeJSON(w, http.StatusOK, out)
 		return nil
-	case storage.Failed, storage.Cancelled:
+	case jobs.Failed, jobs.Cancelled:
 		return jobError(job)
 	}
 	location := wire.Path(wire.JobRoute, id)
@@ -314,7 +317,7 @@ func (s *Server) contentOf(ctx context.Context, deps []zigpkg.Dependency, known 
 		src, ok := sources[hash]
 		if _, done := asked[hash]; !ok && !done {
 			src, err := s.trees.ByHash(ctx, hash)
-			if errors.Is(err, storage.ErrNotFound) {
+			if errors.Is(err, fault.ErrNotFound) {
 				return nil, false, nil
 			}
 			if err != nil {

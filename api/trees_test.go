@@ -18,6 +18,7 @@ import (
 	"github.com/francescobianco/packbase/api/wire"
 	"github.com/francescobianco/packbase/storage"
 	"github.com/francescobianco/packbase/storage/bundle"
+	"github.com/francescobianco/packbase/storage/jobs"
 	"github.com/francescobianco/packbase/storage/tree"
 )
 
@@ -114,7 +115,7 @@ func (s *scene) captures() []call {
 }
 
 // endCapture ends a capture that found one hole.
-func (s *scene) endCapture(ctx context.Context, c storage.Claim) error {
+func (s *scene) endCapture(ctx context.Context, c jobs.Claim) error {
 	revision, err := strconv.Atoi(c.Job.Pin)
 	if err != nil {
 		return err
@@ -125,7 +126,7 @@ func (s *scene) endCapture(ctx context.Context, c storage.Claim) error {
 	if err != nil {
 		return err
 	}
-	return s.db.EndJob(ctx, c, storage.Outcome{State: storage.Succeeded, Result: map[string]any{
+	return s.db.Jobs.End(ctx, c, jobs.Outcome{State: jobs.Succeeded, Result: map[string]any{
 		"tree": c.Job.Target, "revision": revision, "nodes": 1, "stored": 0, "holes": 1}})
 }
 

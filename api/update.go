@@ -16,7 +16,9 @@ import (
 	"github.com/go-chi/chi/v5"
 
 	"github.com/francescobianco/packbase/api/wire"
-	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/storage/fault"
+	"github.com/francescobianco/packbase/storage/jobs"
+	"github.com/francescobianco/packbase/storage/name"
 )
 
 // postUpdate serves POST /api/update: the catalog is looked at again. Anybody
@@ -37,14 +39,14 @@ func (s *Server) postUpdate(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	switch job.State {
-	case storage.Succeeded:
+	case jobs.Succeeded:
 		out := wire.Updated{Status: "ok", JobID: job.ID.String()}
 		if err := json.Unmarshal(job.Result, &out.Counters); err != nil {
 			return fmt.Errorf("read result of job %s: %w", job.ID, err)
 		}
 		writeJSON(w, http.StatusOK, out)
 		return nil
-	case storage.Failed, storage.Cancelled:
+	case jobs.Failed, jobs.Cancelled:
 		return jobError(job)
 	}
 	writeQueued(w, wire.Queued{Status: "started", JobID: job.ID.String(), RunID: job.RunID})
@@ -53,16 +55,16 @@ func (s *Server) postUpdate(w http.ResponseWriter, r *http.Request) error {
 
 // startUpdate returns the update that this request started. If another one is
 // under way or began too lately, it answers instead.
-func (s *Server) startUpdate(w http.ResponseWriter, r *http.Request) (job storage.Job, answered bool, err error) {
+func (s *Server) startUpdate(w http.ResponseWriter, r *http.Request) (job jobs.Job, answered bool, err error) {
 	ctx := r.Context()
-	left, err := s.db.Cooling(ctx, s.opt.Cooldown)
+	left, err := s.db.Jobs.Cooling(ctx, s.opt.Cooldown)
 	if err != nil {
 		return job, false, err
 	}
-	_, err = s.db.RunningUpdate(ctx)
+	_, err = s.db.Jobs.RunningUpdate(ctx)
 	if err == nil {
 		// Asked for during a run: one more follows it, in a window of its own.
-		if _, _, err = s.db.RequestUpdate(ctx, s.opt.Cooldown); err != nil {
+		if _, _, err = s.db.Jobs.RequestUpdate(ctx, s.opt.Cooldown); err != nil {
 			return job, false, err
 		}
 		s.news.Add(1)
@@ -71,7 +73,7 @@ func (s *Server) startUpdate(w http.ResponseWriter, r *http.Request) (job storag
 		writeJSON(w, http.StatusOK, wire.Postponed{Status: "queued", Queued: true, RetryAfter: retry})
 		return job, true, nil
 	}
-	if !errors.Is(err, storage.ErrNotFound) {
+	if !errors.Is(err, fault.ErrNotFound) {
 		return job, false, err
 	}
 	if left <= 0 {
@@ -85,7 +87,7 @@ func (s *Server) startUpdate(w http.ResponseWriter, r *http.Request) (job storag
 		writeJSON(w, http.StatusOK, wire.Postponed{Status: "cooldown", RetryAfter: retry})
 		return job, true, nil
 	}
-	job, created, err := s.db.RequestUpdate(ctx, s.opt.Cooldown)
+	job, created, err := s.db.Jobs.RequestUpdate(ctx, s.opt.Cooldown)
 	if err != nil {
 		return job, false, err
 	}
@@ -178,14 +180,14 @@ func (s *Server) postCheck(w http.ResponseWriter, r *http.Request) error {
 	if err := readJSON(w, r, &in); err != nil {
 		return err
 	}
-	if err := storage.ValidPackage(in.Package); err != nil {
+	if err := name.ValidPackage(in.Package); err != nil {
 		return err
 	}
 	wait, err := waitOf(r)
 	if err != nil {
 		return err
 	}
-	job, created, err := s.db.RequestProbe(r.Context(), in.Package)
+	job, created, err := s.db.Jobs.RequestProbe(r.Context(), in.Package)
 	if err != nil {
 		return notFound(err, errNoPackage(in.Package))
 	}
@@ -201,7 +203,7 @@ func (s *Server) postCheck(w http.ResponseWriter, r *http.Request) error {
 	if job.Open() {
 		return s.answerJob(w, r, job, 0)
 	}
-	if job.State != storage.Succeeded {
+	if job.State != jobs.Succeeded {
 		return jobError(job)
 	}
 	return s.answerCheck(w, r, job.Package)
@@ -219,7 +221,7 @@ func (s *Server) answerCheck(w http.ResponseWriter, r *http.Request, name string
 // postReview serves POST /api/review/{package}: an operator decides about a
 // package that is frozen.
 func (s *Server) postReview(w http.ResponseWriter, r *http.Request) error {
-	name := chi.URLParam(r, "package")
+	pkg := chi.URLParam(r, "package")
 	var in wire.Review
 	if err := readJSON(w, r, &in); err != nil {
 		return err
@@ -228,14 +230,14 @@ func (s *Server) postReview(w http.ResponseWriter, r *http.Request) error {
 		return &Error{Status: http.StatusBadRequest, Code: "invalid",
 			Message: `decision: want "accept", to mirror what upstream has now, or "keep", to leave the package as it is for good`}
 	}
-	if storage.ValidPackage(name) != nil {
-		return errNoPackage(name)
+	if name.ValidPackage(pkg) != nil {
+		return errNoPackage(pkg)
 	}
-	if err := s.db.Review(r.Context(), name, in.Decision == "accept"); err != nil {
-		return notFound(err, errNoPackage(name))
+	if err := s.db.Review(r.Context(), pkg, in.Decision == "accept"); err != nil {
+		return notFound(err, errNoPackage(pkg))
 	}
-	s.decided(r.Context(), name)
-	return s.answerCheck(w, r, name)
+	s.decided(r.Context(), pkg)
+	return s.answerCheck(w, r, pkg)
 }
 
 func errNoPackage(name string) *Error {

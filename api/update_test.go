@@ -11,7 +11,7 @@ import (
 	"time"
 
 	"github.com/francescobianco/packbase/api"
-	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/storage/jobs"
 	"github.com/francescobianco/packbase/storage/queue/queuetest"
 )
 
@@ -56,7 +56,7 @@ func noHeader(int) []string { return nil }
 // runs returns how many updates there were so far.
 func (g *registry) runs() int {
 	g.t.Helper()
-	jobs, err := g.db.Jobs(g.t.Context(), storage.JobFilter{Limit: 500})
+	jobs, err := g.db.Jobs.List(g.t.Context(), jobs.Filter{Limit: 500})
 	g.must(err)
 	return len(jobs)
 }
@@ -85,25 +85,25 @@ func TestUpdateIsBounded(t *testing.T) {
 		t.Fatalf("%d updates, want 1", got)
 	}
 
-	job, err := g.db.OpenUpdate(t.Context())
+	job, err := g.db.Jobs.OpenUpdate(t.Context())
 	g.must(err)
-	c, err := g.db.ClaimJob(t.Context(), job.ID, "tests", time.Minute)
+	c, err := g.db.Jobs.Claim(t.Context(), job.ID, "tests", time.Minute)
 	g.must(err)
-	g.must(g.db.StartRun(t.Context(), c))
+	g.must(g.db.Jobs.StartRun(t.Context(), c))
 	if got := g.ask(n, noHeader); got["200 queued"]+got[tooBusy] != n || got["200 queued"] == 0 {
 		t.Errorf("answers while one runs %v, want all queued", got)
 	}
 	if got := g.runs(); got != 2 {
 		t.Fatalf("%d updates, want 1 more", got)
 	}
-	next, err := g.db.OpenUpdate(t.Context())
+	next, err := g.db.Jobs.OpenUpdate(t.Context())
 	g.must(err)
 	if next.ID != job.ID {
 		t.Errorf("open update %s, want the running one first", next.ID)
 	}
 
-	g.must(g.db.ParkRun(t.Context(), c, storage.Counters{}))
-	g.must(g.db.CloseRuns(t.Context()))
+	g.must(g.db.Jobs.ParkRun(t.Context(), c, jobs.Counters{}))
+	g.must(g.db.Jobs.CloseRuns(t.Context()))
 	// A run that nobody's request has just started, as a follow-up, has its
 	// window, too: there is no lock then.
 	g.must(g.queue.Unlock(t.Context(), "update"))
@@ -126,17 +126,17 @@ func TestWaitForFoldedUpdate(t *testing.T) {
 	g := newRegistry(t)
 	answered := make(chan *answer, 1)
 	go func() { answered <- g.do(http.MethodPost, "/api/update?wait=60", "") }()
-	var job storage.Job
+	var job jobs.Job
 	eventually(t, "the update is queued", func() bool {
 		var err error
-		job, err = g.db.OpenUpdate(t.Context())
+		job, err = g.db.Jobs.OpenUpdate(t.Context())
 		return err == nil
 	})
-	c, err := g.db.ClaimJob(t.Context(), job.ID, "tests", time.Minute)
+	c, err := g.db.Jobs.Claim(t.Context(), job.ID, "tests", time.Minute)
 	g.must(err)
-	next, _, err := g.db.RequestUpdate(t.Context(), 0)
+	next, _, err := g.db.Jobs.RequestUpdate(t.Context(), 0)
 	g.must(err)
-	g.must(g.db.RequeueJob(t.Context(), c, 0, false, "", "")) // its worker stops
+	g.must(g.db.Jobs.Requeue(t.Context(), c, 0, false, "", "")) // its worker stops
 	a := <-answered
 	var body struct{ Code, Message string }
 	a.into(t, &body)

@@ -9,6 +9,8 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/storage/fault"
+	"github.com/francescobianco/packbase/storage/jobs"
 )
 
 // A jobWatch looks at the jobs that somebody follows: at all of them with one
@@ -18,9 +20,9 @@ type jobWatch struct {
 
 	mu        sync.Mutex
 	followers map[uuid.UUID]int
-	jobs      map[uuid.UUID]*storage.Job // as last seen; another pointer is another state
-	asked     time.Time                  // when Postgres was last asked
-	failed    error                      // how that ended
+	jobs      map[uuid.UUID]*jobs.Job // as last seen; another pointer is another state
+	asked     time.Time               // when Postgres was last asked
+	failed    error                   // how that ended
 }
 
 const (
@@ -29,12 +31,12 @@ const (
 )
 
 func newJobWatch(db *storage.DB) *jobWatch {
-	return &jobWatch{db: db, followers: map[uuid.UUID]int{}, jobs: map[uuid.UUID]*storage.Job{}}
+	return &jobWatch{db: db, followers: map[uuid.UUID]int{}, jobs: map[uuid.UUID]*jobs.Job{}}
 }
 
 // follow has the job looked at until done is called. It returns the job as
 // the others that follow it saw it last.
-func (w *jobWatch) follow(job storage.Job) (seen *storage.Job, done func()) {
+func (w *jobWatch) follow(job jobs.Job) (seen *jobs.Job, done func()) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.followers[job.ID]++
@@ -53,7 +55,7 @@ func (w *jobWatch) follow(job storage.Job) (seen *storage.Job, done func()) {
 
 // look returns a job that is followed, as it is give or take watchAge, or
 // ErrNotFound. The pointer is the one of the last look if nothing changed.
-func (w *jobWatch) look(ctx context.Context, id uuid.UUID) (*storage.Job, error) {
+func (w *jobWatch) look(ctx context.Context, id uuid.UUID) (*jobs.Job, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if time.Since(w.asked) >= watchAge {
@@ -64,7 +66,7 @@ func (w *jobWatch) look(ctx context.Context, id uuid.UUID) (*storage.Job, error)
 		return nil, w.failed
 	}
 	if w.jobs[id] == nil {
-		return nil, storage.ErrNotFound
+		return nil, fault.ErrNotFound
 	}
 	return w.jobs[id], nil
 }
@@ -77,12 +79,12 @@ func (w *jobWatch) ask(ctx context.Context) error {
 	for id := range w.followers {
 		ids = append(ids, id)
 	}
-	found, err := w.db.JobsByID(ctx, ids)
+	found, err := w.db.Jobs.ByIDs(ctx, ids)
 	if err != nil {
 		return err
 	}
 	before := w.jobs
-	w.jobs = make(map[uuid.UUID]*storage.Job, len(found))
+	w.jobs = make(map[uuid.UUID]*jobs.Job, len(found))
 	for i := range found {
 		job := &found[i]
 		if old := before[job.ID]; old != nil && reflect.DeepEqual(old, job) {

@@ -7,12 +7,19 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/francescobianco/packbase/storage/blob"
+	"github.com/francescobianco/packbase/storage/fault"
+	"github.com/francescobianco/packbase/storage/feed"
+	"github.com/francescobianco/packbase/storage/jobs"
+	"github.com/francescobianco/packbase/storage/name"
+	"github.com/francescobianco/packbase/storage/pg"
 )
 
 // PackageRecord returns what is known of pkg besides its releases, with the
 // fence of the last claim, and the digest of the record that is stored, "" if there is none.
 func (db *DB) PackageRecord(ctx context.Context, pkg string) (rec *PackageRecord, held string, err error) {
-	p, err := packageRow(ctx, db.pool, pkg)
+	p, err := packageRow(ctx, db.Pool, pkg)
 	if err != nil {
 		return nil, "", err
 	}
@@ -30,38 +37,38 @@ func (db *DB) PackageRecord(ctx context.Context, pkg string) (rec *PackageRecord
 	if rec.Moved, err = db.MovedTags(ctx, p.Name); err != nil {
 		return nil, "", err
 	}
-	branches, err := branchesOf(ctx, db.pool, p.Name)
+	branches, err := branchesOf(ctx, db.Pool, p.Name)
 	for _, b := range branches {
 		rec.Branches[b.Name] = b.Commit
 	}
 	if err == nil {
-		err = db.pool.QueryRow(ctx, `
+		err = db.Pool.QueryRow(ctx, `
 			SELECT COALESCE(record_digest, ''), fence, (SELECT count(*) FROM served_releases WHERE package = $1)
 			FROM packages WHERE name = $1`, p.Name).Scan(&held, &rec.Fence, &rec.Releases)
 	}
 	if err != nil {
-		return nil, "", fmt.Errorf("record of %s: %w", pkg, translate(err))
+		return nil, "", fmt.Errorf("record of %s: %w", pkg, pg.Translate(err))
 	}
 	return rec, held, nil
 }
 
 // KeepRecord names the blob of the claimed package's record.
-func (db *DB) KeepRecord(ctx context.Context, c Claim, record Blob) error {
-	err := db.tx(ctx, func(tx pgx.Tx) error {
-		if err := holdFence(ctx, tx, c); err != nil {
+func (db *DB) KeepRecord(ctx context.Context, c jobs.Claim, record blob.Ref) error {
+	err := db.Tx(ctx, func(tx pgx.Tx) error {
+		if err := jobs.HoldFence(ctx, tx, c); err != nil {
 			return err
 		}
 		return keepRecord(ctx, tx, c.Job.Package, record)
 	})
 	if err != nil {
-		return fmt.Errorf("keep record of %s: %w", c.Job.Package, translate(err))
+		return fmt.Errorf("keep record of %s: %w", c.Job.Package, pg.Translate(err))
 	}
 	return nil
 }
 
 // ReplaceRecord names another record, if the old one is still named.
-func (db *DB) ReplaceRecord(ctx context.Context, pkg, old string, record Blob) error {
-	err := db.tx(ctx, func(tx pgx.Tx) error {
+func (db *DB) ReplaceRecord(ctx context.Context, pkg, old string, record blob.Ref) error {
+	err := db.Tx(ctx, func(tx pgx.Tx) error {
 		if err := putBlobRow(ctx, tx, record); err != nil {
 			return err
 		}
@@ -69,12 +76,12 @@ func (db *DB) ReplaceRecord(ctx context.Context, pkg, old string, record Blob) e
 		return err
 	})
 	if err != nil {
-		return fmt.Errorf("replace record of %s: %w", pkg, translate(err))
+		return fmt.Errorf("replace record of %s: %w", pkg, pg.Translate(err))
 	}
 	return nil
 }
 
-func keepRecord(ctx context.Context, tx pgx.Tx, pkg string, record Blob) error {
+func keepRecord(ctx context.Context, tx pgx.Tx, pkg string, record blob.Ref) error {
 	if err := putBlobRow(ctx, tx, record); err != nil {
 		return err
 	}
@@ -86,18 +93,18 @@ func keepRecord(ctx context.Context, tx pgx.Tx, pkg string, record Blob) error {
 // upstream.
 type Adoption struct {
 	Record       *PackageRecord // nil if there is none
-	RecordBlob   Blob
+	RecordBlob   blob.Ref
 	Publications []Publication // in order of publication
 	Private      bool          // the package, if it is not here yet
 	Segments     []Segment
-	Indexes      []Blob  // of the segments
-	Follows      *Change // the change of the central that this brings an edge to
+	Indexes      []blob.Ref   // of the segments
+	Follows      *feed.Change // the change of the central that this brings an edge to
 }
 
 // Adopt makes the rows of releases that come from blobs, and of their package
 // if it has none yet. It returns ErrConflict if that contradicts what is here.
 func (db *DB) Adopt(ctx context.Context, name string, from Adoption) error {
-	err := db.tx(ctx, func(tx pgx.Tx) error {
+	err := db.Tx(ctx, func(tx pgx.Tx) error {
 		if err := adoptPackage(ctx, tx, name, from); err != nil {
 			return err
 		}
@@ -113,7 +120,7 @@ func (db *DB) Adopt(ctx context.Context, name string, from Adoption) error {
 			}
 		}
 		for _, p := range from.Publications {
-			if _, err := publish(ctx, tx, p); err != nil && !errors.Is(err, ErrGone) {
+			if _, err := publish(ctx, tx, p); err != nil && !errors.Is(err, fault.ErrGone) {
 				return err
 			}
 		}
@@ -125,34 +132,34 @@ func (db *DB) Adopt(ctx context.Context, name string, from Adoption) error {
 		if from.Follows == nil {
 			return nil
 		}
-		return advance(ctx, tx, *from.Follows)
+		return feed.Advance(ctx, tx, *from.Follows)
 	})
 	if err != nil {
-		return fmt.Errorf("adopt %s: %w", name, translate(err))
+		return fmt.Errorf("adopt %s: %w", name, pg.Translate(err))
 	}
 	return nil
 }
 
 // adoptPackage makes the package's row, or checks that it is the same one.
-func adoptPackage(ctx context.Context, tx pgx.Tx, name string, from Adoption) error {
-	var claims []Upstream
+func adoptPackage(ctx context.Context, tx pgx.Tx, pkg string, from Adoption) error {
+	var claims []name.Upstream
 	var fence int64
 	var created time.Time
 	for _, p := range from.Publications {
-		claims = append(claims, Upstream{Canonical: p.Upstream, CloneURL: p.CloneURL})
+		claims = append(claims, name.Upstream{Canonical: p.Upstream, CloneURL: p.CloneURL})
 		if created.IsZero() || p.Release.CreatedAt.Before(created) {
 			created = p.Release.CreatedAt
 		}
 	}
 	if r := from.Record; r != nil {
-		claims, fence = append(claims, Upstream{Canonical: r.Upstream, CloneURL: r.CloneURL}), r.Fence
+		claims, fence = append(claims, name.Upstream{Canonical: r.Upstream, CloneURL: r.CloneURL}), r.Fence
 	}
-	var up Upstream
+	var up name.Upstream
 	for i, c := range claims {
 		if i > 0 && c.Canonical != up.Canonical {
-			return fmt.Errorf("%w: its releases are of %q and of %q", ErrConflict, clip(up.Canonical), clip(c.Canonical))
+			return fmt.Errorf("%w: its releases are of %q and of %q", fault.ErrConflict, fault.Clip(up.Canonical), fault.Clip(c.Canonical))
 		}
-		if err := c.check(); err != nil {
+		if err := c.Check(); err != nil {
 			return err
 		}
 		up = c
@@ -160,13 +167,13 @@ func adoptPackage(ctx context.Context, tx pgx.Tx, name string, from Adoption) er
 	_, err := tx.Exec(ctx, `
 		INSERT INTO packages (name, upstream, clone_url, fence, created_at, updated_at, private)
 		VALUES ($1, $2, $3, $4, COALESCE($5, now()), COALESCE($5, now()), $6)
-		ON CONFLICT DO NOTHING`, name, up.Canonical, up.CloneURL, fence, nullTime(created), from.Private)
+		ON CONFLICT DO NOTHING`, pkg, up.Canonical, up.CloneURL, fence, nullTime(created), from.Private)
 	if err != nil {
 		return err
 	}
-	owner, err := claimName(ctx, tx, name, up)
-	if err == nil && owner != name {
-		err = fmt.Errorf("%w: the package is called %s here", ErrConflict, owner)
+	owner, err := claimName(ctx, tx, pkg, up)
+	if err == nil && owner != pkg {
+		err = fmt.Errorf("%w: the package is called %s here", fault.ErrConflict, owner)
 	}
 	return err
 }
@@ -178,7 +185,7 @@ func nullTime(t time.Time) *time.Time {
 	return &t
 }
 
-func adoptRecord(ctx context.Context, tx pgx.Tx, r *PackageRecord, in Blob) error {
+func adoptRecord(ctx context.Context, tx pgx.Tx, r *PackageRecord, in blob.Ref) error {
 	batch := &pgx.Batch{}
 	batch.Queue(`
 		UPDATE packages
@@ -221,7 +228,7 @@ type Inconsistency struct{ Code, Subject, Problem string }
 // Inconsistencies returns what rows say against each other; the schema's own
 // constraints already hold.
 func (db *DB) Inconsistencies(ctx context.Context) ([]Inconsistency, error) {
-	rows, _ := db.pool.Query(ctx, `
+	rows, _ := db.Pool.Query(ctx, `
 		SELECT 'package_counts' AS code, p.name AS subject,
 			'the summary says ' || p.release_count || ' releases and ' || p.size_bytes || ' bytes, there are ' || r.n || ' and ' || r.bytes AS problem
 		FROM packages p
@@ -247,7 +254,7 @@ func (db *DB) Inconsistencies(ctx context.Context) ([]Inconsistency, error) {
 		FROM jobs WHERE state = 'queued' AND run_at < now() - interval '1 day'`)
 	all, err := pgx.CollectRows(rows, pgx.RowToStructByPos[Inconsistency])
 	if err != nil {
-		return nil, fmt.Errorf("inconsistencies: %w", translate(err))
+		return nil, fmt.Errorf("inconsistencies: %w", pg.Translate(err))
 	}
 	return all, nil
 }

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/storage/blob"
 	"github.com/francescobianco/packbase/storage/tree"
 )
 
@@ -14,7 +15,7 @@ import (
 func TestNamedBlobsHasEveryForeignKey(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
-	blob := func(name string) storage.Blob { return storage.Blob{Digest: hash(name, 64), Size: 1} }
+	blob := func(name string) blob.Ref { return blob.Ref{Digest: hash(name, 64), Size: 1} }
 	f.publish("hello", "v1.0.0")
 	c := f.claim("hello")
 	f.must(f.AppendSegment(f.ctx, c, storage.Segment{Package: "hello", Objects: 1, Digest: hash("segment", 64), Size: 1}, blob("segment index")))
@@ -54,8 +55,8 @@ func TestNamedBlobsHasEveryForeignKey(t *testing.T) {
 	}
 	before := f.count(`SELECT count(*) FROM blobs`)
 	f.must(f.exec(`INSERT INTO blobs (digest, size) VALUES ($1, 1)`, hash("stray", 64)))
-	f.must(f.ForgetBlobs(f.ctx))
-	named, err := f.NamedBlobs(f.ctx)
+	f.must(f.Scrub.Forget(f.ctx))
+	named, err := f.Scrub.Named(f.ctx)
 	f.must(err)
 	if after := f.count(`SELECT count(*) FROM blobs`); after != before || len(named) != before {
 		t.Errorf("%d blobs, %d named; want the %d that rows name", after, len(named), before)
@@ -75,26 +76,26 @@ func TestDamagedBlob(t *testing.T) {
 	digest := publication("hello", "v1.0.0", "hellov1.0.0").Release.Digest
 	due := func(want int) {
 		t.Helper()
-		if all, err := f.DueBlobs(f.ctx, 10); err != nil || len(all) != want {
+		if all, err := f.Scrub.Due(f.ctx, 10); err != nil || len(all) != want {
 			t.Errorf("%d blobs are due, want %d (%v)", len(all), want, err)
 		}
 	}
 	due(0)
-	f.must(f.SuspectBlob(f.ctx, digest))
+	f.must(f.Scrub.Suspect(f.ctx, digest))
 	due(1)
-	if s, err := f.Scrub(f.ctx, time.Hour); err != nil || s.Damaged != 0 || s.Behind != 0 || s.Since == nil || s.Bytes == 0 {
+	if s, err := f.Scrub.State(f.ctx, time.Hour); err != nil || s.Damaged != 0 || s.Behind != 0 || s.Since == nil || s.Bytes == 0 {
 		t.Errorf("suspected only: %+v (%v)", s, err)
 	}
 	last := time.Duration(0)
 	for try := range 12 {
-		f.must(f.BlobDamaged(f.ctx, digest, "its tarball is lost"))
+		f.must(f.Scrub.Damaged(f.ctx, digest, "its tarball is lost"))
 		due(0)
 		wait := time.Duration(f.count(`SELECT extract(epoch FROM mend_at - now())::int FROM blobs WHERE digest = $1`, digest)) * time.Second
 		if wait < last || wait > 6*time.Hour || try == 0 && wait > time.Minute || try == 11 && wait < 5*time.Hour {
 			t.Errorf("try %d: the next is in %s, after %s", try, wait, last)
 		}
 		last = wait
-		f.must(f.SuspectBlob(f.ctx, digest)) // who asks for it does not hurry it
+		f.must(f.Scrub.Suspect(f.ctx, digest)) // who asks for it does not hurry it
 		due(0)
 	}
 	if p := f.pkg("hello"); p.Healthy || p.ProbeError != "its tarball is lost" {
@@ -103,10 +104,10 @@ func TestDamagedBlob(t *testing.T) {
 	if !f.pkg("other").Healthy {
 		t.Error("a package that does not need it is not healthy")
 	}
-	if s, err := f.Scrub(f.ctx, time.Hour); err != nil || s.Damaged != 1 {
+	if s, err := f.Scrub.State(f.ctx, time.Hour); err != nil || s.Damaged != 1 {
 		t.Errorf("damaged: %+v (%v)", s, err)
 	}
-	blobs, err := f.PackageBlobs(f.ctx, "hello")
+	blobs, err := f.Scrub.OfPackage(f.ctx, "hello")
 	f.must(err)
 	damaged := 0
 	for _, b := range blobs {
@@ -117,14 +118,14 @@ func TestDamagedBlob(t *testing.T) {
 	if len(blobs) != 2 || damaged != 1 {
 		t.Errorf("hello has %d blobs, %d damaged; want 2 and 1", len(blobs), damaged)
 	}
-	f.must(f.BlobChecked(f.ctx, digest, time.Now()))
-	if s, err := f.Scrub(f.ctx, time.Hour); err != nil || s.Damaged != 0 {
+	f.must(f.Scrub.Checked(f.ctx, digest, time.Now()))
+	if s, err := f.Scrub.State(f.ctx, time.Hour); err != nil || s.Damaged != 0 {
 		t.Errorf("mended: %+v (%v)", s, err)
 	}
 
 	// What was not read for longest comes first.
 	f.must(f.exec(`UPDATE blobs SET created_at = now() - interval '2 hours'`))
-	old, err := f.UncheckedBlobs(f.ctx, time.Hour, 2)
+	old, err := f.Scrub.Unchecked(f.ctx, time.Hour, 2)
 	f.must(err)
 	if len(old) != 2 {
 		t.Fatalf("%d blobs are unread for an hour, want 2", len(old))
@@ -133,9 +134,9 @@ func TestDamagedBlob(t *testing.T) {
 		if b.Digest == digest {
 			t.Error("what was just read is asked for")
 		}
-		f.must(f.BlobChecked(f.ctx, b.Digest, time.Now()))
+		f.must(f.Scrub.Checked(f.ctx, b.Digest, time.Now()))
 	}
-	if s, err := f.Scrub(f.ctx, time.Hour); err != nil || s.Behind != 1 {
+	if s, err := f.Scrub.State(f.ctx, time.Hour); err != nil || s.Behind != 1 {
 		t.Errorf("behind: %+v, want 1 (%v)", s, err)
 	}
 }

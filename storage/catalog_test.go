@@ -11,46 +11,48 @@ import (
 
 	"github.com/google/uuid"
 
-	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/storage/catalog"
+	"github.com/francescobianco/packbase/storage/fault"
+	"github.com/francescobianco/packbase/storage/jobs"
 )
 
 const source = "https://catalog.example/packages.json"
 
 // catalog stores entries as the whole catalog.
-func (f *fixture) catalog(entries ...storage.CatalogEntry) storage.CatalogDiff {
+func (f *fixture) catalog(entries ...catalog.Entry) catalog.Diff {
 	f.t.Helper()
-	diff, err := f.StoreCatalog(f.ctx, source, hash(fmt.Sprint(entries), 64), entries)
+	diff, err := f.Catalog.Replace(f.ctx, source, hash(fmt.Sprint(entries), 64), entries)
 	f.must(err)
 	return diff
 }
 
 // entry is a catalog's entry for a package, as it was at updated.
-func entry(id, name, updated string) storage.CatalogEntry {
+func entry(id, name, updated string) catalog.Entry {
 	up := upstreamOf(name)
-	return storage.CatalogEntry{ID: id, Name: name, Upstream: up.Canonical, CloneURL: up.CloneURL, Language: "shell", Updated: updated}
+	return catalog.Entry{ID: id, Name: name, Upstream: up.Canonical, CloneURL: up.CloneURL, Language: "shell", Updated: updated}
 }
 
 func TestStoreCatalog(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
-	bad := storage.CatalogEntry{ID: "4", Name: "../x", Problem: "that is no name"}
+	bad := catalog.Entry{ID: "4", Name: "../x", Problem: "that is no name"}
 	zig := entry("1", "a", "t1")
 	zig.Language = "zig"
 	steps := []struct { // in order
 		name    string
-		entries []storage.CatalogEntry
-		want    storage.CatalogDiff
+		entries []catalog.Entry
+		want    catalog.Diff
 	}{
-		{"first", []storage.CatalogEntry{entry("1", "a", "t1"), entry("2", "b", "t1"), bad}, storage.CatalogDiff{Added: 3}},
-		{"same again", []storage.CatalogEntry{entry("1", "a", "t1"), entry("2", "b", "t1"), bad}, storage.CatalogDiff{}},
-		{"another order", []storage.CatalogEntry{bad, entry("2", "b", "t1"), entry("1", "a", "t1")}, storage.CatalogDiff{}},
-		{"one updated", []storage.CatalogEntry{entry("1", "a", "t2"), entry("2", "b", "t1"), bad}, storage.CatalogDiff{Updated: 1}},
-		{"one of another language", []storage.CatalogEntry{zig, entry("2", "b", "t1"), bad}, storage.CatalogDiff{Updated: 1}},
-		{"one removed, one added", []storage.CatalogEntry{zig, entry("3", "c", ""), bad}, storage.CatalogDiff{Added: 1, Removed: 1}},
-		{"two swap their names", []storage.CatalogEntry{entry("3", "a", "t1"), entry("1", "c", ""), bad}, storage.CatalogDiff{Updated: 2}},
-		{"one takes another's name", []storage.CatalogEntry{entry("5", "a", "t1"), bad}, storage.CatalogDiff{Added: 1, Removed: 2}},
-		{"case of a name", []storage.CatalogEntry{entry("5", "A", "t1"), bad}, storage.CatalogDiff{Updated: 1}},
-		{"empty", nil, storage.CatalogDiff{Removed: 2}},
+		{"first", []catalog.Entry{entry("1", "a", "t1"), entry("2", "b", "t1"), bad}, catalog.Diff{Added: 3}},
+		{"same again", []catalog.Entry{entry("1", "a", "t1"), entry("2", "b", "t1"), bad}, catalog.Diff{}},
+		{"another order", []catalog.Entry{bad, entry("2", "b", "t1"), entry("1", "a", "t1")}, catalog.Diff{}},
+		{"one updated", []catalog.Entry{entry("1", "a", "t2"), entry("2", "b", "t1"), bad}, catalog.Diff{Updated: 1}},
+		{"one of another language", []catalog.Entry{zig, entry("2", "b", "t1"), bad}, catalog.Diff{Updated: 1}},
+		{"one removed, one added", []catalog.Entry{zig, entry("3", "c", ""), bad}, catalog.Diff{Added: 1, Removed: 1}},
+		{"two swap their names", []catalog.Entry{entry("3", "a", "t1"), entry("1", "c", ""), bad}, catalog.Diff{Updated: 2}},
+		{"one takes another's name", []catalog.Entry{entry("5", "a", "t1"), bad}, catalog.Diff{Added: 1, Removed: 2}},
+		{"case of a name", []catalog.Entry{entry("5", "A", "t1"), bad}, catalog.Diff{Updated: 1}},
+		{"empty", nil, catalog.Diff{Removed: 2}},
 	}
 	for _, step := range steps {
 		if got := f.catalog(step.entries...); got != step.want {
@@ -65,16 +67,16 @@ func TestStoreCatalogIsWhole(t *testing.T) {
 	f := newFixture(t)
 	f.catalog(entry("1", "a", "t1"))
 	before := f.rows("catalog_entries") + f.rows("catalog")
-	_, err := f.StoreCatalog(f.ctx, source, hash("x", 64), []storage.CatalogEntry{entry("1", "b", "t2"), entry("2", "B", "t2")})
-	f.want("two entries of one name", err, storage.ErrConflict)
-	_, err = f.StoreCatalog(f.ctx, source, hash("x", 64), []storage.CatalogEntry{entry("1", "b\x00", "t2")})
-	f.want("text that cannot be stored", err, storage.ErrInvalid)
+	_, err := f.Catalog.Replace(f.ctx, source, hash("x", 64), []catalog.Entry{entry("1", "b", "t2"), entry("2", "B", "t2")})
+	f.want("two entries of one name", err, fault.ErrConflict)
+	_, err = f.Catalog.Replace(f.ctx, source, hash("x", 64), []catalog.Entry{entry("1", "b\x00", "t2")})
+	f.want("text that cannot be stored", err, fault.ErrInvalid)
 	if after := f.rows("catalog_entries") + f.rows("catalog"); after != before {
 		t.Errorf("stored:\n%s\nwant:\n%s", after, before)
 	}
-	f.must(f.CatalogFailed(f.ctx, source, "catalog_unreachable", "it does not answer"))
-	digest, err := f.CatalogDigest(f.ctx, source)
-	if problem, at, perr := f.CatalogState(f.ctx, source); err != nil || perr != nil || digest == "" || problem != "it does not answer" || at == nil {
+	f.must(f.Catalog.Failed(f.ctx, source, "catalog_unreachable", "it does not answer"))
+	digest, err := f.Catalog.Digest(f.ctx, source)
+	if problem, at, perr := f.Catalog.State(f.ctx, source); err != nil || perr != nil || digest == "" || problem != "it does not answer" || at == nil {
 		t.Errorf("digest %q, problem %q, fetched at %v; want the last good catalog and the reason", digest, problem, at)
 	}
 	if f.rows("catalog_entries") == "" {
@@ -109,13 +111,13 @@ func TestRegistered(t *testing.T) {
 func TestCandidates(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
-	sync := func(name string, s storage.Sync) {
+	sync := func(name string, s jobs.Sync) {
 		t.Helper()
 		c := f.claim(name)
-		f.must(f.RecordSync(f.ctx, c, s))
-		f.must(f.EndJob(f.ctx, c, storage.Outcome{State: storage.Succeeded}))
+		f.must(f.Jobs.RecordSync(f.ctx, c, s))
+		f.must(f.Jobs.End(f.ctx, c, jobs.Outcome{State: jobs.Succeeded}))
 	}
-	good, failed := storage.Sync{OK: true, Catalog: "t1"}, storage.Sync{Code: "x", Wait: time.Hour}
+	good, failed := jobs.Sync{OK: true, Catalog: "t1"}, jobs.Sync{Code: "x", Wait: time.Hour}
 	f.catalog(entry("1", "new", "t1"), entry("2", "synced", "t1"), entry("3", "empty", "t1"), entry("4", "failed-later", "t1"), entry("5", "no-time", ""),
 		entry("6", "frozen", "t1"), entry("7", "changed-meanwhile", "t2"), entry("8", "updated", "t1"), entry("9", "Other-Case", "t1"), entry("10", "rebound", "t1"),
 		entry("11", "rejected", "t1"), entry("12", "rejected-for-now", "t1"), entry("13", "rejected-by-other-rules", "t1"), entry("14", "rejected-once", "t1"))
@@ -133,7 +135,7 @@ func TestCandidates(t *testing.T) {
 		('rejected-for-now', 'v2', '', '', '', 'rules', now()),
 		('rejected-by-other-rules', 'v2', '', '', '', 'others', now() + interval '1 hour'),
 		('rejected-once', 'v1', '', '', '', 'others', now())`)) // it is a release now
-	sync("no-time", storage.Sync{OK: true})
+	sync("no-time", jobs.Sync{OK: true})
 	sync("changed-meanwhile", good) // it began when the catalog said t1
 	sync("failed-later", failed)
 	f.must(f.exec(`UPDATE catalog_entries SET synced_updated = 't1' WHERE id = '9'`))
@@ -151,7 +153,7 @@ func TestCandidates(t *testing.T) {
 		"Other-Case": {fresh: true}, "rebound": {}, "frozen": {fresh: true, waiting: true},
 		"rejected": {fresh: true}, "rejected-for-now": {}, "rejected-by-other-rules": {}, "rejected-once": {fresh: true},
 	}
-	candidates, err := f.Candidates(f.ctx, "rules")
+	candidates, err := f.Catalog.Candidates(f.ctx, "rules")
 	f.must(err)
 	got := map[string]verdict{}
 	for _, c := range candidates {
@@ -160,25 +162,25 @@ func TestCandidates(t *testing.T) {
 	if fmt.Sprint(got) != fmt.Sprint(want) {
 		t.Errorf("candidates %+v, want %+v", got, want)
 	}
-	if !slices.IsSortedFunc(candidates, func(a, b storage.Candidate) int { return strings.Compare(a.Name, b.Name) }) {
+	if !slices.IsSortedFunc(candidates, func(a, b catalog.Candidate) int { return strings.Compare(a.Name, b.Name) }) {
 		t.Error("candidates are not sorted")
 	}
 }
 
 // update claims an update and has its run begin.
-func (f *fixture) update() storage.Claim {
+func (f *fixture) update() jobs.Claim {
 	f.t.Helper()
-	job, _, err := f.RequestUpdate(f.ctx, 0)
+	job, _, err := f.Jobs.RequestUpdate(f.ctx, 0)
 	f.must(err)
-	c, err := f.ClaimJob(f.ctx, job.ID, "tests", time.Minute)
+	c, err := f.Jobs.Claim(f.ctx, job.ID, "tests", time.Minute)
 	f.must(err)
-	f.must(f.StartRun(f.ctx, c))
+	f.must(f.Jobs.StartRun(f.ctx, c))
 	return c
 }
 
-func (f *fixture) run() storage.Run {
+func (f *fixture) run() jobs.Run {
 	f.t.Helper()
-	run, err := f.LastRun(f.ctx)
+	run, err := f.Jobs.LastRun(f.ctx)
 	f.must(err)
 	return run
 }
@@ -191,7 +193,7 @@ func TestOneQueuedUpdate(t *testing.T) {
 	for round := range 2 { // without an update, and while one runs
 		ids, news := make([]uuid.UUID, n), make([]bool, n)
 		f.must(errors.Join(at(n, func(i int) error {
-			job, created, err := f.RequestUpdate(f.ctx, 0)
+			job, created, err := f.Jobs.RequestUpdate(f.ctx, 0)
 			ids[i], news[i] = job.ID, created
 			return err
 		})...))
@@ -208,18 +210,18 @@ func TestOneQueuedUpdate(t *testing.T) {
 			t.Errorf("round %d: created %d times, %d jobs, %d runs; want 1, %d, %d", round, created, jobs, runs, round+1, round+1)
 		}
 		if round == 0 {
-			_, err := f.RunningUpdate(f.ctx)
-			f.want("running update", err, storage.ErrNotFound)
-			_, err = f.ClaimJob(f.ctx, ids[0], "tests", time.Minute)
+			_, err := f.Jobs.RunningUpdate(f.ctx)
+			f.want("running update", err, fault.ErrNotFound)
+			_, err = f.Jobs.Claim(f.ctx, ids[0], "tests", time.Minute)
 			f.must(err)
 			continue
 		}
-		_, err := f.ClaimJob(f.ctx, ids[0], "tests", time.Minute)
-		f.want("claim while one runs", err, storage.ErrLost)
+		_, err := f.Jobs.Claim(f.ctx, ids[0], "tests", time.Minute)
+		f.want("claim while one runs", err, jobs.ErrLost)
 	}
-	running, err := f.RunningUpdate(f.ctx)
+	running, err := f.Jobs.RunningUpdate(f.ctx)
 	f.must(err)
-	if open, err := f.OpenUpdate(f.ctx); err != nil || open.ID != running.ID {
+	if open, err := f.Jobs.OpenUpdate(f.ctx); err != nil || open.ID != running.ID {
 		t.Errorf("open update %s, %v; want the running one, %s", open.ID, err, running.ID)
 	}
 }
@@ -231,7 +233,7 @@ func TestRequestDueUpdate(t *testing.T) {
 	for want := 1; want <= 2; want++ {
 		news := make([]bool, 20)
 		f.must(errors.Join(at(len(news), func(i int) (err error) {
-			_, news[i], err = f.RequestDueUpdate(f.ctx, time.Hour, 0)
+			_, news[i], err = f.Jobs.RequestDueUpdate(f.ctx, time.Hour, 0)
 			return err
 		})...))
 		created := 0
@@ -254,9 +256,9 @@ func TestUpdatesKeepApart(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	const cooldown = time.Hour
-	for name, request := range map[string]func() (storage.Job, bool, error){
-		"followed": func() (storage.Job, bool, error) { return f.RequestUpdate(f.ctx, cooldown) },
-		"interval": func() (storage.Job, bool, error) { return f.RequestDueUpdate(f.ctx, time.Nanosecond, cooldown) },
+	for name, request := range map[string]func() (jobs.Job, bool, error){
+		"followed": func() (jobs.Job, bool, error) { return f.Jobs.RequestUpdate(f.ctx, cooldown) },
+		"interval": func() (jobs.Job, bool, error) { return f.Jobs.RequestDueUpdate(f.ctx, time.Nanosecond, cooldown) },
 	} {
 		f.must(f.exec(`UPDATE runs SET started_at = now() - interval '2 hours'`)) // the test's first round has none
 		first := f.update()
@@ -265,13 +267,13 @@ func TestUpdatesKeepApart(t *testing.T) {
 		if run := f.run(); !created || next.RunAt.Sub(*run.StartedAt) != cooldown {
 			t.Errorf("%s: the next one (new %v) is due at %v, want it %v after %v", name, created, next.RunAt, cooldown, run.StartedAt)
 		}
-		if left, err := f.Cooling(f.ctx, cooldown); err != nil || left <= cooldown-time.Minute || left > cooldown {
+		if left, err := f.Jobs.Cooling(f.ctx, cooldown); err != nil || left <= cooldown-time.Minute || left > cooldown {
 			t.Errorf("%s: cooling %v, %v; want nearly %v", name, left, err, cooldown)
 		}
-		f.must(f.ParkRun(f.ctx, first, storage.Counters{}))
-		f.must(f.CloseRuns(f.ctx))
-		_, err = f.ClaimJob(f.ctx, next.ID, "tests", time.Minute)
-		f.want(name+": claim in the cooldown", err, storage.ErrLost)
+		f.must(f.Jobs.ParkRun(f.ctx, first, jobs.Counters{}))
+		f.must(f.Jobs.CloseRuns(f.ctx))
+		_, err = f.Jobs.Claim(f.ctx, next.ID, "tests", time.Minute)
+		f.want(name+": claim in the cooldown", err, jobs.ErrLost)
 		f.must(f.exec(`UPDATE jobs SET state = 'cancelled', ended_at = now() WHERE state = 'queued'`))
 	}
 }
@@ -287,7 +289,7 @@ func TestRun(t *testing.T) {
 	f.must(f.exec(`INSERT INTO runs (state) VALUES ('failed')`))
 	f.must(f.exec(`UPDATE jobs SET run_id = (SELECT max(id) FROM runs) WHERE package = 'a'`))
 	c := f.update()
-	candidates, err := f.Candidates(f.ctx, "rules")
+	candidates, err := f.Catalog.Candidates(f.ctx, "rules")
 	f.must(err)
 	for _, cand := range candidates {
 		job, created, err := f.AddChild(f.ctx, *c.Job.RunID, cand)
@@ -300,40 +302,40 @@ func TestRun(t *testing.T) {
 	if p := f.pkg("b"); !p.Registered || p.Language != "shell" {
 		t.Errorf("b: registered %v, language %q; want what the catalog says", p.Registered, p.Language)
 	}
-	f.must(f.ParkRun(f.ctx, c, storage.Counters{SourceChanged: true, SourcePackages: 3, SourceAdded: 3, ReposScanned: 3, PackagesTotal: 3}))
-	if lost, err := f.ReapJobs(f.ctx); err != nil || len(lost) > 0 {
+	f.must(f.Jobs.ParkRun(f.ctx, c, jobs.Counters{SourceChanged: true, SourcePackages: 3, SourceAdded: 3, ReposScanned: 3, PackagesTotal: 3}))
+	if lost, err := f.Jobs.Reap(f.ctx); err != nil || len(lost) > 0 {
 		t.Errorf("reaped %+v, %v; want a parked update left alone", lost, err)
 	}
 	for i, end := range []struct{ name, code string }{{"a", ""}, {"b", "no_tags"}, {"c", ""}} {
-		f.must(f.CloseRuns(f.ctx))
-		if done, total, err := f.RunProgress(f.ctx, *c.Job.RunID); err != nil || done != i || total != 3 || f.run().State != storage.Running {
+		f.must(f.Jobs.CloseRuns(f.ctx))
+		if done, total, err := f.Jobs.RunProgress(f.ctx, *c.Job.RunID); err != nil || done != i || total != 3 || f.run().State != jobs.Running {
 			t.Errorf("before %s: %d of %d, %v, run %s; want %d of 3, running", end.name, done, total, err, f.run().State, i)
 		}
 		child := begun
 		if end.name != "c" {
 			child = f.claim(end.name)
 		}
-		o := storage.Outcome{State: storage.Succeeded, Result: tarballs{2, 1}, Sync: &storage.Sync{OK: true}}
+		o := jobs.Outcome{State: jobs.Succeeded, Result: tarballs{2, 1}, Sync: &jobs.Sync{OK: true}}
 		if end.code != "" {
-			o = storage.Outcome{State: storage.Failed, Code: end.code, Sync: &storage.Sync{Code: end.code}}
+			o = jobs.Outcome{State: jobs.Failed, Code: end.code, Sync: &jobs.Sync{Code: end.code}}
 		}
-		f.must(f.EndJob(f.ctx, child, o))
+		f.must(f.Jobs.End(f.ctx, child, o))
 	}
-	f.must(f.CloseRuns(f.ctx))
+	f.must(f.Jobs.CloseRuns(f.ctx))
 	run := f.run()
-	want := storage.Counters{SourceChanged: true, SourcePackages: 3, SourceAdded: 3, SourceRepoFailed: 1, ReposScanned: 3, PackagesTotal: 3, PackagesSynced: 2,
+	want := jobs.Counters{SourceChanged: true, SourcePackages: 3, SourceAdded: 3, SourceRepoFailed: 1, ReposScanned: 3, PackagesTotal: 3, PackagesSynced: 2,
 		PackagesProbed: 2, TarballsCreated: 4, TarballsPresent: 2}
-	if run.State != storage.Succeeded || run.EndedAt == nil || run.Counters != want {
+	if run.State != jobs.Succeeded || run.EndedAt == nil || run.Counters != want {
 		t.Errorf("run %s with %+v, want it ended with %+v", run.State, run.Counters, want)
 	}
 	job := f.job(c.Job)
-	var result storage.Counters
-	if err := json.Unmarshal(job.Result, &result); err != nil || job.State != storage.Succeeded || result != want {
+	var result jobs.Counters
+	if err := json.Unmarshal(job.Result, &result); err != nil || job.State != jobs.Succeeded || result != want {
 		t.Errorf("update %s with %s, want the counters of the run", job.State, job.Result)
 	}
-	f.must(f.CloseRuns(f.ctx)) // again: nothing to do
-	_, err = f.OpenUpdate(f.ctx)
-	f.want("open update", err, storage.ErrNotFound)
+	f.must(f.Jobs.CloseRuns(f.ctx)) // again: nothing to do
+	_, err = f.Jobs.OpenUpdate(f.ctx)
+	f.want("open update", err, fault.ErrNotFound)
 }
 
 // tarballs is the result of a fetch, as a run counts it.
@@ -348,33 +350,33 @@ func TestRunFails(t *testing.T) {
 	f := newFixture(t)
 	c := f.update()
 	f.end(c, "catalog_unreachable")
-	f.must(f.CloseRuns(f.ctx))
-	if run := f.run(); run.State != storage.Failed || run.EndedAt == nil {
+	f.must(f.Jobs.CloseRuns(f.ctx))
+	if run := f.run(); run.State != jobs.Failed || run.EndedAt == nil {
 		t.Errorf("run %s, want failed", run.State)
 	}
-	job, err := f.RetryJob(f.ctx, c.Job.ID)
+	job, err := f.Jobs.Retry(f.ctx, c.Job.ID)
 	f.must(err)
 	if job.RunID == nil || *job.RunID != *c.Job.RunID {
 		t.Fatalf("retried update has run %v, want %d", job.RunID, *c.Job.RunID)
 	}
-	c, err = f.ClaimJob(f.ctx, job.ID, "tests", time.Minute)
+	c, err = f.Jobs.Claim(f.ctx, job.ID, "tests", time.Minute)
 	f.must(err)
-	f.must(f.StartRun(f.ctx, c))
-	if run := f.run(); run.State != storage.Running || run.EndedAt != nil {
+	f.must(f.Jobs.StartRun(f.ctx, c))
+	if run := f.run(); run.State != jobs.Running || run.EndedAt != nil {
 		t.Errorf("run %s, ended at %v; want it running", run.State, run.EndedAt)
 	}
-	f.must(f.ParkRun(f.ctx, c, storage.Counters{}))
-	_, err = f.CancelJob(f.ctx, job.ID) // nobody holds it: it ends at once
+	f.must(f.Jobs.ParkRun(f.ctx, c, jobs.Counters{}))
+	_, err = f.Jobs.Cancel(f.ctx, job.ID) // nobody holds it: it ends at once
 	f.must(err)
-	f.must(f.CloseRuns(f.ctx))
-	if run := f.run(); run.State != storage.Failed || f.job(job).State != storage.Cancelled {
+	f.must(f.Jobs.CloseRuns(f.ctx))
+	if run := f.run(); run.State != jobs.Failed || f.job(job).State != jobs.Cancelled {
 		t.Errorf("run %s of a cancelled update, want failed", run.State)
 	}
 	next := f.update()
 	f.lose(next)
-	_, err = f.ReapJobs(f.ctx)
+	_, err = f.Jobs.Reap(f.ctx)
 	f.must(err)
-	f.want("park of a lost update", f.ParkRun(f.ctx, next, storage.Counters{}), storage.ErrLost)
+	f.want("park of a lost update", f.Jobs.ParkRun(f.ctx, next, jobs.Counters{}), jobs.ErrLost)
 }
 
 // A child that ends without its worker's word counts, too.
@@ -383,26 +385,26 @@ func TestRunCountsLostChildren(t *testing.T) {
 	f := newFixture(t)
 	f.catalog(entry("1", "a", "t1"), entry("2", "b", "t1"))
 	c := f.update()
-	candidates, err := f.Candidates(f.ctx, "rules")
+	candidates, err := f.Catalog.Candidates(f.ctx, "rules")
 	f.must(err)
-	var children []storage.Job
+	var children []jobs.Job
 	for _, cand := range candidates {
 		job, _, err := f.AddChild(f.ctx, *c.Job.RunID, cand)
 		f.must(err)
 		children = append(children, job)
 	}
-	f.must(f.ParkRun(f.ctx, c, storage.Counters{}))
-	_, err = f.CancelJob(f.ctx, children[0].ID)
+	f.must(f.Jobs.ParkRun(f.ctx, c, jobs.Counters{}))
+	_, err = f.Jobs.Cancel(f.ctx, children[0].ID)
 	f.must(err)
-	for range storage.MaxCrashes {
-		child, err := f.ClaimJob(f.ctx, children[1].ID, "tests", time.Minute)
+	for range jobs.MaxCrashes {
+		child, err := f.Jobs.Claim(f.ctx, children[1].ID, "tests", time.Minute)
 		f.must(err)
 		f.lose(child)
-		_, err = f.ReapJobs(f.ctx)
+		_, err = f.Jobs.Reap(f.ctx)
 		f.must(err)
 	}
-	f.must(f.CloseRuns(f.ctx))
-	if run := f.run(); run.State != storage.Succeeded || run.SourceRepoFailed != 2 {
+	f.must(f.Jobs.CloseRuns(f.ctx))
+	if run := f.run(); run.State != jobs.Succeeded || run.SourceRepoFailed != 2 {
 		t.Errorf("run %s, %d failed; want it ended with 2", run.State, run.SourceRepoFailed)
 	}
 }
@@ -416,13 +418,13 @@ func TestChildOfForeignName(t *testing.T) {
 	stolen := entry("1", "LIB", "t1")
 	stolen.Upstream = "https://git.example/thief/lib"
 	f.catalog(stolen)
-	_, _, err := f.AddChild(f.ctx, *c.Job.RunID, storage.Candidate{ID: "1", Name: "LIB", Upstream: stolen.Upstream, CloneURL: stolen.Upstream})
-	f.want("child of a foreign name", err, storage.ErrConflict)
-	f.must(f.MarkEntry(f.ctx, "1", err.Error()))
+	_, _, err := f.AddChild(f.ctx, *c.Job.RunID, catalog.Candidate{ID: "1", Name: "LIB", Upstream: stolen.Upstream, CloneURL: stolen.Upstream})
+	f.want("child of a foreign name", err, fault.ErrConflict)
+	f.must(f.Catalog.Mark(f.ctx, "1", err.Error()))
 	if p := f.pkg("lib"); p.Upstream != upstreamOf("lib").Canonical || p.Registered {
 		t.Errorf("lib: upstream %s, registered %v; want it as it was", p.Upstream, p.Registered)
 	}
-	problems, err := f.CatalogProblems(f.ctx, 10)
+	problems, err := f.Catalog.Problems(f.ctx, 10)
 	if err != nil || len(problems) != 1 || problems[0].ID != "1" {
 		t.Errorf("problems %+v, %v; want the entry with its reason", problems, err)
 	}
@@ -435,7 +437,7 @@ func TestHosts(t *testing.T) {
 	const n, spacing = 10, time.Minute
 	waits := make([]time.Duration, n)
 	f.must(errors.Join(at(n, func(i int) (err error) {
-		waits[i], err = f.ReserveHost(f.ctx, []string{"git.example", "GIT.example"}[i%2], spacing)
+		waits[i], err = f.Jobs.ReserveHost(f.ctx, []string{"git.example", "GIT.example"}[i%2], spacing)
 		return err
 	})...))
 	slices.Sort(waits)
@@ -444,14 +446,14 @@ func TestHosts(t *testing.T) {
 			t.Errorf("turn %d after %v, want %v", i, wait, want)
 		}
 	}
-	f.must(f.PauseHost(f.ctx, "other.example", time.Hour))
-	f.must(f.PauseHost(f.ctx, "other.example", time.Minute)) // does not shorten it
-	if wait, err := f.ReserveHost(f.ctx, "Other.example", spacing); err != nil || wait < 59*time.Minute {
+	f.must(f.Jobs.PauseHost(f.ctx, "other.example", time.Hour))
+	f.must(f.Jobs.PauseHost(f.ctx, "other.example", time.Minute)) // does not shorten it
+	if wait, err := f.Jobs.ReserveHost(f.ctx, "Other.example", spacing); err != nil || wait < 59*time.Minute {
 		t.Errorf("turn at a paused host after %v, %v; want an hour", wait, err)
 	}
 	f.claim("hello")
 	for worker, mine := range map[string]int{"tests": 1, "another": 0} {
-		if all, one, err := f.RunningAt(f.ctx, "git.example", worker); err != nil || all != 1 || one != mine {
+		if all, one, err := f.Jobs.RunningAt(f.ctx, "git.example", worker); err != nil || all != 1 || one != mine {
 			t.Errorf("%d running there, %d of them of %s, %v; want 1 and %d", all, one, worker, err, mine)
 		}
 	}
@@ -462,7 +464,7 @@ func TestHosts(t *testing.T) {
 		ahead  int
 		others bool
 	}{"git.example": {1, false}, "other.example": {0, true}} {
-		if ahead, others, err := f.WaitingAt(f.ctx, host, second.ID); err != nil || ahead != want.ahead || others != want.others {
+		if ahead, others, err := f.Jobs.WaitingAt(f.ctx, host, second.ID); err != nil || ahead != want.ahead || others != want.others {
 			t.Errorf("%d wait at %s before the second, others %v, %v; want %+v", ahead, host, others, err, want)
 		}
 	}

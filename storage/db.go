@@ -3,19 +3,24 @@ package storage
 import (
 	"context"
 
-	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgxpool"
-
+	"github.com/francescobianco/packbase/storage/access"
+	"github.com/francescobianco/packbase/storage/catalog"
+	"github.com/francescobianco/packbase/storage/feed"
+	"github.com/francescobianco/packbase/storage/jobs"
 	"github.com/francescobianco/packbase/storage/pg"
+	"github.com/francescobianco/packbase/storage/scrub"
 )
 
 // A DB is packbase's Postgres. It is safe for concurrent use.
 //
-// Each method is one transaction. Errors are those of this package, wrapped.
+// Each method is one transaction. Errors are those of storage/fault, wrapped.
 type DB struct {
 	*pg.DB
-	pool   *pgxpool.Pool
-	shares blobShares
+	Access  *access.Store
+	Catalog *catalog.Store
+	Feed    *feed.Store
+	Jobs    *jobs.Store
+	Scrub   *scrub.Store
 }
 
 // Open connects to the database at url, a postgres:// URL.
@@ -25,13 +30,7 @@ func Open(ctx context.Context, url string) (*DB, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &DB{DB: db, pool: db.Pool, shares: blobShares{turn: make(chan struct{}, 1)}}, nil
+	return &DB{
+		DB: db, Access: access.New(db), Catalog: catalog.New(db), Feed: feed.New(db), Jobs: jobs.New(db), Scrub: scrub.New(db),
+	}, nil
 }
-
-// tx runs fn in a transaction, again if Postgres asks for that.
-func (db *DB) tx(ctx context.Context, fn func(pgx.Tx) error) error { return db.Tx(ctx, fn) }
-
-type querier = pg.Querier
-
-// ErrNewerSchema says that the database was migrated by a newer packbase.
-var ErrNewerSchema = pg.ErrNewerSchema

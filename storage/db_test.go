@@ -9,6 +9,7 @@ import (
 
 	"github.com/francescobianco/packbase/migrations"
 	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/storage/pg"
 	"github.com/francescobianco/packbase/storage/storagetest"
 )
 
@@ -45,7 +46,7 @@ func TestMigrations(t *testing.T) {
 	}
 	last := f.count(`SELECT max(version) FROM schema_migrations`)
 	f.must(f.exec(`DELETE FROM schema_migrations WHERE version = $1`, last))
-	if err := f.CheckSchema(f.ctx); err == nil || errors.Is(err, storage.ErrNewerSchema) {
+	if err := f.CheckSchema(f.ctx); err == nil || errors.Is(err, pg.ErrNewerSchema) {
 		t.Errorf("a step behind: %v, want advice to migrate", err)
 	}
 	// The first step's tables are there: it fails, and leaves no trace.
@@ -66,21 +67,21 @@ func TestNewerSchema(t *testing.T) {
 	f.must(f.CheckSchema(f.ctx))
 	f.must(f.DB.Migrate(f.ctx)) // the role of servers may not, and need not
 	f.must(f.exec(`UPDATE schema_migrations SET needs = 9998`))
-	f.want("migrate", f.Migrate(f.ctx), storage.ErrNewerSchema)
-	f.want("check", f.CheckSchema(f.ctx), storage.ErrNewerSchema)
+	f.want("migrate", f.Migrate(f.ctx), pg.ErrNewerSchema)
+	f.want("check", f.CheckSchema(f.ctx), pg.ErrNewerSchema)
 }
 
 // Blobs are swept only while no job is about to name some.
 func TestShareBlobs(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
-	first, err := f.ShareBlobs(f.ctx)
+	first, err := f.Scrub.Share(f.ctx)
 	f.must(err)
-	second, err := f.ShareBlobs(f.ctx) // jobs do not wait for each other
+	second, err := f.Scrub.Share(f.ctx) // jobs do not wait for each other
 	f.must(err)
 	owned := make(chan error, 1)
 	go func() {
-		release, err := f.OwnBlobs(f.ctx)
+		release, err := f.Scrub.Own(f.ctx)
 		if err == nil {
 			release()
 		}
@@ -110,7 +111,7 @@ func TestManyShareBlobs(t *testing.T) {
 	share := func(n int) (release func()) {
 		t.Helper()
 		all := make([]func(), n)
-		f.must(errors.Join(at(n, func(i int) (err error) { all[i], err = f.ShareBlobs(f.ctx); return err })...))
+		f.must(errors.Join(at(n, func(i int) (err error) { all[i], err = f.Scrub.Share(f.ctx); return err })...))
 		return func() {
 			for _, release := range all {
 				release()
@@ -123,7 +124,7 @@ func TestManyShareBlobs(t *testing.T) {
 	}
 	owner := make(chan func(), 1)
 	go func() {
-		release, err := f.OwnBlobs(f.ctx)
+		release, err := f.Scrub.Own(f.ctx)
 		if err != nil {
 			t.Error(err)
 		}
@@ -132,7 +133,7 @@ func TestManyShareBlobs(t *testing.T) {
 	eventually(t, "somebody waits to own the blobs", waiting(1))
 	late := make(chan func(), 1)
 	go func() {
-		release, err := f.ShareBlobs(f.ctx)
+		release, err := f.Scrub.Share(f.ctx)
 		if err != nil {
 			t.Error(err)
 		}

@@ -5,6 +5,11 @@ import (
 	"fmt"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/francescobianco/packbase/storage/access"
+	"github.com/francescobianco/packbase/storage/blob"
+	"github.com/francescobianco/packbase/storage/jobs"
+	"github.com/francescobianco/packbase/storage/pg"
 )
 
 // A History is all that a local bare repository holds, as one pack. Only such
@@ -22,15 +27,15 @@ type History struct {
 // Its blobs must be durable. The pack is served whole: so there is none once
 // something of the package was removed, and where upstream moved the tag of a
 // release, the older one stays.
-func (db *DB) KeepHistory(ctx context.Context, c Claim, h History, pack, index Blob) error {
-	err := db.tx(ctx, func(tx pgx.Tx) error {
-		if err := holdFence(ctx, tx, c); err != nil {
+func (db *DB) KeepHistory(ctx context.Context, c jobs.Claim, h History, pack, index blob.Ref) error {
+	err := db.Tx(ctx, func(tx pgx.Tx) error {
+		if err := jobs.HoldFence(ctx, tx, c); err != nil {
 			return err
 		}
 		if ok, err := mayKeep(ctx, tx, c.Job.Package, h); err != nil || !ok {
 			return err
 		}
-		for _, b := range []Blob{pack, index} {
+		for _, b := range []blob.Ref{pack, index} {
 			if err := putBlobRow(ctx, tx, b); err != nil {
 				return err
 			}
@@ -44,7 +49,7 @@ func (db *DB) KeepHistory(ctx context.Context, c Claim, h History, pack, index B
 		return err
 	})
 	if err != nil {
-		return fmt.Errorf("keep history of %s: %w", c.Job.Package, translate(err))
+		return fmt.Errorf("keep history of %s: %w", c.Job.Package, pg.Translate(err))
 	}
 	return nil
 }
@@ -60,12 +65,12 @@ func mayKeep(ctx context.Context, tx pgx.Tx, pkg string, h History) (ok bool, er
 
 // HistoryOf returns the history of pkg, or ErrNotFound if it has none.
 func (db *DB) HistoryOf(ctx context.Context, pkg string) (History, error) {
-	rows, _ := db.pool.Query(ctx, `
+	rows, _ := db.Pool.Query(ctx, `
 		SELECT package, head, refs, pack_name, pack_digest, index_digest FROM histories
-		WHERE lower(package) = lower($1) AND seen(package, $2)`, pkg, SeesPrivate(ctx))
+		WHERE lower(package) = lower($1) AND seen(package, $2)`, pkg, access.SeesPrivate(ctx))
 	h, err := pgx.CollectExactlyOneRow(rows, pgx.RowToStructByName[History])
 	if err != nil {
-		return History{}, fmt.Errorf("history of %q: %w", pkg, translate(err))
+		return History{}, fmt.Errorf("history of %q: %w", pkg, pg.Translate(err))
 	}
 	return h, nil
 }

@@ -11,6 +11,8 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/storage/fault"
+	"github.com/francescobianco/packbase/storage/jobs"
 	"github.com/francescobianco/packbase/storage/pg"
 )
 
@@ -18,22 +20,25 @@ import (
 func TestJobStates(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
-	cancel := func(c storage.Claim) error { _, err := f.CancelJob(f.ctx, c.Job.ID); return err }
-	retry := func(c storage.Claim) error { _, err := f.RetryJob(f.ctx, c.Job.ID); return err }
-	extend := func(c storage.Claim) error {
-		_, err := f.ExtendJob(f.ctx, c, time.Minute, storage.Progress{})
+	cancel := func(c jobs.Claim) error { _, err := f.Jobs.Cancel(f.ctx, c.Job.ID); return err }
+	retry := func(c jobs.Claim) error { _, err := f.Jobs.Retry(f.ctx, c.Job.ID); return err }
+	extend := func(c jobs.Claim) error {
+		_, err := f.Jobs.Extend(f.ctx, c, time.Minute, jobs.Progress{})
 		return err
 	}
-	again := func(c storage.Claim) error { _, err := f.ClaimJob(f.ctx, c.Job.ID, "another", time.Minute); return err }
-	end := func(state string) func(storage.Claim) error {
-		return func(c storage.Claim) error { return f.EndJob(f.ctx, c, storage.Outcome{State: state, Code: "x"}) }
+	again := func(c jobs.Claim) error {
+		_, err := f.Jobs.Claim(f.ctx, c.Job.ID, "another", time.Minute)
+		return err
 	}
-	requeue := func(wait time.Duration) func(storage.Claim) error {
-		return func(c storage.Claim) error { return f.RequeueJob(f.ctx, c, wait, true, "busy", "later") }
+	end := func(state string) func(jobs.Claim) error {
+		return func(c jobs.Claim) error { return f.Jobs.End(f.ctx, c, jobs.Outcome{State: state, Code: "x"}) }
+	}
+	requeue := func(wait time.Duration) func(jobs.Claim) error {
+		return func(c jobs.Claim) error { return f.Jobs.Requeue(f.ctx, c, wait, true, "busy", "later") }
 	}
 	type step struct {
 		name string
-		do   func(storage.Claim) error
+		do   func(jobs.Claim) error
 		want error
 	}
 	tests := []struct {
@@ -41,18 +46,18 @@ func TestJobStates(t *testing.T) {
 		steps []step
 		state string
 	}{
-		{"extended", []step{{"extend", extend, nil}, {"claim", again, storage.ErrLost}, {"retry", retry, storage.ErrConflict}}, "running"},
-		{"succeeded", []step{{"end", end("succeeded"), nil}, {"end again", end("failed"), storage.ErrLost}, {"extend", extend, storage.ErrLost},
-			{"claim", again, storage.ErrLost}, {"retry", retry, storage.ErrConflict}, {"cancel", cancel, storage.ErrConflict}}, "succeeded"},
-		{"failed", []step{{"end", end("failed"), nil}, {"cancel", cancel, storage.ErrConflict}, {"claim", again, storage.ErrLost}}, "failed"},
-		{"retried", []step{{"end", end("failed"), nil}, {"retry", retry, nil}, {"retry again", retry, storage.ErrConflict}, {"end by the old claim", end("succeeded"), storage.ErrLost}}, "queued"},
+		{"extended", []step{{"extend", extend, nil}, {"claim", again, jobs.ErrLost}, {"retry", retry, fault.ErrConflict}}, "running"},
+		{"succeeded", []step{{"end", end("succeeded"), nil}, {"end again", end("failed"), jobs.ErrLost}, {"extend", extend, jobs.ErrLost},
+			{"claim", again, jobs.ErrLost}, {"retry", retry, fault.ErrConflict}, {"cancel", cancel, fault.ErrConflict}}, "succeeded"},
+		{"failed", []step{{"end", end("failed"), nil}, {"cancel", cancel, fault.ErrConflict}, {"claim", again, jobs.ErrLost}}, "failed"},
+		{"retried", []step{{"end", end("failed"), nil}, {"retry", retry, nil}, {"retry again", retry, fault.ErrConflict}, {"end by the old claim", end("succeeded"), jobs.ErrLost}}, "queued"},
 		{"cancelled", []step{{"end", end("cancelled"), nil}, {"retry", retry, nil}}, "queued"},
 		{"asked to end", []step{{"cancel", cancel, nil}, {"cancel again", cancel, nil}, {"extend", extend, nil}}, "running"},
-		{"given back", []step{{"requeue", requeue(0), nil}, {"requeue again", requeue(0), storage.ErrLost}, {"claim", again, nil}, {"end by the old claim", end("succeeded"), storage.ErrLost}}, "running"},
-		{"given back for later", []step{{"requeue", requeue(time.Hour), nil}, {"claim", again, storage.ErrLost}, {"cancel", cancel, nil}}, "cancelled"},
-		{"lost", []step{{"lose", func(c storage.Claim) error { f.lose(c); _, err := f.ReapJobs(f.ctx); return err }, nil}, {"end", end("succeeded"), storage.ErrLost},
-			{"extend", extend, storage.ErrLost}, {"requeue", requeue(0), storage.ErrLost}, {"claim", again, nil}}, "running"},
-		{"lost while asked to end", []step{{"cancel", cancel, nil}, {"lose", func(c storage.Claim) error { f.lose(c); _, err := f.ReapJobs(f.ctx); return err }, nil}}, "cancelled"},
+		{"given back", []step{{"requeue", requeue(0), nil}, {"requeue again", requeue(0), jobs.ErrLost}, {"claim", again, nil}, {"end by the old claim", end("succeeded"), jobs.ErrLost}}, "running"},
+		{"given back for later", []step{{"requeue", requeue(time.Hour), nil}, {"claim", again, jobs.ErrLost}, {"cancel", cancel, nil}}, "cancelled"},
+		{"lost", []step{{"lose", func(c jobs.Claim) error { f.lose(c); _, err := f.Jobs.Reap(f.ctx); return err }, nil}, {"end", end("succeeded"), jobs.ErrLost},
+			{"extend", extend, jobs.ErrLost}, {"requeue", requeue(0), jobs.ErrLost}, {"claim", again, nil}}, "running"},
+		{"lost while asked to end", []step{{"cancel", cancel, nil}, {"lose", func(c jobs.Claim) error { f.lose(c); _, err := f.Jobs.Reap(f.ctx); return err }, nil}}, "cancelled"},
 	}
 	for _, tt := range tests { // one after the other, as reaping is for all
 		c := f.claim(strings.ReplaceAll(tt.name, " ", "-"))
@@ -64,11 +69,11 @@ func TestJobStates(t *testing.T) {
 		}
 		f.must(f.exec(`DELETE FROM jobs`))
 	}
-	nobody := storage.Claim{Job: storage.Job{ID: uuid.New()}, Lease: uuid.New()}
+	nobody := jobs.Claim{Job: jobs.Job{ID: uuid.New()}, Lease: uuid.New()}
 	for name, err := range map[string]error{"cancel": cancel(nobody), "retry": retry(nobody)} {
-		f.want(name+" of no job", err, storage.ErrNotFound)
+		f.want(name+" of no job", err, fault.ErrNotFound)
 	}
-	f.want("claim of no job", again(nobody), storage.ErrLost)
+	f.want("claim of no job", again(nobody), jobs.ErrLost)
 }
 
 // Attempts count what was tried, not what was interrupted.
@@ -77,14 +82,14 @@ func TestAttempts(t *testing.T) {
 	f := newFixture(t)
 	job := f.request("hello")
 	for i, spent := range []bool{true, false, false, true, true} {
-		c, err := f.ClaimJob(f.ctx, job.ID, "tests", time.Minute)
+		c, err := f.Jobs.Claim(f.ctx, job.ID, "tests", time.Minute)
 		f.must(err)
 		if want := []int{1, 2, 2, 2, 3}[i]; c.Job.Attempts != want {
 			t.Errorf("claim %d: attempt %d, want %d", i, c.Job.Attempts, want)
 		}
-		f.must(f.RequeueJob(f.ctx, c, 0, spent, "busy", "later"))
+		f.must(f.Jobs.Requeue(f.ctx, c, 0, spent, "busy", "later"))
 	}
-	if got := f.job(job); got.ErrorCode != "busy" || got.ErrorMessage != "later" || got.State != storage.Queued {
+	if got := f.job(job); got.ErrorCode != "busy" || got.ErrorMessage != "later" || got.State != jobs.Queued {
 		t.Errorf("job %+v, want it queued with the reason of the last attempt", got)
 	}
 }
@@ -94,19 +99,19 @@ func TestExtendJob(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	c := f.claim("hello")
-	progress := storage.Progress{Step: "build", Done: 3, Total: 5, Unit: "tags"}
-	if cancelling, err := f.ExtendJob(f.ctx, c, time.Hour, progress); err != nil || cancelling {
+	progress := jobs.Progress{Step: "build", Done: 3, Total: 5, Unit: "tags"}
+	if cancelling, err := f.Jobs.Extend(f.ctx, c, time.Hour, progress); err != nil || cancelling {
 		t.Errorf("extend: cancelling %v, %v", cancelling, err)
 	}
 	if got := f.job(c.Job).Progress; got != progress {
 		t.Errorf("progress %+v, want %+v", got, progress)
 	}
-	if lost, err := f.ReapJobs(f.ctx); err != nil || len(lost) > 0 {
+	if lost, err := f.Jobs.Reap(f.ctx); err != nil || len(lost) > 0 {
 		t.Errorf("reaped %v, %v; want nothing while the lease holds", lost, err)
 	}
-	_, err := f.CancelJob(f.ctx, c.Job.ID)
+	_, err := f.Jobs.Cancel(f.ctx, c.Job.ID)
 	f.must(err)
-	if cancelling, err := f.ExtendJob(f.ctx, c, time.Hour, progress); err != nil || !cancelling {
+	if cancelling, err := f.Jobs.Extend(f.ctx, c, time.Hour, progress); err != nil || !cancelling {
 		t.Errorf("extend after cancel: cancelling %v, %v; want true", cancelling, err)
 	}
 }
@@ -116,23 +121,23 @@ func TestQuarantine(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	job := f.request("hello")
-	crash := func(i int) storage.Job {
+	crash := func(i int) jobs.Job {
 		t.Helper()
-		c, err := f.ClaimJob(f.ctx, job.ID, fmt.Sprint("worker ", i), time.Minute)
+		c, err := f.Jobs.Claim(f.ctx, job.ID, fmt.Sprint("worker ", i), time.Minute)
 		f.must(err)
 		f.lose(c)
-		lost, err := f.ReapJobs(f.ctx)
+		lost, err := f.Jobs.Reap(f.ctx)
 		if err != nil || len(lost) != 1 || lost[0].Worker != fmt.Sprint("worker ", i) {
 			t.Fatalf("reaped %+v, %v; want the one job of worker %d", lost, err, i)
 		}
 		return f.job(job)
 	}
-	for i := 1; i < storage.MaxCrashes; i++ {
-		if got := crash(i); got.State != storage.Queued || got.Crashes != i || got.ErrorCode != "worker_lost" {
+	for i := 1; i < jobs.MaxCrashes; i++ {
+		if got := crash(i); got.State != jobs.Queued || got.Crashes != i || got.ErrorCode != "worker_lost" {
 			t.Errorf("after crash %d: %+v, want it queued", i, got)
 		}
 	}
-	if got := crash(storage.MaxCrashes); got.State != storage.Failed || got.ErrorCode != "quarantined" || got.EndedAt == nil {
+	if got := crash(jobs.MaxCrashes); got.State != jobs.Failed || got.ErrorCode != "quarantined" || got.EndedAt == nil {
 		t.Errorf("after the last crash: %+v, want it failed", got)
 	}
 	// It blocks nobody (R-14): a new request gets a new job.
@@ -140,14 +145,14 @@ func TestQuarantine(t *testing.T) {
 		t.Error("the next request got the quarantined job")
 	}
 	f.must(f.exec(`DELETE FROM jobs WHERE id <> $1`, job.ID))
-	again, err := f.RetryJob(f.ctx, job.ID)
+	again, err := f.Jobs.Retry(f.ctx, job.ID)
 	if err != nil || again.Crashes != 0 || again.Attempts != 0 || again.ErrorCode != "" || again.EndedAt != nil {
 		t.Errorf("retried: %+v, %v; want it as new", again, err)
 	}
-	c, err := f.ClaimJob(f.ctx, job.ID, "tests", time.Minute)
+	c, err := f.Jobs.Claim(f.ctx, job.ID, "tests", time.Minute)
 	f.must(err)
 	f.must(f.exec(`UPDATE jobs SET crashes = 2 WHERE id = $1`, job.ID))
-	f.must(f.ClearCrashes(f.ctx, c)) // it published something
+	f.must(f.Jobs.ClearCrashes(f.ctx, c)) // it published something
 	if got := f.job(job); got.Crashes != 0 {
 		t.Errorf("%d crashes after it got somewhere, want 0", got.Crashes)
 	}
@@ -179,13 +184,13 @@ func TestOneOpenJob(t *testing.T) {
 	}
 	winners := 0
 	for _, err := range at(n, func(i int) error {
-		_, err := f.ClaimJob(f.ctx, ids[0], fmt.Sprint("worker ", i), time.Minute)
+		_, err := f.Jobs.Claim(f.ctx, ids[0], fmt.Sprint("worker ", i), time.Minute)
 		return err
 	}) {
 		if err == nil {
 			winners++
 		} else {
-			f.want("claim", err, storage.ErrLost)
+			f.want("claim", err, jobs.ErrLost)
 		}
 	}
 	if winners != 1 {
@@ -203,17 +208,17 @@ func TestOneRunningJobOfPackage(t *testing.T) {
 	up.Target = "v1"
 	one, created, err := f.RequestFetch(f.ctx, "hello", up)
 	f.must(err)
-	probe, _, err := f.RequestProbe(f.ctx, "HELLO")
+	probe, _, err := f.Jobs.RequestProbe(f.ctx, "HELLO")
 	f.must(err)
 	if !created || one.ID == all.ID || probe.ID == all.ID || probe.Package != "hello" {
 		t.Errorf("jobs %s, %s (%s) and %s (%s), want three of hello", all.ID, one.ID, one.Target, probe.ID, probe.Package)
 	}
-	f.must(f.MarkEnqueued(f.ctx, all.ID, one.ID, probe.ID))
-	c, err := f.ClaimJob(f.ctx, all.ID, "tests", time.Minute)
+	f.must(f.Jobs.MarkEnqueued(f.ctx, all.ID, one.ID, probe.ID))
+	c, err := f.Jobs.Claim(f.ctx, all.ID, "tests", time.Minute)
 	f.must(err)
-	for _, other := range []storage.Job{one, probe} {
-		_, err := f.ClaimJob(f.ctx, other.ID, "tests", time.Minute)
-		f.want("claim of a second job of the package", err, storage.ErrLost)
+	for _, other := range []jobs.Job{one, probe} {
+		_, err := f.Jobs.Claim(f.ctx, other.ID, "tests", time.Minute)
+		f.want("claim of a second job of the package", err, jobs.ErrLost)
 	}
 	if due := f.due(time.Hour); len(due) > 0 {
 		t.Errorf("due %v, want nothing that the queue knows of", due)
@@ -222,15 +227,15 @@ func TestOneRunningJobOfPackage(t *testing.T) {
 	if due := f.due(time.Hour); len(due) != 2 {
 		t.Errorf("due %v, want both that waited, to be told of again", due)
 	}
-	_, err = f.ClaimJob(f.ctx, one.ID, "tests", time.Minute)
+	_, err = f.Jobs.Claim(f.ctx, one.ID, "tests", time.Minute)
 	f.want("claim afterwards", err, nil)
-	_, _, err = f.RequestProbe(f.ctx, "nope")
-	f.want("probe of no package", err, storage.ErrNotFound)
+	_, _, err = f.Jobs.RequestProbe(f.ctx, "nope")
+	f.want("probe of no package", err, fault.ErrNotFound)
 }
 
-func (f *fixture) due(stale time.Duration) []storage.DueJob {
+func (f *fixture) due(stale time.Duration) []jobs.DueJob {
 	f.t.Helper()
-	due, err := f.DueJobs(f.ctx, stale, 100)
+	due, err := f.Jobs.Due(f.ctx, stale, 100)
 	f.must(err)
 	return due
 }
@@ -247,18 +252,18 @@ func TestDueJobs(t *testing.T) {
 		repeated bool
 	}{
 		{"new", func() {}, 1, false},
-		{"told", func() { f.must(f.MarkEnqueued(f.ctx, job.ID)) }, 0, false},
+		{"told", func() { f.must(f.Jobs.MarkEnqueued(f.ctx, job.ID)) }, 0, false},
 		{"told long ago", func() { f.must(f.exec(`UPDATE jobs SET enqueued_at = now() - interval '1 hour'`)) }, 1, true},
-		{"told again", func() { f.must(f.MarkEnqueued(f.ctx, job.ID)) }, 0, false},
-		{"running", func() { _, err := f.ClaimJob(f.ctx, job.ID, "tests", time.Minute); f.must(err) }, 0, false},
+		{"told again", func() { f.must(f.Jobs.MarkEnqueued(f.ctx, job.ID)) }, 0, false},
+		{"running", func() { _, err := f.Jobs.Claim(f.ctx, job.ID, "tests", time.Minute); f.must(err) }, 0, false},
 		{"lost", func() {
 			f.must(f.exec(`UPDATE jobs SET lease_until = now() - interval '1 second'`))
-			_, err := f.ReapJobs(f.ctx)
+			_, err := f.Jobs.Reap(f.ctx)
 			f.must(err)
 		}, 1, false},
 		{"later", func() { f.must(f.exec(`UPDATE jobs SET run_at = now() + interval '1 hour'`)) }, 0, false},
 		{"now", func() { f.must(f.exec(`UPDATE jobs SET run_at = now()`)) }, 1, false},
-		{"cancelled", func() { _, err := f.CancelJob(f.ctx, job.ID); f.must(err) }, 0, false},
+		{"cancelled", func() { _, err := f.Jobs.Cancel(f.ctx, job.ID); f.must(err) }, 0, false},
 	} {
 		step.do()
 		due := f.due(time.Minute)
@@ -278,7 +283,7 @@ func TestJobs(t *testing.T) {
 	}
 	var got []uuid.UUID
 	for before := uuid.Nil; ; {
-		page, err := f.Jobs(f.ctx, storage.JobFilter{Before: before, Limit: 3})
+		page, err := f.Jobs.List(f.ctx, jobs.Filter{Before: before, Limit: 3})
 		f.must(err)
 		for _, job := range page {
 			got = append(got, job.ID)
@@ -292,15 +297,15 @@ func TestJobs(t *testing.T) {
 		t.Errorf("pages %v, want %v", got, want)
 	}
 	for name, n := range map[string]int{"p0-0": 1, "p0-9": 0} {
-		if jobs, err := f.Jobs(f.ctx, storage.JobFilter{Package: name, Limit: 9}); err != nil || len(jobs) != n {
+		if jobs, err := f.Jobs.List(f.ctx, jobs.Filter{Package: name, Limit: 9}); err != nil || len(jobs) != n {
 			t.Errorf("jobs of %s: %d, %v; want %d", name, len(jobs), err, n)
 		}
 	}
-	if jobs, err := f.Jobs(f.ctx, storage.JobFilter{State: storage.Running, Limit: 9}); err != nil || len(jobs) != 0 {
+	if jobs, err := f.Jobs.List(f.ctx, jobs.Filter{State: jobs.Running, Limit: 9}); err != nil || len(jobs) != 0 {
 		t.Errorf("running jobs: %d, %v; want none", len(jobs), err)
 	}
-	counts, err := f.QueueCounts(f.ctx)
-	if err != nil || counts != (storage.QueueCounts{Pending: 7}) {
+	counts, err := f.Jobs.QueueCounts(f.ctx)
+	if err != nil || counts != (jobs.QueueCounts{Pending: 7}) {
 		t.Errorf("counts %+v, %v; want 7 pending", counts, err)
 	}
 }
@@ -308,18 +313,18 @@ func TestJobs(t *testing.T) {
 func TestWorkers(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
-	f.must(f.SeeWorker(f.ctx, "tests", 4, "1.0"))
-	f.must(f.SeeWorker(f.ctx, "idle", 2, "1.0"))
-	f.must(f.SeeWorker(f.ctx, "gone", 2, "1.0"))
+	f.must(f.Jobs.Heartbeat(f.ctx, "tests", 4, "1.0"))
+	f.must(f.Jobs.Heartbeat(f.ctx, "idle", 2, "1.0"))
+	f.must(f.Jobs.Heartbeat(f.ctx, "gone", 2, "1.0"))
 	f.must(f.exec(`UPDATE workers SET seen_at = now() - interval '1 minute' WHERE id = 'gone'`))
 	c := f.claim("hello")
-	workers, err := f.Workers(f.ctx)
+	workers, err := f.Jobs.Workers(f.ctx)
 	f.must(err)
 	if len(workers) != 2 || workers[0].ID != "idle" || len(workers[0].Jobs) != 0 || len(workers[1].Jobs) != 1 || workers[1].Jobs[0].Job != c.Job.ID.String() {
 		t.Errorf("workers %+v, want idle, and tests with the job", workers)
 	}
-	f.must(f.ForgetWorker(f.ctx, "idle"))
-	if workers, err = f.Workers(f.ctx); err != nil || len(workers) != 1 {
+	f.must(f.Jobs.ForgetWorker(f.ctx, "idle"))
+	if workers, err = f.Jobs.Workers(f.ctx); err != nil || len(workers) != 1 {
 		t.Errorf("workers %+v, %v; want 1", workers, err)
 	}
 }
@@ -330,19 +335,19 @@ func TestTextThatPostgresRefuses(t *testing.T) {
 	f := newFixture(t)
 	for _, text := range []string{"a\x00b", "\xff", "\xed\xa0\x80"} {
 		_, err := f.PackageByName(f.ctx, text)
-		f.want(fmt.Sprintf("package %q", text), err, storage.ErrInvalid)
+		f.want(fmt.Sprintf("package %q", text), err, fault.ErrInvalid)
 		_, err = f.ReleaseByTag(f.ctx, "hello", text)
-		f.want(fmt.Sprintf("tag %q", text), err, storage.ErrInvalid)
+		f.want(fmt.Sprintf("tag %q", text), err, fault.ErrInvalid)
 		_, _, err = f.RequestFetch(f.ctx, text, upstreamOf("hello"))
-		f.want(fmt.Sprintf("fetch of %q", text), err, storage.ErrInvalid)
+		f.want(fmt.Sprintf("fetch of %q", text), err, fault.ErrInvalid)
 	}
 	_, _, err := f.RequestFetch(f.ctx, "not/a/name", upstreamOf("hello"))
-	f.want("fetch of a name that is none", err, storage.ErrInvalid)
+	f.want("fetch of a name that is none", err, fault.ErrInvalid)
 }
 
 func TestIsAway(t *testing.T) {
 	t.Parallel()
-	if _, err := storage.Open(t.Context(), "postgres://127.0.0.1:1/x?connect_timeout=1"); !storage.IsAway(err) {
+	if _, err := storage.Open(t.Context(), "postgres://127.0.0.1:1/x?connect_timeout=1"); !pg.IsAway(err) {
 		t.Errorf("nobody listens: %v, want it away", err)
 	}
 	if _, err := storage.Open(t.Context(), "postgres://user:s3cret@[::1/x"); err == nil || strings.Contains(err.Error(), "s3cret") {
@@ -351,8 +356,8 @@ func TestIsAway(t *testing.T) {
 	f := newFixture(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	for name, err := range map[string]error{"cancelled": f.Ping(ctx), "not found": storage.ErrNotFound, "": nil} {
-		if storage.IsAway(err) {
+	for name, err := range map[string]error{"cancelled": f.Ping(ctx), "not found": fault.ErrNotFound, "": nil} {
+		if pg.IsAway(err) {
 			t.Errorf("%s: %v is taken for away", name, err)
 		}
 	}
@@ -360,12 +365,12 @@ func TestIsAway(t *testing.T) {
 		return f.exec(fmt.Sprintf("DO $$ BEGIN RAISE EXCEPTION 'x' USING ERRCODE = '%s'; END $$", code))
 	}
 	for _, code := range []string{"57P01", "53300", "08006", "25006", "25P03"} {
-		if err := raise(code); !storage.IsAway(err) || !errors.Is(pg.Translate(err), storage.ErrAway) {
+		if err := raise(code); !pg.IsAway(err) || !errors.Is(pg.Translate(err), fault.ErrAway) {
 			t.Errorf("%s: %v, want it away", code, err)
 		}
 	}
 	// A statement that takes too long may do so each time: jobs must end.
-	if err := raise("57014"); !storage.IsAway(err) || errors.Is(pg.Translate(err), storage.ErrAway) {
+	if err := raise("57014"); !pg.IsAway(err) || errors.Is(pg.Translate(err), fault.ErrAway) {
 		t.Errorf("57014: %v, want it away for clients and not for jobs", err)
 	}
 }

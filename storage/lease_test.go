@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/storage/jobs"
 	"github.com/francescobianco/packbase/storage/storagetest"
 )
 
@@ -20,23 +21,23 @@ func TestFoldedUpdate(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
 		name       string
-		goBack     func(f *fixture, c storage.Claim) error
+		goBack     func(f *fixture, c jobs.Claim) error
 		code, said string
 		crashes    int
 		later      bool // than at once
 	}{
-		{"worker lost", func(f *fixture, c storage.Claim) error {
+		{"worker lost", func(f *fixture, c jobs.Claim) error {
 			f.lose(c)
-			lost, err := f.ReapJobs(f.ctx)
-			if len(lost) != 1 || lost[0].ID != c.Job.ID || lost[0].State != storage.Failed {
+			lost, err := f.Jobs.Reap(f.ctx)
+			if len(lost) != 1 || lost[0].ID != c.Job.ID || lost[0].State != jobs.Failed {
 				t.Errorf("reaped %+v, want the update that folded", lost)
 			}
 			return err
 		}, "worker_lost", "vanished", 1, false},
-		{"worker stops", func(f *fixture, c storage.Claim) error { return f.RequeueJob(f.ctx, c, 0, false, "", "") },
+		{"worker stops", func(f *fixture, c jobs.Claim) error { return f.Jobs.Requeue(f.ctx, c, 0, false, "", "") },
 			"superseded", "interrupted", 0, false},
-		{"catalog away", func(f *fixture, c storage.Claim) error {
-			return f.RequeueJob(f.ctx, c, time.Hour, true, "catalog_unreachable", "the catalog's server answers 503")
+		{"catalog away", func(f *fixture, c jobs.Claim) error {
+			return f.Jobs.Requeue(f.ctx, c, time.Hour, true, "catalog_unreachable", "the catalog's server answers 503")
 		}, "catalog_unreachable", "answers 503", 0, true},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -44,7 +45,7 @@ func TestFoldedUpdate(t *testing.T) {
 			f := newFixture(t)
 			f.catalog(entry("1", "a", "t1"), entry("2", "b", "t1"))
 			c := f.update()
-			candidates, err := f.Candidates(f.ctx, "rules")
+			candidates, err := f.Catalog.Candidates(f.ctx, "rules")
 			f.must(err)
 			for _, cand := range candidates {
 				_, _, err := f.AddChild(f.ctx, *c.Job.RunID, cand)
@@ -52,7 +53,7 @@ func TestFoldedUpdate(t *testing.T) {
 			}
 			f.end(f.claim("a"), "")
 			running := f.claim("b")
-			next, created, err := f.RequestUpdate(f.ctx, 0)
+			next, created, err := f.Jobs.RequestUpdate(f.ctx, 0)
 			f.must(err)
 			if !created {
 				t.Fatal("no update is queued behind the running one")
@@ -60,14 +61,14 @@ func TestFoldedUpdate(t *testing.T) {
 			f.must(tt.goBack(f, c))
 
 			old := f.job(c.Job)
-			if old.State != storage.Failed || old.ErrorCode != tt.code || !strings.Contains(old.ErrorMessage, tt.said) ||
+			if old.State != jobs.Failed || old.ErrorCode != tt.code || !strings.Contains(old.ErrorMessage, tt.said) ||
 				!strings.Contains(old.ErrorMessage, next.ID.String()) {
 				t.Errorf("the old update: %s, %s, %q; want it failed with %s, naming %s", old.State, old.ErrorCode, old.ErrorMessage, tt.code, next.ID)
 			}
-			if now := f.job(next); now.State != storage.Queued || now.Crashes != tt.crashes || now.RunAt.After(time.Now().Add(time.Minute)) != tt.later {
+			if now := f.job(next); now.State != jobs.Queued || now.Crashes != tt.crashes || now.RunAt.After(time.Now().Add(time.Minute)) != tt.later {
 				t.Errorf("the next update: %s, %d crashes, at %v; want it queued with %d", now.State, now.Crashes, now.RunAt, tt.crashes)
 			}
-			f.must(f.CloseRuns(f.ctx))
+			f.must(f.Jobs.CloseRuns(f.ctx))
 			if n := f.count(`SELECT count(*) FROM runs WHERE id = $1 AND state = 'failed' AND packages_synced = 1`, c.Job.RunID); n != 1 {
 				t.Error("the old run is not closed as failed, with what it did")
 			}
@@ -75,8 +76,8 @@ func TestFoldedUpdate(t *testing.T) {
 			if n := f.count(`SELECT packages_synced FROM runs WHERE id = $1`, next.RunID); n != 1 {
 				t.Errorf("the next run counted %d packages, want the one that was open", n)
 			}
-			f.want("the old claim", f.EndJob(f.ctx, c, storage.Outcome{State: storage.Succeeded}), storage.ErrLost)
-			f.want("the old claim's run", f.StartRun(f.ctx, c), storage.ErrLost)
+			f.want("the old claim", f.Jobs.End(f.ctx, c, jobs.Outcome{State: jobs.Succeeded}), jobs.ErrLost)
+			f.want("the old claim's run", f.Jobs.StartRun(f.ctx, c), jobs.ErrLost)
 		})
 	}
 }
@@ -86,12 +87,12 @@ func TestFoldedUpdate(t *testing.T) {
 func TestFoldingQuarantines(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
-	for range storage.MaxCrashes {
+	for range jobs.MaxCrashes {
 		c := f.update()
-		_, _, err := f.RequestUpdate(f.ctx, 0)
+		_, _, err := f.Jobs.RequestUpdate(f.ctx, 0)
 		f.must(err)
 		f.lose(c)
-		_, err = f.ReapJobs(f.ctx)
+		_, err = f.Jobs.Reap(f.ctx)
 		f.must(err)
 	}
 	if n := f.count(`SELECT count(*) FROM jobs WHERE state = 'failed' AND error_code = 'quarantined'`); n != 1 {
@@ -104,7 +105,7 @@ func TestReapOneByOne(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	bad, held := f.claim("bad"), f.claim("held")
-	var good []storage.Claim
+	var good []jobs.Claim
 	for i := range 3 {
 		good = append(good, f.claim(fmt.Sprint("good-", i)))
 	}
@@ -118,7 +119,7 @@ func TestReapOneByOne(t *testing.T) {
 	_, err = tx.Exec(f.ctx, `SELECT FROM jobs WHERE id = $1 FOR UPDATE`, held.Job.ID)
 	f.must(err)
 
-	lost, err := f.ReapJobs(f.ctx)
+	lost, err := f.Jobs.Reap(f.ctx)
 	if err == nil || !strings.Contains(err.Error(), "bad row") || !strings.Contains(err.Error(), bad.Job.ID.String()) {
 		t.Errorf("reap: %v, want the error of the bad row", err)
 	}
@@ -126,7 +127,7 @@ func TestReapOneByOne(t *testing.T) {
 		t.Errorf("reaped %d, want %d", len(lost), len(good))
 	}
 	for _, c := range good {
-		if got := f.job(c.Job); got.State != storage.Queued {
+		if got := f.job(c.Job); got.State != jobs.Queued {
 			t.Errorf("%s is %s, want it queued", got.Package, got.State)
 		}
 	}
@@ -139,22 +140,22 @@ func TestParkedUpdateKeepsNoLease(t *testing.T) {
 	f := newFixture(t)
 	f.catalog(entry("1", "a", "t1"))
 	c := f.update()
-	candidates, err := f.Candidates(f.ctx, "rules")
+	candidates, err := f.Catalog.Candidates(f.ctx, "rules")
 	f.must(err)
 	_, _, err = f.AddChild(f.ctx, *c.Job.RunID, candidates[0])
 	f.must(err)
-	f.must(f.ParkRun(f.ctx, c, storage.Counters{}))
-	_, err = f.ExtendJob(f.ctx, c, time.Minute, storage.Progress{})
-	f.want("heartbeat under way", err, storage.ErrLost)
-	f.want("failure under way", f.RequeueJob(f.ctx, c, 0, true, "internal", "x"), storage.ErrLost)
-	f.want("parked twice", f.ParkRun(f.ctx, c, storage.Counters{}), storage.ErrLost)
+	f.must(f.Jobs.ParkRun(f.ctx, c, jobs.Counters{}))
+	_, err = f.Jobs.Extend(f.ctx, c, time.Minute, jobs.Progress{})
+	f.want("heartbeat under way", err, jobs.ErrLost)
+	f.want("failure under way", f.Jobs.Requeue(f.ctx, c, 0, true, "internal", "x"), jobs.ErrLost)
+	f.want("parked twice", f.Jobs.ParkRun(f.ctx, c, jobs.Counters{}), jobs.ErrLost)
 	f.must(f.exec(`UPDATE jobs SET lease_until = lease_until - interval '1 hour'`))
-	if lost, err := f.ReapJobs(f.ctx); err != nil || len(lost) > 0 {
+	if lost, err := f.Jobs.Reap(f.ctx); err != nil || len(lost) > 0 {
 		t.Errorf("reaped %+v, %v; want a parked update left alone", lost, err)
 	}
 	f.end(f.claim("a"), "")
-	f.must(f.CloseRuns(f.ctx))
-	if got := f.job(c.Job); got.State != storage.Succeeded || got.Attempts != 1 {
+	f.must(f.Jobs.CloseRuns(f.ctx))
+	if got := f.job(c.Job); got.State != jobs.Succeeded || got.Attempts != 1 {
 		t.Errorf("update %s after %d attempts, want it to succeed at the first", got.State, got.Attempts)
 	}
 }
@@ -164,21 +165,21 @@ func TestParkedUpdateKeepsNoLease(t *testing.T) {
 func TestNextUpdateIsTold(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
-	for name, end := range map[string]func(storage.Claim) error{
-		"closed": func(c storage.Claim) error {
-			return errors.Join(f.ParkRun(f.ctx, c, storage.Counters{}), f.CloseRuns(f.ctx))
+	for name, end := range map[string]func(jobs.Claim) error{
+		"closed": func(c jobs.Claim) error {
+			return errors.Join(f.Jobs.ParkRun(f.ctx, c, jobs.Counters{}), f.Jobs.CloseRuns(f.ctx))
 		},
-		"failed": func(c storage.Claim) error { return f.EndJob(f.ctx, c, storage.Outcome{State: storage.Failed}) },
-		"cancelled": func(c storage.Claim) error {
-			err := f.ParkRun(f.ctx, c, storage.Counters{})
-			_, cancelled := f.CancelJob(f.ctx, c.Job.ID)
+		"failed": func(c jobs.Claim) error { return f.Jobs.End(f.ctx, c, jobs.Outcome{State: jobs.Failed}) },
+		"cancelled": func(c jobs.Claim) error {
+			err := f.Jobs.ParkRun(f.ctx, c, jobs.Counters{})
+			_, cancelled := f.Jobs.Cancel(f.ctx, c.Job.ID)
 			return errors.Join(err, cancelled)
 		},
 	} {
 		c := f.update()
-		next, _, err := f.RequestUpdate(f.ctx, 0)
+		next, _, err := f.Jobs.RequestUpdate(f.ctx, 0)
 		f.must(err)
-		f.must(f.MarkEnqueued(f.ctx, next.ID))
+		f.must(f.Jobs.MarkEnqueued(f.ctx, next.ID))
 		if due := f.due(time.Hour); len(due) > 0 {
 			t.Errorf("%s: due %v, want nothing that the queue knows of", name, due)
 		}
@@ -224,14 +225,14 @@ func TestClock(t *testing.T) {
 	const lease, quiet = 15 * time.Second, 8 * time.Second
 	watch := func(reaped int) {
 		t.Helper()
-		f.must(f.Watch(f.ctx, lease, quiet))
-		if lost, err := f.ReapJobs(f.ctx); err != nil || len(lost) != reaped {
+		f.must(f.Jobs.Watch(f.ctx, lease, quiet))
+		if lost, err := f.Jobs.Reap(f.ctx); err != nil || len(lost) != reaped {
 			t.Errorf("reaped %+v, %v; want %d", lost, err, reaped)
 		}
 	}
-	take := func(pkg string) storage.Claim {
+	take := func(pkg string) jobs.Claim {
 		t.Helper()
-		c, err := f.ClaimJob(f.ctx, f.request(pkg).ID, "tests", lease)
+		c, err := f.Jobs.Claim(f.ctx, f.request(pkg).ID, "tests", lease)
 		f.must(err)
 		return c
 	}
@@ -241,23 +242,23 @@ func TestClock(t *testing.T) {
 	watch(0)
 	ahead := take("ahead")
 	told, retried := f.request("told"), take("retried")
-	f.must(f.MarkEnqueued(f.ctx, told.ID))
-	f.must(f.RequeueJob(f.ctx, retried, time.Second, true, "busy", "later"))
-	f.must(f.PauseHost(f.ctx, "git.example", time.Second))
-	update, _, err := f.RequestDueUpdate(f.ctx, time.Minute, 0)
+	f.must(f.Jobs.MarkEnqueued(f.ctx, told.ID))
+	f.must(f.Jobs.Requeue(f.ctx, retried, time.Second, true, "busy", "later"))
+	f.must(f.Jobs.PauseHost(f.ctx, "git.example", time.Second))
+	update, _, err := f.Jobs.RequestDueUpdate(f.ctx, time.Minute, 0)
 	f.must(err)
 	watch(0)
-	epoch, err := f.Epoch(f.ctx)
+	epoch, err := f.Access.Epoch(f.ctx)
 	f.must(err)
 	set(0)
 	watch(0)
-	now, err := f.Epoch(f.ctx)
+	now, err := f.Access.Epoch(f.ctx)
 	f.must(err)
 	if changed, err := f.ChangedPackages(f.ctx, time.Now().Add(time.Minute)); now == epoch || err != nil || len(changed) > 0 {
 		t.Errorf("epoch %d after %d, %d packages changed in the future, %v; want apis to read anew", now, epoch, len(changed), err)
 	}
-	for _, c := range []storage.Claim{before, ahead} {
-		if _, err := f.ExtendJob(f.ctx, c, lease, storage.Progress{}); err != nil {
+	for _, c := range []jobs.Claim{before, ahead} {
+		if _, err := f.Jobs.Extend(f.ctx, c, lease, jobs.Progress{}); err != nil {
 			t.Errorf("heartbeat of %s: %v, want its claim to hold", c.Job.Package, err)
 		}
 	}
@@ -286,20 +287,20 @@ func TestAwayIsNoCrash(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	c := f.claim("hello")
-	f.must(f.Watch(f.ctx, time.Minute, 30*time.Second))
+	f.must(f.Jobs.Watch(f.ctx, time.Minute, 30*time.Second))
 	// As after a minute and a half in which nobody could do anything.
 	f.must(f.exec(`UPDATE watch SET at = at - interval '90 seconds'`))
 	f.must(f.exec(`UPDATE jobs SET lease_until = lease_until - interval '90 seconds'`))
-	f.must(f.Watch(f.ctx, time.Minute, 30*time.Second))
-	if lost, err := f.ReapJobs(f.ctx); err != nil || len(lost) > 0 {
+	f.must(f.Jobs.Watch(f.ctx, time.Minute, 30*time.Second))
+	if lost, err := f.Jobs.Reap(f.ctx); err != nil || len(lost) > 0 {
 		t.Errorf("reaped %+v, %v; want time for a sign of life", lost, err)
 	}
 	if n := f.count(`SELECT count(*) FROM jobs WHERE lease_until BETWEEN now() AND now() + interval '1 minute'`); n != 1 {
 		t.Error("the lease is longer than a lease")
 	}
 	f.lose(c)
-	f.must(f.Watch(f.ctx, time.Minute, 30*time.Second))
-	if lost, err := f.ReapJobs(f.ctx); err != nil || len(lost) != 1 {
+	f.must(f.Jobs.Watch(f.ctx, time.Minute, 30*time.Second))
+	if lost, err := f.Jobs.Reap(f.ctx); err != nil || len(lost) != 1 {
 		t.Errorf("reaped %+v, %v; want the job whose worker did not come back", lost, err)
 	}
 }

@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"time"
+
+	"github.com/francescobianco/packbase/storage/name"
 )
 
 // ManifestVersion is the version of the manifest's format.
@@ -76,11 +78,11 @@ func (m *Manifest) Encode() ([]byte, error) { return encodeDocument(m) }
 // tag is no name, or what it was cloned from is not its upstream.
 func (m *Manifest) Check() error {
 	if m.Tag != "" {
-		if err := ValidTag(m.Tag); err != nil {
+		if err := name.ValidTag(m.Tag); err != nil {
 			return err
 		}
 	}
-	return Upstream{Canonical: m.Upstream, CloneURL: m.CloneURL}.check()
+	return name.Upstream{Canonical: m.Upstream, CloneURL: m.CloneURL}.Check()
 }
 
 // encodeDocument returns v as the JSON that blobs hold: its first field says
@@ -151,7 +153,7 @@ func ParsePackageRecord(b []byte) (*PackageRecord, error) {
 	if r.Version != RecordVersion {
 		return nil, fmt.Errorf("parse package record: version %d, want %d", r.Version, RecordVersion)
 	}
-	r.CloneURL = hideFolder(r.CloneURL)
+	r.CloneURL = name.HideFolder(r.CloneURL)
 	return &r, nil
 }
 
@@ -164,7 +166,7 @@ func ParseManifest(b []byte) (*Manifest, error) {
 	if m.Version != ManifestVersion {
 		return nil, fmt.Errorf("parse manifest: version %d, want %d", m.Version, ManifestVersion)
 	}
-	m.CloneURL = hideFolder(m.CloneURL)
+	m.CloneURL = name.HideFolder(m.CloneURL)
 	return &m, nil
 }
 

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/storage/fault"
+	"github.com/francescobianco/packbase/storage/name"
 )
 
 func TestParseUpstream(t *testing.T) {
@@ -19,44 +21,44 @@ func TestParseUpstream(t *testing.T) {
 	same := "https://git.example/owner/repo"
 	tests := []struct {
 		raw  string
-		want storage.Upstream // CloneURL "" if it is the canonical one
+		want name.Upstream // CloneURL "" if it is the canonical one
 	}{
 		// One repository, many spellings (IM-04).
-		{"https://git.example/owner/repo", storage.Upstream{Canonical: same, Name: "repo"}},
-		{"git+https://git.example/owner/repo", storage.Upstream{Canonical: same, Name: "repo"}},
-		{"https://git.example/owner/repo/", storage.Upstream{Canonical: same, Name: "repo"}},
-		{"https://git.example/owner/repo.git", storage.Upstream{Canonical: same, Name: "repo", CloneURL: same + ".git"}},
-		{"https://git.example/owner/repo.git/", storage.Upstream{Canonical: same, Name: "repo", CloneURL: same + ".git"}},
-		{"https://Git.EXAMPLE/owner/repo", storage.Upstream{Canonical: same, Name: "repo"}},
-		{"HTTPS://git.example/owner/repo", storage.Upstream{Canonical: same, Name: "repo"}},
-		{"https://git.example:443/owner/repo", storage.Upstream{Canonical: same, Name: "repo"}},
-		{"https://git.example:/owner/repo", storage.Upstream{Canonical: same, Name: "repo"}},
-		{"https://git.example/owner/repo#v1.0.0", storage.Upstream{Canonical: same, Name: "repo", Target: "v1.0.0"}},
-		{"https://git.example/owner/repo#a/b", storage.Upstream{Canonical: same, Name: "repo", Target: "a/b"}},
-		{"https://git.example/owner/repo#" + oid, storage.Upstream{Canonical: same, Name: "repo", Target: strings.ToLower(oid)}},
-		{"https://git.example/owner/repo#", storage.Upstream{Canonical: same, Name: "repo"}},
+		{"https://git.example/owner/repo", name.Upstream{Canonical: same, Name: "repo"}},
+		{"git+https://git.example/owner/repo", name.Upstream{Canonical: same, Name: "repo"}},
+		{"https://git.example/owner/repo/", name.Upstream{Canonical: same, Name: "repo"}},
+		{"https://git.example/owner/repo.git", name.Upstream{Canonical: same, Name: "repo", CloneURL: same + ".git"}},
+		{"https://git.example/owner/repo.git/", name.Upstream{Canonical: same, Name: "repo", CloneURL: same + ".git"}},
+		{"https://Git.EXAMPLE/owner/repo", name.Upstream{Canonical: same, Name: "repo"}},
+		{"HTTPS://git.example/owner/repo", name.Upstream{Canonical: same, Name: "repo"}},
+		{"https://git.example:443/owner/repo", name.Upstream{Canonical: same, Name: "repo"}},
+		{"https://git.example:/owner/repo", name.Upstream{Canonical: same, Name: "repo"}},
+		{"https://git.example/owner/repo#v1.0.0", name.Upstream{Canonical: same, Name: "repo", Target: "v1.0.0"}},
+		{"https://git.example/owner/repo#a/b", name.Upstream{Canonical: same, Name: "repo", Target: "a/b"}},
+		{"https://git.example/owner/repo#" + oid, name.Upstream{Canonical: same, Name: "repo", Target: strings.ToLower(oid)}},
+		{"https://git.example/owner/repo#", name.Upstream{Canonical: same, Name: "repo"}},
 
 		// Others, that look alike.
-		{"http://git.example/owner/repo", storage.Upstream{Canonical: "http://git.example/owner/repo", Name: "repo"}},
-		{"http://git.example:80/owner/repo", storage.Upstream{Canonical: "http://git.example/owner/repo", Name: "repo"}},
-		{"http://git.example:443/owner/repo", storage.Upstream{Canonical: "http://git.example:443/owner/repo", Name: "repo"}},
-		{"https://git.example:8443/owner/repo", storage.Upstream{Canonical: "https://git.example:8443/owner/repo", Name: "repo"}},
-		{"https://git.example/Owner/repo", storage.Upstream{Canonical: "https://git.example/Owner/repo", Name: "repo"}},
-		{"https://git.example/owner/repo.git.git", storage.Upstream{Canonical: same + ".git", Name: "repo.git", CloneURL: same + ".git.git"}},
-		{"https://git.example/repo", storage.Upstream{Canonical: "https://git.example/repo", Name: "repo"}},
-		{"https://git.example/a/b/c/repo", storage.Upstream{Canonical: "https://git.example/a/b/c/repo", Name: "repo"}},
-		{"https://git.example/owner/http.zig", storage.Upstream{Canonical: "https://git.example/owner/http.zig", Name: "http.zig"}},
-		{"https://xn--bcher-kva.example/o/r", storage.Upstream{Canonical: "https://xn--bcher-kva.example/o/r", Name: "r"}},
-		{"https://localhost/o/r", storage.Upstream{Canonical: "https://localhost/o/r", Name: "r"}},
-		{"http://127.0.0.1:3000/o/r", storage.Upstream{Canonical: "http://127.0.0.1:3000/o/r", Name: "r"}},
-		{"https://[2001:DB8:0:0::1]/o/r", storage.Upstream{Canonical: "https://[2001:db8::1]/o/r", Name: "r"}},
-		{"https://[::ffff:127.0.0.1]/o/r", storage.Upstream{Canonical: "https://[::ffff:127.0.0.1]/o/r", Name: "r"}}, // the dialer refuses it
+		{"http://git.example/owner/repo", name.Upstream{Canonical: "http://git.example/owner/repo", Name: "repo"}},
+		{"http://git.example:80/owner/repo", name.Upstream{Canonical: "http://git.example/owner/repo", Name: "repo"}},
+		{"http://git.example:443/owner/repo", name.Upstream{Canonical: "http://git.example:443/owner/repo", Name: "repo"}},
+		{"https://git.example:8443/owner/repo", name.Upstream{Canonical: "https://git.example:8443/owner/repo", Name: "repo"}},
+		{"https://git.example/Owner/repo", name.Upstream{Canonical: "https://git.example/Owner/repo", Name: "repo"}},
+		{"https://git.example/owner/repo.git.git", name.Upstream{Canonical: same + ".git", Name: "repo.git", CloneURL: same + ".git.git"}},
+		{"https://git.example/repo", name.Upstream{Canonical: "https://git.example/repo", Name: "repo"}},
+		{"https://git.example/a/b/c/repo", name.Upstream{Canonical: "https://git.example/a/b/c/repo", Name: "repo"}},
+		{"https://git.example/owner/http.zig", name.Upstream{Canonical: "https://git.example/owner/http.zig", Name: "http.zig"}},
+		{"https://xn--bcher-kva.example/o/r", name.Upstream{Canonical: "https://xn--bcher-kva.example/o/r", Name: "r"}},
+		{"https://localhost/o/r", name.Upstream{Canonical: "https://localhost/o/r", Name: "r"}},
+		{"http://127.0.0.1:3000/o/r", name.Upstream{Canonical: "http://127.0.0.1:3000/o/r", Name: "r"}},
+		{"https://[2001:DB8:0:0::1]/o/r", name.Upstream{Canonical: "https://[2001:db8::1]/o/r", Name: "r"}},
+		{"https://[::ffff:127.0.0.1]/o/r", name.Upstream{Canonical: "https://[::ffff:127.0.0.1]/o/r", Name: "r"}}, // the dialer refuses it
 	}
 	for _, tt := range tests {
 		if tt.want.CloneURL == "" {
 			tt.want.CloneURL = tt.want.Canonical
 		}
-		if got, err := storage.ParseUpstream(tt.raw); err != nil || got != tt.want {
+		if got, err := name.ParseUpstream(tt.raw); err != nil || got != tt.want {
 			t.Errorf("%s: %+v, %v; want %+v", tt.raw, got, err, tt.want)
 		}
 	}
@@ -91,12 +93,12 @@ func TestParseUpstreamRefuses(t *testing.T) {
 		"https://git.example/o/r?x=1", "https://git.example/o/r?", "https://git.example/o/r.git?service=x", "https://git.example/o/r#..", "https://git.example/o/r#a b",
 		"https://git.example/o/r#-x", "https://git.example/o/r#a..b", "https://git.example/o/r#a%00b", "https://git.example/o/r#refs/../x", "https://git.example/o/r#x.lock",
 		"https://git.example/o/r\n", "https://git.example/o/r\r\nHost: x", "\thttps://git.example/o/r", "https://git.example/o/r\x00", "https://git.example/o/\xff", "https://git.example/o/r\u2028",
-		"https://git.example/" + strings.Repeat("x", storage.MaxUpstreamURL),
+		"https://git.example/" + strings.Repeat("x", name.MaxUpstreamURL),
 	}
 	for _, raw := range refused {
-		up, err := storage.ParseUpstream(raw)
-		var bad *storage.InvalidError
-		if !errors.As(err, &bad) || !errors.Is(err, storage.ErrInvalid) {
+		up, err := name.ParseUpstream(raw)
+		var bad *fault.InvalidError
+		if !errors.As(err, &bad) || !errors.Is(err, fault.ErrInvalid) {
 			t.Errorf("%.80q: %+v, %v; want an InvalidError", raw, up, err)
 			continue
 		}
@@ -117,13 +119,13 @@ func TestParseUpstreamIsStable(t *testing.T) {
 		for range r.IntN(7) {
 			raw += parts[r.IntN(len(parts))]
 		}
-		up, err := storage.ParseUpstream(raw)
+		up, err := name.ParseUpstream(raw)
 		if err != nil {
 			continue
 		}
 		accepted++
 		for _, text := range []string{up.Canonical, up.CloneURL} {
-			again, err := storage.ParseUpstream(text)
+			again, err := name.ParseUpstream(text)
 			if err != nil || again.Canonical != up.Canonical && !strings.HasSuffix(up.Canonical, ".git") {
 				t.Fatalf("%q gives %q, which gives %q, %v", raw, text, again.Canonical, err)
 			}
@@ -148,13 +150,13 @@ func TestCompareTags(t *testing.T) {
 	}
 	for i, a := range ascending {
 		for j, b := range ascending {
-			if got, want := storage.CompareTags(a.name, a.at, b.name, b.at), i-j; i != j && (got < 0) != (want < 0) {
+			if got, want := name.CompareTags(a.name, a.at, b.name, b.at), i-j; i != j && (got < 0) != (want < 0) {
 				t.Errorf("CompareTags(%s, %s) = %d, want the sign of %d", a.name, b.name, got, want)
 			}
 		}
 	}
 	for _, equal := range [][2]string{{"v1.2", "v1.2.0"}, {"v1.0.0", "1.0.0"}, {"v1.0.0+a", "v1.0.0+b"}} {
-		if storage.CompareTags(equal[0], old, equal[1], later) >= 0 || storage.CompareTags(equal[1], later, equal[0], old) <= 0 {
+		if name.CompareTags(equal[0], old, equal[1], later) >= 0 || name.CompareTags(equal[1], later, equal[0], old) <= 0 {
 			t.Errorf("%s and %s are one version, want the newer commit to be later", equal[0], equal[1])
 		}
 	}
@@ -235,19 +237,19 @@ func TestValidPackage(t *testing.T) {
 	t.Parallel()
 	schema := regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$`) // the CHECK of packages.name
 	for _, good := range []string{"a", "A", "0", "hello", "http.zig", "zig-clap", "a_b", "a.b.c", "x.gitx", "gitx", "apis", strings.Repeat("a", 100)} {
-		if err := storage.ValidPackage(good); err != nil || !schema.MatchString(good) {
+		if err := name.ValidPackage(good); err != nil || !schema.MatchString(good) {
 			t.Errorf("%s: %v, want it valid", good, err)
 		}
 	}
 	bad := []string{"", ".", "..", "a..b", ".a", "-a", "_a", "a.", "a/b", "a b", "a\x00", "a\n", "é", "а" /* Cyrillic */, "a.git", "a.GIT", "a.lock", "a.atom", "a.svg",
 		"a%2f", "a\\b", "a:b", "a@b", "a+b", strings.Repeat("a", 101)}
-	for _, name := range []string{"api", "p", "git", "z", "static", "assets", "favicon.ico", "robots.txt", "healthz", "readyz", "livez", "metrics", "debug", "jobs", "packages", "feed.atom"} {
-		bad = append(bad, name, strings.ToUpper(name)) // NM-02
+	for _, called := range []string{"api", "p", "git", "z", "static", "assets", "favicon.ico", "robots.txt", "healthz", "readyz", "livez", "metrics", "debug", "jobs", "packages", "feed.atom"} {
+		bad = append(bad, called, strings.ToUpper(called)) // NM-02
 	}
-	for _, name := range bad {
-		var invalid *storage.InvalidError
-		if err := storage.ValidPackage(name); !errors.As(err, &invalid) {
-			t.Errorf("%q: %v, want an InvalidError", name, err)
+	for _, called := range bad {
+		var invalid *fault.InvalidError
+		if err := name.ValidPackage(called); !errors.As(err, &invalid) {
+			t.Errorf("%q: %v, want an InvalidError", called, err)
 		}
 	}
 	r := rand.New(rand.NewPCG(3, 4))
@@ -257,8 +259,8 @@ func TestValidPackage(t *testing.T) {
 		for range r.IntN(8) {
 			b.WriteByte(letters[r.IntN(len(letters))])
 		}
-		if name := b.String(); storage.ValidPackage(name) == nil && !schema.MatchString(name) {
-			t.Errorf("%q is valid, but the database refuses it", name)
+		if called := b.String(); name.ValidPackage(called) == nil && !schema.MatchString(called) {
+			t.Errorf("%q is valid, but the database refuses it", called)
 		}
 	}
 }
@@ -268,14 +270,14 @@ func TestValidPackage(t *testing.T) {
 func TestValidTag(t *testing.T) {
 	t.Parallel()
 	for _, good := range []string{"v1", "1.0.0", "v1.0.0-rc.1+build", "a/b/c", "v1.tar.gz", "v1.json", "é", "日本", "a@b", "v1'", "v1\"", "<b>", "$(x)", "%2e", strings.Repeat("a", 255)} {
-		if err := storage.ValidTag(good); err != nil {
+		if err := name.ValidTag(good); err != nil {
 			t.Errorf("%q: %v, want it valid", good, err)
 		}
 	}
 	for _, bad := range []string{"", "/", "a/", "/a", "a//b", ".a", "a/.b", "a.lock", "a.lock/b", "a..b", "a.", "a b", "a~", "a^", "a:b", "a?", "a*", "a[", "a\\b", "@", "a@{b", "-a",
 		"a\x00", "a\n", "a\x1b[31m", "a\x7f", "a\u0085", "\xff", "a\xc0\xaf", strings.Repeat("a", 256)} {
-		var invalid *storage.InvalidError
-		if err := storage.ValidTag(bad); !errors.As(err, &invalid) {
+		var invalid *fault.InvalidError
+		if err := name.ValidTag(bad); !errors.As(err, &invalid) {
 			t.Errorf("%q: %v, want an InvalidError", bad, err)
 		}
 	}
@@ -283,8 +285,8 @@ func TestValidTag(t *testing.T) {
 
 func TestBoundErrorIsConflict(t *testing.T) {
 	t.Parallel()
-	err := fmt.Errorf("request: %w", &storage.BoundError{Package: "x", Upstream: "https://git.example/a/x"})
-	if !errors.Is(err, storage.ErrConflict) || !strings.Contains(err.Error(), "https://git.example/a/x") {
+	err := fmt.Errorf("request: %w", &fault.BoundError{Package: "x", Upstream: "https://git.example/a/x"})
+	if !errors.Is(err, fault.ErrConflict) || !strings.Contains(err.Error(), "https://git.example/a/x") {
 		t.Errorf("%v, want a conflict that names the owner", err)
 	}
 }
@@ -299,7 +301,7 @@ func TestUpstreamNames(t *testing.T) {
 		"https://github.com/zig/api":                          "zig.api github.com.zig.api",
 		"https://github.com/owner/" + strings.Repeat("x", 99): strings.Repeat("x", 99),
 	} {
-		up, err := storage.ParseUpstream(url)
+		up, err := name.ParseUpstream(url)
 		if err != nil {
 			t.Fatal(err)
 		}

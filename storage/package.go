@@ -6,6 +6,12 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/francescobianco/packbase/storage/access"
+	"github.com/francescobianco/packbase/storage/fault"
+	"github.com/francescobianco/packbase/storage/jobs"
+	"github.com/francescobianco/packbase/storage/name"
+	"github.com/francescobianco/packbase/storage/pg"
 )
 
 const packageColumns = `
@@ -18,25 +24,25 @@ const packageColumns = `
 // PackageByName returns the package called name, in any case of letters.
 // It returns ErrNotFound if there is none, a *GoneError if it was removed.
 func (db *DB) PackageByName(ctx context.Context, name string) (Package, error) {
-	return packageByName(ctx, db.pool, name)
+	return packageByName(ctx, db.Pool, name)
 }
 
-func packageByName(ctx context.Context, q querier, name string) (Package, error) {
+func packageByName(ctx context.Context, q pg.Querier, name string) (Package, error) {
 	p, err := packageRow(ctx, q, name)
 	if err == nil && p.State == Removed {
-		err = &GoneError{What: p.Name, Reason: p.StateReason, At: p.UpdatedAt}
+		err = &fault.GoneError{What: p.Name, Reason: p.StateReason, At: p.UpdatedAt}
 	}
 	return p, err
 }
 
 // packageRow is packageByName also for a package that was removed.
-func packageRow(ctx context.Context, q querier, name string) (Package, error) {
+func packageRow(ctx context.Context, q pg.Querier, name string) (Package, error) {
 	rows, _ := q.Query(ctx, `
 		SELECT `+packageColumns+` FROM packages
-		WHERE lower(name) = lower($1) AND ($2 OR NOT private)`, name, SeesPrivate(ctx))
+		WHERE lower(name) = lower($1) AND ($2 OR NOT private)`, name, access.SeesPrivate(ctx))
 	p, err := pgx.CollectExactlyOneRow(rows, pgx.RowToStructByName[Package])
 	if err != nil {
-		return Package{}, fmt.Errorf("package %q: %w", name, translate(err))
+		return Package{}, fmt.Errorf("package %q: %w", name, pg.Translate(err))
 	}
 	return p, nil
 }
@@ -48,14 +54,14 @@ func packageRow(ctx context.Context, q querier, name string) (Package, error) {
 // must not hold a name for ever, and nobody can depend on it yet.
 //
 // It is the one way for a URL to become one that is dialled.
-func claimName(ctx context.Context, tx pgx.Tx, name string, up Upstream) (owner string, err error) {
-	if err := up.check(); err != nil {
+func claimName(ctx context.Context, tx pgx.Tx, name string, up name.Upstream) (owner string, err error) {
+	if err := up.Check(); err != nil {
 		return "", fmt.Errorf("claim %q: %w", name, err)
 	}
 	// One claim of a name at a time: ON CONFLICT watches the folded name alone,
 	// and of two claims at once one would fail on the primary key.
 	if _, err := tx.Exec(ctx, `SELECT pg_advisory_xact_lock(hashtext('packbase claim ' || lower($1)))`, name); err != nil {
-		return "", fmt.Errorf("claim %q: %w", name, translate(err))
+		return "", fmt.Errorf("claim %q: %w", name, pg.Translate(err))
 	}
 	// What was known of the upstream before goes with it.
 	_, err = tx.Exec(ctx, `
@@ -75,98 +81,32 @@ func claimName(ctx context.Context, tx pgx.Tx, name string, up Upstream) (owner 
 		DELETE FROM rejected_tags WHERE package IN (SELECT name FROM claimed)`,
 		pgx.NamedArgs{"name": name, "upstream": up.Canonical, "clone_url": up.CloneURL, "private": up.Private})
 	if err != nil {
-		return "", fmt.Errorf("claim %q: %w", name, translate(err))
+		return "", fmt.Errorf("claim %q: %w", name, pg.Translate(err))
 	}
 	var upstream string
 	var private, published bool
-	gone := &GoneError{}
+	gone := &fault.GoneError{}
 	err = tx.QueryRow(ctx, `
 		SELECT name, upstream, private, EXISTS (SELECT FROM releases r WHERE r.package = p.name),
 			CASE WHEN state = 'removed' THEN name ELSE '' END, state_reason, updated_at
 		FROM packages p WHERE lower(name) = lower($1) FOR UPDATE`, name).
 		Scan(&owner, &upstream, &private, &published, &gone.What, &gone.Reason, &gone.At)
 	if err != nil {
-		return "", fmt.Errorf("claim %q: %w", name, translate(err))
+		return "", fmt.Errorf("claim %q: %w", name, pg.Translate(err))
 	}
 	switch {
-	case upstream != up.Canonical && private && !SeesPrivate(ctx):
-		return "", &BoundError{Package: name}
+	case upstream != up.Canonical && private && !access.SeesPrivate(ctx):
+		return "", &fault.BoundError{Package: name}
 	case gone.What != "":
 		return "", gone
 	case upstream != up.Canonical:
-		return "", &BoundError{Package: owner, Upstream: upstream}
+		return "", &fault.BoundError{Package: owner, Upstream: upstream}
 	case up.Private && !private && published:
-		return "", fmt.Errorf("claim %q: %w: it is public already", name, ErrConflict)
+		return "", fmt.Errorf("claim %q: %w: it is public already", name, fault.ErrConflict)
 	case up.Private && !private:
 		return owner, setPrivate(ctx, tx, owner, true)
 	}
 	return owner, nil
-}
-
-// A Sync is how one look at a package's upstream ended.
-type Sync struct {
-	OK      bool
-	Code    string        // why it failed
-	Message string        // the same in words
-	Wait    time.Duration // before the next try, when it failed
-	Branch  string        // the branch that Commit is the tip of, if one was asked for
-	Commit  string
-	Catalog string // the catalog's updated_at when the sync began
-}
-
-// RecordSync stores how a sync of the claimed package ended.
-// A failure never moves synced_at (R-21).
-func (db *DB) RecordSync(ctx context.Context, c Claim, s Sync) error {
-	err := db.tx(ctx, func(tx pgx.Tx) error {
-		if err := holdFence(ctx, tx, c); err != nil {
-			return err
-		}
-		return recordSync(ctx, tx, c.Job.Package, s)
-	})
-	if err != nil {
-		return fmt.Errorf("record sync of %s: %w", c.Job.Package, translate(err))
-	}
-	return nil
-}
-
-func recordSync(ctx context.Context, tx pgx.Tx, pkg string, s Sync) error {
-	_, err := tx.Exec(ctx, `
-		UPDATE packages
-		SET sync_at = now(), sync_ok = @ok, sync_code = @code, sync_message = @message,
-			sync_failures = CASE WHEN @ok THEN 0 ELSE sync_failures + 1 END,
-			synced_at = CASE WHEN @ok THEN now() ELSE synced_at END,
-			next_sync_at = CASE WHEN @ok THEN NULL ELSE now() + @wait::interval END
-		WHERE name = @package`,
-		pgx.NamedArgs{"package": pkg, "ok": s.OK, "code": s.Code, "message": s.Message, "wait": s.Wait})
-	if err != nil {
-		return err
-	}
-	if s.OK {
-		_, err = tx.Exec(ctx, `UPDATE catalog_entries SET synced_updated = $2 WHERE lower(name) = lower($1) AND problem = ''`, pkg, s.Catalog)
-	}
-	if err != nil || s.Branch == "" {
-		return err
-	}
-	return recordBranch(ctx, tx, pkg, s)
-}
-
-// recordBranch notes where a branch is. HEAD goes with it unless that would be
-// back in time.
-func recordBranch(ctx context.Context, tx pgx.Tx, pkg string, s Sync) error {
-	_, err := tx.Exec(ctx, `
-		INSERT INTO branches (package, branch, commit_oid) VALUES ($1, $2, $3)
-		ON CONFLICT (package, branch) DO UPDATE SET commit_oid = EXCLUDED.commit_oid, seen_at = now()`,
-		pkg, s.Branch, s.Commit)
-	if err != nil {
-		return err
-	}
-	_, err = tx.Exec(ctx, `
-		UPDATE packages p
-		SET revision = revision + 1,
-			head_oid = CASE WHEN (SELECT max(commit_time) FROM releases WHERE package = p.name AND commit_oid = p.head_oid)
-				> (SELECT max(commit_time) FROM releases WHERE package = p.name AND commit_oid = $2) THEN head_oid ELSE $2 END
-		WHERE name = $1`, pkg, s.Commit)
-	return err
 }
 
 // A Branch is a branch that was asked for.
@@ -175,12 +115,12 @@ type Branch struct {
 	Commit string // the last that was mirrored of it
 }
 
-func branchesOf(ctx context.Context, q querier, pkg string) ([]Branch, error) {
+func branchesOf(ctx context.Context, q pg.Querier, pkg string) ([]Branch, error) {
 	rows, _ := q.Query(ctx, `
 		SELECT branch AS name, commit_oid AS commit FROM branches WHERE package = $1 ORDER BY seen_at DESC, branch`, pkg)
 	all, err := pgx.CollectRows(rows, pgx.RowToStructByPos[Branch])
 	if err != nil {
-		return nil, fmt.Errorf("branches of %s: %w", pkg, translate(err))
+		return nil, fmt.Errorf("branches of %s: %w", pkg, pg.Translate(err))
 	}
 	return all, nil
 }
@@ -188,56 +128,42 @@ func branchesOf(ctx context.Context, q querier, pkg string) ([]Branch, error) {
 // BranchCommit returns the last mirrored commit of a branch.
 func (db *DB) BranchCommit(ctx context.Context, pkg, branch string) (string, error) {
 	var oid string
-	err := db.pool.QueryRow(ctx, `
-		SELECT commit_oid FROM branches WHERE package = $1 AND branch = $2 AND seen(package, $3)`, pkg, branch, SeesPrivate(ctx)).Scan(&oid)
+	err := db.Pool.QueryRow(ctx, `
+		SELECT commit_oid FROM branches WHERE package = $1 AND branch = $2 AND seen(package, $3)`, pkg, branch, access.SeesPrivate(ctx)).Scan(&oid)
 	if err != nil {
-		return "", fmt.Errorf("branch %s of %s: %w", branch, pkg, translate(err))
+		return "", fmt.Errorf("branch %s of %s: %w", branch, pkg, pg.Translate(err))
 	}
 	return oid, nil
-}
-
-// holdFence locks the claimed package's row until the transaction ends.
-// It returns ErrLost if a later job has taken the package (R-13).
-func holdFence(ctx context.Context, tx pgx.Tx, c Claim) error {
-	var fence int64
-	err := tx.QueryRow(ctx, `SELECT fence FROM packages WHERE name = $1 FOR UPDATE`, c.Job.Package).Scan(&fence)
-	if err != nil {
-		return err
-	}
-	if fence != c.Fence {
-		return ErrLost
-	}
-	return nil
 }
 
 // ChangedPackages returns the packages that changed at or after since, in no
 // particular order.
 func (db *DB) ChangedPackages(ctx context.Context, since time.Time) ([]Package, error) {
-	rows, _ := db.pool.Query(ctx, `
+	rows, _ := db.Pool.Query(ctx, `
 		SELECT `+packageColumns+` FROM packages
-		WHERE changed_at >= $1 AND ($2 OR NOT private)`, since, SeesPrivate(ctx))
+		WHERE changed_at >= $1 AND ($2 OR NOT private)`, since, access.SeesPrivate(ctx))
 	all, err := pgx.CollectRows(rows, pgx.RowToStructByName[Package])
 	if err != nil {
-		return nil, fmt.Errorf("changed packages: %w", translate(err))
+		return nil, fmt.Errorf("changed packages: %w", pg.Translate(err))
 	}
 	return all, nil
 }
 
 // RecordProbe stores how the newest release of pkg fetched back.
 func (db *DB) RecordProbe(ctx context.Context, pkg string, p Probe) error {
-	_, err := db.pool.Exec(ctx, `
+	_, err := db.Pool.Exec(ctx, `
 		UPDATE packages
 		SET smart_http_ready = $2, pseudo_git_fetchable = $3, probe_commit = $4, probe_error = $5, healthy = $6, probed_at = now()
 		WHERE name = $1`, pkg, p.SmartHTTPReady, p.PseudoGitFetchable, p.ProbeCommit, p.ProbeError, p.Healthy)
 	if err != nil {
-		return fmt.Errorf("record probe of %s: %w", pkg, translate(err))
+		return fmt.Errorf("record probe of %s: %w", pkg, pg.Translate(err))
 	}
 	return nil
 }
 
 // Unprobed returns the packages whose newest release has not been fetched back.
 func (db *DB) Unprobed(ctx context.Context) ([]string, error) {
-	rows, _ := db.pool.Query(ctx, `
+	rows, _ := db.Pool.Query(ctx, `
 		SELECT p.name FROM packages p
 		WHERE EXISTS (SELECT FROM served_releases r WHERE r.package = p.name)
 			AND NOT EXISTS (
@@ -246,23 +172,23 @@ func (db *DB) Unprobed(ctx context.Context) ([]string, error) {
 		ORDER BY p.name`)
 	names, err := pgx.CollectRows(rows, pgx.RowTo[string])
 	if err != nil {
-		return nil, fmt.Errorf("packages not probed: %w", translate(err))
+		return nil, fmt.Errorf("packages not probed: %w", pg.Translate(err))
 	}
 	return names, nil
 }
 
 // Freeze puts the claimed package under review: it is served as it is, and
 // not synced until somebody decides.
-func (db *DB) Freeze(ctx context.Context, c Claim, reason string) error {
-	err := db.tx(ctx, func(tx pgx.Tx) error {
-		if err := holdFence(ctx, tx, c); err != nil {
+func (db *DB) Freeze(ctx context.Context, c jobs.Claim, reason string) error {
+	err := db.Tx(ctx, func(tx pgx.Tx) error {
+		if err := jobs.HoldFence(ctx, tx, c); err != nil {
 			return err
 		}
 		_, err := tx.Exec(ctx, `UPDATE packages SET state = 'frozen', state_reason = $2 WHERE name = $1`, c.Job.Package, reason)
 		return err
 	})
 	if err != nil {
-		return fmt.Errorf("freeze %s: %w", c.Job.Package, translate(err))
+		return fmt.Errorf("freeze %s: %w", c.Job.Package, pg.Translate(err))
 	}
 	return nil
 }
@@ -279,16 +205,16 @@ const FrozenPrivate = "upstream wants credentials now, and the releases here can
 // and new ones are mirrored again; else it stays as it is for good.
 // It returns ErrConflict if the package is not frozen.
 func (db *DB) Review(ctx context.Context, pkg string, accept bool) error {
-	err := db.tx(ctx, func(tx pgx.Tx) error {
+	err := db.Tx(ctx, func(tx pgx.Tx) error {
 		var name, state, reason string
 		err := tx.QueryRow(ctx, `
 			SELECT name, state, state_reason FROM packages
-			WHERE lower(name) = lower($1) AND ($2 OR NOT private) FOR UPDATE`, pkg, SeesPrivate(ctx)).Scan(&name, &state, &reason)
+			WHERE lower(name) = lower($1) AND ($2 OR NOT private) FOR UPDATE`, pkg, access.SeesPrivate(ctx)).Scan(&name, &state, &reason)
 		if err != nil {
 			return err
 		}
 		if state != Frozen {
-			return fmt.Errorf("%w: the package is %s", ErrConflict, state)
+			return fmt.Errorf("%w: the package is %s", fault.ErrConflict, state)
 		}
 		if !accept {
 			_, err := tx.Exec(ctx, `UPDATE packages SET state_reason = 'kept as it was by an operator' WHERE name = $1`, name)
@@ -306,7 +232,7 @@ func (db *DB) Review(ctx context.Context, pkg string, accept bool) error {
 		return err
 	})
 	if err != nil {
-		return fmt.Errorf("review %s: %w", pkg, translate(err))
+		return fmt.Errorf("review %s: %w", pkg, pg.Translate(err))
 	}
 	return nil
 }

@@ -7,6 +7,9 @@ import (
 	"time"
 
 	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/storage/catalog"
+	"github.com/francescobianco/packbase/storage/fault"
+	"github.com/francescobianco/packbase/storage/jobs"
 )
 
 // Of all who claim a name at once for upstreams of their own, one gets it
@@ -21,11 +24,11 @@ func TestNameIsClaimedOnce(t *testing.T) {
 		_, _, err := f.RequestFetch(f.ctx, spellings[i%len(spellings)], upstreamOf(fmt.Sprint("owner", i)))
 		return err
 	}) {
-		var bound *storage.BoundError
+		var bound *fault.BoundError
 		switch {
 		case err == nil:
 			winners++
-		case !errors.As(err, &bound) || !errors.Is(err, storage.ErrConflict) || bound.Upstream != f.pkg("lib").Upstream || bound.Package != f.pkg("lib").Name:
+		case !errors.As(err, &bound) || !errors.Is(err, fault.ErrConflict) || bound.Upstream != f.pkg("lib").Upstream || bound.Package != f.pkg("lib").Name:
 			t.Errorf("claim %d: %v, want a conflict that names the owner", i, err)
 		}
 	}
@@ -53,26 +56,26 @@ func TestRebind(t *testing.T) {
 		want   error
 	}{
 		{"never-claimed", func(string) {}, nil},
-		{"being-fetched", func(name string) { f.claim(name) }, storage.ErrConflict},
+		{"being-fetched", func(name string) { f.claim(name) }, fault.ErrConflict},
 		{"not-looked-at-yet", func(name string) {
-			_, err := f.CancelJob(f.ctx, f.request(name).ID)
+			_, err := f.Jobs.Cancel(f.ctx, f.request(name).ID)
 			f.must(err)
-		}, storage.ErrConflict},
-		{"empty-but-there", func(name string) { f.end(f.claim(name), "") }, storage.ErrConflict},
+		}, fault.ErrConflict},
+		{"empty-but-there", func(name string) { f.end(f.claim(name), "") }, fault.ErrConflict},
 		{"mistyped", fail, nil},
-		{"mistyped-and-asked-for-again", func(name string) { fail(name); f.request(name) }, storage.ErrConflict},
-		{"vanished", func(name string) { f.publish(name, "v1"); fail(name) }, storage.ErrConflict},
+		{"mistyped-and-asked-for-again", func(name string) { fail(name); f.request(name) }, fault.ErrConflict},
+		{"vanished", func(name string) { f.publish(name, "v1"); fail(name) }, fault.ErrConflict},
 		{"under-review", func(name string) {
 			c := f.claim(name)
 			f.must(f.Freeze(f.ctx, c, "why"))
 			f.end(c, "package_frozen")
-		}, storage.ErrConflict},
+		}, fault.ErrConflict},
 		{"in-the-catalog", func(name string) {
-			f.catalog(storage.CatalogEntry{ID: "1", Name: name, Upstream: upstreamOf(name).Canonical, CloneURL: "x"})
+			f.catalog(catalog.Entry{ID: "1", Name: name, Upstream: upstreamOf(name).Canonical, CloneURL: "x"})
 			fail(name)
-		}, storage.ErrConflict},
+		}, fault.ErrConflict},
 		{"in-the-catalog-with-another-upstream", func(name string) {
-			f.catalog(storage.CatalogEntry{ID: "1", Name: name, Upstream: other.Canonical, CloneURL: other.CloneURL})
+			f.catalog(catalog.Entry{ID: "1", Name: name, Upstream: other.Canonical, CloneURL: other.CloneURL})
 			fail(name)
 		}, nil},
 	}
@@ -100,12 +103,12 @@ func TestRebindFencesOldUpstream(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	old := f.claim("lib")
-	f.must(f.RecordSync(f.ctx, old, storage.Sync{Code: "not_found"}))
+	f.must(f.Jobs.RecordSync(f.ctx, old, jobs.Sync{Code: "not_found"}))
 	f.must(f.exec(`UPDATE jobs SET state = 'failed', ended_at = now(), lease = NULL, lease_until = NULL`))
 	_, _, err := f.RequestFetch(f.ctx, "lib", upstreamOf("other"))
 	f.must(err)
 	_, err = f.Publish(f.ctx, old, publication("lib", "v1", "a"))
-	f.want("publish by the old claim", err, storage.ErrLost)
+	f.want("publish by the old claim", err, jobs.ErrLost)
 }
 
 // A failure is never taken for freshness (R-21).
@@ -113,13 +116,13 @@ func TestRecordSync(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	c := f.claim("hello")
-	f.must(f.RecordSync(f.ctx, c, storage.Sync{OK: true, Branch: "main", Commit: hash("tip", 40)}))
+	f.must(f.Jobs.RecordSync(f.ctx, c, jobs.Sync{OK: true, Branch: "main", Commit: hash("tip", 40)}))
 	good := f.pkg("hello")
 	if good.SyncOK == nil || !*good.SyncOK || good.SyncedAt == nil || good.NextSyncAt != nil || good.SyncFailures != 0 {
 		t.Fatalf("after a good sync: %+v", good)
 	}
 	for i := 1; i <= 3; i++ {
-		f.must(f.RecordSync(f.ctx, c, storage.Sync{Code: "upstream_unreachable", Message: "why", Wait: time.Hour}))
+		f.must(f.Jobs.RecordSync(f.ctx, c, jobs.Sync{Code: "upstream_unreachable", Message: "why", Wait: time.Hour}))
 		p := f.pkg("hello")
 		if *p.SyncOK || p.SyncFailures != i || p.SyncCode != "upstream_unreachable" || !p.SyncedAt.Equal(*good.SyncedAt) || p.SyncAt.Before(*good.SyncAt) ||
 			p.NextSyncAt == nil || time.Until(*p.NextSyncAt) < 50*time.Minute {
@@ -129,7 +132,7 @@ func TestRecordSync(t *testing.T) {
 	if tip, err := f.BranchCommit(f.ctx, "hello", "main"); err != nil || tip != hash("tip", 40) {
 		t.Errorf("branch at %s, %v; want it where it was", tip, err)
 	}
-	f.must(f.RecordSync(f.ctx, c, storage.Sync{OK: true, Branch: "main", Commit: hash("newer", 40)}))
+	f.must(f.Jobs.RecordSync(f.ctx, c, jobs.Sync{OK: true, Branch: "main", Commit: hash("newer", 40)}))
 	if p := f.pkg("hello"); !*p.SyncOK || p.SyncFailures != 0 || p.NextSyncAt != nil || p.SyncCode != "" {
 		t.Errorf("after a good sync again: %+v, want no trace of failures", p)
 	}
@@ -137,7 +140,7 @@ func TestRecordSync(t *testing.T) {
 		t.Errorf("branch at %s, %v; want the newer commit", tip, err)
 	}
 	_, err := f.BranchCommit(f.ctx, "hello", "nope")
-	f.want("branch that nobody asked for", err, storage.ErrNotFound)
+	f.want("branch that nobody asked for", err, fault.ErrNotFound)
 }
 
 func TestReview(t *testing.T) {
@@ -146,8 +149,8 @@ func TestReview(t *testing.T) {
 	f.publish("Hello", "v1")
 	c := f.claim("Hello")
 	f.must(f.RecordMoves(f.ctx, c, []storage.MovedTag{{Tag: "v1", Old: hash("1", 40), New: hash("2", 40)}}))
-	f.want("review of a package that is active", f.Review(f.ctx, "hello", true), storage.ErrConflict)
-	f.want("review of no package", f.Review(f.ctx, "nope", true), storage.ErrNotFound)
+	f.want("review of a package that is active", f.Review(f.ctx, "hello", true), fault.ErrConflict)
+	f.want("review of no package", f.Review(f.ctx, "nope", true), fault.ErrNotFound)
 	f.must(f.Freeze(f.ctx, c, "all tags moved"))
 	if p := f.pkg("hello"); p.State != storage.Frozen || p.StateReason != "all tags moved" {
 		t.Errorf("frozen: %s, %s", p.State, p.StateReason)

@@ -6,6 +6,9 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/francescobianco/packbase/storage/access"
+	"github.com/francescobianco/packbase/storage/pg"
 )
 
 // A TagRef is as much of a release as it takes to put releases in order.
@@ -17,24 +20,24 @@ type TagRef struct {
 
 // TagRefs returns the releases and snapshots of pkg, in order of publication.
 func (db *DB) TagRefs(ctx context.Context, pkg string) ([]TagRef, error) {
-	rows, _ := db.pool.Query(ctx, `
+	rows, _ := db.Pool.Query(ctx, `
 		SELECT id, COALESCE(tag, '') AS tag, commit_time FROM served_releases
-		WHERE package = $1 AND ($2 OR NOT private) ORDER BY id`, pkg, SeesPrivate(ctx))
+		WHERE package = $1 AND ($2 OR NOT private) ORDER BY id`, pkg, access.SeesPrivate(ctx))
 	all, err := pgx.CollectRows(rows, pgx.RowToStructByName[TagRef])
 	if err != nil {
-		return nil, fmt.Errorf("tags of %s: %w", pkg, translate(err))
+		return nil, fmt.Errorf("tags of %s: %w", pkg, pg.Translate(err))
 	}
 	return all, nil
 }
 
 // ReleasesByID returns the releases with the given ids, in the order of ids.
 func (db *DB) ReleasesByID(ctx context.Context, ids []int64) ([]Release, error) {
-	rows, _ := db.pool.Query(ctx, `
+	rows, _ := db.Pool.Query(ctx, `
 		SELECT `+releaseColumns+` FROM served_releases
-		WHERE id = ANY($1) AND ($2 OR NOT private) ORDER BY array_position($1, id)`, ids, SeesPrivate(ctx))
+		WHERE id = ANY($1) AND ($2 OR NOT private) ORDER BY array_position($1, id)`, ids, access.SeesPrivate(ctx))
 	all, err := pgx.CollectRows(rows, pgx.RowToStructByName[Release])
 	if err != nil {
-		return nil, fmt.Errorf("releases by id: %w", translate(err))
+		return nil, fmt.Errorf("releases by id: %w", pg.Translate(err))
 	}
 	return all, nil
 }
@@ -46,13 +49,13 @@ func (db *DB) NewestReleases(ctx context.Context, pkg string, limit int) ([]Rele
 	if pkg == "" {
 		where, order = `true`, `created_at`
 	}
-	rows, _ := db.pool.Query(ctx, `
+	rows, _ := db.Pool.Query(ctx, `
 		SELECT `+releaseColumns+` FROM served_releases
 		WHERE tag IS NOT NULL AND (@private OR NOT private) AND `+where+`
-		ORDER BY `+order+` DESC LIMIT @limit`, pgx.NamedArgs{"package": pkg, "limit": limit, "private": SeesPrivate(ctx)})
+		ORDER BY `+order+` DESC LIMIT @limit`, pgx.NamedArgs{"package": pkg, "limit": limit, "private": access.SeesPrivate(ctx)})
 	all, err := pgx.CollectRows(rows, pgx.RowToStructByName[Release])
 	if err != nil {
-		return nil, fmt.Errorf("newest releases: %w", translate(err))
+		return nil, fmt.Errorf("newest releases: %w", pg.Translate(err))
 	}
 	return all, nil
 }
@@ -67,12 +70,12 @@ type Count struct {
 // ReleaseCounts counts what was published since, by unit: "hour", "day",
 // "week" (from Monday) or "month". Units without any are left out.
 func (db *DB) ReleaseCounts(ctx context.Context, unit string, since time.Time) ([]Count, error) {
-	rows, _ := db.pool.Query(ctx, `
+	rows, _ := db.Pool.Query(ctx, `
 		SELECT date_trunc($1, created_at) AS at, count(*) AS n FROM served_releases
-		WHERE created_at >= $2 AND ($3 OR NOT private) GROUP BY 1 ORDER BY 1`, unit, since, SeesPrivate(ctx))
+		WHERE created_at >= $2 AND ($3 OR NOT private) GROUP BY 1 ORDER BY 1`, unit, since, access.SeesPrivate(ctx))
 	all, err := pgx.CollectRows(rows, pgx.RowToStructByName[Count])
 	if err != nil {
-		return nil, fmt.Errorf("count releases: %w", translate(err))
+		return nil, fmt.Errorf("count releases: %w", pg.Translate(err))
 	}
 	return all, nil
 }
@@ -81,46 +84,11 @@ func (db *DB) ReleaseCounts(ctx context.Context, unit string, since time.Time) (
 // if there is none.
 func (db *DB) FirstRelease(ctx context.Context) (time.Time, error) {
 	var at *time.Time
-	if err := db.pool.QueryRow(ctx, `SELECT min(created_at) FROM served_releases WHERE $1 OR NOT private`, SeesPrivate(ctx)).Scan(&at); err != nil {
-		return time.Time{}, fmt.Errorf("first release: %w", translate(err))
+	if err := db.Pool.QueryRow(ctx, `SELECT min(created_at) FROM served_releases WHERE $1 OR NOT private`, access.SeesPrivate(ctx)).Scan(&at); err != nil {
+		return time.Time{}, fmt.Errorf("first release: %w", pg.Translate(err))
 	}
 	if at == nil {
 		return time.Time{}, nil
 	}
 	return *at, nil
-}
-
-// Failures returns the jobs that failed within a week and that nobody has
-// asked for again since, newest first.
-func (db *DB) Failures(ctx context.Context, limit int) ([]Job, error) {
-	rows, _ := db.pool.Query(ctx, `
-		SELECT `+jobColumns+` FROM jobs j
-		WHERE state = 'failed' AND created_at > now() - interval '7 days' AND seen(package, $2)
-			AND NOT EXISTS (SELECT FROM jobs later
-				WHERE later.package = j.package AND later.kind = j.kind AND later.target = j.target
-					AND (later.created_at, later.id) > (j.created_at, j.id))
-		ORDER BY created_at DESC, id DESC LIMIT $1`, limit, SeesPrivate(ctx))
-	all, err := pgx.CollectRows(rows, pgx.RowToStructByName[Job])
-	if err != nil {
-		return nil, fmt.Errorf("failures: %w", translate(err))
-	}
-	return all, nil
-}
-
-// CatalogState returns why the catalog could not be had the last time, and
-// when it last was; "" if all is well or there is none.
-func (db *DB) CatalogState(ctx context.Context, source string) (problem string, fetchedAt *time.Time, err error) {
-	rows, _ := db.pool.Query(ctx, `SELECT error_message AS problem, fetched_at FROM catalog WHERE source = $1`, source)
-	type state struct {
-		Problem   string
-		FetchedAt *time.Time
-	}
-	all, err := pgx.CollectRows(rows, pgx.RowToStructByName[state])
-	if err != nil {
-		return "", nil, fmt.Errorf("catalog state: %w", translate(err))
-	}
-	if len(all) == 0 {
-		return "", nil, nil
-	}
-	return all[0].Problem, all[0].FetchedAt, nil
 }

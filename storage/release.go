@@ -7,7 +7,14 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"golang.org/x/mod/semver"
+
+	"github.com/francescobianco/packbase/storage/access"
+	"github.com/francescobianco/packbase/storage/blob"
+	"github.com/francescobianco/packbase/storage/fault"
+	"github.com/francescobianco/packbase/storage/feed"
+	"github.com/francescobianco/packbase/storage/jobs"
+	"github.com/francescobianco/packbase/storage/name"
+	"github.com/francescobianco/packbase/storage/pg"
 )
 
 const releaseColumns = `
@@ -17,9 +24,9 @@ const releaseColumns = `
 // ReleaseByTag returns the release of pkg published under tag.
 // It returns ErrNotFound if there is none, a *GoneError if it was removed.
 func (db *DB) ReleaseByTag(ctx context.Context, pkg, tag string) (Release, error) {
-	rows, _ := db.pool.Query(ctx, `
+	rows, _ := db.Pool.Query(ctx, `
 		SELECT `+releaseColumns+` FROM served_releases
-		WHERE package = $1 AND tag = $2 AND ($3 OR NOT private)`, pkg, tag, SeesPrivate(ctx))
+		WHERE package = $1 AND tag = $2 AND ($3 OR NOT private)`, pkg, tag, access.SeesPrivate(ctx))
 	r, err := oneRelease(rows, pkg+"@"+tag)
 	return r, db.orGone(ctx, err, `package = $1 AND tag = $2`, pkg, tag)
 }
@@ -28,9 +35,9 @@ func (db *DB) ReleaseByTag(ctx context.Context, pkg, tag string) (Release, error
 // published first: what a commit's path names must never change.
 // It returns ErrNotFound if there is none, a *GoneError if it was removed.
 func (db *DB) ReleaseByCommit(ctx context.Context, pkg, oid string) (Release, error) {
-	rows, _ := db.pool.Query(ctx, `
+	rows, _ := db.Pool.Query(ctx, `
 		SELECT `+releaseColumns+` FROM served_releases
-		WHERE id = (SELECT min(id) FROM releases WHERE package = $1 AND commit_oid = $2) AND ($3 OR NOT private)`, pkg, oid, SeesPrivate(ctx))
+		WHERE id = (SELECT min(id) FROM releases WHERE package = $1 AND commit_oid = $2) AND ($3 OR NOT private)`, pkg, oid, access.SeesPrivate(ctx))
 	r, err := oneRelease(rows, pkg+"#"+oid)
 	return r, db.orGone(ctx, err, `package = $1 AND commit_oid = $2`, pkg, oid)
 }
@@ -39,11 +46,11 @@ func (db *DB) ReleaseByCommit(ctx context.Context, pkg, oid string) (Release, er
 // a public one if there is one. It must not be one whose hash was refuted.
 // It returns ErrNotFound if there is none, a *GoneError if it was removed.
 func (db *DB) ReleaseByZigHash(ctx context.Context, hash string) (Release, error) {
-	rows, _ := db.pool.Query(ctx, `
+	rows, _ := db.Pool.Query(ctx, `
 		SELECT `+releaseColumns+` FROM served_releases
 		WHERE (zig_hash = $1 AND zig_hash <> '' OR zig_legacy_hash = $1 AND zig_legacy_hash <> '') AND ($2 OR NOT private)
 			AND NOT EXISTS (SELECT FROM refuted_zig_hashes WHERE release_id = id)
-		ORDER BY private, id LIMIT 1`, hash, SeesPrivate(ctx))
+		ORDER BY private, id LIMIT 1`, hash, access.SeesPrivate(ctx))
 	r, err := oneRelease(rows, hash)
 	return r, db.orGone(ctx, err, `zig_hash = $1 OR zig_legacy_hash = $2`, hash, hash)
 }
@@ -51,8 +58,8 @@ func (db *DB) ReleaseByZigHash(ctx context.Context, hash string) (Release, error
 // RefuteZigHash keeps a release from being found by the Zig hashes of its row,
 // which its files do not have.
 func (db *DB) RefuteZigHash(ctx context.Context, release int64) error {
-	if err := db.tx(ctx, func(tx pgx.Tx) error { return refuteZigHash(ctx, tx, release) }); err != nil {
-		return fmt.Errorf("refute Zig hash: %w", translate(err))
+	if err := db.Tx(ctx, func(tx pgx.Tx) error { return refuteZigHash(ctx, tx, release) }); err != nil {
+		return fmt.Errorf("refute Zig hash: %w", pg.Translate(err))
 	}
 	return nil
 }
@@ -66,22 +73,22 @@ func oneRelease(rows pgx.Rows, what string) (Release, error) {
 	// A query error comes back from Collect, too.
 	r, err := pgx.CollectExactlyOneRow(rows, pgx.RowToStructByName[Release])
 	if err != nil {
-		return Release{}, fmt.Errorf("release %s: %w", what, translate(err))
+		return Release{}, fmt.Errorf("release %s: %w", what, pg.Translate(err))
 	}
 	return r, nil
 }
 
 // Releases returns the releases and snapshots of pkg, in order of publication.
 func (db *DB) Releases(ctx context.Context, pkg string) ([]Release, error) {
-	return releasesOf(ctx, db.pool, pkg)
+	return releasesOf(ctx, db.Pool, pkg)
 }
 
-func releasesOf(ctx context.Context, q querier, pkg string) ([]Release, error) {
+func releasesOf(ctx context.Context, q pg.Querier, pkg string) ([]Release, error) {
 	rows, _ := q.Query(ctx, `
-		SELECT `+releaseColumns+` FROM served_releases WHERE package = $1 AND ($2 OR NOT private) ORDER BY id`, pkg, SeesPrivate(ctx))
+		SELECT `+releaseColumns+` FROM served_releases WHERE package = $1 AND ($2 OR NOT private) ORDER BY id`, pkg, access.SeesPrivate(ctx))
 	all, err := pgx.CollectRows(rows, pgx.RowToStructByName[Release])
 	if err != nil {
-		return nil, fmt.Errorf("releases of %s: %w", pkg, translate(err))
+		return nil, fmt.Errorf("releases of %s: %w", pkg, pg.Translate(err))
 	}
 	return all, nil
 }
@@ -98,7 +105,7 @@ type Moment struct {
 // Moment returns what the package called name is at this moment.
 func (db *DB) Moment(ctx context.Context, name string) (m Moment, err error) {
 	one := pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}
-	err = pgx.BeginTxFunc(ctx, db.pool, one, func(tx pgx.Tx) error {
+	err = pgx.BeginTxFunc(ctx, db.Pool, one, func(tx pgx.Tx) error {
 		if m.Package, err = packageByName(ctx, tx, name); err != nil {
 			return err
 		}
@@ -112,7 +119,7 @@ func (db *DB) Moment(ctx context.Context, name string) (m Moment, err error) {
 		return err
 	})
 	if err != nil {
-		return Moment{}, translate(err)
+		return Moment{}, pg.Translate(err)
 	}
 	return m, nil
 }
@@ -121,7 +128,7 @@ func (db *DB) Moment(ctx context.Context, name string) (m Moment, err error) {
 type Publication struct {
 	Release     Release
 	Pack        Pack
-	Manifest    Blob
+	Manifest    blob.Ref
 	Description string // of the package, from the README
 	Upstream    string // for Restore, which may have nothing else to tell it
 	CloneURL    string
@@ -132,16 +139,16 @@ type Publication struct {
 // It returns ErrLost if the claim was taken over, and ErrConflict if the tag
 // or commit is already published with other bytes; publishing the same again
 // changes nothing and returns false.
-func (db *DB) Publish(ctx context.Context, c Claim, p Publication) (created bool, err error) {
-	err = db.tx(ctx, func(tx pgx.Tx) error {
-		if err := holdFence(ctx, tx, c); err != nil {
+func (db *DB) Publish(ctx context.Context, c jobs.Claim, p Publication) (created bool, err error) {
+	err = db.Tx(ctx, func(tx pgx.Tx) error {
+		if err := jobs.HoldFence(ctx, tx, c); err != nil {
 			return err
 		}
 		created, err = publish(ctx, tx, p)
 		return err
 	})
 	if err != nil {
-		return false, fmt.Errorf("publish %s@%s: %w", p.Release.Package, p.Release.Tag, translate(err))
+		return false, fmt.Errorf("publish %s@%s: %w", p.Release.Package, p.Release.Tag, pg.Translate(err))
 	}
 	return created, nil
 }
@@ -156,11 +163,11 @@ func publish(ctx context.Context, tx pgx.Tx, p Publication) (created bool, err e
 	case err == nil && held.CommitOID == r.CommitOID && held.TagOID == r.TagOID:
 		return false, nil
 	case err == nil:
-		return false, fmt.Errorf("%w: the tag is published with commit %s", ErrConflict, held.CommitOID)
-	case !errors.Is(err, ErrNotFound):
+		return false, fmt.Errorf("%w: the tag is published with commit %s", fault.ErrConflict, held.CommitOID)
+	case !errors.Is(err, fault.ErrNotFound):
 		return false, err
 	}
-	for _, b := range []Blob{{r.Digest, r.Size}, p.Manifest} {
+	for _, b := range []blob.Ref{{Digest: r.Digest, Size: r.Size}, p.Manifest} {
 		if err := putBlobRow(ctx, tx, b); err != nil {
 			return false, err
 		}
@@ -189,8 +196,8 @@ func publish(ctx context.Context, tx pgx.Tx, p Publication) (created bool, err e
 			return false, err
 		}
 	}
-	err = addChange(ctx, tx, ChangeBody{
-		Package: r.Package, Tag: r.Tag, Commit: r.CommitOID, Manifest: p.Manifest, Tarball: Blob{r.Digest, r.Size},
+	err = feed.Add(ctx, tx, feed.Body{
+		Package: r.Package, Tag: r.Tag, Commit: r.CommitOID, Manifest: p.Manifest, Tarball: blob.Ref{Digest: r.Digest, Size: r.Size},
 	})
 	if err != nil {
 		return false, err
@@ -204,11 +211,6 @@ func heldRelease(ctx context.Context, tx pgx.Tx, r Release) (Release, error) {
 		WHERE package = @package AND CASE WHEN @tag = '' THEN tag IS NULL AND commit_oid = @commit ELSE tag = @tag END`,
 		pgx.NamedArgs{"package": r.Package, "tag": r.Tag, "commit": r.CommitOID})
 	return oneRelease(rows, r.Package+"@"+r.Tag)
-}
-
-func putBlobRow(ctx context.Context, tx pgx.Tx, b Blob) error {
-	_, err := tx.Exec(ctx, `INSERT INTO blobs (digest, size) VALUES ($1, $2) ON CONFLICT (digest) DO NOTHING`, b.Digest, b.Size)
-	return err
 }
 
 func putPack(ctx context.Context, tx pgx.Tx, release int64, p Pack) error {
@@ -231,7 +233,7 @@ func countRelease(ctx context.Context, tx pgx.Tx, r Release, description string)
 	if err != nil {
 		return err
 	}
-	isLatest := r.Tag != "" && (latest == nil || CompareTags(r.Tag, r.CommitTime, *latest, *latestTime) > 0)
+	isLatest := r.Tag != "" && (latest == nil || name.CompareTags(r.Tag, r.CommitTime, *latest, *latestTime) > 0)
 	_, err = tx.Exec(ctx, `
 		UPDATE packages
 		SET latest_tag = CASE WHEN @latest THEN @tag ELSE latest_tag END,
@@ -247,53 +249,11 @@ func countRelease(ctx context.Context, tx pgx.Tx, r Release, description string)
 	return err
 }
 
-// CompareTags orders tags by which is the later release: stable semver
-// versions above pre-releases above all other tags; among the others the
-// newer commit is later. The result is negative, zero or positive.
-//
-// A missing "v" and missing parts are forgiven: "1.2" is v1.2.0.
-func CompareTags(a string, aTime time.Time, b string, bTime time.Time) int {
-	va, vb := tagVersion(a), tagVersion(b)
-	if c := tagRank(va) - tagRank(vb); c != 0 {
-		return c
-	}
-	if c := semver.Compare(va, vb); c != 0 {
-		return c
-	}
-	if c := aTime.Compare(bTime); c != 0 {
-		return c
-	}
-	if a < b {
-		return -1
-	}
-	return 1
-}
-
-func tagVersion(tag string) string {
-	if tag != "" && tag[0] != 'v' {
-		tag = "v" + tag
-	}
-	if !semver.IsValid(tag) {
-		return ""
-	}
-	return tag
-}
-
-func tagRank(version string) int {
-	switch {
-	case version == "":
-		return 0
-	case semver.Prerelease(version) != "":
-		return 1
-	}
-	return 2
-}
-
 // RejectTag records that a tag was not published, and is to be tried again
 // after wait, which doubles up to longest as long as the reason is the same.
-func (db *DB) RejectTag(ctx context.Context, c Claim, t RejectedTag, wait, longest time.Duration) error {
-	err := db.tx(ctx, func(tx pgx.Tx) error {
-		if err := holdFence(ctx, tx, c); err != nil {
+func (db *DB) RejectTag(ctx context.Context, c jobs.Claim, t RejectedTag, wait, longest time.Duration) error {
+	err := db.Tx(ctx, func(tx pgx.Tx) error {
+		if err := jobs.HoldFence(ctx, tx, c); err != nil {
 			return err
 		}
 		_, err := tx.Exec(ctx, `
@@ -309,45 +269,45 @@ func (db *DB) RejectTag(ctx context.Context, c Claim, t RejectedTag, wait, longe
 		return err
 	})
 	if err != nil {
-		return fmt.Errorf("reject %s@%s: %w", c.Job.Package, t.Tag, translate(err))
+		return fmt.Errorf("reject %s@%s: %w", c.Job.Package, t.Tag, pg.Translate(err))
 	}
 	return nil
 }
 
 // ForgetRejections drops what is recorded of tags other than those that
 // upstream lists.
-func (db *DB) ForgetRejections(ctx context.Context, c Claim, listed []string) error {
-	err := db.tx(ctx, func(tx pgx.Tx) error {
-		if err := holdFence(ctx, tx, c); err != nil {
+func (db *DB) ForgetRejections(ctx context.Context, c jobs.Claim, listed []string) error {
+	err := db.Tx(ctx, func(tx pgx.Tx) error {
+		if err := jobs.HoldFence(ctx, tx, c); err != nil {
 			return err
 		}
 		_, err := tx.Exec(ctx, `DELETE FROM rejected_tags WHERE package = $1 AND tag <> ALL ($2)`, c.Job.Package, listed)
 		return err
 	})
 	if err != nil {
-		return fmt.Errorf("forget rejected tags of %s: %w", c.Job.Package, translate(err))
+		return fmt.Errorf("forget rejected tags of %s: %w", c.Job.Package, pg.Translate(err))
 	}
 	return nil
 }
 
 // RejectedTags returns the tags of pkg that were not published, by name.
 func (db *DB) RejectedTags(ctx context.Context, pkg string) ([]RejectedTag, error) {
-	rows, _ := db.pool.Query(ctx, `
+	rows, _ := db.Pool.Query(ctx, `
 		SELECT tag, oid, code, reason, seen_at, retry_at, rules FROM rejected_tags r
 		WHERE package = $1 AND seen(package, $2) AND NOT EXISTS (SELECT FROM served_releases WHERE package = $1 AND tag = r.tag)
-		ORDER BY tag`, pkg, SeesPrivate(ctx))
+		ORDER BY tag`, pkg, access.SeesPrivate(ctx))
 	all, err := pgx.CollectRows(rows, pgx.RowToStructByName[RejectedTag])
 	if err != nil {
-		return nil, fmt.Errorf("rejected tags of %s: %w", pkg, translate(err))
+		return nil, fmt.Errorf("rejected tags of %s: %w", pkg, pg.Translate(err))
 	}
 	return all, nil
 }
 
 // RecordMoves records tags that no longer name what was released.
 // What is recorded already stays as it is.
-func (db *DB) RecordMoves(ctx context.Context, c Claim, moves []MovedTag) error {
-	err := db.tx(ctx, func(tx pgx.Tx) error {
-		if err := holdFence(ctx, tx, c); err != nil {
+func (db *DB) RecordMoves(ctx context.Context, c jobs.Claim, moves []MovedTag) error {
+	err := db.Tx(ctx, func(tx pgx.Tx) error {
+		if err := jobs.HoldFence(ctx, tx, c); err != nil {
 			return err
 		}
 		for _, m := range moves {
@@ -364,40 +324,40 @@ func (db *DB) RecordMoves(ctx context.Context, c Claim, moves []MovedTag) error 
 		return err
 	})
 	if err != nil {
-		return fmt.Errorf("record moved tags of %s: %w", c.Job.Package, translate(err))
+		return fmt.Errorf("record moved tags of %s: %w", c.Job.Package, pg.Translate(err))
 	}
 	return nil
 }
 
 // MovedTags returns what upstream did to the released tags of pkg, oldest first.
 func (db *DB) MovedTags(ctx context.Context, pkg string) ([]MovedTag, error) {
-	rows, _ := db.pool.Query(ctx, `
+	rows, _ := db.Pool.Query(ctx, `
 		SELECT tag, old_oid AS old, new_oid AS new, accepted, seen_at FROM moved_tags
-		WHERE package = $1 AND seen(package, $2) ORDER BY id`, pkg, SeesPrivate(ctx))
+		WHERE package = $1 AND seen(package, $2) ORDER BY id`, pkg, access.SeesPrivate(ctx))
 	all, err := pgx.CollectRows(rows, pgx.RowToStructByName[MovedTag])
 	if err != nil {
-		return nil, fmt.Errorf("moved tags of %s: %w", pkg, translate(err))
+		return nil, fmt.Errorf("moved tags of %s: %w", pkg, pg.Translate(err))
 	}
 	return all, nil
 }
 
 // AppendSegment adds a segment to the claimed package. Its blobs must be
 // durable. It returns ErrLost if the claim was taken over.
-func (db *DB) AppendSegment(ctx context.Context, c Claim, s Segment, index Blob) error {
-	err := db.tx(ctx, func(tx pgx.Tx) error {
-		if err := holdFence(ctx, tx, c); err != nil {
+func (db *DB) AppendSegment(ctx context.Context, c jobs.Claim, s Segment, index blob.Ref) error {
+	err := db.Tx(ctx, func(tx pgx.Tx) error {
+		if err := jobs.HoldFence(ctx, tx, c); err != nil {
 			return err
 		}
 		return appendSegment(ctx, tx, s, index)
 	})
 	if err != nil {
-		return fmt.Errorf("append segment %d of %s: %w", s.Seq, s.Package, translate(err))
+		return fmt.Errorf("append segment %d of %s: %w", s.Seq, s.Package, pg.Translate(err))
 	}
 	return nil
 }
 
-func appendSegment(ctx context.Context, tx pgx.Tx, s Segment, index Blob) error {
-	for _, b := range []Blob{{s.Digest, s.Size}, index} {
+func appendSegment(ctx context.Context, tx pgx.Tx, s Segment, index blob.Ref) error {
+	for _, b := range []blob.Ref{{Digest: s.Digest, Size: s.Size}, index} {
 		if err := putBlobRow(ctx, tx, b); err != nil {
 			return err
 		}
@@ -411,16 +371,16 @@ func appendSegment(ctx context.Context, tx pgx.Tx, s Segment, index Blob) error 
 
 // Segments returns the segments of pkg in order.
 func (db *DB) Segments(ctx context.Context, pkg string) ([]Segment, error) {
-	return segmentsOf(ctx, db.pool, pkg)
+	return segmentsOf(ctx, db.Pool, pkg)
 }
 
-func segmentsOf(ctx context.Context, q querier, pkg string) ([]Segment, error) {
+func segmentsOf(ctx context.Context, q pg.Querier, pkg string) ([]Segment, error) {
 	rows, _ := q.Query(ctx, `
 		SELECT package, seq, first_ordinal, objects, digest, index_digest, size
-		FROM segments WHERE package = $1 AND seen(package, $2) ORDER BY seq`, pkg, SeesPrivate(ctx))
+		FROM segments WHERE package = $1 AND seen(package, $2) ORDER BY seq`, pkg, access.SeesPrivate(ctx))
 	all, err := pgx.CollectRows(rows, pgx.RowToStructByName[Segment])
 	if err != nil {
-		return nil, fmt.Errorf("segments of %s: %w", pkg, translate(err))
+		return nil, fmt.Errorf("segments of %s: %w", pkg, pg.Translate(err))
 	}
 	return all, nil
 }
@@ -435,14 +395,14 @@ type StoredPack struct {
 // Packs returns the packs of the releases and snapshots of pkg whose commit
 // or tag object is one of oids.
 func (db *DB) Packs(ctx context.Context, pkg string, oids []string) ([]StoredPack, error) {
-	rows, _ := db.pool.Query(ctx, `
+	rows, _ := db.Pool.Query(ctx, `
 		SELECT r.commit_oid, COALESCE(r.tag_oid, '') AS tag_oid, p.bitmap, p.objects, p.size, p.trailer
 		FROM served_releases r JOIN packs p ON p.release_id = r.id
 		WHERE r.package = $1 AND (r.commit_oid = ANY($2) OR r.tag_oid = ANY($2)) AND ($3 OR NOT r.private)
-		ORDER BY r.id`, pkg, oids, SeesPrivate(ctx))
+		ORDER BY r.id`, pkg, oids, access.SeesPrivate(ctx))
 	all, err := pgx.CollectRows(rows, pgx.RowToStructByName[StoredPack])
 	if err != nil {
-		return nil, fmt.Errorf("packs of %s: %w", pkg, translate(err))
+		return nil, fmt.Errorf("packs of %s: %w", pkg, pg.Translate(err))
 	}
 	return all, nil
 }

@@ -12,6 +12,10 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/storage/blob"
+	"github.com/francescobianco/packbase/storage/fault"
+	"github.com/francescobianco/packbase/storage/feed"
+	"github.com/francescobianco/packbase/storage/jobs"
 )
 
 // Whoever may write SQL still cannot change what was published (DB-09, R-01).
@@ -105,15 +109,15 @@ func TestPublish(t *testing.T) {
 		{"same again", publication("hello", "v1", "a"), false, nil},
 		{"same again, later", again, false, nil},
 		{"same commit, other bytes", otherBytes, false, nil}, // the first stay
-		{"moved tag", publication("hello", "v1", "b"), false, storage.ErrConflict},
-		{"annotated now", annotated, false, storage.ErrConflict},
+		{"moved tag", publication("hello", "v1", "b"), false, fault.ErrConflict},
+		{"annotated now", annotated, false, fault.ErrConflict},
 		{"second tag of the commit", publication("hello", "v1-again", "a"), true, nil},
 		{"snapshot of the commit", publication("hello", "", "a"), true, nil},
 		{"same snapshot again", publication("hello", "", "a"), false, nil},
 		{"another snapshot", publication("hello", "", "c"), true, nil},
 		{"tag in another case", publication("hello", "V1", "d"), true, nil},
-		{"not a digest", badDigest, false, storage.ErrInvalid},
-		{"unknown package", publication("nope", "v1", "a"), false, storage.ErrNotFound},
+		{"not a digest", badDigest, false, fault.ErrInvalid},
+		{"unknown package", publication("nope", "v1", "a"), false, fault.ErrNotFound},
 	}
 	for _, tt := range tests {
 		claim := c
@@ -138,7 +142,7 @@ func TestPublish(t *testing.T) {
 		}
 	}
 	_, err = f.ReleaseByZigHash(f.ctx, "")
-	f.want("release without a Zig hash", err, storage.ErrNotFound)
+	f.want("release without a Zig hash", err, fault.ErrNotFound)
 	if p := f.pkg("hello"); p.ReleaseCount != 3 || p.SizeBytes != 500 || p.LatestTag == nil || *p.LatestTag != "v1" {
 		t.Errorf("package: %d releases, %d bytes, latest %v; want 3, 500, v1", p.ReleaseCount, p.SizeBytes, *p.LatestTag)
 	}
@@ -150,40 +154,40 @@ func TestFence(t *testing.T) {
 	f := newFixture(t)
 	old := f.claim("hello")
 	f.lose(old)
-	if _, err := f.ReapJobs(f.ctx); err != nil {
+	if _, err := f.Jobs.Reap(f.ctx); err != nil {
 		t.Fatal(err)
 	}
-	c, err := f.ClaimJob(f.ctx, old.Job.ID, "another", time.Minute)
+	c, err := f.Jobs.Claim(f.ctx, old.Job.ID, "another", time.Minute)
 	f.must(err)
 	if c.Fence <= old.Fence {
 		t.Fatalf("fence %d after %d, want it higher", c.Fence, old.Fence)
 	}
 	seg := storage.Segment{Package: "hello", Objects: 1, Digest: hash("s", 64), IndexDigest: hash("i", 64), Size: 1}
-	index := storage.Blob{Digest: hash("i", 64), Size: 1}
-	writes := map[string]func(storage.Claim) error{
-		"publish": func(c storage.Claim) error {
+	index := blob.Ref{Digest: hash("i", 64), Size: 1}
+	writes := map[string]func(jobs.Claim) error{
+		"publish": func(c jobs.Claim) error {
 			_, err := f.Publish(f.ctx, c, publication("hello", "v1", "a"))
 			return err
 		},
-		"segment":      func(c storage.Claim) error { return f.AppendSegment(f.ctx, c, seg, index) },
-		"rejected tag": func(c storage.Claim) error { return f.RejectTag(f.ctx, c, storage.RejectedTag{Tag: "x"}, 0, 0) },
-		"moved tag":    func(c storage.Claim) error { return f.RecordMoves(f.ctx, c, []storage.MovedTag{{Tag: "v1"}}) },
-		"sync":         func(c storage.Claim) error { return f.RecordSync(f.ctx, c, storage.Sync{OK: true}) },
-		"freeze":       func(c storage.Claim) error { return f.Freeze(f.ctx, c, "why") },
-		"record":       func(c storage.Claim) error { return f.KeepRecord(f.ctx, c, index) },
-		"end with sync": func(c storage.Claim) error {
-			return f.EndJob(f.ctx, c, storage.Outcome{State: storage.Succeeded, Sync: &storage.Sync{OK: true}})
+		"segment":      func(c jobs.Claim) error { return f.AppendSegment(f.ctx, c, seg, index) },
+		"rejected tag": func(c jobs.Claim) error { return f.RejectTag(f.ctx, c, storage.RejectedTag{Tag: "x"}, 0, 0) },
+		"moved tag":    func(c jobs.Claim) error { return f.RecordMoves(f.ctx, c, []storage.MovedTag{{Tag: "v1"}}) },
+		"sync":         func(c jobs.Claim) error { return f.Jobs.RecordSync(f.ctx, c, jobs.Sync{OK: true}) },
+		"freeze":       func(c jobs.Claim) error { return f.Freeze(f.ctx, c, "why") },
+		"record":       func(c jobs.Claim) error { return f.KeepRecord(f.ctx, c, index) },
+		"end with sync": func(c jobs.Claim) error {
+			return f.Jobs.End(f.ctx, c, jobs.Outcome{State: jobs.Succeeded, Sync: &jobs.Sync{OK: true}})
 		},
-		"end":     func(c storage.Claim) error { return f.EndJob(f.ctx, c, storage.Outcome{State: storage.Succeeded}) },
-		"requeue": func(c storage.Claim) error { return f.RequeueJob(f.ctx, c, 0, true, "", "") },
-		"extend": func(c storage.Claim) error {
-			_, err := f.ExtendJob(f.ctx, c, time.Minute, storage.Progress{})
+		"end":     func(c jobs.Claim) error { return f.Jobs.End(f.ctx, c, jobs.Outcome{State: jobs.Succeeded}) },
+		"requeue": func(c jobs.Claim) error { return f.Jobs.Requeue(f.ctx, c, 0, true, "", "") },
+		"extend": func(c jobs.Claim) error {
+			_, err := f.Jobs.Extend(f.ctx, c, time.Minute, jobs.Progress{})
 			return err
 		},
 	}
 	before := f.rows("packages") + f.rows("jobs")
 	for name, write := range writes {
-		f.want("stale "+name, write(old), storage.ErrLost)
+		f.want("stale "+name, write(old), jobs.ErrLost)
 	}
 	if after := f.rows("packages") + f.rows("jobs"); after != before {
 		t.Errorf("rows now:\n%s\nwant:\n%s", after, before)
@@ -215,7 +219,7 @@ func TestChanges(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	const n = 8
-	claims := make([]storage.Claim, n)
+	claims := make([]jobs.Claim, n)
 	for i := range n {
 		claims[i] = f.claim(fmt.Sprint("p", i))
 	}
@@ -228,18 +232,18 @@ func TestChanges(t *testing.T) {
 		return nil
 	})
 	f.must(errors.Join(errs...))
-	all, head, err := f.Changes(f.ctx, 0, 100)
+	all, head, err := f.Feed.Changes(f.ctx, 0, 100)
 	f.must(err)
 	if len(all) != 3*n || head.Seq != 3*n {
 		t.Fatalf("%d changes, head %d; want %d", len(all), head.Seq, 3*n)
 	}
 	chain := ""
 	for i, c := range all {
-		if chain = storage.NextChain(chain, c.Body); c.Chain != chain || c.Seq != int64(i+1) {
+		if chain = feed.NextChain(chain, c.Body); c.Chain != chain || c.Seq != int64(i+1) {
 			t.Errorf("change %d has number %d and chain %s, want %s", i+1, c.Seq, c.Chain, chain)
 		}
 	}
-	if rest, _, err := f.Changes(f.ctx, 20, 2); err != nil || len(rest) != 2 || rest[0].Seq != 21 {
+	if rest, _, err := f.Feed.Changes(f.ctx, 20, 2); err != nil || len(rest) != 2 || rest[0].Seq != 21 {
 		t.Errorf("changes after 20: %+v, %v; want 21 and 22", rest, err)
 	}
 }

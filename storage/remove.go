@@ -8,24 +8,14 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/francescobianco/packbase/storage/access"
+	"github.com/francescobianco/packbase/storage/fault"
+	"github.com/francescobianco/packbase/storage/feed"
+	"github.com/francescobianco/packbase/storage/jobs"
+	"github.com/francescobianco/packbase/storage/name"
+	"github.com/francescobianco/packbase/storage/pg"
 )
-
-// ErrGone says that something was removed, and is never there again.
-var ErrGone = errors.New("removed")
-
-// A GoneError says why something was removed. It is an ErrGone.
-type GoneError struct {
-	What   string
-	Reason string
-	At     time.Time
-}
-
-func (e *GoneError) Error() string {
-	return fmt.Sprintf("%s was removed on %s: %s", e.What, e.At.UTC().Format(time.DateOnly), e.Reason)
-}
-
-// Unwrap returns ErrGone.
-func (e *GoneError) Unwrap() error { return ErrGone }
 
 // A Tombstone stands for a release or snapshot that was removed.
 type Tombstone struct {
@@ -49,12 +39,12 @@ func (t *Tombstone) OID() string {
 	return t.CommitOID
 }
 
-func (t *Tombstone) gone() *GoneError {
+func (t *Tombstone) gone() *fault.GoneError {
 	what := t.Package + "@" + t.Tag
 	if t.Tag == "" {
 		what = t.Package + "#" + t.CommitOID
 	}
-	return &GoneError{What: what, Reason: t.Reason, At: t.RemovedAt}
+	return &fault.GoneError{What: what, Reason: t.Reason, At: t.RemovedAt}
 }
 
 const tombstoneColumns = `
@@ -63,14 +53,14 @@ const tombstoneColumns = `
 
 // Tombstones returns what was removed of pkg, in that order.
 func (db *DB) Tombstones(ctx context.Context, pkg string) ([]Tombstone, error) {
-	return tombstonesOf(ctx, db.pool, pkg)
+	return tombstonesOf(ctx, db.Pool, pkg)
 }
 
-func tombstonesOf(ctx context.Context, q querier, pkg string) ([]Tombstone, error) {
-	rows, _ := q.Query(ctx, `SELECT `+tombstoneColumns+` FROM tombstones WHERE package = $1 AND seen(package, $2) ORDER BY id`, pkg, SeesPrivate(ctx))
+func tombstonesOf(ctx context.Context, q pg.Querier, pkg string) ([]Tombstone, error) {
+	rows, _ := q.Query(ctx, `SELECT `+tombstoneColumns+` FROM tombstones WHERE package = $1 AND seen(package, $2) ORDER BY id`, pkg, access.SeesPrivate(ctx))
 	all, err := pgx.CollectRows(rows, pgx.RowToStructByName[Tombstone])
 	if err != nil {
-		return nil, fmt.Errorf("tombstones of %s: %w", pkg, translate(err))
+		return nil, fmt.Errorf("tombstones of %s: %w", pkg, pg.Translate(err))
 	}
 	return all, nil
 }
@@ -78,16 +68,16 @@ func tombstonesOf(ctx context.Context, q querier, pkg string) ([]Tombstone, erro
 // orGone returns the *GoneError of what was looked for in vain, if it was
 // removed, else err. where is a condition on tombstones with two arguments.
 func (db *DB) orGone(ctx context.Context, err error, where, a, b string) error {
-	if !errors.Is(err, ErrNotFound) {
+	if !errors.Is(err, fault.ErrNotFound) {
 		return err
 	}
-	rows, _ := db.pool.Query(ctx, `
-		SELECT `+tombstoneColumns+` FROM tombstones WHERE (`+where+`) AND seen(package, $3) ORDER BY id LIMIT 1`, a, b, SeesPrivate(ctx))
+	rows, _ := db.Pool.Query(ctx, `
+		SELECT `+tombstoneColumns+` FROM tombstones WHERE (`+where+`) AND seen(package, $3) ORDER BY id LIMIT 1`, a, b, access.SeesPrivate(ctx))
 	t, terr := pgx.CollectExactlyOneRow(rows, pgx.RowToStructByName[Tombstone])
 	if terr == nil {
 		return t.gone()
 	}
-	if terr = translate(terr); !errors.Is(terr, ErrNotFound) {
+	if terr = pg.Translate(terr); !errors.Is(terr, fault.ErrNotFound) {
 		return fmt.Errorf("look for tombstones: %w", terr)
 	}
 	return err
@@ -131,7 +121,7 @@ type RemovalResult struct {
 	Releases []Tombstone
 	Left     []string // tags of the same commits, which still serve the same files; package@tag if of another package
 	Freed    bool     // nothing was ever published: the name may be used again
-	Job      Job      // the probe that keeps a record of it
+	Job      jobs.Job // the probe that keeps a record of it
 }
 
 // MaxReason is the longest reason of a removal, in bytes.
@@ -148,7 +138,7 @@ func (db *DB) Remove(ctx context.Context, r Removal) (done RemovalResult, err er
 	if r.At.IsZero() {
 		r.At = time.Now()
 	}
-	err = db.tx(ctx, func(tx pgx.Tx) error {
+	err = db.Tx(ctx, func(tx pgx.Tx) error {
 		p, err := lockPackage(ctx, tx, r.Package)
 		if err != nil {
 			return err
@@ -165,11 +155,11 @@ func (db *DB) Remove(ctx context.Context, r Removal) (done RemovalResult, err er
 		if done.Left, err = stillServed(ctx, tx, done); err != nil {
 			return err
 		}
-		done.Job, _, err = addJob(ctx, tx, Job{Kind: ProbePackage, Package: p.Name})
+		done.Job, _, err = jobs.Add(ctx, tx, jobs.Job{Kind: jobs.ProbePackage, Package: p.Name})
 		return err
 	})
 	if err != nil {
-		return RemovalResult{}, fmt.Errorf("remove %s: %w", r.Package, translate(err))
+		return RemovalResult{}, fmt.Errorf("remove %s: %w", r.Package, pg.Translate(err))
 	}
 	return done, nil
 }
@@ -177,9 +167,9 @@ func (db *DB) Remove(ctx context.Context, r Removal) (done RemovalResult, err er
 func validReason(reason string) error {
 	switch {
 	case strings.TrimSpace(reason) == "":
-		return invalid("reason", "a reason is missing: all who ask for what was removed are told it")
+		return fault.Invalid("reason", "a reason is missing: all who ask for what was removed are told it")
 	case len(reason) > MaxReason:
-		return invalid("reason", "a reason has at most %d bytes, this one has %d", MaxReason, len(reason))
+		return fault.Invalid("reason", "a reason has at most %d bytes, this one has %d", MaxReason, len(reason))
 	}
 	return nil
 }
@@ -203,7 +193,7 @@ func removePackage(ctx context.Context, tx pgx.Tx, r Removal, done *RemovalResul
 		if done.Releases, err = bury(ctx, tx, r, `true`); err != nil {
 			return err
 		}
-		if err := addChange(ctx, tx, ChangeBody{Package: r.Package, Decision: DecisionRemoved, Reason: r.Reason}); err != nil {
+		if err := feed.Add(ctx, tx, feed.Body{Package: r.Package, Decision: feed.DecisionRemoved, Reason: r.Reason}); err != nil {
 			return err
 		}
 	}
@@ -244,10 +234,10 @@ func removeReleases(ctx context.Context, tx pgx.Tx, r Removal, done *RemovalResu
 		if gone := checkRemoved(ctx, tx, Release{Package: r.Package, Tag: r.Tag, CommitOID: r.Commit}); gone != nil {
 			return gone
 		}
-		return ErrNotFound
+		return fault.ErrNotFound
 	}
 	for _, t := range done.Releases {
-		err := addChange(ctx, tx, ChangeBody{Package: r.Package, Tag: t.Tag, Commit: t.CommitOID, Decision: DecisionRemoved, Reason: r.Reason})
+		err := feed.Add(ctx, tx, feed.Body{Package: r.Package, Tag: t.Tag, Commit: t.CommitOID, Decision: feed.DecisionRemoved, Reason: r.Reason})
 		if err != nil {
 			return err
 		}
@@ -300,13 +290,13 @@ func putTombstones(ctx context.Context, tx pgx.Tx, pkg string, all []Tombstone) 
 // removed has never been here.
 func (db *DB) FollowRemoval(ctx context.Context, r Removal) error {
 	_, err := db.Remove(ctx, r)
-	if errors.Is(err, ErrGone) {
+	if errors.Is(err, fault.ErrGone) {
 		return nil
 	}
-	if !errors.Is(err, ErrNotFound) || r.Commit == "" {
+	if !errors.Is(err, fault.ErrNotFound) || r.Commit == "" {
 		return err
 	}
-	err = db.tx(ctx, func(tx pgx.Tx) error {
+	err = db.Tx(ctx, func(tx pgx.Tx) error {
 		p, err := lockPackage(ctx, tx, r.Package)
 		if err != nil {
 			return err
@@ -315,10 +305,10 @@ func (db *DB) FollowRemoval(ctx context.Context, r Removal) error {
 		if err := putTombstones(ctx, tx, p.Name, []Tombstone{t}); err != nil {
 			return err
 		}
-		return addChange(ctx, tx, ChangeBody{Package: p.Name, Tag: r.Tag, Commit: r.Commit, Decision: DecisionRemoved, Reason: r.Reason})
+		return feed.Add(ctx, tx, feed.Body{Package: p.Name, Tag: r.Tag, Commit: r.Commit, Decision: feed.DecisionRemoved, Reason: r.Reason})
 	})
 	if err != nil {
-		return fmt.Errorf("follow removal in %s: %w", r.Package, translate(err))
+		return fmt.Errorf("follow removal in %s: %w", r.Package, pg.Translate(err))
 	}
 	return nil
 }
@@ -338,7 +328,7 @@ func recount(ctx context.Context, tx pgx.Tx, pkg string) error {
 			continue
 		}
 		count++
-		if latest == nil || CompareTags(r.Tag, r.CommitTime, latest.Tag, latest.CommitTime) > 0 {
+		if latest == nil || name.CompareTags(r.Tag, r.CommitTime, latest.Tag, latest.CommitTime) > 0 {
 			latest = r
 		}
 	}

@@ -7,6 +7,11 @@ import (
 	"time"
 
 	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/storage/access"
+	"github.com/francescobianco/packbase/storage/catalog"
+	"github.com/francescobianco/packbase/storage/fault"
+	"github.com/francescobianco/packbase/storage/jobs"
+	"github.com/francescobianco/packbase/storage/name"
 )
 
 // A removal is for good: nothing serves what was removed, nothing publishes
@@ -25,10 +30,10 @@ func TestRemove(t *testing.T) {
 		{Package: "hello", Tag: "v3"}, {Package: "hello", Tag: "v3", Reason: " "}, {Package: "hello", Tag: "v3", Reason: strings.Repeat("x", storage.MaxReason+1)},
 	} {
 		_, err := f.Remove(f.ctx, bad)
-		f.want("without a good reason", err, storage.ErrInvalid)
+		f.want("without a good reason", err, fault.ErrInvalid)
 	}
 	_, err = f.Remove(f.ctx, storage.Removal{Package: "hello", Tag: "v9", Reason: "x"})
-	f.want("what is not there", err, storage.ErrNotFound)
+	f.want("what is not there", err, fault.ErrNotFound)
 
 	done, err := f.Remove(f.ctx, storage.Removal{Package: "hello", Tag: "v3", Reason: "it held a key"})
 	f.must(err)
@@ -39,13 +44,13 @@ func TestRemove(t *testing.T) {
 		t.Errorf("package = %s %d %d, want v2 to be the latest of three", *p.LatestTag, p.ReleaseCount, p.SizeBytes)
 	}
 	_, err = f.ReleaseByTag(f.ctx, "hello", "v3")
-	f.want("by tag", err, storage.ErrGone)
+	f.want("by tag", err, fault.ErrGone)
 	_, err = f.ReleaseByCommit(f.ctx, "hello", same.Release.CommitOID)
-	f.want("by commit, whose path must not change", err, storage.ErrGone)
+	f.want("by commit, whose path must not change", err, fault.ErrGone)
 	_, err = f.ReleaseByZigHash(f.ctx, same.Release.ZigHash)
 	f.want("by hash, which another release has", err, nil)
 	_, err = f.Remove(f.ctx, storage.Removal{Package: "hello", Tag: "v3", Reason: "x"})
-	f.want("again", err, storage.ErrGone)
+	f.want("again", err, fault.ErrGone)
 
 	done, err = f.Remove(f.ctx, storage.Removal{Package: "hello", Commit: same.Release.CommitOID, Reason: "all of it"})
 	f.must(err)
@@ -53,27 +58,27 @@ func TestRemove(t *testing.T) {
 		t.Errorf("removed %v, left %v, want typo, and nothing left", done.Releases, done.Left)
 	}
 	_, err = f.ReleaseByZigHash(f.ctx, same.Release.ZigHash)
-	f.want("by hash", err, storage.ErrGone)
+	f.want("by hash", err, fault.ErrGone)
 	_, err = f.BlobByDigest(f.ctx, same.Release.Digest)
-	f.want("by digest", err, storage.ErrGone)
+	f.want("by digest", err, fault.ErrGone)
 
 	c = f.claim("hello")
 	for _, tag := range []string{"v3", "typo", "", "v3.1"} {
 		_, err := f.Publish(f.ctx, c, publication("hello", tag, "hellov3"))
-		f.want("publish the removed commit as "+tag, err, storage.ErrGone)
+		f.want("publish the removed commit as "+tag, err, fault.ErrGone)
 	}
 	_, err = f.Publish(f.ctx, c, publication("hello", "v3", "other"))
-	f.want("publish other bytes under the removed tag", err, storage.ErrGone)
+	f.want("publish other bytes under the removed tag", err, fault.ErrGone)
 	f.end(c, "")
 	if f.exec(`DELETE FROM tombstones`) == nil || f.exec(`UPDATE tombstones SET reason = 'x'`) == nil {
 		t.Error("a tombstone was changed or deleted")
 	}
-	named, err := f.NamedBlobs(f.ctx)
+	named, err := f.Scrub.Named(f.ctx)
 	f.must(err)
 	if _, ok := named[same.Release.Digest]; ok {
 		t.Error("a removed release keeps its bytes")
 	}
-	f.must(f.ForgetBlobs(f.ctx)) // its row stays, and so does the blob's
+	f.must(f.Scrub.Forget(f.ctx)) // its row stays, and so does the blob's
 	if problems, err := f.Inconsistencies(f.ctx); err != nil || len(problems) > 0 {
 		t.Errorf("inconsistencies = %v, %v", problems, err)
 	}
@@ -86,34 +91,34 @@ func TestRemovePackage(t *testing.T) {
 	f.publish("used", "v1")
 	f.claim("used")
 	f.end(f.claim("empty"), "upstream_not_found")
-	for name, freed := range map[string]bool{"used": false, "empty": true} {
-		done, err := f.Remove(f.ctx, storage.Removal{Package: strings.ToUpper(name), Reason: "asked for"})
+	for called, freed := range map[string]bool{"used": false, "empty": true} {
+		done, err := f.Remove(f.ctx, storage.Removal{Package: strings.ToUpper(called), Reason: "asked for"})
 		f.must(err)
-		if done.Freed != freed || done.Package != name {
-			t.Errorf("%s: freed %v, want %v", name, done.Freed, freed)
+		if done.Freed != freed || done.Package != called {
+			t.Errorf("%s: freed %v, want %v", called, done.Freed, freed)
 		}
-		want := storage.ErrGone
+		want := fault.ErrGone
 		if freed {
-			want = storage.ErrNotFound
+			want = fault.ErrNotFound
 		}
-		_, err = f.PackageByName(f.ctx, name)
-		f.want(name, err, want)
+		_, err = f.PackageByName(f.ctx, called)
+		f.want(called, err, want)
 		if !freed {
-			for _, up := range []storage.Upstream{upstreamOf(name), upstreamOf("another")} {
-				_, _, err = f.RequestFetch(f.ctx, name, up)
-				f.want("ask for the name again", err, storage.ErrGone)
+			for _, up := range []name.Upstream{upstreamOf(called), upstreamOf("another")} {
+				_, _, err = f.RequestFetch(f.ctx, called, up)
+				f.want("ask for the name again", err, fault.ErrGone)
 			}
 			continue
 		}
-		_, _, err = f.RequestFetch(f.ctx, name, upstreamOf("another"))
+		_, _, err = f.RequestFetch(f.ctx, called, upstreamOf("another"))
 		f.want("ask for the free name", err, nil)
 	}
 	_, err := f.ReleaseByTag(f.ctx, "used", "v1")
-	f.want("its release", err, storage.ErrGone)
+	f.want("its release", err, fault.ErrGone)
 	if n := f.count(`SELECT count(*) FROM releases`); n != 1 {
 		t.Errorf("%d rows of releases, want the one to stay", n)
 	}
-	if cands, err := f.Candidates(f.ctx, ""); err != nil || slices.ContainsFunc(cands, func(c storage.Candidate) bool { return c.Name == "used" }) {
+	if cands, err := f.Catalog.Candidates(f.ctx, ""); err != nil || slices.ContainsFunc(cands, func(c catalog.Candidate) bool { return c.Name == "used" }) {
 		t.Errorf("candidates = %v, %v, want the removed package not to be one", cands, err)
 	}
 }
@@ -124,10 +129,10 @@ func TestRemovedUnderAnotherName(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	f.publish("hello", "v1", "v2", "v3")
-	claim := func(name, upstream string) storage.Claim {
+	claim := func(name, upstream string) jobs.Claim {
 		job, _, err := f.RequestFetch(f.ctx, name, upstreamOf(upstream))
 		f.must(err)
-		c, err := f.ClaimJob(f.ctx, job.ID, "tests", time.Minute)
+		c, err := f.Jobs.Claim(f.ctx, job.ID, "tests", time.Minute)
 		f.must(err)
 		return c
 	}
@@ -136,14 +141,14 @@ func TestRemovedUnderAnotherName(t *testing.T) {
 	f.must(err)
 	f.must(f.SetVisibility(f.ctx, "hello", true))
 	for tag, left := range map[string]string{"v1": "", "v2": "again@v2"} {
-		done, err := f.Remove(storage.SeePrivate(f.ctx), storage.Removal{Package: "hello", Tag: tag, Reason: "it held a key"})
+		done, err := f.Remove(access.SeePrivate(f.ctx), storage.Removal{Package: "hello", Tag: tag, Reason: "it held a key"})
 		f.must(err)
 		if got := strings.Join(done.Left, " "); got != left {
 			t.Errorf("left of %s: %q, want %q", tag, got, left)
 		}
 	}
 	_, err = f.Publish(f.ctx, again, publication("again", "v1", "hellov1"))
-	f.want("under another name", err, storage.ErrGone)
+	f.want("under another name", err, fault.ErrGone)
 	if err != nil && (strings.Contains(err.Error(), "hello") || strings.Contains(err.Error(), "key")) {
 		t.Errorf("the error tells of a private package: %v", err)
 	}
@@ -154,7 +159,7 @@ func TestRemovedUnderAnotherName(t *testing.T) {
 	_, err = f.Publish(f.ctx, fork, publication("fork", "v1", "hellov1"))
 	f.want("another upstream", err, nil)
 
-	done, err := f.Remove(storage.SeePrivate(f.ctx), storage.Removal{Package: "hello", Reason: "all of it"})
+	done, err := f.Remove(access.SeePrivate(f.ctx), storage.Removal{Package: "hello", Reason: "all of it"})
 	f.must(err)
 	if got := strings.Join(done.Left, " "); got != "again@v3" {
 		t.Errorf("left of the package: %q, want again@v3", got)

@@ -12,6 +12,9 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/storage/blob"
+	"github.com/francescobianco/packbase/storage/jobs"
+	"github.com/francescobianco/packbase/storage/name"
 	"github.com/francescobianco/packbase/storage/storagetest"
 )
 
@@ -79,13 +82,13 @@ func (f *fixture) count(sql string, args ...any) (n int) {
 }
 
 // upstreamOf returns https://git.example/owner/pkg.
-func upstreamOf(pkg string) storage.Upstream {
+func upstreamOf(pkg string) name.Upstream {
 	u := "https://git.example/owner/" + pkg
-	return storage.Upstream{Canonical: u, CloneURL: u, Name: pkg}
+	return name.Upstream{Canonical: u, CloneURL: u, Name: pkg}
 }
 
 // request requests a fetch of pkg from its upstream.
-func (f *fixture) request(pkg string) storage.Job {
+func (f *fixture) request(pkg string) jobs.Job {
 	f.t.Helper()
 	job, _, err := f.RequestFetch(f.ctx, pkg, upstreamOf(pkg))
 	f.must(err)
@@ -93,35 +96,35 @@ func (f *fixture) request(pkg string) storage.Job {
 }
 
 // claim requests a fetch of pkg and claims it.
-func (f *fixture) claim(pkg string) storage.Claim {
+func (f *fixture) claim(pkg string) jobs.Claim {
 	f.t.Helper()
-	c, err := f.ClaimJob(f.ctx, f.request(pkg).ID, "tests", time.Minute)
+	c, err := f.Jobs.Claim(f.ctx, f.request(pkg).ID, "tests", time.Minute)
 	f.must(err)
 	return c
 }
 
 // end ends a claimed job: well, or with a code.
-func (f *fixture) end(c storage.Claim, code string) {
+func (f *fixture) end(c jobs.Claim, code string) {
 	f.t.Helper()
-	o := storage.Outcome{State: storage.Succeeded}
+	o := jobs.Outcome{State: jobs.Succeeded}
 	if code != "" {
-		o = storage.Outcome{State: storage.Failed, Code: code, Message: "the test wants it so"}
+		o = jobs.Outcome{State: jobs.Failed, Code: code, Message: "the test wants it so"}
 	}
-	if c.Job.Kind == storage.FetchPackage {
-		o.Sync = &storage.Sync{OK: code == "", Code: code, Message: o.Message, Wait: time.Hour}
+	if c.Job.Kind == jobs.FetchPackage {
+		o.Sync = &jobs.Sync{OK: code == "", Code: code, Message: o.Message, Wait: time.Hour}
 	}
-	f.must(f.EndJob(f.ctx, c, o))
+	f.must(f.Jobs.End(f.ctx, c, o))
 }
 
 // lose has the claim's lease run out.
-func (f *fixture) lose(c storage.Claim) {
+func (f *fixture) lose(c jobs.Claim) {
 	f.t.Helper()
 	f.must(f.exec(`UPDATE jobs SET lease_until = now() - interval '1 second' WHERE id = $1`, c.Job.ID))
 }
 
-func (f *fixture) job(j storage.Job) storage.Job {
+func (f *fixture) job(j jobs.Job) jobs.Job {
 	f.t.Helper()
-	now, err := f.JobByID(f.ctx, j.ID)
+	now, err := f.Jobs.ByID(f.ctx, j.ID)
 	f.must(err)
 	return now
 }
@@ -150,7 +153,7 @@ func publication(pkg, tag, content string) storage.Publication {
 			ManifestDigest: hash("manifest "+pkg+tag+content, 64), ZigHash: "zig-" + hash(content, 8), ZigLegacyHash: "1220" + hash(content, 64), CreatedAt: at,
 		},
 		Pack:     storage.Pack{Bitmap: []byte{1}, Objects: 3, Size: 50, Trailer: make([]byte, 20)},
-		Manifest: storage.Blob{Digest: hash("manifest "+pkg+tag+content, 64), Size: 10},
+		Manifest: blob.Ref{Digest: hash("manifest "+pkg+tag+content, 64), Size: 10},
 	}
 }
 

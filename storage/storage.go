@@ -149,9 +149,3 @@ type MovedTag struct {
 	Accepted bool      `json:"accepted"` // an operator knows of it
 	SeenAt   time.Time `json:"seen_at"`
 }
-
-// A Blob is stored bytes that a row names.
-type Blob struct {
-	Digest string `json:"digest"`
-	Size   int64  `json:"size"`
-}

@@ -6,6 +6,9 @@ import (
 	"time"
 
 	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/storage/blob"
+	"github.com/francescobianco/packbase/storage/fault"
+	"github.com/francescobianco/packbase/storage/name"
 )
 
 // What owns a name and what is dialled for it are the same place, whoever
@@ -40,7 +43,7 @@ func TestUpstreamAgrees(t *testing.T) {
 		{"fixture:", "fixture:", false},
 		{"fixture:/etc", "fixture:/etc", false},
 	} {
-		up := storage.Upstream{Canonical: tt.canonical, CloneURL: tt.clone}
+		up := name.Upstream{Canonical: tt.canonical, CloneURL: tt.clone}
 		p := publication("hello", "v1.0.0", "hello")
 		p.Upstream, p.CloneURL = tt.canonical, tt.clone
 		record := &storage.PackageRecord{Package: "hello", Upstream: tt.canonical, CloneURL: tt.clone, State: storage.Active}
@@ -51,9 +54,9 @@ func TestUpstreamAgrees(t *testing.T) {
 		}{
 			{"request", requested},
 			{"release", f.Adopt(f.ctx, "adopted", storage.Adoption{Publications: []storage.Publication{p}})},
-			{"record", f.Adopt(f.ctx, "recorded", storage.Adoption{Record: record, RecordBlob: storage.Blob{Digest: hash("record", 64)}})},
+			{"record", f.Adopt(f.ctx, "recorded", storage.Adoption{Record: record, RecordBlob: blob.Ref{Digest: hash("record", 64)}})},
 		} {
-			if tt.ok && errors.Is(entry.err, storage.ErrInvalid) || !tt.ok && !errors.Is(entry.err, storage.ErrInvalid) {
+			if tt.ok && errors.Is(entry.err, fault.ErrInvalid) || !tt.ok && !errors.Is(entry.err, fault.ErrInvalid) {
 				t.Errorf("%s: %q for %q: %v, want ok %v", entry.name, tt.clone, tt.canonical, entry.err, tt.ok)
 			}
 		}
@@ -65,7 +68,7 @@ func TestUpstreamAgrees(t *testing.T) {
 	one, two := publication("two", "v1.0.0", "one"), publication("two", "v2.0.0", "two")
 	one.Upstream, one.CloneURL = good, good
 	two.Upstream, two.CloneURL = "fixture:two", "fixture:two"
-	if err := f.Adopt(f.ctx, "two", storage.Adoption{Publications: []storage.Publication{one, two}}); !errors.Is(err, storage.ErrConflict) {
+	if err := f.Adopt(f.ctx, "two", storage.Adoption{Publications: []storage.Publication{one, two}}); !errors.Is(err, fault.ErrConflict) {
 		t.Errorf("releases of two upstreams: %v, want a conflict", err)
 	}
 }

@@ -18,6 +18,8 @@ import (
 
 	"github.com/francescobianco/packbase/storage"
 	"github.com/francescobianco/packbase/storage/archive"
+	"github.com/francescobianco/packbase/storage/fault"
+	"github.com/francescobianco/packbase/storage/jobs"
 	"github.com/francescobianco/packbase/storage/name"
 	"github.com/francescobianco/packbase/storage/tree"
 	"github.com/francescobianco/packbase/storage/zigpkg"
@@ -45,7 +47,7 @@ func (w *Worker) fetchArchive(ctx context.Context, j *job) (any, error) {
 		return nil, &Error{Code: upstream.CodeURL, Message: "an archive is at an http or https URL", Final: true}
 	}
 	// While this is held, no blob is swept that the job is about to name.
-	release, err := w.db.ShareBlobs(ctx)
+	release, err := w.db.Scrub.Share(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -82,13 +84,13 @@ func (w *Worker) fetchArchive(ctx context.Context, j *job) (any, error) {
 func (w *Worker) archiveHere(ctx context.Context, at, pin string) (any, error) {
 	if pin != "" {
 		src, err := w.trees.ByHash(ctx, pin)
-		if errors.Is(err, storage.ErrNotFound) {
+		if errors.Is(err, fault.ErrNotFound) {
 			return nil, nil
 		}
 		return ArchiveResult{URL: at, ZigHash: src.ZigHash, LegacyHash: src.ZigLegacyHash, Size: src.Size}, err
 	}
 	held, err := w.trees.ByURL(ctx, at)
-	if errors.Is(err, storage.ErrNotFound) {
+	if errors.Is(err, fault.ErrNotFound) {
 		return nil, nil
 	}
 	return ArchiveResult{URL: at, ZigHash: held.ZigHash, LegacyHash: held.ZigLegacyHash, Size: held.Size}, err
@@ -116,7 +118,7 @@ func (a *archiveFetch) run(ctx context.Context, at string) (*ArchiveResult, erro
 	if err := a.room(ctx); err != nil {
 		return nil, err
 	}
-	a.job.setProgress(storage.Progress{Step: "unpack"})
+	a.job.setProgress(jobs.Progress{Step: "unpack"})
 	tarball, err := a.unpack(ctx)
 	if err != nil {
 		return nil, err
@@ -216,7 +218,7 @@ type countingHash struct {
 
 func (h *countingHash) Write(b []byte) (int, error) {
 	h.n += int64(len(b))
-	h.job.setProgress(storage.Progress{Step: ingest.StepDownload, Done: h.n, Total: max(h.total, 0), Unit: "bytes"})
+	h.job.setProgress(jobs.Progress{Step: ingest.StepDownload, Done: h.n, Total: max(h.total, 0), Unit: "bytes"})
 	return h.Hash.Write(b)
 }
 
@@ -324,7 +326,7 @@ func (a *archiveFetch) checkPin(ctx context.Context) error {
 
 // store makes the bytes durable, then the archive visible.
 func (a *archiveFetch) store(ctx context.Context, tarball *os.File) (*ArchiveResult, error) {
-	a.job.setProgress(storage.Progress{Step: "store"})
+	a.job.setProgress(jobs.Progress{Step: "store"})
 	row := &a.row
 	row.CreatedAt = time.Now().UTC().Truncate(time.Microsecond) // as Postgres keeps it
 	row.TarballDigest = row.Digest

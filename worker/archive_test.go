@@ -21,7 +21,8 @@ import (
 
 	"github.com/ulikunitz/xz"
 
-	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/storage/access"
+	"github.com/francescobianco/packbase/storage/jobs"
 	"github.com/francescobianco/packbase/storage/tree"
 	"github.com/francescobianco/packbase/worker"
 	"github.com/francescobianco/packbase/worker/upstream"
@@ -78,19 +79,19 @@ func allowed(t *testing.T) func(*worker.Options) {
 }
 
 // fetchArchive has a running worker store what a URL answers.
-func fetchArchive(t *testing.T, r *workertest.Registry, url, pin string) (storage.Job, worker.ArchiveResult) {
+func fetchArchive(t *testing.T, r *workertest.Registry, url, pin string) (jobs.Job, worker.ArchiveResult) {
 	t.Helper()
-	ctx := storage.SeePrivate(t.Context())
+	ctx := access.SeePrivate(t.Context())
 	id, _, err := tree.New(r.DB.DB).RequestArchive(ctx, url, pin)
 	r.Must(err)
-	var job storage.Job
+	var job jobs.Job
 	r.Eventually("the job of "+url+" has ended", func() bool {
-		job, err = r.JobByID(ctx, id)
+		job, err = r.Jobs.ByID(ctx, id)
 		r.Must(err)
 		return !job.Open()
 	})
 	var result worker.ArchiveResult
-	if job.State == storage.Succeeded {
+	if job.State == jobs.Succeeded {
 		r.Must(json.Unmarshal(job.Result, &result))
 	}
 	return job, result
@@ -162,7 +163,7 @@ func TestFetchArchive(t *testing.T) {
 	r, up := workertest.New(t), newFileServer(t)
 	r.Work(allowed(t))
 	r.Tag("a", "v1.0.0", files("one"))
-	if job := r.Fetch("a"); job.State != storage.Succeeded {
+	if job := r.Fetch("a"); job.State != jobs.Succeeded {
 		t.Fatalf("fetch by Git: %s", job.ErrorMessage)
 	}
 	rel, err := r.ReleaseByTag(t.Context(), "a", "v1.0.0")
@@ -189,7 +190,7 @@ func TestFetchArchive(t *testing.T) {
 			sends(form.contentType, form.body)(w, r)
 		})
 		job, got := fetchArchive(t, r, url, "")
-		if job.State != storage.Succeeded || !got.Created || got.LegacyHash != rel.ZigLegacyHash || got.ZigHash != rel.ZigHash {
+		if job.State != jobs.Succeeded || !got.Created || got.LegacyHash != rel.ZigLegacyHash || got.ZigHash != rel.ZigHash {
 			t.Errorf("%s: %s %s, %+v; want the hashes %s and %s", path, job.State, job.ErrorMessage, got, rel.ZigHash, rel.ZigLegacyHash)
 			continue
 		}
@@ -212,17 +213,17 @@ func TestFetchArchive(t *testing.T) {
 		}
 	}
 	before := up.asked.Load()
-	if job, got := fetchArchive(t, r, up.URL+"/a.zip", ""); job.State != storage.Succeeded || got.Created {
+	if job, got := fetchArchive(t, r, up.URL+"/a.zip", ""); job.State != jobs.Succeeded || got.Created {
 		t.Errorf("again: %s, %+v; want what is here", job.State, got)
 	}
-	if job, _ := fetchArchive(t, r, up.URL+"/nosuch", rel.ZigHash); job.State != storage.Succeeded {
+	if job, _ := fetchArchive(t, r, up.URL+"/nosuch", rel.ZigHash); job.State != jobs.Succeeded {
 		t.Errorf("a hash that is here: %s %s", job.State, job.ErrorMessage)
 	}
 	if n := up.asked.Load() - before; n != 0 {
 		t.Errorf("upstream was asked %d times for what is here", n)
 	}
 	// What an archive names is never swept.
-	named, err := r.NamedBlobs(t.Context())
+	named, err := r.Scrub.Named(t.Context())
 	r.Must(err)
 	row, err := trees.ByURL(t.Context(), up.URL+"/a.zip")
 	r.Must(err)
@@ -334,7 +335,7 @@ func TestFetchArchivePinned(t *testing.T) {
 	if _, err := trees.ByURL(ctx, url); err == nil {
 		t.Error("wrong bytes were stored under their URL")
 	}
-	if job, _ := fetchArchive(t, r, url, ""); job.State != storage.Succeeded {
+	if job, _ := fetchArchive(t, r, url, ""); job.State != jobs.Succeeded {
 		t.Fatalf("unpinned: %s", job.ErrorMessage)
 	}
 	up.serve("/a.tar.gz", sends("application/gzip", gz(t, tarOf(t, "a/", files("three")))))
@@ -347,7 +348,7 @@ func TestFetchArchivePinned(t *testing.T) {
 	}
 	three := moves[0].NewHash
 	job, got := fetchArchive(t, r, url, three)
-	if job.State != storage.Succeeded || !got.Created || !got.Moved || got.ZigHash != three || three == two.ZigHash {
+	if job.State != jobs.Succeeded || !got.Created || !got.Moved || got.ZigHash != three || three == two.ZigHash {
 		t.Errorf("pinned to what it is now: %s %s, %+v", job.State, job.ErrorMessage, got)
 	}
 	if held, err := trees.ByURL(ctx, url); err != nil || held.ZigHash != one.ZigHash {
@@ -382,7 +383,7 @@ func TestFetchArchiveResumes(t *testing.T) {
 	job, got := fetchArchive(t, r, url, "")
 	mu.Lock()
 	defer mu.Unlock()
-	if job.State != storage.Succeeded || job.Attempts != 1 || len(ranges) != 3 || ranges[0] != "" || !strings.HasPrefix(ranges[2], "bytes=") {
+	if job.State != jobs.Succeeded || job.Attempts != 1 || len(ranges) != 3 || ranges[0] != "" || !strings.HasPrefix(ranges[2], "bytes=") {
 		t.Errorf("%s %s in %d attempts, asked for %q; want one with two resumes", job.State, job.ErrorMessage, job.Attempts, ranges)
 	}
 	if row, err := tree.New(r.DB.DB).ByURL(t.Context(), url); err != nil || row.Size != int64(len(targz)) || got.Size != row.Size {
@@ -445,10 +446,10 @@ func TestFetchPrivateArchive(t *testing.T) {
 	})
 	trees := tree.New(r.DB.DB)
 	for url, private := range map[string]bool{open: false, closed: true} {
-		if job, _ := fetchArchive(t, r, url, ""); job.State != storage.Succeeded {
+		if job, _ := fetchArchive(t, r, url, ""); job.State != jobs.Succeeded {
 			t.Fatalf("%s: %s", url, job.ErrorMessage)
 		}
-		row, err := trees.ByURL(storage.SeePrivate(t.Context()), url)
+		row, err := trees.ByURL(access.SeePrivate(t.Context()), url)
 		if err != nil || row.Private != private || strings.Contains(row.FinalURL, "signature") {
 			t.Errorf("%s: private %v, final URL %q, %v", url, row.Private, row.FinalURL, err)
 		}

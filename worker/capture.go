@@ -11,8 +11,10 @@ import (
 
 	"github.com/google/uuid"
 
-	"github.com/francescobianco/packbase/storage"
 	"github.com/francescobianco/packbase/storage/capture"
+	"github.com/francescobianco/packbase/storage/fault"
+	"github.com/francescobianco/packbase/storage/jobs"
+	"github.com/francescobianco/packbase/storage/name"
 	"github.com/francescobianco/packbase/storage/tree"
 	"github.com/francescobianco/packbase/storage/zigpkg"
 )
@@ -61,7 +63,7 @@ func (w *Worker) captureTree(ctx context.Context, j *job) (any, error) {
 	}
 	c.tell(ctx)
 	result := CaptureResult{Tree: c.tree, Revision: revision, Nodes: len(nodes), Stored: c.count[tree.Stored], Holes: c.count[tree.Hole]}
-	j.setProgress(storage.Progress{Step: "capture", Done: int64(result.Stored + result.Holes), Total: int64(result.Nodes), Unit: "packages"})
+	j.setProgress(jobs.Progress{Step: "capture", Done: int64(result.Stored + result.Holes), Total: int64(result.Nodes), Unit: "packages"})
 	if c.count[tree.Waiting] == 0 {
 		return result, nil
 	}
@@ -84,7 +86,7 @@ type capturing struct {
 	nodes []tree.Node
 	count map[string]int // of nodes, by state
 	open  []uuid.UUID    // jobs that it waits for
-	fresh []storage.Job  // of them, those that the queue has to be told of
+	fresh []jobs.Job     // of them, those that the queue has to be told of
 }
 
 func (c *capturing) load(ctx context.Context) error {
@@ -117,7 +119,7 @@ func (c *capturing) dependencies(ctx context.Context, hash string) ([]zigpkg.Dep
 	src, ok := c.sources[hash]
 	if _, asked := c.known[hash]; !ok && !asked {
 		var err error
-		if src, err = c.w.trees.ByHash(ctx, hash); err != nil && !errors.Is(err, storage.ErrNotFound) {
+		if src, err = c.w.trees.ByHash(ctx, hash); err != nil && !errors.Is(err, fault.ErrNotFound) {
 			return nil, false, err
 		}
 		ok = err == nil
@@ -182,17 +184,17 @@ func (c *capturing) settle(ctx context.Context, n *capture.Node, id uuid.UUID, o
 		out.Job = nil
 		return false, nil
 	}
-	job, err := c.w.db.JobByID(ctx, id)
+	job, err := c.w.db.Jobs.ByID(ctx, id)
 	last := &out.Tried[len(out.Tried)-1]
 	switch {
-	case errors.Is(err, storage.ErrNotFound): // it ended long ago
+	case errors.Is(err, fault.ErrNotFound): // it ended long ago
 		out.Tried = out.Tried[:len(out.Tried)-1]
 	case err != nil:
 		return false, err
 	case job.Open():
 		c.open = append(c.open, id)
 		return true, nil
-	case job.State == storage.Succeeded:
+	case job.State == jobs.Succeeded:
 		// It may have ended since the walk.
 		if _, err := c.w.trees.ByHash(ctx, n.Hash); err == nil {
 			c.open = append(c.open, id)
@@ -234,7 +236,7 @@ func (c *capturing) start(ctx context.Context, n *capture.Node, way capture.Way)
 	}
 	id, created, err := c.w.trees.RequestArchive(ctx, at, n.Hash)
 	if created {
-		c.fresh = append(c.fresh, storage.Job{ID: id, Kind: storage.FetchArchive})
+		c.fresh = append(c.fresh, jobs.Job{ID: id, Kind: jobs.FetchArchive})
 	}
 	return id, err
 }
@@ -246,8 +248,8 @@ func (c *capturing) startSnapshot(ctx context.Context, way capture.Way) (uuid.UU
 	if way.Ref != "" {
 		raw += "#" + way.Ref
 	}
-	up, err := storage.ParseUpstream(raw)
-	var bad *storage.InvalidError
+	up, err := name.ParseUpstream(raw)
+	var bad *fault.InvalidError
 	if errors.As(err, &bad) {
 		return uuid.Nil, &Error{Code: "upstream_url", Message: bad.Problem, Final: true}
 	}
@@ -258,13 +260,13 @@ func (c *capturing) startSnapshot(ctx context.Context, way capture.Way) (uuid.UU
 	switch held, err := c.w.trees.PackageOf(ctx, up.Canonical); {
 	case err == nil:
 		names = []string{held}
-	case !errors.Is(err, storage.ErrNotFound):
+	case !errors.Is(err, fault.ErrNotFound):
 		return uuid.Nil, err
 	}
 	refused := error(&Error{Code: "name_conflict", Message: "no name is free for its package: mirror it under another one with packbase fetch --name", Final: true})
 	for _, name := range names {
 		job, created, err := c.w.db.RequestFetch(ctx, name, up)
-		if errors.Is(err, storage.ErrConflict) {
+		if errors.Is(err, fault.ErrConflict) {
 			continue
 		}
 		if e := verdict(err); err != nil && e.Code == "removed" {
@@ -300,7 +302,7 @@ func (c *capturing) tell(ctx context.Context) {
 	for _, job := range c.fresh {
 		err := c.w.queue.Tell(ctx, job.Kind, job.ID)
 		if err == nil {
-			err = c.w.db.MarkEnqueued(ctx, job.ID)
+			err = c.w.db.Jobs.MarkEnqueued(ctx, job.ID)
 		}
 		if err != nil {
 			c.w.log.WarnContext(ctx, "queue not told", "job", job.ID, "err", err)
@@ -311,19 +313,19 @@ func (c *capturing) tell(ctx context.Context) {
 
 // later has the capture come back: at once if a job has ended meanwhile.
 func (c *capturing) later(ctx context.Context) error {
-	jobs, err := c.w.db.JobsByID(ctx, c.open)
+	open, err := c.w.db.Jobs.ByIDs(ctx, c.open)
 	if err != nil {
 		return err
 	}
-	if len(jobs) < len(c.open) || slices.ContainsFunc(jobs, func(j storage.Job) bool { return !j.Open() }) {
+	if len(open) < len(c.open) || slices.ContainsFunc(open, func(j jobs.Job) bool { return !j.Open() }) {
 		return &later{0}
 	}
 	return &later{captureEvery}
 }
 
 // wake has captures go on that waited for a job which has ended.
-func (w *Worker) wake(ctx context.Context, job storage.Job) {
-	if job.Kind != storage.FetchArchive && job.Kind != storage.FetchPackage {
+func (w *Worker) wake(ctx context.Context, job jobs.Job) {
+	if job.Kind != jobs.FetchArchive && job.Kind != jobs.FetchPackage {
 		return
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
@@ -331,7 +333,7 @@ func (w *Worker) wake(ctx context.Context, job storage.Job) {
 	woken, err := w.trees.Wake(ctx, job.ID)
 	for _, id := range woken {
 		if err == nil {
-			err = w.queue.Tell(ctx, storage.CaptureTree, id)
+			err = w.queue.Tell(ctx, jobs.CaptureTree, id)
 		}
 	}
 	if err != nil {

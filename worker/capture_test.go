@@ -10,7 +10,8 @@ import (
 
 	"github.com/google/uuid"
 
-	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/storage/access"
+	"github.com/francescobianco/packbase/storage/jobs"
 	"github.com/francescobianco/packbase/storage/tree"
 	"github.com/francescobianco/packbase/worker"
 	"github.com/francescobianco/packbase/worker/workertest"
@@ -32,16 +33,16 @@ func zon(name string, deps ...[2]string) string {
 
 func capture(t *testing.T, r *workertest.Registry, id uuid.UUID) worker.CaptureResult {
 	t.Helper()
-	ctx := storage.SeePrivate(t.Context())
-	var job storage.Job
+	ctx := access.SeePrivate(t.Context())
+	var job jobs.Job
 	r.Eventually("the capture has ended", func() bool {
 		var err error
-		job, err = r.JobByID(ctx, id)
+		job, err = r.Jobs.ByID(ctx, id)
 		r.Must(err)
 		return !job.Open()
 	})
 	var result worker.CaptureResult
-	if job.State != storage.Succeeded {
+	if job.State != jobs.Succeeded {
 		t.Fatalf("capture: %s %s: %s", job.State, job.ErrorCode, job.ErrorMessage)
 	}
 	r.Must(json.Unmarshal(job.Result, &result))

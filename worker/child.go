@@ -21,6 +21,7 @@ import (
 
 	"github.com/francescobianco/packbase/storage"
 	"github.com/francescobianco/packbase/storage/blob"
+	"github.com/francescobianco/packbase/storage/name"
 	"github.com/francescobianco/packbase/worker/ingest"
 	"github.com/francescobianco/packbase/worker/upstream"
 )
@@ -45,7 +46,7 @@ func (f *fetch) ingest(ctx context.Context) error {
 	parser := f.w.child(ctx, "ingest")
 	defer parser.letGo()
 	var downloader *child
-	if !strings.HasPrefix(f.pkg.CloneURL, storage.FixtureScheme) {
+	if !strings.HasPrefix(f.pkg.CloneURL, name.FixtureScheme) {
 		if downloader, err = f.download(ctx, parser); err != nil {
 			return err
 		}

@@ -7,14 +7,15 @@ import (
 	"log/slog"
 	"testing"
 
-	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/storage/fault"
+	"github.com/francescobianco/packbase/storage/jobs"
 )
 
 // An outcome that the database refuses is tried three times; while it is away
 // the tries do not count, and a claim that is lost ends them.
 func TestDeliver(t *testing.T) {
 	t.Parallel()
-	refused, away := errors.New("it breaks a rule"), fmt.Errorf("end job: %w", storage.ErrAway)
+	refused, away := errors.New("it breaks a rule"), fmt.Errorf("end job: %w", fault.ErrAway)
 	tests := []struct {
 		name    string
 		answers []error // the last one for ever
@@ -26,7 +27,7 @@ func TestDeliver(t *testing.T) {
 		{"refused twice", []error{refused, refused, nil}, 3, nil},
 		{"away", []error{away, away, away, away, nil}, 5, nil},
 		{"away and refused", []error{refused, away, refused, away, refused}, 5, refused},
-		{"lost", []error{away, fmt.Errorf("end job: %w", storage.ErrLost)}, 2, storage.ErrLost},
+		{"lost", []error{away, fmt.Errorf("end job: %w", jobs.ErrLost)}, 2, jobs.ErrLost},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

@@ -7,8 +7,8 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/francescobianco/packbase/storage"
 	"github.com/francescobianco/packbase/storage/blob"
+	"github.com/francescobianco/packbase/storage/fault"
 )
 
 // An Error is how a job failed, in a form that people and programs can use.
@@ -34,8 +34,8 @@ var errAway = &Error{Code: "database_unavailable", Message: "the database was aw
 // What it does not know is passing and internal: the log has the details.
 func verdict(err error) *Error {
 	var e *Error
-	var bound *storage.BoundError
-	var gone *storage.GoneError
+	var bound *fault.BoundError
+	var gone *fault.GoneError
 	switch {
 	case errors.As(err, &e):
 		return e
@@ -43,7 +43,7 @@ func verdict(err error) *Error {
 		return &Error{Code: "storage_full", Message: "the disk that holds the blobs is full; the job resumes once there is room"}
 	case errors.Is(err, blob.ErrUnavailable):
 		return &Error{Code: "storage_unavailable", Message: "the blobs cannot be read or written now; the worker's log has the details"}
-	case errors.Is(err, storage.ErrAway):
+	case errors.Is(err, fault.ErrAway):
 		return errAway
 	case errors.As(err, &gone):
 		return &Error{Code: "removed", Message: gone.Error(), Final: true}

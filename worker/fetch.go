@@ -16,7 +16,10 @@ import (
 	"time"
 
 	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/storage/fault"
 	"github.com/francescobianco/packbase/storage/gitpack"
+	"github.com/francescobianco/packbase/storage/jobs"
+	"github.com/francescobianco/packbase/storage/name"
 	"github.com/francescobianco/packbase/worker/ingest"
 )
 
@@ -48,7 +51,7 @@ func (w *Worker) fetchPackage(ctx context.Context, j *job) (any, error) {
 		return nil, errFrozen(pkg.Name, pkg.StateReason)
 	}
 	// While this is held, no blob is swept that the job is about to name.
-	release, err := w.db.ShareBlobs(ctx)
+	release, err := w.db.Scrub.Share(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -88,7 +91,7 @@ func (w *Worker) fetchPackage(ctx context.Context, j *job) (any, error) {
 		return nil, f.pauseHost(ctx, err)
 	}
 	if f.created > 0 || pkg.ProbedAt == nil {
-		j.setProgress(storage.Progress{Step: "probe"})
+		j.setProgress(jobs.Progress{Step: "probe"})
 		if _, err := w.probe.Probe(ctx, pkg.Name); err != nil {
 			return nil, err
 		}
@@ -146,14 +149,14 @@ func (f *fetch) here(ctx context.Context) (any, error) {
 	switch {
 	case target == "":
 		return nil, nil
-	case storage.ValidOID(target):
+	case name.ValidOID(target):
 		r.Commit = strings.ToLower(target)
 		_, err = f.w.db.ReleaseByCommit(ctx, f.pkg.Name, r.Commit)
 	default:
 		r.Tag = target
 		_, err = f.w.db.ReleaseByTag(ctx, f.pkg.Name, target)
 	}
-	if errors.Is(err, storage.ErrNotFound) {
+	if errors.Is(err, fault.ErrNotFound) {
 		return nil, nil
 	}
 	return r, err
@@ -161,7 +164,7 @@ func (f *fetch) here(ctx context.Context) (any, error) {
 
 // load reads what the package has.
 func (f *fetch) load(ctx context.Context) (err error) {
-	if f.catalog, err = f.w.db.CatalogUpdated(ctx, f.pkg.Name); err != nil {
+	if f.catalog, err = f.w.db.Catalog.Updated(ctx, f.pkg.Name); err != nil {
 		return err
 	}
 	if f.releases, err = f.w.db.Releases(ctx, f.pkg.Name); err != nil {
@@ -297,7 +300,7 @@ func (f *fetch) see(ctx context.Context, refs ingest.Refs) error {
 	if err := f.w.db.RecordMoves(ctx, f.job.Claim, moves); err != nil {
 		return err
 	}
-	if same > 0 || moved+gone == 0 || strings.HasPrefix(f.pkg.CloneURL, storage.FixtureScheme) {
+	if same > 0 || moved+gone == 0 || strings.HasPrefix(f.pkg.CloneURL, name.FixtureScheme) {
 		return nil
 	}
 	reason := fmt.Sprintf("none of the released tags is upstream any more what it was (%d moved, %d gone): this may be another repository", moved, gone)
@@ -346,7 +349,7 @@ func (f *fetch) result(ctx context.Context) (FetchResult, error) {
 		return FetchResult{}, err
 	}
 	r := FetchResult{Package: pkg.Name, Created: f.created, Count: pkg.ReleaseCount, Present: pkg.ReleaseCount - f.created}
-	f.job.sync = &storage.Sync{OK: true, Catalog: f.catalog}
+	f.job.sync = &jobs.Sync{OK: true, Catalog: f.catalog}
 	switch target := f.job.Job.Target; {
 	case f.refs.Commit != "":
 		r.Commit, r.Present = f.refs.Commit, pkg.ReleaseCount
@@ -366,11 +369,11 @@ func (f *fetch) result(ctx context.Context) (FetchResult, error) {
 	return r, nil
 }
 
-func (f *fetch) branchSync() *storage.Sync {
+func (f *fetch) branchSync() *jobs.Sync {
 	if f.refs.Branch == "" {
 		return nil
 	}
-	return &storage.Sync{OK: true, Branch: f.refs.Branch, Commit: f.refs.Commit}
+	return &jobs.Sync{OK: true, Branch: f.refs.Branch, Commit: f.refs.Commit}
 }
 
 // targetRejected returns why the one tag asked for was not published.

@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/storage/fault"
 	"github.com/francescobianco/packbase/worker/workertest"
 )
 
@@ -22,7 +23,7 @@ func TestHistoryHoldsToReleases(t *testing.T) {
 	_, err = r.Remove(t.Context(), storage.Removal{Package: "removed", Tag: "v1.0.0", Reason: "it held a key"})
 	r.Must(err)
 	r.Mirror("removed", "v1.2.0")
-	if h, err := r.HistoryOf(t.Context(), "removed"); !errors.Is(err, storage.ErrNotFound) {
+	if h, err := r.HistoryOf(t.Context(), "removed"); !errors.Is(err, fault.ErrNotFound) {
 		t.Errorf("after a removal: %v (%v), want no history", h.Refs, err)
 	}
 

@@ -35,7 +35,7 @@ func (f *fetch) queueAtHost(ctx context.Context) error {
 	if err := f.roomAtHost(ctx, host); err != nil {
 		return err
 	}
-	wait, err := f.w.db.ReserveHost(ctx, host, hostSpacing)
+	wait, err := f.w.db.Jobs.ReserveHost(ctx, host, hostSpacing)
 	if err != nil {
 		return err
 	}
@@ -54,11 +54,11 @@ func (f *fetch) queueAtHost(ctx context.Context) error {
 // have, be it because it takes no more or because others wait. Who waits longer
 // comes back sooner.
 func (f *fetch) roomAtHost(ctx context.Context, host string) error {
-	running, here, err := f.w.db.RunningAt(ctx, host, f.w.opt.ID)
+	running, here, err := f.w.db.Jobs.RunningAt(ctx, host, f.w.opt.ID)
 	if err != nil || running <= hostJobs && here <= hostShare(f.w.opt.Concurrency) {
 		return err
 	}
-	ahead, others, err := f.w.db.WaitingAt(ctx, host, f.job.Job.ID)
+	ahead, others, err := f.w.db.Jobs.WaitingAt(ctx, host, f.job.Job.ID)
 	if err != nil || running <= hostJobs && !others {
 		return err
 	}
@@ -118,7 +118,7 @@ func (p *patience) done() {
 func (f *fetch) pauseHost(ctx context.Context, err error) error {
 	var e *Error
 	if errors.As(err, &e) && e.RetryAfter > 0 {
-		return errors.Join(err, f.w.db.PauseHost(ctx, hostOf(f.pkg.CloneURL), e.RetryAfter))
+		return errors.Join(err, f.w.db.Jobs.PauseHost(ctx, hostOf(f.pkg.CloneURL), e.RetryAfter))
 	}
 	return err
 }

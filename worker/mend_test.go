@@ -3,8 +3,8 @@ package worker_test
 import (
 	"testing"
 
-	"github.com/francescobianco/packbase/storage"
 	"github.com/francescobianco/packbase/storage/blob"
+	"github.com/francescobianco/packbase/storage/jobs"
 	"github.com/francescobianco/packbase/worker/workertest"
 )
 
@@ -17,26 +17,26 @@ func TestJobsMend(t *testing.T) {
 	r := workertest.New(t)
 	r.Work()
 	rel := r.Mirror("hello", "v1.0.0", "v2.0.0")
-	end := func(job storage.Job, err error) {
+	end := func(job jobs.Job, err error) {
 		t.Helper()
 		r.Must(err)
 		r.Eventually("job ended", func() bool {
-			job, err = r.JobByID(t.Context(), job.ID)
+			job, err = r.Jobs.ByID(t.Context(), job.ID)
 			r.Must(err)
 			return !job.Open()
 		})
-		if job.State != storage.Succeeded {
+		if job.State != jobs.Succeeded {
 			t.Errorf("%s: %s %s", job.Kind, job.State, job.ErrorMessage)
 		}
 	}
 	jobs := map[string]func(){
 		"fetch": func() { end(r.Fetch("hello"), nil) },
 		"check": func() {
-			job, _, err := r.RequestProbe(t.Context(), "hello")
+			job, _, err := r.Jobs.RequestProbe(t.Context(), "hello")
 			end(job, err)
 		},
 		"update": func() {
-			job, _, err := r.RequestUpdate(t.Context(), 0)
+			job, _, err := r.Jobs.RequestUpdate(t.Context(), 0)
 			end(job, err)
 		},
 	}

@@ -8,7 +8,8 @@ import (
 	"sync/atomic"
 	"testing"
 
-	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/storage/jobs"
+	"github.com/francescobianco/packbase/storage/name"
 	"github.com/francescobianco/packbase/worker"
 	"github.com/francescobianco/packbase/worker/upstream"
 	"github.com/francescobianco/packbase/worker/workertest"
@@ -37,18 +38,18 @@ func TestMirrorOverHTTP(t *testing.T) {
 		backend.ServeHTTP(w, req)
 	}))
 	defer srv.Close()
-	up, err := storage.ParseUpstream(srv.URL + "/hello.git")
+	up, err := name.ParseUpstream(srv.URL + "/hello.git")
 	r.Must(err)
 	fetch := func(pack int32) {
 		t.Helper()
 		job, _, err := r.RequestFetch(t.Context(), "remote", up)
 		r.Must(err)
 		r.Eventually("the job has ended", func() bool {
-			job, err = r.JobByID(t.Context(), job.ID)
+			job, err = r.Jobs.ByID(t.Context(), job.ID)
 			r.Must(err)
 			return !job.Open()
 		})
-		if job.State != storage.Succeeded {
+		if job.State != jobs.Succeeded {
 			t.Fatalf("fetch: %s: %s\n%s", job.ErrorCode, job.ErrorMessage, r.Log.String())
 		}
 		if n := packs.Load(); n != pack {

@@ -11,6 +11,8 @@ import (
 	"testing"
 
 	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/storage/fault"
+	"github.com/francescobianco/packbase/storage/jobs"
 	"github.com/francescobianco/packbase/storage/zigpkg"
 	"github.com/francescobianco/packbase/worker"
 	"github.com/francescobianco/packbase/worker/workertest"
@@ -68,7 +70,7 @@ func zigHash(t *testing.T, files map[string]string) string {
 // mirror has the bare repository of pkg mirrored, and returns the releases.
 func mirror(t *testing.T, r *workertest.Registry, pkg string) []storage.Release {
 	t.Helper()
-	if job := r.Fetch(pkg); job.State != storage.Succeeded {
+	if job := r.Fetch(pkg); job.State != jobs.Succeeded {
 		t.Fatalf("fetch %s: %s %s: %s", pkg, job.State, job.ErrorCode, job.ErrorMessage)
 	}
 	return r.Mirror(pkg)
@@ -94,7 +96,7 @@ func TestZigHashIsNotHijacked(t *testing.T) {
 		t.Errorf("evil@v2.0.0 has the Zig hash %s, want %s", got, want)
 	}
 	hash := zigHash(t, victim)
-	if rel, err := r.ReleaseByZigHash(t.Context(), hash); !errors.Is(err, storage.ErrNotFound) {
+	if rel, err := r.ReleaseByZigHash(t.Context(), hash); !errors.Is(err, fault.ErrNotFound) {
 		t.Errorf("before the victim is here: %s@%s, %v, want none", rel.Package, rel.Tag, err)
 	}
 	mirror(t, r, "victim")
@@ -160,7 +162,7 @@ func TestLyingChild(t *testing.T) {
 				t.Fatal(err)
 			}
 			switch {
-			case lie == "" && (job.State != storage.Succeeded || len(releases) != 1):
+			case lie == "" && (job.State != jobs.Succeeded || len(releases) != 1):
 				t.Errorf("an honest child: job %s, %q, %d releases", job.State, job.ErrorMessage, len(releases))
 			case lie != "" && (job.ErrorCode != "ingest_untrue" || len(releases) != 0):
 				t.Errorf("job %s, %s %q, %d releases, want none and ingest_untrue", job.State, job.ErrorCode, job.ErrorMessage, len(releases))

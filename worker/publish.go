@@ -14,7 +14,9 @@ import (
 
 	"github.com/francescobianco/packbase/storage"
 	"github.com/francescobianco/packbase/storage/blob"
+	"github.com/francescobianco/packbase/storage/fault"
 	"github.com/francescobianco/packbase/storage/gitpack"
+	"github.com/francescobianco/packbase/storage/jobs"
 	"github.com/francescobianco/packbase/worker/audit"
 	"github.com/francescobianco/packbase/worker/ingest"
 )
@@ -25,7 +27,7 @@ const maxIndex = 1 << 30
 
 // appendSegment stores a staged segment, before the releases that need it.
 func (f *fetch) appendSegment(ctx context.Context, s ingest.Segment) error {
-	f.job.setProgress(storage.Progress{Step: "store", Total: int64(s.Objects), Unit: "objects"})
+	f.job.setProgress(jobs.Progress{Step: "store", Total: int64(s.Objects), Unit: "objects"})
 	file, err := f.take(s.Index)
 	if err != nil {
 		return err
@@ -132,7 +134,7 @@ func (f *fetch) prove(ctx context.Context, man *storage.Manifest, targz io.Reade
 func (f *fetch) publish(ctx context.Context, pub storage.Publication) error {
 	r := &pub.Release
 	created, err := f.w.db.Publish(ctx, f.job.Claim, pub)
-	if errors.Is(err, storage.ErrGone) && r.Tag != "" {
+	if errors.Is(err, fault.ErrGone) && r.Tag != "" {
 		const month = 30 * 24 * time.Hour
 		t := storage.RejectedTag{Tag: r.Tag, OID: r.OID(), Code: "removed", Reason: verdict(err).Message, Rules: f.w.rules}
 		return f.w.db.RejectTag(ctx, f.job.Claim, t, month, month)
@@ -145,7 +147,7 @@ func (f *fetch) publish(ctx context.Context, pub storage.Publication) error {
 		f.w.log.InfoContext(ctx, "release published", "package", r.Package, "tag", r.Tag, "commit", r.CommitOID, "size", r.Size)
 	}
 	if f.job.Job.Crashes > 0 && f.created == 1 {
-		return f.w.db.ClearCrashes(ctx, f.job.Claim)
+		return f.w.db.Jobs.ClearCrashes(ctx, f.job.Claim)
 	}
 	return nil
 }
@@ -153,7 +155,7 @@ func (f *fetch) publish(ctx context.Context, pub storage.Publication) error {
 // keepRecord is putRecord for a job that fetches nothing.
 func (w *Worker) keepRecord(ctx context.Context, j *job) error {
 	// While this is held, the record is not swept before it is named.
-	release, err := w.db.ShareBlobs(ctx)
+	release, err := w.db.Scrub.Share(ctx)
 	if err != nil {
 		return err
 	}
@@ -198,52 +200,52 @@ func (f *fetch) putRecord(ctx context.Context) error {
 }
 
 // putDocument stores a JSON document as a blob.
-func (f *fetch) putDocument(ctx context.Context, doc interface{ Encode() ([]byte, error) }) (storage.Blob, error) {
+func (f *fetch) putDocument(ctx context.Context, doc interface{ Encode() ([]byte, error) }) (blob.Ref, error) {
 	b, err := doc.Encode()
 	if err != nil {
-		return storage.Blob{}, err
+		return blob.Ref{}, err
 	}
 	file, err := os.CreateTemp(f.dir, "document-*.json")
 	if err != nil {
-		return storage.Blob{}, fmt.Errorf("stage document: %w", err)
+		return blob.Ref{}, fmt.Errorf("stage document: %w", err)
 	}
 	defer file.Close()
 	if _, err := file.Write(b); err != nil {
-		return storage.Blob{}, fmt.Errorf("stage document: %w", err)
+		return blob.Ref{}, fmt.Errorf("stage document: %w", err)
 	}
 	sum := sha256.Sum256(b)
 	return f.putAs(ctx, file, hex.EncodeToString(sum[:]))
 }
 
 // put makes a staged file a blob.
-func (f *fetch) put(ctx context.Context, name string) (storage.Blob, error) {
+func (f *fetch) put(ctx context.Context, name string) (blob.Ref, error) {
 	file, err := f.take(name)
 	if err != nil {
-		return storage.Blob{}, err
+		return blob.Ref{}, err
 	}
 	defer file.Close()
 	return f.putFile(ctx, file)
 }
 
-func (f *fetch) putFile(ctx context.Context, file *os.File) (storage.Blob, error) {
+func (f *fetch) putFile(ctx context.Context, file *os.File) (blob.Ref, error) {
 	hash := sha256.New()
 	if _, err := io.Copy(hash, io.NewSectionReader(file, 0, f.w.opt.Limits.File)); err != nil {
-		return storage.Blob{}, fmt.Errorf("hash staged file: %w", err)
+		return blob.Ref{}, fmt.Errorf("hash staged file: %w", err)
 	}
 	return f.putAs(ctx, file, hex.EncodeToString(hash.Sum(nil)))
 }
 
 // putAs is putFile for a file whose digest somebody told; the store checks it.
-func (f *fetch) putAs(ctx context.Context, file *os.File, digest string) (storage.Blob, error) {
+func (f *fetch) putAs(ctx context.Context, file *os.File, digest string) (blob.Ref, error) {
 	defer os.Remove(file.Name())
 	info, err := file.Stat()
 	if err != nil {
-		return storage.Blob{}, fmt.Errorf("stat staged file: %w", err)
+		return blob.Ref{}, fmt.Errorf("stat staged file: %w", err)
 	}
 	if err := f.w.blobs.Put(ctx, digest, file); err != nil {
-		return storage.Blob{}, fmt.Errorf("put blob: %w", err)
+		return blob.Ref{}, fmt.Errorf("put blob: %w", err)
 	}
-	return storage.Blob{Digest: digest, Size: info.Size()}, nil
+	return blob.Ref{Digest: digest, Size: info.Size()}, nil
 }
 
 // opener opens segments from the blob store.

@@ -14,6 +14,9 @@ import (
 
 	"github.com/francescobianco/packbase/storage"
 	"github.com/francescobianco/packbase/storage/blob"
+	"github.com/francescobianco/packbase/storage/catalog"
+	"github.com/francescobianco/packbase/storage/jobs"
+	"github.com/francescobianco/packbase/storage/name"
 	"github.com/francescobianco/packbase/storage/queue/queuetest"
 	"github.com/francescobianco/packbase/storage/storagetest"
 	"github.com/francescobianco/packbase/worker/upstream"
@@ -88,10 +91,10 @@ func (c *cutQueue) forget() {
 
 // fetch requests a fetch of a package that is under review, so that the job
 // fails without upstream.
-func (c *cutQueue) fetch(pkg string) storage.Job {
+func (c *cutQueue) fetch(pkg string) jobs.Job {
 	c.t.Helper()
 	u := "https://git.example/owner/" + pkg
-	job, _, err := c.RequestFetch(c.t.Context(), pkg, storage.Upstream{Canonical: u, CloneURL: u, Name: pkg})
+	job, _, err := c.RequestFetch(c.t.Context(), pkg, name.Upstream{Canonical: u, CloneURL: u, Name: pkg})
 	c.must(err)
 	c.exec("UPDATE packages SET state = 'frozen'")
 	return job
@@ -102,7 +105,7 @@ func (c *cutQueue) settle() bool {
 	c.t.Helper()
 	for range 30 {
 		cut := c.w.reconcileOnce(c.t.Context()) // what was cut is done the next time
-		open, err := c.Jobs(c.t.Context(), storage.JobFilter{Limit: 100})
+		open, err := c.Jobs.List(c.t.Context(), jobs.Filter{Limit: 100})
 		c.must(err)
 		left := 0
 		for _, job := range open {
@@ -146,9 +149,9 @@ func (c *cutQueue) everyCut(setUp, check func()) {
 }
 
 // ended checks how a job ended.
-func (c *cutQueue) ended(what string, id uuid.UUID, state, code string, crashes int) storage.Job {
+func (c *cutQueue) ended(what string, id uuid.UUID, state, code string, crashes int) jobs.Job {
 	c.t.Helper()
-	job, err := c.JobByID(c.t.Context(), id)
+	job, err := c.Jobs.ByID(c.t.Context(), id)
 	c.must(err)
 	if job.State != state || job.ErrorCode != code || job.Crashes != crashes {
 		c.t.Errorf("%s: %s, %q %q, %d crashes; want %s, %q, %d", what, job.State, job.ErrorCode, job.ErrorMessage, job.Crashes, state, code, crashes)
@@ -163,30 +166,30 @@ func TestVanishedUnderFaults(t *testing.T) {
 	t.Parallel()
 	c := newCutQueue(t, "")
 	ctx := t.Context()
-	var update, next, lost, other storage.Job
+	var update, next, lost, other jobs.Job
 	c.everyCut(func() {
 		var err error
-		update, _, err = c.RequestUpdate(ctx, 0)
+		update, _, err = c.Jobs.RequestUpdate(ctx, 0)
 		c.must(err)
-		claim, err := c.ClaimJob(ctx, update.ID, "gone", time.Minute)
+		claim, err := c.Jobs.Claim(ctx, update.ID, "gone", time.Minute)
 		c.must(err)
-		c.must(c.StartRun(ctx, claim))
-		lost, _, err = c.AddChild(ctx, *update.RunID, storage.Candidate{
+		c.must(c.Jobs.StartRun(ctx, claim))
+		lost, _, err = c.AddChild(ctx, *update.RunID, catalog.Candidate{
 			Name: "lost", Upstream: "https://git.example/owner/lost", CloneURL: "https://git.example/owner/lost"})
 		c.must(err)
-		_, err = c.ClaimJob(ctx, lost.ID, "gone", time.Minute)
+		_, err = c.Jobs.Claim(ctx, lost.ID, "gone", time.Minute)
 		c.must(err)
-		next, _, err = c.RequestUpdate(ctx, 0)
+		next, _, err = c.Jobs.RequestUpdate(ctx, 0)
 		c.must(err)
 		other = c.fetch("other")
 		c.exec("UPDATE jobs SET lease_until = now() - interval '1 second' WHERE state = 'running'")
 	}, func() {
-		if job := c.ended("the update", update.ID, storage.Failed, "worker_lost", 0); !strings.Contains(job.ErrorMessage, next.ID.String()) {
+		if job := c.ended("the update", update.ID, jobs.Failed, "worker_lost", 0); !strings.Contains(job.ErrorMessage, next.ID.String()) {
 			t.Errorf("the update says %q, want it to name %s", job.ErrorMessage, next.ID)
 		}
-		c.ended("the next update", next.ID, storage.Succeeded, "", 1)
-		c.ended("the lost fetch", lost.ID, storage.Failed, "package_frozen", 1)
-		if job := c.ended("the other fetch", other.ID, storage.Failed, "package_frozen", 0); job.Attempts != 1 {
+		c.ended("the next update", next.ID, jobs.Succeeded, "", 1)
+		c.ended("the lost fetch", lost.ID, jobs.Failed, "package_frozen", 1)
+		if job := c.ended("the other fetch", other.ID, jobs.Failed, "package_frozen", 0); job.Attempts != 1 {
 			t.Errorf("the other fetch had %d attempts, want 1: a database that was away is none", job.Attempts)
 		}
 		if n := c.count("SELECT count(*) FROM runs WHERE ended_at IS NULL"); n != 0 {
@@ -206,11 +209,11 @@ func TestVanishedUnderFaults(t *testing.T) {
 func TestFailingUpdateUnderFaults(t *testing.T) {
 	t.Parallel()
 	var c *cutQueue
-	var next storage.Job
+	var next jobs.Job
 	catalog := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if next.ID == uuid.Nil {
 			var err error
-			if next, _, err = c.RequestUpdate(context.Background(), 0); err != nil {
+			if next, _, err = c.Jobs.RequestUpdate(context.Background(), 0); err != nil {
 				t.Error(err)
 			}
 		}
@@ -218,15 +221,15 @@ func TestFailingUpdateUnderFaults(t *testing.T) {
 	}))
 	defer catalog.Close()
 	c = newCutQueue(t, catalog.URL)
-	var update storage.Job
+	var update jobs.Job
 	c.everyCut(func() {
 		var err error
-		update, _, err = c.RequestUpdate(t.Context(), 0)
+		update, _, err = c.Jobs.RequestUpdate(t.Context(), 0)
 		c.must(err)
-		next = storage.Job{}
+		next = jobs.Job{}
 	}, func() {
-		c.ended("the update", update.ID, storage.Failed, "catalog_unreachable", 0)
-		if job := c.ended("the next update", next.ID, storage.Failed, "catalog_unreachable", 0); job.Attempts != 2 {
+		c.ended("the update", update.ID, jobs.Failed, "catalog_unreachable", 0)
+		if job := c.ended("the next update", next.ID, jobs.Failed, "catalog_unreachable", 0); job.Attempts != 2 {
 			t.Errorf("the next update had %d attempts, want 2", job.Attempts)
 		}
 		if n := c.count("SELECT count(*) FROM runs WHERE state = 'failed' AND ended_at IS NOT NULL"); n != 2 {
@@ -242,7 +245,7 @@ func TestRoundsAreNoted(t *testing.T) {
 	c := newCutQueue(t, "")
 	age := func() *time.Duration {
 		t.Helper()
-		p, err := c.Pulse(t.Context())
+		p, err := c.Jobs.Pulse(t.Context())
 		c.must(err)
 		return p.Reconciled
 	}

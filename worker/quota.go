@@ -41,7 +41,7 @@ func (f *fetch) measure(ctx context.Context) error {
 	}
 	var err error
 	if u.quota.Total > 0 {
-		u.total, err = f.w.db.BlobBytes(ctx)
+		u.total, err = f.w.db.Scrub.Bytes(ctx)
 	}
 	return err
 }

@@ -49,7 +49,7 @@ const (
 // swept by `packbase gc` alone.
 func (w *Worker) sweep(ctx context.Context) error {
 	age := 2 * w.opt.JobTimeout
-	return errors.Join(w.opt.Staging.Sweep(ctx, 0), w.blobs.Sweep(ctx, age), w.db.PruneJobs(ctx, keptJobs))
+	return errors.Join(w.opt.Staging.Sweep(ctx, 0), w.blobs.Sweep(ctx, age), w.db.Jobs.Prune(ctx, keptJobs))
 }
 
 // stepTime bounds a step of reconcileOnce: the next round goes on with it.
@@ -59,7 +59,7 @@ const stepTime = 10 * time.Second
 // all went well.
 func (w *Worker) reconcileOnce(ctx context.Context) error {
 	var all error
-	for _, step := range []func(context.Context) error{w.signIn, w.reap, w.requestDue, w.db.CloseRuns, w.tellDue} {
+	for _, step := range []func(context.Context) error{w.signIn, w.reap, w.requestDue, w.db.Jobs.CloseRuns, w.tellDue} {
 		ctx, cancel := context.WithTimeout(ctx, stepTime)
 		all = errors.Join(all, step(ctx))
 		cancel()
@@ -67,21 +67,21 @@ func (w *Worker) reconcileOnce(ctx context.Context) error {
 	if all != nil {
 		return all
 	}
-	return w.db.Reconciled(ctx)
+	return w.db.Jobs.Reconciled(ctx)
 }
 
 func (w *Worker) signIn(ctx context.Context) error {
-	return w.db.SeeWorker(ctx, w.opt.ID, w.opt.Concurrency, w.opt.Release)
+	return w.db.Jobs.Heartbeat(ctx, w.opt.ID, w.opt.Concurrency, w.opt.Release)
 }
 
 // reap takes jobs from workers that vanished.
 func (w *Worker) reap(ctx context.Context) error {
 	// Live workers renew four times in a lease, so half of one is more than
 	// they can lose while the database is away.
-	if err := w.db.Watch(ctx, w.opt.Lease, max(w.opt.Lease/2, 4*w.opt.Reconcile)); err != nil {
+	if err := w.db.Jobs.Watch(ctx, w.opt.Lease, max(w.opt.Lease/2, 4*w.opt.Reconcile)); err != nil {
 		return err
 	}
-	lost, err := w.db.ReapJobs(ctx)
+	lost, err := w.db.Jobs.Reap(ctx)
 	for _, job := range lost {
 		w.log.WarnContext(ctx, "worker vanished", "job", job.ID, "package", job.Package, "lost_worker", job.Worker, "crashes", job.Crashes)
 	}
@@ -92,7 +92,7 @@ func (w *Worker) requestDue(ctx context.Context) error {
 	if w.opt.UpdateInterval <= 0 {
 		return nil
 	}
-	_, _, err := w.db.RequestDueUpdate(ctx, w.opt.UpdateInterval, w.opt.UpdateCooldown)
+	_, _, err := w.db.Jobs.RequestDueUpdate(ctx, w.opt.UpdateInterval, w.opt.UpdateCooldown)
 	return err
 }
 
@@ -101,7 +101,7 @@ func (w *Worker) requestDue(ctx context.Context) error {
 // some, the workers are busy and the job's turn comes.
 func (w *Worker) tellDue(ctx context.Context) error {
 	const most = 500
-	due, err := w.db.DueJobs(ctx, 2*w.opt.Reconcile, most)
+	due, err := w.db.Jobs.Due(ctx, 2*w.opt.Reconcile, most)
 	if err != nil || len(due) == 0 {
 		return err
 	}
@@ -116,7 +116,7 @@ func (w *Worker) tellDue(ctx context.Context) error {
 		if err := w.queue.Tell(ctx, job.Kind, job.ID); err != nil {
 			return err
 		}
-		if err := w.db.MarkEnqueued(ctx, job.ID); err != nil {
+		if err := w.db.Jobs.MarkEnqueued(ctx, job.ID); err != nil {
 			return err
 		}
 	}

@@ -4,7 +4,7 @@ import (
 	"context"
 	"strconv"
 
-	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/storage/jobs"
 	"github.com/francescobianco/packbase/worker/audit"
 )
 
@@ -33,7 +33,7 @@ func (w *Worker) mend(ctx context.Context, j *job) error {
 	if j.Job.RunID != nil {
 		return nil
 	}
-	j.setProgress(storage.Progress{Step: "check bytes"})
+	j.setProgress(jobs.Progress{Step: "check bytes"})
 	a := w.auditor()
 	mended, _, err := a.MendPackage(ctx, j.Job.Package)
 	if err != nil || mended == 0 {

@@ -14,7 +14,10 @@ import (
 	"strings"
 	"time"
 
-	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/storage/catalog"
+	"github.com/francescobianco/packbase/storage/fault"
+	"github.com/francescobianco/packbase/storage/jobs"
+	"github.com/francescobianco/packbase/storage/name"
 	"github.com/francescobianco/packbase/worker/ingest"
 	"github.com/francescobianco/packbase/worker/upstream"
 )
@@ -30,7 +33,7 @@ const (
 // fresh, and leaves the rest to the children: the last of them to end closes
 // the run.
 func (w *Worker) updateCatalog(ctx context.Context, j *job) (any, error) {
-	if err := w.db.StartRun(ctx, j.Claim); err != nil {
+	if err := w.db.Jobs.StartRun(ctx, j.Claim); err != nil {
 		return nil, err
 	}
 	u := &update{w: w, job: j}
@@ -46,7 +49,7 @@ func (w *Worker) updateCatalog(ctx context.Context, j *job) (any, error) {
 		return nil, err
 	}
 	w.noticeDamage(ctx)
-	if err := w.db.ParkRun(ctx, j.Claim, u.n); err != nil {
+	if err := w.db.Jobs.ParkRun(ctx, j.Claim, u.n); err != nil {
 		return nil, err
 	}
 	return nil, errParked
@@ -56,30 +59,30 @@ func (w *Worker) updateCatalog(ctx context.Context, j *job) (any, error) {
 type update struct {
 	w   *Worker
 	job *job
-	n   storage.Counters
+	n   jobs.Counters
 }
 
 // readCatalog stores the catalog if it changed. A catalog that cannot be had
 // leaves the stored one as it is, and the run fails with the reason.
 func (u *update) readCatalog(ctx context.Context) error {
-	u.job.setProgress(storage.Progress{Step: "download catalog"})
+	u.job.setProgress(jobs.Progress{Step: "download catalog"})
 	source := u.w.opt.Source
 	raw, err := u.w.download(ctx, source)
-	var entries []storage.CatalogEntry
+	var entries []catalog.Entry
 	if err == nil {
 		entries, err = parseCatalog(raw)
 	}
 	if err != nil {
 		e := verdict(err)
-		return errors.Join(err, u.w.db.CatalogFailed(ctx, source, e.Code, e.Message))
+		return errors.Join(err, u.w.db.Catalog.Failed(ctx, source, e.Code, e.Message))
 	}
 	sum := sha256.Sum256(raw)
 	digest := hex.EncodeToString(sum[:])
-	known, err := u.w.db.CatalogDigest(ctx, source)
+	known, err := u.w.db.Catalog.Digest(ctx, source)
 	if err != nil {
 		return err
 	}
-	diff, err := u.w.db.StoreCatalog(ctx, source, digest, entries)
+	diff, err := u.w.db.Catalog.Replace(ctx, source, digest, entries)
 	if err != nil {
 		return err
 	}
@@ -167,7 +170,7 @@ type catalogItem struct {
 
 // parseCatalog reads a catalog. An entry that is not usable keeps its reason;
 // only what is no catalog at all is an error.
-func parseCatalog(raw []byte) ([]storage.CatalogEntry, error) {
+func parseCatalog(raw []byte) ([]catalog.Entry, error) {
 	var body catalogBody
 	if err := json.Unmarshal(raw, &body); err != nil {
 		return nil, &Error{Code: "catalog_malformed", Message: "what the catalog's URL answers is not the JSON of a catalog; the stored one stays in force"}
@@ -182,7 +185,7 @@ func parseCatalog(raw []byte) ([]storage.CatalogEntry, error) {
 		return nil, &Error{Code: "catalog_too_large", Final: true,
 			Message: fmt.Sprintf("the catalog lists more than %d packages; the stored one stays in force", maxCatalogEntries)}
 	}
-	entries := make([]storage.CatalogEntry, 0, len(body.Packages))
+	entries := make([]catalog.Entry, 0, len(body.Packages))
 	ids, names := map[string]bool{}, map[string]bool{}
 	for _, item := range body.Packages {
 		e := parseCatalogItem(item)
@@ -208,12 +211,12 @@ func parseCatalog(raw []byte) ([]storage.CatalogEntry, error) {
 	return entries, nil
 }
 
-func parseCatalogItem(raw json.RawMessage) storage.CatalogEntry {
+func parseCatalogItem(raw json.RawMessage) catalog.Entry {
 	var item catalogItem
 	if err := json.Unmarshal(raw, &item); err != nil {
-		return storage.CatalogEntry{Problem: "it is not an object of the catalog's form"}
+		return catalog.Entry{Problem: "it is not an object of the catalog's form"}
 	}
-	e := storage.CatalogEntry{
+	e := catalog.Entry{
 		Language: catalogText(item.Language, 40), Updated: catalogText(item.UpdatedAt, 100), Description: catalogText(item.Description, 500),
 	}
 	if e.Language == "" {
@@ -225,7 +228,7 @@ func parseCatalogItem(raw json.RawMessage) storage.CatalogEntry {
 	case float64:
 		e.ID = fmt.Sprint(int64(id))
 	}
-	up, err := storage.ParseUpstream(item.Repository.URL)
+	up, err := name.ParseUpstream(item.Repository.URL)
 	if err != nil {
 		e.Problem = err.Error()
 		return e
@@ -237,7 +240,7 @@ func parseCatalogItem(raw json.RawMessage) storage.CatalogEntry {
 	if item.Title != "" {
 		e.Name = item.Title
 	}
-	if err := storage.ValidPackage(e.Name); err != nil {
+	if err := name.ValidPackage(e.Name); err != nil {
 		e.Problem, e.Name = err.Error(), catalogText(e.Name, 100)
 	}
 	return e
@@ -254,12 +257,12 @@ func catalogText(s string, most int) string {
 
 // fetchStale requests a fetch of every candidate that is not fresh.
 func (u *update) fetchStale(ctx context.Context) error {
-	all, err := u.w.db.Candidates(ctx, u.w.rules)
+	all, err := u.w.db.Catalog.Candidates(ctx, u.w.rules)
 	if err != nil {
 		return err
 	}
 	for i, cand := range all {
-		u.job.setProgress(storage.Progress{Step: "plan", Done: int64(i), Total: int64(len(all)), Unit: "packages"})
+		u.job.setProgress(jobs.Progress{Step: "plan", Done: int64(i), Total: int64(len(all)), Unit: "packages"})
 		u.n.PackagesTotal++
 		if cand.Fresh || cand.Waiting {
 			u.n.SourceSkipped++
@@ -273,12 +276,12 @@ func (u *update) fetchStale(ctx context.Context) error {
 }
 
 // addChild requests a fetch as part of the run.
-func (u *update) addChild(ctx context.Context, cand storage.Candidate) error {
+func (u *update) addChild(ctx context.Context, cand catalog.Candidate) error {
 	job, created, err := u.w.db.AddChild(ctx, *u.job.Job.RunID, cand)
-	var bound *storage.BoundError
+	var bound *fault.BoundError
 	if errors.As(err, &bound) {
 		u.n.SourceRepoFailed++
-		return u.w.db.MarkEntry(ctx, cand.ID, bound.Error())
+		return u.w.db.Catalog.Mark(ctx, cand.ID, bound.Error())
 	}
 	if err != nil {
 		return err
@@ -289,7 +292,7 @@ func (u *update) addChild(ctx context.Context, cand storage.Candidate) error {
 	}
 	// A queue that is away is the reconciler's business.
 	if u.w.queue.Tell(ctx, job.Kind, job.ID) == nil {
-		return u.w.db.MarkEnqueued(ctx, job.ID)
+		return u.w.db.Jobs.MarkEnqueued(ctx, job.ID)
 	}
 	return nil
 }
@@ -303,14 +306,14 @@ func (u *update) importFixtures(ctx context.Context) error {
 	if err != nil {
 		return &Error{Code: "fixtures_unreadable", Message: "PACKBASE_FIXTURES: " + err.Error()}
 	}
-	for _, name := range fixtures {
-		up, err := storage.FixtureUpstream(name)
+	for _, folder := range fixtures {
+		up, err := name.FixtureUpstream(folder)
 		if err != nil {
 			u.n.SourceSkipped++
 			continue
 		}
 		u.n.PackagesTotal++
-		err = u.addChild(ctx, storage.Candidate{Name: up.Name, Upstream: up.Canonical, CloneURL: up.CloneURL})
+		err = u.addChild(ctx, catalog.Candidate{Name: up.Name, Upstream: up.Canonical, CloneURL: up.CloneURL})
 		if err != nil {
 			return err
 		}
@@ -321,7 +324,7 @@ func (u *update) importFixtures(ctx context.Context) error {
 // hostOf returns the host and port of a clone URL, "" for a fixture.
 func hostOf(cloneURL string) string {
 	u, err := url.Parse(cloneURL)
-	if err != nil || u.Scheme+":" == storage.FixtureScheme {
+	if err != nil || u.Scheme+":" == name.FixtureScheme {
 		return ""
 	}
 	return u.Host

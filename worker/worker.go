@@ -22,8 +22,11 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/storage/access"
 	"github.com/francescobianco/packbase/storage/blob"
+	"github.com/francescobianco/packbase/storage/fault"
 	"github.com/francescobianco/packbase/storage/gitpack"
+	"github.com/francescobianco/packbase/storage/jobs"
 	"github.com/francescobianco/packbase/storage/queue"
 	"github.com/francescobianco/packbase/storage/tree"
 	"github.com/francescobianco/packbase/worker/ingest"
@@ -87,11 +90,11 @@ func New(db *storage.DB, q *queue.Queue, blobs blob.Store, opt Options, log *slo
 	w := &Worker{db: db, trees: tree.New(db.DB), queue: q, blobs: blobs, opt: opt, log: log.With("worker", opt.ID), web: upstream.New(opt.Egress), rules: rulesOf(opt)}
 	w.probe = &probe.Prober{DB: db, Staging: opt.Staging, Git: opt.Git, Limits: gitpack.StoredLimits(), Zig: opt.Zig, ZigCache: opt.ZigCache, Child: opt.Child}
 	w.table = map[string]func(context.Context, *job) (any, error){
-		storage.FetchPackage:  w.fetchPackage,
-		storage.ProbePackage:  w.probePackage,
-		storage.UpdateCatalog: w.updateCatalog,
-		storage.FetchArchive:  w.fetchArchive,
-		storage.CaptureTree:   w.captureTree,
+		jobs.FetchPackage:  w.fetchPackage,
+		jobs.ProbePackage:  w.probePackage,
+		jobs.UpdateCatalog: w.updateCatalog,
+		jobs.FetchArchive:  w.fetchArchive,
+		jobs.CaptureTree:   w.captureTree,
 	}
 	w.aside = make(chan struct{}, asideOf(opt.Concurrency))
 	w.jobSeconds = prometheus.NewHistogramVec(prometheus.HistogramOpts{
@@ -113,7 +116,7 @@ func New(db *storage.DB, q *queue.Queue, blobs blob.Store, opt Options, log *slo
 // Run works until ctx ends. Jobs under way are then handed back without
 // spending an attempt.
 func (w *Worker) Run(ctx context.Context) error {
-	ctx = storage.SeePrivate(ctx)
+	ctx = access.SeePrivate(ctx)
 	var wg sync.WaitGroup
 	wg.Go(func() { w.reconcile(ctx) })
 	wg.Go(func() { w.tidy(ctx) })
@@ -131,7 +134,7 @@ func (w *Worker) Run(ctx context.Context) error {
 	wg.Wait()
 	end, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
-	if ferr := w.db.ForgetWorker(end, w.opt.ID); ferr != nil {
+	if ferr := w.db.Jobs.ForgetWorker(end, w.opt.ID); ferr != nil {
 		w.log.Warn("worker not signed off", "err", ferr)
 	}
 	return err
@@ -139,22 +142,22 @@ func (w *Worker) Run(ctx context.Context) error {
 
 // A job is a claimed job while it is worked on.
 type job struct {
-	storage.Claim
+	jobs.Claim
 	mu       sync.Mutex
-	progress storage.Progress
-	sync     *storage.Sync // how the look at upstream went, if the job had one
-	failures int           // of the package's syncs in a row, before this job
-	advanced bool          // this attempt settled something that the next one need not do again
-	leave    func()        // lets the worker begin another job beside this one
+	progress jobs.Progress
+	sync     *jobs.Sync // how the look at upstream went, if the job had one
+	failures int        // of the package's syncs in a row, before this job
+	advanced bool       // this attempt settled something that the next one need not do again
+	leave    func()     // lets the worker begin another job beside this one
 }
 
-func (j *job) setProgress(p storage.Progress) {
+func (j *job) setProgress(p jobs.Progress) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	j.progress = p
 }
 
-func (j *job) getProgress() storage.Progress {
+func (j *job) getProgress() jobs.Progress {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	return j.progress
@@ -166,15 +169,15 @@ var errParked = errors.New("parked")
 // handle claims the job, works on it and records how that ended.
 // leave lets the worker begin another job beside it.
 func (w *Worker) handle(ctx context.Context, kind string, id uuid.UUID, leave func()) {
-	claim, err := w.db.ClaimJob(ctx, id, w.opt.ID, w.opt.Lease)
-	if errors.Is(err, storage.ErrLost) {
+	claim, err := w.db.Jobs.Claim(ctx, id, w.opt.ID, w.opt.Lease)
+	if errors.Is(err, jobs.ErrLost) {
 		return // told of twice, or not due: the reconciler sees to it
 	}
 	log := w.log.With("job", id, "kind", kind, "package", claim.Job.Package)
 	if err != nil {
 		log.WarnContext(ctx, "job not claimed", "err", err)
 		claim.Job.Kind = kind
-		_ = w.deliver(ctx, log, func(ctx context.Context) error { return w.db.RequeueJob(ctx, claim, 0, false, "", "") })
+		_ = w.deliver(ctx, log, func(ctx context.Context) error { return w.db.Jobs.Requeue(ctx, claim, 0, false, "", "") })
 		return
 	}
 	log.InfoContext(ctx, "job started", "attempt", claim.Job.Attempts)
@@ -193,10 +196,10 @@ func (w *Worker) handle(ctx context.Context, kind string, id uuid.UUID, leave fu
 	result, err := w.work(doing, j)
 	if record := w.outcome(j, result, err, ctx.Err() != nil); record != nil {
 		err := w.deliver(ctx, log, record)
-		if err != nil && !errors.Is(err, storage.ErrLost) && !errors.Is(err, storage.ErrAway) {
+		if err != nil && !errors.Is(err, jobs.ErrLost) && !errors.Is(err, fault.ErrAway) {
 			log.ErrorContext(ctx, "job outcome refused", "err", err)
 			err = w.deliver(ctx, log, func(ctx context.Context) error {
-				return w.db.EndJob(ctx, claim, storage.Outcome{State: storage.Failed, Code: errUnforeseen.Code, Message: errUnforeseen.Message})
+				return w.db.Jobs.End(ctx, claim, jobs.Outcome{State: jobs.Failed, Code: errUnforeseen.Code, Message: errUnforeseen.Message})
 			})
 		}
 		if err != nil {
@@ -239,7 +242,7 @@ func (w *Worker) probePackage(ctx context.Context, j *job) (any, error) {
 		return nil, err
 	}
 	found, err := w.probe.Probe(ctx, j.Job.Package)
-	if err != nil && !errors.Is(err, storage.ErrGone) {
+	if err != nil && !errors.Is(err, fault.ErrGone) {
 		return nil, err
 	}
 	return found, w.keepRecord(ctx, j)
@@ -256,7 +259,7 @@ func (w *Worker) keep(ctx context.Context, j *job, cancel context.CancelCauseFun
 	const look = 500 * time.Millisecond
 	tick := time.NewTicker(look)
 	defer tick.Stop()
-	last, lastAt := storage.Progress{}, time.Now()
+	last, lastAt := jobs.Progress{}, time.Now()
 	for {
 		select {
 		case <-ctx.Done():
@@ -269,7 +272,7 @@ func (w *Worker) keep(ctx context.Context, j *job, cancel context.CancelCauseFun
 		}
 		cancelling, err := w.extend(ctx, j, p)
 		switch {
-		case errors.Is(err, storage.ErrLost):
+		case errors.Is(err, jobs.ErrLost):
 			cancel(err)
 			return
 		case err != nil:
@@ -282,32 +285,32 @@ func (w *Worker) keep(ctx context.Context, j *job, cancel context.CancelCauseFun
 }
 
 // extend gives up early enough for another try within the lease.
-func (w *Worker) extend(ctx context.Context, j *job, p storage.Progress) (cancelling bool, err error) {
+func (w *Worker) extend(ctx context.Context, j *job, p jobs.Progress) (cancelling bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, max(w.opt.Lease/3, 2*time.Second))
 	defer cancel()
-	return w.db.ExtendJob(ctx, j.Claim, w.opt.Lease, p)
+	return w.db.Jobs.Extend(ctx, j.Claim, w.opt.Lease, p)
 }
 
 // outcome returns what records how the job ended, nil if others do. stopping
 // says that the worker is.
 func (w *Worker) outcome(j *job, result any, err error, stopping bool) func(context.Context) error {
 	requeue := func(wait time.Duration, spent bool, code, message string) func(context.Context) error {
-		return func(ctx context.Context) error { return w.db.RequeueJob(ctx, j.Claim, wait, spent, code, message) }
+		return func(ctx context.Context) error { return w.db.Jobs.Requeue(ctx, j.Claim, wait, spent, code, message) }
 	}
-	end := func(o storage.Outcome) func(context.Context) error {
+	end := func(o jobs.Outcome) func(context.Context) error {
 		o.Progress = j.getProgress()
-		return func(ctx context.Context) error { return w.db.EndJob(ctx, j.Claim, o) }
+		return func(ctx context.Context) error { return w.db.Jobs.End(ctx, j.Claim, o) }
 	}
 	var busy *later
 	switch {
-	case errors.Is(err, errParked), errors.Is(err, storage.ErrLost):
+	case errors.Is(err, errParked), errors.Is(err, jobs.ErrLost):
 		return nil
 	case errors.As(err, &busy):
 		return requeue(busy.wait, false, "", "")
 	case err != nil && stopping:
 		return requeue(0, false, "", "")
 	case err == nil:
-		return end(storage.Outcome{State: storage.Succeeded, Result: result, Sync: j.sync})
+		return end(jobs.Outcome{State: jobs.Succeeded, Result: result, Sync: j.sync})
 	}
 	e := verdict(err)
 	w.upstreamErrors.WithLabelValues(e.Code).Inc()
@@ -317,11 +320,11 @@ func (w *Worker) outcome(j *job, result any, err error, stopping bool) func(cont
 	if wait, again := w.again(j, e); again {
 		return requeue(wait, e != errAway, e.Code, e.Message)
 	}
-	out := storage.Outcome{State: storage.Failed, Code: e.Code, Message: e.Message}
+	out := jobs.Outcome{State: jobs.Failed, Code: e.Code, Message: e.Message}
 	if e == errCancelled {
-		out.State = storage.Cancelled
-	} else if j.Job.Kind == storage.FetchPackage {
-		out.Sync = &storage.Sync{Code: e.Code, Message: e.Message, Wait: w.nextSync(e, j.failures)}
+		out.State = jobs.Cancelled
+	} else if j.Job.Kind == jobs.FetchPackage {
+		out.Sync = &jobs.Sync{Code: e.Code, Message: e.Message, Wait: w.nextSync(e, j.failures)}
 	}
 	return end(out)
 }
@@ -344,10 +347,10 @@ func (w *Worker) deliver(ctx context.Context, log *slog.Logger, record func(cont
 		try, done := context.WithTimeout(end, deliverTry)
 		err := record(try)
 		done()
-		if err == nil || errors.Is(err, storage.ErrLost) {
+		if err == nil || errors.Is(err, jobs.ErrLost) {
 			return err
 		}
-		if !errors.Is(err, storage.ErrAway) {
+		if !errors.Is(err, fault.ErrAway) {
 			if refused++; refused == mostRefused {
 				return err
 			}

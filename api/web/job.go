@@ -6,14 +6,14 @@ import (
 	"time"
 
 	"github.com/francescobianco/packbase/api/wire"
-	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/storage/jobs"
 )
 
 // A Job is a job in words.
-type Job struct{ storage.Job }
+type Job struct{ jobs.Job }
 
 // Jobs wraps jobs.
-func Jobs(all []storage.Job) []Job {
+func Jobs(all []jobs.Job) []Job {
 	jobs := make([]Job, len(all))
 	for i, j := range all {
 		jobs[i] = Job{j}
@@ -30,11 +30,11 @@ func (j Job) Work() string { return work(j.Kind) }
 
 func work(kind string) string {
 	switch kind {
-	case storage.FetchPackage:
+	case jobs.FetchPackage:
 		return "Mirror"
-	case storage.ProbePackage:
+	case jobs.ProbePackage:
 		return "Check"
-	case storage.UpdateCatalog:
+	case jobs.UpdateCatalog:
 		return "Update all packages"
 	}
 	return kind
@@ -43,13 +43,13 @@ func work(kind string) string {
 // Level is how the job's state looks: ok, warn, bad, busy or idle.
 func (j Job) Level() string {
 	switch j.State {
-	case storage.Succeeded:
+	case jobs.Succeeded:
 		return "ok"
-	case storage.Failed:
+	case jobs.Failed:
 		return "bad"
-	case storage.Running:
+	case jobs.Running:
 		return "busy"
-	case storage.Queued:
+	case jobs.Queued:
 		if j.Attempts > 0 {
 			return "warn"
 		}
@@ -62,16 +62,16 @@ func (j Job) Word() string {
 	switch {
 	case j.Open() && j.Cancelling:
 		return "stopping"
-	case j.State == storage.Queued && j.Attempts > 0:
+	case j.State == jobs.Queued && j.Attempts > 0:
 		return "will try again"
-	case j.State == storage.Succeeded:
+	case j.State == jobs.Succeeded:
 		return "done"
 	}
 	return j.State
 }
 
 // CanRetry reports whether the job may run again.
-func (j Job) CanRetry() bool { return j.State == storage.Failed || j.State == storage.Cancelled }
+func (j Job) CanRetry() bool { return j.State == jobs.Failed || j.State == jobs.Cancelled }
 
 // Took is how long the job ran, or has run so far; 0 if it never did.
 func (j Job) Took() time.Duration {

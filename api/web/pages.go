@@ -6,7 +6,7 @@ import (
 	"time"
 
 	"github.com/francescobianco/packbase/api/wire"
-	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/storage/jobs"
 )
 
 // A Dashboard is the page /.
@@ -183,7 +183,7 @@ func (*JobList) template() string { return "jobs" }
 
 // States are those that the list can be cut down to.
 func (*JobList) States() []string {
-	return []string{"", storage.Running, storage.Queued, storage.Failed, storage.Succeeded, storage.Cancelled}
+	return []string{"", jobs.Running, jobs.Queued, jobs.Failed, jobs.Succeeded, jobs.Cancelled}
 }
 
 // A JobPage is the page /jobs/<id>.

@@ -22,7 +22,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/francescobianco/packbase/cmd/packbase/serve"
-	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/storage/jobs"
 	"github.com/francescobianco/packbase/storage/queue/queuetest"
 	"github.com/francescobianco/packbase/storage/storagetest"
 	"github.com/francescobianco/packbase/worker/ingest"
@@ -479,19 +479,19 @@ func TestUpdate(t *testing.T) {
 	s.cli(t, "update", "--wait", "--timeout", "1ms").check(t, exitGoingOn, "packbase status --watch")
 
 	// During a run, one more follows it.
-	claim, err := s.stores.DB.ClaimJob(t.Context(), uuid.MustParse(s.onlyJob(t)), "test", time.Minute)
+	claim, err := s.stores.DB.Jobs.Claim(t.Context(), uuid.MustParse(s.onlyJob(t)), "test", time.Minute)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := s.stores.DB.StartRun(t.Context(), claim); err != nil {
+	if err := s.stores.DB.Jobs.StartRun(t.Context(), claim); err != nil {
 		t.Fatal(err)
 	}
 	s.cli(t, "update").check(t, 0, "one more follows it")
 	done := make(chan result)
 	go func() { done <- s.cli(t, "update", "--wait") }()
 	s.work(t)
-	end := storage.Outcome{State: storage.Succeeded, Result: storage.Counters{}}
-	if err := s.stores.DB.EndJob(t.Context(), claim, end); err != nil {
+	end := jobs.Outcome{State: jobs.Succeeded, Result: jobs.Counters{}}
+	if err := s.stores.DB.Jobs.End(t.Context(), claim, end); err != nil {
 		t.Fatal(err)
 	}
 	(<-done).check(t, 0, "ok the catalog is up to date", "0 scanned")

@@ -171,7 +171,7 @@ func Ways(n *Node, peers []string) []Way {
 			continue
 		}
 		ways = append(ways, Way{Kind: BySnapshot, URL: d.Repository, Ref: d.Ref})
-		if name.IsCommit(d.Ref) {
+		if name.ValidOID(d.Ref) {
 			for _, url := range name.Archives(d.Repository, d.Ref) {
 				others = append(others, Way{Kind: ByArchive, URL: url})
 			}

@@ -1,4 +1,5 @@
-// Package name knows what things are called: the URLs of dependencies and what they stand for.
+// Package name knows what things are called: packages, tags and branches, upstreams, and the URLs of
+// dependencies; and which of two tags is the later release.
 package name
 
 import (
@@ -67,16 +68,11 @@ func ParseDependency(raw string) (Dependency, error) {
 	if u.Path == "" {
 		return Dependency{}, fmt.Errorf("%w: it names no repository", ErrDependency)
 	}
-	if IsCommit(fragment) {
+	if ValidOID(fragment) {
 		fragment = strings.ToLower(fragment)
 	}
 	return Dependency{URL: "git+" + u.String(), Git: true, Ref: fragment, Repository: u.String(), Snapshot: fragment}, nil
 }
-
-var commit = regexp.MustCompile(`^[0-9a-fA-F]{40}$`)
-
-// IsCommit tells whether s is a whole commit id of SHA-1.
-func IsCommit(s string) bool { return commit.MatchString(s) }
 
 // The one table of forges: how the paths of their archives are made. {repo} is all before, {ref} may have
 // slashes, {ext} is a suffix of archives. Hosts are those that serve such paths; "" is any host.
@@ -113,7 +109,7 @@ func forgeArchive(u *url.URL) (repository, ref string) {
 			repo.Host = f.repo
 		}
 		ref := m[2]
-		if IsCommit(ref) {
+		if ValidOID(ref) {
 			ref = strings.ToLower(ref)
 		}
 		return repo.String(), ref

@@ -9,6 +9,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/storage/access"
 	"github.com/francescobianco/packbase/storage/pg"
 )
 
@@ -109,7 +110,7 @@ func insertArchive(ctx context.Context, tx pgx.Tx, a Archive) (created bool, err
 // ByURL returns what a URL answered first, or fault.ErrNotFound.
 func (s *Store) ByURL(ctx context.Context, url string) (Archive, error) {
 	rows, _ := s.db.Pool.Query(ctx, `
-		SELECT `+archiveColumns+` FROM archives WHERE url = $1 AND ($2 OR NOT private) ORDER BY id LIMIT 1`, url, storage.SeesPrivate(ctx))
+		SELECT `+archiveColumns+` FROM archives WHERE url = $1 AND ($2 OR NOT private) ORDER BY id LIMIT 1`, url, access.SeesPrivate(ctx))
 	a, err := pgx.CollectExactlyOneRow(rows, pgx.RowToStructByName[Archive])
 	if err != nil {
 		return Archive{}, fmt.Errorf("archive %s: %w", url, pg.Translate(err))

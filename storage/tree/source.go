@@ -7,6 +7,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/storage/access"
 	"github.com/francescobianco/packbase/storage/fault"
 	"github.com/francescobianco/packbase/storage/pg"
 )
@@ -38,7 +39,7 @@ const bestSource = `
 func (s *Store) Sources(ctx context.Context, hashes []string) (map[string]Source, error) {
 	rows, _ := s.db.Pool.Query(ctx, `
 		SELECT h.hash, s.kind, s.package, s.tag, s.commit_oid, s.url, s.zig_hash, s.zig_legacy_hash, s.digest, s.size, s.private, s.zig
-		FROM unnest($1::text[]) AS h (hash) CROSS JOIN LATERAL (`+bestSource+`) s`, hashes, storage.SeesPrivate(ctx))
+		FROM unnest($1::text[]) AS h (hash) CROSS JOIN LATERAL (`+bestSource+`) s`, hashes, access.SeesPrivate(ctx))
 	all, err := pgx.CollectRows(rows, pgx.RowToStructByPos[Source])
 	if err != nil {
 		return nil, fmt.Errorf("sources of %d hashes: %w", len(hashes), pg.Translate(err))

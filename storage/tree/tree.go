@@ -14,8 +14,9 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
-	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/storage/access"
 	"github.com/francescobianco/packbase/storage/fault"
+	"github.com/francescobianco/packbase/storage/jobs"
 	"github.com/francescobianco/packbase/storage/pg"
 )
 
@@ -165,7 +166,7 @@ func (s *Store) Retry(ctx context.Context, name string) (c Capture, err error) {
 
 // open finds the open job of the revision, or makes one. The tree's row is locked.
 func (c *Capture) open(ctx context.Context, tx pgx.Tx) error {
-	job, created, err := addJob(ctx, tx, storage.CaptureTree, c.Tree, strconv.Itoa(c.Revision))
+	job, created, err := addJob(ctx, tx, jobs.CaptureTree, c.Tree, strconv.Itoa(c.Revision))
 	if err != nil || !created {
 		c.Job = job
 		return err
@@ -180,7 +181,7 @@ func (c *Capture) open(ctx context.Context, tx pgx.Tx) error {
 // Zig hash that it has to have; "" for whatever comes.
 func (s *Store) RequestArchive(ctx context.Context, url, pin string) (job uuid.UUID, created bool, err error) {
 	err = s.db.Tx(ctx, func(tx pgx.Tx) error {
-		job, created, err = addJob(ctx, tx, storage.FetchArchive, url, pin)
+		job, created, err = addJob(ctx, tx, jobs.FetchArchive, url, pin)
 		return err
 	})
 	if err != nil {
@@ -229,7 +230,7 @@ func (s *Store) Wake(ctx context.Context, job uuid.UUID) ([]uuid.UUID, error) {
 func (s *Store) PackageOf(ctx context.Context, upstream string) (name string, err error) {
 	err = s.db.Pool.QueryRow(ctx, `
 		SELECT name FROM packages WHERE upstream = $1 AND state <> 'removed' AND ($2 OR NOT private)
-		ORDER BY release_count = 0, created_at LIMIT 1`, upstream, storage.SeesPrivate(ctx)).Scan(&name)
+		ORDER BY release_count = 0, created_at LIMIT 1`, upstream, access.SeesPrivate(ctx)).Scan(&name)
 	if err != nil {
 		return "", fmt.Errorf("package of %s: %w", upstream, pg.Translate(err))
 	}
@@ -335,7 +336,7 @@ const selectTrees = `
 
 // ByName returns a tree, or fault.ErrNotFound.
 func (s *Store) ByName(ctx context.Context, name string) (Tree, error) {
-	rows, _ := s.db.Pool.Query(ctx, selectTrees+` AND lower(t.name) = lower($1)`, name, true, storage.SeesPrivate(ctx))
+	rows, _ := s.db.Pool.Query(ctx, selectTrees+` AND lower(t.name) = lower($1)`, name, true, access.SeesPrivate(ctx))
 	t, err := pgx.CollectExactlyOneRow(rows, pgx.RowToStructByPos[Tree])
 	if err != nil {
 		return Tree{}, fmt.Errorf("tree %s: %w", name, pg.Translate(err))
@@ -345,7 +346,7 @@ func (s *Store) ByName(ctx context.Context, name string) (Tree, error) {
 
 // List returns trees by name, those after the given one.
 func (s *Store) List(ctx context.Context, after string, limit int) ([]Tree, error) {
-	rows, _ := s.db.Pool.Query(ctx, selectTrees+` AND lower(t.name) > lower($1) ORDER BY lower(t.name) LIMIT $4`, after, true, storage.SeesPrivate(ctx), limit)
+	rows, _ := s.db.Pool.Query(ctx, selectTrees+` AND lower(t.name) > lower($1) ORDER BY lower(t.name) LIMIT $4`, after, true, access.SeesPrivate(ctx), limit)
 	all, err := pgx.CollectRows(rows, pgx.RowToStructByPos[Tree])
 	if err != nil {
 		return nil, fmt.Errorf("trees: %w", pg.Translate(err))

@@ -13,6 +13,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/storage/access"
 	"github.com/francescobianco/packbase/storage/fault"
 	"github.com/francescobianco/packbase/storage/storagetest"
 	"github.com/francescobianco/packbase/storage/tree"
@@ -160,7 +161,7 @@ func TestRetry(t *testing.T) {
 	if nodes, _, err := s.Nodes(ctx, "t", 1); err != nil || nodes[0].State != tree.Hole {
 		t.Errorf("nodes = %+v, %v, want the hole as it was", nodes, err)
 	}
-	if _, err := db.CancelJob(ctx, c.Job); err != nil {
+	if _, err := db.Jobs.Cancel(ctx, c.Job); err != nil {
 		t.Fatal(err)
 	}
 	if again, err := s.Retry(ctx, "T"); err != nil || !again.Created || again.Job == c.Job {
@@ -218,9 +219,9 @@ func TestPrivate(t *testing.T) {
 	if err := s.Put(ctx, "has", 1, tree.Whole, []tree.Node{node}, nil); err != nil {
 		t.Fatal(err)
 	}
-	for who, ctx := range map[string]context.Context{"a stranger": ctx, "who sees private": storage.SeePrivate(ctx)} {
+	for who, ctx := range map[string]context.Context{"a stranger": ctx, "who sees private": access.SeePrivate(ctx)} {
 		var want error
-		if !storage.SeesPrivate(ctx) {
+		if !access.SeesPrivate(ctx) {
 			want = fault.ErrNotFound
 		}
 		_, byURL := s.ByURL(ctx, a.URL)

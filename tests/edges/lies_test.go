@@ -20,6 +20,7 @@ import (
 	"github.com/francescobianco/packbase/api"
 	"github.com/francescobianco/packbase/storage"
 	"github.com/francescobianco/packbase/storage/blob"
+	"github.com/francescobianco/packbase/storage/feed"
 	"github.com/francescobianco/packbase/storage/gitpack"
 	"github.com/francescobianco/packbase/storage/storagetest"
 	"github.com/francescobianco/packbase/tests/harness"
@@ -29,7 +30,7 @@ import (
 
 // A recording is what a real central has said, to be played with changes.
 type recording struct {
-	feed  []storage.Change
+	feed  []feed.Change
 	blobs map[string][]byte
 }
 
@@ -40,7 +41,7 @@ func record(t *testing.T, central getter) *recording {
 	r := &recording{feed: page.Changes, blobs: map[string][]byte{}}
 	for i := range r.feed {
 		body := r.body(t, i)
-		for _, b := range []storage.Blob{body.Manifest, body.Tarball} {
+		for _, b := range []blob.Ref{body.Manifest, body.Tarball} {
 			r.blobs[b.Digest] = central.Get("/api/blobs/" + b.Digest)
 		}
 	}
@@ -48,7 +49,7 @@ func record(t *testing.T, central getter) *recording {
 }
 
 // body returns what change i says.
-func (r *recording) body(t *testing.T, i int) (body storage.ChangeBody) {
+func (r *recording) body(t *testing.T, i int) (body feed.Body) {
 	t.Helper()
 	decode(t, r.feed[i].Body, &body)
 	return body
@@ -65,7 +66,7 @@ func (r *recording) copy() *recording {
 }
 
 // say makes change i, with the chain from there on as an honest central would.
-func (r *recording) say(t *testing.T, i int, body storage.ChangeBody) {
+func (r *recording) say(t *testing.T, i int, body feed.Body) {
 	t.Helper()
 	raw, err := json.Marshal(body)
 	if err != nil {
@@ -78,7 +79,7 @@ func (r *recording) say(t *testing.T, i int, body storage.ChangeBody) {
 func (r *recording) rechain() {
 	chain := ""
 	for i := range r.feed {
-		chain = storage.NextChain(chain, r.feed[i].Body)
+		chain = feed.NextChain(chain, r.feed[i].Body)
 		r.feed[i].Seq, r.feed[i].Chain = int64(i+1), chain
 	}
 }
@@ -96,16 +97,16 @@ func (r *recording) forge(t *testing.T, i int, change func(*storage.Manifest)) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	body.Manifest = storage.Blob{Digest: sha(raw), Size: int64(len(raw))}
+	body.Manifest = blob.Ref{Digest: sha(raw), Size: int64(len(raw))}
 	body.Package, body.Tag, body.Commit = man.Package, man.Tag, man.Commit
-	body.Tarball = storage.Blob{Digest: man.Tarball.Digest, Size: man.Tarball.Size}
+	body.Tarball = blob.Ref{Digest: man.Tarball.Digest, Size: man.Tarball.Size}
 	r.blobs[body.Manifest.Digest] = raw
 	r.say(t, i, body)
 }
 
 // page is what GET /api/changes answers.
 type page struct {
-	Changes []storage.Change `json:"changes"`
+	Changes []feed.Change `json:"changes"`
 	Head    struct {
 		Seq   int64  `json:"seq"`
 		Chain string `json:"chain"`
@@ -114,7 +115,7 @@ type page struct {
 
 // after returns what an honest central with the first most changes answers.
 func (r *recording) after(since, most int) page {
-	p := page{Changes: []storage.Change{}}
+	p := page{Changes: []feed.Change{}}
 	if since < most {
 		p.Changes = r.feed[since:most]
 	}
@@ -231,7 +232,7 @@ func (e *localEdge) Get(path string) []byte {
 func (e *localEdge) reaches(seq int64) {
 	e.t.Helper()
 	harness.Eventually(e.t, fmt.Sprintf("the edge has %d changes", seq), func() bool {
-		r, err := e.db.Replication(e.t.Context())
+		r, err := e.db.Feed.Replication(e.t.Context())
 		return err == nil && r.Seq == seq
 	})
 }
@@ -378,7 +379,7 @@ var lies = []lie{
 		})
 	}, "goes from change 3 to 1", halts},
 	{"forked feed", func(t *testing.T, p *player, tape *recording) {
-		tape.say(t, helloV1, storage.ChangeBody{Package: "hello", Tag: "v0.9.0"})
+		tape.say(t, helloV1, feed.Body{Package: "hello", Tag: "v0.9.0"})
 		p.tape.Store(tape)
 	}, "does not continue", halts},
 	{"forked head", func(_ *testing.T, p *player, tape *recording) {
@@ -581,7 +582,7 @@ func testResume(t *testing.T, tape *recording) {
 	central.most.Store(helloV3 + 1)
 	central.tape.Store(restored)
 	harness.Eventually(t, "replication has halted", func() bool { return status(t, e).Halted != "" })
-	if err := e.db.Resume(t.Context()); err != nil {
+	if err := e.db.Feed.Resume(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	e.reaches(helloV3 + 1)
@@ -597,7 +598,7 @@ func testResume(t *testing.T, tape *recording) {
 	another.say(t, helloV2, body)
 	central.tape.Store(another)
 	harness.Eventually(t, "replication has halted", func() bool { return status(t, e).Halted != "" })
-	if err := e.db.Resume(t.Context()); err != nil {
+	if err := e.db.Feed.Resume(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	harness.Eventually(t, "replication has halted again", func() bool {
@@ -653,10 +654,10 @@ func testRotten(t *testing.T, tape *recording, want map[string]string) {
 				rotten = false
 				mu.Unlock()
 				harness.Eventually(t, "it is here once it is right", func() bool {
-					if err := e.db.RetrySetAside(t.Context()); err != nil { // which else takes a minute
+					if err := e.db.Feed.RetrySetAside(t.Context()); err != nil { // which else takes a minute
 						t.Fatal(err)
 					}
-					_, n, err := e.db.AllSetAside(t.Context(), 1)
+					_, n, err := e.db.Feed.AllSetAside(t.Context(), 1)
 					return err == nil && n == 0
 				})
 				same(t, served(t, e), want)
@@ -696,10 +697,10 @@ func testCorruptTransfer(t *testing.T, tape *recording, want map[string]string) 
 			e := follow(t, central.URL)
 			e.reaches(releases)
 			harness.Eventually(t, "what was set aside is here, too", func() bool {
-				if err := e.db.RetrySetAside(t.Context()); err != nil { // which else takes a minute
+				if err := e.db.Feed.RetrySetAside(t.Context()); err != nil { // which else takes a minute
 					t.Fatal(err)
 				}
-				_, n, err := e.db.AllSetAside(t.Context(), 1)
+				_, n, err := e.db.Feed.AllSetAside(t.Context(), 1)
 				return err == nil && n == 0
 			})
 			same(t, served(t, e), want)
@@ -728,7 +729,7 @@ var damages = []struct {
 		panic(http.ErrAbortHandler)
 	}},
 	{"swap", func(rnd *rand.Rand, w http.ResponseWriter, _ []byte, tape *recording) {
-		var body storage.ChangeBody
+		var body feed.Body
 		_ = json.Unmarshal(tape.feed[rnd.IntN(releases)].Body, &body)
 		_, _ = w.Write(append(bytes.Clone(tape.blobs[body.Tarball.Digest]), byte(rnd.IntN(256))))
 	}},

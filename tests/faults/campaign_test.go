@@ -22,8 +22,8 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/francescobianco/packbase/api/wire"
-	"github.com/francescobianco/packbase/storage"
 	"github.com/francescobianco/packbase/storage/engines"
+	"github.com/francescobianco/packbase/storage/jobs"
 	"github.com/francescobianco/packbase/tests/harness"
 )
 
@@ -338,7 +338,7 @@ func (c *campaign) watch(ctx context.Context) {
 		state string
 		at    time.Time
 	}
-	jobs := map[string]seen{}
+	waiting := map[string]seen{}
 	for tick := time.NewTicker(500 * time.Millisecond); ctx.Err() == nil; <-tick.C {
 		rows, err := c.open(ctx)
 		if err != nil {
@@ -347,10 +347,10 @@ func (c *campaign) watch(ctx context.Context) {
 		next := map[string]seen{}
 		updates := 0
 		for _, j := range rows {
-			if j.Kind == storage.UpdateCatalog {
+			if j.Kind == jobs.UpdateCatalog {
 				updates++
 			}
-			s, ok := jobs[j.ID]
+			s, ok := waiting[j.ID]
 			if !ok || s.state != j.State || j.Waits {
 				s = seen{j.State, time.Now()}
 			}
@@ -359,7 +359,7 @@ func (c *campaign) watch(ctx context.Context) {
 				c.stall, c.stalled = still, j.Kind+" "+j.Package+" "+j.State
 			}
 		}
-		jobs = next
+		waiting = next
 		if c.harming.Load() {
 			continue // what it takes to ask for an update, or to begin one, may be away
 		}
@@ -455,7 +455,7 @@ func (c *campaign) toWorker(do func(*harness.Process)) func() bool {
 		defer conn.Close(context.Background())
 		var suspect bool
 		err = conn.QueryRow(c.t.Context(), `SELECT EXISTS (SELECT FROM jobs WHERE state IN ('queued', 'running') AND crashes >= $1)`,
-			storage.MaxCrashes-1).Scan(&suspect)
+			jobs.MaxCrashes-1).Scan(&suspect)
 		if err != nil || suspect {
 			return false
 		}
@@ -506,11 +506,11 @@ func (c *campaign) check() {
 	ended := map[string]bool{}
 	_, err = pgx.ForEachRow(rows, []any{&id, &kind, &pkg, &state, &problem}, func() error {
 		ended[id] = true
-		folded := kind == storage.UpdateCatalog && state == storage.Failed && strings.Contains(problem, "does its work")
-		if state != storage.Succeeded && !folded {
+		folded := kind == jobs.UpdateCatalog && state == jobs.Failed && strings.Contains(problem, "does its work")
+		if state != jobs.Succeeded && !folded {
 			c.t.Errorf("job %s, %s %s: %s, %s; want success", id, kind, pkg, state, problem)
 		}
-		if kind == storage.UpdateCatalog && state == storage.Succeeded {
+		if kind == jobs.UpdateCatalog && state == jobs.Succeeded {
 			c.updates++
 		}
 		return nil

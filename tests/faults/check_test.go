@@ -26,6 +26,7 @@ import (
 
 	"github.com/francescobianco/packbase/api/wire"
 	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/storage/jobs"
 	"github.com/francescobianco/packbase/storage/storagetest"
 	"github.com/francescobianco/packbase/tests/harness"
 )
@@ -79,15 +80,15 @@ func (c *checker) know(repos ...*harness.Repo) {
 
 // settled waits until all jobs have ended and checks I1, and that they ended
 // well.
-func (c *checker) settled(most time.Duration, jobs ...string) {
+func (c *checker) settled(most time.Duration, ids ...string) {
 	c.t.Helper()
-	for _, id := range jobs {
+	for _, id := range ids {
 		var job wire.Job
 		harness.Within(c.t, most, "I1: job "+id+" has ended", func() bool {
 			job = c.s.Job(id)
 			return !job.Open()
 		})
-		if job.State != storage.Succeeded {
+		if job.State != jobs.Succeeded {
 			c.t.Errorf("job of %s %s: %s %s, want success", job.Package, job.State, job.Error.Code, job.Error.Message)
 		}
 	}

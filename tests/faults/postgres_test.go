@@ -9,8 +9,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/francescobianco/packbase/storage"
 	"github.com/francescobianco/packbase/storage/engines"
+	"github.com/francescobianco/packbase/storage/jobs"
 	"github.com/francescobianco/packbase/tests/harness"
 )
 
@@ -98,10 +98,10 @@ func TestPostgresAwayIsNoCrash(t *testing.T) {
 	arrived, open := g.hold()
 	id := s.Ask(g.of(repo))
 	<-arrived
-	for n := range storage.MaxCrashes + 1 {
+	for n := range jobs.MaxCrashes + 1 {
 		e.Crash("postgres")
 		<-time.After(lease + lease/2)
-		if n == storage.MaxCrashes {
+		if n == jobs.MaxCrashes {
 			open() // the last time, the job goes on without a database
 		}
 		e.Start()

@@ -16,8 +16,8 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/francescobianco/packbase/api/wire"
-	"github.com/francescobianco/packbase/storage"
 	"github.com/francescobianco/packbase/storage/engines"
+	"github.com/francescobianco/packbase/storage/jobs"
 	"github.com/francescobianco/packbase/storage/queue"
 	"github.com/francescobianco/packbase/tests/harness"
 )
@@ -245,7 +245,7 @@ func (f *redisFaults) badPayload(t *testing.T) {
 	for range rounds(50, 1000) {
 		payloads = append(payloads, noise(200))
 	}
-	kinds := []string{storage.FetchPackage, storage.UpdateCatalog, "package:explode", "\x1b[2J", strings.Repeat("k", 1000)}
+	kinds := []string{jobs.FetchPackage, jobs.UpdateCatalog, "package:explode", "\x1b[2J", strings.Repeat("k", 1000)}
 	for n, payload := range payloads {
 		for _, q := range []string{"fetch", "control"} {
 			_, err := tell.Enqueue(asynq.NewTask(kinds[n%len(kinds)], []byte(payload)), asynq.Queue(q), asynq.MaxRetry(n%3))
@@ -298,7 +298,7 @@ func TestDuplicateDelivery(t *testing.T) {
 		id := s.Ask(g.of(repo))
 		tell := func(times int) {
 			for range times {
-				if err := q.Tell(t.Context(), storage.FetchPackage, uuid.MustParse(id)); err != nil {
+				if err := q.Tell(t.Context(), jobs.FetchPackage, uuid.MustParse(id)); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -349,7 +349,7 @@ func TestRecoveryTime(t *testing.T) {
 			return !job.Open()
 		})
 		t.Logf("recovered after %v", took)
-		if job.State != storage.Succeeded || job.Attempts != 2 {
+		if job.State != jobs.Succeeded || job.Attempts != 2 {
 			t.Errorf("job = %+v, want success at the second attempt", job)
 		}
 		c := newChecker(t, s)
@@ -432,15 +432,15 @@ func (f *failingJobs) poison(t *testing.T) {
 		release(t, good, 0, 1, 1000)
 		arrived, open := f.g.hold()
 		id := f.s.Ask(f.g.of(repo))
-		for range storage.MaxCrashes {
+		for range jobs.MaxCrashes {
 			<-arrived
 			f.s.Worker.SignalGroup(syscall.SIGKILL)
 			f.s.Worker.Start()
 		}
 		job := f.s.WaitJob(id)
 		open()
-		if job.State != storage.Failed || job.Error.Code != "quarantined" || job.Attempts != storage.MaxCrashes {
-			t.Errorf("job = %+v, want quarantine after %d attempts", job, storage.MaxCrashes)
+		if job.State != jobs.Failed || job.Error.Code != "quarantined" || job.Attempts != jobs.MaxCrashes {
+			t.Errorf("job = %+v, want quarantine after %d attempts", job, jobs.MaxCrashes)
 		}
 		f.s.Fetch(good.URL)
 		f.s.Fetch(f.g.of(repo)) // by hand, once the cause is gone

@@ -10,7 +10,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/storage/jobs"
 	"github.com/francescobianco/packbase/tests/harness"
 )
 
@@ -28,13 +28,13 @@ func TestTermination(t *testing.T) {
 	r := info.Release(t, "v0.0.0")
 	for n := range rounds(2, 30) {
 		var repos []*harness.Repo
-		var jobs []string
+		var ids []string
 		arrived, open := g.hold()
 		for i := range 3 {
 			repo := up.Repo(fmt.Sprintf("job-%d-%d", n, i))
 			release(t, repo, 0, 2, 1000)
 			repos = append(repos, repo)
-			jobs = append(jobs, s.Ask(g.of(repo)))
+			ids = append(ids, s.Ask(g.of(repo)))
 			<-arrived
 		}
 		var downloads []*download
@@ -61,9 +61,9 @@ func TestTermination(t *testing.T) {
 		open()
 		s.Restart()
 		c := newChecker(t, s)
-		c.settled(settleTime, jobs...)
-		for _, id := range jobs {
-			if job := s.Job(id); job.State != storage.Succeeded || job.Attempts != 1 {
+		c.settled(settleTime, ids...)
+		for _, id := range ids {
+			if job := s.Job(id); job.State != jobs.Succeeded || job.Attempts != 1 {
 				t.Errorf("job = %+v, want success at the first attempt that counts", job)
 			}
 		}

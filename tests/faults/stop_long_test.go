@@ -11,7 +11,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/storage/jobs"
 	"github.com/francescobianco/packbase/tests/harness"
 )
 
@@ -33,15 +33,15 @@ func TestStopWithDefaults(t *testing.T) {
 
 	arrived, open := g.hold()
 	defer open()
-	var jobs []string
+	var ids []string
 	for n := range 4 {
 		repo := up.Repo(fmt.Sprintf("job-%d", n))
 		release(t, repo, 0, 1, 5_000_000) // 50 s on the slow upstream
 		if n%2 == 0 {
-			jobs = append(jobs, s.Ask(g.of(repo)))
+			ids = append(ids, s.Ask(g.of(repo)))
 			<-arrived
 		} else {
-			jobs = append(jobs, s.Ask(slow+strings.TrimPrefix(repo.URL, up.URL)))
+			ids = append(ids, s.Ask(slow+strings.TrimPrefix(repo.URL, up.URL)))
 		}
 	}
 	harness.Eventually(t, "all jobs have a child", func() bool { return len(s.Worker.Children()) >= 4 })
@@ -79,9 +79,9 @@ func TestStopWithDefaults(t *testing.T) {
 	}
 	open()
 	s.Restart()
-	newChecker(t, s).settled(2*time.Minute, jobs...)
-	for _, id := range jobs {
-		if job := s.Job(id); job.State != storage.Succeeded || job.Attempts != 1 {
+	newChecker(t, s).settled(2*time.Minute, ids...)
+	for _, id := range ids {
+		if job := s.Job(id); job.State != jobs.Succeeded || job.Attempts != 1 {
 			t.Errorf("job = %+v, want success at the first attempt that counts", job)
 		}
 	}

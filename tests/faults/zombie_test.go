@@ -11,7 +11,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/storage/jobs"
 	"github.com/francescobianco/packbase/tests/harness"
 )
 
@@ -51,7 +51,7 @@ func TestZombieWorker(t *testing.T) {
 		harness.Within(t, recoveryTime, "the zombie has given up", func() bool {
 			return gaveUp(zombie.Log(), id)
 		})
-		if job := s.Job(id); job.State != storage.Succeeded || job.Attempts != 2 {
+		if job := s.Job(id); job.State != jobs.Succeeded || job.Attempts != 2 {
 			t.Errorf("job = %+v, want success at the second attempt", job)
 		}
 		if after := c.rows(s.DatabaseURL); !slices.Equal(after, before) {

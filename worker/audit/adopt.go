@@ -9,6 +9,7 @@ import (
 
 	"github.com/francescobianco/packbase/storage"
 	"github.com/francescobianco/packbase/storage/blob"
+	"github.com/francescobianco/packbase/storage/feed"
 	"github.com/francescobianco/packbase/storage/gitpack"
 )
 
@@ -33,9 +34,9 @@ func untrue(err error) error {
 // Adopt publishes releases of one package whose manifests and tarballs are in
 // the store already, after checking all that the manifests claim. Either all
 // of them become visible or none. private says that the package is, if it is
-// not here yet. follows is the change that brings an edge there. It returns ErrUntrue, and storage.ErrConflict or ErrInvalid, if the
+// not here yet. follows is the change that brings an edge there. It returns ErrUntrue, and fault.ErrConflict or ErrInvalid, if the
 // releases must not be published; other errors may pass.
-func (a *Auditor) Adopt(ctx context.Context, pkg string, manifests []storage.Blob, private bool, follows *storage.Change) error {
+func (a *Auditor) Adopt(ctx context.Context, pkg string, manifests []blob.Ref, private bool, follows *feed.Change) error {
 	objects, dir, closeAll, err := a.spool()
 	if err != nil {
 		return err
@@ -43,7 +44,7 @@ func (a *Auditor) Adopt(ctx context.Context, pkg string, manifests []storage.Blo
 	defer closeAll()
 	out := storage.Adoption{Private: private, Follows: follows}
 	var roots []*root
-	blobs := map[string]storage.Blob{}
+	blobs := map[string]blob.Ref{}
 	for _, m := range manifests {
 		r, err := a.load(ctx, objects, m.Digest)
 		if err != nil {
@@ -101,7 +102,7 @@ func (a *Auditor) appendSegment(ctx context.Context, pkg string, objects *gitpac
 		}
 		segment.Seq, segment.FirstOrdinal = len(segments), first
 		segments, indexes = append(segments, segment), append(indexes, index)
-		out.Segments, out.Indexes = []storage.Segment{segment}, []storage.Blob{indexBlob}
+		out.Segments, out.Indexes = []storage.Segment{segment}, []blob.Ref{indexBlob}
 	}
 	opener := func(i int) (gitpack.Segment, error) { return a.Blobs.Open(ctx, segments[i].Digest) }
 	return gitpack.NewSet(indexes...), opener, nil

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/storage/blob"
 	"github.com/francescobianco/packbase/storage/gitpack"
 	"github.com/francescobianco/packbase/storage/tarball"
 	"github.com/francescobianco/packbase/worker/audit"
@@ -114,10 +115,10 @@ func TestNoOtherWayIn(t *testing.T) {
 			raw, err := man.Encode()
 			r.Must(err)
 			sum := sha256.Sum256(raw)
-			manifest := storage.Blob{Digest: hex.EncodeToString(sum[:]), Size: int64(len(raw))}
+			manifest := blob.Ref{Digest: hex.EncodeToString(sum[:]), Size: int64(len(raw))}
 			r.Must(put(t, r, raw, manifest.Digest))
 			r.Must(r.Blobs.Put(t.Context(), man.Tarball.Digest, targz))
-			check("adopted", a.Adopt(t.Context(), name, []storage.Blob{manifest}, false, nil))
+			check("adopted", a.Adopt(t.Context(), name, []blob.Ref{manifest}, false, nil))
 			if _, err := r.ReleaseByTag(t.Context(), name, test.tag); (err == nil) != (test.want == "") {
 				t.Errorf("the release is here: %v, want it %v", err == nil, test.want == "")
 			}

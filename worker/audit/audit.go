@@ -32,7 +32,7 @@ type Auditor struct {
 	Staging *blob.Staging
 
 	// Peer fetches a blob from another packbase into the store; it may be nil.
-	Peer func(ctx context.Context, b storage.Blob) error
+	Peer func(ctx context.Context, b blob.Ref) error
 
 	// Report is called for each finding, in no particular order.
 	Report func(Finding)
@@ -77,7 +77,7 @@ func (a *Auditor) Fsck(ctx context.Context) error {
 // fsckBlobs compares the store's list with the rows. The registry may be live:
 // what they do not agree about is looked at again before it is a finding.
 func (a *Auditor) fsckBlobs(ctx context.Context) error {
-	named, err := a.DB.NamedBlobs(ctx)
+	named, err := a.DB.Scrub.Named(ctx)
 	if err != nil {
 		return err
 	}
@@ -94,7 +94,7 @@ func (a *Auditor) fsckBlobs(ctx context.Context) error {
 			continue
 		}
 		info, problem := a.Blobs.Stat(ctx, digest)
-		uses, err := a.DB.BlobUses(ctx, digest)
+		uses, err := a.DB.Scrub.Uses(ctx, digest)
 		switch {
 		case err != nil:
 			return err
@@ -111,7 +111,7 @@ func (a *Auditor) fsckBlobs(ctx context.Context) error {
 		if _, ok := named[digest]; ok || time.Since(info.ModTime) < Grace {
 			continue
 		}
-		uses, err := a.DB.BlobUses(ctx, digest)
+		uses, err := a.DB.Scrub.Uses(ctx, digest)
 		if err != nil {
 			return err
 		}
@@ -256,7 +256,7 @@ func (a *Auditor) Verify(ctx context.Context, repair bool) error {
 
 // verifyBlobs returns a finding for each blob that is not what a row names.
 func (a *Auditor) verifyBlobs(ctx context.Context) (map[string]*Finding, error) {
-	named, err := a.DB.NamedBlobs(ctx)
+	named, err := a.DB.Scrub.Named(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -281,7 +281,7 @@ func (a *Auditor) verifyBlobs(ctx context.Context) (map[string]*Finding, error) 
 func (a *Auditor) verifyBlob(ctx context.Context, digest string) (*Finding, error) {
 	since, err := a.look(ctx, digest)
 	if err == nil {
-		return nil, a.DB.BlobChecked(ctx, digest, since)
+		return nil, a.DB.Scrub.Checked(ctx, digest, since)
 	}
 	found := &Finding{Code: "blob_missing", Subject: digest, Problem: "a row names this blob, and it is not in the store"}
 	switch {
@@ -294,14 +294,14 @@ func (a *Auditor) verifyBlob(ctx context.Context, digest string) (*Finding, erro
 		}
 	}
 	// The registry may be live: what was mended or swept meanwhile is no finding.
-	uses, err := a.DB.BlobUses(ctx, digest)
+	uses, err := a.DB.Scrub.Uses(ctx, digest)
 	if err != nil || len(uses) == 0 {
 		return nil, err
 	}
 	if _, gone := a.look(ctx, digest); found.Code == "blob_missing" && gone == nil {
 		return nil, nil
 	}
-	return found, a.DB.SuspectBlob(ctx, digest)
+	return found, a.DB.Scrub.Suspect(ctx, digest)
 }
 
 // repair mends what it can. A blob may need another one that is bad, too.

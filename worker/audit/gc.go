@@ -25,12 +25,12 @@ var zeroTime time.Time
 // Jobs hold their blobs by a lock that GC takes alone, so none is about to
 // name a blob while it is removed.
 func (a *Auditor) GC(ctx context.Context, grace time.Duration, dryRun bool) (removed int, bytes int64, err error) {
-	release, err := a.DB.OwnBlobs(ctx)
+	release, err := a.DB.Scrub.Own(ctx)
 	if err != nil {
 		return 0, 0, err
 	}
 	defer release()
-	named, err := a.DB.NamedBlobs(ctx)
+	named, err := a.DB.Scrub.Named(ctx)
 	if err != nil {
 		return 0, 0, err
 	}
@@ -54,7 +54,7 @@ func (a *Auditor) GC(ctx context.Context, grace time.Duration, dryRun bool) (rem
 	if dryRun {
 		return removed, bytes, nil
 	}
-	return removed, bytes, errors.Join(a.DB.ForgetBlobs(ctx), a.Staging.Sweep(ctx, grace), a.Blobs.Sweep(ctx, grace))
+	return removed, bytes, errors.Join(a.DB.Scrub.Forget(ctx), a.Staging.Sweep(ctx, grace), a.Blobs.Sweep(ctx, grace))
 }
 
 func (a *Auditor) rebuildTarball(ctx context.Context, r *storage.Release) error {

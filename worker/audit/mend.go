@@ -13,6 +13,7 @@ import (
 	"github.com/francescobianco/packbase/storage"
 	"github.com/francescobianco/packbase/storage/blob"
 	"github.com/francescobianco/packbase/storage/gitpack"
+	"github.com/francescobianco/packbase/storage/scrub"
 )
 
 // Mend reads a blob that a row names. Wrong bytes go to quarantine, and what
@@ -33,11 +34,11 @@ func (a *Auditor) mend(ctx context.Context, digest string) (found *Finding, err 
 	since, problem := a.look(ctx, digest)
 	switch {
 	case problem == nil:
-		return nil, a.DB.BlobChecked(ctx, digest, since)
+		return nil, a.DB.Scrub.Checked(ctx, digest, since)
 	case ctx.Err() != nil, errors.Is(problem, blob.ErrUnavailable) && !blob.IsDamaged(problem):
 		return nil, fmt.Errorf("read blob %s: %w", digest, problem)
 	}
-	uses, err := a.DB.BlobUses(ctx, digest)
+	uses, err := a.DB.Scrub.Uses(ctx, digest)
 	if err != nil || len(uses) == 0 {
 		return nil, err // swept meanwhile: nobody misses it
 	}
@@ -53,10 +54,10 @@ func (a *Auditor) mend(ctx context.Context, digest string) (found *Finding, err 
 			return nil, ctx.Err()
 		}
 		found.Problem += fmt.Sprintf("; it cannot be made again: %v", err)
-		return found, a.DB.BlobDamaged(ctx, digest, fmt.Sprintf("the stored bytes of its %s are damaged or lost", uses[0].Use))
+		return found, a.DB.Scrub.Damaged(ctx, digest, fmt.Sprintf("the stored bytes of its %s are damaged or lost", uses[0].Use))
 	}
 	found.Mended = true
-	return found, a.DB.BlobChecked(ctx, digest, since)
+	return found, a.DB.Scrub.Checked(ctx, digest, since)
 }
 
 // look reads a blob. It tells a lost blob from a store that is away. What was
@@ -77,7 +78,7 @@ func (a *Auditor) look(ctx context.Context, digest string) (since time.Time, err
 func lost(err error) bool { return blob.IsDamaged(err) || errors.Is(err, fs.ErrNotExist) }
 
 // remake makes a blob again in every way there is, until one gives its bytes.
-func (a *Auditor) remake(ctx context.Context, digest string, uses []storage.BlobUse) error {
+func (a *Auditor) remake(ctx context.Context, digest string, uses []scrub.Use) error {
 	var errs []error
 	for _, u := range uses {
 		err := a.remakeFor(ctx, digest, u)
@@ -111,7 +112,7 @@ func (a *Auditor) remake(ctx context.Context, digest string, uses []storage.Blob
 // errReplaced says that other bytes do as well, and are named by now.
 var errReplaced = errors.New("replaced")
 
-func (a *Auditor) remakeFor(ctx context.Context, digest string, u storage.BlobUse) error {
+func (a *Auditor) remakeFor(ctx context.Context, digest string, u scrub.Use) error {
 	switch u.Use {
 	case "tarball":
 		return a.remakeTarball(ctx, digest, u.Package)
@@ -244,7 +245,7 @@ func (a *Auditor) remakeRecord(ctx context.Context, digest, pkg string) error {
 	return err
 }
 
-func (a *Auditor) putBytes(ctx context.Context, dir string, raw []byte) (storage.Blob, error) {
+func (a *Auditor) putBytes(ctx context.Context, dir string, raw []byte) (blob.Ref, error) {
 	return a.stage(ctx, dir, func(f *os.File) error {
 		_, err := f.Write(raw)
 		return err
@@ -266,7 +267,7 @@ func (a *Auditor) remakeTarball(ctx context.Context, digest, pkg string) error {
 
 // suspicious reports whether what the store says of a blob does not go with
 // its row, or somebody wrote to it since it was read: it is to be read then.
-func suspicious(row storage.StoredBlob, info blob.Info, err error) bool {
+func suspicious(row scrub.Blob, info blob.Info, err error) bool {
 	return row.DamagedAt != nil || err != nil || info.Size != row.Size || info.ModTime.After(row.CheckedAt)
 }
 
@@ -277,7 +278,7 @@ const askedBytes = 256 << 20
 // time, and of the others those that the store does not have as the rows say.
 // It returns how many were mended and how many are still wrong.
 func (a *Auditor) MendPackage(ctx context.Context, pkg string) (mended, wrong int, err error) {
-	blobs, err := a.DB.PackageBlobs(ctx, pkg)
+	blobs, err := a.DB.Scrub.OfPackage(ctx, pkg)
 	if err != nil {
 		return 0, 0, err
 	}
@@ -310,9 +311,9 @@ func (a *Auditor) MendPackage(ctx context.Context, pkg string) (mended, wrong in
 // read: it returns how many blobs that are. It reads none itself.
 func (a *Auditor) Notice(ctx context.Context) (suspects int, err error) {
 	rows := &rowsInOrder{db: a.DB}
-	suspect := func(row storage.StoredBlob) error {
+	suspect := func(row scrub.Blob) error {
 		suspects++
-		return a.DB.SuspectBlob(ctx, row.Digest)
+		return a.DB.Scrub.Suspect(ctx, row.Digest)
 	}
 	for info, err := range a.Blobs.List(ctx) {
 		if err != nil {
@@ -353,15 +354,15 @@ func (a *Auditor) Notice(ctx context.Context) (suspects int, err error) {
 // rowsInOrder reads the rows of named blobs, in the order of their digests.
 type rowsInOrder struct {
 	db    *storage.DB
-	page  []storage.StoredBlob
+	page  []scrub.Blob
 	after string
 	ended bool
 }
 
-func (r *rowsInOrder) peek(ctx context.Context) (row storage.StoredBlob, ok bool, err error) {
+func (r *rowsInOrder) peek(ctx context.Context) (row scrub.Blob, ok bool, err error) {
 	const page = 1000
 	if len(r.page) == 0 && !r.ended {
-		if r.page, err = r.db.StoredBlobs(ctx, r.after, page); err != nil {
+		if r.page, err = r.db.Scrub.After(ctx, r.after, page); err != nil {
 			return row, false, err
 		}
 		r.ended = len(r.page) < page

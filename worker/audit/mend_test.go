@@ -28,11 +28,11 @@ func auditor(r *workertest.Registry) (a *audit.Auditor, found *[]audit.Finding) 
 // uses returns the digests of all named blobs, by what they are.
 func uses(t *testing.T, r *workertest.Registry) map[string][]string {
 	t.Helper()
-	named, err := r.NamedBlobs(t.Context())
+	named, err := r.Scrub.Named(t.Context())
 	r.Must(err)
 	all := map[string][]string{}
 	for digest := range named {
-		list, err := r.BlobUses(t.Context(), digest)
+		list, err := r.Scrub.Uses(t.Context(), digest)
 		r.Must(err)
 		for _, u := range list {
 			all[u.Use] = append(all[u.Use], digest)
@@ -47,7 +47,7 @@ func uses(t *testing.T, r *workertest.Registry) map[string][]string {
 // contents returns the bytes of all blobs.
 func contents(t *testing.T, r *workertest.Registry) map[string][]byte {
 	t.Helper()
-	named, err := r.NamedBlobs(t.Context())
+	named, err := r.Scrub.Named(t.Context())
 	r.Must(err)
 	all := map[string][]byte{}
 	for digest := range named {
@@ -114,7 +114,7 @@ func TestMend(t *testing.T) {
 				if p, err := r.PackageByName(t.Context(), "hello"); err != nil || p.Healthy || !strings.Contains(p.ProbeError, use) {
 					t.Errorf("%s: healthy %v, because %q (%v)", name, p.Healthy, p.ProbeError, err)
 				}
-				a.Peer = func(ctx context.Context, b storage.Blob) error { return put(t, r, right[b.Digest], b.Digest) }
+				a.Peer = func(ctx context.Context, b blob.Ref) error { return put(t, r, right[b.Digest], b.Digest) }
 				if ok, mended, err := a.Mend(t.Context(), digests[0]); err != nil || !ok || !mended {
 					t.Errorf("%s, from the peer: ok %v, mended %v (%v)", name, ok, mended, err)
 				}
@@ -126,7 +126,7 @@ func TestMend(t *testing.T) {
 			if got := r.Quarantined(); got != want {
 				t.Errorf("%s: %d files in quarantine, want %d", name, got, want)
 			}
-			if s, err := r.Scrub(t.Context(), time.Hour); err != nil || s.Damaged != 0 {
+			if s, err := r.Scrub.State(t.Context(), time.Hour); err != nil || s.Damaged != 0 {
 				t.Errorf("%s: %d blobs are damaged after (%v)", name, s.Damaged, err)
 			}
 		}
@@ -194,7 +194,7 @@ func TestVerify(t *testing.T) {
 	if len(*found) != 2 || r.Quarantined() != 1 {
 		t.Errorf("%d in quarantine, findings: %v", r.Quarantined(), *found)
 	}
-	if due, err := r.DueBlobs(t.Context(), 10); err != nil || len(due) != 2 {
+	if due, err := r.Scrub.Due(t.Context(), 10); err != nil || len(due) != 2 {
 		t.Errorf("the workers were told of %d blobs, want 2 (%v)", len(due), err)
 	}
 	*found = nil
@@ -217,7 +217,7 @@ func TestVerify(t *testing.T) {
 	}
 	*found = nil
 	r.Must(a.Verify(t.Context(), false))
-	if s, err := r.Scrub(t.Context(), time.Hour); err != nil || s.Damaged != 0 || len(*found) != 0 {
+	if s, err := r.Scrub.State(t.Context(), time.Hour); err != nil || s.Damaged != 0 || len(*found) != 0 {
 		t.Errorf("after: %+v, %v (%v)", s, *found, err)
 	}
 }
@@ -240,7 +240,7 @@ func TestMendWithoutStore(t *testing.T) {
 	if err := a.Verify(t.Context(), true); !errors.Is(err, blob.ErrUnavailable) {
 		t.Errorf("verify: %v, want that the store is away", err)
 	}
-	if s, err := r.Scrub(t.Context(), time.Hour); err != nil || s.Damaged != 0 || len(*found) != 0 {
+	if s, err := r.Scrub.State(t.Context(), time.Hour); err != nil || s.Damaged != 0 || len(*found) != 0 {
 		t.Errorf("%d blobs are taken for damaged, %v (%v)", s.Damaged, *found, err)
 	}
 	r.Must(os.Rename(r.Dir+"/away", r.Dir+"/blobs"))

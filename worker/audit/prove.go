@@ -10,6 +10,7 @@ import (
 
 	"github.com/francescobianco/packbase/storage"
 	"github.com/francescobianco/packbase/storage/gitpack"
+	"github.com/francescobianco/packbase/storage/name"
 	"github.com/francescobianco/packbase/storage/tarball"
 	"github.com/francescobianco/packbase/worker/ingest"
 )
@@ -55,7 +56,7 @@ func (r *root) admit(ctx context.Context, objects *gitpack.Objects, lim gitpack.
 	switch {
 	case err != nil:
 		return tree, zig, err
-	case storage.ValidOID(r.manifest.Tag):
+	case name.ValidOID(r.manifest.Tag):
 		return tree, zig, fmt.Errorf("the tag %s is named like a commit: who pins that commit would get the tag", r.manifest.Tag)
 	}
 	return tree, zig, objects.Fsck(r.commit, r.tags, tree)

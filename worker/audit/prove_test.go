@@ -14,6 +14,8 @@ import (
 	"testing"
 
 	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/storage/blob"
+	"github.com/francescobianco/packbase/storage/fault"
 	"github.com/francescobianco/packbase/storage/gitpack"
 	"github.com/francescobianco/packbase/storage/storagetest"
 	"github.com/francescobianco/packbase/storage/tarball"
@@ -144,21 +146,21 @@ func TestRefutedZigHash(t *testing.T) {
 	raw, err = man.Encode()
 	r.Must(err)
 	sum := sha256.Sum256(raw)
-	forged := storage.Blob{Digest: hex.EncodeToString(sum[:]), Size: int64(len(raw))}
+	forged := blob.Ref{Digest: hex.EncodeToString(sum[:]), Size: int64(len(raw))}
 	r.Must(put(t, r, raw, forged.Digest))
 
 	packs, err := r.Packs(t.Context(), "hello", []string{rel.OID()})
 	r.Must(err)
 	segments, err := r.Segments(t.Context(), "hello")
 	r.Must(err)
-	named, err := r.NamedBlobs(t.Context())
+	named, err := r.Scrub.Named(t.Context())
 	r.Must(err)
 	published := storage.Adoption{
 		Publications: []storage.Publication{{Release: man.Release(forged.Digest), Pack: packs[0].Pack, Manifest: forged, Upstream: man.Upstream, CloneURL: man.CloneURL}},
 		Segments:     segments,
 	}
 	for _, s := range segments {
-		published.Indexes = append(published.Indexes, storage.Blob{Digest: s.IndexDigest, Size: named[s.IndexDigest]})
+		published.Indexes = append(published.Indexes, blob.Ref{Digest: s.IndexDigest, Size: named[s.IndexDigest]})
 	}
 
 	tests := map[string]func(t *testing.T, db *storage.DB, a *audit.Auditor) error{
@@ -187,7 +189,7 @@ func TestRefutedZigHash(t *testing.T) {
 			if _, err := db.ReleaseByTag(t.Context(), "hello", "v1.0.0"); err != nil {
 				t.Errorf("the release itself: %v", err)
 			}
-			if _, err := db.ReleaseByZigHash(t.Context(), stolen); !errors.Is(err, storage.ErrNotFound) {
+			if _, err := db.ReleaseByZigHash(t.Context(), stolen); !errors.Is(err, fault.ErrNotFound) {
 				t.Errorf("afterwards: %v, want that nothing has the hash", err)
 			}
 		})

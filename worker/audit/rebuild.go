@@ -15,6 +15,7 @@ import (
 	"github.com/francescobianco/packbase/storage"
 	"github.com/francescobianco/packbase/storage/blob"
 	"github.com/francescobianco/packbase/storage/gitpack"
+	"github.com/francescobianco/packbase/storage/name"
 	"github.com/francescobianco/packbase/worker/ingest"
 )
 
@@ -59,12 +60,12 @@ func (a *Auditor) Rebuild(ctx context.Context) error {
 type remains struct {
 	manifests map[string]*scanned // by tag, or "#" and the commit of a snapshot
 	record    *storage.PackageRecord
-	recordIn  storage.Blob
+	recordIn  blob.Ref
 }
 
 // A scanned is a manifest that was found among the blobs.
 type scanned struct {
-	blob storage.Blob
+	blob blob.Ref
 	man  *storage.Manifest
 }
 
@@ -88,7 +89,7 @@ func (a *Auditor) scan(ctx context.Context) (map[string]*remains, error) {
 		if !ok {
 			continue
 		}
-		if err := take(found, storage.Blob{Digest: info.Digest, Size: info.Size}, raw); err != nil {
+		if err := take(found, blob.Ref{Digest: info.Digest, Size: info.Size}, raw); err != nil {
 			a.find("release_lost", info.Digest, "the blob looks like a manifest or a record: %v", err)
 		}
 	}
@@ -123,7 +124,7 @@ func (a *Auditor) sniff(ctx context.Context, info blob.Info) (raw []byte, ok boo
 }
 
 // take notes a document under its package.
-func take(found map[string]*remains, in storage.Blob, raw []byte) error {
+func take(found map[string]*remains, in blob.Ref, raw []byte) error {
 	var kind struct {
 		Manifest int    `json:"packbase_manifest"`
 		Record   int    `json:"packbase_package"`
@@ -132,7 +133,7 @@ func take(found map[string]*remains, in storage.Blob, raw []byte) error {
 	if err := json.Unmarshal(raw, &kind); err != nil {
 		return err
 	}
-	if err := storage.ValidPackage(kind.Package); err != nil {
+	if err := name.ValidPackage(kind.Package); err != nil {
 		return err
 	}
 	r, ok := found[kind.Package]
@@ -223,7 +224,7 @@ func (a *Auditor) rebuildPackage(ctx context.Context, name string, r *remains) e
 	if err != nil {
 		return err
 	}
-	blobs := map[string]storage.Blob{}
+	blobs := map[string]blob.Ref{}
 	for _, m := range r.manifests {
 		blobs[m.blob.Digest] = m.blob
 	}
@@ -288,7 +289,7 @@ func batchObjects(ctx context.Context, objects *gitpack.Objects, roots []*root, 
 	return ids, nil
 }
 
-func (a *Auditor) writeSegment(ctx context.Context, objects *gitpack.Objects, ids []gitpack.OID, dir string) (s storage.Segment, index *gitpack.SegmentIndex, indexed storage.Blob, err error) {
+func (a *Auditor) writeSegment(ctx context.Context, objects *gitpack.Objects, ids []gitpack.OID, dir string) (s storage.Segment, index *gitpack.SegmentIndex, indexed blob.Ref, err error) {
 	packed, err := a.stage(ctx, dir, func(f *os.File) error {
 		index, err = gitpack.WriteSegment(ctx, f, objects, ids)
 		return err
@@ -305,26 +306,26 @@ func (a *Auditor) writeSegment(ctx context.Context, objects *gitpack.Objects, id
 }
 
 // stage writes a file and puts it into the store.
-func (a *Auditor) stage(ctx context.Context, dir string, write func(*os.File) error) (storage.Blob, error) {
+func (a *Auditor) stage(ctx context.Context, dir string, write func(*os.File) error) (blob.Ref, error) {
 	f, err := os.CreateTemp(dir, "blob-*")
 	if err != nil {
-		return storage.Blob{}, err
+		return blob.Ref{}, err
 	}
 	defer os.Remove(f.Name())
 	defer f.Close()
 	if err := write(f); err != nil {
-		return storage.Blob{}, err
+		return blob.Ref{}, err
 	}
 	digest, size, err := digestOf(f)
 	if err != nil {
-		return storage.Blob{}, err
+		return blob.Ref{}, err
 	}
-	return storage.Blob{Digest: digest, Size: size}, a.Blobs.Put(ctx, digest, f)
+	return blob.Ref{Digest: digest, Size: size}, a.Blobs.Put(ctx, digest, f)
 }
 
 // publications returns the rows of releases and their packs, in the order in
 // which they were published first. manifests are their blobs, by digest.
-func publications(ctx context.Context, objects *gitpack.Objects, set *gitpack.Set, open gitpack.Opener, roots []*root, manifests map[string]storage.Blob) ([]storage.Publication, error) {
+func publications(ctx context.Context, objects *gitpack.Objects, set *gitpack.Set, open gitpack.Opener, roots []*root, manifests map[string]blob.Ref) ([]storage.Publication, error) {
 	slices.SortFunc(roots, func(x, y *root) int {
 		return cmp.Or(x.manifest.CreatedAt.Compare(y.manifest.CreatedAt), cmp.Compare(x.manifest.Tag, y.manifest.Tag))
 	})

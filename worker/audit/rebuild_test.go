@@ -8,6 +8,7 @@ import (
 
 	"github.com/francescobianco/packbase/storage"
 	"github.com/francescobianco/packbase/storage/blob"
+	"github.com/francescobianco/packbase/storage/jobs"
 	"github.com/francescobianco/packbase/storage/storagetest"
 	"github.com/francescobianco/packbase/worker/audit"
 	"github.com/francescobianco/packbase/worker/workertest"
@@ -137,7 +138,7 @@ func TestRaisedLimits(t *testing.T) {
 	r.Limits.Git.TreeEntries = 2 * entries
 	stop := r.Work()
 	r.TagEntries("wide", "v1.0.0", entries)
-	if job := r.Fetch("wide"); job.State != storage.Succeeded {
+	if job := r.Fetch("wide"); job.State != jobs.Succeeded {
 		t.Fatalf("fetch: %s %s", job.ErrorCode, job.ErrorMessage)
 	}
 	stop()

@@ -7,8 +7,8 @@ import (
 	"log/slog"
 	"time"
 
-	"github.com/francescobianco/packbase/storage"
 	"github.com/francescobianco/packbase/storage/blob"
+	"github.com/francescobianco/packbase/storage/scrub"
 )
 
 // A Keeper reads all blobs again, each at least once in Period, and mends what
@@ -45,7 +45,7 @@ func (k *Keeper) Run(ctx context.Context) {
 		if k.Period > 0 {
 			wait = min(wait, max(k.Period/20, 50*time.Millisecond))
 		}
-		release, mine, err := k.DB.TryScrub(ctx)
+		release, mine, err := k.DB.Scrub.TryLock(ctx)
 		switch {
 		case err != nil && ctx.Err() == nil:
 			k.Log.WarnContext(ctx, "blobs not scrubbed", "err", err)
@@ -87,12 +87,12 @@ func sleep(ctx context.Context, d time.Duration) {
 // mendDamaged mends what is known as damaged and due, and has the packages
 // that need it probed again.
 func (k *Keeper) mendDamaged(ctx context.Context) error {
-	damaged, err := k.DB.DueBlobs(ctx, mendedAtOnce)
+	damaged, err := k.DB.Scrub.Due(ctx, mendedAtOnce)
 	if err != nil || len(damaged) == 0 {
 		return err
 	}
 	// While this is held, no blob is swept that is about to be named.
-	release, err := k.DB.ShareBlobs(ctx)
+	release, err := k.DB.Scrub.Share(ctx)
 	if err != nil {
 		return err
 	}
@@ -105,7 +105,7 @@ func (k *Keeper) mendDamaged(ctx context.Context) error {
 		if !right {
 			continue
 		}
-		uses, err := k.DB.BlobUses(ctx, b.Digest)
+		uses, err := k.DB.Scrub.Uses(ctx, b.Digest)
 		if err != nil {
 			return err
 		}
@@ -121,14 +121,14 @@ func (k *Keeper) mendDamaged(ctx context.Context) error {
 func (k *Keeper) scrub(ctx context.Context) error {
 	now := time.Now()
 	if now.Sub(k.pace.worked) > min(paceEvery, k.Period/10) {
-		s, err := k.DB.Scrub(ctx, k.Period)
+		s, err := k.DB.Scrub.State(ctx, k.Period)
 		if err != nil {
 			return err
 		}
 		k.pace.rate, k.pace.worked = max(float64(s.Bytes)/(k.Period/2).Seconds(), slowest), now
 	}
 	for until := now.Add(keepEvery); time.Now().Before(until) && time.Now().After(k.pace.next); {
-		due, err := k.DB.UncheckedBlobs(ctx, k.Period/2, scrubbed)
+		due, err := k.DB.Scrub.Unchecked(ctx, k.Period/2, scrubbed)
 		if err != nil || len(due) == 0 {
 			return err
 		}
@@ -148,14 +148,14 @@ func (k *Keeper) scrub(ctx context.Context) error {
 }
 
 // read reads one blob. What is damaged is mended next.
-func (k *Keeper) read(ctx context.Context, b storage.StoredBlob) error {
+func (k *Keeper) read(ctx context.Context, b scrub.Blob) error {
 	since, err := k.look(ctx, b.Digest)
 	switch {
 	case err == nil:
-		return k.DB.BlobChecked(ctx, b.Digest, since)
+		return k.DB.Scrub.Checked(ctx, b.Digest, since)
 	case ctx.Err() != nil, errors.Is(err, blob.ErrUnavailable) && !blob.IsDamaged(err):
 		return fmt.Errorf("read blob %s: %w", b.Digest, err)
 	}
 	k.Log.ErrorContext(ctx, "blob damaged", "digest", b.Digest, "err", err)
-	return k.DB.SuspectBlob(ctx, b.Digest)
+	return k.DB.Scrub.Suspect(ctx, b.Digest)
 }

@@ -58,7 +58,7 @@ func TestScrub(t *testing.T) {
 	r.Eventually("everything was read and mended", func() bool {
 		mu.Lock()
 		defer mu.Unlock()
-		s, err := r.Scrub(t.Context(), period)
+		s, err := r.Scrub.State(t.Context(), period)
 		r.Must(err)
 		return len(findings) == 2 && s.Damaged == 0 && s.Since.After(begun)
 	})
@@ -81,19 +81,19 @@ func TestScrub(t *testing.T) {
 	var err error
 	// Postgres may not know yet that the keeper is gone that had just asked for it.
 	r.Eventually("the keepers have left their lock", func() (ok bool) {
-		release, ok, err = r.TryScrub(t.Context())
+		release, ok, err = r.Scrub.TryLock(t.Context())
 		r.Must(err)
 		return ok
 	})
 	defer release()
-	if _, ok, err := r.TryScrub(t.Context()); err != nil || ok {
+	if _, ok, err := r.Scrub.TryLock(t.Context()); err != nil || ok {
 		t.Errorf("two hold the lock (%v)", err)
 	}
 	time.Sleep(time.Millisecond)
-	if s, err := r.Scrub(t.Context(), time.Millisecond); err != nil || s.Behind == 0 {
+	if s, err := r.Scrub.State(t.Context(), time.Millisecond); err != nil || s.Behind == 0 {
 		t.Errorf("nothing is behind a period of a millisecond (%v)", err)
 	}
-	if s, err := r.Scrub(t.Context(), 0); err != nil || s.Behind != 0 {
+	if s, err := r.Scrub.State(t.Context(), 0); err != nil || s.Behind != 0 {
 		t.Errorf("%d are behind without a period (%v)", s.Behind, err)
 	}
 }
@@ -125,10 +125,10 @@ func TestFsckWhileLive(t *testing.T) {
 		t.Errorf("notice: %d (%v)", n, err)
 	}
 	r.Eventually("what was noticed was read", func() bool {
-		due, err := r.DueBlobs(t.Context(), 100)
+		due, err := r.Scrub.Due(t.Context(), 100)
 		return err == nil && len(due) == 0
 	})
-	if s, err := r.Scrub(t.Context(), time.Hour); err != nil || s.Damaged != 0 {
+	if s, err := r.Scrub.State(t.Context(), time.Hour); err != nil || s.Damaged != 0 {
 		t.Errorf("%d blobs are taken for damaged (%v)", s.Damaged, err)
 	}
 	if len(*found) != 0 {
@@ -184,7 +184,7 @@ func TestNoticeWhileReading(t *testing.T) {
 	began := time.Now()
 	time.Sleep(20 * time.Millisecond) // the clock of a file system goes in ticks
 	r.Spoil(rel[0].Digest, workertest.Flip)
-	r.Must(r.BlobChecked(t.Context(), rel[0].Digest, began))
+	r.Must(r.Scrub.Checked(t.Context(), rel[0].Digest, began))
 	if n, err := a.Notice(t.Context()); err != nil || n == 0 {
 		t.Errorf("notice: %d suspects, want one (%v)", n, err)
 	}

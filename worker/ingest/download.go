@@ -13,8 +13,8 @@ import (
 	"os"
 	"path/filepath"
 
-	"github.com/francescobianco/packbase/storage"
 	"github.com/francescobianco/packbase/storage/gitpack"
+	"github.com/francescobianco/packbase/storage/jobs"
 	"github.com/francescobianco/packbase/worker/confine"
 	"github.com/francescobianco/packbase/worker/upstream"
 )
@@ -165,7 +165,7 @@ type remote struct {
 
 // openRemote waits for the list of refs.
 func openRemote(req Request, events *eventWriter) (source, error) {
-	_ = events.send(Event{Progress: &storage.Progress{Step: StepList}})
+	_ = events.send(Event{Progress: &jobs.Progress{Step: StepList}})
 	r := &remote{
 		packs: bufio.NewReaderSize(os.NewFile(packsFile, "packs"), 64<<10),
 		ask:   os.NewFile(askFile, "wants"),
@@ -228,7 +228,7 @@ func (r *remote) objects(ctx context.Context, oids []gitpack.OID, spool *os.File
 		return nil, fmt.Errorf("rewind pack: %w", err)
 	}
 	return gitpack.Unpack(ctx, pack, spool, r.req.Limits.Git, func(done, total int) {
-		r.events.progress(storage.Progress{Step: "unpack", Done: int64(done), Total: int64(total), Unit: "objects"})
+		r.events.progress(jobs.Progress{Step: "unpack", Done: int64(done), Total: int64(total), Unit: "objects"})
 	})
 }
 
@@ -248,7 +248,7 @@ func (r *remote) receive(pack *os.File) error {
 			return fmt.Errorf("write pack: %w", err)
 		}
 		written += int64(len(b))
-		r.events.progress(storage.Progress{Step: StepDownload, Done: written, Unit: "bytes"})
+		r.events.progress(jobs.Progress{Step: StepDownload, Done: written, Unit: "bytes"})
 	}
 }
 

@@ -11,8 +11,8 @@ import (
 	"strings"
 	"time"
 
-	"github.com/francescobianco/packbase/storage"
 	"github.com/francescobianco/packbase/storage/gitpack"
+	"github.com/francescobianco/packbase/storage/name"
 	"github.com/francescobianco/packbase/storage/zigpkg"
 )
 
@@ -126,7 +126,7 @@ const fixtureCopy = "fixture"
 // copyFixture copies the fixture that req names, if it names one, without what
 // Git and Zig keep in a folder of theirs.
 func copyFixture(req Request) error {
-	name, ok := strings.CutPrefix(req.CloneURL, storage.FixtureScheme)
+	name, ok := strings.CutPrefix(req.CloneURL, name.FixtureScheme)
 	if !ok {
 		return nil
 	}

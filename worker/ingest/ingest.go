@@ -22,6 +22,7 @@ import (
 	"github.com/francescobianco/packbase/storage"
 	"github.com/francescobianco/packbase/storage/archive"
 	"github.com/francescobianco/packbase/storage/gitpack"
+	"github.com/francescobianco/packbase/storage/jobs"
 	"github.com/francescobianco/packbase/storage/tarball"
 	"github.com/francescobianco/packbase/worker/confine"
 	"github.com/francescobianco/packbase/worker/upstream"
@@ -31,7 +32,7 @@ import (
 type Request struct {
 	Package  string            // name of the package
 	Upstream string            // canonical, for the manifest
-	CloneURL string            // what is dialled, or storage.FixtureScheme and the name of a folder
+	CloneURL string            // what is dialled, or name.FixtureScheme and the name of a folder
 	Fixtures string            // where that folder is; "" if there are none
 	Target   string            // the one tag, branch or commit wanted; "" for all tags
 	Released map[string]string // tags that are releases, with what upstream's refs named then
@@ -81,7 +82,7 @@ const (
 type Event struct {
 	Walls    *confine.Walls       `json:"walls,omitempty"` // comes first
 	Refs     *Refs                `json:"refs,omitempty"`
-	Progress *storage.Progress    `json:"progress,omitempty"`
+	Progress *jobs.Progress       `json:"progress,omitempty"`
 	Rejected *storage.RejectedTag `json:"rejected,omitempty"`
 	Segment  *Segment             `json:"segment,omitempty"`
 	Release  *Release             `json:"release,omitempty"`
@@ -231,7 +232,7 @@ func (e *eventWriter) send(ev Event) error {
 
 // progress reports, at most every tenth of a second. A parent that is gone
 // is noticed elsewhere.
-func (e *eventWriter) progress(p storage.Progress) {
+func (e *eventWriter) progress(p jobs.Progress) {
 	e.mu.Lock()
 	due := time.Since(e.last) > 100*time.Millisecond
 	if due {

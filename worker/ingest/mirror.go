@@ -19,6 +19,8 @@ import (
 
 	"github.com/francescobianco/packbase/storage"
 	"github.com/francescobianco/packbase/storage/gitpack"
+	"github.com/francescobianco/packbase/storage/jobs"
+	"github.com/francescobianco/packbase/storage/name"
 	"github.com/francescobianco/packbase/storage/tarball"
 	"github.com/francescobianco/packbase/storage/zigpkg"
 	"github.com/francescobianco/packbase/worker/upstream"
@@ -126,7 +128,7 @@ func chooseAll(req Request, has sourceRefs) (Refs, []wanted, error) {
 		return refs, nil, &Error{Code: "too_many_tags", Final: true,
 			Message: fmt.Sprintf("upstream has %d tags; at most %d are mirrored", n, req.Limits.Tags)}
 	}
-	isTag := req.Target != "" && !storage.ValidOID(req.Target)
+	isTag := req.Target != "" && !name.ValidOID(req.Target)
 	if isTag && req.Released[req.Target] != "" {
 		return refs, nil, nil // it is here, whatever upstream did to it
 	}
@@ -391,7 +393,7 @@ func (m *mirror) check(ctx context.Context, objects *gitpack.Objects, wants []wa
 	var ok []*wanted
 	for i := range wants {
 		w := &wants[i]
-		m.events.progress(storage.Progress{Step: "check", Done: int64(i), Total: int64(len(wants)), Unit: "tags"})
+		m.events.progress(jobs.Progress{Step: "check", Done: int64(i), Total: int64(len(wants)), Unit: "tags"})
 		err := resolve(ctx, objects, w, m.req.Limits.Git)
 		e := asError(err)
 		if e != nil && e.Code == gitpack.CodeIncomplete {
@@ -418,7 +420,7 @@ func (m *mirror) check(ctx context.Context, objects *gitpack.Objects, wants []wa
 		ok = append(ok, w)
 	}
 	slices.SortFunc(ok, func(a, b *wanted) int {
-		return storage.CompareTags(a.tag, a.info.CommitterTime, b.tag, b.info.CommitterTime)
+		return name.CompareTags(a.tag, a.info.CommitterTime, b.tag, b.info.CommitterTime)
 	})
 	return ok, nil
 }
@@ -528,7 +530,7 @@ func (m *mirror) segmentOf(ordinal uint32) int {
 }
 
 func (m *mirror) writeSegment(ctx context.Context, objects *gitpack.Objects, ids []gitpack.OID) error {
-	m.events.progress(storage.Progress{Step: "store", Total: int64(len(ids)), Unit: "objects"})
+	m.events.progress(jobs.Progress{Step: "store", Total: int64(len(ids)), Unit: "objects"})
 	name, file, err := m.stage(".pack")
 	if err != nil {
 		return err
@@ -610,7 +612,7 @@ func (m *mirror) releases(ctx context.Context, objects *gitpack.Objects, wants [
 					return err
 				}
 				m.done++
-				m.events.progress(storage.Progress{Step: "build", Done: int64(m.done), Total: int64(m.total), Unit: "tags"})
+				m.events.progress(jobs.Progress{Step: "build", Done: int64(m.done), Total: int64(m.total), Unit: "tags"})
 			case <-ctx.Done():
 				return ctx.Err()
 			}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/francescobianco/packbase/storage"
 	"github.com/francescobianco/packbase/storage/gitpack"
+	"github.com/francescobianco/packbase/storage/name"
 )
 
 // A source is where objects come from: upstream or a fixture folder.
@@ -32,37 +33,28 @@ func newSourceRefs() sourceRefs {
 func (s *sourceRefs) empty() bool { return len(s.tags)+len(s.branches)+len(s.rejected) == 0 }
 
 // addTag adds a tag, or says why it cannot keep its name here.
-func (s *sourceRefs) addTag(name string, id gitpack.OID) {
-	if err := validRef(name); err != nil {
-		s.rejected = append(s.rejected, storage.RejectedTag{Tag: name, OID: id.String(), Code: "tag_name", Reason: err.Error()})
+func (s *sourceRefs) addTag(tag string, id gitpack.OID) {
+	if err := name.ValidRef(tag); err != nil {
+		s.rejected = append(s.rejected, storage.RejectedTag{Tag: tag, OID: id.String(), Code: "tag_name", Reason: err.Error()})
 		return
 	}
-	s.tags[name] = id
+	s.tags[tag] = id
 }
 
 // addBranch adds a branch that can be asked for.
-func (s *sourceRefs) addBranch(name string, id gitpack.OID) {
-	if validRef(name) == nil {
-		s.branches[name] = id
+func (s *sourceRefs) addBranch(branch string, id gitpack.OID) {
+	if name.ValidRef(branch) == nil {
+		s.branches[branch] = id
 	}
-}
-
-// validRef checks the name of a tag or branch. 40 hex digits are a commit id
-// and nothing else: who pins a commit must not get what somebody named so.
-func validRef(name string) error {
-	if storage.ValidOID(name) {
-		return fmt.Errorf("%q is a commit id, which no tag may be named; upstream has to give it another name", name)
-	}
-	return storage.ValidTag(name)
 }
 
 func openSource(ctx context.Context, req Request, events *eventWriter) (source, error) {
-	if name, ok := strings.CutPrefix(req.CloneURL, storage.FixtureScheme); ok {
+	if fixture, ok := strings.CutPrefix(req.CloneURL, name.FixtureScheme); ok {
 		folder, err := os.OpenRoot(filepath.Join(req.Dir, fixtureCopy))
 		if err != nil {
 			return nil, fmt.Errorf("open fixture: %w", err)
 		}
-		if strings.HasSuffix(name, ".git") {
+		if strings.HasSuffix(fixture, ".git") {
 			return openBareFixture(ctx, req, folder)
 		}
 		return openFixture(req, folder)

@@ -66,7 +66,7 @@ func (p *Prober) Probe(ctx context.Context, pkg string) (storage.Probe, error) {
 // probeBytes returns an error if something that the package needs is known as
 // damaged or lost.
 func (p *Prober) probeBytes(ctx context.Context, pkg string) error {
-	blobs, err := p.DB.PackageBlobs(ctx, pkg)
+	blobs, err := p.DB.Scrub.OfPackage(ctx, pkg)
 	if err != nil {
 		return err
 	}

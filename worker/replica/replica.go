@@ -34,7 +34,12 @@ import (
 	"time"
 
 	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/storage/access"
 	"github.com/francescobianco/packbase/storage/blob"
+	"github.com/francescobianco/packbase/storage/fault"
+	"github.com/francescobianco/packbase/storage/feed"
+	"github.com/francescobianco/packbase/storage/name"
+	"github.com/francescobianco/packbase/storage/pg"
 	"github.com/francescobianco/packbase/worker/audit"
 	"github.com/francescobianco/packbase/worker/probe"
 )
@@ -82,8 +87,8 @@ func contradict(format string, args ...any) error {
 // Run follows the central until ctx ends. It returns an error only if it
 // cannot begin.
 func (r *Replica) Run(ctx context.Context) error {
-	ctx = storage.SeePrivate(ctx)
-	if _, err := r.DB.Follow(ctx, r.Central, r.Token != ""); err != nil {
+	ctx = access.SeePrivate(ctx)
+	if _, err := r.DB.Feed.Follow(ctx, r.Central, r.Token != ""); err != nil {
 		return err
 	}
 	var wg sync.WaitGroup
@@ -91,7 +96,7 @@ func (r *Replica) Run(ctx context.Context) error {
 	keeper := audit.Keeper{Auditor: r.auditor(), Period: r.Scrub, Probe: r.probe, Log: r.Log}
 	wg.Go(func() { keeper.Run(ctx) })
 	r.probeRest(ctx)
-	if err := r.DB.RetrySetAside(ctx); err != nil { // this packbase may be a later one
+	if err := r.DB.Feed.RetrySetAside(ctx); err != nil { // this packbase may be a later one
 		return err
 	}
 	wait, lie, times := r.Retry, "", 0
@@ -114,7 +119,7 @@ func (r *Replica) Run(ctx context.Context) error {
 			}
 			if times++; times >= sameLie {
 				r.Log.ErrorContext(ctx, "replication halted: the central contradicts itself", "reason", lie)
-				err = errors.Join(err, r.DB.Halt(ctx, lie))
+				err = errors.Join(err, r.DB.Feed.Halt(ctx, lie))
 			}
 		}
 		r.Log.WarnContext(ctx, "central not followed", "err", err)
@@ -140,7 +145,7 @@ func pause(ctx context.Context, d time.Duration) {
 
 // step takes over the next page of changes, or waits for one.
 func (r *Replica) step(ctx context.Context) error {
-	at, err := r.DB.Replication(ctx)
+	at, err := r.DB.Feed.Replication(ctx)
 	if err != nil {
 		return err
 	}
@@ -158,7 +163,7 @@ func (r *Replica) step(ctx context.Context) error {
 	if err := checkPage(at, page); err != nil {
 		return err
 	}
-	if err := r.DB.Seen(ctx, page.Head.Seq); err != nil {
+	if err := r.DB.Feed.Seen(ctx, page.Head.Seq); err != nil {
 		return err
 	}
 	for from := 0; from < len(page.Changes); {
@@ -176,7 +181,7 @@ func (r *Replica) step(ctx context.Context) error {
 
 // A feedPage is what GET /api/changes answers.
 type feedPage struct {
-	Changes []storage.Change `json:"changes"`
+	Changes []feed.Change `json:"changes"`
 	Head    struct {
 		Seq   int64  `json:"seq"`
 		Chain string `json:"chain"`
@@ -238,7 +243,7 @@ func (r *Replica) get(ctx context.Context, target string) (io.ReadCloser, error)
 }
 
 // checkPage holds a page of the feed to what the edge knows.
-func checkPage(at storage.Replication, page feedPage) error {
+func checkPage(at feed.Replication, page feedPage) error {
 	head := page.Head
 	switch {
 	case head.Seq < at.Seq:
@@ -255,7 +260,7 @@ func checkPage(at storage.Replication, page feedPage) error {
 		if c.Seq != seq+1 {
 			return contradict("the central's feed goes from change %d to %d", seq, c.Seq)
 		}
-		if want := storage.NextChain(chain, c.Body); c.Chain != want {
+		if want := feed.NextChain(chain, c.Body); c.Chain != want {
 			return contradict("change %d does not continue the feed that the central showed before", c.Seq)
 		}
 		seq, chain = c.Seq, c.Chain
@@ -271,7 +276,7 @@ func checkPage(at storage.Replication, page feedPage) error {
 
 // take takes over the changes at the front that are of one package, and
 // returns how many those were.
-func (r *Replica) take(ctx context.Context, changes []storage.Change) (n int, err error) {
+func (r *Replica) take(ctx context.Context, changes []feed.Change) (n int, err error) {
 	b, err := r.batch(ctx, changes)
 	if err == nil {
 		err = r.follow(ctx, b)
@@ -293,14 +298,14 @@ func (r *Replica) take(ctx context.Context, changes []storage.Change) (n int, er
 		return 0, err
 	}
 	r.Log.ErrorContext(ctx, "change set aside", "seq", b.last.Seq, "package", b.pkg, "reason", err)
-	return b.changes, r.DB.SetChangeAside(ctx, b.aside(err), b.last)
+	return b.changes, r.DB.Feed.SetChangeAside(ctx, b.aside(err), b.last)
 }
 
 // ownTrouble reports whether err tells of this machine and not of a release.
 func ownTrouble(err error) bool {
 	var file *fs.PathError
 	var errno syscall.Errno
-	return errors.Is(err, blob.ErrFull) || errors.Is(err, blob.ErrUnavailable) || storage.IsAway(err) || errors.As(err, &file) || errors.As(err, &errno)
+	return errors.Is(err, blob.ErrFull) || errors.Is(err, blob.ErrUnavailable) || pg.IsAway(err) || errors.As(err, &file) || errors.As(err, &errno)
 }
 
 // follow does what the changes of a batch say.
@@ -315,12 +320,12 @@ func (r *Replica) follow(ctx context.Context, b batch) error {
 	case len(b.bodies) > 0:
 		return r.publish(ctx, b, &b.last)
 	}
-	return r.DB.Advance(ctx, b.last)
+	return r.DB.Feed.Advance(ctx, b.last)
 }
 
 // publish copies, checks and publishes the releases of a batch, and notes that
 // all up to follows is here.
-func (r *Replica) publish(ctx context.Context, b batch, follows *storage.Change) (err error) {
+func (r *Replica) publish(ctx context.Context, b batch, follows *feed.Change) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			r.Log.ErrorContext(ctx, "release broke replication", "package", b.pkg, "panic", p, "stack", string(debug.Stack()))
@@ -328,12 +333,12 @@ func (r *Replica) publish(ctx context.Context, b batch, follows *storage.Change)
 		}
 	}()
 	// While this is held, no blob is swept that is about to be named.
-	release, err := r.DB.ShareBlobs(ctx)
+	release, err := r.DB.Scrub.Share(ctx)
 	if err != nil {
 		return err
 	}
 	defer release()
-	var manifests []storage.Blob
+	var manifests []blob.Ref
 	for _, body := range b.bodies {
 		if err := r.copyRelease(ctx, body); err != nil {
 			return err
@@ -351,7 +356,7 @@ func (r *Replica) publish(ctx context.Context, b batch, follows *storage.Change)
 
 // retryAside tries changes again that were set aside, when they are due.
 func (r *Replica) retryAside(ctx context.Context) error {
-	due, err := r.DB.DueSetAside(ctx, asideAtOnce)
+	due, err := r.DB.Feed.DueSetAside(ctx, asideAtOnce)
 	for _, s := range due {
 		if err != nil {
 			break
@@ -360,16 +365,16 @@ func (r *Replica) retryAside(ctx context.Context) error {
 		switch {
 		case err == nil:
 			r.Log.InfoContext(ctx, "change that was set aside is here", "seq", s.Seq, "package", s.Package)
-			err = r.DB.SetAsideDone(ctx, s.Seq)
+			err = r.DB.Feed.SetAsideDone(ctx, s.Seq)
 		case ctx.Err() == nil && !ownTrouble(err) && !errors.Is(err, errAway):
 			r.Log.WarnContext(ctx, "change stays aside", "seq", s.Seq, "package", s.Package, "reason", err)
-			err = r.DB.SetAsideFailed(ctx, s.Seq, err.Error())
+			err = r.DB.Feed.SetAsideFailed(ctx, s.Seq, err.Error())
 		}
 	}
 	return err
 }
 
-func (r *Replica) publishAside(ctx context.Context, s storage.SetAside) error {
+func (r *Replica) publishAside(ctx context.Context, s feed.SetAside) error {
 	body, err := readBody([]byte(s.Body))
 	if err != nil {
 		return err
@@ -377,23 +382,23 @@ func (r *Replica) publishAside(ctx context.Context, s storage.SetAside) error {
 	if body.Decision != "" {
 		return r.decide(ctx, body)
 	}
-	b := batch{pkg: body.Package, private: s.Private, bodies: []storage.ChangeBody{*body}, changes: 1}
+	b := batch{pkg: body.Package, private: s.Private, bodies: []feed.Body{*body}, changes: 1}
 	b.last.Seq = s.Seq
 	return r.publish(ctx, b, nil)
 }
 
 // decide does here what was decided at the central.
-func (r *Replica) decide(ctx context.Context, c *storage.ChangeBody) error {
+func (r *Replica) decide(ctx context.Context, c *feed.Body) error {
 	var err error
 	switch c.Decision {
-	case storage.DecisionPrivate, storage.DecisionPublic:
-		err = r.DB.SetVisibility(ctx, c.Package, c.Decision == storage.DecisionPrivate)
-	case storage.DecisionRemoved:
+	case feed.DecisionPrivate, feed.DecisionPublic:
+		err = r.DB.SetVisibility(ctx, c.Package, c.Decision == feed.DecisionPrivate)
+	case feed.DecisionRemoved:
 		err = r.DB.FollowRemoval(ctx, storage.Removal{Package: c.Package, Tag: c.Tag, Commit: c.Commit, Reason: c.Reason})
 	default:
 		return contradict("the central decided %.20q about %s, which this packbase does not know; it may be older than the central", c.Decision, c.Package)
 	}
-	if errors.Is(err, storage.ErrNotFound) {
+	if errors.Is(err, fault.ErrNotFound) {
 		err = nil // nothing of it is here
 	}
 	if err != nil {
@@ -403,15 +408,15 @@ func (r *Replica) decide(ctx context.Context, c *storage.ChangeBody) error {
 }
 
 // decideAside holds to a decision what was set aside, too.
-func (r *Replica) decideAside(ctx context.Context, c *storage.ChangeBody) error {
-	if c.Decision != storage.DecisionRemoved {
-		return r.DB.SetAsideVisibility(ctx, c.Package, c.Decision == storage.DecisionPrivate)
+func (r *Replica) decideAside(ctx context.Context, c *feed.Body) error {
+	if c.Decision != feed.DecisionRemoved {
+		return r.DB.Feed.SetAsideVisibility(ctx, c.Package, c.Decision == feed.DecisionPrivate)
 	}
-	aside, err := r.DB.SetAsideOf(ctx, c.Package)
+	aside, err := r.DB.Feed.SetAsideOf(ctx, c.Package)
 	for _, s := range aside {
 		body, bad := readBody([]byte(s.Body))
 		if err == nil && (c.Commit == "" || bad == nil && body.Tag == c.Tag && body.Commit == c.Commit) {
-			err = r.DB.SetAsideDone(ctx, s.Seq)
+			err = r.DB.Feed.SetAsideDone(ctx, s.Seq)
 		}
 	}
 	return err
@@ -421,25 +426,25 @@ func (r *Replica) decideAside(ctx context.Context, c *storage.ChangeBody) error 
 type batch struct {
 	pkg      string
 	private  bool
-	changes  int                  // how many they are
-	last     storage.Change       // the last of them
-	bodies   []storage.ChangeBody // those whose releases are not here yet
-	decision *storage.ChangeBody  // instead of releases
-	problem  error                // why the one change cannot be taken over
+	changes  int         // how many they are
+	last     feed.Change // the last of them
+	bodies   []feed.Body // those whose releases are not here yet
+	decision *feed.Body  // instead of releases
+	problem  error       // why the one change cannot be taken over
 }
 
 // add adds a change.
-func (b *batch) add(c storage.Change) { b.changes, b.last = b.changes+1, c }
+func (b *batch) add(c feed.Change) { b.changes, b.last = b.changes+1, c }
 
 // aside returns the batch's one change as it is set aside.
-func (b *batch) aside(reason error) storage.SetAside {
+func (b *batch) aside(reason error) feed.SetAside {
 	raw, private, err := b.last.Open()
-	s := storage.SetAside{Seq: b.last.Seq, Body: text(string(b.last.Body)), Private: private, Reason: text(reason.Error())}
+	s := feed.SetAside{Seq: b.last.Seq, Body: text(string(b.last.Body)), Private: private, Reason: text(reason.Error())}
 	if err != nil || raw == nil {
 		return s
 	}
 	s.Body = text(string(raw))
-	var says storage.ChangeBody
+	var says feed.Body
 	if json.Unmarshal(raw, &says) == nil {
 		s.Package, s.Tag = text(says.Package), text(says.Tag)
 	}
@@ -451,7 +456,7 @@ func text(s string) string { return strings.ReplaceAll(strings.ToValidUTF8(s, "\
 
 // batch reads the changes at the front that are of one package, and compares
 // them with what is here.
-func (r *Replica) batch(ctx context.Context, changes []storage.Change) (b batch, err error) {
+func (r *Replica) batch(ctx context.Context, changes []feed.Change) (b batch, err error) {
 	var held map[string]*storage.Release
 	size := int64(0)
 	for _, c := range changes {
@@ -499,7 +504,7 @@ func (r *Replica) batch(ctx context.Context, changes []storage.Change) (b batch,
 
 // parseBody returns what a change says, and whether it is of a private
 // package; nil if it is not for this edge.
-func parseBody(c storage.Change) (body *storage.ChangeBody, private bool, err error) {
+func parseBody(c feed.Change) (body *feed.Body, private bool, err error) {
 	raw, private, err := c.Open()
 	if err != nil || raw == nil {
 		return nil, private, err
@@ -514,22 +519,22 @@ func parseBody(c storage.Change) (body *storage.ChangeBody, private bool, err er
 }
 
 // readBody reads and checks what a change says.
-func readBody(raw []byte) (*storage.ChangeBody, error) {
-	body := &storage.ChangeBody{}
+func readBody(raw []byte) (*feed.Body, error) {
+	body := &feed.Body{}
 	if err := json.Unmarshal(raw, body); err != nil {
 		return nil, errors.New("it is not readable")
 	}
-	err := storage.ValidPackage(body.Package)
+	err := name.ValidPackage(body.Package)
 	if err == nil && body.Decision != "" {
 		return body, nil
 	}
 	if err == nil && body.Tag != "" {
-		err = storage.ValidTag(body.Tag)
+		err = name.ValidTag(body.Tag)
 	}
-	if err == nil && !storage.ValidOID(body.Commit) {
+	if err == nil && !name.ValidOID(body.Commit) {
 		err = fmt.Errorf("%.50q is no commit id", body.Commit)
 	}
-	for _, b := range []storage.Blob{body.Manifest, body.Tarball} {
+	for _, b := range []blob.Ref{body.Manifest, body.Tarball} {
 		if b.Size <= 0 || b.Size > maxBlob || len(b.Digest) != 64 || strings.Trim(b.Digest, "0123456789abcdef") != "" {
 			err = errors.Join(err, fmt.Errorf("no blob is called %.70q and has %d bytes", b.Digest, b.Size))
 		}
@@ -547,7 +552,7 @@ func (r *Replica) held(ctx context.Context, pkg string) (map[string]*storage.Rel
 	for i := range releases {
 		held[releaseKey(releases[i].Tag, releases[i].CommitOID)] = &releases[i]
 	}
-	aside, err := r.DB.SetAsideOf(ctx, pkg)
+	aside, err := r.DB.Feed.SetAsideOf(ctx, pkg)
 	if err != nil {
 		return nil, err
 	}
@@ -570,11 +575,11 @@ func releaseKey(tag, commit string) string {
 
 // copyRelease fetches the blobs of a release and compares the manifest with
 // the change.
-func (r *Replica) copyRelease(ctx context.Context, body storage.ChangeBody) error {
+func (r *Replica) copyRelease(ctx context.Context, body feed.Body) error {
 	if body.Manifest.Size > storage.MaxManifestSize {
 		return fmt.Errorf("the manifest of %s@%s has %d bytes", body.Package, body.Tag, body.Manifest.Size)
 	}
-	for _, b := range []storage.Blob{body.Manifest, body.Tarball} {
+	for _, b := range []blob.Ref{body.Manifest, body.Tarball} {
 		if err := r.copy(ctx, b); err != nil {
 			return err
 		}
@@ -592,8 +597,8 @@ func (r *Replica) copyRelease(ctx context.Context, body storage.ChangeBody) erro
 	if err != nil {
 		return fmt.Errorf("the manifest of %s@%s is none: %v", body.Package, body.Tag, err)
 	}
-	says := storage.ChangeBody{Nonce: body.Nonce, Package: man.Package, Tag: man.Tag, Commit: man.Commit, Manifest: body.Manifest,
-		Tarball: storage.Blob{Digest: man.Tarball.Digest, Size: man.Tarball.Size}}
+	says := feed.Body{Nonce: body.Nonce, Package: man.Package, Tag: man.Tag, Commit: man.Commit, Manifest: body.Manifest,
+		Tarball: blob.Ref{Digest: man.Tarball.Digest, Size: man.Tarball.Size}}
 	if says != body {
 		return fmt.Errorf("the manifest of %s@%s is of %s@%s, commit %s, tarball %s: not what the feed says",
 			body.Package, body.Tag, man.Package, man.Tag, man.Commit, man.Tarball.Digest)
@@ -602,7 +607,7 @@ func (r *Replica) copyRelease(ctx context.Context, body storage.ChangeBody) erro
 }
 
 // copy fetches a blob that is not here yet.
-func (r *Replica) copy(ctx context.Context, b storage.Blob) error {
+func (r *Replica) copy(ctx context.Context, b blob.Ref) error {
 	err := blob.Verify(ctx, r.Blobs, b.Digest)
 	if !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, blob.ErrMismatch) {
 		return err

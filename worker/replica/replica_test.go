@@ -14,8 +14,11 @@ import (
 	"time"
 
 	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/storage/access"
 	"github.com/francescobianco/packbase/storage/blob"
+	"github.com/francescobianco/packbase/storage/feed"
 	"github.com/francescobianco/packbase/storage/gitpack"
+	"github.com/francescobianco/packbase/storage/jobs"
 	"github.com/francescobianco/packbase/worker/audit"
 	"github.com/francescobianco/packbase/worker/probe"
 	"github.com/francescobianco/packbase/worker/replica"
@@ -35,7 +38,7 @@ func serve(t *testing.T, r *workertest.Registry) (url string) {
 			http.Error(w, err.Error(), http.StatusBadRequest)
 			return
 		}
-		changes, head, err := r.Changes(req.Context(), since, 200)
+		changes, head, err := r.Feed.Changes(req.Context(), since, 200)
 		if err != nil {
 			http.Error(w, err.Error(), http.StatusInternalServerError)
 			return
@@ -82,10 +85,10 @@ func follow(t *testing.T, edge *workertest.Registry, central string) (stop func(
 // caughtUp waits until the edge has seen all changes of the central.
 func caughtUp(t *testing.T, edge, central *workertest.Registry) {
 	t.Helper()
-	_, head, err := central.Changes(t.Context(), 0, 1)
+	_, head, err := central.Feed.Changes(t.Context(), 0, 1)
 	central.Must(err)
 	edge.Eventually("the edge has all changes", func() bool {
-		at, err := edge.Replication(t.Context())
+		at, err := edge.Feed.Replication(t.Context())
 		return err == nil && at.Seq == head.Seq
 	})
 }
@@ -110,9 +113,9 @@ func same(t *testing.T, edge, central *workertest.Registry, pkg string, without 
 	}
 }
 
-func asideOf(t *testing.T, edge *workertest.Registry) []storage.SetAside {
+func asideOf(t *testing.T, edge *workertest.Registry) []feed.SetAside {
 	t.Helper()
-	all, n, err := edge.AllSetAside(storage.SeePrivate(t.Context()), 10)
+	all, n, err := edge.Feed.AllSetAside(access.SeePrivate(t.Context()), 10)
 	edge.Must(err)
 	if n != len(all) {
 		t.Errorf("%d are set aside, listed %d", n, len(all))
@@ -145,7 +148,7 @@ func TestRottenRelease(t *testing.T) {
 		t.Errorf("it is tried again in %s, want a minute", wait)
 	}
 	// As long as it is rotten it stays aside, and is tried less and less often.
-	edge.Must(edge.RetrySetAside(t.Context()))
+	edge.Must(edge.Feed.RetrySetAside(t.Context()))
 	edge.Eventually("it was tried again", func() bool { return asideOf(t, edge)[0].Tries == 2 })
 	if wait := time.Until(asideOf(t, edge)[0].RetryAt); wait < time.Minute || wait > 2*time.Minute {
 		t.Errorf("it is tried again in %s, want two minutes", wait)
@@ -170,7 +173,7 @@ func TestWhatIsPublishedCanBeReplicated(t *testing.T) {
 	central.Limits.Git.TreeEntries = entries + 1
 	stop := central.Work()
 	central.TagEntries("wide", "v1.0.0", entries)
-	if job := central.Fetch("wide"); job.State != storage.Succeeded {
+	if job := central.Fetch("wide"); job.State != jobs.Succeeded {
 		t.Fatalf("fetch wide: %s %s", job.ErrorCode, job.ErrorMessage)
 	}
 
@@ -216,14 +219,14 @@ func TestEdgeMends(t *testing.T) {
 	stop()
 	stop = follow(t, edge, serve(t, central))
 	caughtUp(t, edge, central)
-	named, err := edge.NamedBlobs(t.Context())
+	named, err := edge.Scrub.Named(t.Context())
 	edge.Must(err)
 	for digest := range named {
 		for harm, change := range map[string]func([]byte) []byte{"flip": workertest.Flip, "lost": nil} {
 			edge.Spoil(digest, change)
-			edge.Must(edge.SuspectBlob(t.Context(), digest))
+			edge.Must(edge.Scrub.Suspect(t.Context(), digest))
 			edge.Eventually(harm+" blob is right, or not needed any more", func() bool {
-				uses, err := edge.BlobUses(t.Context(), digest)
+				uses, err := edge.Scrub.Uses(t.Context(), digest)
 				return err == nil && len(uses) == 0 || blob.Verify(t.Context(), edge.Blobs, digest) == nil
 			})
 		}
@@ -263,7 +266,7 @@ func TestDecisionsReachWhatIsAside(t *testing.T) {
 	if len(aside) != 1 || aside[0].Package != "hello" {
 		t.Errorf("set aside: %+v, want hello alone", aside)
 	}
-	if shown, n, err := edge.AllSetAside(t.Context(), 10); err != nil || len(shown) != 0 || n != 0 {
+	if shown, n, err := edge.Feed.AllSetAside(t.Context(), 10); err != nil || len(shown) != 0 || n != 0 {
 		t.Errorf("a stranger is told of %d: %+v (%v)", n, shown, err)
 	}
 	stop()

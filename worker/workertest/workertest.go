@@ -19,6 +19,8 @@ import (
 
 	"github.com/francescobianco/packbase/storage"
 	"github.com/francescobianco/packbase/storage/blob"
+	"github.com/francescobianco/packbase/storage/jobs"
+	"github.com/francescobianco/packbase/storage/name"
 	"github.com/francescobianco/packbase/storage/queue/queuetest"
 	"github.com/francescobianco/packbase/storage/storagetest"
 	"github.com/francescobianco/packbase/worker"
@@ -179,14 +181,14 @@ func (r *Registry) run(dir, input string, args ...string) string {
 }
 
 // Fetch has a running worker mirror pkg, and returns how the job ended.
-func (r *Registry) Fetch(pkg string) storage.Job {
+func (r *Registry) Fetch(pkg string) jobs.Job {
 	r.t.Helper()
-	up, err := storage.FixtureUpstream(pkg + ".git")
+	up, err := name.FixtureUpstream(pkg + ".git")
 	r.Must(err)
 	job, _, err := r.RequestFetch(r.t.Context(), pkg, up)
 	r.Must(err)
 	r.Eventually("the job of "+pkg+" has ended", func() bool {
-		job, err = r.JobByID(r.t.Context(), job.ID)
+		job, err = r.Jobs.ByID(r.t.Context(), job.ID)
 		r.Must(err)
 		return !job.Open()
 	})
@@ -198,7 +200,7 @@ func (r *Registry) Mirror(pkg string, tags ...string) []storage.Release {
 	r.t.Helper()
 	for _, tag := range tags {
 		r.Tag(pkg, tag, map[string]string{"README.md": "# " + pkg + "\n", "src/" + tag + ".zig": "// " + pkg + " " + tag + "\n"})
-		if job := r.Fetch(pkg); job.State != storage.Succeeded {
+		if job := r.Fetch(pkg); job.State != jobs.Succeeded {
 			r.t.Fatalf("fetch %s: %s %s: %s\n%s", pkg, job.State, job.ErrorCode, job.ErrorMessage, r.Log.String())
 		}
 	}

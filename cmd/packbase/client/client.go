@@ -25,7 +25,7 @@ import (
 
 	"github.com/francescobianco/packbase/api/wire"
 	"github.com/francescobianco/packbase/cmd/packbase/term"
-	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/storage/name"
 )
 
 // Limits of a client.
@@ -375,8 +375,8 @@ func show[T any](p *program, r *remote, raw []byte, err error, draw func(*term.S
 }
 
 // packageArg checks a package name before it becomes part of a path.
-func packageArg(name string) error {
-	if err := storage.ValidPackage(name); err != nil {
+func packageArg(pkg string) error {
+	if err := name.ValidPackage(pkg); err != nil {
 		return term.Usage("%w", err)
 	}
 	return nil

@@ -11,11 +11,12 @@ import (
 
 	"github.com/francescobianco/packbase/api/wire"
 	"github.com/francescobianco/packbase/cmd/packbase/term"
-	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/storage/jobs"
+	"github.com/francescobianco/packbase/storage/name"
 )
 
 func (p *program) fetchCommand() *cobra.Command {
-	var name string
+	var pkg string
 	var wait, private bool
 	var limit time.Duration
 	cmd := &cobra.Command{
@@ -33,15 +34,15 @@ With --json the answer is the queued job's, or with --wait the job as it ended.`
 		Args: cobra.ExactArgs(1),
 	}
 	r := p.addRemote(cmd)
-	cmd.Flags().StringVar(&name, "name", "", "name of the package here (default the last part of the URL)")
+	cmd.Flags().StringVar(&pkg, "name", "", "name of the package here (default the last part of the URL)")
 	cmd.Flags().BoolVar(&private, "private", false, "let only those with a token read it, from the beginning")
 	addWait(cmd, &wait, &limit)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		if _, err := storage.ParseUpstream(args[0]); err != nil {
+		if _, err := name.ParseUpstream(args[0]); err != nil {
 			return term.Usage("%w", err)
 		}
-		if name != "" {
-			if err := packageArg(name); err != nil {
+		if pkg != "" {
+			if err := packageArg(pkg); err != nil {
 				return err
 			}
 		}
@@ -49,7 +50,7 @@ With --json the answer is the queued job's, or with --wait the job as it ended.`
 		if err != nil {
 			return err
 		}
-		raw, err := c.post(cmd.Context(), wire.FetchRoute, wire.Fetch{URL: args[0], Name: name, Private: private})
+		raw, err := c.post(cmd.Context(), wire.FetchRoute, wire.Fetch{URL: args[0], Name: pkg, Private: private})
 		if err != nil || !wait {
 			return show(p, r, raw, err, drawQueued)
 		}
@@ -240,7 +241,7 @@ func (c *client) update(ctx context.Context, seen func(job)) (job, error) {
 				return j, err
 			}
 		}
-		seen(job{Job: wire.Job{Kind: storage.UpdateCatalog, State: "waiting: " + u.Status}})
+		seen(job{Job: wire.Job{Kind: jobs.UpdateCatalog, State: "waiting: " + u.Status}})
 		if err := pause(ctx, max(time.Second, time.Duration(u.RetryAfter)*time.Second)); err != nil {
 			return job{}, err
 		}

@@ -11,7 +11,7 @@ import (
 
 	"github.com/francescobianco/packbase/api/wire"
 	"github.com/francescobianco/packbase/cmd/packbase/term"
-	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/storage/jobs"
 )
 
 // A job is a job as it came.
@@ -31,9 +31,9 @@ func (j *job) name() string {
 // step says what is being done.
 func (j *job) step() string {
 	switch {
-	case j.State == storage.Running && j.Progress.Step != "":
+	case j.State == jobs.Running && j.Progress.Step != "":
 		return j.Progress.Step
-	case j.State == storage.Queued && j.NextTryAt != nil && j.Error.Code != "":
+	case j.State == jobs.Queued && j.NextTryAt != nil && j.Error.Code != "":
 		return fmt.Sprintf("attempt %d failed, waiting for the next: %s", j.Attempts, j.Error.Message)
 	}
 	return j.State
@@ -41,7 +41,7 @@ func (j *job) step() string {
 
 // err returns how the job failed.
 func (j *job) err() error {
-	if j.State == storage.Succeeded {
+	if j.State == jobs.Succeeded {
 		return nil
 	}
 	return &jobEndError{ID: term.Printable(j.ID), State: j.State, Failure: j.Error}

@@ -15,7 +15,7 @@ import (
 
 	"github.com/francescobianco/packbase/api/wire"
 	"github.com/francescobianco/packbase/cmd/packbase/term"
-	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/storage/name"
 )
 
 // releaseName returns the tag, or of a snapshot the commit.
@@ -66,12 +66,12 @@ the answer is the release's manifest.`,
 }
 
 func (p *program) infoRelease(ctx context.Context, r *remote, c *client, pkg, tag string) error {
-	if err := storage.ValidTag(tag); err != nil {
+	if err := name.ValidTag(tag); err != nil {
 		return term.Usage("%w", err)
 	}
 	if r.json {
 		path := wire.ManifestPath(pkg, tag, "")
-		if storage.ValidOID(tag) {
+		if name.ValidOID(tag) {
 			path = wire.ManifestPath(pkg, "", tag)
 		}
 		raw, err := c.get(ctx, path, nil)

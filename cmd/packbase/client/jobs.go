@@ -10,7 +10,7 @@ import (
 
 	"github.com/francescobianco/packbase/api/wire"
 	"github.com/francescobianco/packbase/cmd/packbase/term"
-	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/storage/jobs"
 )
 
 func (p *program) jobsCommand() *cobra.Command {
@@ -53,7 +53,7 @@ func (p *program) jobsCommand() *cobra.Command {
 }
 
 func (p *program) completeFlags(cmd *cobra.Command, r *remote) {
-	states := []cobra.Completion{storage.Queued, storage.Running, storage.Succeeded, storage.Failed, storage.Cancelled}
+	states := []cobra.Completion{jobs.Queued, jobs.Running, jobs.Succeeded, jobs.Failed, jobs.Cancelled}
 	// The errors are about flags that are not there.
 	_ = cmd.RegisterFlagCompletionFunc("state", cobra.FixedCompletions(states, cobra.ShellCompDirectiveNoFileComp))
 	_ = cmd.RegisterFlagCompletionFunc("package", p.completePackage(r))
@@ -130,9 +130,9 @@ func took(s *term.Screen, j job) string {
 // outcome says how far the job is, or how it ended.
 func outcome(j job) string {
 	switch {
-	case j.State == storage.Running:
+	case j.State == jobs.Running:
 		return fmt.Sprintf("%s %s", j.step(), amount(j.Progress))
-	case j.State == storage.Succeeded && j.Kind == storage.FetchPackage:
+	case j.State == jobs.Succeeded && j.Kind == jobs.FetchPackage:
 		done := j.Fetched()
 		return fmt.Sprintf("%s, %d new", term.Plural(done.Count, "release"), done.Created)
 	case j.Error.Code != "":

@@ -11,7 +11,7 @@ import (
 
 	"github.com/francescobianco/packbase/api/wire"
 	"github.com/francescobianco/packbase/cmd/packbase/term"
-	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/storage/jobs"
 )
 
 var updateGolden = flag.Bool("update", false, "write the golden files")
@@ -103,10 +103,10 @@ func TestProgress(t *testing.T) {
 	t.Parallel()
 	soon := testNow.Add(4 * time.Second)
 	running := func(step string, done, total int64, unit string) wire.Job {
-		return wire.Job{Package: "clap", State: storage.Running, Progress: wire.Progress{Step: step, Done: done, Total: total, Unit: unit}}
+		return wire.Job{Package: "clap", State: jobs.Running, Progress: wire.Progress{Step: step, Done: done, Total: total, Unit: unit}}
 	}
 	states := []wire.Job{
-		{Package: "clap", State: storage.Queued},
+		{Package: "clap", State: jobs.Queued},
 		running("list refs", 0, 0, ""),
 		running("download", 700_000, 0, "bytes"),
 		running("download", 7_000_000, 0, "bytes"),
@@ -115,8 +115,8 @@ func TestProgress(t *testing.T) {
 		running("unpack", 3000, 4000, "objects"),
 		running("unpack", 4000, 4000, "objects"),
 		running("build", 4, 7, "tags"),
-		{Package: "clap", State: storage.Queued, Attempts: 1, NextTryAt: &soon, Error: wire.Failure{Code: "upstream_timeout", Message: "upstream\x1b[2J is too slow"}},
-		{Package: "clap", State: storage.Succeeded},
+		{Package: "clap", State: jobs.Queued, Attempts: 1, NextTryAt: &soon, Error: wire.Failure{Code: "upstream_timeout", Message: "upstream\x1b[2J is too slow"}},
+		{Package: "clap", State: jobs.Succeeded},
 	}
 	for _, at := range []struct {
 		name  string
@@ -229,7 +229,7 @@ func TestScreen(t *testing.T) {
 func TestAdvice(t *testing.T) {
 	t.Parallel()
 	for _, code := range []string{"no_tags", "no_such_ref", "name_conflict", "upstream_not_git", "upstream_address", "upstream_auth", "internal", "upstream_unavailable", ""} {
-		e := &jobEndError{ID: "1", State: storage.Failed, Failure: wire.Failure{Code: code, Message: "it broke"}}
+		e := &jobEndError{ID: "1", State: jobs.Failed, Failure: wire.Failure{Code: code, Message: "it broke"}}
 		message, advice, _ := strings.Cut(e.Error(), "\n")
 		if message != "job 1 failed: it broke" || !strings.HasSuffix(advice, ".") {
 			t.Errorf("%s: got %q, want what to do on a second line", code, e.Error())

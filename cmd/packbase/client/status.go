@@ -14,7 +14,7 @@ import (
 
 	"github.com/francescobianco/packbase/api/wire"
 	"github.com/francescobianco/packbase/cmd/packbase/term"
-	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/storage/jobs"
 )
 
 // counterFields say what an update found and did.
@@ -141,7 +141,7 @@ func drawReplication(s *term.Screen, st wire.Status) {
 
 func updateFields(s *term.Screen, u *wire.Update) [][]term.Cell {
 	rows := [][]term.Cell{term.Field("state", u.State, term.StateColour(u.State))}
-	if u.State == storage.Running {
+	if u.State == jobs.Running {
 		rows = append(rows, term.Field("done", fmt.Sprintf("%d of %s", u.Done, term.Plural(u.Total, "package"))))
 	}
 	if u.StartedAt == nil {

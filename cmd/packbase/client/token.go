@@ -9,7 +9,8 @@ import (
 
 	"github.com/francescobianco/packbase/api/wire"
 	"github.com/francescobianco/packbase/cmd/packbase/term"
-	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/storage/access"
+	"github.com/francescobianco/packbase/storage/name"
 )
 
 func (p *program) tokenCommand() *cobra.Command {
@@ -46,7 +47,7 @@ and Git it is the password in the URL: http://x:TOKEN@host/package.`,
 	}
 	r := p.addRemote(cmd)
 	cmd.Flags().StringVar(&name, "name", "", "what the token is called")
-	cmd.Flags().StringVar(&scope, "scope", storage.ScopeRead, "read, write or admin")
+	cmd.Flags().StringVar(&scope, "scope", access.ScopeRead, "read, write or admin")
 	cmd.Flags().StringVar(&expires, "expires", "", "how long it is good for, as in 90d or 12h (default for ever)")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if name == "" {
@@ -188,7 +189,7 @@ and the tags are never used again. The bytes go with the next packbase gc.`,
 		in := wire.Remove{Package: args[0], Reason: reason}
 		switch {
 		case len(args) == 1:
-		case storage.ValidOID(args[1]):
+		case name.ValidOID(args[1]):
 			in.Commit = args[1]
 		default:
 			in.Tag = args[1]

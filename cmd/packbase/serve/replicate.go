@@ -88,7 +88,7 @@ func follow(ctx context.Context, cfg *Config, s *Stores, git http.Handler, resum
 	// The operator named the central: it may be at a private address.
 	client := upstream.New(upstream.Options{Allow: append(cfg.Allow, place), UserAgent: "packbase/" + cfg.Release})
 	if resume {
-		if err := s.DB.Resume(ctx); err != nil {
+		if err := s.DB.Feed.Resume(ctx); err != nil {
 			return err
 		}
 	}

@@ -21,8 +21,8 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 
-	"github.com/francescobianco/packbase/storage"
 	"github.com/francescobianco/packbase/storage/engines"
+	"github.com/francescobianco/packbase/storage/jobs"
 	"github.com/francescobianco/packbase/storage/name"
 )
 
@@ -199,7 +199,7 @@ func SeedHello(ctx context.Context, cfg *Config, s *Stores) error {
 	if err != nil || len(known) > 0 {
 		return err
 	}
-	up, err := storage.FixtureUpstream("hello")
+	up, err := name.FixtureUpstream("hello")
 	if err != nil {
 		return err
 	}
@@ -213,11 +213,11 @@ func SeedHello(ctx context.Context, cfg *Config, s *Stores) error {
 			return fmt.Errorf("job %s is %s: %w", job.ID, job.State, ctx.Err())
 		case <-time.After(50 * time.Millisecond):
 		}
-		if job, err = s.DB.JobByID(ctx, job.ID); err != nil {
+		if job, err = s.DB.Jobs.ByID(ctx, job.ID); err != nil {
 			return err
 		}
 	}
-	if job.State != storage.Succeeded {
+	if job.State != jobs.Succeeded {
 		return fmt.Errorf("job %s is %s: %s", job.ID, job.State, job.ErrorMessage)
 	}
 	return nil

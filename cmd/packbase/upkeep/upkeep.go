@@ -16,7 +16,7 @@ import (
 
 	"github.com/francescobianco/packbase/cmd/packbase/serve"
 	"github.com/francescobianco/packbase/cmd/packbase/term"
-	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/storage/access"
 	"github.com/francescobianco/packbase/storage/blob"
 	"github.com/francescobianco/packbase/storage/engines"
 	"github.com/francescobianco/packbase/worker/audit"
@@ -43,7 +43,7 @@ func (p *program) command(cmd *cobra.Command, do func(context.Context, *audit.Au
 	asJSON := cmd.Flags().Bool("json", false, "print findings as JSON, one a line")
 	cfg := serve.AddSettings(p.Program, cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		ctx := storage.SeePrivate(cmd.Context())
+		ctx := access.SeePrivate(cmd.Context())
 		stop, err := p.engine(ctx, cfg)
 		if err != nil {
 			return err

@@ -1,4 +1,7 @@
-package storage
+// Package jobs is the SQL of jobs, of runs of the catalog's update, of the
+// workers that have them and the hosts that they ask, and of how a job left
+// its package's upstream.
+package jobs
 
 import (
 	"context"
@@ -9,7 +12,19 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
+
+	"github.com/francescobianco/packbase/storage/access"
+	"github.com/francescobianco/packbase/storage/fault"
+	"github.com/francescobianco/packbase/storage/pg"
 )
+
+// A Store reads and writes jobs, runs, workers and hosts. It is safe for concurrent use;
+// each method is one transaction.
+type Store struct {
+	db *pg.DB
+}
+
+func New(db *pg.DB) *Store { return &Store{db} }
 
 // Kinds of jobs.
 const (
@@ -74,39 +89,21 @@ type Claim struct {
 	Fence int64 // the package's fencing number; 0 without a package
 }
 
-const jobColumns = `
+const columns = `
 	id, kind, package, target, pin, state, attempts, crashes, cancelling, worker, progress,
 	error_code, error_message, result, run_id, run_at, created_at, started_at, ended_at`
 
-// RequestFetch binds name to the upstream and returns the open job that will
-// fetch it, a new one (created) or one that is open already.
-// It returns a *BoundError if the name belongs to another upstream.
-func (db *DB) RequestFetch(ctx context.Context, name string, up Upstream) (job Job, created bool, err error) {
-	err = db.tx(ctx, func(tx pgx.Tx) error {
-		owner, err := claimName(ctx, tx, name, up)
-		if err != nil {
-			return err
-		}
-		job, created, err = addJob(ctx, tx, Job{Kind: FetchPackage, Package: owner, Target: up.Target})
-		return err
-	})
-	if err != nil {
-		return Job{}, false, fmt.Errorf("request fetch of %s: %w", up.Canonical, err)
-	}
-	return job, created, nil
-}
-
 // RequestProbe returns the open job that probes pkg, a new one (created) or
 // one that is open already. It returns ErrNotFound if there is no such package.
-func (db *DB) RequestProbe(ctx context.Context, pkg string) (job Job, created bool, err error) {
-	err = db.tx(ctx, func(tx pgx.Tx) error {
+func (s *Store) RequestProbe(ctx context.Context, pkg string) (job Job, created bool, err error) {
+	err = s.db.Tx(ctx, func(tx pgx.Tx) error {
 		var name string
 		err := tx.QueryRow(ctx, `
-			SELECT name FROM packages WHERE lower(name) = lower($1) AND ($2 OR NOT private)`, pkg, SeesPrivate(ctx)).Scan(&name)
+			SELECT name FROM packages WHERE lower(name) = lower($1) AND ($2 OR NOT private)`, pkg, access.SeesPrivate(ctx)).Scan(&name)
 		if err != nil {
-			return translate(err)
+			return pg.Translate(err)
 		}
-		job, created, err = addJob(ctx, tx, Job{Kind: ProbePackage, Package: name})
+		job, created, err = Add(ctx, tx, Job{Kind: ProbePackage, Package: name})
 		return err
 	})
 	if err != nil {
@@ -115,45 +112,45 @@ func (db *DB) RequestProbe(ctx context.Context, pkg string) (job Job, created bo
 	return job, created, nil
 }
 
-// addJob inserts j, or returns the open job that asks for the same.
-func addJob(ctx context.Context, tx pgx.Tx, j Job) (job Job, created bool, err error) {
+// Add inserts j, or returns the open job that asks for the same.
+func Add(ctx context.Context, tx pgx.Tx, j Job) (job Job, created bool, err error) {
 	id, err := uuid.NewV7()
 	if err != nil {
 		return Job{}, false, fmt.Errorf("make job id: %w", err)
 	}
 	rows, _ := tx.Query(ctx, `
 		INSERT INTO jobs (id, kind, package, target, run_id) VALUES ($1, $2, $3, $4, $5)
-		ON CONFLICT DO NOTHING RETURNING `+jobColumns, id, j.Kind, j.Package, j.Target, j.RunID)
+		ON CONFLICT DO NOTHING RETURNING `+columns, id, j.Kind, j.Package, j.Target, j.RunID)
 	job, err = pgx.CollectExactlyOneRow(rows, pgx.RowToStructByName[Job])
 	if err == nil {
 		return job, true, nil
 	}
 	if !errors.Is(err, pgx.ErrNoRows) {
-		return Job{}, false, fmt.Errorf("add job: %w", translate(err))
+		return Job{}, false, fmt.Errorf("add job: %w", pg.Translate(err))
 	}
 	rows, _ = tx.Query(ctx, `
-		SELECT `+jobColumns+` FROM jobs
+		SELECT `+columns+` FROM jobs
 		WHERE kind = $1 AND package = $2 AND target = $3 AND state IN ('queued', 'running')
 		ORDER BY state LIMIT 1`, j.Kind, j.Package, j.Target)
 	job, err = pgx.CollectExactlyOneRow(rows, pgx.RowToStructByName[Job])
 	if err != nil {
-		return Job{}, false, fmt.Errorf("find open job: %w", translate(err))
+		return Job{}, false, fmt.Errorf("find open job: %w", pg.Translate(err))
 	}
 	return job, false, nil
 }
 
-// JobByID returns the job with the given id, or ErrNotFound.
-func (db *DB) JobByID(ctx context.Context, id uuid.UUID) (Job, error) {
-	rows, _ := db.pool.Query(ctx, `SELECT `+jobColumns+` FROM jobs WHERE id = $1 AND seen_job(kind, package, $2)`, id, SeesPrivate(ctx))
+// ByID returns the job with the given id, or ErrNotFound.
+func (s *Store) ByID(ctx context.Context, id uuid.UUID) (Job, error) {
+	rows, _ := s.db.Pool.Query(ctx, `SELECT `+columns+` FROM jobs WHERE id = $1 AND seen_job(kind, package, $2)`, id, access.SeesPrivate(ctx))
 	return oneJob(rows, id)
 }
 
-// JobsByID returns those jobs of the ids that there are.
-func (db *DB) JobsByID(ctx context.Context, ids []uuid.UUID) ([]Job, error) {
-	rows, _ := db.pool.Query(ctx, `SELECT `+jobColumns+` FROM jobs WHERE id = ANY($1) AND seen_job(kind, package, $2)`, ids, SeesPrivate(ctx))
+// ByIDs returns those jobs of the ids that there are.
+func (s *Store) ByIDs(ctx context.Context, ids []uuid.UUID) ([]Job, error) {
+	rows, _ := s.db.Pool.Query(ctx, `SELECT `+columns+` FROM jobs WHERE id = ANY($1) AND seen_job(kind, package, $2)`, ids, access.SeesPrivate(ctx))
 	all, err := pgx.CollectRows(rows, pgx.RowToStructByName[Job])
 	if err != nil {
-		return nil, fmt.Errorf("jobs by id: %w", translate(err))
+		return nil, fmt.Errorf("jobs by id: %w", pg.Translate(err))
 	}
 	return all, nil
 }
@@ -161,43 +158,43 @@ func (db *DB) JobsByID(ctx context.Context, ids []uuid.UUID) ([]Job, error) {
 func oneJob(rows pgx.Rows, id uuid.UUID) (Job, error) {
 	job, err := pgx.CollectExactlyOneRow(rows, pgx.RowToStructByName[Job])
 	if err != nil {
-		return Job{}, fmt.Errorf("job %s: %w", id, translate(err))
+		return Job{}, fmt.Errorf("job %s: %w", id, pg.Translate(err))
 	}
 	return job, nil
 }
 
-// A JobFilter selects jobs; its zero value selects all.
-type JobFilter struct {
+// A Filter selects jobs; its zero value selects all.
+type Filter struct {
 	State   string
 	Package string
 	Before  uuid.UUID // only jobs created before this one; for paging
 	Limit   int
 }
 
-// Jobs returns jobs, newest first.
-func (db *DB) Jobs(ctx context.Context, f JobFilter) ([]Job, error) {
-	rows, _ := db.pool.Query(ctx, `
-		SELECT `+jobColumns+` FROM jobs
+// List returns jobs, newest first.
+func (s *Store) List(ctx context.Context, f Filter) ([]Job, error) {
+	rows, _ := s.db.Pool.Query(ctx, `
+		SELECT `+columns+` FROM jobs
 		WHERE (@state = '' OR state = @state)
 			AND (@package = '' OR package = @package)
 			AND seen_job(kind, package, @private)
 			AND (@first OR (created_at, id) < (SELECT created_at, id FROM jobs WHERE id = @before))
 		ORDER BY created_at DESC, id DESC LIMIT @limit`,
-		pgx.NamedArgs{"state": f.State, "package": f.Package, "private": SeesPrivate(ctx), "first": f.Before == uuid.Nil, "before": f.Before, "limit": f.Limit})
+		pgx.NamedArgs{"state": f.State, "package": f.Package, "private": access.SeesPrivate(ctx), "first": f.Before == uuid.Nil, "before": f.Before, "limit": f.Limit})
 	all, err := pgx.CollectRows(rows, pgx.RowToStructByName[Job])
 	if err != nil {
-		return nil, fmt.Errorf("list jobs: %w", translate(err))
+		return nil, fmt.Errorf("list jobs: %w", pg.Translate(err))
 	}
 	return all, nil
 }
 
-// ClaimJob takes a job that is due for worker, until lease from now.
+// Claim takes a job that is due for worker, until lease from now.
 // It returns ErrLost if there is nothing to take: the job has ended, is not
 // due, is running, or its package is busy with another job. After any other
 // error the job may be claimed all the same: RequeueJob gives it back.
-func (db *DB) ClaimJob(ctx context.Context, id uuid.UUID, worker string, lease time.Duration) (Claim, error) {
+func (s *Store) Claim(ctx context.Context, id uuid.UUID, worker string, lease time.Duration) (Claim, error) {
 	c := Claim{Job: Job{ID: id}, Lease: uuid.New()}
-	err := db.tx(ctx, func(tx pgx.Tx) error {
+	err := s.db.Tx(ctx, func(tx pgx.Tx) error {
 		// The package's row is locked before the job's, as everywhere: in two
 		// orders, this and RequestFetch would deadlock.
 		err := tx.QueryRow(ctx, `
@@ -212,31 +209,31 @@ func (db *DB) ClaimJob(ctx context.Context, id uuid.UUID, worker string, lease t
 			SET state = 'running', attempts = attempts + 1, worker = $2, lease = $3, lease_until = now() + $4::interval,
 				started_at = COALESCE(started_at, now()), progress = '{}'
 			WHERE id = $1 AND state = 'queued' AND run_at <= now()
-			RETURNING `+jobColumns, id, worker, c.Lease, lease)
+			RETURNING `+columns, id, worker, c.Lease, lease)
 		job, err := pgx.CollectExactlyOneRow(rows, pgx.RowToStructByName[Job])
 		if err != nil {
-			return translate(err)
+			return pg.Translate(err)
 		}
 		c.Job = job
 		return nil
 	})
-	if errors.Is(err, ErrNotFound) || errors.Is(err, ErrConflict) {
+	if errors.Is(err, fault.ErrNotFound) || errors.Is(err, fault.ErrConflict) {
 		err = ErrLost
 	}
 	if err != nil {
-		return c, fmt.Errorf("claim job %s: %w", id, translate(err))
+		return c, fmt.Errorf("claim job %s: %w", id, pg.Translate(err))
 	}
 	return c, nil
 }
 
-// ExtendJob renews the claim and stores the job's progress. cancelling says
+// Extend renews the claim and stores the job's progress. cancelling says
 // that somebody asked the job to end. It returns ErrLost if the claim was
 // taken over.
-func (db *DB) ExtendJob(ctx context.Context, c Claim, lease time.Duration, p Progress) (cancelling bool, err error) {
-	err = db.pool.QueryRow(ctx, `
+func (s *Store) Extend(ctx context.Context, c Claim, lease time.Duration, p Progress) (cancelling bool, err error) {
+	err = s.db.Pool.QueryRow(ctx, `
 		UPDATE jobs SET lease_until = now() + $3::interval, progress = $4
 		WHERE id = $1 AND lease = $2 RETURNING cancelling`, c.Job.ID, c.Lease, lease, p).Scan(&cancelling)
-	if err = translate(err); errors.Is(err, ErrNotFound) {
+	if err = pg.Translate(err); errors.Is(err, fault.ErrNotFound) {
 		err = ErrLost
 	}
 	if err != nil {
@@ -255,16 +252,16 @@ type Outcome struct {
 	Sync     *Sync // recorded with it, for a package's job
 }
 
-// EndJob ends the claimed job and counts it in its run.
+// End ends the claimed job and counts it in its run.
 // It returns ErrLost if the claim was taken over.
-func (db *DB) EndJob(ctx context.Context, c Claim, o Outcome) error {
+func (s *Store) End(ctx context.Context, c Claim, o Outcome) error {
 	result, err := json.Marshal(o.Result)
 	if err != nil {
 		return fmt.Errorf("end job %s: %w", c.Job.ID, err)
 	}
-	err = db.tx(ctx, func(tx pgx.Tx) error {
+	err = s.db.Tx(ctx, func(tx pgx.Tx) error {
 		if o.Sync != nil {
-			if err := holdFence(ctx, tx, c); err != nil {
+			if err := HoldFence(ctx, tx, c); err != nil {
 				return err
 			}
 			if err := recordSync(ctx, tx, c.Job.Package, *o.Sync); err != nil {
@@ -291,7 +288,7 @@ func (db *DB) EndJob(ctx context.Context, c Claim, o Outcome) error {
 		return wakePackage(ctx, tx, c.Job.Package)
 	})
 	if err != nil {
-		return fmt.Errorf("end job %s: %w", c.Job.ID, translate(err))
+		return fmt.Errorf("end job %s: %w", c.Job.ID, pg.Translate(err))
 	}
 	return nil
 }
@@ -303,12 +300,12 @@ func wakePackage(ctx context.Context, tx pgx.Tx, pkg string) error {
 	return err
 }
 
-// RequeueJob gives the claimed job back, to run again after wait. An attempt
+// Requeue gives the claimed job back, to run again after wait. An attempt
 // that was spent counts; one that was only interrupted (spent is false) does
 // not. An update folds into the one that is queued behind it, if there is one.
 // It returns ErrLost if the claim was taken over.
-func (db *DB) RequeueJob(ctx context.Context, c Claim, wait time.Duration, spent bool, code, message string) error {
-	err := db.tx(ctx, func(tx pgx.Tx) error {
+func (s *Store) Requeue(ctx context.Context, c Claim, wait time.Duration, spent bool, code, message string) error {
+	err := s.db.Tx(ctx, func(tx pgx.Tx) error {
 		if c.Job.Kind == UpdateCatalog {
 			if _, folded, err := foldUpdate(ctx, tx, c, wait, code, message); folded || err != nil {
 				return err
@@ -327,17 +324,17 @@ func (db *DB) RequeueJob(ctx context.Context, c Claim, wait time.Duration, spent
 		return err
 	})
 	if err != nil {
-		return fmt.Errorf("requeue job %s: %w", c.Job.ID, translate(err))
+		return fmt.Errorf("requeue job %s: %w", c.Job.ID, pg.Translate(err))
 	}
 	return nil
 }
 
 // ClearCrashes forgets that the claimed job's workers vanished: it gets
 // somewhere, so it is not what takes them down.
-func (db *DB) ClearCrashes(ctx context.Context, c Claim) error {
-	_, err := db.pool.Exec(ctx, `UPDATE jobs SET crashes = 0 WHERE id = $1 AND lease = $2 AND crashes > 0`, c.Job.ID, c.Lease)
+func (s *Store) ClearCrashes(ctx context.Context, c Claim) error {
+	_, err := s.db.Pool.Exec(ctx, `UPDATE jobs SET crashes = 0 WHERE id = $1 AND lease = $2 AND crashes > 0`, c.Job.ID, c.Lease)
 	if err != nil {
-		return fmt.Errorf("clear crashes of job %s: %w", c.Job.ID, translate(err))
+		return fmt.Errorf("clear crashes of job %s: %w", c.Job.ID, pg.Translate(err))
 	}
 	return nil
 }
@@ -346,8 +343,8 @@ func (db *DB) ClearCrashes(ctx context.Context, c Claim) error {
 // the time. When nobody did for longer than quiet, Postgres was away or its
 // clock was set: such time is not taken from the leases, and what a clock that
 // went back left in the future is due when it would have been.
-func (db *DB) Watch(ctx context.Context, lease, quiet time.Duration) error {
-	err := db.tx(ctx, func(tx pgx.Tx) error {
+func (s *Store) Watch(ctx context.Context, lease, quiet time.Duration) error {
+	err := s.db.Tx(ctx, func(tx pgx.Tx) error {
 		var passed time.Duration
 		err := tx.QueryRow(ctx, `
 			UPDATE watch SET at = clock_timestamp() FROM (SELECT at FROM watch FOR UPDATE) last
@@ -366,7 +363,7 @@ func (db *DB) Watch(ctx context.Context, lease, quiet time.Duration) error {
 		return err
 	})
 	if err != nil {
-		return fmt.Errorf("watch leases: %w", translate(err))
+		return fmt.Errorf("watch leases: %w", pg.Translate(err))
 	}
 	return nil
 }
@@ -387,24 +384,24 @@ func setBack(ctx context.Context, tx pgx.Tx, by time.Duration) error {
 	return tx.SendBatch(ctx, batch).Close()
 }
 
-// ReapJobs takes running jobs from workers that vanished. They are queued
+// Reap takes running jobs from workers that vanished. They are queued
 // again, or ended when that happened MaxCrashes times; an update may fold.
 // Each is taken by itself: one that cannot be is an error, and no hindrance.
-func (db *DB) ReapJobs(ctx context.Context) (all []Job, err error) {
-	rows, _ := db.pool.Query(ctx, `
+func (s *Store) Reap(ctx context.Context) (all []Job, err error) {
+	rows, _ := s.db.Pool.Query(ctx, `
 		SELECT id, kind, lease FROM jobs WHERE state = 'running' AND lease_until < now() ORDER BY lease_until LIMIT 1000`)
 	lost, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (c Claim, err error) {
 		return c, row.Scan(&c.Job.ID, &c.Job.Kind, &c.Lease)
 	})
 	if err != nil {
-		return nil, fmt.Errorf("reap jobs: %w", translate(err))
+		return nil, fmt.Errorf("reap jobs: %w", pg.Translate(err))
 	}
 	var errs []error
 	for _, c := range lost {
-		switch job, err := db.reapJob(ctx, c); {
+		switch job, err := s.reapJob(ctx, c); {
 		case errors.Is(err, ErrLost): // its worker is back, or another one reaps
 		case err != nil:
-			errs = append(errs, fmt.Errorf("reap job %s: %w", c.Job.ID, translate(err)))
+			errs = append(errs, fmt.Errorf("reap job %s: %w", c.Job.ID, pg.Translate(err)))
 		default:
 			all = append(all, job)
 		}
@@ -412,8 +409,8 @@ func (db *DB) ReapJobs(ctx context.Context) (all []Job, err error) {
 	return all, errors.Join(errs...)
 }
 
-func (db *DB) reapJob(ctx context.Context, c Claim) (job Job, err error) {
-	err = db.tx(ctx, func(tx pgx.Tx) error {
+func (s *Store) reapJob(ctx context.Context, c Claim) (job Job, err error) {
+	err = s.db.Tx(ctx, func(tx pgx.Tx) error {
 		if c.Job.Kind == UpdateCatalog {
 			if err := lockUpdates(ctx, tx); err != nil {
 				return err
@@ -441,7 +438,7 @@ func (db *DB) reapJob(ctx context.Context, c Claim) (job Job, err error) {
 			SET crashes = @crashes, lease = NULL, lease_until = NULL, enqueued_at = NULL, run_at = now(),
 				state = @state, ended_at = CASE WHEN @state <> 'queued' THEN now() END, error_code = @code, error_message = @message
 			WHERE id = @id
-			RETURNING `+jobColumns, pgx.NamedArgs{"id": c.Job.ID, "crashes": c.Job.Crashes, "state": o.State, "code": o.Code, "message": o.Message})
+			RETURNING `+columns, pgx.NamedArgs{"id": c.Job.ID, "crashes": c.Job.Crashes, "state": o.State, "code": o.Code, "message": o.Message})
 		if job, err = pgx.CollectExactlyOneRow(rows, pgx.RowToStructByName[Job]); err != nil {
 			return err
 		}
@@ -480,34 +477,34 @@ type DueJob struct {
 	Repeated bool // the queue was told before
 }
 
-// DueJobs returns queued jobs that are due and that the queue was not told
+// Due returns queued jobs that are due and that the queue was not told
 // of, or was told of more than stale ago; the longest waiting first.
-func (db *DB) DueJobs(ctx context.Context, stale time.Duration, limit int) ([]DueJob, error) {
-	rows, _ := db.pool.Query(ctx, `
+func (s *Store) Due(ctx context.Context, stale time.Duration, limit int) ([]DueJob, error) {
+	rows, _ := s.db.Pool.Query(ctx, `
 		SELECT id, kind, enqueued_at IS NOT NULL AS repeated FROM jobs
 		WHERE state = 'queued' AND run_at <= now() AND (enqueued_at IS NULL OR enqueued_at < now() - $1::interval)
 		ORDER BY run_at LIMIT $2`, stale, limit)
 	all, err := pgx.CollectRows(rows, pgx.RowToStructByName[DueJob])
 	if err != nil {
-		return nil, fmt.Errorf("due jobs: %w", translate(err))
+		return nil, fmt.Errorf("due jobs: %w", pg.Translate(err))
 	}
 	return all, nil
 }
 
 // MarkEnqueued notes that the queue was told of the jobs.
-func (db *DB) MarkEnqueued(ctx context.Context, ids ...uuid.UUID) error {
-	_, err := db.pool.Exec(ctx, `UPDATE jobs SET enqueued_at = now() WHERE id = ANY($1) AND state = 'queued'`, ids)
+func (s *Store) MarkEnqueued(ctx context.Context, ids ...uuid.UUID) error {
+	_, err := s.db.Pool.Exec(ctx, `UPDATE jobs SET enqueued_at = now() WHERE id = ANY($1) AND state = 'queued'`, ids)
 	if err != nil {
-		return fmt.Errorf("mark jobs enqueued: %w", translate(err))
+		return fmt.Errorf("mark jobs enqueued: %w", pg.Translate(err))
 	}
 	return nil
 }
 
-// RetryJob queues a job again that ended without success.
+// Retry queues a job again that ended without success.
 // It returns ErrConflict if it has not ended, succeeded, or has a successor.
 // An update begins its run again; other jobs leave theirs, which has ended.
-func (db *DB) RetryJob(ctx context.Context, id uuid.UUID) (job Job, err error) {
-	err = db.tx(ctx, func(tx pgx.Tx) error {
+func (s *Store) Retry(ctx context.Context, id uuid.UUID) (job Job, err error) {
+	err = s.db.Tx(ctx, func(tx pgx.Tx) error {
 		if err := lockUpdates(ctx, tx); err != nil {
 			return err
 		}
@@ -517,17 +514,17 @@ func (db *DB) RetryJob(ctx context.Context, id uuid.UUID) (job Job, err error) {
 				started_at = NULL, ended_at = NULL, error_code = '', error_message = '', result = NULL, progress = '{}',
 				run_id = CASE WHEN kind = 'catalog:update' THEN run_id END
 			WHERE id = $1 AND state IN ('failed', 'cancelled')
-			RETURNING `+jobColumns, id)
+			RETURNING `+columns, id)
 		job, err = oneJob(rows, id)
 		return err
 	})
-	return db.changed(ctx, id, job, err)
+	return s.changed(ctx, id, job, err)
 }
 
-// CancelJob ends a job that no worker has, and asks the worker of a running one to stop.
+// Cancel ends a job that no worker has, and asks the worker of a running one to stop.
 // It returns ErrConflict if the job has ended.
-func (db *DB) CancelJob(ctx context.Context, id uuid.UUID) (job Job, err error) {
-	err = db.tx(ctx, func(tx pgx.Tx) error {
+func (s *Store) Cancel(ctx context.Context, id uuid.UUID) (job Job, err error) {
+	err = s.db.Tx(ctx, func(tx pgx.Tx) error {
 		rows, _ := tx.Query(ctx, `
 			UPDATE jobs
 			SET cancelling = true,
@@ -537,71 +534,53 @@ func (db *DB) CancelJob(ctx context.Context, id uuid.UUID) (job Job, err error) 
 				error_code = CASE WHEN lease_until IS NULL THEN 'cancelled' ELSE error_code END,
 				error_message = CASE WHEN lease_until IS NULL THEN 'cancelled on request' ELSE error_message END
 			WHERE id = $1 AND state IN ('queued', 'running')
-			RETURNING `+jobColumns, id)
+			RETURNING `+columns, id)
 		if job, err = oneJob(rows, id); err != nil {
 			return err
 		}
 		return countEnd(ctx, tx, job)
 	})
-	return db.changed(ctx, id, job, err)
+	return s.changed(ctx, id, job, err)
 }
 
 // changed tells a job that is not there from one in the wrong state.
-func (db *DB) changed(ctx context.Context, id uuid.UUID, job Job, err error) (Job, error) {
-	if !errors.Is(err, ErrNotFound) {
+func (s *Store) changed(ctx context.Context, id uuid.UUID, job Job, err error) (Job, error) {
+	if !errors.Is(err, fault.ErrNotFound) {
 		return job, err
 	}
-	job, err = db.JobByID(ctx, id)
+	job, err = s.ByID(ctx, id)
 	if err != nil {
 		return Job{}, err
 	}
-	return Job{}, fmt.Errorf("job %s is %s: %w", id, job.State, ErrConflict)
+	return Job{}, fmt.Errorf("job %s is %s: %w", id, job.State, fault.ErrConflict)
 }
 
-// SeeWorker records that a worker is alive, and forgets those that are not.
-func (db *DB) SeeWorker(ctx context.Context, id string, concurrency int, release string) error {
-	_, err := db.pool.Exec(ctx, `
-		WITH gone AS (DELETE FROM workers WHERE seen_at < now() - interval '1 hour')
-		INSERT INTO workers (id, concurrency, release) VALUES ($1, $2, $3)
-		ON CONFLICT (id) DO UPDATE SET seen_at = now(), concurrency = EXCLUDED.concurrency`, id, concurrency, release)
+// Prune removes jobs that ended longer than age ago.
+func (s *Store) Prune(ctx context.Context, age time.Duration) error {
+	_, err := s.db.Pool.Exec(ctx, `DELETE FROM jobs WHERE ended_at < now() - $1::interval`, age)
 	if err != nil {
-		return fmt.Errorf("see worker %s: %w", id, translate(err))
+		return fmt.Errorf("prune jobs: %w", pg.Translate(err))
 	}
 	return nil
 }
 
-// ForgetWorker removes a worker that stopped.
-func (db *DB) ForgetWorker(ctx context.Context, id string) error {
-	if _, err := db.pool.Exec(ctx, `DELETE FROM workers WHERE id = $1`, id); err != nil {
-		return fmt.Errorf("forget worker %s: %w", id, translate(err))
-	}
-	return nil
-}
+// ErrLost says that another worker has taken over: what this one holds
+// is stale, and it must stop.
+var ErrLost = errors.New("claim lost")
 
-// A JobCount is how many jobs of a kind are in a state.
-type JobCount struct {
-	State, Kind string
-	Count       int
-}
-
-// JobCounts counts open jobs, and those that ended within a day.
-func (db *DB) JobCounts(ctx context.Context) ([]JobCount, error) {
-	rows, _ := db.pool.Query(ctx, `
-		SELECT state, kind, count(*) AS count FROM jobs
-		WHERE state IN ('queued', 'running') OR created_at > now() - interval '1 day'
-		GROUP BY state, kind ORDER BY state, kind`)
-	all, err := pgx.CollectRows(rows, pgx.RowToStructByName[JobCount])
+// Failures returns the jobs that failed within a week and that nobody has
+// asked for again since, newest first.
+func (s *Store) Failures(ctx context.Context, limit int) ([]Job, error) {
+	rows, _ := s.db.Pool.Query(ctx, `
+		SELECT `+columns+` FROM jobs j
+		WHERE state = 'failed' AND created_at > now() - interval '7 days' AND seen(package, $2)
+			AND NOT EXISTS (SELECT FROM jobs later
+				WHERE later.package = j.package AND later.kind = j.kind AND later.target = j.target
+					AND (later.created_at, later.id) > (j.created_at, j.id))
+		ORDER BY created_at DESC, id DESC LIMIT $1`, limit, access.SeesPrivate(ctx))
+	all, err := pgx.CollectRows(rows, pgx.RowToStructByName[Job])
 	if err != nil {
-		return nil, fmt.Errorf("job counts: %w", translate(err))
+		return nil, fmt.Errorf("failures: %w", pg.Translate(err))
 	}
 	return all, nil
-}
-
-// PruneJobs removes jobs that ended longer than age ago.
-func (db *DB) PruneJobs(ctx context.Context, age time.Duration) error {
-	_, err := db.pool.Exec(ctx, `DELETE FROM jobs WHERE ended_at < now() - $1::interval`, age)
-	if err != nil {
-		return fmt.Errorf("prune jobs: %w", translate(err))
-	}
-	return nil
 }

@@ -1,4 +1,4 @@
-package storage
+package scrub
 
 import (
 	"context"
@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/francescobianco/packbase/storage/pg"
 )
 
 // A blobShare is a shared lock on the blobs, which all jobs of a process hold
@@ -25,28 +27,28 @@ type blobShares struct {
 	last *blobShare
 }
 
-// ShareBlobs keeps OwnBlobs waiting until release is called.
-func (db *DB) ShareBlobs(ctx context.Context) (release func(), err error) {
+// Share keeps OwnBlobs waiting until release is called.
+func (s *Store) Share(ctx context.Context) (release func(), err error) {
 	select {
-	case db.shares.turn <- struct{}{}:
-		defer func() { <-db.shares.turn }()
+	case s.shares.turn <- struct{}{}:
+		defer func() { <-s.shares.turn }()
 	case <-ctx.Done():
 		return nil, fmt.Errorf("share blobs: %w", ctx.Err())
 	}
-	if release, ok := db.shares.join(ctx); ok {
+	if release, ok := s.shares.join(ctx); ok {
 		return release, nil
 	}
-	conn, err := db.lockBlobs(ctx, "pg_advisory_lock_shared")
+	conn, err := s.lockBlobs(ctx, "pg_advisory_lock_shared")
 	if err != nil {
 		return nil, err
 	}
-	return db.shares.add(conn), nil
+	return s.shares.add(conn), nil
 }
 
-// OwnBlobs waits until nobody shares the blobs, and keeps them from it until
+// Own waits until nobody shares the blobs, and keeps them from it until
 // release is called.
-func (db *DB) OwnBlobs(ctx context.Context) (release func(), err error) {
-	conn, err := db.lockBlobs(ctx, "pg_advisory_lock")
+func (s *Store) Own(ctx context.Context) (release func(), err error) {
+	conn, err := s.lockBlobs(ctx, "pg_advisory_lock")
 	if err != nil {
 		return nil, err
 	}
@@ -105,15 +107,15 @@ func closeConn(conn *pgx.Conn) {
 }
 
 // lockBlobs takes the lock on a connection of its own.
-func (db *DB) lockBlobs(ctx context.Context, function string) (*pgx.Conn, error) {
-	conn, err := db.Connect(ctx)
+func (s *Store) lockBlobs(ctx context.Context, function string) (*pgx.Conn, error) {
+	conn, err := s.db.Connect(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("lock blobs: %w", translate(err))
+		return nil, fmt.Errorf("lock blobs: %w", pg.Translate(err))
 	}
 	sql := `SET lock_timeout = 0; SET statement_timeout = 0; SELECT ` + function + `(hashtext('packbase blobs ' || current_schema()))`
 	if _, err := conn.Exec(ctx, sql); err != nil {
 		closeConn(conn)
-		return nil, fmt.Errorf("lock blobs: %w", translate(err))
+		return nil, fmt.Errorf("lock blobs: %w", pg.Translate(err))
 	}
 	return conn, nil
 }

@@ -1,4 +1,6 @@
-package storage
+// Package feed is the change feed that edges follow, and how far an edge has
+// followed its central: format and SQL.
+package feed
 
 import (
 	"context"
@@ -12,7 +14,20 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/francescobianco/packbase/storage/access"
+	"github.com/francescobianco/packbase/storage/blob"
+	"github.com/francescobianco/packbase/storage/fault"
+	"github.com/francescobianco/packbase/storage/pg"
 )
+
+// A Store reads and writes the feed, and how far an edge has followed another one. It is safe for concurrent use;
+// each method is one transaction.
+type Store struct {
+	db *pg.DB
+}
+
+func New(db *pg.DB) *Store { return &Store{db} }
 
 // A Change is one entry of the feed that edges follow: a release that was
 // published.
@@ -45,17 +60,17 @@ func (c *Change) Open() (body json.RawMessage, private bool, err error) {
 	return c.Secret, true, nil
 }
 
-// A ChangeBody says which blobs make up a release, with which an edge has
+// A Body says which blobs make up a release, with which an edge has
 // everything and can check everything; or what was decided about a package.
-type ChangeBody struct {
-	Package  string `json:"package"`
-	Tag      string `json:"tag,omitempty"`
-	Commit   string `json:"commit,omitempty"`
-	Manifest Blob   `json:"manifest,omitzero"`
-	Tarball  Blob   `json:"tarball,omitzero"`
-	Decision string `json:"decision,omitempty"` // "" for a release, else one of the Decision constants
-	Reason   string `json:"reason,omitempty"`   // of a removal
-	Nonce    string `json:"nonce,omitempty"`    // of a private package: keeps its body from being guessed
+type Body struct {
+	Package  string   `json:"package"`
+	Tag      string   `json:"tag,omitempty"`
+	Commit   string   `json:"commit,omitempty"`
+	Manifest blob.Ref `json:"manifest,omitzero"`
+	Tarball  blob.Ref `json:"tarball,omitzero"`
+	Decision string   `json:"decision,omitempty"` // "" for a release, else one of the Decision constants
+	Reason   string   `json:"reason,omitempty"`   // of a removal
+	Nonce    string   `json:"nonce,omitempty"`    // of a private package: keeps its body from being guessed
 }
 
 // Decisions that edges follow.
@@ -72,12 +87,12 @@ func NextChain(chain string, body []byte) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// addChange appends a release to the feed. The lock makes the feed's order
+// Add appends a release to the feed. The lock makes the feed's order
 // that of commits, without gaps.
 //
 // Of a private package the feed has a digest, so that all edges hold the same
 // chain; what it says is told to those who may know.
-func addChange(ctx context.Context, tx pgx.Tx, change ChangeBody) error {
+func Add(ctx context.Context, tx pgx.Tx, change Body) error {
 	var private bool
 	if err := tx.QueryRow(ctx, `SELECT private FROM packages WHERE name = $1`, change.Package).Scan(&private); err != nil {
 		return err
@@ -109,19 +124,19 @@ func addChange(ctx context.Context, tx pgx.Tx, change ChangeBody) error {
 
 // Changes returns the changes after since, oldest first, and the newest there
 // is: its number and chain, 0 and "" if there is none.
-func (db *DB) Changes(ctx context.Context, since int64, limit int) (changes []Change, head Change, err error) {
-	err = db.pool.QueryRow(ctx, `SELECT seq, chain FROM changes ORDER BY seq DESC LIMIT 1`).Scan(&head.Seq, &head.Chain)
+func (s *Store) Changes(ctx context.Context, since int64, limit int) (changes []Change, head Change, err error) {
+	err = s.db.Pool.QueryRow(ctx, `SELECT seq, chain FROM changes ORDER BY seq DESC LIMIT 1`).Scan(&head.Seq, &head.Chain)
 	if err != nil && !errors.Is(err, pgx.ErrNoRows) {
-		return nil, head, fmt.Errorf("head of changes: %w", translate(err))
+		return nil, head, fmt.Errorf("head of changes: %w", pg.Translate(err))
 	}
 	// What came after the head was read is left for next time.
-	rows, _ := db.pool.Query(ctx, `
+	rows, _ := s.db.Pool.Query(ctx, `
 		SELECT seq, body, chain, CASE WHEN $4 THEN COALESCE(secret, '') ELSE '' END,
 			NOT seen(said ->> 'package', $4) OR EXISTS (
 				SELECT FROM tombstones t
 				WHERE t.package = said ->> 'package' AND t.commit_oid = said ->> 'commit' AND COALESCE(t.tag, '') = COALESCE(said ->> 'tag', ''))
 		FROM changes, LATERAL (SELECT (CASE WHEN $4 THEN COALESCE(secret, body) ELSE body END)::jsonb AS said) s
-		WHERE seq > $1 AND seq <= $2 ORDER BY seq LIMIT $3`, since, head.Seq, limit, SeesPrivate(ctx))
+		WHERE seq > $1 AND seq <= $2 ORDER BY seq LIMIT $3`, since, head.Seq, limit, access.SeesPrivate(ctx))
 	var c Change
 	var body, secret string
 	_, err = pgx.ForEachRow(rows, []any{&c.Seq, &body, &c.Chain, &secret, &c.Withheld}, func() error {
@@ -133,30 +148,9 @@ func (db *DB) Changes(ctx context.Context, since int64, limit int) (changes []Ch
 		return nil
 	})
 	if err != nil {
-		return nil, head, fmt.Errorf("changes since %d: %w", since, translate(err))
+		return nil, head, fmt.Errorf("changes since %d: %w", since, pg.Translate(err))
 	}
 	return changes, head, nil
-}
-
-// BlobByDigest returns a blob of a release or of a history, or ErrNotFound.
-func (db *DB) BlobByDigest(ctx context.Context, digest string) (Blob, error) {
-	b := Blob{Digest: digest}
-	err := db.pool.QueryRow(ctx, `
-		SELECT size FROM blobs
-		WHERE digest = $1 AND EXISTS (SELECT FROM blob_names n WHERE n.digest = $1 AND n.served AND seen(n.package, $2))`, digest, SeesPrivate(ctx)).Scan(&b.Size)
-	if err != nil {
-		err = db.orGone(ctx, translate(err), `digest = $1 OR manifest_digest = $2`, digest, digest)
-		return Blob{}, fmt.Errorf("blob %s: %w", digest, err)
-	}
-	return b, nil
-}
-
-// BlobBytes returns the size of all blobs that rows name.
-func (db *DB) BlobBytes(ctx context.Context) (n int64, err error) {
-	if err := db.pool.QueryRow(ctx, `SELECT COALESCE(sum(size), 0)::bigint FROM blobs`).Scan(&n); err != nil {
-		return 0, fmt.Errorf("measure blobs: %w", translate(err))
-	}
-	return n, nil
 }
 
 // A Replication is how far an edge has followed its central.
@@ -171,11 +165,11 @@ type Replication struct {
 
 // Replication returns where replication stands, or ErrNotFound on a registry
 // that follows nobody.
-func (db *DB) Replication(ctx context.Context) (Replication, error) {
-	rows, _ := db.pool.Query(ctx, `SELECT central, seq, chain, head, halted, synced_at FROM replication`)
+func (s *Store) Replication(ctx context.Context) (Replication, error) {
+	rows, _ := s.db.Pool.Query(ctx, `SELECT central, seq, chain, head, halted, synced_at FROM replication`)
 	r, err := pgx.CollectExactlyOneRow(rows, pgx.RowToStructByName[Replication])
 	if err != nil {
-		return Replication{}, fmt.Errorf("replication: %w", translate(err))
+		return Replication{}, fmt.Errorf("replication: %w", pg.Translate(err))
 	}
 	return r, nil
 }
@@ -184,8 +178,8 @@ func (db *DB) Replication(ctx context.Context) (Replication, error) {
 // us private packages. When it newly does, the feed is read from its beginning.
 // It returns ErrConflict if the registry follows another central: their
 // histories would mix.
-func (db *DB) Follow(ctx context.Context, central string, private bool) (Replication, error) {
-	_, err := db.pool.Exec(ctx, `
+func (s *Store) Follow(ctx context.Context, central string, private bool) (Replication, error) {
+	_, err := s.db.Pool.Exec(ctx, `
 		INSERT INTO replication AS r (central, private) VALUES ($1, $2)
 		ON CONFLICT (one) DO UPDATE
 		SET private = EXCLUDED.private,
@@ -193,32 +187,32 @@ func (db *DB) Follow(ctx context.Context, central string, private bool) (Replica
 			chain = CASE WHEN EXCLUDED.private AND NOT r.private THEN '' ELSE r.chain END
 		WHERE r.central = EXCLUDED.central`, central, private)
 	if err != nil {
-		return Replication{}, fmt.Errorf("follow %s: %w", central, translate(err))
+		return Replication{}, fmt.Errorf("follow %s: %w", central, pg.Translate(err))
 	}
-	r, err := db.Replication(ctx)
+	r, err := s.Replication(ctx)
 	if err != nil {
 		return Replication{}, err
 	}
 	if r.Central != central {
-		return Replication{}, fmt.Errorf("%w: this registry follows %s, not %s", ErrConflict, r.Central, central)
+		return Replication{}, fmt.Errorf("%w: this registry follows %s, not %s", fault.ErrConflict, r.Central, central)
 	}
 	return r, nil
 }
 
 // Seen records what the central says of itself.
-func (db *DB) Seen(ctx context.Context, head int64) error {
-	_, err := db.pool.Exec(ctx, `UPDATE replication SET head = $1, synced_at = now()`, head)
+func (s *Store) Seen(ctx context.Context, head int64) error {
+	_, err := s.db.Pool.Exec(ctx, `UPDATE replication SET head = $1, synced_at = now()`, head)
 	if err != nil {
-		return fmt.Errorf("note head of central: %w", translate(err))
+		return fmt.Errorf("note head of central: %w", pg.Translate(err))
 	}
 	return nil
 }
 
 // Halt stops replication for good, until an operator clears it.
-func (db *DB) Halt(ctx context.Context, reason string) error {
-	_, err := db.pool.Exec(ctx, `UPDATE replication SET halted = $1 WHERE halted = ''`, reason)
+func (s *Store) Halt(ctx context.Context, reason string) error {
+	_, err := s.db.Pool.Exec(ctx, `UPDATE replication SET halted = $1 WHERE halted = ''`, reason)
 	if err != nil {
-		return fmt.Errorf("halt replication: %w", translate(err))
+		return fmt.Errorf("halt replication: %w", pg.Translate(err))
 	}
 	return nil
 }
@@ -226,8 +220,8 @@ func (db *DB) Halt(ctx context.Context, reason string) error {
 // Resume clears a halt. The feed is then read from its beginning, and what is
 // here already is held to it: the central may have been restored, and have
 // another history of the same releases.
-func (db *DB) Resume(ctx context.Context) error {
-	err := db.tx(ctx, func(tx pgx.Tx) error {
+func (s *Store) Resume(ctx context.Context) error {
+	err := s.db.Tx(ctx, func(tx pgx.Tx) error {
 		resumed, err := tx.Exec(ctx, `UPDATE replication SET halted = '', seq = 0, chain = '', head = 0 WHERE halted <> ''`)
 		if err == nil && resumed.RowsAffected() > 0 {
 			_, err = tx.Exec(ctx, `DELETE FROM set_aside`) // their numbers are of the feed as it was
@@ -235,20 +229,20 @@ func (db *DB) Resume(ctx context.Context) error {
 		return err
 	})
 	if err != nil {
-		return fmt.Errorf("resume replication: %w", translate(err))
+		return fmt.Errorf("resume replication: %w", pg.Translate(err))
 	}
 	return nil
 }
 
 // Advance notes that all up to the change is here.
-func (db *DB) Advance(ctx context.Context, to Change) error {
-	if err := advance(ctx, db.pool, to); err != nil {
-		return fmt.Errorf("advance to change %d: %w", to.Seq, translate(err))
+func (s *Store) Advance(ctx context.Context, to Change) error {
+	if err := Advance(ctx, s.db.Pool, to); err != nil {
+		return fmt.Errorf("advance to change %d: %w", to.Seq, pg.Translate(err))
 	}
 	return nil
 }
 
-func advance(ctx context.Context, q interface {
+func Advance(ctx context.Context, q interface {
 	Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error)
 }, to Change) error {
 	_, err := q.Exec(ctx, `UPDATE replication SET seq = $1, chain = $2, synced_at = now()`, to.Seq, to.Chain)

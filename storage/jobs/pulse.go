@@ -1,4 +1,4 @@
-package storage
+package jobs
 
 import (
 	"context"
@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/francescobianco/packbase/storage/pg"
 )
 
 // A Pulse says whether jobs get anywhere.
@@ -19,8 +21,8 @@ type Pulse struct {
 }
 
 // Pulse returns the pulse of the jobs.
-func (db *DB) Pulse(ctx context.Context) (Pulse, error) {
-	rows, _ := db.pool.Query(ctx, `
+func (s *Store) Pulse(ctx context.Context) (Pulse, error) {
+	rows, _ := s.db.Pool.Query(ctx, `
 		SELECT
 			(SELECT GREATEST(clock_timestamp() - reconciled_at, '0') FROM watch WHERE reconciled_at IS NOT NULL) AS reconciled,
 			COALESCE((
@@ -30,29 +32,15 @@ func (db *DB) Pulse(ctx context.Context) (Pulse, error) {
 				ORDER BY j.run_at LIMIT 1), '0') AS oldest_due`)
 	p, err := pgx.CollectExactlyOneRow(rows, pgx.RowToStructByName[Pulse])
 	if err != nil {
-		return Pulse{}, fmt.Errorf("pulse of jobs: %w", translate(err))
+		return Pulse{}, fmt.Errorf("pulse of jobs: %w", pg.Translate(err))
 	}
 	return p, nil
 }
 
-// ScrubBehind reports whether a blob that is named has not been read for
-// longer than period.
-func (db *DB) ScrubBehind(ctx context.Context, period time.Duration) (behind bool, err error) {
-	err = db.pool.QueryRow(ctx, `
-		SELECT EXISTS (
-			SELECT FROM blobs b
-			WHERE COALESCE(b.checked_at, b.created_at) < now() - $1::interval AND b.damaged_at IS NULL
-				AND EXISTS (SELECT FROM blob_names n WHERE n.digest = b.digest))`, period).Scan(&behind)
-	if err != nil {
-		return false, fmt.Errorf("scrub state: %w", translate(err))
-	}
-	return behind, nil
-}
-
 // Reconciled notes that a worker looked after the jobs, and nothing failed.
-func (db *DB) Reconciled(ctx context.Context) error {
-	if _, err := db.pool.Exec(ctx, `UPDATE watch SET reconciled_at = clock_timestamp()`); err != nil {
-		return fmt.Errorf("note round: %w", translate(err))
+func (s *Store) Reconciled(ctx context.Context) error {
+	if _, err := s.db.Pool.Exec(ctx, `UPDATE watch SET reconciled_at = clock_timestamp()`); err != nil {
+		return fmt.Errorf("note round: %w", pg.Translate(err))
 	}
 	return nil
 }

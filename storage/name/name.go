@@ -1,6 +1,7 @@
-package storage
+package name
 
 import (
+	"fmt"
 	"net/netip"
 	"net/url"
 	"path"
@@ -10,6 +11,8 @@ import (
 	"strings"
 	"unicode"
 	"unicode/utf8"
+
+	"github.com/francescobianco/packbase/storage/fault"
 )
 
 // Limits of names.
@@ -31,6 +34,10 @@ var (
 	}
 )
 
+// IsWord reports whether s may name something that packbase keeps: as
+// ValidPackage has it, without what is forbidden for the sake of routes.
+func IsWord(s string) bool { return len(s) <= MaxPackageName && packageName.MatchString(s) }
+
 // ValidPackage checks a package name: 1 to 100 of the characters
 // A-Z a-z 0-9 . _ -, beginning with a letter or digit, without "..", not
 // ending in ".", ".git", ".lock" or ".atom", and not reserved for a route.
@@ -39,19 +46,19 @@ func ValidPackage(name string) error {
 	lower := strings.ToLower(name)
 	switch {
 	case name == "":
-		return invalid("name", "a package name is missing")
+		return fault.Invalid("name", "a package name is missing")
 	case len(name) > MaxPackageName:
-		return invalid("name", "a package name has at most %d bytes, this one has %d", MaxPackageName, len(name))
+		return fault.Invalid("name", "a package name has at most %d bytes, this one has %d", MaxPackageName, len(name))
 	case !packageName.MatchString(name):
-		return invalid("name", "%q is not a package name: use letters, digits, '.', '_' and '-', beginning with a letter or digit", clip(name))
+		return fault.Invalid("name", "%q is not a package name: use letters, digits, '.', '_' and '-', beginning with a letter or digit", fault.Clip(name))
 	case strings.Contains(name, ".."), strings.HasSuffix(name, "."):
-		return invalid("name", "%q is not a package name: no \"..\", and no \".\" at the end", name)
+		return fault.Invalid("name", "%q is not a package name: no \"..\", and no \".\" at the end", name)
 	case hasAnySuffix(lower, ".git", ".lock", ".atom", ".svg"):
-		return invalid("name", "%q is not a package name: it must not end in %s", name, path.Ext(name))
+		return fault.Invalid("name", "%q is not a package name: it must not end in %s", name, path.Ext(name))
 	}
 	for _, r := range reserved {
 		if lower == r {
-			return invalid("name", "%q is reserved; give another \"name\"", name)
+			return fault.Invalid("name", "%q is reserved; give another \"name\"", name)
 		}
 	}
 	return nil
@@ -63,23 +70,33 @@ func ValidPackage(name string) error {
 func ValidTag(name string) error {
 	switch {
 	case name == "":
-		return invalid("tag", "a tag name is missing")
+		return fault.Invalid("tag", "a tag name is missing")
 	case len(name) > MaxTagName:
-		return invalid("tag", "a tag name has at most %d bytes, this one has %d", MaxTagName, len(name))
+		return fault.Invalid("tag", "a tag name has at most %d bytes, this one has %d", MaxTagName, len(name))
 	case !utf8.ValidString(name):
-		return invalid("tag", "%q is not a tag name: it is not valid UTF-8", clip(name))
+		return fault.Invalid("tag", "%q is not a tag name: it is not valid UTF-8", fault.Clip(name))
 	case strings.ContainsFunc(name, unicode.IsControl), strings.ContainsAny(name, " ~^:?*[\\"):
-		return invalid("tag", "%q is not a tag name: no control characters, spaces or any of ~^:?*[\\", clip(name))
+		return fault.Invalid("tag", "%q is not a tag name: no control characters, spaces or any of ~^:?*[\\", fault.Clip(name))
 	case strings.HasPrefix(name, "-"), strings.Contains(name, ".."), strings.Contains(name, "@{"),
 		strings.HasSuffix(name, "."), name == "@":
-		return invalid("tag", "%q is not a tag name: git-check-ref-format(1) forbids it", clip(name))
+		return fault.Invalid("tag", "%q is not a tag name: git-check-ref-format(1) forbids it", fault.Clip(name))
 	}
 	for part := range strings.SplitSeq(name, "/") {
 		if part == "" || strings.HasPrefix(part, ".") || strings.HasSuffix(part, ".lock") {
-			return invalid("tag", "%q is not a tag name: git-check-ref-format(1) forbids the part %q", clip(name), clip(part))
+			return fault.Invalid("tag", "%q is not a tag name: git-check-ref-format(1) forbids the part %q", fault.Clip(name), fault.Clip(part))
 		}
 	}
 	return nil
+}
+
+// ValidRef checks the name that a tag or branch of an upstream must have to be
+// mirrored: ValidTag, and no commit id. 40 hex digits are a commit id and
+// nothing else: who pins a commit must not get what somebody named so.
+func ValidRef(name string) error {
+	if ValidOID(name) {
+		return fmt.Errorf("%q is a commit id, which no tag may be named; upstream has to give it another name", name)
+	}
+	return ValidTag(name)
 }
 
 // ValidOID reports whether s is a full Git object id: 40 hex digits.
@@ -105,42 +122,42 @@ func ParseUpstream(raw string) (Upstream, error) {
 	const field = "url"
 	switch {
 	case raw == "":
-		return Upstream{}, invalid(field, "the upstream's URL is missing; give one like git+https://host/owner/repo")
+		return Upstream{}, fault.Invalid(field, "the upstream's URL is missing; give one like git+https://host/owner/repo")
 	case len(raw) > MaxUpstreamURL:
-		return Upstream{}, invalid(field, "an upstream's URL has at most %d bytes, this one has %d", MaxUpstreamURL, len(raw))
+		return Upstream{}, fault.Invalid(field, "an upstream's URL has at most %d bytes, this one has %d", MaxUpstreamURL, len(raw))
 	case !utf8.ValidString(raw), strings.ContainsFunc(raw, func(r rune) bool { return unicode.IsControl(r) || unicode.IsSpace(r) }), strings.Contains(raw, `\`):
-		return Upstream{}, invalid(field, "it has characters that no URL has")
+		return Upstream{}, fault.Invalid(field, "it has characters that no URL has")
 	}
 	// Messages do not quote the URL as long as there may be a password in it.
 	u, err := url.Parse(strings.TrimPrefix(raw, "git+"))
 	if err != nil {
-		return Upstream{}, invalid(field, "it is not a URL; give one like git+https://host/owner/repo")
+		return Upstream{}, fault.Invalid(field, "it is not a URL; give one like git+https://host/owner/repo")
 	}
 	switch {
 	case u.Scheme != "https" && u.Scheme != "http":
-		return Upstream{}, invalid(field, "only http and https upstreams are mirrored; give one like git+https://host/owner/repo")
+		return Upstream{}, fault.Invalid(field, "only http and https upstreams are mirrored; give one like git+https://host/owner/repo")
 	case u.User != nil:
-		return Upstream{}, invalid(field, "a URL must not carry a user name or password; put credentials into the file that PACKBASE_NETRC names")
+		return Upstream{}, fault.Invalid(field, "a URL must not carry a user name or password; put credentials into the file that PACKBASE_NETRC names")
 	case u.Opaque != "", u.Hostname() == "":
-		return Upstream{}, invalid(field, "it names no host; give one like git+https://host/owner/repo")
+		return Upstream{}, fault.Invalid(field, "it names no host; give one like git+https://host/owner/repo")
 	case u.RawQuery != "", u.ForceQuery:
-		return Upstream{}, invalid(field, "an upstream's URL has no query; name a tag or commit as #fragment")
+		return Upstream{}, fault.Invalid(field, "an upstream's URL has no query; name a tag or commit as #fragment")
 	case !validHost(u):
-		return Upstream{}, invalid(field, "%q is not the name of a host, and its port if it has one", clip(u.Host))
+		return Upstream{}, fault.Invalid(field, "%q is not the name of a host, and its port if it has one", fault.Clip(u.Host))
 	case u.EscapedPath() != (&url.URL{Path: u.Path}).EscapedPath(), strings.ContainsFunc(u.Path, unicode.IsControl):
-		return Upstream{}, invalid(field, "the path %q is not spelled canonically", clip(u.EscapedPath()))
+		return Upstream{}, fault.Invalid(field, "the path %q is not spelled canonically", fault.Clip(u.EscapedPath()))
 	}
 	clean := strings.TrimSuffix(u.Path, "/")
 	if strings.Trim(clean, "/") == "" || path.Clean(clean) != clean {
-		return Upstream{}, invalid(field, "the path %q names no repository; give one like git+https://host/owner/repo", clip(u.Path))
+		return Upstream{}, fault.Invalid(field, "the path %q names no repository; give one like git+https://host/owner/repo", fault.Clip(u.Path))
 	}
 	name := strings.TrimSuffix(path.Base(clean), ".git")
 	if name == "" {
-		return Upstream{}, invalid(field, "the path %q names no repository", clip(u.Path))
+		return Upstream{}, fault.Invalid(field, "the path %q names no repository", fault.Clip(u.Path))
 	}
 	if u.Fragment != "" && !ValidOID(u.Fragment) {
 		if err := ValidTag(u.Fragment); err != nil {
-			return Upstream{}, invalid(field, "the fragment %q is neither a tag name nor a full commit id", clip(u.Fragment))
+			return Upstream{}, fault.Invalid(field, "the fragment %q is neither a tag name nor a full commit id", fault.Clip(u.Fragment))
 		}
 	}
 	target := u.Fragment
@@ -170,9 +187,9 @@ func FixtureUpstream(folder string) (Upstream, error) {
 	return Upstream{Canonical: FixtureScheme + name, CloneURL: FixtureScheme + folder, Name: name}, nil
 }
 
-// check returns an *InvalidError unless CloneURL is a spelling of Canonical:
+// Check returns an *InvalidError unless CloneURL is a spelling of Canonical:
 // what is dialled must be what owns the name.
-func (u Upstream) check() error {
+func (u Upstream) Check() error {
 	parse := ParseUpstream
 	if strings.HasPrefix(u.CloneURL, FixtureScheme) {
 		parse = func(raw string) (Upstream, error) { return FixtureUpstream(strings.TrimPrefix(raw, FixtureScheme)) }
@@ -182,14 +199,14 @@ func (u Upstream) check() error {
 		return err
 	}
 	if same.Canonical != u.Canonical || same.CloneURL != u.CloneURL {
-		return invalid("url", "the clone URL %q is not one of the upstream %q", clip(u.CloneURL), clip(u.Canonical))
+		return fault.Invalid("url", "the clone URL %q is not one of the upstream %q", fault.Clip(u.CloneURL), fault.Clip(u.Canonical))
 	}
 	return nil
 }
 
-// hideFolder takes a fixture's folder for its name alone: earlier releases
+// HideFolder takes a fixture's folder for its name alone: earlier releases
 // wrote down where it lay.
-func hideFolder(cloneURL string) string {
+func HideFolder(cloneURL string) string {
 	if folder, ok := strings.CutPrefix(cloneURL, FixtureScheme); ok {
 		return FixtureScheme + path.Base(folder)
 	}
@@ -251,13 +268,4 @@ func hasAnySuffix(s string, suffixes ...string) bool {
 		}
 	}
 	return false
-}
-
-// clip keeps what strangers wrote short enough for a message.
-func clip(s string) string {
-	const most = 100
-	if len(s) <= most {
-		return s
-	}
-	return strings.ToValidUTF8(s[:most], "") + "…"
 }

@@ -1,24 +1,10 @@
-package storage
+package fault
 
 import (
 	"errors"
 	"fmt"
-
-	"github.com/francescobianco/packbase/storage/fault"
-	"github.com/francescobianco/packbase/storage/pg"
-)
-
-// Errors that callers may test for with errors.Is.
-// Anything else is unexpected: the API answers 500 and jobs are retried.
-var (
-	ErrNotFound = fault.ErrNotFound
-	ErrConflict = fault.ErrConflict
-	ErrInvalid  = fault.ErrInvalid
-	ErrAway     = fault.ErrAway
-
-	// ErrLost says that another worker has taken over: what this one holds
-	// is stale, and it must stop.
-	ErrLost = errors.New("claim lost")
+	"strings"
+	"time"
 )
 
 // A BoundError says that a package name belongs to another upstream.
@@ -55,12 +41,32 @@ func (e *InvalidError) Error() string {
 // Unwrap returns ErrInvalid.
 func (e *InvalidError) Unwrap() error { return ErrInvalid }
 
-func invalid(field, format string, args ...any) error {
+func Invalid(field, format string, args ...any) error {
 	return &InvalidError{Field: field, Problem: fmt.Sprintf(format, args...)}
 }
 
-func translate(err error) error { return pg.Translate(err) }
+// Clip keeps what strangers wrote short enough for a message.
+func Clip(s string) string {
+	const most = 100
+	if len(s) <= most {
+		return s
+	}
+	return strings.ToValidUTF8(s[:most], "") + "…"
+}
 
-// IsAway reports whether err means that Postgres cannot be reached or cannot
-// take more work now, so that the same may succeed soon.
-func IsAway(err error) bool { return pg.IsAway(err) }
+// ErrGone says that something was removed, and is never there again.
+var ErrGone = errors.New("removed")
+
+// A GoneError says why something was removed. It is an ErrGone.
+type GoneError struct {
+	What   string
+	Reason string
+	At     time.Time
+}
+
+func (e *GoneError) Error() string {
+	return fmt.Sprintf("%s was removed on %s: %s", e.What, e.At.UTC().Format(time.DateOnly), e.Reason)
+}
+
+// Unwrap returns ErrGone.
+func (e *GoneError) Unwrap() error { return ErrGone }

@@ -1,0 +1,207 @@
+// Package catalog is the SQL of the catalog: the list of packages that updates
+// mirror.
+package catalog
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/francescobianco/packbase/storage/pg"
+)
+
+// A Store reads and writes the catalog. It is safe for concurrent use;
+// each method is one transaction.
+type Store struct {
+	db *pg.DB
+}
+
+func New(db *pg.DB) *Store { return &Store{db} }
+
+// An Entry is one package as the catalog lists it.
+type Entry struct {
+	ID          string
+	Name        string
+	Upstream    string // canonical
+	CloneURL    string
+	Language    string
+	Description string
+	Updated     string `db:"source_updated"` // updated_at as the catalog writes it
+	Problem     string // why the entry is not used; "" when it is
+}
+
+// A Diff is how a catalog differs from the one before.
+type Diff struct{ Added, Updated, Removed int }
+
+// Replace replaces the stored catalog by one that was downloaded whole.
+// Entries are told apart by ID. A removed entry's package stays.
+func (s *Store) Replace(ctx context.Context, source, digest string, entries []Entry) (diff Diff, err error) {
+	err = s.db.Tx(ctx, func(tx pgx.Tx) error {
+		diff = Diff{}
+		held, err := catalogEntries(ctx, tx)
+		if err != nil {
+			return err
+		}
+		known := make(map[string]Entry, len(held))
+		for _, e := range held {
+			known[e.ID] = e
+		}
+		// Names move between entries: all are cleared before any is set.
+		batch := &pgx.Batch{}
+		batch.Queue(`UPDATE catalog_entries SET problem = 'replaced'`)
+		for _, e := range entries {
+			switch old, ok := known[e.ID]; {
+			case !ok:
+				diff.Added++
+			case old != e:
+				diff.Updated++
+			}
+			delete(known, e.ID)
+			queueEntry(batch, e)
+		}
+		for id := range known {
+			diff.Removed++
+			batch.Queue(`DELETE FROM catalog_entries WHERE id = $1`, id)
+		}
+		batch.Queue(`
+			UPDATE packages p SET registered = c.id IS NOT NULL, language = COALESCE(c.language, p.language)
+			FROM packages q LEFT JOIN catalog_entries c ON lower(c.name) = lower(q.name) AND c.upstream = q.upstream AND c.problem = ''
+			WHERE q.name = p.name AND (p.registered <> (c.id IS NOT NULL) OR p.language <> COALESCE(c.language, p.language))`)
+		batch.Queue(`
+			INSERT INTO catalog (source, digest, fetched_at) VALUES ($1, $2, now())
+			ON CONFLICT (one) DO UPDATE
+			SET source = EXCLUDED.source, digest = EXCLUDED.digest, fetched_at = now(), error_code = '', error_message = ''`, source, digest)
+		return tx.SendBatch(ctx, batch).Close()
+	})
+	if err != nil {
+		return Diff{}, fmt.Errorf("store catalog: %w", pg.Translate(err))
+	}
+	return diff, nil
+}
+
+func queueEntry(batch *pgx.Batch, e Entry) {
+	batch.Queue(`
+		INSERT INTO catalog_entries (id, name, upstream, clone_url, language, description, source_updated, problem)
+		VALUES (@id, @name, @upstream, @clone_url, @language, @description, @updated, @problem)
+		ON CONFLICT (id) DO UPDATE
+		SET name = EXCLUDED.name, upstream = EXCLUDED.upstream, clone_url = EXCLUDED.clone_url, language = EXCLUDED.language,
+			description = EXCLUDED.description, source_updated = EXCLUDED.source_updated, problem = EXCLUDED.problem`,
+		pgx.NamedArgs{"id": e.ID, "name": e.Name, "upstream": e.Upstream, "clone_url": e.CloneURL, "language": e.Language,
+			"description": e.Description, "updated": e.Updated, "problem": e.Problem})
+}
+
+func catalogEntries(ctx context.Context, tx pgx.Tx) ([]Entry, error) {
+	rows, _ := tx.Query(ctx, `
+		SELECT id, name, upstream, clone_url, language, description, source_updated, problem FROM catalog_entries`)
+	return pgx.CollectRows(rows, pgx.RowToStructByName[Entry])
+}
+
+// Digest returns the digest of the stored catalog, "" if there is none
+// from that source.
+func (s *Store) Digest(ctx context.Context, source string) (digest string, err error) {
+	err = s.db.Pool.QueryRow(ctx, `SELECT digest FROM catalog WHERE source = $1`, source).Scan(&digest)
+	if err != nil && !errors.Is(err, pgx.ErrNoRows) {
+		return "", fmt.Errorf("catalog digest: %w", pg.Translate(err))
+	}
+	return digest, nil
+}
+
+// Failed records that the catalog could not be had. What is stored of
+// it stays.
+func (s *Store) Failed(ctx context.Context, source, code, message string) error {
+	_, err := s.db.Pool.Exec(ctx, `
+		INSERT INTO catalog (source, error_code, error_message) VALUES ($1, $2, $3)
+		ON CONFLICT (one) DO UPDATE SET error_code = EXCLUDED.error_code, error_message = EXCLUDED.error_message`,
+		source, code, message)
+	if err != nil {
+		return fmt.Errorf("record catalog failure: %w", pg.Translate(err))
+	}
+	return nil
+}
+
+// Updated returns what the catalog's entry for pkg says now.
+func (s *Store) Updated(ctx context.Context, pkg string) (updated string, err error) {
+	err = s.db.Pool.QueryRow(ctx, `
+		SELECT source_updated FROM catalog_entries WHERE lower(name) = lower($1) AND problem = ''`, pkg).Scan(&updated)
+	if err != nil && !errors.Is(err, pgx.ErrNoRows) {
+		return "", fmt.Errorf("catalog entry of %s: %w", pkg, pg.Translate(err))
+	}
+	return updated, nil
+}
+
+// A Candidate is a package that an update may have to look at.
+type Candidate struct {
+	ID       string // of the catalog's entry; "" for a fixture
+	Name     string
+	Upstream string
+	CloneURL string
+	Language string
+	Text     string // the catalog's description
+	Fresh    bool   // nothing changed since the last good sync
+	Waiting  bool   // failed lately, so that its next try is later, or is not active
+}
+
+// Candidates returns all that the catalog lists and that can be used. What was
+// mirrored on request alone is not for updates, which anybody may start.
+//
+// Fresh is what has an unchanged, non-empty updated_at in the catalog, a
+// release, a last sync that succeeded, and no rejected tag that is to be tried
+// again: its time has come, or it was judged by other rules.
+func (s *Store) Candidates(ctx context.Context, rules string) ([]Candidate, error) {
+	rows, _ := s.db.Pool.Query(ctx, `
+		SELECT c.id, c.name, c.upstream, c.clone_url, c.language, c.description AS text,
+			COALESCE(c.source_updated <> '' AND c.synced_updated = c.source_updated
+				AND p.release_count > 0 AND p.sync_ok AND p.upstream = c.upstream
+				AND NOT EXISTS (SELECT FROM rejected_tags r WHERE r.package = p.name AND (r.rules <> $1 OR r.retry_at <= now())
+					AND NOT EXISTS (SELECT FROM releases WHERE package = p.name AND tag = r.tag)), false) AS fresh,
+			COALESCE(p.state <> 'active' OR p.next_sync_at > now() AND p.upstream = c.upstream, false) AS waiting
+		FROM catalog_entries c LEFT JOIN packages p ON lower(p.name) = lower(c.name)
+		WHERE c.problem = '' ORDER BY c.name`, rules)
+	all, err := pgx.CollectRows(rows, pgx.RowToStructByName[Candidate])
+	if err != nil {
+		return nil, fmt.Errorf("candidates: %w", pg.Translate(err))
+	}
+	return all, nil
+}
+
+// Mark records why a catalog entry cannot be used.
+func (s *Store) Mark(ctx context.Context, id, problem string) error {
+	_, err := s.db.Pool.Exec(ctx, `UPDATE catalog_entries SET problem = $2 WHERE id = $1`, id, problem)
+	if err != nil {
+		return fmt.Errorf("mark entry %s: %w", id, pg.Translate(err))
+	}
+	return nil
+}
+
+// Problems returns the entries that are not used, with the reason.
+func (s *Store) Problems(ctx context.Context, limit int) ([]Entry, error) {
+	rows, _ := s.db.Pool.Query(ctx, `
+		SELECT id, name, upstream, clone_url, language, description, source_updated, problem
+		FROM catalog_entries WHERE problem <> '' ORDER BY id LIMIT $1`, limit)
+	all, err := pgx.CollectRows(rows, pgx.RowToStructByName[Entry])
+	if err != nil {
+		return nil, fmt.Errorf("catalog problems: %w", pg.Translate(err))
+	}
+	return all, nil
+}
+
+// State returns why the catalog could not be had the last time, and
+// when it last was; "" if all is well or there is none.
+func (s *Store) State(ctx context.Context, source string) (problem string, fetchedAt *time.Time, err error) {
+	rows, _ := s.db.Pool.Query(ctx, `SELECT error_message AS problem, fetched_at FROM catalog WHERE source = $1`, source)
+	type state struct {
+		Problem   string
+		FetchedAt *time.Time
+	}
+	all, err := pgx.CollectRows(rows, pgx.RowToStructByName[state])
+	if err != nil {
+		return "", nil, fmt.Errorf("catalog state: %w", pg.Translate(err))
+	}
+	if len(all) == 0 {
+		return "", nil, nil
+	}
+	return all[0].Problem, all[0].FetchedAt, nil
+}

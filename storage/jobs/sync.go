@@ -1,0 +1,91 @@
+package jobs
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/francescobianco/packbase/storage/pg"
+)
+
+// A Sync is how one look at a package's upstream ended.
+type Sync struct {
+	OK      bool
+	Code    string        // why it failed
+	Message string        // the same in words
+	Wait    time.Duration // before the next try, when it failed
+	Branch  string        // the branch that Commit is the tip of, if one was asked for
+	Commit  string
+	Catalog string // the catalog's updated_at when the sync began
+}
+
+// RecordSync stores how a sync of the claimed package ended.
+// A failure never moves synced_at (R-21).
+func (s *Store) RecordSync(ctx context.Context, c Claim, sync Sync) error {
+	err := s.db.Tx(ctx, func(tx pgx.Tx) error {
+		if err := HoldFence(ctx, tx, c); err != nil {
+			return err
+		}
+		return recordSync(ctx, tx, c.Job.Package, sync)
+	})
+	if err != nil {
+		return fmt.Errorf("record sync of %s: %w", c.Job.Package, pg.Translate(err))
+	}
+	return nil
+}
+
+func recordSync(ctx context.Context, tx pgx.Tx, pkg string, s Sync) error {
+	_, err := tx.Exec(ctx, `
+		UPDATE packages
+		SET sync_at = now(), sync_ok = @ok, sync_code = @code, sync_message = @message,
+			sync_failures = CASE WHEN @ok THEN 0 ELSE sync_failures + 1 END,
+			synced_at = CASE WHEN @ok THEN now() ELSE synced_at END,
+			next_sync_at = CASE WHEN @ok THEN NULL ELSE now() + @wait::interval END
+		WHERE name = @package`,
+		pgx.NamedArgs{"package": pkg, "ok": s.OK, "code": s.Code, "message": s.Message, "wait": s.Wait})
+	if err != nil {
+		return err
+	}
+	if s.OK {
+		_, err = tx.Exec(ctx, `UPDATE catalog_entries SET synced_updated = $2 WHERE lower(name) = lower($1) AND problem = ''`, pkg, s.Catalog)
+	}
+	if err != nil || s.Branch == "" {
+		return err
+	}
+	return recordBranch(ctx, tx, pkg, s)
+}
+
+// recordBranch notes where a branch is. HEAD goes with it unless that would be
+// back in time.
+func recordBranch(ctx context.Context, tx pgx.Tx, pkg string, s Sync) error {
+	_, err := tx.Exec(ctx, `
+		INSERT INTO branches (package, branch, commit_oid) VALUES ($1, $2, $3)
+		ON CONFLICT (package, branch) DO UPDATE SET commit_oid = EXCLUDED.commit_oid, seen_at = now()`,
+		pkg, s.Branch, s.Commit)
+	if err != nil {
+		return err
+	}
+	_, err = tx.Exec(ctx, `
+		UPDATE packages p
+		SET revision = revision + 1,
+			head_oid = CASE WHEN (SELECT max(commit_time) FROM releases WHERE package = p.name AND commit_oid = p.head_oid)
+				> (SELECT max(commit_time) FROM releases WHERE package = p.name AND commit_oid = $2) THEN head_oid ELSE $2 END
+		WHERE name = $1`, pkg, s.Commit)
+	return err
+}
+
+// HoldFence locks the claimed package's row until the transaction ends.
+// It returns ErrLost if a later job has taken the package (R-13).
+func HoldFence(ctx context.Context, tx pgx.Tx, c Claim) error {
+	var fence int64
+	err := tx.QueryRow(ctx, `SELECT fence FROM packages WHERE name = $1 FOR UPDATE`, c.Job.Package).Scan(&fence)
+	if err != nil {
+		return err
+	}
+	if fence != c.Fence {
+		return ErrLost
+	}
+	return nil
+}
