@@ -91,5 +91,5 @@ func (s *Server) getBlob(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	w.Header().Set("Cache-Control", cacheable(callerOf(r).scope != ""))
-	return s.serveBlob(w, r, storage.Release{Digest: b.Digest, Size: b.Size}, b.Digest, "application/octet-stream")
+	return s.serveFile(w, r, file{digest: b.Digest, size: b.Size, contentType: "application/octet-stream"})
 }

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/francescobianco/packbase/api/health"
 	"github.com/francescobianco/packbase/api/web"
 	"github.com/francescobianco/packbase/api/wire"
 	"github.com/francescobianco/packbase/storage"
@@ -106,16 +107,16 @@ func (s *Server) countPackages(d *web.Dashboard, v *view) (c census) {
 			d.Moved += p.MovedCount
 		}
 		switch class(p) {
-		case "healthy":
+		case health.Healthy:
 			d.Healthy++
-		case "unhealthy":
+		case health.Unhealthy:
 			d.Unhealthy++
 			if p.SyncOK == nil || *p.SyncOK {
 				c.unhealthy++
 			}
-		case "stale":
+		case health.Stale:
 			d.Stale++
-		case "waiting":
+		case health.Waiting:
 			d.Waiting++
 		}
 		if p.State == storage.Frozen && p.StateReason != storage.KeptByOperator {

@@ -69,7 +69,7 @@ func (s *Server) serveHistory(w http.ResponseWriter, r *http.Request, digest, co
 		return err
 	}
 	w.Header().Set("Cache-Control", cacheable(callerOf(r).scope != ""))
-	return s.serveBlob(w, r, storage.Release{Digest: digest, Size: b.Size}, digest, contentType)
+	return s.serveFile(w, r, file{digest: digest, size: b.Size, contentType: contentType})
 }
 
 func (s *Server) history(r *http.Request) (storage.History, error) {

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/francescobianco/packbase/api/health"
 	"github.com/francescobianco/packbase/api/web"
 )
 
@@ -51,13 +52,13 @@ func cut(s string, most int) string { return strings.ToValidUTF8(s[:min(len(s), 
 
 // class is the one word for how a package is, of those in classes.
 func class(p *listing) string {
-	switch word := (web.Package{Package: p.Package}).Health().Word; word {
-	case "healthy", "frozen", "stale":
+	switch word := health.Of(&p.Package); word {
+	case health.Healthy, health.Frozen, health.Stale:
 		return word
-	case "failing", "unhealthy":
-		return "unhealthy"
+	case health.Failing, health.Unhealthy:
+		return health.Unhealthy
 	}
-	return "waiting"
+	return health.Waiting
 }
 
 // matches reports whether a filter of the list lets the package pass.

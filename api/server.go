@@ -47,7 +47,6 @@ type Options struct {
 	Central  string         // where an edge sends those who want to write
 	Source   string         // the catalog's URL; "" for none
 	Cooldown time.Duration  // between two updates
-	Window   int            // bytes to ask a segment for at once; 0 for a local disk
 	Scrub    time.Duration  // in which all stored bytes are to be read; 0 if they need not
 	MaxJobs  int            // open jobs; more are refused. 0 for no limit
 	Pace     pace.Limits    // what clients must move; zero for the default
@@ -109,7 +108,7 @@ func New(db *storage.DB, q *queue.Queue, blobs blob.Store, opt Options, log *slo
 	if opt.Metrics != nil {
 		opt.Metrics.MustRegister(newRegistryCollector(s))
 	}
-	s.git = smarthttp.New(s.packs, smarthttp.Options{Agent: "packbase/" + opt.Release, Window: opt.Window, Client: s.clientOf}, log)
+	s.git = smarthttp.New(s.packs, smarthttp.Options{Agent: "packbase/" + opt.Release, Window: blob.Window(blobs), Client: s.clientOf}, log)
 	s.trees = tree.New(db.DB)
 	s.proxy = newProxy(s)
 	return s

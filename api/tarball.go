@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"time"
 
 	"github.com/go-chi/chi/v5"
 
@@ -78,7 +79,7 @@ func (s *Server) getBranchTarball(w http.ResponseWriter, r *http.Request) error 
 	}
 	w.Header().Set("X-Packbase-Commit", oid)
 	w.Header().Set("Cache-Control", "no-cache")
-	return s.serveBlob(w, r, rel, rel.Digest, "application/gzip")
+	return s.serveFile(w, r, tarballOf(&rel))
 }
 
 // getZigPackage serves GET /z/{zig-hash}.tar.gz.
@@ -132,39 +133,51 @@ func notFound(err error, words *Error) error {
 func (s *Server) serveRelease(w http.ResponseWriter, r *http.Request, rel storage.Release, isManifest bool) error {
 	w.Header().Set("Cache-Control", cacheable(rel.Private))
 	if isManifest {
-		return s.serveBlob(w, r, rel, rel.ManifestDigest, "application/json")
+		return s.serveFile(w, r, file{digest: rel.ManifestDigest, size: -1, at: rel.CreatedAt, contentType: "application/json"})
 	}
-	return s.serveBlob(w, r, rel, rel.Digest, "application/gzip")
+	return s.serveFile(w, r, tarballOf(&rel))
 }
 
-// serveBlob answers with the bytes of one of the release's blobs.
-func (s *Server) serveBlob(w http.ResponseWriter, r *http.Request, rel storage.Release, digest, contentType string) error {
+// A file is a blob as an answer.
+type file struct {
+	digest      string
+	size        int64     // that it must have; -1 if no row says so
+	at          time.Time // when it was made; zero if that is of no use
+	contentType string
+}
+
+func tarballOf(rel *storage.Release) file {
+	return file{digest: rel.Digest, size: rel.Size, at: rel.CreatedAt, contentType: "application/gzip"}
+}
+
+// serveFile answers with the bytes of a blob, or the part that is asked for.
+func (s *Server) serveFile(w http.ResponseWriter, r *http.Request, f file) error {
 	open := s.promised.open
 	if r.Header.Get("Range") == "" {
 		open = s.promised.stream
 	}
-	body, err := open(r.Context(), digest)
+	body, err := open(r.Context(), f.digest)
 	if err != nil {
-		return fmt.Errorf("open blob of %s@%s: %w", rel.Package, rel.Tag, err)
+		return fmt.Errorf("open blob %s: %w", f.digest, err)
 	}
 	defer body.Close()
-	if digest == rel.Digest && body.Size() != rel.Size {
-		return fmt.Errorf("blob of %s@%s has %d bytes, not %d", rel.Package, rel.Tag, body.Size(), rel.Size)
+	if f.size >= 0 && body.Size() != f.size {
+		return fmt.Errorf("blob %s has %d bytes, not %d", f.digest, body.Size(), f.size)
 	}
 	h := w.Header()
-	h.Set("Content-Type", contentType)
-	h.Set("ETag", `"`+digest+`"`)
+	h.Set("Content-Type", f.contentType)
+	h.Set("ETag", `"`+f.digest+`"`)
 	h.Set("X-Content-Type-Options", "nosniff")
 	// Many ranges at once cost more than they are good for, and units that are
 	// not known are to be ignored. RFC 9110, section 14.2.
 	if ranges := r.Header.Get("Range"); strings.Contains(ranges, ",") || !strings.HasPrefix(ranges, "bytes=") {
 		r.Header.Del("Range")
 	}
-	http.ServeContent(blobWriter{w}, r, "", rel.CreatedAt, body)
+	http.ServeContent(blobWriter{w}, r, "", f.at, body)
 	if err := blob.Damaged(body); err != nil {
 		// Too late for a status: the answer is shorter than its Content-Length,
 		// for which the server closes the connection.
-		s.promised.complain(r.Context(), digest, err)
+		s.promised.complain(r.Context(), f.digest, err)
 	}
 	return nil
 }

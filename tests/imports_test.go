@@ -23,6 +23,7 @@ var imports = []struct {
 	{"cmd/packbase/client", []string{"cmd/packbase/term", "cmd/packbase/localproxy", "api/wire", "storage"}},
 	{"cmd/packbase/term", nil},
 	{"api", []string{"storage"}},
+	{"api/health", []string{"storage"}},
 	{"api/wire", []string{"storage/zigpkg"}},
 	{"worker", []string{"storage"}},
 	{"docker/smoke", nil},

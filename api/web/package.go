@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/mod/semver"
 
+	"github.com/francescobianco/packbase/api/health"
 	"github.com/francescobianco/packbase/api/wire"
 	"github.com/francescobianco/packbase/storage"
 )
@@ -29,23 +30,24 @@ type Health struct {
 
 // Health returns how the package is.
 func (p Package) Health() Health {
-	switch {
-	case p.State == storage.Removed:
-		return Health{"idle", "removed", "It was removed; its name is not used again."}
-	case p.State == storage.Frozen:
-		return Health{"warn", "frozen", "It is under review: what is mirrored is served, and nothing new is taken from upstream."}
-	case p.SyncOK != nil && !*p.SyncOK && p.ReleaseCount == 0:
-		return Health{"bad", "failing", "It could not be mirrored yet."}
-	case p.SyncAt == nil && p.ReleaseCount == 0:
-		return Health{"idle", "waiting", "It waits to be mirrored."}
-	case p.ProbedAt != nil && !p.Healthy:
-		return Health{"bad", "unhealthy", "Fetching its newest release back, as a client would, went wrong."}
-	case p.SyncOK != nil && !*p.SyncOK:
-		return Health{"warn", "stale", "The last look at upstream failed; what is mirrored is served all the same."}
-	case p.Healthy:
-		return Health{"ok", "healthy", "Its newest release was fetched back as a client would, and all is well."}
+	switch word := health.Of(&p.Package); word {
+	case health.Removed:
+		return Health{"idle", word, "It was removed; its name is not used again."}
+	case health.Frozen:
+		return Health{"warn", word, "It is under review: what is mirrored is served, and nothing new is taken from upstream."}
+	case health.Failing:
+		return Health{"bad", word, "It could not be mirrored yet."}
+	case health.Waiting:
+		return Health{"idle", word, "It waits to be mirrored."}
+	case health.Unhealthy:
+		return Health{"bad", word, "Fetching its newest release back, as a client would, went wrong."}
+	case health.Stale:
+		return Health{"warn", word, "The last look at upstream failed; what is mirrored is served all the same."}
+	case health.Healthy:
+		return Health{"ok", word, "Its newest release was fetched back as a client would, and all is well."}
+	default:
+		return Health{"idle", word, "It was not fetched back yet."}
 	}
-	return Health{"idle", "unchecked", "It was not fetched back yet."}
 }
 
 // About is the description, if it says more than the name.

@@ -145,6 +145,15 @@ func Open(rawURL string) (Store, error) {
 	return nil, errors.New("blob store: the URL must begin with file:// or s3://")
 }
 
+// Window returns how many bytes it is best to ask a blob of s for at once, 0
+// if that does not matter.
+func Window(s Store) int {
+	if _, remote := s.(*S3); remote {
+		return 256 << 10
+	}
+	return 0
+}
+
 // Verify reads the blob in s and returns nil if its bytes are those of digest,
 // ErrMismatch if they are others, fs.ErrNotExist if there is no blob.
 func Verify(ctx context.Context, s Store, digest string) error {

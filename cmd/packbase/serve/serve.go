@@ -16,7 +16,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
-	"strings"
 	"sync"
 	"time"
 
@@ -90,12 +89,7 @@ func NewAPI(cfg *Config, s *Stores, reg prometheus.Registerer, log *slog.Logger)
 	if open {
 		log.Warn("writes need no token", "addr", cfg.Addr)
 	}
-	window := 0
-	if strings.HasPrefix(cfg.Blobs, "s3:") {
-		window = 256 << 10
-	}
 	return api.New(s.DB, s.queue, s.Blobs, api.Options{
-		Window:  window,
 		Release: cfg.Release, Token: cfg.Token, Open: open, ReadOnly: cfg.ReadOnly, Central: cfg.Central,
 		Source: cfg.Source, Cooldown: cfg.UpdateCooldown, MaxJobs: cfg.MaxJobs, Metrics: reg,
 		Scrub: cfg.Scrub, Pace: paceOf(cfg), Proxies: cfg.Proxies,
