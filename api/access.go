@@ -9,13 +9,13 @@ import (
 	"net/http"
 	"slices"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/go-chi/chi/v5"
 	lru "github.com/hashicorp/golang-lru/v2"
 
+	"github.com/francescobianco/packbase/api/answer"
+	"github.com/francescobianco/packbase/api/stored"
 	"github.com/francescobianco/packbase/api/wire"
 	"github.com/francescobianco/packbase/storage"
 	"github.com/francescobianco/packbase/storage/access"
@@ -107,8 +107,8 @@ func credential(header http.Header) (secret string, given bool) {
 	return token, strings.EqualFold(scheme, "Bearer") && token != ""
 }
 
-func unauthorized(message string) *Error {
-	return &Error{Status: http.StatusUnauthorized, Code: "unauthorized", Message: message}
+func unauthorized(message string) *answer.Error {
+	return &answer.Error{Status: http.StatusUnauthorized, Code: "unauthorized", Message: message}
 }
 
 // authorize lets those pass whose token has the scope.
@@ -125,16 +125,16 @@ func (s *Server) authorize(scope string) func(http.Handler) http.Handler {
 			case s.opt.Token == "" && c.scope == "":
 				return errNoToken
 			case c.scope != "":
-				return &Error{Status: http.StatusForbidden, Code: "forbidden", Message: "this needs a token of the scope " + scope + ", and that one has the scope " + c.scope}
+				return &answer.Error{Status: http.StatusForbidden, Code: "forbidden", Message: "this needs a token of the scope " + scope + ", and that one has the scope " + c.scope}
 			case c.unknown:
-				return &Error{Status: http.StatusForbidden, Code: "forbidden", Message: "that is not a token of this packbase"}
+				return &answer.Error{Status: http.StatusForbidden, Code: "forbidden", Message: "that is not a token of this packbase"}
 			}
 			return unauthorized("this needs a token: send it as `Authorization: Bearer <token>`")
 		})
 	}
 }
 
-var errNoToken = &Error{Status: http.StatusServiceUnavailable, Code: "no_token_configured",
+var errNoToken = &answer.Error{Status: http.StatusServiceUnavailable, Code: "no_token_configured",
 	Message: "writes are off: this packbase has no token; set PACKBASE_TOKEN"}
 
 // guarded refuses what would open private packages to everybody where writes
@@ -149,60 +149,13 @@ func (s *Server) guarded(next http.Handler) http.Handler {
 	})
 }
 
-// An epoch tells whether what is in memory may still be shown. Postgres is
-// asked at most once in epochAge; while it is away, the last answer holds.
-type epoch struct {
-	db    *storage.DB
-	mu    sync.Mutex
-	known atomic.Int64
-	until atomic.Int64 // when to ask again, in Unix nanoseconds; 0 before the first answer
-}
-
-const (
-	epochAge     = time.Second
-	epochTimeout = 2 * time.Second
-)
-
-func (e *epoch) now(ctx context.Context) int64 {
-	switch until := e.until.Load(); {
-	case time.Now().UnixNano() < until:
-		return e.known.Load()
-	case until == 0:
-		e.mu.Lock()
-	case !e.mu.TryLock():
-		return e.known.Load() // somebody asks at this moment
-	}
-	defer e.mu.Unlock()
-	return e.ask(ctx)
-}
-
-// renew is now for who has just taken a right away.
-func (e *epoch) renew(ctx context.Context) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	e.ask(ctx)
-}
-
-func (e *epoch) ask(ctx context.Context) int64 {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), epochTimeout)
-	defer cancel()
-	age := epochAge
-	if n, err := e.db.Access.Epoch(ctx); err == nil {
-		e.known.Store(n)
-	} else {
-		age = awayFor
-	}
-	e.until.Store(time.Now().Add(age).UnixNano())
-	return e.known.Load()
-}
-
 // keptTokens bounds the tokens in memory.
 const keptTokens = 1024
 
 // A tokenCache keeps the tokens that were shown lately, until one is revoked.
 type tokenCache struct {
 	db    *storage.DB
-	epoch *epoch
+	epoch *stored.Epoch
 	kept  *lru.Cache[[sha256.Size]byte, keptToken]
 }
 
@@ -212,14 +165,14 @@ type keptToken struct {
 	noted time.Time // when its use was last noted
 }
 
-func newTokenCache(db *storage.DB, e *epoch) *tokenCache {
+func newTokenCache(db *storage.DB, e *stored.Epoch) *tokenCache {
 	kept, _ := lru.New[[sha256.Size]byte, keptToken](keptTokens) // the error is about sizes below one
 	return &tokenCache{db: db, epoch: e, kept: kept}
 }
 
 // bySecret returns a token that was not revoked, and notes that it is used.
 func (c *tokenCache) bySecret(ctx context.Context, secret string, sum [sha256.Size]byte) (access.Token, error) {
-	now := c.epoch.now(ctx)
+	now := c.epoch.Now(ctx)
 	t, ok := c.kept.Get(sum)
 	if !ok || t.epoch != now {
 		ctx, cancel := context.WithTimeout(ctx, findTimeout)
@@ -240,15 +193,6 @@ func (c *tokenCache) bySecret(ctx context.Context, secret string, sum [sha256.Si
 	return t.Token, nil
 }
 
-// cacheable is immutable for what anybody may read, and keeps all else out of
-// caches that serve others.
-func cacheable(private bool) string {
-	if private {
-		return strings.Replace(immutable, "public", "private", 1)
-	}
-	return immutable
-}
-
 // postVisibility serves POST /api/visibility/{package}.
 func (s *Server) postVisibility(w http.ResponseWriter, r *http.Request) error {
 	pkg := chi.URLParam(r, "package")
@@ -257,13 +201,13 @@ func (s *Server) postVisibility(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	if in.Visibility != "public" && in.Visibility != "private" {
-		return &Error{Status: http.StatusBadRequest, Code: "invalid", Message: `visibility: want "public", for all to read, or "private", for those with a token`}
+		return &answer.Error{Status: http.StatusBadRequest, Code: "invalid", Message: `visibility: want "public", for all to read, or "private", for those with a token`}
 	}
 	if name.ValidPackage(pkg) != nil {
-		return errNoPackage(pkg)
+		return answer.NoPackage(pkg)
 	}
 	if err := s.db.SetVisibility(r.Context(), pkg, in.Visibility == "private"); err != nil {
-		return notFound(err, errNoPackage(pkg))
+		return answer.OrNotFound(err, answer.NoPackage(pkg))
 	}
 	s.decided(r.Context(), pkg)
 	return s.answerCheck(w, r, pkg)
@@ -278,22 +222,22 @@ func (s *Server) postRemove(w http.ResponseWriter, r *http.Request) error {
 	}
 	switch {
 	case name.ValidPackage(in.Package) != nil:
-		return errNoPackage(in.Package)
+		return answer.NoPackage(in.Package)
 	case in.Tag != "" && in.Commit != "":
-		return &Error{Status: http.StatusBadRequest, Code: "invalid", Message: "give a tag or a commit, not both; neither is the whole package"}
+		return &answer.Error{Status: http.StatusBadRequest, Code: "invalid", Message: "give a tag or a commit, not both; neither is the whole package"}
 	case in.Commit != "" && !name.ValidOID(in.Commit):
-		return &Error{Status: http.StatusBadRequest, Code: "invalid", Message: "commit: want the 40 hex digits of a commit id"}
+		return &answer.Error{Status: http.StatusBadRequest, Code: "invalid", Message: "commit: want the 40 hex digits of a commit id"}
 	}
 	done, err := s.db.Remove(r.Context(), storage.Removal{Package: in.Package, Tag: in.Tag, Commit: strings.ToLower(in.Commit), Reason: in.Reason})
 	if err != nil {
-		return notFound(err, &Error{Status: http.StatusNotFound, Code: "not_found", Message: fmt.Sprintf("%q has nothing like that here; /api/info/%s lists what it has", in.Package, in.Package)})
+		return answer.OrNotFound(err, &answer.Error{Status: http.StatusNotFound, Code: "not_found", Message: fmt.Sprintf("%q has nothing like that here; /api/info/%s lists what it has", in.Package, in.Package)})
 	}
-	s.epoch.renew(r.Context())
+	s.epoch.Renew(r.Context())
 	s.news.Add(1)
 	if !done.Freed {
 		s.tell(r.Context(), done.Job)
 	}
-	writeJSON(w, http.StatusOK, wire.Removed{
+	answer.JSON(w, http.StatusOK, wire.Removed{
 		Status: "removed", Package: done.Package, Left: append([]string{}, done.Left...), Freed: done.Freed,
 		Removed: each(done.Releases, func(t storage.Tombstone) wire.RemovedRelease {
 			return wire.RemovedRelease{Tag: t.Tag, Commit: t.CommitOID}
@@ -305,7 +249,7 @@ func (s *Server) postRemove(w http.ResponseWriter, r *http.Request) error {
 // decided has a decision about a package hold from now on, and last: a probe
 // looks at what is served now, and keeps a record of the package.
 func (s *Server) decided(ctx context.Context, pkg string) {
-	s.epoch.renew(ctx)
+	s.epoch.Renew(ctx)
 	s.news.Add(1)
 	job, created, err := s.db.Jobs.RequestProbe(ctx, pkg)
 	if err != nil {
@@ -339,18 +283,18 @@ func (s *Server) createToken(w http.ResponseWriter, r *http.Request) error {
 	if in.Expires != "" {
 		at, err := time.Parse(time.RFC3339, in.Expires)
 		if err != nil {
-			return &Error{Status: http.StatusBadRequest, Code: "invalid", Message: "expires: want a time like 2027-01-31T12:00:00Z"}
+			return &answer.Error{Status: http.StatusBadRequest, Code: "invalid", Message: "expires: want a time like 2027-01-31T12:00:00Z"}
 		}
 		expires = &at
 	}
 	t, secret, err := s.db.Access.CreateToken(r.Context(), in.Name, in.Scope, expires)
 	if errors.Is(err, fault.ErrConflict) {
-		return &Error{Status: http.StatusConflict, Code: "conflict", Message: "there is a token of that name; revoke it first, or give another name"}
+		return &answer.Error{Status: http.StatusConflict, Code: "conflict", Message: "there is a token of that name; revoke it first, or give another name"}
 	}
 	if err != nil {
 		return err
 	}
-	writeJSON(w, http.StatusCreated, wire.NewToken{Token: wire.Token(t), Secret: secret})
+	answer.JSON(w, http.StatusCreated, wire.NewToken{Token: wire.Token(t), Secret: secret})
 	return nil
 }
 
@@ -360,7 +304,7 @@ func (s *Server) listTokens(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	writeJSON(w, http.StatusOK, wire.Tokens{Tokens: each(all, func(t access.Token) wire.Token { return wire.Token(t) })})
+	answer.JSON(w, http.StatusOK, wire.Tokens{Tokens: each(all, func(t access.Token) wire.Token { return wire.Token(t) })})
 	return nil
 }
 
@@ -368,9 +312,9 @@ func (s *Server) listTokens(w http.ResponseWriter, r *http.Request) error {
 func (s *Server) revokeToken(w http.ResponseWriter, r *http.Request) error {
 	name := chi.URLParam(r, "name")
 	if err := s.db.Access.RevokeToken(r.Context(), name); err != nil {
-		return notFound(err, &Error{Status: http.StatusNotFound, Code: "not_found", Message: "there is no token of that name; /api/tokens lists them"})
+		return answer.OrNotFound(err, &answer.Error{Status: http.StatusNotFound, Code: "not_found", Message: "there is no token of that name; /api/tokens lists them"})
 	}
-	s.epoch.renew(r.Context())
-	writeJSON(w, http.StatusOK, wire.Revoked{Name: name, Status: "revoked"})
+	s.epoch.Renew(r.Context())
+	answer.JSON(w, http.StatusOK, wire.Revoked{Name: name, Status: "revoked"})
 	return nil
 }

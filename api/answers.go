@@ -7,6 +7,8 @@ import (
 	"net/http"
 	"sync"
 	"time"
+
+	"github.com/francescobianco/packbase/api/answer"
 )
 
 // What answers about packages take up, for all clients and for one of them:
@@ -63,7 +65,7 @@ func (a *answers) send(w http.ResponseWriter, client string, raw []byte) error {
 		}
 		defer a.hold(client, -len(raw))
 	}
-	jsonHead(w, http.StatusOK)
+	answer.Head(w, http.StatusOK)
 	_, _ = w.Write(raw) // the client may have gone
 	return nil
 }
@@ -81,5 +83,5 @@ func (a *answers) hold(client string, n int) bool {
 	return true
 }
 
-var errManyAnswers = &Error{Status: http.StatusServiceUnavailable, Code: "busy", RetryAfter: 2 * time.Second,
+var errManyAnswers = &answer.Error{Status: http.StatusServiceUnavailable, Code: "busy", RetryAfter: 2 * time.Second,
 	Message: "too many large answers at once: try again in a few seconds, or ask for a smaller page with ?limit="}

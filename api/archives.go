@@ -4,8 +4,9 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/francescobianco/packbase/api/answer"
+	"github.com/francescobianco/packbase/api/stored"
 	"github.com/francescobianco/packbase/api/wire"
-	"github.com/francescobianco/packbase/storage"
 	"github.com/francescobianco/packbase/storage/name"
 	"github.com/francescobianco/packbase/storage/tree"
 )
@@ -14,11 +15,11 @@ import (
 func (s *Server) getArchive(w http.ResponseWriter, r *http.Request) error {
 	d, err := name.ParseDependency(r.URL.Query().Get("url"))
 	if err != nil || d.Git {
-		return &Error{Status: http.StatusBadRequest, Code: "invalid", Message: "url: want the http or https URL of an archive, as a build.zig.zon has it"}
+		return &answer.Error{Status: http.StatusBadRequest, Code: "invalid", Message: "url: want the http or https URL of an archive, as a build.zig.zon has it"}
 	}
 	a, err := s.trees.ByURL(r.Context(), d.URL)
 	if err != nil {
-		return notFound(err, &Error{Status: http.StatusNotFound, Code: "not_found", Message: "what that URL answers is not stored here; `packbase capture` brings what a project needs"})
+		return answer.OrNotFound(err, &answer.Error{Status: http.StatusNotFound, Code: "not_found", Message: "what that URL answers is not stored here; `packbase capture` brings what a project needs"})
 	}
 	moves, err := s.trees.Moves(r.Context(), d.URL)
 	if err != nil {
@@ -32,12 +33,12 @@ func (s *Server) getArchive(w http.ResponseWriter, r *http.Request) error {
 	for i, m := range moves {
 		out.MovedSince[i] = wire.Moved{ZigHash: m.NewHash, ZigLegacyHash: m.NewLegacyHash, SeenAt: m.SeenAt}
 	}
-	writeJSON(w, http.StatusOK, out)
+	answer.JSON(w, http.StatusOK, out)
 	return nil
 }
 
 // serveSource answers with the tarball that Zig is given for a hash.
 func (s *Server) serveSource(w http.ResponseWriter, r *http.Request, src tree.Source) error {
-	w.Header().Set("Cache-Control", cacheable(src.Private))
-	return s.serveBlob(w, r, storage.Release{Digest: src.Digest, Size: src.Size, CreatedAt: time.Unix(0, 0)}, src.Digest, "application/gzip")
+	w.Header().Set("Cache-Control", stored.Cacheable(src.Private))
+	return s.promised.Serve(w, r, stored.File{Digest: src.Digest, Size: src.Size, At: time.Unix(0, 0), ContentType: "application/gzip"})
 }

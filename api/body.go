@@ -9,6 +9,8 @@ import (
 	"net/http"
 	"strings"
 	"unicode/utf8"
+
+	"github.com/francescobianco/packbase/api/answer"
 )
 
 // maxBody bounds the JSON that a request may send, in bytes.
@@ -23,12 +25,12 @@ func readJSON(w http.ResponseWriter, r *http.Request, into any) error {
 // readJSONUpTo is readJSON with another limit than maxBody.
 func readJSONUpTo(w http.ResponseWriter, r *http.Request, into any, most int64) error {
 	malformed := func(why string) error {
-		return &Error{Status: http.StatusBadRequest, Code: "malformed", Message: "the body is not the JSON object that is wanted here: " + why}
+		return &answer.Error{Status: http.StatusBadRequest, Code: "malformed", Message: "the body is not the JSON object that is wanted here: " + why}
 	}
 	// All of it, before anything is done: what broke off must have no effect.
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, most))
 	if err != nil {
-		if toError(err).Status == http.StatusRequestEntityTooLarge {
+		if answer.FromError(err).Status == http.StatusRequestEntityTooLarge {
 			return err
 		}
 		return malformed("it broke off")

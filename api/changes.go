@@ -9,7 +9,8 @@ import (
 
 	"github.com/go-chi/chi/v5"
 
-	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/api/answer"
+	"github.com/francescobianco/packbase/api/stored"
 	"github.com/francescobianco/packbase/storage/access"
 	"github.com/francescobianco/packbase/storage/feed"
 )
@@ -21,7 +22,7 @@ import (
 func (s *Server) getChanges(w http.ResponseWriter, r *http.Request) error {
 	since, err := strconv.ParseInt("0"+r.URL.Query().Get("since"), 10, 64)
 	if err != nil {
-		return &Error{Status: http.StatusBadRequest, Code: "invalid", Message: "since: want the number of a change, 0 for the beginning"}
+		return &answer.Error{Status: http.StatusBadRequest, Code: "invalid", Message: "since: want the number of a change, 0 for the beginning"}
 	}
 	limit, err := limitOf(r, 100, 1000)
 	if err != nil {
@@ -43,7 +44,7 @@ func (s *Server) getChanges(w http.ResponseWriter, r *http.Request) error {
 			return err
 		}
 		if len(changes) > 0 || head.Seq < since || time.Now().After(deadline) || s.draining.Load() {
-			writeJSON(w, http.StatusOK, map[string]any{
+			answer.JSON(w, http.StatusOK, map[string]any{
 				"changes": append([]feed.Change{}, changes...), "head": map[string]any{"seq": head.Seq, "chain": head.Chain},
 			})
 			return nil
@@ -90,6 +91,6 @@ func (s *Server) getBlob(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	w.Header().Set("Cache-Control", cacheable(callerOf(r).scope != ""))
-	return s.serveFile(w, r, file{digest: b.Digest, size: b.Size, contentType: "application/octet-stream"})
+	w.Header().Set("Cache-Control", stored.Cacheable(access.SeesPrivate(r.Context())))
+	return s.promised.Serve(w, r, stored.File{Digest: b.Digest, Size: b.Size, ContentType: "application/octet-stream"})
 }

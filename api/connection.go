@@ -3,7 +3,6 @@ package api
 import (
 	"context"
 	"crypto/rand"
-	"io"
 	"log/slog"
 	"net/http"
 	"net/netip"
@@ -14,6 +13,7 @@ import (
 
 	"github.com/go-chi/chi/v5/middleware"
 
+	"github.com/francescobianco/packbase/api/answer"
 	"github.com/francescobianco/packbase/api/pace"
 )
 
@@ -93,32 +93,9 @@ func (s *Server) sameSite(next http.Handler) http.Handler {
 	origins := http.NewCrossOriginProtection()
 	return s.handle(func(w http.ResponseWriter, r *http.Request) error {
 		if err := origins.Check(r); err != nil {
-			return &Error{Status: http.StatusForbidden, Code: "cross_site", Message: "a page of another site must not write here"}
+			return &answer.Error{Status: http.StatusForbidden, Code: "cross_site", Message: "a page of another site must not write here"}
 		}
 		next.ServeHTTP(w, r)
 		return nil
 	})
-}
-
-// A countingBody counts what is read of a request's body.
-type countingBody struct {
-	io.ReadCloser
-	n     int64
-	ended bool // read to its end
-}
-
-func (b *countingBody) Read(p []byte) (int, error) {
-	n, err := b.ReadCloser.Read(p)
-	b.n += int64(n)
-	b.ended = b.ended || err == io.EOF
-	return n, err
-}
-
-// leaveUnread lets an answer out although the request's body is not read, and
-// closes the connection. Else net/http would read on first, and an endless
-// body would hold the answer back.
-func leaveUnread(w http.ResponseWriter, r *http.Request) {
-	if b, ok := r.Body.(*countingBody); ok && r.ContentLength != 0 && !b.ended {
-		w.Header().Set("Connection", "close")
-	}
 }

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/francescobianco/packbase/api/answer"
 	"github.com/francescobianco/packbase/api/health"
 	"github.com/francescobianco/packbase/api/web"
 	"github.com/francescobianco/packbase/api/wire"
@@ -80,7 +81,7 @@ func (s *Server) getDashboard(w http.ResponseWriter, r *http.Request) error {
 	if err == nil {
 		return s.site.Render(w, http.StatusOK, d)
 	}
-	if e := toError(err); e.Status != http.StatusServiceUnavailable {
+	if e := answer.FromError(err); e.Status != http.StatusServiceUnavailable {
 		return err
 	}
 	s.log.WarnContext(ctx, "dashboard shows what is in memory", "err", err)

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/francescobianco/packbase/api/stored"
 	"github.com/francescobianco/packbase/storage"
 	"github.com/francescobianco/packbase/storage/access"
 )
@@ -17,7 +18,7 @@ import (
 // what changed, at most once in directoryAge, unless there are news.
 type directory struct {
 	db    *storage.DB
-	epoch *epoch
+	epoch *stored.Epoch
 	news  *news
 
 	mu     sync.Mutex
@@ -57,7 +58,7 @@ type totals struct {
 	Languages                                               map[string]int
 }
 
-func newDirectory(db *storage.DB, e *epoch, news *news) *directory {
+func newDirectory(db *storage.DB, e *stored.Epoch, news *news) *directory {
 	none := &view{totals: totals{Languages: map[string]int{}}}
 	return &directory{db: db, epoch: e, news: news, byName: map[string]*listing{}, views: perReader[*view]{none, none}}
 }
@@ -72,7 +73,7 @@ func (d *directory) look(ctx context.Context) (*view, error) {
 	if time.Since(d.asked) < directoryAge && heard == d.heard {
 		return *d.views.of(ctx), d.failed
 	}
-	epoch := d.epoch.now(ctx)
+	epoch := d.epoch.Now(ctx)
 	if epoch != d.of {
 		d.since = time.Time{}
 	}

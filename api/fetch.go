@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/francescobianco/packbase/api/answer"
 	"github.com/francescobianco/packbase/api/wire"
 	"github.com/francescobianco/packbase/storage/jobs"
 	"github.com/francescobianco/packbase/storage/name"
@@ -64,7 +65,7 @@ func (s *Server) roomForJobs(ctx context.Context) error {
 		return err
 	}
 	if open := n.Pending + n.Active + n.Scheduled + n.Retry; open >= s.opt.MaxJobs {
-		return &Error{Status: http.StatusTooManyRequests, Code: "too_many_jobs", RetryAfter: 10*time.Second + rand.N(20*time.Second),
+		return &answer.Error{Status: http.StatusTooManyRequests, Code: "too_many_jobs", RetryAfter: 10*time.Second + rand.N(20*time.Second),
 			Message: fmt.Sprintf("%d jobs are open already; try again when some have ended", open)}
 	}
 	return nil
@@ -101,7 +102,7 @@ func waitOf(r *http.Request) (time.Duration, error) {
 	}
 	seconds, err := strconv.Atoi(text)
 	if err != nil || seconds < 0 {
-		return 0, &Error{Status: http.StatusBadRequest, Code: "invalid", Message: fmt.Sprintf("wait: %q is not a number of seconds", text)}
+		return 0, &answer.Error{Status: http.StatusBadRequest, Code: "invalid", Message: fmt.Sprintf("wait: %q is not a number of seconds", text)}
 	}
 	return min(time.Duration(seconds)*time.Second, maxWait), nil
 }
@@ -121,10 +122,10 @@ func (s *Server) answerJob(w http.ResponseWriter, r *http.Request, job jobs.Job,
 		if out.Tag != "" || out.Commit != "" {
 			out.URL = wire.TarballPath(job.Package, out.Tag, out.Commit)
 		}
-		writeJSON(w, http.StatusOK, out)
+		answer.JSON(w, http.StatusOK, out)
 		return nil
 	case jobs.Failed, jobs.Cancelled:
-		return jobError(job)
+		return answer.JobError(job)
 	}
 	writeQueued(w, wire.Queued{Status: "queued", JobID: job.ID.String(), Package: job.Package})
 	return nil
@@ -134,7 +135,7 @@ func (s *Server) answerJob(w http.ResponseWriter, r *http.Request, job jobs.Job,
 func writeQueued(w http.ResponseWriter, q wire.Queued) {
 	q.Location = wire.Path(wire.JobRoute, q.JobID)
 	w.Header().Set("Location", q.Location)
-	writeJSON(w, http.StatusAccepted, q)
+	answer.JSON(w, http.StatusAccepted, q)
 }
 
 // waitFor returns the job when it has ended or wait is over.

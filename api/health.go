@@ -7,13 +7,14 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/francescobianco/packbase/api/answer"
 	"github.com/francescobianco/packbase/api/wire"
 	"github.com/francescobianco/packbase/storage/jobs"
 )
 
 // getHealth serves GET /healthz: the process answers. It depends on nothing.
 func (s *Server) getHealth(w http.ResponseWriter, _ *http.Request) error {
-	writeJSON(w, http.StatusOK, map[string]string{"status": "ok"})
+	answer.JSON(w, http.StatusOK, map[string]string{"status": "ok"})
 	return nil
 }
 
@@ -39,7 +40,7 @@ func (s *Server) getReady(w http.ResponseWriter, r *http.Request) error {
 	if !ready {
 		status, word = http.StatusServiceUnavailable, "not ready"
 	}
-	writeJSON(w, status, wire.Ready{Dependencies: deps, Status: word})
+	answer.JSON(w, status, wire.Ready{Dependencies: deps, Status: word})
 	return nil
 }
 
@@ -84,11 +85,11 @@ func pulseWords(p jobs.Pulse, err error) (reconciler, jobs string) {
 // blobsReady asks for space, which a folder has, and for a blob, which a
 // bucket has or has not.
 func (s *Server) blobsReady(ctx context.Context) error {
-	if _, err := s.blobs.Free(ctx); err != nil {
+	if _, err := s.promised.Blobs.Free(ctx); err != nil {
 		return err
 	}
 	const digest = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855" // of nothing
-	if _, err := s.blobs.Stat(ctx, digest); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if _, err := s.promised.Blobs.Stat(ctx, digest); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	return nil

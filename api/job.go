@@ -11,6 +11,7 @@ import (
 	"github.com/go-chi/chi/v5"
 	"github.com/google/uuid"
 
+	"github.com/francescobianco/packbase/api/answer"
 	"github.com/francescobianco/packbase/api/wire"
 	"github.com/francescobianco/packbase/storage/jobs"
 	"github.com/francescobianco/packbase/storage/name"
@@ -49,7 +50,7 @@ func (s *Server) listJobs(w http.ResponseWriter, r *http.Request) error {
 		q.Set("before", jobs[len(jobs)-1].ID.String())
 		out.Next = r.URL.Path + "?" + q.Encode()
 	}
-	writeJSON(w, http.StatusOK, out)
+	answer.JSON(w, http.StatusOK, out)
 	return nil
 }
 
@@ -60,7 +61,7 @@ func jobFilter(r *http.Request) (f jobs.Filter, err error) {
 	switch f.State {
 	case "", jobs.Queued, jobs.Running, jobs.Succeeded, jobs.Failed, jobs.Cancelled:
 	default:
-		return f, &Error{Status: http.StatusBadRequest, Code: "invalid",
+		return f, &answer.Error{Status: http.StatusBadRequest, Code: "invalid",
 			Message: "state: want queued, running, succeeded, failed or cancelled"}
 	}
 	if f.Package != "" {
@@ -73,7 +74,7 @@ func jobFilter(r *http.Request) (f jobs.Filter, err error) {
 	}
 	if before := q.Get("before"); before != "" {
 		if f.Before, err = uuid.Parse(before); err != nil {
-			return f, &Error{Status: http.StatusBadRequest, Code: "invalid", Message: "before: want the id of a job"}
+			return f, &answer.Error{Status: http.StatusBadRequest, Code: "invalid", Message: "before: want the id of a job"}
 		}
 	}
 	return f, nil
@@ -87,7 +88,7 @@ func limitOf(r *http.Request, usual, most int) (int, error) {
 	}
 	n, err := strconv.Atoi(text)
 	if err != nil || n < 1 || n > most {
-		return 0, &Error{Status: http.StatusBadRequest, Code: "invalid", Message: fmt.Sprintf("limit: want a number from 1 to %d", most)}
+		return 0, &answer.Error{Status: http.StatusBadRequest, Code: "invalid", Message: fmt.Sprintf("limit: want a number from 1 to %d", most)}
 	}
 	return n, nil
 }
@@ -98,7 +99,7 @@ func (s *Server) getJob(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	writeJSON(w, http.StatusOK, newJobBody(job))
+	answer.JSON(w, http.StatusOK, newJobBody(job))
 	return nil
 }
 
@@ -126,7 +127,7 @@ func jobID(r *http.Request) (uuid.UUID, error) {
 	text := chi.URLParam(r, "id")
 	id, err := uuid.Parse(text)
 	if err != nil || id.String() != text {
-		return uuid.Nil, &Error{Status: http.StatusNotFound, Code: "not_found", Message: "that is not the id of a job; /api/jobs lists them"}
+		return uuid.Nil, &answer.Error{Status: http.StatusNotFound, Code: "not_found", Message: "that is not the id of a job; /api/jobs lists them"}
 	}
 	return id, nil
 }
@@ -196,7 +197,7 @@ func (s *Server) retryJob(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	s.tell(r.Context(), job)
-	writeJSON(w, http.StatusAccepted, newJobBody(job))
+	answer.JSON(w, http.StatusAccepted, newJobBody(job))
 	return nil
 }
 
@@ -212,6 +213,6 @@ func (s *Server) cancelJob(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	s.news.Add(1)
-	writeJSON(w, http.StatusAccepted, newJobBody(job))
+	answer.JSON(w, http.StatusAccepted, newJobBody(job))
 	return nil
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/go-chi/chi/v5"
 
+	"github.com/francescobianco/packbase/api/answer"
 	"github.com/francescobianco/packbase/api/wire"
 	"github.com/francescobianco/packbase/storage"
 	"github.com/francescobianco/packbase/storage/fault"
@@ -37,11 +38,11 @@ func (s *Server) answerPackage(w http.ResponseWriter, r *http.Request, name stri
 
 // noPackage answers for a package that is not there, as the API promises.
 func (s *Server) noPackage(w http.ResponseWriter, name string, err error) error {
-	if toError(err).Status != http.StatusNotFound {
+	if answer.FromError(err).Status != http.StatusNotFound {
 		return err
 	}
 	w.Header().Set("X-Packbase-Error", "not_found")
-	writeJSON(w, http.StatusNotFound, wire.NotFound{Package: name, Status: "not_found"})
+	answer.JSON(w, http.StatusNotFound, wire.NotFound{Package: name, Status: "not_found"})
 	return nil
 }
 
@@ -214,7 +215,7 @@ func (s *Server) listPackages(w http.ResponseWriter, r *http.Request) error {
 			out.Registered = append(out.Registered, p.Name)
 		}
 	}
-	writeJSON(w, http.StatusOK, out)
+	answer.JSON(w, http.StatusOK, out)
 	return nil
 }
 

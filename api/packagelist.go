@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/francescobianco/packbase/api/answer"
 	"github.com/francescobianco/packbase/api/health"
 	"github.com/francescobianco/packbase/api/web"
 )
@@ -19,15 +20,15 @@ func (s *Server) getPackageList(w http.ResponseWriter, r *http.Request) error {
 	v, err := s.directory.look(r.Context())
 	status := http.StatusOK
 	if err != nil {
-		if toError(err).Status != http.StatusServiceUnavailable {
+		if answer.FromError(err).Status != http.StatusServiceUnavailable {
 			return err
 		}
 		status, frame.Away = http.StatusServiceUnavailable, databaseAway
 		w.Header().Set("Retry-After", "5")
 	}
 	q := r.URL.Query()
-	frame.Query = cut(q.Get("q"), 200)
-	l := &web.PackageList{Frame: frame, Sort: q.Get("sort"), Filter: q.Get("filter"), Language: cut(q.Get("language"), 100), All: len(v.packages)}
+	frame.Query = answer.Cut(q.Get("q"), 200)
+	l := &web.PackageList{Frame: frame, Sort: q.Get("sort"), Filter: q.Get("filter"), Language: answer.Cut(q.Get("language"), 100), All: len(v.packages)}
 	found := v.packages
 	if frame.Query != "" {
 		found = v.search(frame.Query)
@@ -47,8 +48,6 @@ func (s *Server) getPackageList(w http.ResponseWriter, r *http.Request) error {
 	}
 	return s.site.Render(w, status, l)
 }
-
-func cut(s string, most int) string { return strings.ToValidUTF8(s[:min(len(s), most)], "") }
 
 // class is the one word for how a package is, of those in classes.
 func class(p *listing) string {

@@ -14,6 +14,7 @@ import (
 	"github.com/go-chi/chi/v5"
 	"golang.org/x/mod/semver"
 
+	"github.com/francescobianco/packbase/api/answer"
 	"github.com/francescobianco/packbase/api/web"
 	"github.com/francescobianco/packbase/api/wire"
 	"github.com/francescobianco/packbase/storage"
@@ -43,13 +44,13 @@ func (s *Server) getRepo(w http.ResponseWriter, r *http.Request) {
 
 // servedPackage returns a package that is there to be looked at.
 func (s *Server) servedPackage(ctx context.Context, pkg string) (storage.Package, error) {
-	none := &Error{Status: http.StatusNotFound, Code: "not_found", Message: fmt.Sprintf("There is no package “%s” here.", cut(pkg, name.MaxPackageName))}
+	none := &answer.Error{Status: http.StatusNotFound, Code: "not_found", Message: fmt.Sprintf("There is no package “%s” here.", answer.Cut(pkg, name.MaxPackageName))}
 	if name.ValidPackage(pkg) != nil {
 		return storage.Package{}, none
 	}
 	p, err := s.db.PackageByName(ctx, pkg)
 	if err != nil {
-		return storage.Package{}, notFound(err, none)
+		return storage.Package{}, answer.OrNotFound(err, none)
 	}
 	return p, nil
 }
@@ -208,7 +209,7 @@ func (s *Server) shownID(r *http.Request, p *web.Package, all *order) (int64, er
 	if tag := cmp.Or(q.Get("tag"), p.Latest()); tag != "" {
 		i := slices.IndexFunc(all.tags, func(ref storage.TagRef) bool { return ref.Tag == tag })
 		if i < 0 {
-			return 0, notFoundPage(fault.ErrNotFound, "There is no release “%s” of %s here.", cut(tag, name.MaxTagName), p.Name)
+			return 0, notFoundPage(fault.ErrNotFound, "There is no release “%s” of %s here.", answer.Cut(tag, name.MaxTagName), p.Name)
 		}
 		return all.tags[i].ID, nil
 	}
@@ -220,7 +221,7 @@ func (s *Server) shownID(r *http.Request, p *web.Package, all *order) (int64, er
 
 func notFoundPage(err error, format string, args ...any) error {
 	if errors.Is(err, fault.ErrNotFound) {
-		return &Error{Status: http.StatusNotFound, Code: "not_found", Message: fmt.Sprintf(format, args...)}
+		return &answer.Error{Status: http.StatusNotFound, Code: "not_found", Message: fmt.Sprintf(format, args...)}
 	}
 	return err
 }
@@ -228,7 +229,7 @@ func notFoundPage(err error, format string, args ...any) error {
 // wrapper returns the folder that a release's tarball is wrapped in. The
 // manifest says so; one that cannot be read, or is very large, does not.
 func (s *Server) wrapper(ctx context.Context, rel storage.Release) string {
-	body, err := s.blobs.Open(ctx, rel.ManifestDigest)
+	body, err := s.promised.Blobs.Open(ctx, rel.ManifestDigest)
 	if err != nil {
 		return ""
 	}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/go-chi/chi/v5/middleware"
 
+	"github.com/francescobianco/packbase/api/answer"
 	"github.com/francescobianco/packbase/api/web"
 	"github.com/francescobianco/packbase/storage/fault"
 	"github.com/francescobianco/packbase/storage/jobs"
@@ -26,7 +27,7 @@ const pageTime = 3 * time.Second
 // errors as pages, and plain for all others.
 func (s *Server) page(html, plain func(http.ResponseWriter, *http.Request) error) http.HandlerFunc {
 	others := s.handle(plain)
-	browsers := s.handleWith(s.writeProblem, func(w http.ResponseWriter, r *http.Request) error {
+	browsers := answer.HandlerWith(s.log, s.writeProblem, func(w http.ResponseWriter, r *http.Request) error {
 		ctx, cancel := context.WithTimeout(r.Context(), pageTime)
 		defer cancel()
 		return html(w, r.WithContext(ctx))
@@ -75,7 +76,7 @@ var hostPattern = regexp.MustCompile(`^([A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?
 // others.
 func baseURL(r *http.Request) (string, error) {
 	if len(r.Host) > 255 || !hostPattern.MatchString(r.Host) {
-		return "", &Error{Status: http.StatusBadRequest, Code: "host_invalid", Message: "the Host header does not name a host"}
+		return "", &answer.Error{Status: http.StatusBadRequest, Code: "host_invalid", Message: "the Host header does not name a host"}
 	}
 	scheme := "http"
 	if r.TLS != nil {
@@ -96,14 +97,14 @@ func (s *Server) frame(r *http.Request, title, section string) (web.Frame, error
 }
 
 // writeProblem answers with an error as a page.
-func (s *Server) writeProblem(w http.ResponseWriter, r *http.Request, e *Error) {
+func (s *Server) writeProblem(w http.ResponseWriter, r *http.Request, e *answer.Error) {
 	frame, _ := s.frame(r, problemTitle(e.Status), "") // a bad host is the problem already
 	p := &web.Problem{Frame: frame, Status: e.Status, Message: e.Message}
 	if e.Status >= 500 {
 		p.ID = middleware.GetReqID(r.Context())
 	}
 	if e.Status == http.StatusNotFound {
-		if e.Code == "not_found" && e.Message == toError(fault.ErrNotFound).Message {
+		if e.Code == "not_found" && e.Message == answer.FromError(fault.ErrNotFound).Message {
 			p.Message = "Nothing is at this address."
 		}
 		name, _, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, "/"), "/")
@@ -118,7 +119,7 @@ func (s *Server) writeProblem(w http.ResponseWriter, r *http.Request, e *Error) 
 	w.Header().Set("X-Packbase-Error", e.Code)
 	if err := s.site.Render(w, e.Status, p); err != nil {
 		s.log.ErrorContext(r.Context(), "page not rendered", "err", err)
-		writeError(w, r, e)
+		answer.WriteError(w, r, e)
 	}
 }
 

@@ -18,8 +18,10 @@ import (
 	"github.com/klauspost/compress/gzip"
 	"golang.org/x/sync/singleflight"
 
+	"github.com/francescobianco/packbase/api/answer"
 	"github.com/francescobianco/packbase/api/proxy"
 	"github.com/francescobianco/packbase/api/smarthttp"
+	"github.com/francescobianco/packbase/api/stored"
 	"github.com/francescobianco/packbase/storage"
 	"github.com/francescobianco/packbase/storage/access"
 	"github.com/francescobianco/packbase/storage/archive"
@@ -101,7 +103,7 @@ func refusal(err error) error {
 	if errors.As(err, &git) && git.Status < http.StatusInternalServerError {
 		return &proxy.Refusal{Status: git.Status, Reason: git.Message}
 	}
-	if e := toError(err); e.Status < http.StatusInternalServerError {
+	if e := answer.FromError(err); e.Status < http.StatusInternalServerError {
 		return &proxy.Refusal{Status: e.Status, Reason: e.Message}
 	}
 	return err
@@ -150,25 +152,24 @@ func (m *mirror) serveStored(w http.ResponseWriter, r *http.Request, at string) 
 	if err != nil {
 		return err
 	}
-	w.Header().Set("Cache-Control", cacheable(a.Private))
-	as := storage.Release{Package: at, Digest: a.TarballDigest, Size: a.TarballSize, CreatedAt: a.CreatedAt}
-	kind := "application/gzip"
+	w.Header().Set("Cache-Control", stored.Cacheable(a.Private))
+	f := stored.File{Digest: a.TarballDigest, Size: a.TarballSize, At: a.CreatedAt, ContentType: "application/gzip"}
 	if !proxy.IsZig(r) {
-		as.Digest, as.Size = a.Digest, a.Size
+		f.Digest, f.Size = a.Digest, a.Size
 		if a.Format != string(archive.TarGz) { // else upstream may have called it a tar, and its gzip an encoding
-			kind = a.ContentType
+			f.ContentType = a.ContentType
 		}
 		if a.Disposition != "" {
 			w.Header().Set("Content-Disposition", a.Disposition)
 		}
 	}
-	return m.serveBlob(w, r, as, as.Digest, kind)
+	return m.promised.Serve(w, r, f)
 }
 
 // archive returns what a URL answered first, from memory if it was asked for before: archives never change. It returns
 // ErrNotFound if there is none, a *GoneError if the same files were removed as a release, and are one nowhere else.
 func (m *mirror) archive(ctx context.Context, at string) (tree.Archive, error) {
-	epoch := m.epoch.now(ctx)
+	epoch := m.epoch.Now(ctx)
 	if a, ok := m.archives.Get(at); ok && a.epoch == epoch && (!a.Private || access.SeesPrivate(ctx)) {
 		return a.Archive, nil
 	}
@@ -212,11 +213,11 @@ func (m *mirror) serveSnapshot(w http.ResponseWriter, r *http.Request, d name.De
 		return proxy.ErrMissing
 	}
 	w.Header().Set("X-Packbase-Commit", rel.CommitOID)
-	w.Header().Set("Cache-Control", cacheable(rel.Private))
+	w.Header().Set("Cache-Control", stored.Cacheable(rel.Private))
 	if moves {
 		w.Header().Set("Cache-Control", "no-cache")
 	}
-	return m.serveBlob(w, r, rel, rel.Digest, "application/gzip")
+	return m.promised.Serve(w, r, stored.TarballOf(&rel))
 }
 
 // isTarGz tells whether an archive's URL promises what our tarballs are.
@@ -241,7 +242,7 @@ func (m *mirror) snapshot(ctx context.Context, pkg, ref string) (rel storage.Rel
 	if rel, err = m.releases.byTag(ctx, pkg, ref); !errors.Is(err, fault.ErrNotFound) {
 		return rel, false, err
 	}
-	repo, err := m.packs.Repository(ctx, pkg)
+	repo, err := m.git.Repository(ctx, pkg)
 	if isEmpty(err) {
 		err = fault.ErrNotFound
 	}
@@ -292,7 +293,7 @@ func (m *mirror) serveGit(w http.ResponseWriter, r *http.Request, d name.Depende
 	pkg, err := m.bound(r.Context(), d.Repository)
 	var repo *smarthttp.Repository
 	if err == nil {
-		repo, err = m.packs.Repository(r.Context(), pkg.Name)
+		repo, err = m.git.Repository(r.Context(), pkg.Name)
 	}
 	if pullable && (isEmpty(err) || errors.Is(err, proxy.ErrMissing)) {
 		if service == proxy.InfoRefs && m.git.Advertise(w, r) {
@@ -356,7 +357,7 @@ func (m *mirror) isConverted(ctx context.Context, rel storage.Release) (bool, er
 const maxAttributes = 1 << 20
 
 func (m *mirror) readAttributes(ctx context.Context, digest string) (bool, error) {
-	body, err := m.promised.stream(ctx, digest)
+	body, err := m.promised.Stream(ctx, digest)
 	if err != nil {
 		return false, err
 	}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/hashicorp/golang-lru/v2/expirable"
 
+	"github.com/francescobianco/packbase/api/answer"
 	"github.com/francescobianco/packbase/api/proxy"
 	"github.com/francescobianco/packbase/storage/access"
 	"github.com/francescobianco/packbase/storage/jobs"
@@ -111,7 +112,7 @@ func (m *mirror) Pull(w http.ResponseWriter, r *http.Request, d name.Dependency)
 		m.news.Add(1)
 		return nil
 	}
-	e := jobError(job)
+	e := answer.JobError(job)
 	failed := &proxy.Refusal{Status: e.Status, Reason: fmt.Sprintf("%s could not be fetched: %s (%s)", d.URL, e.Message, e.Code)}
 	m.pulls.failed.Add(what, failed)
 	return failed

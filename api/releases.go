@@ -8,18 +8,16 @@ import (
 
 	lru "github.com/hashicorp/golang-lru/v2"
 
+	"github.com/francescobianco/packbase/api/git"
+	"github.com/francescobianco/packbase/api/stored"
 	"github.com/francescobianco/packbase/storage"
 	"github.com/francescobianco/packbase/storage/access"
 	"github.com/francescobianco/packbase/storage/fault"
 )
 
-// What is kept in memory. A release is named by its tag, its commit and two
-// Zig hashes, each of which takes about 1 KB; its pack by commit and tag object.
-const (
-	keptReleases    = 4 * roomForReleases
-	keptPacks       = 2 * roomForReleases
-	roomForReleases = 8192
-)
+// keptReleases is how many are kept in memory. A release is named by its tag, its
+// commit and two Zig hashes, each of which takes about 1 KB.
+const keptReleases = 4 * git.RoomForReleases
 
 // findTimeout bounds a question that an index answers in no time.
 const findTimeout = 5 * time.Second
@@ -31,7 +29,7 @@ const findTimeout = 5 * time.Second
 // published any moment.
 type releaseCache struct {
 	db    *storage.DB
-	epoch *epoch
+	epoch *stored.Epoch
 	kept  *lru.Cache[string, keptRelease]
 }
 
@@ -40,7 +38,7 @@ type keptRelease struct {
 	epoch int64
 }
 
-func newReleaseCache(db *storage.DB, e *epoch) *releaseCache {
+func newReleaseCache(db *storage.DB, e *stored.Epoch) *releaseCache {
 	kept, _ := lru.New[string, keptRelease](keptReleases) // the error is about sizes below one
 	return &releaseCache{db: db, epoch: e, kept: kept}
 }
@@ -60,7 +58,7 @@ func (c *releaseCache) byZigHash(ctx context.Context, hash string) (storage.Rele
 }
 
 func (c *releaseCache) find(ctx context.Context, key string, look func(context.Context) (storage.Release, error)) (storage.Release, error) {
-	epoch := c.epoch.now(ctx)
+	epoch := c.epoch.Now(ctx)
 	if r, ok := c.kept.Get(key); ok && r.epoch == epoch && (!r.Private || access.SeesPrivate(ctx)) {
 		return r.Release, nil
 	}
@@ -104,9 +102,9 @@ func (s *Server) Warm(ctx context.Context) {
 	tick := time.NewTicker(warmEvery)
 	defer tick.Stop()
 	ctx = access.SeePrivate(ctx)
-	warmed, epoch := map[string]int64{}, s.epoch.now(ctx) // revisions, by package
+	warmed, epoch := map[string]int64{}, s.epoch.Now(ctx) // revisions, by package
 	for {
-		if now := s.epoch.now(ctx); now != epoch {
+		if now := s.epoch.Now(ctx); now != epoch {
 			warmed, epoch = map[string]int64{}, now
 		}
 		if v, err := s.directory.look(ctx); err == nil {
@@ -122,10 +120,10 @@ func (s *Server) Warm(ctx context.Context) {
 
 func (s *Server) warmPackages(ctx context.Context, packages []*listing, warmed map[string]int64) {
 	newest := slices.SortedFunc(slices.Values(packages), func(a, b *listing) int { return b.UpdatedAt.Compare(a.UpdatedAt) })
-	room, first := roomForReleases, len(warmed) == 0
+	room, first := git.RoomForReleases, len(warmed) == 0
 	for i, p := range newest {
 		room -= p.ReleaseCount
-		if i >= keptRepos || room < 0 {
+		if i >= git.KeptRepos || room < 0 {
 			break
 		}
 		if p.ReleaseCount == 0 || warmed[p.Name] == p.Revision {
@@ -154,5 +152,5 @@ func (s *Server) warm(ctx context.Context, pkg string) error {
 			return err
 		}
 	}
-	return s.packs.warm(ctx, pkg, releases)
+	return s.git.Warm(ctx, pkg, releases)
 }

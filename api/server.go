@@ -7,7 +7,6 @@ package api
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -24,9 +23,11 @@ import (
 	lru "github.com/hashicorp/golang-lru/v2"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/francescobianco/packbase/api/answer"
+	"github.com/francescobianco/packbase/api/git"
 	"github.com/francescobianco/packbase/api/pace"
 	"github.com/francescobianco/packbase/api/proxy"
-	"github.com/francescobianco/packbase/api/smarthttp"
+	"github.com/francescobianco/packbase/api/stored"
 	"github.com/francescobianco/packbase/api/web"
 	"github.com/francescobianco/packbase/api/wire"
 	"github.com/francescobianco/packbase/storage"
@@ -61,18 +62,16 @@ type Options struct {
 type Server struct {
 	db    *storage.DB
 	queue *queue.Queue // nil on an edge
-	blobs *blob.Checked
 	opt   Options
 	log   *slog.Logger
-	git   *smarthttp.Handler
+	git   *git.Server
 	proxy *proxy.Proxy
 	trees *tree.Store
 
-	epoch     *epoch
+	epoch     *stored.Epoch
 	tokens    *tokenCache
-	promised  *promised
+	promised  *stored.Blobs
 	releases  *releaseCache
-	packs     *gitStore
 	metrics   *metrics
 	answers   *answers
 	directory *directory
@@ -95,20 +94,18 @@ type Server struct {
 func New(db *storage.DB, q *queue.Queue, blobs blob.Store, opt Options, log *slog.Logger) *Server {
 	opt.Pace = cmp.Or(opt.Pace, pace.Default())
 	opt.PullWait = cmp.Or(opt.PullWait, 10*time.Minute)
-	e := &epoch{db: db}
-	checked := blob.Check(blobs)
-	promised := newPromised(db, checked, log)
-	s := &Server{db: db, queue: q, blobs: checked, promised: promised, opt: opt, log: log, metrics: newMetrics(opt.Metrics), answers: newAnswers(), site: web.New(),
+	e := stored.NewEpoch(db)
+	promised := stored.New(db, blobs, log)
+	s := &Server{db: db, queue: q, promised: promised, opt: opt, log: log, metrics: newMetrics(opt.Metrics), answers: newAnswers(), site: web.New(),
 		epoch: e, tokens: newTokenCache(db, e), releases: newReleaseCache(db, e), watch: perReader[*jobWatch]{newJobWatch(db), newJobWatch(db)}}
 	s.directory = newDirectory(db, e, &s.news)
-	s.packs = newGitStore(db, promised, e)
 	s.status.all.news, s.status.public.news = &s.news, &s.news
 	s.overview.all.news, s.overview.public.news = &s.news, &s.news
 	s.orders, _ = lru.New[string, *order](keptOrders) // the error is about sizes below one
 	if opt.Metrics != nil {
 		opt.Metrics.MustRegister(newRegistryCollector(s))
 	}
-	s.git = smarthttp.New(s.packs, smarthttp.Options{Agent: "packbase/" + opt.Release, Window: blob.Window(blobs), Client: s.clientOf}, log)
+	s.git = git.New(db, promised, e, git.Options{Release: opt.Release, Client: s.clientOf}, log)
 	s.trees = tree.New(db.DB)
 	s.proxy = newProxy(s)
 	return s
@@ -175,30 +172,12 @@ func (s *Server) Handler() http.Handler {
 	r.Get("/login", s.handle(s.getLogin))
 	r.Get("/why", s.handle(s.getWhy))
 
-	for _, prefix := range []string{"/git/{repo}", "/{repo}"} {
-		r.Get(prefix+"/info/refs", s.gitInfoRefs)
-		r.Post(prefix+"/git-upload-pack", s.gitUploadPack)
-		r.Get(prefix+"/HEAD", s.handle(s.dumbHead))
-		r.Get(prefix+"/objects/*", s.handle(s.dumbObject))
-		r.HandleFunc(prefix+"/git-receive-pack", s.handle(refuseReceivePack))
-	}
+	s.git.Route(r)
 	return r
 }
 
-func writeJSON(w http.ResponseWriter, status int, body any) {
-	jsonHead(w, status)
-	enc := json.NewEncoder(w)
-	enc.SetEscapeHTML(false)
-	_ = enc.Encode(body) // the client may have gone
-}
-
-func jsonHead(w http.ResponseWriter, status int) {
-	h := w.Header()
-	h.Set("Content-Type", "application/json")
-	if h.Get("Cache-Control") == "" {
-		h.Set("Cache-Control", "no-store")
-	}
-	w.WriteHeader(status)
+func (s *Server) handle(h func(http.ResponseWriter, *http.Request) error) http.HandlerFunc {
+	return answer.Handler(s.log, h)
 }
 
 func (s *Server) readOnly() error {
@@ -206,7 +185,7 @@ func (s *Server) readOnly() error {
 	if s.opt.Central != "" {
 		message += "; write to " + s.opt.Central
 	}
-	return &Error{Status: http.StatusForbidden, Code: "read_only", Message: message}
+	return &answer.Error{Status: http.StatusForbidden, Code: "read_only", Message: message}
 }
 
 // canonicalPath lets only one spelling of each path pass (R-23): what routes
@@ -214,7 +193,7 @@ func (s *Server) readOnly() error {
 func (s *Server) canonicalPath(next http.Handler) http.Handler {
 	return s.handle(func(w http.ResponseWriter, r *http.Request) error {
 		bad := func(why string) error {
-			return &Error{Status: http.StatusBadRequest, Code: "path_not_canonical", Message: "the path " + why}
+			return &answer.Error{Status: http.StatusBadRequest, Code: "path_not_canonical", Message: "the path " + why}
 		}
 		p := r.URL.Path
 		switch {
@@ -256,7 +235,7 @@ func methodNotAllowed(w http.ResponseWriter, r *http.Request) error {
 		return fault.ErrNotFound // chi asks for the method first
 	}
 	w.Header().Set("Allow", strings.Join(allowed, ", "))
-	return &Error{Status: http.StatusMethodNotAllowed, Code: "method_not_allowed",
+	return &answer.Error{Status: http.StatusMethodNotAllowed, Code: "method_not_allowed",
 		Message: fmt.Sprintf("%s is not for this path; it takes %s", r.Method, strings.Join(allowed, ", "))}
 }
 
@@ -271,7 +250,7 @@ func (s *Server) recoverPanics(next http.Handler) http.Handler {
 				panic(p)
 			}
 			s.log.ErrorContext(r.Context(), "handler panicked", "path", r.URL.Path, "panic", p)
-			writeError(w, r, toError(fmt.Errorf("panic: %v", p)))
+			answer.WriteError(w, r, answer.FromError(fmt.Errorf("panic: %v", p)))
 		}()
 		next.ServeHTTP(w, r)
 	})
@@ -281,7 +260,7 @@ func (s *Server) recoverPanics(next http.Handler) http.Handler {
 func (s *Server) logRequests(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		id := middleware.GetReqID(r.Context())
-		body := &countingBody{ReadCloser: s.opt.Pace.Body(w, r)}
+		body := &answer.CountingBody{ReadCloser: s.opt.Pace.Body(w, r)}
 		r.Body = body
 		ww := middleware.NewWrapResponseWriter(w, r.ProtoMajor)
 		start := time.Now()
@@ -290,6 +269,6 @@ func (s *Server) logRequests(next http.Handler) http.Handler {
 		s.log.LogAttrs(context.WithoutCancel(r.Context()), slog.LevelInfo, "request",
 			slog.String("method", r.Method), slog.String("path", s.loggedPath(r)), slog.Int("status", ww.Status()),
 			slog.Int("bytes", ww.BytesWritten()), slog.Duration("took", time.Since(start)), slog.String("request_id", id),
-			slog.String("te", strings.Join(r.TransferEncoding, ",")), slog.Int64("cl", r.ContentLength), slog.Int64("body_bytes", body.n))
+			slog.String("te", strings.Join(r.TransferEncoding, ",")), slog.Int64("cl", r.ContentLength), slog.Int64("body_bytes", body.N))
 	})
 }

@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/francescobianco/packbase/api/answer"
 	"github.com/francescobianco/packbase/api/wire"
 	"github.com/francescobianco/packbase/storage/access"
 	"github.com/francescobianco/packbase/storage/fault"
@@ -81,7 +82,7 @@ func (s *Server) getStatus(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	writeJSON(w, http.StatusOK, body)
+	answer.JSON(w, http.StatusOK, body)
 	return nil
 }
 
@@ -119,7 +120,7 @@ func (s *Server) workOutStatus(ctx context.Context) (*wire.Status, error) {
 	if b.Update, err = s.workOutUpdate(ctx); err != nil {
 		return nil, err
 	}
-	if b.Update.DiskFree, err = s.blobs.Free(ctx); err != nil {
+	if b.Update.DiskFree, err = s.promised.Blobs.Free(ctx); err != nil {
 		b.Update.DiskFree = -1
 	}
 	b.Blobs, err = s.workOutScrub(ctx)

@@ -16,6 +16,7 @@ import (
 	"github.com/go-chi/chi/v5"
 	"github.com/go-chi/chi/v5/middleware"
 
+	"github.com/francescobianco/packbase/api/answer"
 	"github.com/francescobianco/packbase/api/wire"
 	"github.com/francescobianco/packbase/storage/access"
 	"github.com/francescobianco/packbase/storage/bundle"
@@ -50,7 +51,7 @@ func (s *Server) treeRoutes(r chi.Router) {
 // rootsOf reads the manifests of a request, and what they depend on.
 func rootsOf(manifests []wire.TreeManifest) (roots []tree.Root, deps []zigpkg.Dependency, err error) {
 	invalid := func(format string, args ...any) error {
-		return &Error{Status: http.StatusBadRequest, Code: "invalid", Message: fmt.Sprintf(format, args...)}
+		return &answer.Error{Status: http.StatusBadRequest, Code: "invalid", Message: fmt.Sprintf(format, args...)}
 	}
 	if n := len(manifests); n == 0 || n > maxManifests {
 		return nil, nil, invalid("manifests: want the text of 1 to %d build.zig.zon, not %d", maxManifests, n)
@@ -61,7 +62,7 @@ func rootsOf(manifests []wire.TreeManifest) (roots []tree.Root, deps []zigpkg.De
 		}
 		man, err := zigpkg.ParseManifest([]byte(m.Text))
 		if err != nil {
-			return nil, nil, &Error{Status: http.StatusBadRequest, Code: "manifest_invalid", Message: fmt.Sprintf("%.200s:%v", m.File, err)}
+			return nil, nil, &answer.Error{Status: http.StatusBadRequest, Code: "manifest_invalid", Message: fmt.Sprintf("%.200s:%v", m.File, err)}
 		}
 		roots = append(roots, tree.Root{File: m.File, Text: m.Text})
 		deps = append(deps, man.Dependencies...)
@@ -140,14 +141,14 @@ func (s *Server) answerCapture(w http.ResponseWriter, r *http.Request, c tree.Ca
 			return fmt.Errorf("read result of job %s: %w", id, err)
 		}
 		out.Status, out.JobID = "ok", id
-		writeJSON(w, http.StatusOK, out)
+		answer.JSON(w, http.StatusOK, out)
 		return nil
 	case jobs.Failed, jobs.Cancelled:
-		return jobError(job)
+		return answer.JobError(job)
 	}
 	location := wire.Path(wire.JobRoute, id)
 	w.Header().Set("Location", location)
-	writeJSON(w, http.StatusAccepted, wire.CaptureQueued{Status: "queued", JobID: id, Location: location, Tree: c.Tree, Revision: c.Revision})
+	answer.JSON(w, http.StatusAccepted, wire.CaptureQueued{Status: "queued", JobID: id, Location: location, Tree: c.Tree, Revision: c.Revision})
 	return nil
 }
 
@@ -168,14 +169,14 @@ func (s *Server) listTrees(w http.ResponseWriter, r *http.Request) error {
 	if len(all) == limit {
 		out.Next = wire.TreesRoute + "?" + url.Values{"after": {all[limit-1].Name}, "limit": {strconv.Itoa(limit)}}.Encode()
 	}
-	writeJSON(w, http.StatusOK, out)
+	answer.JSON(w, http.StatusOK, out)
 	return nil
 }
 
 func (s *Server) treeOf(r *http.Request) (tree.Tree, error) {
 	name := chi.URLParam(r, "name")
 	t, err := s.trees.ByName(r.Context(), name)
-	return t, notFound(err, &Error{Status: http.StatusNotFound, Code: "not_found", Message: fmt.Sprintf("there is no tree %.100q here; /api/trees lists those that are", name)})
+	return t, answer.OrNotFound(err, &answer.Error{Status: http.StatusNotFound, Code: "not_found", Message: fmt.Sprintf("there is no tree %.100q here; /api/trees lists those that are", name)})
 }
 
 // getTree serves GET /api/trees/{name}.
@@ -206,7 +207,7 @@ func (s *Server) getTree(w http.ResponseWriter, r *http.Request) error {
 	for i, n := range nodes {
 		out.Packages[i] = newTreeNode(n, sources)
 	}
-	writeJSON(w, http.StatusOK, out)
+	answer.JSON(w, http.StatusOK, out)
 	return nil
 }
 
@@ -292,7 +293,7 @@ func (s *Server) serveBundle(w http.ResponseWriter, r *http.Request, deps []zigp
 	if r.Method == http.MethodHead {
 		return nil
 	}
-	err = bundle.Write(w, m, func(p bundle.Package) (io.ReadCloser, error) { return s.promised.stream(r.Context(), digests[p.Hash]) })
+	err = bundle.Write(w, m, func(p bundle.Package) (io.ReadCloser, error) { return s.promised.Stream(r.Context(), digests[p.Hash]) })
 	if err != nil {
 		if r.Context().Err() == nil {
 			s.log.ErrorContext(r.Context(), "bundle broken off", "err", err)
@@ -329,7 +330,7 @@ func (s *Server) contentOf(ctx context.Context, deps []zigpkg.Dependency, known 
 		return src.Zig.Dependencies, ok, nil
 	})
 	if errors.Is(err, capture.ErrTooLarge) {
-		return m, nil, false, &Error{Status: http.StatusUnprocessableEntity, Code: "tree_too_large", Message: err.Error()}
+		return m, nil, false, &answer.Error{Status: http.StatusUnprocessableEntity, Code: "tree_too_large", Message: err.Error()}
 	}
 	if err != nil {
 		return m, nil, false, err
@@ -379,7 +380,7 @@ func holeOf(n *capture.Node, reasons map[string]tree.Node) bundle.Hole {
 
 // writeHoles answers that something of a tree is missing: all of it, by name.
 func writeHoles(w http.ResponseWriter, r *http.Request, holes []bundle.Hole) error {
-	e := &Error{Status: http.StatusConflict, Code: "holes",
+	e := &answer.Error{Status: http.StatusConflict, Code: "holes",
 		Message: fmt.Sprintf("%d packages of the tree are not stored here; `packbase capture` brings them, and says why if it cannot", len(holes))}
 	out := wire.Holes{Error: wire.Error{Status: "error", Code: e.Code, Message: e.Message, RequestID: middleware.GetReqID(r.Context())}, Holes: make([]wire.Hole, len(holes))}
 	for i, h := range holes {
@@ -389,6 +390,6 @@ func writeHoles(w http.ResponseWriter, r *http.Request, holes []bundle.Hole) err
 		}
 	}
 	w.Header().Set("X-Packbase-Error", e.Code)
-	writeJSON(w, e.Status, out)
+	answer.JSON(w, e.Status, out)
 	return nil
 }

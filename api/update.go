@@ -15,6 +15,7 @@ import (
 
 	"github.com/go-chi/chi/v5"
 
+	"github.com/francescobianco/packbase/api/answer"
 	"github.com/francescobianco/packbase/api/wire"
 	"github.com/francescobianco/packbase/storage/fault"
 	"github.com/francescobianco/packbase/storage/jobs"
@@ -44,10 +45,10 @@ func (s *Server) postUpdate(w http.ResponseWriter, r *http.Request) error {
 		if err := json.Unmarshal(job.Result, &out.Counters); err != nil {
 			return fmt.Errorf("read result of job %s: %w", job.ID, err)
 		}
-		writeJSON(w, http.StatusOK, out)
+		answer.JSON(w, http.StatusOK, out)
 		return nil
 	case jobs.Failed, jobs.Cancelled:
-		return jobError(job)
+		return answer.JobError(job)
 	}
 	writeQueued(w, wire.Queued{Status: "started", JobID: job.ID.String(), RunID: job.RunID})
 	return nil
@@ -70,7 +71,7 @@ func (s *Server) startUpdate(w http.ResponseWriter, r *http.Request) (job jobs.J
 		s.news.Add(1)
 		retry := seconds(max(left, time.Second))
 		w.Header().Set("Retry-After", strconv.Itoa(retry))
-		writeJSON(w, http.StatusOK, wire.Postponed{Status: "queued", Queued: true, RetryAfter: retry})
+		answer.JSON(w, http.StatusOK, wire.Postponed{Status: "queued", Queued: true, RetryAfter: retry})
 		return job, true, nil
 	}
 	if !errors.Is(err, fault.ErrNotFound) {
@@ -84,7 +85,7 @@ func (s *Server) startUpdate(w http.ResponseWriter, r *http.Request) (job jobs.J
 	if left > 0 {
 		retry := seconds(left)
 		w.Header().Set("Retry-After", strconv.Itoa(retry))
-		writeJSON(w, http.StatusOK, wire.Postponed{Status: "cooldown", RetryAfter: retry})
+		answer.JSON(w, http.StatusOK, wire.Postponed{Status: "cooldown", RetryAfter: retry})
 		return job, true, nil
 	}
 	job, created, err := s.db.Jobs.RequestUpdate(ctx, s.opt.Cooldown)
@@ -112,7 +113,7 @@ func (s *Server) lockUpdates(ctx context.Context) (left time.Duration, err error
 	}
 	if err != nil {
 		s.log.WarnContext(ctx, "update refused: redis is away", "err", err)
-		return 0, &Error{Status: http.StatusServiceUnavailable, Code: "unavailable", RetryAfter: 10 * time.Second,
+		return 0, &answer.Error{Status: http.StatusServiceUnavailable, Code: "unavailable", RetryAfter: 10 * time.Second,
 			Message: "the queue does not answer, so updates cannot be told apart; try again soon"}
 	}
 	return left, nil
@@ -124,7 +125,7 @@ func seconds(d time.Duration) int { return int(math.Ceil(max(d, 0).Seconds())) }
 func (s *Server) searchPackages(w http.ResponseWriter, r *http.Request) error {
 	q := r.URL.Query().Get("q")
 	if q == "" || len(q) > 200 || !utf8.ValidString(q) || strings.ContainsFunc(q, unicode.IsControl) {
-		return &Error{Status: http.StatusBadRequest, Code: "invalid", Message: "q: want 1 to 200 bytes of text to look for"}
+		return &answer.Error{Status: http.StatusBadRequest, Code: "invalid", Message: "q: want 1 to 200 bytes of text to look for"}
 	}
 	limit, err := limitOf(r, 50, 500)
 	if err != nil {
@@ -143,7 +144,7 @@ func (s *Server) searchPackages(w http.ResponseWriter, r *http.Request) error {
 	for _, p := range page(found, offset, limit) {
 		out.Results = append(out.Results, newFoundBody(p))
 	}
-	writeJSON(w, http.StatusOK, out)
+	answer.JSON(w, http.StatusOK, out)
 	return nil
 }
 
@@ -163,7 +164,7 @@ func offsetOf(r *http.Request) (int, error) {
 	}
 	n, err := strconv.Atoi(text)
 	if err != nil || n < 0 || n > 10_000_000 {
-		return 0, &Error{Status: http.StatusBadRequest, Code: "invalid", Message: "offset: want a number from 0"}
+		return 0, &answer.Error{Status: http.StatusBadRequest, Code: "invalid", Message: "offset: want a number from 0"}
 	}
 	return n, nil
 }
@@ -189,7 +190,7 @@ func (s *Server) postCheck(w http.ResponseWriter, r *http.Request) error {
 	}
 	job, created, err := s.db.Jobs.RequestProbe(r.Context(), in.Package)
 	if err != nil {
-		return notFound(err, errNoPackage(in.Package))
+		return answer.OrNotFound(err, answer.NoPackage(in.Package))
 	}
 	if created {
 		s.tell(r.Context(), job)
@@ -204,7 +205,7 @@ func (s *Server) postCheck(w http.ResponseWriter, r *http.Request) error {
 		return s.answerJob(w, r, job, 0)
 	}
 	if job.State != jobs.Succeeded {
-		return jobError(job)
+		return answer.JobError(job)
 	}
 	return s.answerCheck(w, r, job.Package)
 }
@@ -227,19 +228,15 @@ func (s *Server) postReview(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	if in.Decision != "accept" && in.Decision != "keep" {
-		return &Error{Status: http.StatusBadRequest, Code: "invalid",
+		return &answer.Error{Status: http.StatusBadRequest, Code: "invalid",
 			Message: `decision: want "accept", to mirror what upstream has now, or "keep", to leave the package as it is for good`}
 	}
 	if name.ValidPackage(pkg) != nil {
-		return errNoPackage(pkg)
+		return answer.NoPackage(pkg)
 	}
 	if err := s.db.Review(r.Context(), pkg, in.Decision == "accept"); err != nil {
-		return notFound(err, errNoPackage(pkg))
+		return answer.OrNotFound(err, answer.NoPackage(pkg))
 	}
 	s.decided(r.Context(), pkg)
 	return s.answerCheck(w, r, pkg)
-}
-
-func errNoPackage(name string) *Error {
-	return &Error{Status: http.StatusNotFound, Code: "not_found", Message: fmt.Sprintf("there is no package %q here; /api/list names those there are", name)}
 }

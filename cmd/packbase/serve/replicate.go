@@ -15,6 +15,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/spf13/cobra"
 
+	"github.com/francescobianco/packbase/api/git"
 	"github.com/francescobianco/packbase/cmd/packbase/term"
 	"github.com/francescobianco/packbase/storage/blob"
 	"github.com/francescobianco/packbase/storage/gitpack"
@@ -57,15 +58,11 @@ which does both with a Postgres of its own.`,
 		if err := s.DB.Migrate(ctx); err != nil {
 			return err
 		}
-		git, err := newGit(cfg, s)
-		if err != nil {
-			return err
-		}
 		if err := ServeAdmin(ctx, cfg, prometheus.NewRegistry()); err != nil {
 			return err
 		}
 		log.Info("working", "central", cfg.Central)
-		return follow(ctx, cfg, s, git, *resume, log)
+		return follow(ctx, cfg, s, git.Handler(s.DB, s.Blobs, cfg.Release), *resume, log)
 	}
 	return cmd
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/spf13/cobra"
 
+	"github.com/francescobianco/packbase/api/git"
 	"github.com/francescobianco/packbase/cmd/packbase/term"
 	"github.com/francescobianco/packbase/storage"
 	"github.com/francescobianco/packbase/worker/confine"
@@ -86,12 +87,8 @@ func (p *program) workerCommand() *cobra.Command {
 			return err
 		}
 		warnOwner(ctx, s.DB, log)
-		git, err := newGit(cfg, s)
-		if err != nil {
-			return err
-		}
 		reg := prometheus.NewRegistry()
-		w, err := NewWorker(cfg, s, git, reg, log)
+		w, err := NewWorker(cfg, s, git.Handler(s.DB, s.Blobs, cfg.Release), reg, log)
 		if err != nil {
 			return err
 		}

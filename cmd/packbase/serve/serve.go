@@ -103,15 +103,6 @@ func paceOf(cfg *Config) pace.Limits {
 	return limits
 }
 
-// newGit returns a Git interface to probe with, in a process that serves nobody.
-func newGit(cfg *Config, s *Stores) (http.Handler, error) {
-	srv, err := NewAPI(&Config{ReadOnly: true, Blobs: cfg.Blobs, MinRate: cfg.MinRate}, s, nil, slog.New(slog.DiscardHandler))
-	if err != nil {
-		return nil, err
-	}
-	return srv.Handler(), nil
-}
-
 // NewWorker returns the job side. git serves the probe; it may be nil.
 func NewWorker(cfg *Config, s *Stores, git http.Handler, reg prometheus.Registerer, log *slog.Logger) (*worker.Worker, error) {
 	staging, err := blob.OpenStaging(s.Blobs, filepath.Join(cfg.Root, "staging"))

@@ -1,11 +1,16 @@
-package api
+// Package answer writes answers: JSON, and errors, whose one table from what went
+// wrong to a status, a code and words is here.
+package answer
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/go-chi/chi/v5/middleware"
@@ -29,8 +34,8 @@ type Error struct {
 
 func (e *Error) Error() string { return e.Code + ": " + e.Message }
 
-// toError is the one table from errors to answers.
-func toError(err error) *Error {
+// FromError is the one table from errors to answers.
+func FromError(err error) *Error {
 	var own *Error
 	var bound *fault.BoundError
 	var bad *fault.InvalidError
@@ -98,7 +103,8 @@ var jobStatus = map[string]int{
 	"quarantined":         http.StatusInternalServerError,
 }
 
-func jobError(job jobs.Job) *Error {
+// JobError is the answer of a job that failed.
+func JobError(job jobs.Job) *Error {
 	status, ok := jobStatus[job.ErrorCode]
 	if !ok {
 		status = http.StatusBadGateway
@@ -106,33 +112,34 @@ func jobError(job jobs.Job) *Error {
 	return &Error{Status: status, Code: job.ErrorCode, Message: job.ErrorMessage, JobID: job.ID.String()}
 }
 
-// handle adapts a handler that returns an error. It alone writes error bodies
+// Handler adapts a handler that returns an error. It alone writes error bodies
 // and logs what is our fault.
-func (s *Server) handle(h func(http.ResponseWriter, *http.Request) error) http.HandlerFunc {
-	return s.handleWith(writeError, h)
+func Handler(log *slog.Logger, h func(http.ResponseWriter, *http.Request) error) http.HandlerFunc {
+	return HandlerWith(log, WriteError, h)
 }
 
-// handleWith is handle with another way to write an error.
-func (s *Server) handleWith(write func(http.ResponseWriter, *http.Request, *Error), h func(http.ResponseWriter, *http.Request) error) http.HandlerFunc {
+// HandlerWith is Handler with another way to write an error.
+func HandlerWith(log *slog.Logger, write func(http.ResponseWriter, *http.Request, *Error), h func(http.ResponseWriter, *http.Request) error) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		err := h(w, r)
 		if err == nil {
 			return
 		}
-		e := toError(err)
+		e := FromError(err)
 		if e.Status >= 500 && r.Context().Err() != nil {
 			// Silence would be an empty 200 to whoever still listens.
 			e = &Error{Status: http.StatusRequestTimeout, Code: "client_gone", Message: "the client ended the connection before there was an answer"}
 		}
 		if e.Status >= 500 {
-			s.log.ErrorContext(r.Context(), "request failed", "method", r.Method, "path", r.URL.Path,
+			log.ErrorContext(r.Context(), "request failed", "method", r.Method, "path", r.URL.Path,
 				"status", e.Status, "request_id", middleware.GetReqID(r.Context()), slog.Any("err", err))
 		}
 		write(w, r, e)
 	}
 }
 
-func writeError(w http.ResponseWriter, r *http.Request, e *Error) {
+// WriteError answers with an error.
+func WriteError(w http.ResponseWriter, r *http.Request, e *Error) {
 	h := w.Header()
 	for _, name := range []string{"ETag", "Last-Modified", "Content-Length", "Content-Type"} {
 		h.Del(name)
@@ -149,7 +156,42 @@ func writeError(w http.ResponseWriter, r *http.Request, e *Error) {
 	if e.RetryAfter > 0 {
 		h.Set("Retry-After", strconv.Itoa(int((e.RetryAfter+time.Second-1)/time.Second)))
 	}
-	writeJSON(w, e.Status, wire.Error{
+	JSON(w, e.Status, wire.Error{
 		Status: "error", Code: e.Code, Message: e.Message, JobID: e.JobID, RequestID: middleware.GetReqID(r.Context()),
 	})
+}
+
+// Cut returns at most so many bytes of what a client sent, to be told again.
+func Cut(s string, most int) string { return strings.ToValidUTF8(s[:min(len(s), most)], "") }
+
+// JSON answers with body.
+func JSON(w http.ResponseWriter, status int, body any) {
+	Head(w, status)
+	enc := json.NewEncoder(w)
+	enc.SetEscapeHTML(false)
+	_ = enc.Encode(body) // the client may have gone
+}
+
+// Head writes the header of an answer that is JSON. It is in no cache, unless
+// the header says so already.
+func Head(w http.ResponseWriter, status int) {
+	h := w.Header()
+	h.Set("Content-Type", "application/json")
+	if h.Get("Cache-Control") == "" {
+		h.Set("Cache-Control", "no-store")
+	}
+	w.WriteHeader(status)
+}
+
+// OrNotFound replaces ErrNotFound by words.
+func OrNotFound(err error, words *Error) error {
+	if FromError(err).Status == http.StatusNotFound {
+		return words
+	}
+	return err
+}
+
+// NoPackage is the answer for a package that is not there.
+func NoPackage(name string) *Error {
+	return &Error{Status: http.StatusNotFound, Code: "not_found", Message: fmt.Sprintf("there is no package %q here; /api/list names those there are", name)}
 }

@@ -1,10 +1,14 @@
-package api
+// Package git is the Git interface: the smart protocol's repositories from rows
+// and blobs, and the files of the dumb protocol. It needs neither upstream nor
+// Git.
+package git
 
 import (
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"slices"
 	"strings"
@@ -14,27 +18,70 @@ import (
 	"github.com/go-chi/chi/v5"
 	lru "github.com/hashicorp/golang-lru/v2"
 
+	"github.com/francescobianco/packbase/api/answer"
 	"github.com/francescobianco/packbase/api/smarthttp"
+	"github.com/francescobianco/packbase/api/stored"
 	"github.com/francescobianco/packbase/storage"
 	"github.com/francescobianco/packbase/storage/access"
+	"github.com/francescobianco/packbase/storage/blob"
 	"github.com/francescobianco/packbase/storage/fault"
 	"github.com/francescobianco/packbase/storage/gitpack"
 	"github.com/francescobianco/packbase/storage/name"
 	"github.com/francescobianco/packbase/storage/pg"
 )
 
-// gitInfoRefs serves GET /{repo}/info/refs and /git/{repo}/info/refs.
-func (s *Server) gitInfoRefs(w http.ResponseWriter, r *http.Request) {
-	if r.URL.RawQuery == "" {
-		s.handle(s.dumbInfoRefs)(w, r)
-		return
-	}
-	s.git.InfoRefs(w, r, repoName(r))
+// Options are a Server's settings.
+type Options struct {
+	Release string                     // of packbase, for clients to see
+	Client  func(*http.Request) string // who shares turns with whom; nil if all do
 }
 
-// gitUploadPack serves POST /{repo}/git-upload-pack and /git/{repo}/git-upload-pack.
-func (s *Server) gitUploadPack(w http.ResponseWriter, r *http.Request) {
-	s.git.UploadPack(w, r, repoName(r))
+// A Server is the Git interface: read only, from rows and blobs.
+type Server struct {
+	*store
+	*smarthttp.Handler
+	log *slog.Logger
+}
+
+// New returns the Git interface to what is published.
+func New(db *storage.DB, blobs *stored.Blobs, e *stored.Epoch, opt Options, log *slog.Logger) *Server {
+	store := newStore(db, blobs, e)
+	smart := smarthttp.New(store, smarthttp.Options{Agent: "packbase/" + opt.Release, Window: blobs.Window, Client: opt.Client}, log)
+	return &Server{store: store, Handler: smart, log: log}
+}
+
+// Handler returns the Git interface alone, to probe with in a process that
+// serves nobody.
+func Handler(db *storage.DB, blobs blob.Store, release string) http.Handler {
+	log := slog.New(slog.DiscardHandler)
+	r := chi.NewRouter()
+	New(db, stored.New(db, blobs, log), stored.NewEpoch(db), Options{Release: release}, log).Route(r)
+	return r
+}
+
+// Route adds the paths of all repositories to r.
+func (g *Server) Route(r chi.Router) {
+	for _, prefix := range []string{"/git/{repo}", "/{repo}"} {
+		r.Get(prefix+"/info/refs", g.infoRefs)
+		r.Post(prefix+"/git-upload-pack", g.uploadPack)
+		r.Get(prefix+"/HEAD", answer.Handler(g.log, g.dumbHead))
+		r.Get(prefix+"/objects/*", answer.Handler(g.log, g.dumbObject))
+		r.HandleFunc(prefix+"/git-receive-pack", answer.Handler(g.log, refuseReceivePack))
+	}
+}
+
+// infoRefs serves GET /{repo}/info/refs and /git/{repo}/info/refs.
+func (g *Server) infoRefs(w http.ResponseWriter, r *http.Request) {
+	if r.URL.RawQuery == "" {
+		answer.Handler(g.log, g.dumbInfoRefs)(w, r)
+		return
+	}
+	g.InfoRefs(w, r, repoName(r))
+}
+
+// uploadPack serves POST /{repo}/git-upload-pack and /git/{repo}/git-upload-pack.
+func (g *Server) uploadPack(w http.ResponseWriter, r *http.Request) {
+	g.UploadPack(w, r, repoName(r))
 }
 
 // repoName cuts ".git", which a route cannot: a parameter ends at the first
@@ -45,32 +92,34 @@ func repoName(r *http.Request) string {
 
 // refuseReceivePack answers every push, whatever its method (R-16).
 func refuseReceivePack(http.ResponseWriter, *http.Request) error {
-	return &Error{Status: http.StatusForbidden, Code: "read_only", Message: "packages are mirrored, not pushed"}
+	return &answer.Error{Status: http.StatusForbidden, Code: "read_only", Message: "packages are mirrored, not pushed"}
 }
 
-// A gitStore is what the Git interface reads: rows and blobs.
+// A store is what the Git interface reads: rows and blobs.
 //
 // Repositories are kept in memory under their package's revision, so all that
 // a request asks of Postgres is that number; when it is away, a repository is
 // served as it was. Packs never change.
-type gitStore struct {
+type store struct {
 	db    *storage.DB
-	blobs *promised
-	epoch *epoch
+	blobs *stored.Blobs
+	epoch *stored.Epoch
 	repos *lru.Cache[string, *repository]    // by name in lower case
 	packs *lru.Cache[string, gitpack.Stored] // by epoch, package and id
 	away  atomic.Int64                       // until when, in Unix nanoseconds, Postgres is taken to be away
 }
 
-// How long Postgres may take to tell the revision of a repository that is in
-// memory, and for how long it is not asked again if it did not.
-const (
-	revisionTimeout = 2 * time.Second
-	awayFor         = 5 * time.Second
-)
+// revisionTimeout is how long Postgres may take to tell the revision of a
+// repository that is in memory.
+const revisionTimeout = 2 * time.Second
 
-// keptRepos is how many repositories are kept in memory.
-const keptRepos = 256
+// What is kept in memory: repositories, and the packs of so many releases, each
+// under the ids of its commit and its tag object.
+const (
+	KeptRepos       = 256
+	RoomForReleases = 8192
+	keptPacks       = 2 * RoomForReleases
+)
 
 // A repository is what smarthttp serves, as of a revision of the package.
 type repository struct {
@@ -80,20 +129,20 @@ type repository struct {
 	private  bool
 }
 
-func newGitStore(db *storage.DB, blobs *promised, e *epoch) *gitStore {
+func newStore(db *storage.DB, blobs *stored.Blobs, e *stored.Epoch) *store {
 	// The error is about sizes below one.
-	repos, _ := lru.New[string, *repository](keptRepos)
+	repos, _ := lru.New[string, *repository](KeptRepos)
 	packs, _ := lru.New[string, gitpack.Stored](keptPacks)
-	return &gitStore{db: db, blobs: blobs, epoch: e, repos: repos, packs: packs}
+	return &store{db: db, blobs: blobs, epoch: e, repos: repos, packs: packs}
 }
 
 // Repository implements smarthttp.Store.
-func (g *gitStore) Repository(ctx context.Context, pkg string) (*smarthttp.Repository, error) {
+func (g *store) Repository(ctx context.Context, pkg string) (*smarthttp.Repository, error) {
 	if name.ValidPackage(pkg) != nil {
 		return nil, g.none(ctx, pkg)
 	}
 	kept, ok := g.repos.Get(strings.ToLower(pkg))
-	epoch := g.epoch.now(ctx)
+	epoch := g.epoch.Now(ctx)
 	ok = ok && kept.epoch == epoch && (!kept.private || access.SeesPrivate(ctx))
 	if !ok {
 		kept = nil
@@ -112,7 +161,7 @@ func (g *gitStore) Repository(ctx context.Context, pkg string) (*smarthttp.Repos
 	case errors.Is(err, fault.ErrNotFound):
 		return nil, g.none(ctx, pkg)
 	case ok && ctx.Err() == nil && (pg.IsAway(err) || errors.Is(err, context.DeadlineExceeded)):
-		g.away.Store(time.Now().Add(awayFor).UnixNano())
+		g.away.Store(time.Now().Add(stored.AwayFor).UnixNano())
 		return &kept.Repository, nil
 	}
 	return nil, gitError(err)
@@ -121,22 +170,22 @@ func (g *gitStore) Repository(ctx context.Context, pkg string) (*smarthttp.Repos
 // none answers for a package that is not there, or that the reader may not
 // see, which is told in the same words. Where there are private packages, Git
 // is asked for a token: without that it would not send one.
-func (g *gitStore) none(ctx context.Context, pkg string) *smarthttp.Error {
+func (g *store) none(ctx context.Context, pkg string) *smarthttp.Error {
 	e := &smarthttp.Error{Status: http.StatusNotFound, Code: "not_found",
-		Message: fmt.Sprintf("there is no package %q here; POST /api/fetch with its upstream's URL mirrors one", cut(pkg, name.MaxPackageName))}
+		Message: fmt.Sprintf("there is no package %q here; POST /api/fetch with its upstream's URL mirrors one", answer.Cut(pkg, name.MaxPackageName))}
 	if access.SeesPrivate(ctx) {
 		return e
 	}
 	if has, err := g.db.Access.HasPrivate(ctx); has || err != nil {
 		e.Status, e.Code = http.StatusUnauthorized, "unauthorized"
-		e.Message = fmt.Sprintf("there is no package %q here for those without a token; send one as the password", cut(pkg, name.MaxPackageName))
+		e.Message = fmt.Sprintf("there is no package %q here for those without a token; send one as the password", answer.Cut(pkg, name.MaxPackageName))
 	}
 	return e
 }
 
 // current returns the repository as it is now: kept, if that is up to date.
 // kept may be nil.
-func (g *gitStore) current(ctx context.Context, name string, kept *repository) (*repository, error) {
+func (g *store) current(ctx context.Context, name string, kept *repository) (*repository, error) {
 	look, cancel := ctx, func() {}
 	if kept != nil {
 		look, cancel = context.WithTimeout(ctx, revisionTimeout)
@@ -152,8 +201,8 @@ func (g *gitStore) current(ctx context.Context, name string, kept *repository) (
 	return g.load(ctx, pkg.Name)
 }
 
-// warm keeps in memory what it takes to serve the releases of pkg.
-func (g *gitStore) warm(ctx context.Context, pkg string, releases []storage.Release) error {
+// Warm keeps in memory what it takes to serve the releases of pkg.
+func (g *store) Warm(ctx context.Context, pkg string, releases []storage.Release) error {
 	repo, err := g.Repository(ctx, pkg)
 	if err != nil {
 		return err
@@ -176,14 +225,14 @@ func gitError(err error) error {
 	if errors.As(err, &own) {
 		return err
 	}
-	e := toError(err)
+	e := answer.FromError(err)
 	if e.Code == "internal" {
 		return err
 	}
 	return &smarthttp.Error{Status: e.Status, Code: e.Code, Message: e.Message, RetryAfter: e.RetryAfter}
 }
 
-func (g *gitStore) load(ctx context.Context, name string) (*repository, error) {
+func (g *store) load(ctx context.Context, name string) (*repository, error) {
 	now, err := g.db.Moment(ctx, name)
 	if err != nil {
 		return nil, err
@@ -207,7 +256,7 @@ func (g *gitStore) load(ctx context.Context, name string) (*repository, error) {
 }
 
 // removed returns why commits and tag objects are not served any more.
-func (g *gitStore) removed(ctx context.Context, pkg string) (map[gitpack.OID]string, error) {
+func (g *store) removed(ctx context.Context, pkg string) (map[gitpack.OID]string, error) {
 	tombstones, err := g.db.Tombstones(ctx, pkg)
 	if err != nil {
 		return nil, err
@@ -288,11 +337,11 @@ func errNoReleases(pkg storage.Package) error {
 
 // set reads the indexes of the segments, without the ids that serving does
 // not need.
-func (g *gitStore) set(ctx context.Context, segments []storage.Segment) (*gitpack.Set, error) {
+func (g *store) set(ctx context.Context, segments []storage.Segment) (*gitpack.Set, error) {
 	const most = 1 << 30
 	indexes := make([]*gitpack.SegmentIndex, len(segments))
 	for i, s := range segments {
-		b, err := g.blobs.open(ctx, s.IndexDigest)
+		b, err := g.blobs.Open(ctx, s.IndexDigest)
 		if err != nil {
 			return nil, fmt.Errorf("open index of segment %d of %s: %w", s.Seq, s.Package, err)
 		}
@@ -309,7 +358,7 @@ func (g *gitStore) set(ctx context.Context, segments []storage.Segment) (*gitpac
 }
 
 // Packs implements smarthttp.Store.
-func (g *gitStore) Packs(ctx context.Context, repo *smarthttp.Repository, ids []gitpack.OID) (map[gitpack.OID]gitpack.Stored, error) {
+func (g *store) Packs(ctx context.Context, repo *smarthttp.Repository, ids []gitpack.OID) (map[gitpack.OID]gitpack.Stored, error) {
 	packs := make(map[gitpack.OID]gitpack.Stored)
 	// A client may name a hundred thousand that are not here.
 	for some := range slices.Chunk(ids, 4096) {
@@ -321,8 +370,8 @@ func (g *gitStore) Packs(ctx context.Context, repo *smarthttp.Repository, ids []
 }
 
 // addPacks adds the packs of ids.
-func (g *gitStore) addPacks(ctx context.Context, packs map[gitpack.OID]gitpack.Stored, repo *smarthttp.Repository, ids []gitpack.OID) error {
-	prefix := fmt.Sprint(g.epoch.now(ctx), " ", repo.Package, "#")
+func (g *store) addPacks(ctx context.Context, packs map[gitpack.OID]gitpack.Stored, repo *smarthttp.Repository, ids []gitpack.OID) error {
+	prefix := fmt.Sprint(g.epoch.Now(ctx), " ", repo.Package, "#")
 	var missing []string
 	for _, id := range ids {
 		if p, ok := g.packs.Get(prefix + id.String()); ok {
@@ -348,7 +397,7 @@ func (g *gitStore) addPacks(ctx context.Context, packs map[gitpack.OID]gitpack.S
 
 // addPack adds a pack under the ids that ask for it. One that was published
 // after the repository was read is left out: the client does not know of it.
-func (g *gitStore) addPack(packs map[gitpack.OID]gitpack.Stored, prefix string, repo *smarthttp.Repository, p storage.StoredPack) error {
+func (g *store) addPack(packs map[gitpack.OID]gitpack.Stored, prefix string, repo *smarthttp.Repository, p storage.StoredPack) error {
 	commit, err := gitpack.ParseOID(p.CommitOID)
 	if err != nil {
 		return err
@@ -376,8 +425,8 @@ func (g *gitStore) addPack(packs map[gitpack.OID]gitpack.Stored, prefix string, 
 }
 
 // Segment implements smarthttp.Store.
-func (g *gitStore) Segment(ctx context.Context, repo *smarthttp.Repository, i int) (gitpack.Segment, error) {
-	b, err := g.blobs.open(ctx, repo.Segments[i])
+func (g *store) Segment(ctx context.Context, repo *smarthttp.Repository, i int) (gitpack.Segment, error) {
+	b, err := g.blobs.Open(ctx, repo.Segments[i])
 	if err != nil {
 		return nil, gitError(fmt.Errorf("open segment %d of %s: %w", i, repo.Package, err))
 	}

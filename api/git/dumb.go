@@ -1,4 +1,4 @@
-package api
+package git
 
 import (
 	"errors"
@@ -9,7 +9,10 @@ import (
 
 	"github.com/go-chi/chi/v5"
 
+	"github.com/francescobianco/packbase/api/answer"
+	"github.com/francescobianco/packbase/api/stored"
 	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/storage/access"
 	"github.com/francescobianco/packbase/storage/fault"
 	"github.com/francescobianco/packbase/storage/name"
 )
@@ -18,8 +21,8 @@ import (
 // which keep their history. gitprotocol-http(5), "Dumb Clients".
 
 // dumbInfoRefs serves GET /{repo}/info/refs without a service.
-func (s *Server) dumbInfoRefs(w http.ResponseWriter, r *http.Request) error {
-	h, err := s.history(r)
+func (g *Server) dumbInfoRefs(w http.ResponseWriter, r *http.Request) error {
+	h, err := g.history(r)
 	if err != nil {
 		return err
 	}
@@ -36,8 +39,8 @@ func (s *Server) dumbInfoRefs(w http.ResponseWriter, r *http.Request) error {
 }
 
 // dumbHead serves GET /{repo}/HEAD.
-func (s *Server) dumbHead(w http.ResponseWriter, r *http.Request) error {
-	h, err := s.history(r)
+func (g *Server) dumbHead(w http.ResponseWriter, r *http.Request) error {
+	h, err := g.history(r)
 	if err != nil {
 		return err
 	}
@@ -46,8 +49,8 @@ func (s *Server) dumbHead(w http.ResponseWriter, r *http.Request) error {
 
 // dumbObject serves GET /{repo}/objects/info/packs, and the one pack and its
 // index below /{repo}/objects/pack. There are no loose objects.
-func (s *Server) dumbObject(w http.ResponseWriter, r *http.Request) error {
-	h, err := s.history(r)
+func (g *Server) dumbObject(w http.ResponseWriter, r *http.Request) error {
+	h, err := g.history(r)
 	if err != nil {
 		return err
 	}
@@ -56,34 +59,34 @@ func (s *Server) dumbObject(w http.ResponseWriter, r *http.Request) error {
 	case "info/packs":
 		return writeGitText(w, "P pack-"+h.PackName+".pack\n\n")
 	case pack + ".pack":
-		return s.serveHistory(w, r, h.PackDigest, "application/x-git-packed-objects")
+		return g.serveHistory(w, r, h.PackDigest, "application/x-git-packed-objects")
 	case pack + ".idx":
-		return s.serveHistory(w, r, h.IndexDigest, "application/x-git-packed-objects-toc")
+		return g.serveHistory(w, r, h.IndexDigest, "application/x-git-packed-objects-toc")
 	}
 	return fault.ErrNotFound
 }
 
-func (s *Server) serveHistory(w http.ResponseWriter, r *http.Request, digest, contentType string) error {
-	b, err := s.db.BlobByDigest(r.Context(), digest)
+func (g *Server) serveHistory(w http.ResponseWriter, r *http.Request, digest, contentType string) error {
+	b, err := g.db.BlobByDigest(r.Context(), digest)
 	if err != nil {
 		return err
 	}
-	w.Header().Set("Cache-Control", cacheable(callerOf(r).scope != ""))
-	return s.serveFile(w, r, file{digest: digest, size: b.Size, contentType: contentType})
+	w.Header().Set("Cache-Control", stored.Cacheable(access.SeesPrivate(r.Context())))
+	return g.blobs.Serve(w, r, stored.File{Digest: digest, Size: b.Size, ContentType: contentType})
 }
 
-func (s *Server) history(r *http.Request) (storage.History, error) {
+func (g *Server) history(r *http.Request) (storage.History, error) {
 	pkg := repoName(r)
 	if name.ValidPackage(pkg) != nil {
-		return storage.History{}, errNoPackage(pkg)
+		return storage.History{}, answer.NoPackage(pkg)
 	}
-	if _, err := s.db.PackageByName(r.Context(), pkg); err != nil {
-		none := s.packs.none(r.Context(), pkg)
-		return storage.History{}, notFound(err, &Error{Status: none.Status, Code: none.Code, Message: none.Message, Basic: true})
+	if _, err := g.db.PackageByName(r.Context(), pkg); err != nil {
+		none := g.none(r.Context(), pkg)
+		return storage.History{}, answer.OrNotFound(err, &answer.Error{Status: none.Status, Code: none.Code, Message: none.Message, Basic: true})
 	}
-	h, err := s.db.HistoryOf(r.Context(), pkg)
+	h, err := g.db.HistoryOf(r.Context(), pkg)
 	if errors.Is(err, fault.ErrNotFound) {
-		return h, &Error{Status: http.StatusForbidden, Code: "smart_http_only",
+		return h, &answer.Error{Status: http.StatusForbidden, Code: "smart_http_only",
 			Message: "this package is served by the smart HTTP protocol only: use Git 1.6.6 or later"}
 	}
 	return h, err
