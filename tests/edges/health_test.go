@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/francescobianco/packbase/storage/blob/blobtest"
+	"github.com/francescobianco/packbase/storage/queue/queuetest"
 	"github.com/francescobianco/packbase/storage/storagetest"
 	"github.com/francescobianco/packbase/tests/harness"
 )
@@ -98,7 +99,7 @@ func TestHealthMatrix(t *testing.T) {
 	root, freeze := freezable(t)
 	// What is asked of Postgres may take 5 s longer than a statement.
 	postgres, databaseURL := throughPostgres(t, storagetest.NewURL(t)+"&statement_timeout=3s")
-	redis, redisURL := throughRedis(t, harness.NewRedisURL(t))
+	redis, redisURL := throughRedis(t, queuetest.NewURL(t))
 	s := harness.Start(t, "PACKBASE_DATABASE_URL="+databaseURL, "PACKBASE_REDIS_URL="+redisURL, "PACKBASE_ROOT="+root)
 	s.Fetch(repo.URL)
 	m := &matrix{t: t, s: s, pkg: "hello", url: up.Repo("other").URL, out: out}

@@ -10,7 +10,9 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -297,7 +299,7 @@ func (w *watch) watchChildren(ctx context.Context) {
 	defer tick.Stop()
 	for {
 		for _, pid := range w.s.Worker.Children() {
-			w.peak.Store(max(w.peak.Load(), harness.PeakMemory(pid)))
+			w.peak.Store(max(w.peak.Load(), peakMemory(pid)))
 		}
 		select {
 		case <-ctx.Done():
@@ -664,4 +666,22 @@ func (w *watch) urlsInFiles(t *testing.T) {
 	if n := dialled.Load(); n != 0 {
 		t.Errorf("the canary was dialled %d times, want never", n)
 	}
+}
+
+// peakMemory returns the most memory that a process has held so far, in
+// bytes, 0 if it has ended.
+func peakMemory(pid int) int64 {
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return 0
+	}
+	for line := range strings.Lines(string(status)) {
+		if rest, ok := strings.CutPrefix(line, "VmHWM:"); ok {
+			kib, err := strconv.ParseInt(strings.Fields(rest)[0], 10, 64)
+			if err == nil {
+				return kib << 10
+			}
+		}
+	}
+	return 0
 }

@@ -13,7 +13,7 @@ import (
 // unless env names another, no Redis, and no token unless env has one.
 func StartEdge(t testing.TB, central string, env ...string) *Server {
 	t.Helper()
-	s := NewEdge(t, central, env...)
+	s := newEdge(t, central, env...)
 	s.Worker.Start() // it migrates the database
 	s.AwaitWorker(s.Worker)
 	s.API.Start()
@@ -21,8 +21,8 @@ func StartEdge(t testing.TB, central string, env ...string) *Server {
 	return s
 }
 
-// NewEdge is StartEdge without starting anything.
-func NewEdge(t testing.TB, central string, env ...string) *Server {
+// newEdge is StartEdge without starting anything.
+func newEdge(t testing.TB, central string, env ...string) *Server {
 	t.Helper()
 	s := newServer(t, slices.Concat([]string{"PACKBASE_CENTRAL=" + central, "PACKBASE_READ_ONLY=true"}, env))
 	s.Token = valueOf(env, "PACKBASE_TOKEN")

@@ -100,24 +100,6 @@ func childrenOf(t testing.TB, parent int) []int {
 	return children
 }
 
-// PeakMemory returns the most memory that a process has held so far, in
-// bytes, 0 if it has ended.
-func PeakMemory(pid int) int64 {
-	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
-	if err != nil {
-		return 0
-	}
-	for line := range strings.Lines(string(status)) {
-		if rest, ok := strings.CutPrefix(line, "VmHWM:"); ok {
-			kib, err := strconv.ParseInt(strings.Fields(rest)[0], 10, 64)
-			if err == nil {
-				return kib << 10
-			}
-		}
-	}
-	return 0
-}
-
 // Engines are a Postgres and a Redis for one test alone, to be harmed. Both
 // are on unix sockets, which stay the same when they are started again.
 type Engines struct {

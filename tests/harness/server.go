@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/francescobianco/packbase/api/wire"
+	"github.com/francescobianco/packbase/storage/queue/queuetest"
 	"github.com/francescobianco/packbase/storage/storagetest"
 )
 
@@ -71,7 +72,7 @@ func Start(t testing.TB, env ...string) *Server {
 		s.Env = append(s.Env, "PACKBASE_MIGRATE_DATABASE_URL="+s.DatabaseURL, "PACKBASE_DATABASE_URL="+storagetest.AsServer(t, s.DatabaseURL))
 	}
 	if s.RedisURL = valueOf(env, "PACKBASE_REDIS_URL"); s.RedisURL == "" {
-		s.RedisURL = NewRedisURL(t)
+		s.RedisURL = queuetest.NewURL(t)
 		s.Env = append(s.Env, "PACKBASE_REDIS_URL="+s.RedisURL)
 	}
 	if _, stderr, err := Run(t, s.Env, "migrate"); err != nil {

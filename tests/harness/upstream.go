@@ -28,7 +28,6 @@ type Upstream struct {
 	port     int
 	server   *http.Server
 	instead  atomic.Pointer[http.Handler]
-	oldGit   atomic.Bool
 	login    atomic.Pointer[string]
 	requests atomic.Int64
 }
@@ -72,9 +71,6 @@ func (u *Upstream) Start() {
 				return
 			}
 		}
-		if u.oldGit.Load() {
-			r.Header.Del("Git-Protocol")
-		}
 		h := cgi.Handler{Path: backend, Stderr: io.Discard, Env: append(gitEnv(),
 			"GIT_PROJECT_ROOT="+u.dir, "GIT_HTTP_EXPORT_ALL=1", "GIT_PROTOCOL="+r.Header.Get("Git-Protocol"))}
 		h.ServeHTTP(w, r)
@@ -103,9 +99,6 @@ func (u *Upstream) Answer(h http.Handler) { u.instead.Store(&h) }
 
 // WantPassword serves only those with the password, from now on; all with "".
 func (u *Upstream) WantPassword(password string) { u.login.Store(&password) }
-
-// OldGit makes Git speak protocol version 0 only, from now on.
-func (u *Upstream) OldGit() { u.oldGit.Store(true) }
 
 // Status returns a handler that answers with a status and a web page.
 func Status(code int) http.Handler {
