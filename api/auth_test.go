@@ -25,6 +25,8 @@ var writes = []string{
 	"POST /api/review/{package}",
 	"POST /api/tokens",
 	"POST /api/tokens/{name}/revoke",
+	"POST /api/trees",
+	"POST /api/trees/{name}/retry",
 	"POST /api/visibility/{package}",
 }
 
@@ -34,6 +36,7 @@ var guarded = []string{"POST /api/tokens", "POST /api/tokens/{name}/revoke", "PO
 // public are the routes that take other methods than GET from anybody: an
 // update is limited by time, Git's requests read, and pushes are refused.
 var public = []string{
+	"POST /api/bundle", // writes nothing: a tree goes in, its bundle comes out
 	"POST /api/update",
 	"POST /git/{repo}/git-upload-pack", "POST /{repo}/git-upload-pack",
 	"* /git/{repo}/git-receive-pack", "* /{repo}/git-receive-pack",
