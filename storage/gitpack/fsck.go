@@ -28,7 +28,7 @@ const (
 // objects that lead to it, and the files .gitmodules and .gitattributes. What
 // it accepts, together with Files, a client with fetch.fsckObjects accepts:
 // one bad object of one tag would keep it from every other tag.
-// It returns CodeCommitMalformed, CodeTagMalformed or CodeTreeConfig.
+// It returns codeCommitMalformed, codeTagMalformed or codeTreeConfig.
 func (o *Objects) Fsck(commit OID, tags []OID, tree Listing) error {
 	for _, id := range tags {
 		raw, err := o.Read(id, Tag, maxHeadBytes)
@@ -36,7 +36,7 @@ func (o *Objects) Fsck(commit OID, tags []OID, tree Listing) error {
 			return err
 		}
 		if err := fsckTag(raw); err != nil {
-			return errorf(CodeTagMalformed, "tag: %v", err)
+			return errorf(codeTagMalformed, "tag: %v", err)
 		}
 	}
 	raw, err := o.Read(commit, Commit, maxHeadBytes)
@@ -44,7 +44,7 @@ func (o *Objects) Fsck(commit OID, tags []OID, tree Listing) error {
 		return err
 	}
 	if err := fsckCommit(raw); err != nil {
-		return errorf(CodeCommitMalformed, "commit: %v", err)
+		return errorf(codeCommitMalformed, "commit: %v", err)
 	}
 	return o.fsckFiles(tree)
 }
@@ -131,10 +131,10 @@ func (o *Objects) fsckFiles(tree Listing) error {
 
 func (o *Objects) fsckAttributes(f File) error {
 	if !f.IsRegular() {
-		return errorf(CodeTreeConfig, "%q is not a file", f.Path)
+		return errorf(codeTreeConfig, "%q is not a file", f.Path)
 	}
 	if f.Size > maxAttributesBytes {
-		return errorf(CodeTreeConfig, "%q has %d bytes, more than %d", f.Path, f.Size, maxAttributesBytes)
+		return errorf(codeTreeConfig, "%q has %d bytes, more than %d", f.Path, f.Size, maxAttributesBytes)
 	}
 	content, err := o.Open(f.OID)
 	if err != nil {
@@ -147,7 +147,7 @@ func (o *Objects) fsckAttributes(f File) error {
 		case err == io.EOF, bytes.IndexByte(line, 0) >= 0: // where Git stops
 			return nil
 		case errors.Is(err, bufio.ErrBufferFull):
-			return errorf(CodeTreeConfig, "%q has a line of %d bytes or more, which Git does not read", f.Path, maxAttributesLine)
+			return errorf(codeTreeConfig, "%q has a line of %d bytes or more, which Git does not read", f.Path, maxAttributesLine)
 		case err != nil:
 			return fmt.Errorf("read %q: %w", f.Path, err)
 		}
@@ -166,7 +166,7 @@ func (o *Objects) fsckModules(f File) error {
 			continue
 		}
 		if why := badModule(rest[:dot], rest[dot+1:], value); why != "" {
-			return errorf(CodeTreeConfig, "%q: submodule %.100q %s", f.Path, rest[:dot], why)
+			return errorf(codeTreeConfig, "%q: submodule %.100q %s", f.Path, rest[:dot], why)
 		}
 	}
 	return nil

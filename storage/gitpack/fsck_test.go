@@ -162,7 +162,7 @@ func TestFsckDifferential(t *testing.T) {
 		case c.err != nil:
 			ours++
 			// Of a folder named .gitattributes Git blames what is in it.
-			blamed := c.kind == "tree" && code(c.err) == CodeTreeConfig
+			blamed := c.kind == "tree" && code(c.err) == codeTreeConfig
 			// Up to the first colon Git decodes nothing.
 			decoded := escapedNewline.MatchString(c.content)
 			if !blamed && !decoded && !strictness[code(c.err)] && !newStrictness.MatchString(c.err.Error()) {
@@ -184,8 +184,8 @@ var newStrictness = regexp.MustCompile(`new versions of Git|between 1970 and 999
 
 // strictness is what we refuse although Git does not.
 var strictness = map[string]bool{
-	CodeIncomplete: true, CodeWrongType: true, CodeTreeName: true, CodeTreeMode: true,
-	CodeTreeCaseCollision: true, CodeNameTooLong: true, CodeTagNotCommit: true,
+	CodeIncomplete: true, codeWrongType: true, codeTreeName: true, codeTreeMode: true,
+	codeTreeCaseCollision: true, codeNameTooLong: true, codeTagNotCommit: true,
 }
 
 // A differential holds our verdict on objects against Git's.
@@ -232,7 +232,7 @@ func (d *differential) add(kind, content string) {
 		}
 	case "tag":
 		c.blame = put(Tag, content)
-		if _, _, c.err = d.objects.Peel(c.blame); code(c.err) == "" || code(c.err) == CodeTagNotCommit {
+		if _, _, c.err = d.objects.Peel(c.blame); code(c.err) == "" || code(c.err) == codeTagNotCommit {
 			commit := put(Commit, commitOf("A <a> 1 +0000", "A <a> 1 +0000", ""))
 			c.err = d.objects.Fsck(commit, []OID{c.blame}, Listing{})
 		}

@@ -48,7 +48,7 @@ func (l leaves) Error() string { return string(l) }
 // resolve follows a path from the root as an operating system would. Names
 // that are not there count as directories. It returns "" if there are more
 // symlinks on the way than anybody follows. Its error is a leaves, or one of
-// CodeSymlinkTarget.
+// codeSymlinkTarget.
 func (l *links) resolve(path string) (string, error) {
 	var at []byte // each name with a slash before it
 	followed := 0
@@ -59,7 +59,7 @@ func (l *links) resolve(path string) (string, error) {
 			rest = append(rest, more)
 		}
 		if l.steps--; l.steps < 0 {
-			return "", errorf(CodeSymlinkTarget, "the symlinks of the tree lead through more than %d names", maxLinkSteps)
+			return "", errorf(codeSymlinkTarget, "the symlinks of the tree lead through more than %d names", maxLinkSteps)
 		}
 		parent := at[:max(0, bytes.LastIndexByte(at, '/'))]
 		switch {
@@ -118,7 +118,7 @@ func (w *treeWalk) checkSymlinks(ctx context.Context) error {
 				return err
 			}
 			if size += f.Size; size > maxLinkBytes {
-				return errorf(CodeSymlinkTarget, "the symlinks of the tree have more than %d bytes", maxLinkBytes)
+				return errorf(codeSymlinkTarget, "the symlinks of the tree have more than %d bytes", maxLinkBytes)
 			}
 			shared[f.OID] = target
 		}
@@ -145,7 +145,7 @@ func (w *treeWalk) followAll(ctx context.Context, l *links) error {
 		}
 		_, err := l.resolve(f.Path)
 		if why := leaves(""); errors.As(err, &why) {
-			return errorf(CodeSymlinkEscape, "symlink %q leads %s, to %.80q", f.Path, why, w.links[f.Path])
+			return errorf(codeSymlinkEscape, "symlink %q leads %s, to %.80q", f.Path, why, w.links[f.Path])
 		}
 		if err != nil {
 			return err
@@ -158,7 +158,7 @@ func (w *treeWalk) followAll(ctx context.Context, l *links) error {
 // it alone.
 func (w *treeWalk) linkTarget(f File) (string, error) {
 	if f.Size > maxSymlinkBytes {
-		return "", errorf(CodeSymlinkTarget, "target of symlink %q has %d bytes, more than %d", f.Path, f.Size, maxSymlinkBytes)
+		return "", errorf(codeSymlinkTarget, "target of symlink %q has %d bytes, more than %d", f.Path, f.Size, maxSymlinkBytes)
 	}
 	raw, err := w.objects.Read(f.OID, Blob, maxSymlinkBytes)
 	if err != nil {
@@ -167,17 +167,17 @@ func (w *treeWalk) linkTarget(f File) (string, error) {
 	target := string(raw)
 	// That is up from the deepest directory, and down again to one as deep.
 	if bytes.Count(raw, []byte("/")) > 2*w.lim.TreeDepth {
-		return "", errorf(CodeSymlinkTarget, "target of symlink %q has more than %d slashes", f.Path, 2*w.lim.TreeDepth)
+		return "", errorf(codeSymlinkTarget, "target of symlink %q has more than %d slashes", f.Path, 2*w.lim.TreeDepth)
 	}
 	if target == "" {
-		return "", errorf(CodeSymlinkTarget, "target of symlink %q is empty", f.Path)
+		return "", errorf(codeSymlinkTarget, "target of symlink %q is empty", f.Path)
 	}
 	if why := badText(target); why != "" {
-		return "", errorf(CodeSymlinkTarget, "target %.80q of symlink %q %s", target, f.Path, why)
+		return "", errorf(codeSymlinkTarget, "target %.80q of symlink %q %s", target, f.Path, why)
 	}
 	drive := len(target) > 1 && target[1] == ':' // of Windows
 	if target[0] == '/' || drive {
-		return "", errorf(CodeSymlinkEscape, "symlink %q leads to the absolute path %.80q", f.Path, target)
+		return "", errorf(codeSymlinkEscape, "symlink %q leads to the absolute path %.80q", f.Path, target)
 	}
 	return target, nil
 }

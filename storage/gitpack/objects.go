@@ -27,36 +27,36 @@ type Limits struct {
 
 // The limits that DefaultLimits returns.
 const (
-	MaxPackBytes      = 2 << 30
-	MaxObjectBytes    = 256 << 20
-	MaxInflatedBytes  = 8 << 30
-	MaxObjects        = 1_000_000
-	MaxDeltaDepth     = 4096 // the most that git pack-objects makes is 4,095
+	maxPackBytes      = 2 << 30
+	maxObjectBytes    = 256 << 20
+	maxInflatedBytes  = 8 << 30
+	maxObjects        = 1_000_000
+	maxDeltaDepth     = 4096 // the most that git pack-objects makes is 4,095
 	MaxTreeEntries    = 100_000
-	MaxTreeDepth      = 128
-	MaxPathBytes      = 1024
-	MaxComponentBytes = 255
+	maxTreeDepth      = 128
+	maxPathBytes      = 1024
+	maxComponentBytes = 255
 )
 
 // The most that a setting may allow.
 const (
 	MostBytes       = 1 << 50
-	MostObjects     = MaxSegmentObjects
+	MostObjects     = maxSegmentObjects
 	MostTreeEntries = 1 << 20
 )
 
 // DefaultLimits returns the limits of a service that mirrors packages.
 func DefaultLimits() Limits {
 	return Limits{
-		PackBytes:      MaxPackBytes,
-		ObjectBytes:    MaxObjectBytes,
-		InflatedBytes:  MaxInflatedBytes,
-		Objects:        MaxObjects,
-		DeltaDepth:     MaxDeltaDepth,
+		PackBytes:      maxPackBytes,
+		ObjectBytes:    maxObjectBytes,
+		InflatedBytes:  maxInflatedBytes,
+		Objects:        maxObjects,
+		DeltaDepth:     maxDeltaDepth,
 		TreeEntries:    MaxTreeEntries,
-		TreeDepth:      MaxTreeDepth,
-		PathBytes:      MaxPathBytes,
-		ComponentBytes: MaxComponentBytes,
+		TreeDepth:      maxTreeDepth,
+		PathBytes:      maxPathBytes,
+		ComponentBytes: maxComponentBytes,
 	}
 }
 
@@ -73,7 +73,7 @@ func StoredLimits() Limits {
 // An Error is a verdict on upstream's bytes: trying again gives it again.
 // Any other error of this package is about the machine, or a context.
 type Error struct {
-	Code    string // see the Code constants
+	Code    string // see the codes below
 	Message string // for people; names from upstream are quoted
 }
 
@@ -88,25 +88,25 @@ const (
 	CodeSHA1Collision    = "sha1_collision"
 
 	CodeIncomplete      = "incomplete" // an object is missing
-	CodeWrongType       = "wrong_type" // an object is not what its name elsewhere says
-	CodeCommitMalformed = "commit_malformed"
-	CodeTagMalformed    = "tag_malformed"
-	CodeTagNotCommit    = "tag_not_commit"
-	CodeTagTooDeep      = "tag_too_deep"
+	codeWrongType       = "wrong_type" // an object is not what its name elsewhere says
+	codeCommitMalformed = "commit_malformed"
+	codeTagMalformed    = "tag_malformed"
+	codeTagNotCommit    = "tag_not_commit"
+	codeTagTooDeep      = "tag_too_deep"
 
-	CodeTreeMalformed     = "tree_malformed" // not a list of entries, or out of order
-	CodeTreeMode          = "tree_mode"
-	CodeTreeName          = "tree_name"
-	CodeTreeDuplicate     = "tree_duplicate"
-	CodeTreeConfig        = "tree_config"         // a .gitmodules or .gitattributes that Git refuses
-	CodeTreeCaseCollision = "tree_case_collision" // a symlink differs in case or Unicode form only
-	CodeTooManyEntries    = "too_many_entries"
-	CodeTooDeep           = "too_deep"
-	CodePathTooLong       = "path_too_long"
-	CodeNameTooLong       = "name_too_long"
+	codeTreeMalformed     = "tree_malformed" // not a list of entries, or out of order
+	codeTreeMode          = "tree_mode"
+	codeTreeName          = "tree_name"
+	codeTreeDuplicate     = "tree_duplicate"
+	codeTreeConfig        = "tree_config"         // a .gitmodules or .gitattributes that Git refuses
+	codeTreeCaseCollision = "tree_case_collision" // a symlink differs in case or Unicode form only
+	codeTooManyEntries    = "too_many_entries"
+	codeTooDeep           = "too_deep"
+	codePathTooLong       = "path_too_long"
+	codeNameTooLong       = "name_too_long"
 
-	CodeSymlinkTarget = "symlink_target" // empty, too long, or with bytes that no name may have
-	CodeSymlinkEscape = "symlink_escape" // absolute, above the root, or into .git
+	codeSymlinkTarget = "symlink_target" // empty, too long, or with bytes that no name may have
+	codeSymlinkEscape = "symlink_escape" // absolute, above the root, or into .git
 )
 
 func (e *Error) Error() string { return e.Message }
@@ -197,7 +197,7 @@ func (o *Objects) Open(id OID) (*io.SectionReader, error) {
 }
 
 // Read returns the content of the object named id, which must be a typ of at
-// most limit bytes. It returns CodeIncomplete, CodeWrongType or CodeObjectTooLarge
+// most limit bytes. It returns CodeIncomplete, codeWrongType or CodeObjectTooLarge
 // if it is not.
 func (o *Objects) Read(id OID, typ Type, limit int64) ([]byte, error) {
 	obj, ok := o.Stat(id)
@@ -205,7 +205,7 @@ func (o *Objects) Read(id OID, typ Type, limit int64) ([]byte, error) {
 	case !ok:
 		return nil, errorf(CodeIncomplete, "%s %s is missing", typ, id)
 	case obj.Type != typ:
-		return nil, errorf(CodeWrongType, "object %s is a %s, not a %s", id, obj.Type, typ)
+		return nil, errorf(codeWrongType, "object %s is a %s, not a %s", id, obj.Type, typ)
 	case obj.Size > limit:
 		return nil, errorf(CodeObjectTooLarge, "%s %s has %d bytes, more than %d", typ, id, obj.Size, limit)
 	}

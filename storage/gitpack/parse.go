@@ -27,11 +27,11 @@ type CommitInfo struct {
 // ParseCommit reads the content of a commit object. It is strict about the
 // order of its fields, and accepts a committer line only if every version of
 // Git reads the same time from it. What else Git dislikes is for Fsck.
-// It returns CodeCommitMalformed.
+// It returns codeCommitMalformed.
 func ParseCommit(raw []byte) (CommitInfo, error) {
 	c, err := parseCommit(raw)
 	if err != nil {
-		return CommitInfo{}, errorf(CodeCommitMalformed, "commit: %v", err)
+		return CommitInfo{}, errorf(codeCommitMalformed, "commit: %v", err)
 	}
 	return c, nil
 }
@@ -86,11 +86,11 @@ type TagInfo struct {
 }
 
 // ParseTag reads the content of a tag object. A tag without a tagger is fine,
-// as it is for Git. It returns CodeTagMalformed.
+// as it is for Git. It returns codeTagMalformed.
 func ParseTag(raw []byte) (TagInfo, error) {
 	t, err := parseTag(raw)
 	if err != nil {
-		return TagInfo{}, errorf(CodeTagMalformed, "tag: %v", err)
+		return TagInfo{}, errorf(codeTagMalformed, "tag: %v", err)
 	}
 	return t, nil
 }
@@ -121,14 +121,14 @@ func parseTag(raw []byte) (t TagInfo, err error) {
 
 // Peel follows tag objects from id to the commit. It returns the ids of the
 // tag objects on the way, outermost first: none if id is a commit itself.
-// Errors are CodeIncomplete, CodeTagNotCommit, CodeTagMalformed, CodeWrongType
-// where a tag gives a type that its object does not have, and CodeTagTooDeep
+// Errors are CodeIncomplete, codeTagNotCommit, codeTagMalformed, codeWrongType
+// where a tag gives a type that its object does not have, and codeTagTooDeep
 // after 16 tags.
 func (o *Objects) Peel(id OID) (commit OID, tags []OID, err error) {
 	obj, ok := o.Stat(id)
 	for ok && obj.Type == Tag {
 		if len(tags) == maxPeel {
-			return OID{}, nil, errorf(CodeTagTooDeep, "tag %s is a tag of a tag, more than %d times", tags[0], maxPeel)
+			return OID{}, nil, errorf(codeTagTooDeep, "tag %s is a tag of a tag, more than %d times", tags[0], maxPeel)
 		}
 		tags = append(tags, id)
 		raw, err := o.Read(id, Tag, maxHeadBytes)
@@ -140,7 +140,7 @@ func (o *Objects) Peel(id OID) (commit OID, tags []OID, err error) {
 			return OID{}, nil, err
 		}
 		if obj, ok = o.Stat(t.Object); ok && obj.Type != t.Type {
-			return OID{}, nil, errorf(CodeWrongType, "tag %s says that %s is a %s, it is a %s", id, t.Object, t.Type, obj.Type)
+			return OID{}, nil, errorf(codeWrongType, "tag %s says that %s is a %s, it is a %s", id, t.Object, t.Type, obj.Type)
 		}
 		id = t.Object
 	}
@@ -148,7 +148,7 @@ func (o *Objects) Peel(id OID) (commit OID, tags []OID, err error) {
 		return OID{}, nil, errorf(CodeIncomplete, "object %s is missing", id)
 	}
 	if obj.Type != Commit {
-		return OID{}, nil, errorf(CodeTagNotCommit, "object %s is a %s, not a commit", id, obj.Type)
+		return OID{}, nil, errorf(codeTagNotCommit, "object %s is a %s, not a commit", id, obj.Type)
 	}
 	return id, tags, nil
 }

@@ -68,8 +68,8 @@ func TestParseCommit(t *testing.T) {
 			if c.Tree.String() != someID {
 				t.Errorf("%s: tree = %s, want %s", tt.name, c.Tree, someID)
 			}
-		} else if code(err) != CodeCommitMalformed {
-			t.Errorf("%s: err = %v, want %s", tt.name, err, CodeCommitMalformed)
+		} else if code(err) != codeCommitMalformed {
+			t.Errorf("%s: err = %v, want %s", tt.name, err, codeCommitMalformed)
 		}
 		if got != tt.want {
 			t.Errorf("%s: got %q (%v), want %q", tt.name, got, err, tt.want)
@@ -101,7 +101,7 @@ func TestParseTag(t *testing.T) {
 	}
 	for _, tt := range tests {
 		got, err := ParseTag([]byte(tt.raw))
-		if want := CodeTagMalformed; err != nil && code(err) != want {
+		if want := codeTagMalformed; err != nil && code(err) != want {
 			t.Errorf("%s: err = %v, want %s", tt.name, err, want)
 		}
 		if err == nil && got.Object.String() != someID {
@@ -142,17 +142,17 @@ func TestPeel(t *testing.T) {
 		{"tag", tags(1)[0], "", tags(1)},
 		{"tag of a tag", tags(2)[0], "", tags(2)},
 		{"chain of 16", tags(16)[0], "", tags(16)},
-		{"chain of 17", tags(17)[0], CodeTagTooDeep, nil},
-		{"chain of 2,000", tags(2000)[0], CodeTagTooDeep, nil},
+		{"chain of 17", tags(17)[0], codeTagTooDeep, nil},
+		{"chain of 2,000", tags(2000)[0], codeTagTooDeep, nil},
 		{"missing", OID{1}, CodeIncomplete, nil},
 		{"tag of missing", tag(OID{1}, Commit), CodeIncomplete, nil},
-		{"blob", blob, CodeTagNotCommit, nil},
-		{"tag of blob", tag(blob, Blob), CodeTagNotCommit, nil},
-		{"tag of tree", tag(empty, Tree), CodeTagNotCommit, nil},
-		{"tag of a tag of a tree", tag(tag(empty, Tree), Tag), CodeTagNotCommit, nil},
-		{"blob called commit", tag(blob, Commit), CodeWrongType, nil},
-		{"commit called tag", tag(commit, Tag), CodeWrongType, nil},
-		{"no tag at all", add(t, o, Tag, "hello"), CodeTagMalformed, nil},
+		{"blob", blob, codeTagNotCommit, nil},
+		{"tag of blob", tag(blob, Blob), codeTagNotCommit, nil},
+		{"tag of tree", tag(empty, Tree), codeTagNotCommit, nil},
+		{"tag of a tag of a tree", tag(tag(empty, Tree), Tag), codeTagNotCommit, nil},
+		{"blob called commit", tag(blob, Commit), codeWrongType, nil},
+		{"commit called tag", tag(commit, Tag), codeWrongType, nil},
+		{"no tag at all", add(t, o, Tag, "hello"), codeTagMalformed, nil},
 	}
 	for _, tt := range tests {
 		got, passed, err := o.Peel(tt.id)

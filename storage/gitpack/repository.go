@@ -205,7 +205,7 @@ func (o *Objects) History(ctx context.Context, tips []OID, lim Limits) ([]OID, e
 			queue = append(queue, commit.Parents...)
 			trees = append(trees, commit.Tree)
 		default:
-			return nil, errorf(CodeTagNotCommit, "%s %s is neither a commit nor a tag", obj.Type, id)
+			return nil, errorf(codeTagNotCommit, "%s %s is neither a commit nor a tag", obj.Type, id)
 		}
 		commits = append(commits, id)
 	}

@@ -16,8 +16,8 @@ import (
 )
 
 const (
-	// MaxSegmentObjects is the most objects of one segment.
-	MaxSegmentObjects = 1 << 27
+	// maxSegmentObjects is the most objects of one segment.
+	maxSegmentObjects = 1 << 27
 
 	zlibLevel   = 6
 	batchSize   = 1 << 20 // inflated bytes that one goroutine compresses at a time
@@ -42,8 +42,8 @@ type Source interface {
 //
 // gitformat-pack(5), "pack-*.pack files have the following format".
 func WriteSegment(ctx context.Context, w io.Writer, src Source, ids []OID) (*SegmentIndex, error) {
-	if len(ids) == 0 || len(ids) > MaxSegmentObjects {
-		return nil, fmt.Errorf("write segment of %d objects: want 1 to %d", len(ids), MaxSegmentObjects)
+	if len(ids) == 0 || len(ids) > maxSegmentObjects {
+		return nil, fmt.Errorf("write segment of %d objects: want 1 to %d", len(ids), maxSegmentObjects)
 	}
 	batches, err := split(src, ids)
 	if err != nil {

@@ -107,7 +107,7 @@ func unmarshalIndex(b []byte) (x *SegmentIndex, types, ids []byte, err error) {
 	}
 	count, size := binary.BigEndian.Uint32(rest), binary.BigEndian.Uint64(rest[4:])
 	rest = rest[12:]
-	if count == 0 || count > MaxSegmentObjects || uint64(len(rest)) < 22*uint64(count) {
+	if count == 0 || count > maxSegmentObjects || uint64(len(rest)) < 22*uint64(count) {
 		return nil, nil, nil, fmt.Errorf("%d objects in %d bytes", count, len(b))
 	}
 	n := int(count)

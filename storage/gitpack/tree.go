@@ -98,7 +98,7 @@ func (w *treeWalk) walk(ctx context.Context, id OID, prefix string, depth int) e
 		return fmt.Errorf("list tree: %w", err)
 	}
 	if depth > w.lim.TreeDepth {
-		return errorf(CodeTooDeep, "tree has more than %d levels of directories", w.lim.TreeDepth)
+		return errorf(codeTooDeep, "tree has more than %d levels of directories", w.lim.TreeDepth)
 	}
 	entries, err := w.read(id, prefix)
 	if err != nil {
@@ -114,7 +114,7 @@ func (w *treeWalk) walk(ctx context.Context, id OID, prefix string, depth int) e
 	for _, e := range entries {
 		path := prefix + e.name
 		if len(path) > w.lim.PathBytes {
-			return errorf(CodePathTooLong, "path has %d bytes, more than %d: %.80q...", len(path), w.lim.PathBytes, path)
+			return errorf(codePathTooLong, "path has %d bytes, more than %d: %.80q...", len(path), w.lim.PathBytes, path)
 		}
 		if e.mode == ModeDir {
 			w.Dirs = append(w.Dirs, File{Path: path, Mode: e.mode, OID: e.id})
@@ -155,7 +155,7 @@ func (w *treeWalk) read(id OID, prefix string) ([]treeEntry, error) {
 }
 
 func (w *treeWalk) tooMany() error {
-	return errorf(CodeTooManyEntries, "tree has more than %d entries", w.lim.TreeEntries)
+	return errorf(codeTooManyEntries, "tree has more than %d entries", w.lim.TreeEntries)
 }
 
 func (w *treeWalk) add(path string, e treeEntry) error {
@@ -166,7 +166,7 @@ func (w *treeWalk) add(path string, e treeEntry) error {
 			return errorf(CodeIncomplete, "blob %s of %q is missing", e.id, path)
 		}
 		if blob.Type != Blob {
-			return errorf(CodeWrongType, "object %s of %q is a %s, not a blob", e.id, path, blob.Type)
+			return errorf(codeWrongType, "object %s of %q is a %s, not a blob", e.id, path, blob.Type)
 		}
 		f.Size = blob.Size
 	}
@@ -188,7 +188,7 @@ func (w *treeWalk) checkClashes() error {
 	for _, f := range slices.Concat(w.Dirs, w.Files) {
 		key, link := foldName(f.Path), f.Mode == ModeSymlink
 		if other, ok := met[key]; ok && (link || other.link) {
-			return errorf(CodeTreeCaseCollision, "%q and %q are one path on some systems, and one of them is a symlink", other.path, f.Path)
+			return errorf(codeTreeCaseCollision, "%q and %q are one path on some systems, and one of them is a symlink", other.path, f.Path)
 		} else if !ok {
 			met[key] = first{f.Path, link}
 		}
@@ -229,7 +229,7 @@ func parseTree(raw []byte, lim Limits) (entries []treeEntry, clashes [][2]string
 			return nil, nil, err
 		}
 		if names[e.name] {
-			return nil, nil, errorf(CodeTreeDuplicate, "two entries are named %q", e.name)
+			return nil, nil, errorf(codeTreeDuplicate, "two entries are named %q", e.name)
 		}
 		names[e.name] = true
 		key := foldName(e.name)
@@ -239,7 +239,7 @@ func parseTree(raw []byte, lim Limits) (entries []treeEntry, clashes [][2]string
 			folded[key] = e.name
 		}
 		if n := len(entries); n > 0 && !entries[n-1].before(e) {
-			return nil, nil, errorf(CodeTreeMalformed, "%q is not in order", e.name)
+			return nil, nil, errorf(codeTreeMalformed, "%q is not in order", e.name)
 		}
 		entries = append(entries, e)
 	}
@@ -251,11 +251,11 @@ func parseTreeEntry(raw []byte) (e treeEntry, rest []byte, err error) {
 	head, rest, ok := bytes.Cut(raw, []byte{0})
 	mode, name, ok2 := strings.Cut(string(head), " ")
 	if !ok || !ok2 || len(rest) < len(e.id) {
-		return e, nil, errorf(CodeTreeMalformed, "cut short")
+		return e, nil, errorf(codeTreeMalformed, "cut short")
 	}
 	n, err := strconv.ParseUint(mode, 8, 18)
 	if err != nil || mode[0] == '0' {
-		return e, nil, errorf(CodeTreeMode, "%.80q has mode %.20q", name, mode)
+		return e, nil, errorf(codeTreeMode, "%.80q has mode %.20q", name, mode)
 	}
 	e.mode, e.name = uint32(n), name
 	return e, rest[copy(e.id[:], rest):], nil
@@ -266,19 +266,19 @@ func checkEntry(e treeEntry, lim Limits) error {
 	case e.mode&modeType == ModeFile&modeType:
 	case e.mode == ModeDir, e.mode == ModeSymlink, e.mode == ModeSubmodule:
 	default:
-		return errorf(CodeTreeMode, "%.80q has mode %o", e.name, e.mode)
+		return errorf(codeTreeMode, "%.80q has mode %o", e.name, e.mode)
 	}
 	if len(e.name) > lim.ComponentBytes {
-		return errorf(CodeNameTooLong, "name has %d bytes, more than %d: %.80q...", len(e.name), lim.ComponentBytes, e.name)
+		return errorf(codeNameTooLong, "name has %d bytes, more than %d: %.80q...", len(e.name), lim.ComponentBytes, e.name)
 	}
 	if why := badName(e.name); why != "" {
-		return errorf(CodeTreeName, "%q %s", e.name, why)
+		return errorf(codeTreeName, "%q %s", e.name, why)
 	}
 	if isDotGitmodules(e.name) && e.mode&modeType != ModeFile&modeType {
-		return errorf(CodeTreeName, "%q is not a regular file", e.name)
+		return errorf(codeTreeName, "%q is not a regular file", e.name)
 	}
 	if e.id.IsZero() {
-		return errorf(CodeTreeMalformed, "%q has the null id", e.name)
+		return errorf(codeTreeMalformed, "%q has the null id", e.name)
 	}
 	return nil
 }

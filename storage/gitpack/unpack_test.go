@@ -667,8 +667,8 @@ func TestAdd(t *testing.T) {
 	if _, err := o.Read(OID{1}, Blob, 10); code(err) != CodeIncomplete {
 		t.Errorf("err = %v, want %s", err, CodeIncomplete)
 	}
-	if _, err := o.Read(oid(Blob, "one"), Tree, 10); code(err) != CodeWrongType {
-		t.Errorf("err = %v, want %s", err, CodeWrongType)
+	if _, err := o.Read(oid(Blob, "one"), Tree, 10); code(err) != codeWrongType {
+		t.Errorf("err = %v, want %s", err, codeWrongType)
 	}
 	if _, err := o.Read(oid(Blob, "one"), Blob, 2); code(err) != CodeObjectTooLarge {
 		t.Errorf("err = %v, want %s", err, CodeObjectTooLarge)
