@@ -120,7 +120,7 @@ func (s *Server) countPackages(d *web.Dashboard, v *view) (c census) {
 		case health.Waiting:
 			d.Waiting++
 		}
-		if p.State == storage.Frozen && p.StateReason != storage.KeptByOperator {
+		if p.AwaitsReview() {
 			c.review++
 		}
 		if p.State == storage.Active && p.SyncOK != nil && !*p.SyncOK && p.SyncFailures < lostCause {

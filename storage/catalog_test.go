@@ -315,7 +315,7 @@ func TestRun(t *testing.T) {
 		if end.name != "c" {
 			child = f.claim(end.name)
 		}
-		o := jobs.Outcome{State: jobs.Succeeded, Result: tarballs{2, 1}, Sync: &jobs.Sync{OK: true}}
+		o := jobs.Outcome{State: jobs.Succeeded, Created: 2, Present: 1, Sync: &jobs.Sync{OK: true}}
 		if end.code != "" {
 			o = jobs.Outcome{State: jobs.Failed, Code: end.code, Sync: &jobs.Sync{Code: end.code}}
 		}
@@ -337,11 +337,6 @@ func TestRun(t *testing.T) {
 	_, err = f.Jobs.OpenUpdate(f.ctx)
 	f.want("open update", err, fault.ErrNotFound)
 }
-
-// tarballs is the result of a fetch, as a run counts it.
-type tarballs struct{ Created, Present int }
-
-func (r tarballs) Tarballs() (created, present int) { return r.Created, r.Present }
 
 // An update that fails closes its run as failed, and begins it again when it
 // is retried.

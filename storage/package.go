@@ -136,6 +136,11 @@ func (db *DB) BranchCommit(ctx context.Context, pkg, branch string) (string, err
 	return oid, nil
 }
 
+// Packages returns all packages, in no particular order.
+func (db *DB) Packages(ctx context.Context) ([]Package, error) {
+	return db.ChangedPackages(ctx, time.Time{})
+}
+
 // ChangedPackages returns the packages that changed at or after since, in no
 // particular order.
 func (db *DB) ChangedPackages(ctx context.Context, since time.Time) ([]Package, error) {
@@ -193,9 +198,12 @@ func (db *DB) Freeze(ctx context.Context, c jobs.Claim, reason string) error {
 	return nil
 }
 
-// KeptByOperator is the reason of a frozen package that an operator decided
-// to leave as it is: it waits for nobody.
-const KeptByOperator = "kept as it was by an operator"
+// frozenForGood is the reason of a frozen package that an operator decided to
+// leave as it is.
+const frozenForGood = "kept as it was by an operator"
+
+// AwaitsReview reports whether the package is frozen until an operator decides.
+func (p *Package) AwaitsReview() bool { return p.State == Frozen && p.StateReason != frozenForGood }
 
 // FrozenPrivate is the reason of a public package whose upstream wants
 // credentials now. Accepted, the package becomes private.
@@ -217,7 +225,7 @@ func (db *DB) Review(ctx context.Context, pkg string, accept bool) error {
 			return fmt.Errorf("%w: the package is %s", fault.ErrConflict, state)
 		}
 		if !accept {
-			_, err := tx.Exec(ctx, `UPDATE packages SET state_reason = 'kept as it was by an operator' WHERE name = $1`, name)
+			_, err := tx.Exec(ctx, `UPDATE packages SET state_reason = $2 WHERE name = $1`, name, frozenForGood)
 			return err
 		}
 		if reason == FrozenPrivate {

@@ -124,8 +124,8 @@ type RemovalResult struct {
 	Job      jobs.Job // the probe that keeps a record of it
 }
 
-// MaxReason is the longest reason of a removal, in bytes.
-const MaxReason = 500
+// maxReason is the longest reason of a removal, in bytes.
+const maxReason = 500
 
 // Remove serves what r names to nobody any more. The rows stay, and what was
 // removed is never published again. Of a package under which nothing was ever
@@ -168,8 +168,8 @@ func validReason(reason string) error {
 	switch {
 	case strings.TrimSpace(reason) == "":
 		return fault.Invalid("reason", "a reason is missing: all who ask for what was removed are told it")
-	case len(reason) > MaxReason:
-		return fault.Invalid("reason", "a reason has at most %d bytes, this one has %d", MaxReason, len(reason))
+	case len(reason) > maxReason:
+		return fault.Invalid("reason", "a reason has at most %d bytes, this one has %d", maxReason, len(reason))
 	}
 	return nil
 }

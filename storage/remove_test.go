@@ -27,7 +27,7 @@ func TestRemove(t *testing.T) {
 	f.end(c, "")
 
 	for _, bad := range []storage.Removal{
-		{Package: "hello", Tag: "v3"}, {Package: "hello", Tag: "v3", Reason: " "}, {Package: "hello", Tag: "v3", Reason: strings.Repeat("x", storage.MaxReason+1)},
+		{Package: "hello", Tag: "v3"}, {Package: "hello", Tag: "v3", Reason: " "}, {Package: "hello", Tag: "v3", Reason: strings.Repeat("x", 501)},
 	} {
 		_, err := f.Remove(f.ctx, bad)
 		f.want("without a good reason", err, fault.ErrInvalid)

@@ -33,9 +33,6 @@ type FetchResult struct {
 	Count   int    `json:"tarball_count"`    // releases that are there now
 }
 
-// Tarballs implements what a run counts.
-func (r FetchResult) Tarballs() (created, present int) { return r.Created, r.Present }
-
 // fetchPackage publishes the upstream tags that are not yet releases.
 //
 // Bytes come first, rows second, tag by tag: a crash between them leaves

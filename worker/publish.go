@@ -17,8 +17,8 @@ import (
 	"github.com/francescobianco/packbase/storage/fault"
 	"github.com/francescobianco/packbase/storage/gitpack"
 	"github.com/francescobianco/packbase/storage/jobs"
-	"github.com/francescobianco/packbase/worker/audit"
 	"github.com/francescobianco/packbase/worker/ingest"
+	"github.com/francescobianco/packbase/worker/upkeep"
 )
 
 // maxIndex bounds an index that the child staged, in bytes: that of 16 million
@@ -118,12 +118,12 @@ func (f *fetch) store(ctx context.Context, r *ingest.Release, set *gitpack.Set, 
 
 // prove works out what a staged release is from its tarball: what the child says
 // of it is not believed.
-func (f *fetch) prove(ctx context.Context, man *storage.Manifest, targz io.Reader) (*audit.Proof, error) {
-	proof, err := audit.Prove(ctx, f.dir, man, targz, f.w.opt.Limits)
+func (f *fetch) prove(ctx context.Context, man *storage.Manifest, targz io.Reader) (*upkeep.Proof, error) {
+	proof, err := upkeep.Prove(ctx, f.dir, man, targz, f.w.opt.Limits)
 	if err == nil && man.Tag != "" && f.refs.Tags[man.Tag] != proof.OID.String() {
-		err = fmt.Errorf("%w: the tag names %q", audit.ErrUntrue, f.refs.Tags[man.Tag])
+		err = fmt.Errorf("%w: the tag names %q", upkeep.ErrUntrue, f.refs.Tags[man.Tag])
 	}
-	if errors.Is(err, audit.ErrUntrue) {
+	if errors.Is(err, upkeep.ErrUntrue) {
 		return nil, &Error{Code: "ingest_untrue", Message: fmt.Sprintf("what the process that reads upstream says of %s is not what its files say: %v",
 			cmp.Or(man.Tag, man.Commit), err)}
 	}

@@ -5,12 +5,12 @@ import (
 	"strconv"
 
 	"github.com/francescobianco/packbase/storage/jobs"
-	"github.com/francescobianco/packbase/worker/audit"
+	"github.com/francescobianco/packbase/worker/upkeep"
 )
 
 // auditor looks after the bytes that are stored here.
-func (w *Worker) auditor() audit.Auditor {
-	return audit.Auditor{DB: w.db, Blobs: w.blobs, Staging: w.opt.Staging, Report: func(f audit.Finding) {
+func (w *Worker) auditor() upkeep.Auditor {
+	return upkeep.Auditor{DB: w.db, Blobs: w.blobs, Staging: w.opt.Staging, Report: func(f upkeep.Finding) {
 		w.damage.WithLabelValues(strconv.FormatBool(f.Mended)).Inc()
 		w.log.Error("blob damaged", "code", f.Code, "digest", f.Subject, "problem", f.Problem, "mended", f.Mended)
 	}}
@@ -18,7 +18,7 @@ func (w *Worker) auditor() audit.Auditor {
 
 // scrub reads all blobs again and mends what is damaged, until ctx ends.
 func (w *Worker) scrub(ctx context.Context) {
-	k := audit.Keeper{Auditor: w.auditor(), Period: w.opt.Scrub, Log: w.log, Probe: func(ctx context.Context, pkg string) {
+	k := upkeep.Keeper{Auditor: w.auditor(), Period: w.opt.Scrub, Log: w.log, Probe: func(ctx context.Context, pkg string) {
 		if _, err := w.probe.Probe(ctx, pkg); err != nil && ctx.Err() == nil {
 			w.log.WarnContext(ctx, "package not probed", "package", pkg, "err", err)
 		}

@@ -310,7 +310,11 @@ func (w *Worker) outcome(j *job, result any, err error, stopping bool) func(cont
 	case err != nil && stopping:
 		return requeue(0, false, "", "")
 	case err == nil:
-		return end(jobs.Outcome{State: jobs.Succeeded, Result: result, Sync: j.sync})
+		o := jobs.Outcome{State: jobs.Succeeded, Result: result, Sync: j.sync}
+		if r, ok := result.(FetchResult); ok {
+			o.Created, o.Present = r.Created, r.Present
+		}
+		return end(o)
 	}
 	e := verdict(err)
 	w.upstreamErrors.WithLabelValues(e.Code).Inc()

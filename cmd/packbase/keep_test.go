@@ -7,7 +7,7 @@ import (
 
 	"github.com/francescobianco/packbase/cmd/packbase/serve"
 	"github.com/francescobianco/packbase/storage/blob"
-	"github.com/francescobianco/packbase/worker/audit"
+	"github.com/francescobianco/packbase/worker/upkeep"
 )
 
 // A listed store does something when its blobs have been listed.
@@ -33,7 +33,7 @@ func TestFsckOfLiveSystem(t *testing.T) {
 	s := newServer(t, nil)
 	s.work(t)
 	listings := 0
-	a := &audit.Auditor{
+	a := &upkeep.Auditor{
 		DB: s.stores.DB,
 		Blobs: listed{s.stores.Blobs, func() {
 			listings++
@@ -41,7 +41,7 @@ func TestFsckOfLiveSystem(t *testing.T) {
 				t.Fatal(err)
 			}
 		}},
-		Report: func(f audit.Finding) { t.Errorf("fsck finds %+v, want nothing", f) },
+		Report: func(f upkeep.Finding) { t.Errorf("fsck finds %+v, want nothing", f) },
 	}
 	if err := a.Fsck(t.Context()); err != nil {
 		t.Error(err)

@@ -249,6 +249,8 @@ type Outcome struct {
 	Message  string
 	Result   any
 	Progress Progress
+	Created  int   // tarballs that a fetch made, counted in its run
+	Present  int   // releases that were there already
 	Sync     *Sync // recorded with it, for a package's job
 }
 

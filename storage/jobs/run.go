@@ -245,10 +245,6 @@ func countChild(ctx context.Context, tx pgx.Tx, c Claim, o Outcome) error {
 	if c.Job.RunID == nil || c.Job.Kind != FetchPackage {
 		return nil
 	}
-	created, present := 0, 0
-	if r, ok := o.Result.(interface{ Tarballs() (created, present int) }); ok {
-		created, present = r.Tarballs()
-	}
 	_, err := tx.Exec(ctx, `
 		UPDATE runs
 		SET packages_synced = packages_synced + CASE WHEN @ok THEN 1 ELSE 0 END,
@@ -256,7 +252,7 @@ func countChild(ctx context.Context, tx pgx.Tx, c Claim, o Outcome) error {
 			packages_probed = packages_probed + CASE WHEN @ok THEN 1 ELSE 0 END,
 			tarballs_created = tarballs_created + @created, tarballs_present = tarballs_present + @present, updated_at = now()
 		WHERE id = @id`,
-		pgx.NamedArgs{"id": c.Job.RunID, "ok": o.State == Succeeded, "created": created, "present": present})
+		pgx.NamedArgs{"id": c.Job.RunID, "ok": o.State == Succeeded, "created": o.Created, "present": o.Present})
 	return err
 }
 

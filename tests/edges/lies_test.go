@@ -24,8 +24,8 @@ import (
 	"github.com/francescobianco/packbase/storage/gitpack"
 	"github.com/francescobianco/packbase/storage/storagetest"
 	"github.com/francescobianco/packbase/tests/harness"
+	"github.com/francescobianco/packbase/worker/peer"
 	"github.com/francescobianco/packbase/worker/probe"
-	"github.com/francescobianco/packbase/worker/replica"
 )
 
 // A recording is what a real central has said, to be played with changes.
@@ -198,7 +198,7 @@ func follow(t *testing.T, central string) *localEdge {
 	e := &localEdge{t: t, db: storagetest.NewDB(t)}
 	log := slog.New(slog.NewTextHandler(&e.log, nil))
 	e.api = api.New(e.db, nil, blobs, api.Options{ReadOnly: true, Central: central}, slog.New(slog.DiscardHandler)).Handler()
-	r := &replica.Replica{
+	r := &peer.Replica{
 		DB: e.db, Blobs: blobs, Staging: staging, Central: central, HTTP: http.DefaultClient, Retry: 5 * time.Millisecond, Log: log,
 		Prober: &probe.Prober{DB: e.db, Staging: staging, Git: e.api, Limits: gitpack.DefaultLimits()},
 	}

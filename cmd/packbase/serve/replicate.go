@@ -19,8 +19,8 @@ import (
 	"github.com/francescobianco/packbase/cmd/packbase/term"
 	"github.com/francescobianco/packbase/storage/blob"
 	"github.com/francescobianco/packbase/storage/gitpack"
+	"github.com/francescobianco/packbase/worker/peer"
 	"github.com/francescobianco/packbase/worker/probe"
-	"github.com/francescobianco/packbase/worker/replica"
 	"github.com/francescobianco/packbase/worker/upstream"
 )
 
@@ -89,7 +89,7 @@ func follow(ctx context.Context, cfg *Config, s *Stores, git http.Handler, resum
 			return err
 		}
 	}
-	r := &replica.Replica{
+	r := &peer.Replica{
 		DB: s.DB, Blobs: s.Blobs, Staging: staging, Central: central, Token: cfg.CentralToken, HTTP: client.HTTP(), Retry: time.Second, Scrub: cfg.Scrub, Log: log,
 		Prober: &probe.Prober{DB: s.DB, Staging: staging, Git: git, Limits: gitpack.StoredLimits(), Zig: cfg.Zig, ZigCache: filepath.Join(cfg.Root, "zig-cache"), Child: child},
 	}

@@ -195,7 +195,7 @@ func SeedHello(ctx context.Context, cfg *Config, s *Stores) error {
 	if err := os.CopyFS(folder, files); err != nil {
 		return err
 	}
-	known, err := s.DB.ChangedPackages(ctx, time.Time{})
+	known, err := s.DB.Packages(ctx)
 	if err != nil || len(known) > 0 {
 		return err
 	}

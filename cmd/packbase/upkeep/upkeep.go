@@ -19,7 +19,7 @@ import (
 	"github.com/francescobianco/packbase/storage/access"
 	"github.com/francescobianco/packbase/storage/blob"
 	"github.com/francescobianco/packbase/storage/engines"
-	"github.com/francescobianco/packbase/worker/audit"
+	"github.com/francescobianco/packbase/worker/upkeep"
 )
 
 // errFindings makes a check that found something exit with 1.
@@ -37,7 +37,7 @@ func Commands(run *term.Program) []*cobra.Command {
 // command returns a command that works on the data of a registry, whether
 // its servers run or not. Without PACKBASE_DATABASE_URL that is the private
 // Postgres below the root folder.
-func (p *program) command(cmd *cobra.Command, do func(context.Context, *audit.Auditor) error) *cobra.Command {
+func (p *program) command(cmd *cobra.Command, do func(context.Context, *upkeep.Auditor) error) *cobra.Command {
 	cmd.GroupID = "keep"
 	cmd.Args = cobra.NoArgs
 	asJSON := cmd.Flags().Bool("json", false, "print findings as JSON, one a line")
@@ -65,7 +65,7 @@ func (p *program) command(cmd *cobra.Command, do func(context.Context, *audit.Au
 			return fmt.Errorf("PACKBASE_ROOT: %w", err)
 		}
 		found := 0
-		a := &audit.Auditor{DB: s.DB, Blobs: s.Blobs, Staging: staging, Progress: p.progress(), Report: func(f audit.Finding) {
+		a := &upkeep.Auditor{DB: s.DB, Blobs: s.Blobs, Staging: staging, Progress: p.progress(), Report: func(f upkeep.Finding) {
 			if !f.Mended {
 				found++
 			}
@@ -119,7 +119,7 @@ func (p *program) progress() func(string, int, int) {
 	}
 }
 
-func (p *program) printFinding(f audit.Finding, asJSON bool) {
+func (p *program) printFinding(f upkeep.Finding, asJSON bool) {
 	if asJSON {
 		_ = json.NewEncoder(p.Stdout).Encode(f)
 		return
@@ -133,7 +133,7 @@ func (p *program) fsckCommand() *cobra.Command {
 		Short:   "Check that rows, blobs and Git objects agree",
 		Long:    "Check that rows agree with each other and with the blobs that they name. Reads no blob's content; see verify.\nExits with 1 if there are findings.",
 		Example: "  packbase fsck --root ./data",
-	}, func(ctx context.Context, a *audit.Auditor) error { return a.Fsck(ctx) })
+	}, func(ctx context.Context, a *upkeep.Auditor) error { return a.Fsck(ctx) })
 }
 
 func (p *program) verifyCommand() *cobra.Command {
@@ -146,7 +146,7 @@ quarantine. Exits with 1 if there are findings that were not mended.`,
 		Example: "  packbase verify --root ./data --repair",
 	}
 	repair := cmd.Flags().Bool("repair", false, "make wrong or missing tarballs again from the Git objects, if that gives equal bytes")
-	return p.command(cmd, func(ctx context.Context, a *audit.Auditor) error { return a.Verify(ctx, *repair) })
+	return p.command(cmd, func(ctx context.Context, a *upkeep.Auditor) error { return a.Verify(ctx, *repair) })
 }
 
 func (p *program) gcCommand() *cobra.Command {
@@ -157,10 +157,10 @@ func (p *program) gcCommand() *cobra.Command {
 		Example: "  packbase gc --root ./data --dry-run",
 	}
 	dryRun := cmd.Flags().Bool("dry-run", false, "only say what would be removed")
-	grace := cmd.Flags().Duration("grace", audit.Grace, "age below which nothing is removed")
-	return p.command(cmd, func(ctx context.Context, a *audit.Auditor) error {
+	grace := cmd.Flags().Duration("grace", upkeep.Grace, "age below which nothing is removed")
+	return p.command(cmd, func(ctx context.Context, a *upkeep.Auditor) error {
 		report := a.Report
-		a.Report = func(f audit.Finding) {
+		a.Report = func(f upkeep.Finding) {
 			f.Mended = true // to find garbage is what it is for
 			report(f)
 		}
@@ -183,5 +183,5 @@ manifests and tarballs among the blobs, and the Git segments anew, byte for
 byte. Packages that are there stay as they are. Lists every release that cannot
 be made again, and exits with 1 then.`,
 		Example: "  PACKBASE_DATABASE_URL=postgres://... packbase rebuild --root ./copy-of-the-blobs",
-	}, func(ctx context.Context, a *audit.Auditor) error { return a.Rebuild(ctx) })
+	}, func(ctx context.Context, a *upkeep.Auditor) error { return a.Rebuild(ctx) })
 }

@@ -1,4 +1,4 @@
-package audit_test
+package upkeep_test
 
 import (
 	"context"
@@ -11,7 +11,7 @@ import (
 	"time"
 
 	"github.com/francescobianco/packbase/storage/blob"
-	"github.com/francescobianco/packbase/worker/audit"
+	"github.com/francescobianco/packbase/worker/upkeep"
 	"github.com/francescobianco/packbase/worker/workertest"
 )
 
@@ -38,17 +38,17 @@ func TestScrub(t *testing.T) {
 	const period = 2 * time.Second
 	var mu sync.Mutex
 	var probed []string
-	var findings []audit.Finding
+	var findings []upkeep.Finding
 	ctx, cancel := context.WithCancel(t.Context())
 	var wg sync.WaitGroup
 	begun := time.Now()
 	for range 2 {
-		k := &audit.Keeper{Period: period, Log: slog.New(slog.DiscardHandler), Probe: func(_ context.Context, pkg string) {
+		k := &upkeep.Keeper{Period: period, Log: slog.New(slog.DiscardHandler), Probe: func(_ context.Context, pkg string) {
 			mu.Lock()
 			defer mu.Unlock()
 			probed = append(probed, pkg)
 		}}
-		k.Auditor = audit.Auditor{DB: r.DB, Blobs: r.Blobs, Staging: r.Staging, Report: func(f audit.Finding) {
+		k.Auditor = upkeep.Auditor{DB: r.DB, Blobs: r.Blobs, Staging: r.Staging, Report: func(f upkeep.Finding) {
 			mu.Lock()
 			defer mu.Unlock()
 			findings = append(findings, f)
@@ -147,7 +147,7 @@ func TestFsckFinds(t *testing.T) {
 	r.Spoil(rel[1].Digest, func(b []byte) []byte { return b[1:] })
 	stray := "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 	r.Must(put(t, r, nil, stray))
-	old := time.Now().Add(-2 * audit.Grace)
+	old := time.Now().Add(-2 * upkeep.Grace)
 	r.Must(os.Chtimes(r.Path(stray), old, old))
 	a, found := auditor(r)
 	r.Must(a.Fsck(t.Context()))
@@ -167,7 +167,7 @@ func TestFsckFinds(t *testing.T) {
 	if n, err := a.Notice(t.Context()); err != nil || n != 2 {
 		t.Errorf("notice: %d suspects, want 2 (%v)", n, err)
 	}
-	n, _, err := a.GC(t.Context(), audit.Grace, false)
+	n, _, err := a.GC(t.Context(), upkeep.Grace, false)
 	if err != nil || n != 1 {
 		t.Errorf("gc removed %d blobs, want the stray one (%v)", n, err)
 	}

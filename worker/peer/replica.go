@@ -1,4 +1,4 @@
-// Package replica makes this registry an edge: it follows the feed of a
+// Package peer makes this registry an edge: it follows the feed of a
 // central, copies blobs by digest, and publishes what it has checked.
 //
 // An edge trusts nothing: each blob must have the digest that the feed names,
@@ -9,7 +9,7 @@
 // serving. What was damaged on the way is asked for again. One release that
 // cannot be had, or is not what it says, is set aside with the reason and tried
 // again later, and the feed goes on.
-package replica
+package peer
 
 import (
 	"context"
@@ -40,8 +40,8 @@ import (
 	"github.com/francescobianco/packbase/storage/feed"
 	"github.com/francescobianco/packbase/storage/name"
 	"github.com/francescobianco/packbase/storage/pg"
-	"github.com/francescobianco/packbase/worker/audit"
 	"github.com/francescobianco/packbase/worker/probe"
+	"github.com/francescobianco/packbase/worker/upkeep"
 )
 
 // Limits of what an edge asks for, and of what it believes.
@@ -93,7 +93,7 @@ func (r *Replica) Run(ctx context.Context) error {
 	}
 	var wg sync.WaitGroup
 	defer wg.Wait()
-	keeper := audit.Keeper{Auditor: r.auditor(), Period: r.Scrub, Probe: r.probe, Log: r.Log}
+	keeper := upkeep.Keeper{Auditor: r.auditor(), Period: r.Scrub, Probe: r.probe, Log: r.Log}
 	wg.Go(func() { keeper.Run(ctx) })
 	r.probeRest(ctx)
 	if err := r.DB.Feed.RetrySetAside(ctx); err != nil { // this packbase may be a later one
@@ -130,8 +130,8 @@ func (r *Replica) Run(ctx context.Context) error {
 }
 
 // auditor checks what is published here, and mends it from the central.
-func (r *Replica) auditor() audit.Auditor {
-	return audit.Auditor{DB: r.DB, Blobs: r.Blobs, Staging: r.Staging, Peer: r.copy, Report: func(f audit.Finding) {
+func (r *Replica) auditor() upkeep.Auditor {
+	return upkeep.Auditor{DB: r.DB, Blobs: r.Blobs, Staging: r.Staging, Peer: r.copy, Report: func(f upkeep.Finding) {
 		r.Log.Error("blob damaged", "code", f.Code, "digest", f.Subject, "problem", f.Problem, "mended", f.Mended)
 	}}
 }

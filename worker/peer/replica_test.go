@@ -1,4 +1,4 @@
-package replica_test
+package peer_test
 
 import (
 	"bytes"
@@ -19,9 +19,9 @@ import (
 	"github.com/francescobianco/packbase/storage/feed"
 	"github.com/francescobianco/packbase/storage/gitpack"
 	"github.com/francescobianco/packbase/storage/jobs"
-	"github.com/francescobianco/packbase/worker/audit"
+	"github.com/francescobianco/packbase/worker/peer"
 	"github.com/francescobianco/packbase/worker/probe"
-	"github.com/francescobianco/packbase/worker/replica"
+	"github.com/francescobianco/packbase/worker/upkeep"
 	"github.com/francescobianco/packbase/worker/workertest"
 )
 
@@ -60,7 +60,7 @@ func serve(t *testing.T, r *workertest.Registry) (url string) {
 // follow has an edge follow central until stop is called.
 func follow(t *testing.T, edge *workertest.Registry, central string) (stop func()) {
 	t.Helper()
-	rep := &replica.Replica{
+	rep := &peer.Replica{
 		DB: edge.DB, Blobs: edge.Blobs, Staging: edge.Staging, Central: central, HTTP: http.DefaultClient, Retry: 5 * time.Millisecond, Scrub: 2 * time.Second,
 		Log:    slog.New(slog.NewTextHandler(&edge.Log, nil)),
 		Prober: &probe.Prober{DB: edge.DB, Staging: edge.Staging, Git: http.NotFoundHandler(), Limits: gitpack.StoredLimits()},
@@ -155,7 +155,7 @@ func TestRottenRelease(t *testing.T) {
 	}
 	stop()
 
-	_, mended, err := (&audit.Auditor{DB: central.DB, Blobs: central.Blobs, Staging: central.Staging, Report: func(audit.Finding) {}}).Mend(t.Context(), rel[1].Digest)
+	_, mended, err := (&upkeep.Auditor{DB: central.DB, Blobs: central.Blobs, Staging: central.Staging, Report: func(upkeep.Finding) {}}).Mend(t.Context(), rel[1].Digest)
 	if err != nil || !mended {
 		t.Fatalf("mend %s: %v (%v)", right, mended, err)
 	}
@@ -232,8 +232,8 @@ func TestEdgeMends(t *testing.T) {
 		}
 	}
 	stop()
-	var found []audit.Finding
-	a := &audit.Auditor{DB: edge.DB, Blobs: edge.Blobs, Staging: edge.Staging, Report: func(f audit.Finding) { found = append(found, f) }}
+	var found []upkeep.Finding
+	a := &upkeep.Auditor{DB: edge.DB, Blobs: edge.Blobs, Staging: edge.Staging, Report: func(f upkeep.Finding) { found = append(found, f) }}
 	edge.Must(a.Verify(t.Context(), false))
 	edge.Must(a.Fsck(t.Context()))
 	if len(found) != 0 {

@@ -1,4 +1,4 @@
-package audit
+package upkeep
 
 import (
 	"bytes"
@@ -32,7 +32,7 @@ func (a *Auditor) Rebuild(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	known, err := a.DB.ChangedPackages(ctx, zeroTime)
+	known, err := a.DB.Packages(ctx)
 	if err != nil {
 		return err
 	}

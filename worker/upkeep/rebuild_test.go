@@ -1,4 +1,4 @@
-package audit_test
+package upkeep_test
 
 import (
 	"bytes"
@@ -10,15 +10,15 @@ import (
 	"github.com/francescobianco/packbase/storage/blob"
 	"github.com/francescobianco/packbase/storage/jobs"
 	"github.com/francescobianco/packbase/storage/storagetest"
-	"github.com/francescobianco/packbase/worker/audit"
+	"github.com/francescobianco/packbase/worker/upkeep"
 	"github.com/francescobianco/packbase/worker/workertest"
 )
 
 // rebuild makes the rows of a new database from the blobs of r.
-func rebuild(t *testing.T, r *workertest.Registry) (db *storage.DB, found []audit.Finding) {
+func rebuild(t *testing.T, r *workertest.Registry) (db *storage.DB, found []upkeep.Finding) {
 	t.Helper()
 	db = storagetest.NewDB(t)
-	a := &audit.Auditor{DB: db, Blobs: r.Blobs, Staging: r.Staging, Report: func(f audit.Finding) { found = append(found, f) }}
+	a := &upkeep.Auditor{DB: db, Blobs: r.Blobs, Staging: r.Staging, Report: func(f upkeep.Finding) { found = append(found, f) }}
 	r.Must(a.Rebuild(t.Context()))
 	return db, found
 }
@@ -77,7 +77,7 @@ func TestRebuildLosesNothingInSilence(t *testing.T) {
 	} {
 		r.Spoil(tt.digest, tt.change)
 		db, found := rebuild(t, r)
-		if !slices.ContainsFunc(found, func(f audit.Finding) bool { return f.Code == "release_lost" && f.Subject == tt.says }) {
+		if !slices.ContainsFunc(found, func(f upkeep.Finding) bool { return f.Code == "release_lost" && f.Subject == tt.says }) {
 			t.Errorf("%s: findings: %v, want one about %s", tt.name, found, tt.says)
 		}
 		same(db, slices.Concat(rel[:1], rel[2:]))

@@ -1,4 +1,4 @@
-package audit_test
+package upkeep_test
 
 import (
 	"crypto/sha256"
@@ -15,8 +15,8 @@ import (
 	"github.com/francescobianco/packbase/storage/blob"
 	"github.com/francescobianco/packbase/storage/gitpack"
 	"github.com/francescobianco/packbase/storage/tarball"
-	"github.com/francescobianco/packbase/worker/audit"
 	"github.com/francescobianco/packbase/worker/ingest"
+	"github.com/francescobianco/packbase/worker/upkeep"
 	"github.com/francescobianco/packbase/worker/workertest"
 )
 
@@ -105,11 +105,11 @@ func TestNoOtherWayIn(t *testing.T) {
 				switch {
 				case test.want == "" && err != nil:
 					t.Errorf("%s: %v, want no error", way, err)
-				case test.want != "" && (!errors.Is(err, audit.ErrUntrue) || !strings.Contains(err.Error(), test.want)):
+				case test.want != "" && (!errors.Is(err, upkeep.ErrUntrue) || !strings.Contains(err.Error(), test.want)):
 					t.Errorf("%s: %v, want it refused because of %q", way, err, test.want)
 				}
 			}
-			_, err := audit.Prove(t.Context(), t.TempDir(), man, io.NewSectionReader(targz, 0, 1<<30), ingest.DefaultLimits())
+			_, err := upkeep.Prove(t.Context(), t.TempDir(), man, io.NewSectionReader(targz, 0, 1<<30), ingest.DefaultLimits())
 			check("proven", err)
 
 			raw, err := man.Encode()

@@ -1,4 +1,4 @@
-package audit
+package upkeep
 
 import (
 	"context"
@@ -15,8 +15,6 @@ import (
 	"github.com/francescobianco/packbase/storage/gitpack"
 	"github.com/francescobianco/packbase/worker/ingest"
 )
-
-var zeroTime time.Time
 
 // GC removes blobs that no row names and that are older than grace, and what
 // crashed writers left in staging. With dryRun it only says what it would

@@ -1,4 +1,4 @@
-package audit_test
+package upkeep_test
 
 import (
 	"context"
@@ -13,16 +13,16 @@ import (
 
 	"github.com/francescobianco/packbase/storage"
 	"github.com/francescobianco/packbase/storage/blob"
-	"github.com/francescobianco/packbase/worker/audit"
+	"github.com/francescobianco/packbase/worker/upkeep"
 	"github.com/francescobianco/packbase/worker/workertest"
 )
 
 func TestMain(m *testing.M) { workertest.Main(m) }
 
 // auditor returns one that keeps its findings.
-func auditor(r *workertest.Registry) (a *audit.Auditor, found *[]audit.Finding) {
-	found = &[]audit.Finding{}
-	return &audit.Auditor{DB: r.DB, Blobs: r.Blobs, Staging: r.Staging, Report: func(f audit.Finding) { *found = append(*found, f) }}, found
+func auditor(r *workertest.Registry) (a *upkeep.Auditor, found *[]upkeep.Finding) {
+	found = &[]upkeep.Finding{}
+	return &upkeep.Auditor{DB: r.DB, Blobs: r.Blobs, Staging: r.Staging, Report: func(f upkeep.Finding) { *found = append(*found, f) }}, found
 }
 
 // uses returns the digests of all named blobs, by what they are.

@@ -1,7 +1,7 @@
-// Package audit holds rows, blobs and Git objects to each other: it checks
+// Package upkeep holds rows, blobs and Git objects to each other: it checks
 // that they agree, sweeps what nothing names, and makes the rows again from
 // the blobs.
-package audit
+package upkeep
 
 import (
 	"context"
@@ -135,7 +135,7 @@ func (a *Auditor) heldBlobs(ctx context.Context) (map[string]blob.Info, error) {
 
 // packages checks that the segments of each package hold its releases.
 func (a *Auditor) packages(ctx context.Context) error {
-	all, err := a.DB.ChangedPackages(ctx, time.Time{})
+	all, err := a.DB.Packages(ctx)
 	if err != nil {
 		return err
 	}
@@ -238,7 +238,7 @@ func (a *Auditor) Verify(ctx context.Context, repair bool) error {
 			return err
 		}
 	}
-	packages, err := a.DB.ChangedPackages(ctx, time.Time{})
+	packages, err := a.DB.Packages(ctx)
 	if err != nil {
 		return err
 	}

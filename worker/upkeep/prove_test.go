@@ -1,4 +1,4 @@
-package audit_test
+package upkeep_test
 
 import (
 	"bytes"
@@ -19,8 +19,8 @@ import (
 	"github.com/francescobianco/packbase/storage/gitpack"
 	"github.com/francescobianco/packbase/storage/storagetest"
 	"github.com/francescobianco/packbase/storage/tarball"
-	"github.com/francescobianco/packbase/worker/audit"
 	"github.com/francescobianco/packbase/worker/ingest"
+	"github.com/francescobianco/packbase/worker/upkeep"
 	"github.com/francescobianco/packbase/worker/workertest"
 )
 
@@ -38,7 +38,7 @@ func TestProveOtherFiles(t *testing.T) {
 	targz, err := os.Open(r.Path(rel.Digest))
 	r.Must(err)
 	defer targz.Close()
-	proof, err := audit.Prove(t.Context(), t.TempDir(), man, targz, ingest.DefaultLimits())
+	proof, err := upkeep.Prove(t.Context(), t.TempDir(), man, targz, ingest.DefaultLimits())
 	if err != nil || proof.Commit.String() != rel.CommitOID || proof.Zig.Hash != rel.ZigHash || len(proof.Objects) == 0 {
 		t.Errorf("the true tarball: %v, %v", proof, err)
 	}
@@ -68,7 +68,7 @@ func TestProveOtherFiles(t *testing.T) {
 		ContentDigest: info.ContentDigest, ContentSize: info.ContentSize, Form: man.Tarball.Form}
 	_, err = evil.Seek(0, io.SeekStart)
 	r.Must(err)
-	if _, err := audit.Prove(t.Context(), t.TempDir(), man, evil, ingest.DefaultLimits()); !errors.Is(err, audit.ErrUntrue) || !strings.Contains(err.Error(), "has the tree") {
+	if _, err := upkeep.Prove(t.Context(), t.TempDir(), man, evil, ingest.DefaultLimits()); !errors.Is(err, upkeep.ErrUntrue) || !strings.Contains(err.Error(), "has the tree") {
 		t.Errorf("a tarball of other files: %v, want that the commit has another tree", err)
 	}
 }
@@ -118,8 +118,8 @@ func TestProveOtherCommit(t *testing.T) {
 				man.Tag, man.Git.Tags, man.TagObject = tag, nil, ""
 				targz := tarballOf(man, tt.tarball)
 				man.Commit = tt.manifest
-				_, err = audit.Prove(t.Context(), t.TempDir(), man, targz, ingest.DefaultLimits())
-				if tt.want == "" && err != nil || tt.want != "" && (!errors.Is(err, audit.ErrUntrue) || !strings.Contains(err.Error(), tt.want)) {
+				_, err = upkeep.Prove(t.Context(), t.TempDir(), man, targz, ingest.DefaultLimits())
+				if tt.want == "" && err != nil || tt.want != "" && (!errors.Is(err, upkeep.ErrUntrue) || !strings.Contains(err.Error(), tt.want)) {
 					t.Errorf("err = %v, want %q", err, tt.want)
 				}
 			})
@@ -163,8 +163,8 @@ func TestRefutedZigHash(t *testing.T) {
 		published.Indexes = append(published.Indexes, blob.Ref{Digest: s.IndexDigest, Size: named[s.IndexDigest]})
 	}
 
-	tests := map[string]func(t *testing.T, db *storage.DB, a *audit.Auditor) error{
-		"verify": func(t *testing.T, db *storage.DB, a *audit.Auditor) error {
+	tests := map[string]func(t *testing.T, db *storage.DB, a *upkeep.Auditor) error{
+		"verify": func(t *testing.T, db *storage.DB, a *upkeep.Auditor) error {
 			if err := db.Adopt(t.Context(), "hello", published); err != nil {
 				return err
 			}
@@ -173,7 +173,7 @@ func TestRefutedZigHash(t *testing.T) {
 			}
 			return a.Verify(t.Context(), false)
 		},
-		"rebuild": func(t *testing.T, _ *storage.DB, a *audit.Auditor) error { return a.Rebuild(t.Context()) },
+		"rebuild": func(t *testing.T, _ *storage.DB, a *upkeep.Auditor) error { return a.Rebuild(t.Context()) },
 	}
 	for name, run := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -183,7 +183,7 @@ func TestRefutedZigHash(t *testing.T) {
 			if err := run(t, db, a); err != nil {
 				t.Fatal(err)
 			}
-			if !slices.ContainsFunc(*found, func(f audit.Finding) bool { return f.Code == "zig_hash" && f.Subject == "hello@v1.0.0" }) {
+			if !slices.ContainsFunc(*found, func(f upkeep.Finding) bool { return f.Code == "zig_hash" && f.Subject == "hello@v1.0.0" }) {
 				t.Errorf("found %v, want zig_hash", *found)
 			}
 			if _, err := db.ReleaseByTag(t.Context(), "hello", "v1.0.0"); err != nil {
