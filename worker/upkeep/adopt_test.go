@@ -1,6 +1,7 @@
 package upkeep_test
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -124,4 +125,51 @@ func TestNoOtherWayIn(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A store that is full fails the adoption, whatever it was that had no room:
+// nothing is published, and the same works once there is room.
+func TestAdoptWithoutRoom(t *testing.T) {
+	t.Parallel()
+	r := workertest.New(t)
+	a, _ := auditor(r)
+	man, targz := made(t, "hello", "v1.0.0", soundWho, soundTagger, map[string]string{"build.zig": "// hello\n"})
+	raw, err := man.Encode()
+	r.Must(err)
+	manifest := storage.Blob{Digest: digestOf(raw), Size: int64(len(raw))}
+	r.Must(put(t, r, raw, manifest.Digest))
+	r.Must(r.Blobs.Put(t.Context(), man.Tarball.Digest, targz))
+	for n := 1; ; n++ {
+		store := &fullStore{Store: r.Blobs, at: n}
+		a.Blobs = store
+		err := a.Adopt(t.Context(), "hello", []storage.Blob{manifest}, false, nil)
+		if store.puts < n { // it had room for all
+			if _, gone := r.ReleaseByTag(t.Context(), "hello", "v1.0.0"); err != nil || gone != nil {
+				t.Errorf("with room: %v; the release: %v", err, gone)
+			}
+			if n < 3 {
+				t.Errorf("%d blobs were written, want a segment and its index", n-1)
+			}
+			return
+		}
+		if !errors.Is(err, blob.ErrFull) {
+			t.Errorf("no room for blob %d: %v, want ErrFull", n, err)
+		}
+		if _, err := r.ReleaseByTag(t.Context(), "hello", "v1.0.0"); !errors.Is(err, storage.ErrNotFound) {
+			t.Fatalf("no room for blob %d: the release is here (%v)", n, err)
+		}
+	}
+}
+
+// A fullStore has no room for one of the blobs that are put.
+type fullStore struct {
+	blob.Store
+	at, puts int
+}
+
+func (s *fullStore) Put(ctx context.Context, digest string, f *os.File) error {
+	if s.puts++; s.puts == s.at {
+		return blob.ErrFull
+	}
+	return s.Store.Put(ctx, digest, f)
 }
