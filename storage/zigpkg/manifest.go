@@ -256,6 +256,7 @@ func (p *parser) open() bool {
 			p.group()
 		case p.tok.kind == '.' && p.peek().kind == identifier:
 		case p.tok.kind == identifier:
+		case p.tok.kind == numberLiteral && p.peek().kind == '{': // no type, but Zig sees that later, if it looks
 		case p.text() == "const":
 		default:
 			return false

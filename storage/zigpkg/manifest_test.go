@@ -59,6 +59,9 @@ var manifestCases = []struct {
 	{"not closed", ".{ .name = .foo,", 0, "1:17: expected '}'"},
 	{"more behind it", zon() + ".{}", 0, "expected end of file"},
 	{"reference", "&" + zon(), 0, "struct"},
+	{"number for a type", zon("paths", `1.0{"src"}`), from014, ""},
+	{"number for a type, struct", zon("name", `"foo"`, "dependencies", `0x1{ .d = 1{ .path = "../d" } }`), allReleases &^ from016, ""},
+	{"number before a number for a type", zon("paths", `1 1{"src"}`), 0, "list of strings"},
 
 	// Lexical.
 	{"byte order mark", "\xef\xbb\xbf" + zon(), from014, ""},
