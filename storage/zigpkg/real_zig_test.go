@@ -240,8 +240,12 @@ func randomTree(rng *rand.Rand) tree {
 // and its value bad: of such values Zig knows a grammar, ParseManifest does not.
 func mutant(rng *rand.Rand) string {
 	pick := func(words ...string) string { return words[rng.IntN(len(words))] }
+	name, fingerprint := ".foo", "0x8c73652112345678"
+	if rng.IntN(3) == 0 {
+		name, fingerprint = `"foo"`, "" // up to 0.13, which do not read the latter
+	}
 	src := zon(
-		"name", pick(".foo", ".foo", `"foo"`),
+		"name", name, "fingerprint", fingerprint,
 		"version", pick(`"1.2.3"`, `"1.2.3-rc.1+b"`),
 		"minimum_zig_version", pick("", `"0.14.0"`),
 		"dependencies", pick("", ".{}",

@@ -14,6 +14,7 @@ import (
 
 	"github.com/francescobianco/packbase/storage"
 	"github.com/francescobianco/packbase/storage/blob"
+	"github.com/francescobianco/packbase/storage/fault"
 	"github.com/francescobianco/packbase/storage/gitpack"
 	"github.com/francescobianco/packbase/storage/tarball"
 	"github.com/francescobianco/packbase/worker/ingest"
@@ -136,13 +137,13 @@ func TestAdoptWithoutRoom(t *testing.T) {
 	man, targz := made(t, "hello", "v1.0.0", soundWho, soundTagger, map[string]string{"build.zig": "// hello\n"})
 	raw, err := man.Encode()
 	r.Must(err)
-	manifest := storage.Blob{Digest: digestOf(raw), Size: int64(len(raw))}
+	manifest := blob.Ref{Digest: digestOf(raw), Size: int64(len(raw))}
 	r.Must(put(t, r, raw, manifest.Digest))
 	r.Must(r.Blobs.Put(t.Context(), man.Tarball.Digest, targz))
 	for n := 1; ; n++ {
 		store := &fullStore{Store: r.Blobs, at: n}
 		a.Blobs = store
-		err := a.Adopt(t.Context(), "hello", []storage.Blob{manifest}, false, nil)
+		err := a.Adopt(t.Context(), "hello", []blob.Ref{manifest}, false, nil)
 		if store.puts < n { // it had room for all
 			if _, gone := r.ReleaseByTag(t.Context(), "hello", "v1.0.0"); err != nil || gone != nil {
 				t.Errorf("with room: %v; the release: %v", err, gone)
@@ -155,7 +156,7 @@ func TestAdoptWithoutRoom(t *testing.T) {
 		if !errors.Is(err, blob.ErrFull) {
 			t.Errorf("no room for blob %d: %v, want ErrFull", n, err)
 		}
-		if _, err := r.ReleaseByTag(t.Context(), "hello", "v1.0.0"); !errors.Is(err, storage.ErrNotFound) {
+		if _, err := r.ReleaseByTag(t.Context(), "hello", "v1.0.0"); !errors.Is(err, fault.ErrNotFound) {
 			t.Fatalf("no room for blob %d: the release is here (%v)", n, err)
 		}
 	}
