@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
-	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -15,8 +14,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -43,10 +40,10 @@ func newLarge(t testing.TB, size int, env ...string) *harness.Server {
 func TestCut(t *testing.T) {
 	const size, cuts = 16 << 20, 50
 	s := newLarge(t, size, "PACKBASE_ADMIN_ADDR=127.0.0.1:0")
-	proxy := newCutter(t, strings.TrimPrefix(s.URL, "http://"))
+	link := harness.NewLink(t, s.URL)
 	dir := t.TempDir()
 	for _, v := range versions {
-		if out, err := git(t, v, "clone", "-q", proxy.url+"/large", filepath.Join(dir, "whole"+v)); err != nil {
+		if out, err := git(t, v, "clone", "-q", link.URL+"/large", filepath.Join(dir, "whole"+v)); err != nil {
 			t.Fatal(out, err)
 		}
 	}
@@ -58,9 +55,9 @@ func TestCut(t *testing.T) {
 		if i%5 == 0 {
 			after = random.Int64N(1500) // among the refs, or before the pack
 		}
-		proxy.left.Store(after)
+		link.Leave(after)
 		clone := filepath.Join(dir, strconv.Itoa(i))
-		if _, err := git(t, versions[i%len(versions)], "clone", "-q", proxy.url+"/large", clone); err == nil {
+		if _, err := git(t, versions[i%len(versions)], "clone", "-q", link.URL+"/large", clone); err == nil {
 			// Of a server that goes away within the first HTTP header, libcurl and
 			// git make an empty repository.
 			if refs, err := git(t, "0", "-C", clone, "for-each-ref"); refs != "" || err != nil || after > 500 {
@@ -81,66 +78,6 @@ func TestCut(t *testing.T) {
 	if d := time.Since(ended); d > 5*time.Second {
 		t.Errorf("packbase freed what the clones used after %v, want 5 s at most", d)
 	}
-}
-
-// A cutter passes connections on to a server and cuts all of them after a
-// number of bytes from it.
-type cutter struct {
-	url  string
-	to   string
-	left atomic.Int64 // bytes
-}
-
-func newCutter(t testing.TB, to string) *cutter {
-	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	c := &cutter{url: "http://" + ln.Addr().String(), to: to}
-	c.left.Store(1 << 40)
-	var all sync.WaitGroup
-	all.Go(func() {
-		for {
-			client, err := ln.Accept()
-			if err != nil {
-				return
-			}
-			all.Go(func() { c.pass(client) })
-		}
-	})
-	t.Cleanup(func() {
-		ln.Close()
-		all.Wait()
-	})
-	return c
-}
-
-func (c *cutter) pass(client net.Conn) {
-	defer client.Close()
-	server, err := net.Dial("tcp", c.to)
-	if err != nil {
-		return
-	}
-	var request sync.WaitGroup
-	request.Go(func() {
-		_, _ = io.Copy(server, client) // ends when either has gone
-		server.Close()
-	})
-	buf := make([]byte, 32<<10)
-	for {
-		n, err := server.Read(buf)
-		left := c.left.Add(-int64(n))
-		if left < 0 {
-			n = max(0, n+int(left))
-		}
-		if _, failed := client.Write(buf[:n]); err != nil || failed != nil || left < 0 {
-			break
-		}
-	}
-	client.Close()
-	server.Close()
-	request.Wait()
 }
 
 // A use is what the api process uses.

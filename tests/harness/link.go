@@ -2,6 +2,7 @@ package harness
 
 import (
 	"io"
+	"math"
 	"net"
 	"strings"
 	"sync"
@@ -18,6 +19,7 @@ type Link struct {
 	to    string
 	rate  atomic.Int64
 	cut   atomic.Int64
+	left  atomic.Int64
 	moved atomic.Int64
 }
 
@@ -30,6 +32,7 @@ func NewLink(t testing.TB, url string) *Link {
 		t.Fatal(err)
 	}
 	l := &Link{URL: "http://" + ln.Addr().String(), to: strings.TrimPrefix(url, "http://")}
+	l.left.Store(math.MaxInt64)
 	var all sync.WaitGroup
 	ended := make(chan struct{})
 	all.Go(func() {
@@ -55,6 +58,10 @@ func (l *Link) Slow(rate int) { l.rate.Store(int64(rate)) }
 
 // Cut has each connection end after so many bytes from now on, 0 for never.
 func (l *Link) Cut(after int) { l.cut.Store(int64(after)) }
+
+// Leave has all connections together bring so many bytes from now on, and not
+// one more: then they end, and so do later ones.
+func (l *Link) Leave(bytes int64) { l.left.Store(bytes) }
 
 // Moved returns the bytes that clients were sent.
 func (l *Link) Moved() int64 { return l.moved.Load() }
@@ -95,10 +102,12 @@ func (l *Link) pass(client, server net.Conn) {
 			time.Sleep(time.Duration(part) * time.Second / time.Duration(rate))
 		}
 		n, err := server.Read(buf[:part])
+		left := l.left.Add(-int64(n))
+		n = max(0, n+int(min(left, 0)))
 		sent += int64(n)
 		l.moved.Add(int64(n))
 		_, failed := client.Write(buf[:n])
-		if cut := l.cut.Load(); err != nil || failed != nil || cut > 0 && sent >= cut {
+		if cut := l.cut.Load(); err != nil || failed != nil || left < 0 || cut > 0 && sent >= cut {
 			return
 		}
 	}
