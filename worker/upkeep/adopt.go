@@ -79,11 +79,7 @@ func (a *Auditor) appendSegment(ctx context.Context, pkg string, objects *gitpac
 	written := map[gitpack.OID]bool{}
 	first := int64(0)
 	for i, s := range segments {
-		raw, err := a.read(ctx, s.IndexDigest)
-		if err != nil {
-			return nil, nil, fmt.Errorf("read index of segment %d: %w", s.Seq, err)
-		}
-		if indexes[i], err = gitpack.UnmarshalIndex(raw); err != nil {
+		if indexes[i], err = a.index(ctx, s); err != nil {
 			return nil, nil, fmt.Errorf("read index of segment %d: %w", s.Seq, err)
 		}
 		for _, id := range indexes[i].IDs {

@@ -159,11 +159,7 @@ func (a *Auditor) gitOf(ctx context.Context, pkg string) error {
 	}
 	indexes := make([]*gitpack.SegmentIndex, len(segments))
 	for i, s := range segments {
-		raw, err := a.read(ctx, s.IndexDigest)
-		if err == nil {
-			indexes[i], err = gitpack.UnmarshalIndex(raw)
-		}
-		if err != nil {
+		if indexes[i], err = a.index(ctx, s); err != nil {
 			a.find("segment_index", pkg+" segment "+strconv.Itoa(s.Seq), "%v", err)
 			return ctx.Err()
 		}
@@ -222,6 +218,15 @@ func (a *Auditor) read(ctx context.Context, digest string) ([]byte, error) {
 		return nil, blob.ErrMismatch
 	}
 	return raw, nil
+}
+
+// index reads the index of a segment.
+func (a *Auditor) index(ctx context.Context, s storage.Segment) (*gitpack.SegmentIndex, error) {
+	raw, err := a.read(ctx, s.IndexDigest)
+	if err != nil {
+		return nil, err
+	}
+	return gitpack.UnmarshalIndex(raw)
 }
 
 // Verify reads every blob that a row names, compares it with its digest, and

@@ -114,11 +114,7 @@ func (a *Auditor) unpackRelease(ctx context.Context, r *storage.Release, dir str
 	}
 	indexes := make([]*gitpack.SegmentIndex, len(segments))
 	for i, s := range segments {
-		raw, err := a.read(ctx, s.IndexDigest)
-		if err != nil {
-			return nil, nil, err
-		}
-		if indexes[i], err = gitpack.UnmarshalIndex(raw); err != nil {
+		if indexes[i], err = a.index(ctx, s); err != nil {
 			return nil, nil, err
 		}
 	}

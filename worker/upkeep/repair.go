@@ -151,11 +151,7 @@ func (a *Auditor) remakeSegment(ctx context.Context, digest, pkg string) error {
 }
 
 func (a *Auditor) rewriteSegment(ctx context.Context, s storage.Segment) error {
-	raw, err := a.read(ctx, s.IndexDigest)
-	if err != nil {
-		return err
-	}
-	index, err := gitpack.UnmarshalIndex(raw)
+	index, err := a.index(ctx, s)
 	if err != nil {
 		return err
 	}
