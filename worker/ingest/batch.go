@@ -1,0 +1,161 @@
+package ingest
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"time"
+
+	"github.com/francescobianco/packbase/storage/gitpack"
+	"github.com/francescobianco/packbase/worker/upstream"
+)
+
+// An aside is a tag that could not be fetched, or not whole.
+type aside struct {
+	wanted
+	err *Error
+}
+
+// all fetches wants and stages their releases. Tags at fault are reported, and
+// the others go on, unless there are none.
+func (m *mirror) all(ctx context.Context, wants []wanted) error {
+	if err := m.batches(ctx, wants, m.req.Batch); err != nil {
+		return err
+	}
+	for len(m.again) > 0 {
+		again := m.again
+		m.again = nil
+		if err := m.batches(ctx, again, 1); err != nil {
+			return err
+		}
+	}
+	if len(m.aside) == 0 {
+		return nil
+	}
+	first := m.aside[0]
+	works := m.worked || len(m.req.Released) > 0 && first.err.Code != upstream.CodeIncomplete
+	if !works || m.req.Target != "" {
+		return first.named()
+	}
+	for _, a := range m.aside {
+		if err := m.events.send(Event{Rejected: a.rejected(a.err)}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// named returns the error with the tag's name.
+func (a *aside) named() *Error {
+	e := *a.err
+	if a.tag != "" {
+		e.Message = fmt.Sprintf("the tag %q cannot be fetched: %s", a.tag, e.Message)
+	}
+	return &e
+}
+
+// batches fetches wants, at most so many at once. When that fails for what may
+// be the fault of one of them, they are asked for in smaller batches, down to
+// single ones: nothing of a pack without history can be resumed, and upstream
+// does not always say which object it is.
+func (m *mirror) batches(ctx context.Context, wants []wanted, most int) error {
+	size := most
+	for len(wants) > 0 {
+		batch := wants[:min(size, len(wants))]
+		err := m.batch(ctx, batch)
+		e := asError(err)
+		switch {
+		case err == nil:
+			wants = wants[len(batch):]
+			continue
+		case e == nil || !faults[e.Code]:
+			return err
+		}
+		if i := culprit(batch, e); i >= 0 {
+			if err := m.setAside(batch[i], e); err != nil {
+				return err
+			}
+			wants = slices.Delete(wants, i, i+1)
+			if e.Code != upstream.CodeIncomplete {
+				size = most // it was this one
+			}
+		} else {
+			size = (len(batch) + 3) / 4
+		}
+		if e.Code == upstream.CodeIncomplete {
+			if err := pause(ctx, cutPause); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+var anOID = regexp.MustCompile(`\b[0-9a-f]{40}\b`)
+
+// culprit returns which of the batch e is about, -1 if that is not told.
+func culprit(batch []wanted, e *Error) int {
+	if len(batch) == 1 {
+		return 0
+	}
+	named := anOID.FindString(e.Message)
+	return slices.IndexFunc(batch, func(w wanted) bool { return w.oid.String() == named })
+}
+
+// setAside keeps a tag at fault for the end of the run. What was cut or lacks
+// something is asked for again then, alone: a connection may have been at its
+// end, twice.
+func (m *mirror) setAside(w wanted, e *Error) error {
+	incomplete := e.Code == upstream.CodeIncomplete || e.Code == gitpack.CodeIncomplete
+	if incomplete && w.tries < 2 && w.tag != "" {
+		w.tries++
+		m.again = append(m.again, w)
+	} else {
+		m.done++
+		m.aside = append(m.aside, aside{w, e})
+	}
+	if len(m.again)+len(m.aside) <= maxAside {
+		return nil
+	}
+	last := (&aside{w, e}).named()
+	last.Message += fmt.Sprintf("; nor can %d others", maxAside)
+	return last
+}
+
+func pause(ctx context.Context, d time.Duration) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(d):
+		return nil
+	}
+}
+
+// batch fetches some tags at once and stages their releases.
+func (m *mirror) batch(ctx context.Context, wants []wanted) error {
+	spool, err := os.Create(filepath.Join(m.req.Dir, "objects"))
+	if err != nil {
+		return fmt.Errorf("make spool: %w", err)
+	}
+	defer os.Remove(spool.Name())
+	defer spool.Close()
+	oids := make([]gitpack.OID, len(wants))
+	for i, w := range wants {
+		oids[i] = w.oid
+	}
+	objects, err := m.src.objects(ctx, oids, spool)
+	if err != nil {
+		return err
+	}
+	checked, err := m.check(ctx, objects, wants)
+	if err != nil {
+		return err
+	}
+	if err := m.segment(ctx, objects, checked); err != nil {
+		return err
+	}
+	return m.releases(ctx, objects, checked)
+}
