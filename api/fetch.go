@@ -56,15 +56,18 @@ func (s *Server) postFetch(w http.ResponseWriter, r *http.Request) error {
 
 // roomForJobs refuses work that would only wait. The count may be a
 // second old; the limit is about thousands.
-func (s *Server) roomForJobs(ctx context.Context) error {
-	if s.opt.MaxJobs == 0 {
+func (s *Server) roomForJobs(ctx context.Context) error { return s.roomFor(ctx, s.opt.MaxJobs) }
+
+// roomFor is roomForJobs with another limit; 0 is none.
+func (s *Server) roomFor(ctx context.Context, most int) error {
+	if most == 0 {
 		return nil
 	}
 	n, err := s.openJobs.get(ctx, s.db.Jobs.QueueCounts)
 	if err != nil {
 		return err
 	}
-	if open := n.Pending + n.Active + n.Scheduled + n.Retry; open >= s.opt.MaxJobs {
+	if open := n.Pending + n.Active + n.Scheduled + n.Retry; open >= most {
 		return &answer.Error{Status: http.StatusTooManyRequests, Code: "too_many_jobs", RetryAfter: 10*time.Second + rand.N(20*time.Second),
 			Message: fmt.Sprintf("%d jobs are open already; try again when some have ended", open)}
 	}

@@ -289,7 +289,7 @@ func (m *mirror) ServeGit(w http.ResponseWriter, r *http.Request, d name.Depende
 }
 
 func (m *mirror) serveGit(w http.ResponseWriter, r *http.Request, d name.Dependency, service string) error {
-	pullable := m.mayPull(d)
+	pullable := m.mayPull(r, d)
 	pkg, err := m.bound(r.Context(), d.Repository)
 	var repo *smarthttp.Repository
 	if err == nil {

@@ -452,3 +452,15 @@ func TestPullEnds(t *testing.T) {
 		t.Errorf("an edge: %d, want 404: it fetches nothing", a.StatusCode)
 	}
 }
+
+// A page of another site cannot have a browser fetch anything here.
+func TestPullFromPages(t *testing.T) {
+	t.Parallel()
+	g := newRegistry(t, func(o *api.Options) { o.Pull = []string{"git.example"} })
+	for _, site := range []string{"cross-site", "same-site"} {
+		a := g.mustVia("GET", "/u/https/git.example/o/r/archive/v1.0.0.tar.gz", "", "Sec-Fetch-Site", site)
+		if a.StatusCode != http.StatusNotFound || g.fetches() != 0 {
+			t.Errorf("%s: %d, %d jobs, want a refusal", site, a.StatusCode, g.fetches())
+		}
+	}
+}

@@ -16,6 +16,7 @@ import (
 	"github.com/francescobianco/packbase/api/answer"
 	"github.com/francescobianco/packbase/api/proxy"
 	"github.com/francescobianco/packbase/storage/access"
+	"github.com/francescobianco/packbase/storage/fault"
 	"github.com/francescobianco/packbase/storage/jobs"
 	"github.com/francescobianco/packbase/storage/name"
 )
@@ -27,6 +28,7 @@ const (
 	clientsPulls     = 64   // different ones of one client
 	keptFailures     = 4096
 	failureRemembers = 30 * time.Second // and the same is not tried again for as long
+	longestJob       = 2 * time.Hour    // that a client is held to account for
 )
 
 // pulls are the clients that wait for something to be fetched, and what could not be lately.
@@ -42,8 +44,9 @@ func newPulls() *pulls {
 	return &pulls{failed: expirable.NewLRU[string, *proxy.Refusal](keptFailures, nil, failureRemembers), clients: map[string]map[string]int{}}
 }
 
-// enter gives a client a place to wait, until leave is called, or says that there is none.
-func (p *pulls) enter(client, what string) (leave func(), ok bool) {
+// enter gives a client a place to wait, until leave is called, or says that there is none. The place is free then; what
+// was waited for counts as the client's until leave's open, if it is not nil, has returned.
+func (p *pulls) enter(client, what string) (leave func(open func()), ok bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	own := p.clients[client]
@@ -60,21 +63,40 @@ func (p *pulls) enter(client, what string) (leave func(), ok bool) {
 	}
 	own[what]++
 	p.waiting++
-	return func() {
+	return func(open func()) {
 		p.mu.Lock()
 		defer p.mu.Unlock()
 		p.waiting--
-		if own[what]--; own[what] == 0 {
-			delete(own, what)
+		if own[what] > 1 || open == nil {
+			p.free(client, what)
+			return
 		}
-		if len(own) == 0 {
-			delete(p.clients, client)
-		}
+		go func() {
+			open()
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			p.free(client, what)
+		}()
 	}, true
 }
 
-// mayPull tells whether the operator has opened the place that a dependency comes from (invariant 11).
-func (m *mirror) mayPull(d name.Dependency) bool {
+// free takes back what enter gave. The caller has the lock.
+func (p *pulls) free(client, what string) {
+	own := p.clients[client]
+	if own[what]--; own[what] == 0 {
+		delete(own, what)
+	}
+	if len(own) == 0 {
+		delete(p.clients, client)
+	}
+}
+
+// mayPull tells whether the operator has opened the place that a dependency comes from (invariant 11). A page of
+// another site may not have a browser ask for it.
+func (m *mirror) mayPull(r *http.Request, d name.Dependency) bool {
+	if site := r.Header.Get("Sec-Fetch-Site"); site != "" && site != "same-origin" && site != "none" {
+		return false
+	}
 	u, err := url.Parse(strings.TrimPrefix(d.URL, "git+"))
 	return err == nil && !m.opt.ReadOnly && m.queue != nil && slices.Contains(m.opt.Pull, u.Host)
 }
@@ -83,7 +105,7 @@ func (m *mirror) mayPull(d name.Dependency) bool {
 // the job does not.
 func (m *mirror) Pull(w http.ResponseWriter, r *http.Request, d name.Dependency) error {
 	ctx := r.Context()
-	if !m.mayPull(d) {
+	if !m.mayPull(r, d) {
 		return m.notOpened(r, d)
 	}
 	what := d.URL + "#" + d.Ref
@@ -94,11 +116,13 @@ func (m *mirror) Pull(w http.ResponseWriter, r *http.Request, d name.Dependency)
 	if !ok {
 		return &proxy.Refusal{Status: http.StatusServiceUnavailable, Reason: "too many wait for what is being fetched; try again when some have it"}
 	}
-	defer leave()
+	var open func()
+	defer func() { leave(open) }()
 	job, err := m.requestPull(ctx, d)
 	if err != nil {
 		return refusal(err)
 	}
+	open = func() { m.outlive(job) }
 	// The server's deadlines are for answers that come at once.
 	_ = http.NewResponseController(w).SetReadDeadline(time.Time{})
 	// Whoever asks for it may know how it ends, if not what came: that may be private.
@@ -118,6 +142,25 @@ func (m *mirror) Pull(w http.ResponseWriter, r *http.Request, d name.Dependency)
 	return failed
 }
 
+// outlive returns when a job has ended, though nobody waits for it: a client does not get rid of it by going.
+func (m *mirror) outlive(job jobs.Job) {
+	ctx, cancel := context.WithTimeout(context.Background(), longestJob)
+	defer cancel()
+	watch := m.watch.all
+	now, done := watch.follow(job)
+	defer done()
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for now.Open() && !m.draining.Load() && ctx.Err() == nil {
+		<-tick.C
+		if next, err := watch.look(ctx, job.ID); err == nil {
+			now = next
+		} else if errors.Is(err, fault.ErrNotFound) {
+			return
+		}
+	}
+}
+
 // notOpened says that nothing is fetched from there. Who may not see private packages is told no more; Git must be
 // asked for a token to send one.
 func (m *mirror) notOpened(r *http.Request, d name.Dependency) error {
@@ -133,7 +176,8 @@ func (m *mirror) notOpened(r *http.Request, d name.Dependency) error {
 
 // requestPull returns the open job that fetches a dependency, or a new one.
 func (m *mirror) requestPull(ctx context.Context, d name.Dependency) (job jobs.Job, err error) {
-	if err := m.roomForJobs(ctx); err != nil {
+	// The other half is for those who have a token.
+	if err := m.roomFor(ctx, (m.opt.MaxJobs+1)/2); err != nil {
 		return job, err
 	}
 	var created bool

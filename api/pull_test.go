@@ -3,13 +3,14 @@ package api
 import (
 	"fmt"
 	"testing"
+	"time"
 )
 
 // One client has some of the places to wait, and gives them back.
 func TestWaiting(t *testing.T) {
 	t.Parallel()
 	p := newPulls()
-	var leave []func()
+	var leave []func(func())
 	enter := func(client, what string) bool {
 		l, ok := p.enter(client, what)
 		if ok {
@@ -41,8 +42,27 @@ func TestWaiting(t *testing.T) {
 			t.Fatal("any number may wait")
 		}
 	}
-	for _, l := range leave {
-		l()
+	// Whoever goes has left what was begun for it.
+	ended := make(chan struct{})
+	leave[0](func() { <-ended })
+	leave[0] = nil
+	for _, l := range leave[1:] {
+		l(func() { <-ended })
+	}
+	if p.waiting != 0 || enter("a", "one more") || enter("a", "another") {
+		t.Errorf("%d wait after all have gone, and a client begins anew before anything has ended", p.waiting)
+	}
+	close(ended)
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) {
+		p.mu.Lock()
+		n := len(p.clients)
+		p.mu.Unlock()
+		if n == 0 {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%d clients are left when all has ended", n)
+		}
 	}
 	if p.waiting != 0 || len(p.clients) != 0 || !enter("a", "one more") {
 		t.Errorf("%d wait after all have gone, of %d clients", p.waiting, len(p.clients))
