@@ -35,14 +35,14 @@ func TestUnedited(t *testing.T) {
 
 			u.z.Env = []string{"http_proxy=" + u.s.URL, "https_proxy=" + u.s.URL}
 			u.builds("proxy", forge, gitea)
-			u.refuses("https://github.com/o/none/archive/v1.tar.gz", "github.com/o/none/archive/v1.tar.gz is not mirrored here")
+			u.refuses("https://github.com/o/none/archive/v1.tar.gz", c, "github.com/o/none/archive/v1.tar.gz is not mirrored here")
 			u.z.Env = nil
 			u.builds("prefix", u.dependency("a", u.s.URL+"/u/https/git.example.org/o/c/archive/v1.0.0.tar.gz", c),
 				strings.Replace(git, "git+https://", "git+"+u.s.URL+"/u/https/", 1))
 			u.z.Path = u.script(fmt.Sprintf("exec %s run --url %s -- %s \"$@\"", harness.Binary(t), u.s.URL, u.z.Path))
 			u.builds("run", forge, gitea)
 			// Zig would not say why.
-			u.refuses("git+https://github.com/o/none#"+a.Commit, "not to be had from "+u.s.URL+":\n  github.com/o/none is not mirrored here")
+			u.refuses("git+https://github.com/o/none#"+a.Commit, c, "not to be had from "+u.s.URL+":\n  github.com/o/none is not mirrored here")
 		})
 	}
 }
@@ -109,9 +109,10 @@ func (u *unedited) builds(way string, dependencies ...string) {
 	}
 }
 
-func (u *unedited) refuses(url, want string) {
+// refuses has a project want a package that is here by a URL that is not.
+func (u *unedited) refuses(url string, rel wire.Tarball, want string) {
 	u.t.Helper()
-	dir := u.project(fmt.Sprintf(".a = .{ .url = %q, .hash = %q },", url, "1220"+strings.Repeat("0", 64)))
+	dir := u.project(u.dependency("a", url, rel))
 	if _, err := u.z.Run(dir, "build"); err == nil || !strings.Contains(err.Error(), want) {
 		u.t.Errorf("%s: %v, want %q", url, err, want)
 	}
