@@ -11,7 +11,7 @@ import (
 
 	"github.com/google/uuid"
 
-	"github.com/francescobianco/packbase/api/wire"
+	"github.com/francescobianco/packbase/api/route"
 	"github.com/francescobianco/packbase/storage"
 )
 
@@ -110,7 +110,7 @@ func newAtomEntry(base string, rel *storage.Release) atomEntry {
 		Published: atomTime(rel.CreatedAt), Updated: atomTime(rel.CreatedAt),
 		Links: []atomLink{
 			{Rel: "alternate", Type: "text/html", Href: page},
-			{Rel: "enclosure", Type: "application/gzip", Href: base + wire.TarballPath(rel.Package, rel.Tag, rel.CommitOID), Length: rel.Size},
+			{Rel: "enclosure", Type: "application/gzip", Href: base + route.Tarball(rel.Package, rel.Tag, rel.CommitOID), Length: rel.Size},
 		},
 		Summary: "Commit " + rel.CommitOID + ", Zig hash " + rel.ZigHash,
 	}

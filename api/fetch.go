@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/francescobianco/packbase/api/answer"
+	"github.com/francescobianco/packbase/api/route"
 	"github.com/francescobianco/packbase/api/wire"
 	"github.com/francescobianco/packbase/storage/jobs"
 	"github.com/francescobianco/packbase/storage/name"
@@ -123,7 +124,7 @@ func (s *Server) answerJob(w http.ResponseWriter, r *http.Request, job jobs.Job,
 			return fmt.Errorf("read result of job %s: %w", job.ID, err)
 		}
 		if out.Tag != "" || out.Commit != "" {
-			out.URL = wire.TarballPath(job.Package, out.Tag, out.Commit)
+			out.URL = route.Tarball(job.Package, out.Tag, out.Commit)
 		}
 		answer.JSON(w, http.StatusOK, out)
 		return nil
@@ -136,7 +137,7 @@ func (s *Server) answerJob(w http.ResponseWriter, r *http.Request, job jobs.Job,
 
 // writeQueued answers that a job goes on without this request.
 func writeQueued(w http.ResponseWriter, q wire.Queued) {
-	q.Location = wire.Path(wire.JobRoute, q.JobID)
+	q.Location = route.Path(route.Job, q.JobID)
 	w.Header().Set("Location", q.Location)
 	answer.JSON(w, http.StatusAccepted, q)
 }

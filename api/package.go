@@ -10,6 +10,7 @@ import (
 	"github.com/go-chi/chi/v5"
 
 	"github.com/francescobianco/packbase/api/answer"
+	"github.com/francescobianco/packbase/api/route"
 	"github.com/francescobianco/packbase/api/wire"
 	"github.com/francescobianco/packbase/storage"
 	"github.com/francescobianco/packbase/storage/fault"
@@ -122,7 +123,7 @@ func (s *Server) fillTarballs(r *http.Request, body *wire.Package, p storage.Pac
 		return err
 	}
 	if next := offset + len(body.Tarballs); more || next < len(tags) && len(body.Tarballs) > 0 {
-		body.Next = fmt.Sprintf("%s?offset=%d&limit=%d", wire.Path(wire.InfoRoute, p.Name), next, limit)
+		body.Next = fmt.Sprintf("%s?offset=%d&limit=%d", route.Path(route.Info, p.Name), next, limit)
 	}
 	slices.Reverse(snapshots)
 	_, err = s.addTarballs(r.Context(), snapshots, func(t wire.Tarball) { body.Snapshots = append(body.Snapshots, t) })
@@ -181,7 +182,7 @@ func newPackageBody(p storage.Package) *wire.Package {
 
 func newTarballBody(r *storage.Release) wire.Tarball {
 	return wire.Tarball{
-		Tag: r.Tag, URL: wire.TarballPath(r.Package, r.Tag, r.CommitOID), Size: r.Size, ManifestPresent: true,
+		Tag: r.Tag, URL: route.Tarball(r.Package, r.Tag, r.CommitOID), Size: r.Size, ManifestPresent: true,
 		Commit: r.CommitOID, Tree: r.TreeOID, TagObject: r.TagOID,
 		SHA256: r.Digest, MD5: r.MD5, CRC32: r.CRC32, ContentDigest: r.ContentDigest,
 		CommitTime: r.CommitTime, CreatedAt: r.CreatedAt, Zig: wire.Zig(r.Zig),

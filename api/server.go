@@ -27,6 +27,7 @@ import (
 	"github.com/francescobianco/packbase/api/git"
 	"github.com/francescobianco/packbase/api/pace"
 	"github.com/francescobianco/packbase/api/proxy"
+	"github.com/francescobianco/packbase/api/route"
 	"github.com/francescobianco/packbase/api/stored"
 	"github.com/francescobianco/packbase/api/web"
 	"github.com/francescobianco/packbase/api/wire"
@@ -118,47 +119,47 @@ func (s *Server) Handler() http.Handler {
 	r.NotFound(s.page(noSuchPage, noSuchPage))
 	r.MethodNotAllowed(s.handle(methodNotAllowed))
 
-	r.Get(wire.HealthRoute, s.handle(s.getHealth))
-	r.Get(wire.ReadyRoute, s.handle(s.getReady))
+	r.Get(route.Health, s.handle(s.getHealth))
+	r.Get(route.Ready, s.handle(s.getReady))
 
-	r.Get(wire.JobsRoute, s.handle(s.listJobs))
-	r.Get(wire.JobRoute, s.handle(s.getJob))
-	r.Get(wire.EventsRoute, s.handle(s.followJob))
-	r.Get(wire.ListRoute, s.handle(s.listPackages))
-	r.Get(wire.InfoRoute, s.handle(s.getPackage))
-	r.Get(wire.SearchRoute, s.handle(s.searchPackages))
-	r.Get(wire.StatusRoute, s.handle(s.getStatus))
-	r.Get(wire.CheckedRoute, s.handle(s.getCheck))
-	r.Get(wire.OpenAPIRoute, s.handle(getOpenAPI))
-	r.Get(wire.ChangesRoute, s.handle(s.getChanges))
-	r.Get(wire.BlobRoute, s.handle(s.getBlob))
-	r.With(s.sameSite).Post(wire.UpdateRoute, s.handle(s.postUpdate))
+	r.Get(route.Jobs, s.handle(s.listJobs))
+	r.Get(route.Job, s.handle(s.getJob))
+	r.Get(route.Events, s.handle(s.followJob))
+	r.Get(route.List, s.handle(s.listPackages))
+	r.Get(route.Info, s.handle(s.getPackage))
+	r.Get(route.Search, s.handle(s.searchPackages))
+	r.Get(route.Status, s.handle(s.getStatus))
+	r.Get(route.Checked, s.handle(s.getCheck))
+	r.Get(route.OpenAPI, s.handle(getOpenAPI))
+	r.Get(route.Changes, s.handle(s.getChanges))
+	r.Get(route.Blob, s.handle(s.getBlob))
+	r.With(s.sameSite).Post(route.Update, s.handle(s.postUpdate))
 	r.Group(func(r chi.Router) {
 		r.Use(s.sameSite, s.authorize(access.ScopeWrite))
-		r.Post(wire.FetchRoute, s.handle(s.postFetch))
-		r.Post(wire.CheckRoute, s.handle(s.postCheck))
-		r.Post(wire.RetryRoute, s.handle(s.retryJob))
-		r.Post(wire.CancelRoute, s.handle(s.cancelJob))
+		r.Post(route.Fetch, s.handle(s.postFetch))
+		r.Post(route.Check, s.handle(s.postCheck))
+		r.Post(route.Retry, s.handle(s.retryJob))
+		r.Post(route.Cancel, s.handle(s.cancelJob))
 	})
 	r.Group(func(r chi.Router) {
 		r.Use(s.sameSite, s.authorize(access.ScopeAdmin))
-		r.Post(wire.ReviewRoute, s.handle(s.postReview))
-		r.Post(wire.RemoveRoute, s.handle(s.postRemove))
+		r.Post(route.Review, s.handle(s.postReview))
+		r.Post(route.Remove, s.handle(s.postRemove))
 		r.Group(func(r chi.Router) {
 			r.Use(s.guarded)
-			r.Post(wire.VisibilityRoute, s.handle(s.postVisibility))
-			r.Get(wire.TokensRoute, s.handle(s.listTokens))
-			r.Post(wire.TokensRoute, s.handle(s.createToken))
-			r.Post(wire.RevokeRoute, s.handle(s.revokeToken))
+			r.Post(route.Visibility, s.handle(s.postVisibility))
+			r.Get(route.Tokens, s.handle(s.listTokens))
+			r.Post(route.Tokens, s.handle(s.createToken))
+			r.Post(route.Revoke, s.handle(s.revokeToken))
 		})
 	})
 
 	s.treeRoutes(r)
 
-	r.Get(wire.TagRoute, s.handle(s.getTagFile))
-	r.Get(wire.CommitRoute, s.handle(s.getCommitFile))
-	r.Get(wire.BranchRoute, s.handle(s.getBranchTarball))
-	r.Get(wire.ZigRoute, s.handle(s.getZigPackage))
+	r.Get(route.Tag, s.handle(s.getTagFile))
+	r.Get(route.Commit, s.handle(s.getCommitFile))
+	r.Get(route.Branch, s.handle(s.getBranchTarball))
+	r.Get(route.Zig, s.handle(s.getZigPackage))
 
 	r.Get("/", s.page(s.getDashboard, s.getStatus))
 	r.Get("/packages", s.page(s.getPackageList, s.listPackages))

@@ -10,8 +10,8 @@ import (
 	"github.com/go-chi/chi/v5"
 
 	"github.com/francescobianco/packbase/api/answer"
+	"github.com/francescobianco/packbase/api/route"
 	"github.com/francescobianco/packbase/api/stored"
-	"github.com/francescobianco/packbase/api/wire"
 	"github.com/francescobianco/packbase/storage"
 	"github.com/francescobianco/packbase/storage/fault"
 	"github.com/francescobianco/packbase/storage/name"
@@ -59,7 +59,7 @@ func (s *Server) getCommitFile(w http.ResponseWriter, r *http.Request) error {
 // getBranchTarball serves GET /p/{package}/branch/{name}.tar.gz: the last
 // mirrored commit of a branch. Only the branch moves; the answer names its commit.
 func (s *Server) getBranchTarball(w http.ResponseWriter, r *http.Request) error {
-	branch, ok := strings.CutSuffix(chi.URLParam(r, "*"), wire.TarballSuffix)
+	branch, ok := strings.CutSuffix(chi.URLParam(r, "*"), route.TarballSuffix)
 	pkg := chi.URLParam(r, "package")
 	none := &answer.Error{Status: http.StatusNotFound, Code: "not_found",
 		Message: fmt.Sprintf("no commit of that branch of %q is mirrored; POST /api/fetch with the upstream's URL and #branch mirrors its tip", pkg)}
@@ -81,7 +81,7 @@ func (s *Server) getBranchTarball(w http.ResponseWriter, r *http.Request) error 
 
 // getZigPackage serves GET /z/{zig-hash}.tar.gz.
 func (s *Server) getZigPackage(w http.ResponseWriter, r *http.Request) error {
-	hash, ok := strings.CutSuffix(chi.URLParam(r, "file"), wire.TarballSuffix)
+	hash, ok := strings.CutSuffix(chi.URLParam(r, "file"), route.TarballSuffix)
 	none := &answer.Error{Status: http.StatusNotFound, Code: "not_found", Message: "no package with that Zig hash is stored here"}
 	if !ok {
 		return none
@@ -105,10 +105,10 @@ func (s *Server) getZigPackage(w http.ResponseWriter, r *http.Request) error {
 
 // cutSuffix tells a tarball's name from a manifest's.
 func cutSuffix(name string) (base string, isManifest bool, err error) {
-	if base, ok := strings.CutSuffix(name, wire.TarballSuffix); ok {
+	if base, ok := strings.CutSuffix(name, route.TarballSuffix); ok {
 		return base, false, nil
 	}
-	if base, ok := strings.CutSuffix(name, wire.ManifestSuffix); ok {
+	if base, ok := strings.CutSuffix(name, route.ManifestSuffix); ok {
 		return base, true, nil
 	}
 	return "", false, &answer.Error{Status: http.StatusNotFound, Code: "not_found", Message: "a tarball's path ends in .tar.gz, a manifest's in .json"}

@@ -17,6 +17,7 @@ import (
 	"github.com/go-chi/chi/v5/middleware"
 
 	"github.com/francescobianco/packbase/api/answer"
+	"github.com/francescobianco/packbase/api/route"
 	"github.com/francescobianco/packbase/api/wire"
 	"github.com/francescobianco/packbase/storage/access"
 	"github.com/francescobianco/packbase/storage/bundle"
@@ -36,15 +37,15 @@ const (
 
 // treeRoutes are those of trees and archives.
 func (s *Server) treeRoutes(r chi.Router) {
-	r.Get(wire.TreesRoute, s.handle(s.listTrees))
-	r.Get(wire.TreeRoute, s.handle(s.getTree))
-	r.Get(wire.TreeBundleRoute, s.handle(s.getTreeBundle))
-	r.Get(wire.ArchivesRoute, s.handle(s.getArchive))
-	r.With(s.sameSite).Post(wire.BundleRoute, s.handle(s.postBundle))
+	r.Get(route.Trees, s.handle(s.listTrees))
+	r.Get(route.Tree, s.handle(s.getTree))
+	r.Get(route.TreeBundle, s.handle(s.getTreeBundle))
+	r.Get(route.Archives, s.handle(s.getArchive))
+	r.With(s.sameSite).Post(route.Bundle, s.handle(s.postBundle))
 	r.Group(func(r chi.Router) {
 		r.Use(s.sameSite, s.authorize(access.ScopeWrite))
-		r.Post(wire.TreesRoute, s.handle(s.postTree))
-		r.Post(wire.TreeRetryRoute, s.handle(s.retryTree))
+		r.Post(route.Trees, s.handle(s.postTree))
+		r.Post(route.TreeRetry, s.handle(s.retryTree))
 	})
 }
 
@@ -146,7 +147,7 @@ func (s *Server) answerCapture(w http.ResponseWriter, r *http.Request, c tree.Ca
 	case jobs.Failed, jobs.Cancelled:
 		return answer.JobError(job)
 	}
-	location := wire.Path(wire.JobRoute, id)
+	location := route.Path(route.Job, id)
 	w.Header().Set("Location", location)
 	answer.JSON(w, http.StatusAccepted, wire.CaptureQueued{Status: "queued", JobID: id, Location: location, Tree: c.Tree, Revision: c.Revision})
 	return nil
@@ -167,7 +168,7 @@ func (s *Server) listTrees(w http.ResponseWriter, r *http.Request) error {
 		out.Trees[i] = wire.Tree(t)
 	}
 	if len(all) == limit {
-		out.Next = wire.TreesRoute + "?" + url.Values{"after": {all[limit-1].Name}, "limit": {strconv.Itoa(limit)}}.Encode()
+		out.Next = route.Trees + "?" + url.Values{"after": {all[limit-1].Name}, "limit": {strconv.Itoa(limit)}}.Encode()
 	}
 	answer.JSON(w, http.StatusOK, out)
 	return nil

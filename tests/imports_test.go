@@ -20,12 +20,13 @@ var imports = []struct {
 	may  []string
 }{
 	{"cmd", []string{"api", "worker", "storage", "migrations"}},
-	{"cmd/packbase/client", []string{"cmd/packbase/term", "cmd/packbase/localproxy", "api/wire", "storage"}},
+	{"cmd/packbase/client", []string{"cmd/packbase/term", "cmd/packbase/localproxy", "api/route", "api/wire", "storage"}},
 	{"cmd/packbase/term", nil},
 	{"api", []string{"storage"}},
 	{"api/answer", []string{"api/wire", "storage"}},
 	{"api/git", []string{"api/answer", "api/smarthttp", "api/stored", "storage"}},
 	{"api/health", []string{"storage"}},
+	{"api/route", nil},
 	{"api/smarthttp", []string{"api/pace", "storage"}},
 	{"api/stored", []string{"api/answer", "storage"}},
 	{"api/wire", []string{"storage/zigpkg"}},

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/mod/semver"
 
 	"github.com/francescobianco/packbase/api/health"
+	"github.com/francescobianco/packbase/api/route"
 	"github.com/francescobianco/packbase/api/wire"
 	"github.com/francescobianco/packbase/storage"
 )
@@ -150,7 +151,7 @@ func (r Row) Path() string {
 }
 
 // Tarball is the path of the release's tarball.
-func (r Row) Tarball() string { return wire.TarballPath(r.Package, r.Tag, r.CommitOID) }
+func (r Row) Tarball() string { return route.Tarball(r.Package, r.Tag, r.CommitOID) }
 
 // CommitLink is the commit's page at upstream, "" if we do not know it.
 func (p *PackagePage) CommitLink(oid string) string { return commitLink(p.Package.Upstream, oid) }

@@ -2,16 +2,6 @@ package wire
 
 import "time"
 
-// Routes of trees and archives.
-const (
-	TreesRoute      = "/api/trees"
-	TreeRoute       = "/api/trees/{name}"
-	TreeRetryRoute  = "/api/trees/{name}/retry"
-	TreeBundleRoute = "/api/trees/{name}/bundle"
-	BundleRoute     = "/api/bundle"
-	ArchivesRoute   = "/api/archives"
-)
-
 // A TreeManifest is a build.zig.zon of a project.
 type TreeManifest struct {
 	File string `json:"file"` // relative to the project, with slashes

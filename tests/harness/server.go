@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/francescobianco/packbase/api/route"
 	"github.com/francescobianco/packbase/api/wire"
 	"github.com/francescobianco/packbase/storage/queue/queuetest"
 	"github.com/francescobianco/packbase/storage/storagetest"
@@ -250,13 +251,13 @@ func (s *Server) Fetch(upstream string) wire.Fetched {
 // TryFetch is Fetch for when it may fail.
 func (s *Server) TryFetch(upstream string) *Answer {
 	s.t.Helper()
-	return s.Do(http.MethodPost, wire.FetchRoute+"?wait=300", fetchBody(s.t, upstream), nil)
+	return s.Do(http.MethodPost, route.Fetch+"?wait=300", fetchBody(s.t, upstream), nil)
 }
 
 // Ask is Fetch without waiting. It returns the job's id.
 func (s *Server) Ask(upstream string) (job string) {
 	s.t.Helper()
-	a := s.Do(http.MethodPost, wire.FetchRoute, fetchBody(s.t, upstream), nil)
+	a := s.Do(http.MethodPost, route.Fetch, fetchBody(s.t, upstream), nil)
 	if a.Status != http.StatusAccepted {
 		s.t.Fatalf("ask for %s: status = %d, want 202\n%s", upstream, a.Status, a.Body)
 	}
@@ -278,7 +279,7 @@ func fetchBody(t testing.TB, upstream string) string {
 func (s *Server) Job(id string) wire.Job {
 	s.t.Helper()
 	var j wire.Job
-	if err := json.Unmarshal(s.Get(wire.Path(wire.JobRoute, id)), &j); err != nil {
+	if err := json.Unmarshal(s.Get(route.Path(route.Job, id)), &j); err != nil {
 		s.t.Fatal(err)
 	}
 	return j
@@ -301,7 +302,7 @@ type Info wire.Package
 func (s *Server) Info(pkg string) Info {
 	s.t.Helper()
 	var i Info
-	if err := json.Unmarshal(s.Get(wire.Path(wire.InfoRoute, pkg)), &i); err != nil {
+	if err := json.Unmarshal(s.Get(route.Path(route.Info, pkg)), &i); err != nil {
 		s.t.Fatal(err)
 	}
 	return i

@@ -23,6 +23,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/francescobianco/packbase/api/route"
 	"github.com/francescobianco/packbase/api/wire"
 	"github.com/francescobianco/packbase/cmd/packbase/term"
 	"github.com/francescobianco/packbase/storage/name"
@@ -248,7 +249,7 @@ func (c *client) send(ctx context.Context, method, path string, query url.Values
 // AskReady asks a packbase what it depends on, and whether it is ready. An
 // answer that is not a packbase's is an error.
 func AskReady(ctx context.Context, base *url.URL, release string, timeout time.Duration) (ready wire.Ready, err error) {
-	raw, err := newClient(base, "", release).call(ctx, http.MethodGet, wire.ReadyRoute, nil, nil, timeout)
+	raw, err := newClient(base, "", release).call(ctx, http.MethodGet, route.Ready, nil, nil, timeout)
 	var answer *AnswerError
 	if errors.As(err, &answer) {
 		raw, err = answer.body, nil

@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/francescobianco/packbase/api/route"
 	"github.com/francescobianco/packbase/api/wire"
 	"github.com/francescobianco/packbase/cmd/packbase/term"
 	"github.com/francescobianco/packbase/storage/jobs"
@@ -50,7 +51,7 @@ With --json the answer is the queued job's, or with --wait the job as it ended.`
 		if err != nil {
 			return err
 		}
-		raw, err := c.post(cmd.Context(), wire.FetchRoute, wire.Fetch{URL: args[0], Name: pkg, Private: private})
+		raw, err := c.post(cmd.Context(), route.Fetch, wire.Fetch{URL: args[0], Name: pkg, Private: private})
 		if err != nil || !wait {
 			return show(p, r, raw, err, drawQueued)
 		}
@@ -86,7 +87,7 @@ func (p *program) waitFetch(ctx context.Context, r *remote, c *client, id string
 	if err := j.err(); err != nil {
 		return err
 	}
-	raw, err := c.get(ctx, wire.Path(wire.InfoRoute, j.Package), nil)
+	raw, err := c.get(ctx, route.Path(route.Info, j.Package), nil)
 	if err != nil {
 		return err
 	}
@@ -167,7 +168,7 @@ command stays until all is done, through a cooldown as well.`,
 		if wait {
 			return p.waitUpdate(cmd.Context(), r, c, limit)
 		}
-		raw, err := c.post(cmd.Context(), wire.UpdateRoute, nil)
+		raw, err := c.post(cmd.Context(), route.Update, nil)
 		return show(p, r, raw, err, drawUpdate)
 	}
 	return cmd
@@ -224,7 +225,7 @@ func (p *program) waitUpdate(ctx context.Context, r *remote, c *client, limit ti
 // update returns the job of an update that began after the call, ended.
 func (c *client) update(ctx context.Context, seen func(job)) (job, error) {
 	for {
-		raw, err := c.post(ctx, wire.UpdateRoute, nil)
+		raw, err := c.post(ctx, route.Update, nil)
 		if err != nil {
 			return job{}, err
 		}
@@ -274,7 +275,7 @@ func (c *client) updateEvents(ctx context.Context, id string, seen func(job)) (j
 }
 
 func (c *client) status(ctx context.Context) (wire.Status, error) {
-	raw, err := c.get(ctx, wire.StatusRoute, nil)
+	raw, err := c.get(ctx, route.Status, nil)
 	if err != nil {
 		return wire.Status{}, err
 	}

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/francescobianco/packbase/api/route"
 	"github.com/francescobianco/packbase/api/wire"
 	"github.com/francescobianco/packbase/cmd/packbase/term"
 	"github.com/francescobianco/packbase/storage/jobs"
@@ -189,7 +190,7 @@ func within(ctx context.Context, limit time.Duration, next string, wait func(con
 }
 
 func (c *client) job(ctx context.Context, id string) (job, error) {
-	raw, err := c.get(ctx, wire.Path(wire.JobRoute, id), nil)
+	raw, err := c.get(ctx, route.Path(route.Job, id), nil)
 	if err != nil {
 		return job{}, err
 	}
@@ -208,7 +209,7 @@ func (c *client) events(ctx context.Context, id string, seen func(job)) (last jo
 	defer cancel()
 	silence := time.AfterFunc(firstEvent, cancel)
 	defer silence.Stop()
-	res, err := c.send(ctx, http.MethodGet, wire.Path(wire.EventsRoute, id), nil, nil)
+	res, err := c.send(ctx, http.MethodGet, route.Path(route.Events, id), nil, nil)
 	if err != nil {
 		return job{}, err
 	}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/francescobianco/packbase/api/route"
 	"github.com/francescobianco/packbase/api/wire"
 	"github.com/francescobianco/packbase/cmd/packbase/term"
 	"github.com/francescobianco/packbase/storage/name"
@@ -59,7 +60,7 @@ the answer is the release's manifest.`,
 		if len(args) == 2 {
 			return p.infoRelease(cmd.Context(), r, c, args[0], args[1])
 		}
-		raw, err := c.get(cmd.Context(), wire.Path(wire.InfoRoute, args[0]), nil)
+		raw, err := c.get(cmd.Context(), route.Path(route.Info, args[0]), nil)
 		return show(p, r, raw, err, func(s *term.Screen, info wire.Package) { drawPackage(s, c, info) })
 	}
 	return cmd
@@ -70,14 +71,14 @@ func (p *program) infoRelease(ctx context.Context, r *remote, c *client, pkg, ta
 		return term.Usage("%w", err)
 	}
 	if r.json {
-		path := wire.ManifestPath(pkg, tag, "")
+		path := route.Manifest(pkg, tag, "")
 		if name.ValidOID(tag) {
-			path = wire.ManifestPath(pkg, "", tag)
+			path = route.Manifest(pkg, "", tag)
 		}
 		raw, err := c.get(ctx, path, nil)
 		return show(p, r, raw, err, func(*term.Screen, struct{}) {})
 	}
-	raw, err := c.get(ctx, wire.Path(wire.InfoRoute, pkg), nil)
+	raw, err := c.get(ctx, route.Path(route.Info, pkg), nil)
 	if err != nil {
 		return err
 	}
@@ -211,7 +212,7 @@ func drawRelease(s *term.Screen, c *client, info wire.Package, t *wire.Tarball) 
 	file := c.url(t.URL, nil)
 	s.Fields(
 		term.Field("tarball", file),
-		term.Field("manifest", strings.TrimSuffix(file, wire.TarballSuffix)+wire.ManifestSuffix),
+		term.Field("manifest", strings.TrimSuffix(file, route.TarballSuffix)+route.ManifestSuffix),
 		term.Field("size", term.Size(t.Size)),
 		term.Field("sha256", t.SHA256),
 		term.Field("sha256 of the tar", t.ContentDigest),
@@ -272,7 +273,7 @@ ended; that needs no token.`,
 		}
 		var raw []byte
 		if stored {
-			raw, err = c.get(cmd.Context(), wire.Path(wire.CheckedRoute, args[0]), nil)
+			raw, err = c.get(cmd.Context(), route.Path(route.Checked, args[0]), nil)
 		} else {
 			raw, err = c.probe(cmd.Context(), args[0], limit)
 		}
@@ -291,7 +292,7 @@ ended; that needs no token.`,
 // probe has the package probed and returns it as it then is.
 func (c *client) probe(ctx context.Context, pkg string, limit time.Duration) ([]byte, error) {
 	wait := query("wait", strconv.Itoa(int(limit.Seconds())))
-	raw, err := c.call(ctx, http.MethodPost, wire.CheckRoute, wait, wire.Check{Package: pkg}, limit+callTimeout)
+	raw, err := c.call(ctx, http.MethodPost, route.Check, wait, wire.Check{Package: pkg}, limit+callTimeout)
 	if err != nil {
 		return nil, err
 	}
@@ -340,7 +341,7 @@ good. What was mirrored before never changes.`,
 		if err != nil {
 			return err
 		}
-		raw, err := c.post(cmd.Context(), wire.Path(wire.ReviewRoute, args[0]), wire.Review{Decision: args[1]})
+		raw, err := c.post(cmd.Context(), route.Path(route.Review, args[0]), wire.Review{Decision: args[1]})
 		return show(p, r, raw, err, func(s *term.Screen, info wire.Checked) { s.Fields(packageFields(s, info.Package)...) })
 	}
 	return cmd

@@ -8,6 +8,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/spf13/cobra"
 
+	"github.com/francescobianco/packbase/api/route"
 	"github.com/francescobianco/packbase/api/wire"
 	"github.com/francescobianco/packbase/cmd/packbase/term"
 	"github.com/francescobianco/packbase/storage/jobs"
@@ -41,13 +42,13 @@ func (p *program) jobsCommand() *cobra.Command {
 			}
 			return p.followJob(cmd, r, c, follow)
 		}
-		raw, err := c.get(cmd.Context(), wire.JobsRoute, query("state", state, "package", pkg, "limit", strconv.Itoa(limit)))
+		raw, err := c.get(cmd.Context(), route.Jobs, query("state", state, "package", pkg, "limit", strconv.Itoa(limit)))
 		return show(p, r, raw, err, drawJobs)
 	}
 	p.completeFlags(cmd, r)
 	cmd.AddCommand(
-		p.jobCommand("retry", wire.RetryRoute, "Have a job done again that ended without success"),
-		p.jobCommand("cancel", wire.CancelRoute, "End a job that is queued, or have a running one stop"),
+		p.jobCommand("retry", route.Retry, "Have a job done again that ended without success"),
+		p.jobCommand("cancel", route.Cancel, "End a job that is queued, or have a running one stop"),
 	)
 	return cmd
 }
@@ -60,7 +61,7 @@ func (p *program) completeFlags(cmd *cobra.Command, r *remote) {
 }
 
 // jobCommand returns `packbase jobs retry` or `cancel`.
-func (p *program) jobCommand(verb, route, short string) *cobra.Command {
+func (p *program) jobCommand(verb, path, short string) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     verb + " ID",
 		Short:   short,
@@ -77,7 +78,7 @@ func (p *program) jobCommand(verb, route, short string) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		raw, err := c.post(cmd.Context(), wire.Path(route, args[0]), nil)
+		raw, err := c.post(cmd.Context(), route.Path(path, args[0]), nil)
 		return show(p, r, raw, err, func(s *term.Screen, j wire.Job) { drawJob(s, job{Job: j}) })
 	}
 	return cmd

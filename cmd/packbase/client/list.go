@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/francescobianco/packbase/api/route"
 	"github.com/francescobianco/packbase/api/wire"
 	"github.com/francescobianco/packbase/cmd/packbase/term"
 )
@@ -35,7 +36,7 @@ and those in the catalog (registered).`,
 		if err != nil {
 			return err
 		}
-		raw, err := c.get(cmd.Context(), wire.ListRoute, nil)
+		raw, err := c.get(cmd.Context(), route.List, nil)
 		return show(p, r, raw, err, func(s *term.Screen, n wire.List) {
 			names := n.Packages
 			switch {
@@ -84,7 +85,7 @@ func (p *program) searchCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		raw, err := c.get(cmd.Context(), wire.SearchRoute, query("q", strings.Join(args, " "), "limit", strconv.Itoa(limit)))
+		raw, err := c.get(cmd.Context(), route.Search, query("q", strings.Join(args, " "), "limit", strconv.Itoa(limit)))
 		return show(p, r, raw, err, drawFound)
 	}
 	return cmd
@@ -125,7 +126,7 @@ func (p *program) completePackage(r *remote) completer {
 		if len(args) > 0 {
 			return nil, cobra.ShellCompDirectiveNoFileComp
 		}
-		n, err := complete[wire.List](cmd.Context(), p, r, wire.ListRoute)
+		n, err := complete[wire.List](cmd.Context(), p, r, route.List)
 		if err != nil {
 			return nil, cobra.ShellCompDirectiveError
 		}
@@ -139,7 +140,7 @@ func (p *program) completeRelease(r *remote) completer {
 		if len(args) != 1 || packageArg(args[0]) != nil {
 			return p.completePackage(r)(cmd, args, toComplete)
 		}
-		info, err := complete[wire.Package](cmd.Context(), p, r, wire.Path(wire.InfoRoute, args[0]))
+		info, err := complete[wire.Package](cmd.Context(), p, r, route.Path(route.Info, args[0]))
 		if err != nil {
 			return nil, cobra.ShellCompDirectiveError
 		}

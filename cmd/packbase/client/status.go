@@ -12,6 +12,7 @@ import (
 	"github.com/dustin/go-humanize"
 	"github.com/spf13/cobra"
 
+	"github.com/francescobianco/packbase/api/route"
 	"github.com/francescobianco/packbase/api/wire"
 	"github.com/francescobianco/packbase/cmd/packbase/term"
 	"github.com/francescobianco/packbase/storage/jobs"
@@ -46,7 +47,7 @@ func (p *program) statusCommand() *cobra.Command {
 		if watch {
 			return p.watchStatus(cmd.Context(), r, c)
 		}
-		raw, err := c.get(cmd.Context(), wire.StatusRoute, nil)
+		raw, err := c.get(cmd.Context(), route.Status, nil)
 		return show(p, r, raw, err, func(s *term.Screen, st wire.Status) { drawStatus(s, c, st) })
 	}
 	return cmd
@@ -57,7 +58,7 @@ func (p *program) statusCommand() *cobra.Command {
 func (p *program) watchStatus(ctx context.Context, r *remote, c *client) error {
 	s := p.Screen(p.Stdout)
 	for first := true; ; first = false {
-		raw, err := c.get(ctx, wire.StatusRoute, nil)
+		raw, err := c.get(ctx, route.Status, nil)
 		switch {
 		case ctx.Err() != nil:
 			return nil

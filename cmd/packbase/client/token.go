@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/francescobianco/packbase/api/route"
 	"github.com/francescobianco/packbase/api/wire"
 	"github.com/francescobianco/packbase/cmd/packbase/term"
 	"github.com/francescobianco/packbase/storage/access"
@@ -65,7 +66,7 @@ and Git it is the password in the URL: http://x:TOKEN@host/package.`,
 		if err != nil {
 			return err
 		}
-		raw, err := c.post(cmd.Context(), wire.TokensRoute, in)
+		raw, err := c.post(cmd.Context(), route.Tokens, in)
 		return show(p, r, raw, err, func(s *term.Screen, t wire.NewToken) { s.Printf("%s\n", term.Printable(t.Secret)) })
 	}
 	return cmd
@@ -96,7 +97,7 @@ func (p *program) tokenListCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		raw, err := c.get(cmd.Context(), wire.TokensRoute, nil)
+		raw, err := c.get(cmd.Context(), route.Tokens, nil)
 		return show(p, r, raw, err, func(s *term.Screen, all wire.Tokens) {
 			var rows [][]term.Cell
 			for _, t := range all.Tokens {
@@ -129,7 +130,7 @@ func (p *program) tokenRevokeCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		raw, err := c.post(cmd.Context(), wire.Path(wire.RevokeRoute, args[0]), nil)
+		raw, err := c.post(cmd.Context(), route.Path(route.Revoke, args[0]), nil)
 		return show(p, r, raw, err, func(s *term.Screen, _ wire.Revoked) { s.Printf("%s is revoked\n", term.Printable(args[0])) })
 	}
 	return cmd
@@ -158,7 +159,7 @@ follow; what they and others have read already they keep.`,
 		if err != nil {
 			return err
 		}
-		raw, err := c.post(cmd.Context(), wire.Path(wire.VisibilityRoute, args[0]), wire.Visibility{Visibility: args[1]})
+		raw, err := c.post(cmd.Context(), route.Path(route.Visibility, args[0]), wire.Visibility{Visibility: args[1]})
 		return show(p, r, raw, err, func(s *term.Screen, info wire.Checked) { s.Fields(packageFields(s, info.Package)...) })
 	}
 	return cmd
@@ -198,7 +199,7 @@ and the tags are never used again. The bytes go with the next packbase gc.`,
 		if err != nil {
 			return err
 		}
-		raw, err := c.post(cmd.Context(), wire.RemoveRoute, in)
+		raw, err := c.post(cmd.Context(), route.Remove, in)
 		return show(p, r, raw, err, drawRemoval)
 	}
 	return cmd
