@@ -27,7 +27,7 @@ func TestHereNeedsNoUpstream(t *testing.T) {
 		t.Errorf("the branch: commit %s after %d requests, want %s after one, for the refs", f.Commit, up.Requests()-asked, tip)
 	}
 	// A branch elsewhere that comes to a commit which is here as a release.
-	repo.Branch("old", tagged)
+	repo.Git("update-ref", "refs/heads/old", tagged)
 	asked = up.Requests()
 	if f := s.Fetch(repo.GitURL("old")); f.Commit != tagged || up.Requests() != asked+1 {
 		t.Errorf("the other branch: commit %s after %d requests, want %s after one, for the refs", f.Commit, up.Requests()-asked, tagged)

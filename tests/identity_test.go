@@ -285,7 +285,7 @@ func TestRejectedTags(t *testing.T) {
 		return mode + " " + name + "\x00" + string(raw)
 	}
 	commitOf := func(entries ...string) string {
-		return repo.Git("commit-tree", "-m", "odd", repo.Object("tree", strings.Join(entries, "")))
+		return repo.Git("commit-tree", "-m", "odd", repo.GitInput(strings.Join(entries, ""), "hash-object", "-w", "--literally", "-t", "tree", "--stdin"))
 	}
 	tests := []struct {
 		tag, oid string

@@ -48,6 +48,7 @@ var imports = []struct {
 	{"storage/tarball", nil},
 	{"storage/zigpkg", nil},
 	{"tests", []string{"api", "worker", "storage", "migrations"}},
+	{"tests/harness/engine", []string{"storage/engines"}},
 	{"tests/env", []string{"storage/engines"}},
 }
 

@@ -18,6 +18,7 @@ import (
 
 	"github.com/francescobianco/packbase/storage/engines"
 	"github.com/francescobianco/packbase/tests/harness"
+	"github.com/francescobianco/packbase/tests/harness/engine"
 )
 
 // A slowForge is an upstream in front of another one: while it is shut, packs
@@ -113,7 +114,7 @@ func checksum(name string) uint32 { return crc32.ChecksumIEEE([]byte(name)) }
 // TestWalk goes through packbase as somebody who has just started it.
 func TestWalk(t *testing.T) {
 	t.Parallel()
-	e := harness.NewEngines(t, engines.Options{})
+	e := engine.New(t, engines.Options{})
 	s := harness.Start(t, e.Env()...)
 	forge := newSlowForge(t)
 	library(forge.real.Repo("args"), "args", "v0.1.0", "v0.2.0", "v0.9.0", "v0.10.0", "v1.0.0-rc.1")
@@ -312,7 +313,7 @@ func TestHello(t *testing.T) {
 // TestCrowd shows what an old and large packbase shows.
 func TestCrowd(t *testing.T) {
 	t.Parallel()
-	e := harness.NewEngines(t, engines.Options{})
+	e := engine.New(t, engines.Options{})
 	s := harness.Start(t, e.Env()...)
 	crowd(t, s.DatabaseURL)
 	b := newTab(t, s.URL)

@@ -12,13 +12,14 @@ import (
 
 	"github.com/francescobianco/packbase/storage/engines"
 	"github.com/francescobianco/packbase/tests/harness"
+	"github.com/francescobianco/packbase/tests/harness/engine"
 )
 
 // OP-05: the commands of docs/operating.md, as they stand there, bring back
 // what was there, while the server that is backed up goes on.
 func TestBackup(t *testing.T) {
 	t.Parallel()
-	eng := harness.NewEngines(t, engines.Options{NoRedis: true})
+	eng := engine.New(t, engines.Options{NoRedis: true})
 	up := harness.NewUpstream(t)
 	repo := up.Repo("hello")
 	repo.Release("v1.0.0")

@@ -12,6 +12,7 @@ import (
 
 	"github.com/francescobianco/packbase/storage/engines"
 	"github.com/francescobianco/packbase/tests/harness"
+	"github.com/francescobianco/packbase/tests/harness/engine"
 )
 
 // tool runs a program and returns what it printed.
@@ -37,7 +38,7 @@ func TestBackup(t *testing.T) {
 	t.Parallel()
 	long(t)
 	up := harness.NewUpstream(t)
-	postgres := harness.NewEngines(t, engines.Options{NoRedis: true})
+	postgres := engine.New(t, engines.Options{NoRedis: true})
 	s := harness.Start(t, postgres.Env()...)
 	repos := make([]*harness.Repo, 4)
 	for i := range repos {
@@ -57,7 +58,7 @@ func TestBackup(t *testing.T) {
 	tool(t, nil, "cp", "-a", filepath.Join(s.Root, "blobs"), root)
 	stop()
 
-	other := harness.NewEngines(t, engines.Options{NoRedis: true})
+	other := engine.New(t, engines.Options{NoRedis: true})
 	tool(t, dump, "psql", "--quiet", "--set", "ON_ERROR_STOP=1", other.DatabaseURL)
 	env := append(other.Env(), "PACKBASE_ROOT="+root)
 	for _, command := range []string{"fsck", "verify"} {

@@ -24,7 +24,9 @@ import (
 	"github.com/francescobianco/packbase/api/wire"
 	"github.com/francescobianco/packbase/storage/engines"
 	"github.com/francescobianco/packbase/storage/jobs"
+	"github.com/francescobianco/packbase/storage/queue/queuetest"
 	"github.com/francescobianco/packbase/tests/harness"
+	"github.com/francescobianco/packbase/tests/harness/engine"
 )
 
 const (
@@ -79,7 +81,7 @@ func TestCampaign(t *testing.T) {
 type campaign struct {
 	t         *testing.T
 	rnd       *rand.Rand
-	pg, redis *harness.Engines
+	pg, redis *engine.Set
 	up        *harness.Upstream
 	slow      string // URL before up, to the same repositories
 	s         *harness.Server
@@ -107,8 +109,8 @@ type campaign struct {
 
 func newCampaign(t *testing.T) *campaign {
 	c := &campaign{t: t, rnd: random(t), up: harness.NewUpstream(t), done: map[string]int{}, jobs: map[string]string{}}
-	c.pg = harness.NewEngines(t, engines.Options{NoRedis: true})
-	c.redis = harness.NewEngines(t, engines.Options{NoPostgres: true, Ephemeral: true})
+	c.pg = engine.New(t, engines.Options{NoRedis: true})
+	c.redis = engine.New(t, engines.Options{NoPostgres: true, Ephemeral: true})
 	c.slow = c.slowly(t)
 	for n := range 6 {
 		repo := c.up.Repo(fmt.Sprintf("listed-%d", n))
@@ -420,7 +422,7 @@ func (c *campaign) harm() {
 		{"redis killed", always(func() { c.redis.Crash("redis"); <-time.After(upTo(c.rnd, 3*time.Second)); c.redis.Start() })},
 		{"redis frozen", always(func() { thaw := c.redis.Freeze("redis"); <-time.After(upTo(c.rnd, 4*time.Second)); thaw() })},
 		{"redis flushed", always(func() {
-			if err := c.s.Redis().FlushAll(c.t.Context()).Err(); err != nil {
+			if err := queuetest.Client(c.t, c.s.RedisURL).FlushAll(c.t.Context()).Err(); err != nil {
 				c.t.Error(err)
 			}
 		})},

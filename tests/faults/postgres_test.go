@@ -12,6 +12,7 @@ import (
 	"github.com/francescobianco/packbase/storage/engines"
 	"github.com/francescobianco/packbase/storage/jobs"
 	"github.com/francescobianco/packbase/tests/harness"
+	"github.com/francescobianco/packbase/tests/harness/engine"
 )
 
 // DB-01: Postgres stops at once, at any time, while packages are mirrored and
@@ -20,7 +21,7 @@ import (
 func TestPostgresStops(t *testing.T) {
 	t.Parallel()
 	rnd := random(t)
-	e := harness.NewEngines(t, engines.Options{NoRedis: true})
+	e := engine.New(t, engines.Options{NoRedis: true})
 	up := harness.NewUpstream(t)
 	s := harness.Start(t, append(quick, e.Env()...)...)
 	c := newChecker(t, s)
@@ -89,7 +90,7 @@ func withoutPostgres(t *testing.T, s *harness.Server, c *checker) {
 func TestPostgresAwayIsNoCrash(t *testing.T) {
 	t.Parallel()
 	const lease = 3 * time.Second
-	e := harness.NewEngines(t, engines.Options{NoRedis: true})
+	e := engine.New(t, engines.Options{NoRedis: true})
 	up := harness.NewUpstream(t)
 	g := newGate(t, up)
 	s := harness.Start(t, append(append(quick, "PACKBASE_LEASE="+lease.String()), e.Env()...)...)

@@ -20,6 +20,7 @@ import (
 	"github.com/francescobianco/packbase/storage/jobs"
 	"github.com/francescobianco/packbase/storage/queue"
 	"github.com/francescobianco/packbase/tests/harness"
+	"github.com/francescobianco/packbase/tests/harness/engine"
 )
 
 // recoveryTime is how long all work may take to end after a fault.
@@ -28,7 +29,7 @@ const recoveryTime = 30 * time.Second
 // Redis is flushed, killed and frozen while jobs are under way.
 func TestRedisFaults(t *testing.T) {
 	t.Parallel()
-	e := harness.NewEngines(t, engines.Options{NoPostgres: true, Ephemeral: true})
+	e := engine.New(t, engines.Options{NoPostgres: true, Ephemeral: true})
 	up := harness.NewUpstream(t)
 	s := harness.Start(t, append(quick, e.Env()...)...)
 	rnd := random(t)
@@ -40,7 +41,7 @@ func TestRedisFaults(t *testing.T) {
 }
 
 type redisFaults struct {
-	e   *harness.Engines
+	e   *engine.Set
 	s   *harness.Server
 	up  *harness.Upstream
 	g   *gate

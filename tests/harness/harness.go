@@ -69,7 +69,7 @@ func run(m *testing.M) (code int, err error) {
 // build builds packbase, with the race detector if the tests have it.
 func build(binary string) error {
 	args := []string{"build", "-o", binary}
-	if raceEnabled {
+	if RaceEnabled {
 		args = append(args, "-race")
 	}
 	out, err := exec.Command("go", append(args, "github.com/francescobianco/packbase/cmd/packbase")...).CombinedOutput()

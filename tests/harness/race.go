@@ -2,5 +2,6 @@
 
 package harness
 
-// raceEnabled says that the tests run with the race detector.
-const raceEnabled = true
+// RaceEnabled says that the tests and packbase have the race detector, which
+// takes several times the memory and the time.
+const RaceEnabled = true

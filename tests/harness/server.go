@@ -50,7 +50,7 @@ func settings(root string, port int, env []string) []string {
 		"PACKBASE_LEASE=2s",
 		"PACKBASE_JOB_BACKOFF=100ms",
 	}
-	if raceEnabled {
+	if RaceEnabled {
 		// The race detector reserves more addresses than there is memory.
 		usual = append(usual, "PACKBASE_INGEST_MEMORY=1PiB")
 	}

@@ -281,13 +281,6 @@ func (r *Repo) Blob(content string) string {
 	return r.GitInput(content, "hash-object", "-w", "--stdin")
 }
 
-// Object stores an object of any kind and content, also a broken one, and
-// returns its id.
-func (r *Repo) Object(kind, content string) string {
-	r.t.Helper()
-	return r.GitInput(content, "hash-object", "-w", "--literally", "-t", kind, "--stdin")
-}
-
 // Tag points a lightweight tag at an object, over one that is there.
 func (r *Repo) Tag(name, oid string) {
 	r.t.Helper()
@@ -306,12 +299,6 @@ func (r *Repo) Annotate(name, oid string) string {
 func (r *Repo) DeleteTag(name string) {
 	r.t.Helper()
 	r.Git("update-ref", "-d", "refs/tags/"+name)
-}
-
-// Branch points a branch at a commit.
-func (r *Repo) Branch(name, oid string) {
-	r.t.Helper()
-	r.Git("update-ref", "refs/heads/"+name, oid)
 }
 
 // Release makes a commit of a small package and tags it. It returns the
