@@ -43,7 +43,8 @@ type program struct{ *term.Program }
 func Commands(run *term.Program) []*cobra.Command {
 	p := &program{run}
 	return []*cobra.Command{p.fetchCommand(), p.updateCommand(), p.listCommand(), p.searchCommand(), p.infoCommand(), p.checkCommand(),
-		p.reviewCommand(), p.visibilityCommand(), p.removeCommand(), p.tokenCommand(), p.jobsCommand(), p.statusCommand(), p.runCommand(), p.envCommand()}
+		p.reviewCommand(), p.visibilityCommand(), p.removeCommand(), p.tokenCommand(), p.jobsCommand(), p.statusCommand(), p.runCommand(), p.envCommand(),
+		p.captureCommand(), p.treeCommand(), p.warmCommand(), p.bundleCommand()}
 }
 
 // A remote is the flags of a command that asks a server.

@@ -1,0 +1,244 @@
+package client
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/francescobianco/packbase/api/route"
+	"github.com/francescobianco/packbase/api/wire"
+	"github.com/francescobianco/packbase/cmd/packbase/project"
+	"github.com/francescobianco/packbase/cmd/packbase/term"
+	"github.com/francescobianco/packbase/storage/jobs"
+	"github.com/francescobianco/packbase/storage/zigpkg"
+)
+
+// manifestsOf reads the project in the folder that args name, else in this one.
+func manifestsOf(args []string) ([]wire.TreeManifest, error) {
+	dir := "."
+	if len(args) > 0 {
+		dir = args[0]
+	}
+	all, err := project.Manifests(dir)
+	if err != nil {
+		return nil, term.Usage("%w", err)
+	}
+	out := make([]wire.TreeManifest, len(all))
+	for i, m := range all {
+		out[i] = wire.TreeManifest(m)
+	}
+	return out, nil
+}
+
+// treeName is what the tree of a project is called when nobody says how.
+func treeName(manifests []wire.TreeManifest) (string, error) {
+	man, err := zigpkg.ParseManifest([]byte(manifests[0].Text))
+	if err != nil {
+		return "", term.Usage("%s:%w", manifests[0].File, err)
+	}
+	return man.Name, packageArg(man.Name)
+}
+
+func (p *program) captureCommand() *cobra.Command {
+	var name string
+	var wait, private, retry bool
+	var limit time.Duration
+	cmd := &cobra.Command{
+		Use:   "capture [DIR]",
+		Short: "Have all brought that a project depends on, and what that does",
+		Long: `Have everything brought that the project in DIR depends on: what its
+build.zig.zon and those of its path dependencies name, the dependencies of that,
+and so on, lazy ones included. Nothing in the project is edited. What cannot be
+had is listed with the reason. A second capture asks upstream for what is new
+only; --retry tries again what was missing.`,
+		Example: `  packbase capture --wait
+  packbase capture --wait --retry ~/src/zls`,
+		Args: cobra.MaximumNArgs(1),
+	}
+	r := p.addRemote(cmd)
+	cmd.Flags().StringVar(&name, "name", "", "name of the tree (default the project's)")
+	cmd.Flags().BoolVar(&private, "private", false, "show the tree only to those who see private packages")
+	cmd.Flags().BoolVar(&retry, "retry", false, "try again what was missing")
+	addWait(cmd, &wait, &limit)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		manifests, err := manifestsOf(args)
+		if err != nil {
+			return err
+		}
+		if name == "" {
+			if name, err = treeName(manifests); err != nil {
+				return err
+			}
+		}
+		c, err := p.client(r)
+		if err != nil {
+			return err
+		}
+		raw, err := c.post(cmd.Context(), route.Trees, wire.Capture{Name: name, Manifests: manifests, Private: private})
+		if err == nil && retry {
+			if err = p.followCapture(cmd.Context(), c, raw, limit); err == nil {
+				raw, err = c.post(cmd.Context(), route.Path(route.TreeRetry, name), nil)
+			}
+		}
+		if err != nil || !wait {
+			return show(p, r, raw, err, drawCapture)
+		}
+		if err := p.followCapture(cmd.Context(), c, raw, limit); err != nil {
+			return err
+		}
+		raw, err = c.get(cmd.Context(), route.Path(route.Tree, name), nil)
+		return show(p, r, raw, err, drawTree)
+	}
+	return cmd
+}
+
+func drawCapture(s *term.Screen, q wire.CaptureQueued) {
+	s.Printf("%s is being captured by job %s\n", term.Printable(q.Tree), term.Printable(q.JobID))
+	s.Printf("%s\n", s.Paint(term.Dim, "`packbase tree "+term.Printable(q.Tree)+"` shows how far it is."))
+}
+
+// followCapture waits for the end of a capture that was asked for.
+func (p *program) followCapture(ctx context.Context, c *client, queued []byte, limit time.Duration) error {
+	q, err := decode[wire.CaptureQueued](queued)
+	if err != nil {
+		return err
+	}
+	return within(ctx, limit, "The capture goes on: `packbase tree "+q.Tree+"`.", func(ctx context.Context) error {
+		g := &progress{s: p.Screen(p.Stderr)}
+		defer g.clear()
+		j, err := c.follow(ctx, q.JobID, c.events, func(j job) {
+			if j.Progress.Step == "" {
+				return // it gives its place back again and again, and takes another
+			}
+			j.Package, j.State = q.Tree, jobs.Running
+			g.show(j)
+		})
+		return errors.Join(err, j.err())
+	})
+}
+
+func (p *program) treeCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "tree [NAME]",
+		Short: "Show a captured tree, or the project's in this folder",
+		Example: `  packbase tree
+  packbase tree zls`,
+		Args: cobra.MaximumNArgs(1),
+	}
+	r := p.addRemote(cmd)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		c, err := p.client(r)
+		if err != nil {
+			return err
+		}
+		name := ""
+		if len(args) > 0 {
+			name = args[0]
+		} else {
+			manifests, err := manifestsOf(nil)
+			if err != nil {
+				return err
+			}
+			if name, err = treeName(manifests); err != nil {
+				return err
+			}
+		}
+		if err := packageArg(name); err != nil {
+			return err
+		}
+		raw, err := c.get(cmd.Context(), route.Path(route.Tree, name), nil)
+		return show(p, r, raw, err, drawTree)
+	}
+	return cmd
+}
+
+// drawTree draws each package below the first that names it, and in one line where others do.
+func drawTree(s *term.Screen, t wire.TreeInfo) {
+	s.Printf("%s  %s, %s", s.Paint(term.Bold, term.Printable(t.Name)), term.Plural(t.Nodes, "package"), term.Size(t.SizeBytes))
+	switch {
+	case t.State == "open":
+		s.Printf(", %s", s.Paint(term.Yellow, "being captured"))
+	case t.Missing > 0:
+		s.Printf(", %s", s.Paint(term.Red, fmt.Sprintf("%d missing", t.Missing)))
+	}
+	s.Printf("\n")
+	d := treeDrawing{s: s, below: map[string][]*wire.TreeNode{}, drawn: map[string]bool{}}
+	for i := range t.Packages {
+		n := &t.Packages[i]
+		for _, parent := range n.Parents {
+			d.below[parent] = append(d.below[parent], n)
+		}
+	}
+	d.draw("", "")
+	for _, problem := range t.Problems {
+		s.Printf("%s %s: %s\n", s.Paint(term.Red, "no package"), term.Printable(problem.Name), term.Printable(problem.Reason))
+	}
+	for _, n := range t.Packages {
+		if n.State == "hole" {
+			s.Printf("%s %s\n  %s\n", s.Paint(term.Red, "missing"), term.Printable(n.Hash), term.Printable(n.Reason))
+		}
+	}
+}
+
+type treeDrawing struct {
+	s     *term.Screen
+	below map[string][]*wire.TreeNode // by the parent's hash
+	drawn map[string]bool
+}
+
+func (d *treeDrawing) draw(parent, indent string) {
+	nodes := d.below[parent]
+	slices.SortFunc(nodes, func(a, b *wire.TreeNode) int { return cmp.Compare(nodeName(a), nodeName(b)) })
+	for i, n := range nodes {
+		branch, next := "├── ", "│   "
+		if i == len(nodes)-1 {
+			branch, next = "└── ", "    "
+		}
+		d.s.Printf("%s%s%s\n", indent, branch, d.line(n))
+		if !d.drawn[n.Hash] {
+			d.drawn[n.Hash] = true
+			d.draw(n.Hash, indent+next)
+		}
+	}
+}
+
+// nodeName is what people know a package by.
+func nodeName(n *wire.TreeNode) string {
+	switch {
+	case n.Source != nil && n.Source.Name != "":
+		return strings.TrimSpace(n.Source.Name + " " + n.Source.Version)
+	case len(n.URLs) > 0:
+		return n.URLs[0]
+	}
+	return n.Hash
+}
+
+func (d *treeDrawing) line(n *wire.TreeNode) string {
+	line := term.Printable(nodeName(n))
+	var notes []string
+	if n.Source != nil {
+		notes = append(notes, term.Size(n.Source.SizeBytes))
+	}
+	if n.Lazy {
+		notes = append(notes, "lazy")
+	}
+	if d.drawn[n.Hash] && len(d.below[n.Hash]) > 0 {
+		notes = append(notes, "as above")
+	}
+	if len(notes) > 0 {
+		line += "  " + d.s.Paint(term.Dim, strings.Join(notes, ", "))
+	}
+	switch n.State {
+	case "hole":
+		line += "  " + d.s.Paint(term.Red, "missing: "+term.Printable(n.Code))
+	case "waiting":
+		line += "  " + d.s.Paint(term.Yellow, "waiting")
+	}
+	return line
+}

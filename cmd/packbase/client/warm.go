@@ -1,0 +1,310 @@
+package client
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/francescobianco/packbase/api/route"
+	"github.com/francescobianco/packbase/api/wire"
+	"github.com/francescobianco/packbase/cmd/packbase/project"
+	"github.com/francescobianco/packbase/cmd/packbase/term"
+	"github.com/francescobianco/packbase/storage/bundle"
+	"github.com/francescobianco/packbase/storage/jobs"
+	"github.com/francescobianco/packbase/storage/zigcache"
+)
+
+func (p *program) warmCommand() *cobra.Command {
+	var zig, cacheDir, from string
+	var all bool
+	cmd := &cobra.Command{
+		Use:   "warm [DIR]",
+		Short: "Fill Zig's cache with all that a project depends on",
+		Long: `Fill Zig's global cache with all that the project in DIR depends on, so that
+zig build needs no network. The server answers one request with one stream; each
+package is unpacked and hashed here before it is stored, and what the cache has
+is left as it is. Nothing in the project is edited.
+
+What is missing on the server is listed: packbase capture brings it. With --from
+the packages come from a file that packbase bundle made, and no server is asked.`,
+		Example: `  packbase warm && zig build
+  packbase warm --require-all --zig ~/zig-0.15.2/zig ~/src/zls
+  packbase warm --from zls.tar`,
+		Args: cobra.MaximumNArgs(1),
+	}
+	r := p.addRemote(cmd)
+	_ = cmd.Flags().MarkHidden("json") // it is there
+	cmd.Flags().StringVar(&zig, "zig", "", "the zig that will build: its version says how the cache looks (default the one in PATH; both ways if there is none)")
+	cmd.Flags().StringVar(&cacheDir, "cache-dir", "", "Zig's global cache (default where zig has it: ZIG_GLOBAL_CACHE_DIR, else in the home folder)")
+	cmd.Flags().StringVar(&from, "from", "", "a file that packbase bundle made, in place of the server")
+	cmd.Flags().BoolVar(&all, "require-all", false, "store nothing and fail if anything is missing")
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		w := &warming{p: p, g: &progress{s: p.Screen(p.Stderr)}, all: all}
+		var err error
+		if w.cache, err = p.cache(cmd.Context(), zig, cacheDir); err != nil {
+			return err
+		}
+		stream, err := p.openBundle(cmd.Context(), r, args, from, !all)
+		if err != nil {
+			return err
+		}
+		defer stream.Close()
+		return w.run(cmd.Context(), stream)
+	}
+	return cmd
+}
+
+// cache returns the cache of a zig, "" for the one in PATH.
+func (p *program) cache(ctx context.Context, zig, dir string) (c zigcache.Cache, err error) {
+	if c.Dir = dir; dir == "" {
+		if c.Dir, err = project.CacheDir(p.Getenv); err != nil {
+			return c, term.Usage("%w", err)
+		}
+	}
+	if c.Dir, err = filepath.Abs(c.Dir); err != nil {
+		return c, fmt.Errorf("find cache: %w", err)
+	}
+	version, err := project.Version(ctx, cmp.Or(zig, "zig"))
+	if err != nil && zig != "" {
+		return c, term.Usage("--zig: %w", err)
+	}
+	archives, known := project.ReadsArchives(version)
+	c.Archives, c.Folders = archives || !known, !archives || !known
+	return c, nil
+}
+
+// openBundle returns the stream of a file, or of what the server has for a project.
+func (p *program) openBundle(ctx context.Context, r *remote, args []string, from string, partial bool) (io.ReadCloser, error) {
+	if from != "" {
+		f, err := os.Open(from)
+		if err != nil {
+			return nil, term.Usage("--from: %w", err)
+		}
+		return f, nil
+	}
+	manifests, err := manifestsOf(args)
+	if err != nil {
+		return nil, err
+	}
+	c, err := p.client(r)
+	if err != nil {
+		return nil, err
+	}
+	res, err := c.send(ctx, http.MethodPost, route.Bundle, nil, wire.WantBundle{Manifests: manifests, Partial: partial})
+	if err != nil {
+		return nil, err
+	}
+	if res.StatusCode == http.StatusOK {
+		return res.Body, nil
+	}
+	defer res.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(res.Body, maxAnswer))
+	if err != nil {
+		return nil, &AwayError{c.base, err}
+	}
+	var holes wire.Holes
+	if json.Unmarshal(body, &holes) == nil {
+		p.drawHoles(holes.Holes)
+	}
+	return nil, newAnswerError(res, body)
+}
+
+// drawHoles lists what is missing.
+func (p *program) drawHoles(holes []wire.Hole) {
+	s := p.Screen(p.Stderr)
+	for _, h := range holes {
+		what := h.Hash
+		if len(h.URLs) > 0 {
+			what = h.URLs[0]
+		}
+		s.Printf("%s %s: %s\n", s.Paint(term.Yellow, "missing"), term.Printable(cmp.Or(what, "a package")), term.Printable(h.Reason))
+	}
+}
+
+// A warming is one run of the command warm.
+type warming struct {
+	p     *program
+	g     *progress
+	cache zigcache.Cache
+	all   bool
+
+	total, done   int64 // bytes
+	here, brought int   // packages
+	holes         []wire.Hole
+}
+
+func (w *warming) run(ctx context.Context, stream io.Reader) error {
+	began := time.Now()
+	defer w.g.clear()
+	err := bundle.Read(stream, w.listed, func(pkg bundle.Package, body io.Reader) error { return w.put(ctx, pkg, body) })
+	w.g.clear()
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	if err != nil {
+		return fmt.Errorf("warm: %w", err)
+	}
+	w.p.drawHoles(w.holes)
+	s := w.p.Screen(w.p.Stdout)
+	s.Printf("%s %s: %s, %s, %d of them new, in %s", s.Paint(term.Green, "ok"), w.cache.Dir,
+		term.Plural(w.here+w.brought, "package"), term.Size(w.done), w.brought, time.Since(began).Round(10*time.Millisecond))
+	if n := len(w.holes); n > 0 {
+		s.Printf("; %s", s.Paint(term.Yellow, fmt.Sprintf("%d missing", n)))
+	}
+	s.Printf("\n")
+	return nil
+}
+
+func (w *warming) listed(m bundle.Manifest) error {
+	for _, pkg := range m.Packages {
+		w.total += pkg.Size
+	}
+	for _, h := range m.Holes {
+		w.holes = append(w.holes, wire.Hole(h))
+	}
+	if w.all && len(w.holes) > 0 {
+		w.g.clear()
+		w.p.drawHoles(w.holes)
+		return fmt.Errorf("%d packages are missing, and --require-all wants all", len(w.holes))
+	}
+	return nil
+}
+
+// put stores one package under all its hashes, unless it is there.
+func (w *warming) put(ctx context.Context, pkg bundle.Package, body io.Reader) error {
+	body = &countedBody{body, w}
+	var missing []string
+	for _, hash := range append([]string{pkg.Hash}, pkg.Aliases...) {
+		if !w.cache.Has(hash) {
+			missing = append(missing, hash)
+		}
+	}
+	if len(missing) == 0 {
+		w.here++
+		_, err := io.Copy(io.Discard, body)
+		return err
+	}
+	file, err := os.CreateTemp("", "packbase-warm-*")
+	if err != nil {
+		return fmt.Errorf("make temporary file: %w", err)
+	}
+	defer file.Close()
+	if err := os.Remove(file.Name()); err != nil {
+		return fmt.Errorf("make temporary file: %w", err)
+	}
+	size, err := io.Copy(file, body)
+	if err != nil {
+		return err
+	}
+	for _, hash := range missing {
+		if err := w.cache.Put(ctx, hash, file, size); err != nil {
+			return fmt.Errorf("%s: %w", hash, err)
+		}
+	}
+	w.brought++
+	return nil
+}
+
+// A countedBody shows how far the stream is.
+type countedBody struct {
+	io.Reader
+	w *warming
+}
+
+func (b *countedBody) Read(p []byte) (int, error) {
+	n, err := b.Reader.Read(p)
+	b.w.done += int64(n)
+	j := job{Job: wire.Job{Kind: "warm", State: jobs.Running, Progress: wire.Progress{Step: "packages", Done: b.w.done, Total: b.w.total, Unit: "bytes"}}}
+	b.w.g.show(j)
+	return n, err
+}
+
+func (p *program) bundleCommand() *cobra.Command {
+	var out string
+	var partial bool
+	cmd := &cobra.Command{
+		Use:   "bundle [DIR]",
+		Short: "Write all that a project depends on to one file",
+		Long: `Write all that the project in DIR depends on to one file, for a place without
+a network: packbase warm --from puts it into Zig's cache there, for every version
+of Zig. The same packages give the same bytes.`,
+		Example: `  packbase bundle -o zls.tar ~/src/zls
+  packbase warm --from zls.tar`,
+		Args: cobra.MaximumNArgs(1),
+	}
+	r := p.addRemote(cmd)
+	_ = cmd.Flags().MarkHidden("json") // it is there
+	cmd.Flags().StringVarP(&out, "output", "o", "", "the file to write; - is standard output (default the project's name and .tar)")
+	cmd.Flags().BoolVar(&partial, "partial", false, "write what there is, if something is missing")
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if out == "" {
+			manifests, err := manifestsOf(args)
+			if err != nil {
+				return err
+			}
+			name, err := treeName(manifests)
+			if err != nil {
+				return err
+			}
+			out = name + ".tar"
+		}
+		stream, err := p.openBundle(cmd.Context(), r, args, "", partial)
+		if err != nil {
+			return err
+		}
+		defer stream.Close()
+		if out == "-" {
+			_, err := io.Copy(p.Stdout, stream)
+			return err
+		}
+		return p.writeBundle(stream, out)
+	}
+	return cmd
+}
+
+// writeBundle writes a bundle to a file that appears as a whole or not at all, and only if it is one.
+func (p *program) writeBundle(stream io.Reader, out string) (err error) {
+	tmp, err := os.CreateTemp(filepath.Dir(out), ".packbase-bundle-*")
+	if err != nil {
+		return fmt.Errorf("write bundle: %w", err)
+	}
+	defer func() {
+		if err != nil {
+			os.Remove(tmp.Name())
+		}
+	}()
+	packages, size, holes := 0, int64(0), []wire.Hole(nil)
+	err = bundle.Read(io.TeeReader(stream, tmp), func(m bundle.Manifest) error {
+		packages = len(m.Packages)
+		for _, h := range m.Holes {
+			holes = append(holes, wire.Hole(h))
+		}
+		return nil
+	}, func(_ bundle.Package, body io.Reader) error {
+		n, err := io.Copy(io.Discard, body)
+		size += n
+		return err
+	})
+	if err == nil {
+		_, err = io.Copy(tmp, stream) // what is behind the last entry
+	}
+	if err = errors.Join(err, tmp.Chmod(0o644), tmp.Close()); err != nil {
+		return fmt.Errorf("write bundle: %w", err)
+	}
+	if err := os.Rename(tmp.Name(), out); err != nil {
+		return fmt.Errorf("write bundle: %w", err)
+	}
+	p.drawHoles(holes)
+	s := p.Screen(p.Stdout)
+	s.Printf("%s %s: %s, %s\n", s.Paint(term.Green, "ok"), term.Printable(out), term.Plural(packages, "package"), term.Size(size))
+	return nil
+}
