@@ -20,7 +20,7 @@ var imports = []struct {
 	may  []string
 }{
 	{"cmd", []string{"api", "worker", "storage", "migrations"}},
-	{"cmd/packbase/client", []string{"cmd/packbase/term", "cmd/packbase/localproxy", "api/route", "api/wire", "storage"}},
+	{"cmd/packbase/client", []string{"cmd/packbase/term", "cmd/packbase/localproxy", "cmd/packbase/project", "api/route", "api/wire", "storage"}},
 	{"cmd/packbase/term", nil},
 	{"api", []string{"storage"}},
 	{"api/answer", []string{"api/wire", "storage"}},
