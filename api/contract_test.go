@@ -24,6 +24,7 @@ import (
 	"github.com/francescobianco/packbase/api"
 	"github.com/francescobianco/packbase/storage"
 	"github.com/francescobianco/packbase/storage/jobs"
+	"github.com/francescobianco/packbase/storage/pktline"
 )
 
 // A scene is a registry in which every answer can be had.
@@ -501,8 +502,8 @@ func (s *scene) keepHistory() {
 	s.must(s.db.Jobs.End(s.t.Context(), c, jobs.Outcome{State: jobs.Succeeded}))
 }
 
-// pkt encodes a line. gitprotocol-common(5), "pkt-line Format".
-func pkt(line string) string { return fmt.Sprintf("%04x%s\n", len(line)+5, line) }
+// pkt encodes a line.
+func pkt(line string) string { return pktline.Lines(line + "\n") }
 
 func gzipped(b []byte) []byte {
 	var buf bytes.Buffer

@@ -44,6 +44,7 @@ var imports = []struct {
 	{"storage/blob", nil},
 	{"storage/engines", nil},
 	{"storage/gitpack", nil},
+	{"storage/pktline", nil},
 	{"storage/queue", nil},
 	{"storage/tarball", nil},
 	{"storage/zigpkg", nil},

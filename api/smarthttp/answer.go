@@ -2,11 +2,12 @@ package smarthttp
 
 import (
 	"errors"
-	"fmt"
 	"io"
 	"net/http"
 	"strconv"
 	"sync"
+
+	"github.com/francescobianco/packbase/storage/pktline"
 )
 
 // A brokenAnswer is an error after the first byte of an answer.
@@ -15,20 +16,20 @@ type brokenAnswer struct{ err error }
 func (e *brokenAnswer) Error() string { return "send answer: " + e.err.Error() }
 func (e *brokenAnswer) Unwrap() error { return e.err }
 
-// buffers holds *[maxPacket]byte: a slow reader costs one, and a goroutine.
-var buffers = sync.Pool{New: func() any { return new([maxPacket]byte) }}
+// buffers holds *[pktline.MaxSize]byte: a slow reader costs one, and a goroutine.
+var buffers = sync.Pool{New: func() any { return new([pktline.MaxSize]byte) }}
 
 // An answer writes a response body through one buffer.
 type answer struct {
 	w     http.ResponseWriter
-	store *[maxPacket]byte
+	store *[pktline.MaxSize]byte
 	buf   []byte // the bytes that wait, in store
 }
 
 // begin starts an answer of size bytes.
 func (h *Handler) begin(w http.ResponseWriter, size int64) *answer {
 	w.Header().Set("Content-Length", strconv.FormatInt(size, 10))
-	a := &answer{w: w, store: buffers.Get().(*[maxPacket]byte)}
+	a := &answer{w: w, store: buffers.Get().(*[pktline.MaxSize]byte)}
 	a.buf = a.store[:0]
 	return a
 }
@@ -85,7 +86,7 @@ func (n *countingWriter) Write(p []byte) (int, error) {
 }
 
 // bandHeader is the length of a packet and the number of its band.
-const bandHeader = lengthSize + 1
+const bandHeader = pktline.HeaderSize + 1
 
 // sendPack answers with head and a pack of size bytes, in packets of at most
 // sideband bytes unless that is 0. In the pack section there are data packets
@@ -94,7 +95,7 @@ func (h *Handler) sendPack(w http.ResponseWriter, head []byte, pack io.Reader, s
 	length := int64(len(head)) + size
 	if sideband > 0 {
 		most := int64(sideband - bandHeader)
-		length += (size+most-1)/most*bandHeader + int64(len(flushPkt))
+		length += (size+most-1)/most*bandHeader + int64(len(pktline.Flush))
 	}
 	a := h.begin(w, length)
 	if _, err := a.Write(head); err != nil {
@@ -106,7 +107,7 @@ func (h *Handler) sendPack(w http.ResponseWriter, head []byte, pack io.Reader, s
 	if err := a.copyBand(pack, size, sideband); err != nil {
 		return a.end(err)
 	}
-	_, err := a.Write([]byte(flushPkt))
+	_, err := a.Write([]byte(pktline.Flush))
 	return a.end(err)
 }
 
@@ -135,7 +136,7 @@ func (a *answer) copyBand(pack io.Reader, size int64, sideband int) error {
 				return err
 			}
 		}
-		a.buf = fmt.Appendf(a.buf, "%04x\x01", n+bandHeader)
+		a.buf = append(pktline.AppendLength(a.buf, int(n)+bandHeader), 1)
 		if err := a.fill(pack, int(n)); err != nil {
 			a.buf = a.buf[:len(a.buf)-bandHeader]
 			return a.breakOff(err, size)
@@ -148,8 +149,8 @@ func (a *answer) copyBand(pack io.Reader, size int64, sideband int) error {
 // breakOff tells the client of err, if the announced length has room for it.
 func (a *answer) breakOff(err error, left int64) error {
 	const message = "\x03packbase: a stored object cannot be read; try again\n"
-	if int64(len(message)) <= left && cap(a.buf)-len(a.buf) >= len(message)+lengthSize {
-		a.buf = fmt.Appendf(a.buf, "%04x%s", len(message)+lengthSize, message)
+	if int64(len(message)) <= left && cap(a.buf)-len(a.buf) >= len(message)+pktline.HeaderSize {
+		a.buf = pktline.Append(a.buf, message)
 		return errors.Join(err, a.flush(), http.NewResponseController(a.w).Flush())
 	}
 	return err

@@ -9,6 +9,7 @@ import (
 	"github.com/RoaringBitmap/roaring/v2"
 
 	"github.com/francescobianco/packbase/storage/gitpack"
+	"github.com/francescobianco/packbase/storage/pktline"
 )
 
 // A plan is what a fetch is answered with.
@@ -48,7 +49,7 @@ func (h *Handler) fetch(w http.ResponseWriter, r *http.Request, repo *Repository
 	}
 	sideband := pl.sideband
 	if version == 2 {
-		sideband = maxPacket
+		sideband = pktline.MaxSize
 	}
 	return h.sendPack(w, head.Bytes(), pack, pl.pack.Size, sideband)
 }

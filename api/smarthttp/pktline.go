@@ -6,15 +6,8 @@ import (
 	"fmt"
 	"io"
 	"slices"
-	"strconv"
-)
 
-// gitprotocol-common(5), "pkt-line Format".
-const (
-	maxPacket  = 65520 // with the 4 digits of its length
-	flushPkt   = "0000"
-	delimPkt   = "0001"
-	lengthSize = 4
+	"github.com/francescobianco/packbase/storage/pktline"
 )
 
 type packetKind int
@@ -39,25 +32,21 @@ func (p *packetReader) next() (kind packetKind, line []byte, err error) {
 	if p.left--; p.left < 0 {
 		return 0, nil, refuse("upload-pack: too many lines in the request")
 	}
-	var digits [lengthSize]byte
-	if _, err := io.ReadFull(p.r, digits[:]); err == io.EOF {
-		return noPacket, nil, nil
-	} else if err != nil {
-		return 0, nil, cutShort(err)
-	}
-	n, err := strconv.ParseUint(string(digits[:]), 16, 16)
-	if err != nil {
-		return 0, nil, badRequest("bad pkt-line length %q", digits)
-	}
+	n, err := pktline.ReadLength(p.r)
+	var bad pktline.LengthError
 	switch {
-	case n == 0:
+	case err == io.EOF:
+		return noPacket, nil, nil
+	case errors.As(err, &bad):
+		return 0, nil, badRequest("%v", bad)
+	case err != nil:
+		return 0, nil, cutShort(err)
+	case n == pktline.FlushLength:
 		return flushPacket, nil, nil
-	case n == 1:
+	case n == pktline.DelimLength:
 		return delimPacket, nil, nil
-	case n < lengthSize || n > maxPacket:
-		return 0, nil, badRequest("bad pkt-line length %q", digits)
 	}
-	p.buf = slices.Grow(p.buf[:0], int(n))[:n-lengthSize]
+	p.buf = slices.Grow(p.buf[:0], n)[:n-pktline.HeaderSize]
 	if _, err := io.ReadFull(p.r, p.buf); err != nil {
 		return 0, nil, cutShort(err)
 	}
@@ -94,17 +83,14 @@ type packetWriter struct {
 
 // linef writes a packet of text.
 func (p *packetWriter) linef(format string, args ...any) {
-	p.buf = append(p.buf[:0], flushPkt...)
+	p.buf = append(p.buf[:0], pktline.Flush...)
 	p.buf = fmt.Appendf(p.buf, format, args...)
-	const hexDigits = "0123456789abcdef"
-	for i := range lengthSize {
-		p.buf[i] = hexDigits[len(p.buf)>>(12-4*i)&0xf]
-	}
+	pktline.AppendLength(p.buf[:0], len(p.buf))
 	p.raw(p.buf)
 }
 
-func (p *packetWriter) flush() { p.raw([]byte(flushPkt)) }
-func (p *packetWriter) delim() { p.raw([]byte(delimPkt)) }
+func (p *packetWriter) flush() { p.raw([]byte(pktline.Flush)) }
+func (p *packetWriter) delim() { p.raw([]byte(pktline.Delim)) }
 
 func (p *packetWriter) raw(b []byte) {
 	if p.err == nil {

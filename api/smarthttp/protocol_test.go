@@ -15,6 +15,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/francescobianco/packbase/storage/pktline"
 )
 
 var update = flag.Bool("update", false, "write golden files")
@@ -39,15 +41,7 @@ func golden(t *testing.T, name, got string) {
 
 // pkt returns packets of the lines, where "0000" and "0001" stay as they are.
 func pkt(lines ...string) string {
-	var b strings.Builder
-	for _, l := range lines {
-		if l == flushPkt || l == delimPkt {
-			b.WriteString(l)
-			continue
-		}
-		fmt.Fprintf(&b, "%04x%s", len(l)+lengthSize, l)
-	}
-	return b.String()
+	return pktline.Lines(lines...)
 }
 
 // An exchange is a request of git-upload-pack, without a client's checks.
@@ -159,16 +153,16 @@ func TestLsRefs(t *testing.T) {
 		{"ls-refs-none", []string{"ref-prefix refs/pull/\n"}},
 	}
 	for _, tt := range tests {
-		lines := append([]string{"command=ls-refs\n", "agent=zig/0.15.2\n", "object-format=sha1\n", delimPkt}, tt.args...)
-		_, body := exchange{version: "2", body: pkt(append(lines, flushPkt)...)}.post(t, url)
+		lines := append([]string{"command=ls-refs\n", "agent=zig/0.15.2\n", "object-format=sha1\n", pktline.Delim}, tt.args...)
+		_, body := exchange{version: "2", body: pkt(append(lines, pktline.Flush)...)}.post(t, url)
 		golden(t, tt.name, body)
 	}
 }
 
 // zigFetch is the request of Zig 0.14 to 0.17: 24 stray bytes follow the id.
 func zigFetch(id string, stray byte) string {
-	return pkt("command=fetch\n", "agent=zig/0.15.2\n", "object-format=sha1\n", delimPkt, "ofs-delta\n", "no-progress\n",
-		"deepen 1\n", "want "+id+strings.Repeat(string(rune(stray)), 24)+"\n", "done\n", flushPkt)
+	return pkt("command=fetch\n", "agent=zig/0.15.2\n", "object-format=sha1\n", pktline.Delim, "ofs-delta\n", "no-progress\n",
+		"deepen 1\n", "want "+id+strings.Repeat(string(rune(stray)), 24)+"\n", "done\n", pktline.Flush)
 }
 
 func TestZigRequest(t *testing.T) {
@@ -189,7 +183,7 @@ func TestZigRequest(t *testing.T) {
 	}
 	for _, tt := range tests {
 		resp, body := exchange{version: "2", body: tt.body}.post(t, url)
-		head := pkt("shallow-info\n", "shallow "+id+"\n", delimPkt, "packfile\n")
+		head := pkt("shallow-info\n", "shallow "+id+"\n", pktline.Delim, "packfile\n")
 		rest, ok := strings.CutPrefix(body, head)
 		if !ok {
 			t.Fatalf("%s: answer starts %.200q, want %q", tt.name, body, head)
@@ -211,16 +205,16 @@ func TestZigRequest(t *testing.T) {
 func unband(t *testing.T, s string) string {
 	t.Helper()
 	var pack strings.Builder
-	for !strings.HasPrefix(s, flushPkt) {
+	for !strings.HasPrefix(s, pktline.Flush) {
 		var n int
-		if _, err := fmt.Sscanf(s[:min(4, len(s))], "%04x", &n); err != nil || n > len(s) || n < 6 || n > maxPacket || s[4] != 1 {
+		if _, err := fmt.Sscanf(s[:min(4, len(s))], "%04x", &n); err != nil || n > len(s) || n < 6 || n > pktline.MaxSize || s[4] != 1 {
 			t.Fatalf("bad packet %.20q: %v", s, err)
 		}
 		pack.WriteString(s[5:n])
 		s = s[n:]
 	}
-	if s != flushPkt {
-		t.Errorf("%d bytes after the flush", len(s)-len(flushPkt))
+	if s != pktline.Flush {
+		t.Errorf("%d bytes after the flush", len(s)-len(pktline.Flush))
 	}
 	return pack.String()
 }
@@ -250,8 +244,8 @@ func TestBodyForms(t *testing.T) {
 		name, version, body string
 	}{
 		{"fetch", "2", zigFetch(id, 0)},
-		{"ls-refs", "2", pkt("command=ls-refs\n", delimPkt, "peel\n", flushPkt)},
-		{"version 0", "", pkt("want "+id+" side-band-64k agent=x\n", flushPkt, "done\n")},
+		{"ls-refs", "2", pkt("command=ls-refs\n", pktline.Delim, "peel\n", pktline.Flush)},
+		{"version 0", "", pkt("want "+id+" side-band-64k agent=x\n", pktline.Flush, "done\n")},
 	}
 	for _, r := range requests {
 		for _, zipped := range []bool{false, true} {
@@ -282,8 +276,8 @@ func TestBadBodies(t *testing.T) {
 	url := serve(t, newMirror(t, u), Options{MaxBody: 100_000, MaxInflated: 200_000, MaxWants: 100, MaxHaves: 100}) + "/pkg"
 	id := u.git("rev-parse", "v2^{}")
 	v2 := func(lines ...string) exchange {
-		lines = append([]string{"command=fetch", "object-format=sha1", delimPkt}, lines...)
-		return exchange{version: "2", body: pkt(append(lines, flushPkt)...)}
+		lines = append([]string{"command=fetch", "object-format=sha1", pktline.Delim}, lines...)
+		return exchange{version: "2", body: pkt(append(lines, pktline.Flush)...)}
 	}
 	v0 := func(lines ...string) exchange { return exchange{body: pkt(lines...)} }
 	want := "want " + id
@@ -295,9 +289,9 @@ func TestBadBodies(t *testing.T) {
 	}{
 		{"empty", exchange{version: "2"}, 400, "no command"},
 		{"empty, version 0", exchange{}, 400, "too early"},
-		{"no command", exchange{version: "2", body: pkt("agent=git/2", flushPkt)}, 400, "no command"},
-		{"bytes after a flush", exchange{version: "2", body: flushPkt + flushPkt}, 400, "bytes follow"},
-		{"bytes after a flush, version 0", exchange{body: flushPkt + flushPkt}, 400, "bytes follow"},
+		{"no command", exchange{version: "2", body: pkt("agent=git/2", pktline.Flush)}, 400, "no command"},
+		{"bytes after a flush", exchange{version: "2", body: pktline.Flush + pktline.Flush}, 400, "bytes follow"},
+		{"bytes after a flush, version 0", exchange{body: pktline.Flush + pktline.Flush}, 400, "bytes follow"},
 		{"not gzip", exchange{version: "2", body: zigFetch(id, 0), header: map[string]string{"Content-Encoding": "gzip"}}, 400, "malformed"},
 		{"unknown encoding", exchange{version: "2", body: "x", header: map[string]string{"Content-Encoding": "br"}}, 415, "gzip"},
 		{"two encodings", exchange{version: "2", body: "x", header: map[string]string{"Content-Encoding": "gzip, gzip"}}, 415, "gzip"},
@@ -325,27 +319,27 @@ func TestBadBodies(t *testing.T) {
 		{"bad shallow", v2(want, "shallow 12"), 200, "malformed shallow"},
 		{"many wants", v2(many(101, want)...), 200, "more than 100 want"},
 		{"many haves", v2(append(many(101, "have "+id), want)...), 200, "more than 100 have"},
-		{"many haves, version 0", v0(append([]string{want, flushPkt}, many(101, "have "+id)...)...), 200, "more than 100 have"},
+		{"many haves, version 0", v0(append([]string{want, pktline.Flush}, many(101, "have "+id)...)...), 200, "more than 100 have"},
 		{"many lines", v2(append(many(1400, "no-progress"), want)...), 200, "too many lines"},
-		{"unknown want, version 0", v0("want "+strings.Repeat("1", 40), flushPkt, "done"), 200, "not our ref"},
-		{"have first, version 0", v0("have "+id, flushPkt, "done"), 200, "unexpected line"},
-		{"no done, version 0", v0(want, flushPkt), 400, "too early"},
-		{"nonsense, version 0", v0(want, flushPkt, "want "+id), 200, "expected have"},
-		{"sha256, version 0", v0(want+" object-format=sha256", flushPkt, "done"), 200, "object format"},
-		{"filter, version 0", v0(want, "filter blob:none", flushPkt, "done"), 200, "filter is not supported"},
+		{"unknown want, version 0", v0("want "+strings.Repeat("1", 40), pktline.Flush, "done"), 200, "not our ref"},
+		{"have first, version 0", v0("have "+id, pktline.Flush, "done"), 200, "unexpected line"},
+		{"no done, version 0", v0(want, pktline.Flush), 400, "too early"},
+		{"nonsense, version 0", v0(want, pktline.Flush, "want "+id), 200, "expected have"},
+		{"sha256, version 0", v0(want+" object-format=sha256", pktline.Flush, "done"), 200, "object format"},
+		{"filter, version 0", v0(want, "filter blob:none", pktline.Flush, "done"), 200, "filter is not supported"},
 
 		// GT-04
-		{"unknown command", exchange{version: "2", body: pkt("command=push", flushPkt)}, 200, `unknown command "push"`},
-		{"object-info", exchange{version: "2", body: pkt("command=object-info", delimPkt, "size", flushPkt)}, 200, "unknown command"},
-		{"receive-pack", exchange{version: "2", body: pkt("command=receive-pack", flushPkt)}, 200, "unknown command"},
-		{"two commands", exchange{version: "2", body: pkt("command=fetch", "command=ls-refs", flushPkt)}, 200, "two commands"},
-		{"unknown capability", exchange{version: "2", body: pkt("command=fetch", "speed=high", flushPkt)}, 200, "unknown capability"},
-		{"sha256 repository", exchange{version: "2", body: pkt("command=fetch", "object-format=sha256", flushPkt)}, 200, "object format"},
-		{"no arguments", exchange{version: "2", body: pkt("command=fetch", flushPkt)}, 200, "wants nothing"},
-		{"second delim", v2(want, delimPkt, "done"), 200, "expected flush"},
+		{"unknown command", exchange{version: "2", body: pkt("command=push", pktline.Flush)}, 200, `unknown command "push"`},
+		{"object-info", exchange{version: "2", body: pkt("command=object-info", pktline.Delim, "size", pktline.Flush)}, 200, "unknown command"},
+		{"receive-pack", exchange{version: "2", body: pkt("command=receive-pack", pktline.Flush)}, 200, "unknown command"},
+		{"two commands", exchange{version: "2", body: pkt("command=fetch", "command=ls-refs", pktline.Flush)}, 200, "two commands"},
+		{"unknown capability", exchange{version: "2", body: pkt("command=fetch", "speed=high", pktline.Flush)}, 200, "unknown capability"},
+		{"sha256 repository", exchange{version: "2", body: pkt("command=fetch", "object-format=sha256", pktline.Flush)}, 200, "object format"},
+		{"no arguments", exchange{version: "2", body: pkt("command=fetch", pktline.Flush)}, 200, "wants nothing"},
+		{"second delim", v2(want, pktline.Delim, "done"), 200, "expected flush"},
 		{"unknown argument", v2(want, "hurry"), 200, "unexpected line"},
 		{"empty line", v2(want, ""), 200, "unexpected line"},
-		{"unknown ls-refs argument", exchange{version: "2", body: pkt("command=ls-refs", delimPkt, "hurry", flushPkt)}, 200, "unexpected line"},
+		{"unknown ls-refs argument", exchange{version: "2", body: pkt("command=ls-refs", pktline.Delim, "hurry", pktline.Flush)}, 200, "unexpected line"},
 		{"filter", v2(want, "filter blob:none"), 200, "filter is not supported"},
 		{"packfile-uris", v2(want, "packfile-uris https"), 200, "packfile-uris is not supported"},
 		{"want-ref", v2("want-ref refs/tags/v1"), 200, "want-ref is not supported"},
@@ -371,7 +365,7 @@ func TestProbe(t *testing.T) {
 	t.Parallel()
 	url := serve(t, newMirror(t, newUpstream(t)), Options{}) + "/pkg"
 	for _, version := range []string{"", "1", "2"} {
-		resp, body := exchange{version: version, body: flushPkt}.post(t, url)
+		resp, body := exchange{version: version, body: pktline.Flush}.post(t, url)
 		if resp.StatusCode != http.StatusOK || resp.Header.Get("Content-Type") != resultType || body != "" {
 			t.Errorf("version %q: got %s, %q, want 200 and nothing", version, resp.Status, body)
 		}
@@ -482,8 +476,8 @@ func TestNegotiation(t *testing.T) {
 		return exchange{body: pkt(append([]string{"want " + v2 + capabilities + "\n"}, lines...)...)}
 	}
 	fetch := func(lines ...string) exchange {
-		lines = append([]string{"command=fetch", delimPkt, "want " + v2 + "\n"}, lines...)
-		return exchange{version: "2", body: pkt(append(lines, flushPkt)...)}
+		lines = append([]string{"command=fetch", pktline.Delim, "want " + v2 + "\n"}, lines...)
+		return exchange{version: "2", body: pkt(append(lines, pktline.Flush)...)}
 	}
 	ack := func(id, what string) string { return "ACK " + id + what + "\n" }
 	tests := []struct {
@@ -493,35 +487,35 @@ func TestNegotiation(t *testing.T) {
 		objects int // -1: no pack
 		raw     bool
 	}{
-		{"v0 clone", v0(" side-band-64k", flushPkt, "done\n"), pkt("NAK\n"), all, false},
-		{"v0 small packets", v0(" side-band", flushPkt, "done\n"), pkt("NAK\n"), all, false},
-		{"v0 no packets", v0("", flushPkt, "done\n"), pkt("NAK\n"), all, true},
-		{"v0 depth, lines only", v0("", "deepen 1\n", flushPkt), pkt("shallow "+v2+"\n", flushPkt), -1, false},
-		{"v0 depth", v0(" side-band-64k", "deepen 1\n", flushPkt, "done\n"), pkt("shallow "+v2+"\n", flushPkt, "NAK\n"), all, false},
-		{"v0 depth of known", v0(" side-band-64k", "shallow "+v2, "deepen 1", flushPkt, "done"), pkt(flushPkt, "NAK\n"), all, false},
-		{"v0 nothing common", v0(" multi_ack_detailed no-done", flushPkt, "have "+other, flushPkt), pkt("NAK\n"), -1, false},
-		{"v0 single", v0("", flushPkt, "have "+other, "have "+v1, flushPkt), pkt(ack(v1, "")), -1, false},
-		{"v0 single done", v0(" side-band-64k", flushPkt, "have "+v1, "done"), pkt(ack(v1, "")), rest, false},
-		{"v0 multi", v0(" multi_ack", flushPkt, "have "+v1, flushPkt), pkt(ack(v1, " continue"), "NAK\n"), -1, false},
-		{"v0 multi done", v0(" multi_ack side-band-64k", flushPkt, "have "+v1, "done"), pkt(ack(v1, " continue"), ack(v1, "")), rest, false},
-		{"v0 detailed", v0(" multi_ack_detailed", flushPkt, "have "+v1, flushPkt), pkt(ack(v1, " common"), ack(v1, " ready"), "NAK\n"), -1, false},
-		{"v0 no done", v0(" multi_ack_detailed no-done side-band-64k", flushPkt, "have "+v1, flushPkt),
+		{"v0 clone", v0(" side-band-64k", pktline.Flush, "done\n"), pkt("NAK\n"), all, false},
+		{"v0 small packets", v0(" side-band", pktline.Flush, "done\n"), pkt("NAK\n"), all, false},
+		{"v0 no packets", v0("", pktline.Flush, "done\n"), pkt("NAK\n"), all, true},
+		{"v0 depth, lines only", v0("", "deepen 1\n", pktline.Flush), pkt("shallow "+v2+"\n", pktline.Flush), -1, false},
+		{"v0 depth", v0(" side-band-64k", "deepen 1\n", pktline.Flush, "done\n"), pkt("shallow "+v2+"\n", pktline.Flush, "NAK\n"), all, false},
+		{"v0 depth of known", v0(" side-band-64k", "shallow "+v2, "deepen 1", pktline.Flush, "done"), pkt(pktline.Flush, "NAK\n"), all, false},
+		{"v0 nothing common", v0(" multi_ack_detailed no-done", pktline.Flush, "have "+other, pktline.Flush), pkt("NAK\n"), -1, false},
+		{"v0 single", v0("", pktline.Flush, "have "+other, "have "+v1, pktline.Flush), pkt(ack(v1, "")), -1, false},
+		{"v0 single done", v0(" side-band-64k", pktline.Flush, "have "+v1, "done"), pkt(ack(v1, "")), rest, false},
+		{"v0 multi", v0(" multi_ack", pktline.Flush, "have "+v1, pktline.Flush), pkt(ack(v1, " continue"), "NAK\n"), -1, false},
+		{"v0 multi done", v0(" multi_ack side-band-64k", pktline.Flush, "have "+v1, "done"), pkt(ack(v1, " continue"), ack(v1, "")), rest, false},
+		{"v0 detailed", v0(" multi_ack_detailed", pktline.Flush, "have "+v1, pktline.Flush), pkt(ack(v1, " common"), ack(v1, " ready"), "NAK\n"), -1, false},
+		{"v0 no done", v0(" multi_ack_detailed no-done side-band-64k", pktline.Flush, "have "+v1, pktline.Flush),
 			pkt(ack(v1, " common"), ack(v1, " ready"), "NAK\n", ack(v1, "")), rest, false},
-		{"v0 detailed done", v0(" multi_ack_detailed side-band-64k", flushPkt, "have "+v1, "done"), pkt(ack(v1, " common"), ack(v1, "")), rest, false},
+		{"v0 detailed done", v0(" multi_ack_detailed side-band-64k", pktline.Flush, "have "+v1, "done"), pkt(ack(v1, " common"), ack(v1, "")), rest, false},
 
-		{"v2 clone", fetch("done"), pkt("shallow-info\n", "shallow "+v2+"\n", delimPkt, "packfile\n"), all, false},
-		{"v2 no done", fetch(), pkt("shallow-info\n", "shallow "+v2+"\n", delimPkt, "packfile\n"), all, false},
-		{"v2 twice", fetch("want "+v2, "done"), pkt("shallow-info\n", "shallow "+v2+"\n", delimPkt, "packfile\n"), all, false},
-		{"v2 depth of known", fetch("shallow "+v2, "deepen 3", "done"), pkt("shallow-info\n", delimPkt, "packfile\n"), all, false},
+		{"v2 clone", fetch("done"), pkt("shallow-info\n", "shallow "+v2+"\n", pktline.Delim, "packfile\n"), all, false},
+		{"v2 no done", fetch(), pkt("shallow-info\n", "shallow "+v2+"\n", pktline.Delim, "packfile\n"), all, false},
+		{"v2 twice", fetch("want "+v2, "done"), pkt("shallow-info\n", "shallow "+v2+"\n", pktline.Delim, "packfile\n"), all, false},
+		{"v2 depth of known", fetch("shallow "+v2, "deepen 3", "done"), pkt("shallow-info\n", pktline.Delim, "packfile\n"), all, false},
 		{"v2 had", fetch("have "+v2, "done"), pkt("packfile\n"), 0, false},
-		{"v2 nothing common", fetch("have " + other), pkt("acknowledgments\n", "NAK\n", flushPkt), -1, false},
-		{"v2 ready", fetch("have "+v1, "have "+other), pkt("acknowledgments\n", ack(v1, ""), "ready\n", delimPkt,
-			"shallow-info\n", "shallow "+v2+"\n", delimPkt, "packfile\n"), rest, false},
-		{"v2 wait for done", fetch("have "+v1, "wait-for-done"), pkt("acknowledgments\n", ack(v1, ""), flushPkt), -1, false},
+		{"v2 nothing common", fetch("have " + other), pkt("acknowledgments\n", "NAK\n", pktline.Flush), -1, false},
+		{"v2 ready", fetch("have "+v1, "have "+other), pkt("acknowledgments\n", ack(v1, ""), "ready\n", pktline.Delim,
+			"shallow-info\n", "shallow "+v2+"\n", pktline.Delim, "packfile\n"), rest, false},
+		{"v2 wait for done", fetch("have "+v1, "wait-for-done"), pkt("acknowledgments\n", ack(v1, ""), pktline.Flush), -1, false},
 		{"v2 into shallow", fetch("have "+v1, "shallow "+other, "shallow "+v1, "done"), pkt("shallow-info\n",
-			"unshallow "+v1+"\n", "shallow "+v1+"\n", "shallow "+v2+"\n", delimPkt, "packfile\n"), rest, false},
-		{"v2 into shallow of dulwich", exchange{version: "2", body: pkt("command=fetch\n", "agent=dulwich/1.2.21\n", delimPkt, "want "+v2+"\n",
-			"have "+v1, "shallow "+v1, "done", flushPkt)}, pkt("shallow-info\n", "shallow "+v2+"\n", delimPkt, "packfile\n"), rest, false},
+			"unshallow "+v1+"\n", "shallow "+v1+"\n", "shallow "+v2+"\n", pktline.Delim, "packfile\n"), rest, false},
+		{"v2 into shallow of dulwich", exchange{version: "2", body: pkt("command=fetch\n", "agent=dulwich/1.2.21\n", pktline.Delim, "want "+v2+"\n",
+			"have "+v1, "shallow "+v1, "done", pktline.Flush)}, pkt("shallow-info\n", "shallow "+v2+"\n", pktline.Delim, "packfile\n"), rest, false},
 	}
 	for _, tt := range tests {
 		resp, body := tt.post(t, url)

@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"github.com/francescobianco/packbase/storage/gitpack"
+	"github.com/francescobianco/packbase/storage/pktline"
 )
 
 type command int
@@ -380,7 +381,7 @@ func (req *request) readCapabilities(line string) error {
 		case "side-band":
 			req.sideband = max(req.sideband, 1000)
 		case "side-band-64k":
-			req.sideband = maxPacket
+			req.sideband = pktline.MaxSize
 		case "include-tag":
 			req.includeTag = true
 		case "object-format":

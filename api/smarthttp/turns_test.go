@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/francescobianco/packbase/storage/pktline"
 )
 
 // await polls until ok holds.
@@ -135,12 +137,12 @@ func TestTurnsOverrun(t *testing.T) {
 
 // largeBodies returns bodies of many MiB, as gzip makes them: few kB.
 func largeBodies() (zipped [][]byte) {
-	lines := []string{"command=fetch", delimPkt}
+	lines := []string{"command=fetch", pktline.Delim}
 	for i := range 60_000 {
 		lines = append(lines, fmt.Sprintf("have %040x", i), fmt.Sprintf("shallow %040x", i))
 	}
 	prefixes := many(240, "ref-prefix "+strings.Repeat("x", 60_000))
-	for _, body := range [][]string{append(lines, flushPkt), append(append([]string{"command=ls-refs", delimPkt}, prefixes...), flushPkt)} {
+	for _, body := range [][]string{append(lines, pktline.Flush), append(append([]string{"command=ls-refs", pktline.Delim}, prefixes...), pktline.Flush)} {
 		zipped = append(zipped, zip(pkt(body...)))
 	}
 	return zipped

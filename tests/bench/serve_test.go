@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/francescobianco/packbase/storage/pktline"
 	"github.com/francescobianco/packbase/tests/harness"
 )
 
@@ -274,12 +275,8 @@ func wrk(b *testing.B, connections int, url, script string) *load {
 
 // fetch is what Zig sends to fetch a commit.
 func fetch(commit string) string {
-	var body strings.Builder
-	body.WriteString("0011command=fetch0001")
-	for _, line := range []string{"no-progress\n", "ofs-delta\n", "deepen 1\n", "want " + commit + "\n", "done\n"} {
-		fmt.Fprintf(&body, "%04x%s", len(line)+4, line)
-	}
-	return body.String() + "0000"
+	return pktline.Lines("command=fetch", pktline.Delim,
+		"no-progress\n", "ofs-delta\n", "deepen 1\n", "want "+commit+"\n", "done\n", pktline.Flush)
 }
 
 func fetchRequest(b *testing.B, url, commit string) *http.Request {

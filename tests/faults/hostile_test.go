@@ -15,6 +15,8 @@ import (
 	"testing"
 
 	"github.com/klauspost/compress/zlib"
+
+	"github.com/francescobianco/packbase/storage/pktline"
 )
 
 // Types of objects and of deltas. gitformat-pack(5), "Object types".
@@ -164,8 +166,8 @@ func copyBytes(off, n int) string {
 	return string([]byte{0xff, byte(off), byte(off >> 8), byte(off >> 16), byte(off >> 24), byte(n), byte(n >> 8), byte(n >> 16)})
 }
 
-// pkt returns one pkt-line. gitprotocol-common(5)
-func pkt(s string) string { return fmt.Sprintf("%04x%s", len(s)+4, s) }
+// pkt returns one pkt-line.
+func pkt(s string) string { return pktline.Lines(s) }
 
 // Capabilities and the beginning of an answer, as Git has them.
 const capabilities = "multi_ack thin-pack side-band side-band-64k ofs-delta shallow no-progress include-tag agent=git/2"

@@ -19,6 +19,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/francescobianco/packbase/storage/pktline"
 	"github.com/francescobianco/packbase/tests/harness"
 )
 
@@ -180,32 +181,15 @@ func (p *proxy) sameAnswers(t *testing.T, s *harness.Server) {
 	}
 }
 
-// pkts returns lines as gitprotocol-common(5) has them; "" is a flush and "|"
-// a delimiter.
-func pkts(lines ...string) []byte {
-	var out bytes.Buffer
-	for _, line := range lines {
-		switch line {
-		case "":
-			out.WriteString("0000")
-		case "|":
-			out.WriteString("0001")
-		default:
-			fmt.Fprintf(&out, "%04x%s", len(line)+4, line)
-		}
-	}
-	return out.Bytes()
-}
-
 // bodies sends requests as Git and Zig do: chunked, compressed, and long.
 func (p *proxy) bodies(t *testing.T, s *harness.Server) {
 	commit := s.Info("small").Release(t, "v1.0.0").Commit
 	header := http.Header{"Content-Type": {"application/x-git-upload-pack-request"}, "Git-Protocol": {"version=2"}}
 	zipped := header.Clone()
 	zipped.Set("Content-Encoding", "gzip")
-	list := pkts("command=ls-refs\n", "|", "peel\n", "symrefs\n", "")
-	fetch := pkts("command=fetch", "|", "no-progress\n", "ofs-delta\n", "want "+commit+"\n", "done\n", "")
-	long := []string{"command=fetch", "|", "no-progress\n", "want " + commit + "\n"}
+	list := []byte(pktline.Lines("command=ls-refs\n", pktline.Delim, "peel\n", "symrefs\n", pktline.Flush))
+	fetch := []byte(pktline.Lines("command=fetch", pktline.Delim, "no-progress\n", "ofs-delta\n", "want "+commit+"\n", "done\n", pktline.Flush))
+	long := []string{"command=fetch", pktline.Delim, "no-progress\n", "want " + commit + "\n"}
 	for i := range 50_000 { // 2.5 MB
 		long = append(long, fmt.Sprintf("have %040x\n", i+1))
 	}
@@ -218,7 +202,7 @@ func (p *proxy) bodies(t *testing.T, s *harness.Server) {
 		"sized fetch":     {header: header, body: func() io.Reader { return bytes.NewReader(fetch) }},
 		"gzip":            {header: zipped, body: func() io.Reader { return bytes.NewReader(gzipped(t, fetch)) }},
 		"gzip, chunked":   {header: zipped, body: chunked(gzipped(t, fetch))},
-		"long, chunked":   {header: header, body: chunked(pkts(append(long, "done\n", "")...))},
+		"long, chunked":   {header: header, body: chunked([]byte(pktline.Lines(append(long, "done\n", pktline.Flush)...)))},
 	} {
 		t.Run(name, func(t *testing.T) {
 			e.method, e.path = http.MethodPost, "/small/git-upload-pack"

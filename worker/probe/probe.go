@@ -16,12 +16,14 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/francescobianco/packbase/storage"
 	"github.com/francescobianco/packbase/storage/blob"
 	"github.com/francescobianco/packbase/storage/gitpack"
+	"github.com/francescobianco/packbase/storage/pktline"
 )
 
 // A Prober probes packages. It is safe for concurrent use.
@@ -82,14 +84,14 @@ func (p *Prober) probeBytes(ctx context.Context, pkg string) error {
 func (p *Prober) probeGit(ctx context.Context, pkg string, found *storage.Probe) error {
 	repo := "/git/" + pkg
 	var caps, refs bytes.Buffer
-	if err := p.ask(ctx, &caps, http.MethodGet, repo+"/info/refs?service=git-upload-pack", nil); err != nil {
+	if err := p.ask(ctx, &caps, http.MethodGet, repo+"/info/refs?service=git-upload-pack", ""); err != nil {
 		return fmt.Errorf("list capabilities: %w", err)
 	}
 	if !bytes.Contains(caps.Bytes(), []byte("version 2")) {
 		return errors.New("list capabilities: protocol version 2 is not offered")
 	}
 	err := p.ask(ctx, &refs, http.MethodPost, repo+"/git-upload-pack",
-		pkts("command=ls-refs\n", "", "peel\n", "symrefs\n", "ref-prefix HEAD\n", "-"))
+		pktline.Lines("command=ls-refs\n", pktline.Delim, "peel\n", "symrefs\n", "ref-prefix HEAD\n", pktline.Flush))
 	if err != nil {
 		return fmt.Errorf("list refs: %w", err)
 	}
@@ -106,23 +108,6 @@ func (p *Prober) probeGit(ctx context.Context, pkg string, found *storage.Probe)
 	}
 	found.PseudoGitFetchable, found.ProbeCommit = true, commit.String()
 	return nil
-}
-
-// pkts encodes lines as pkt-lines; "" is a delimiter and "-" a flush.
-// gitprotocol-common(5), "pkt-line Format".
-func pkts(lines ...string) []byte {
-	var b bytes.Buffer
-	for _, line := range lines {
-		switch line {
-		case "":
-			b.WriteString("0001")
-		case "-":
-			b.WriteString("0000")
-		default:
-			fmt.Fprintf(&b, "%04x%s", len(line)+4, line)
-		}
-	}
-	return b.Bytes()
 }
 
 // fetch fetches a commit, unpacks what came and walks it.
@@ -142,7 +127,7 @@ func (p *Prober) fetch(ctx context.Context, repo string, commit gitpack.OID) err
 		files[name] = f
 	}
 	err = p.ask(ctx, files["answer"], http.MethodPost, repo+"/git-upload-pack",
-		pkts("command=fetch\n", "", "ofs-delta\n", "no-progress\n", "deepen 1\n", "want "+commit.String()+"\n", "done\n", "-"))
+		pktline.Lines("command=fetch\n", pktline.Delim, "ofs-delta\n", "no-progress\n", "deepen 1\n", "want "+commit.String()+"\n", "done\n", pktline.Flush))
 	if err != nil {
 		return err
 	}
@@ -171,22 +156,20 @@ func (p *Prober) fetch(ctx context.Context, repo string, commit gitpack.OID) err
 // writePack writes what the pack section's data packets carry.
 // gitprotocol-v2(5), "output of fetch".
 func writePack(to io.Writer, answer io.Reader) error {
-	packet := make([]byte, 1<<16)
+	packet := make([]byte, pktline.MaxSize)
 	for inPack := false; ; {
-		if _, err := io.ReadFull(answer, packet[:4]); err != nil {
-			return errors.New("the answer ends early")
-		}
-		n, err := strconv.ParseUint(string(packet[:4]), 16, 16)
-		if err != nil {
+		n, err := pktline.ReadLength(answer)
+		switch {
+		case errors.As(err, new(pktline.LengthError)):
 			return errors.New("the answer is not made of packets")
-		}
-		if n < 4 {
-			if n == 0 && inPack {
-				return nil
-			}
+		case err != nil:
+			return errors.New("the answer ends early")
+		case n == pktline.FlushLength && inPack:
+			return nil
+		case n < pktline.HeaderSize:
 			continue
 		}
-		data := packet[4:n]
+		data := packet[:n-pktline.HeaderSize]
 		if _, err := io.ReadFull(answer, data); err != nil {
 			return errors.New("the answer ends early")
 		}
@@ -205,15 +188,15 @@ func writePack(to io.Writer, answer io.Reader) error {
 
 // ask has the Git interface answer a request, inside this process, and writes
 // the answer's body.
-func (p *Prober) ask(ctx context.Context, to io.Writer, method, target string, body []byte) error {
-	req, err := http.NewRequestWithContext(ctx, method, "http://packbase"+target, bytes.NewReader(body))
+func (p *Prober) ask(ctx context.Context, to io.Writer, method, target, body string) error {
+	req, err := http.NewRequestWithContext(ctx, method, "http://packbase"+target, strings.NewReader(body))
 	if err != nil {
 		return err
 	}
 	req.RequestURI = target
 	req.RemoteAddr = "probe"
 	req.Header.Set("Git-Protocol", "version=2")
-	if body != nil {
+	if body != "" {
 		req.Header.Set("Content-Type", "application/x-git-upload-pack-request")
 	}
 	answer := &recorder{header: http.Header{}, status: http.StatusOK, body: to}

@@ -4,20 +4,19 @@ import (
 	"bufio"
 	"bytes"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"strings"
 	"time"
+
+	"github.com/francescobianco/packbase/storage/pktline"
 )
 
 const (
 	advertisement = "application/x-git-upload-pack-advertisement"
 	result        = "application/x-git-upload-pack-result"
-
-	// maxPacket is the longest pkt-line, its 4 digits included.
-	// gitprotocol-common(5), "pkt-line Format".
-	maxPacket = 65520
 )
 
 // A guard sits under go-git, which believes and keeps whatever it reads. It
@@ -74,7 +73,7 @@ func (g *guard) RoundTrip(req *http.Request) (*http.Response, error) {
 		g.body.left = g.limits.RefListBytes
 		g.body.over = &Error{Code: CodeRefListTooLarge, Message: fmt.Sprintf(
 			"the ref list of upstream has more than %d bytes", g.limits.RefListBytes)}
-		resp.Body = &refFilter{guard: g, src: bufio.NewReaderSize(g.body, maxPacket), Closer: g.body}
+		resp.Body = &refFilter{guard: g, src: bufio.NewReaderSize(g.body, pktline.MaxSize), Closer: g.body}
 		return resp, nil
 	}
 	if err := g.watchPack(resp); err != nil {
@@ -94,7 +93,7 @@ func (g *guard) watchPack(resp *http.Response) error {
 	g.body.rate.Store(1)
 	g.body.left = 64<<10 + 64*int64(g.wants)
 	g.body.over = notGit("no pack begins")
-	src := bufio.NewReaderSize(g.body, maxPacket)
+	src := bufio.NewReaderSize(g.body, pktline.MaxSize)
 	resp.Body = struct {
 		io.Reader
 		io.Closer
@@ -114,7 +113,7 @@ func (g *guard) watchPack(resp *http.Response) error {
 	case n < len(head):
 		return notGit("a packet has a wrong length")
 	}
-	line, err := src.Peek(n - 4)
+	line, err := src.Peek(n - pktline.HeaderSize)
 	if err != nil {
 		return cut(err)
 	}
@@ -154,7 +153,7 @@ type refFilter struct {
 	caps  []byte // for the first line handed on; nil after it
 	kept  string // name of the ref handed on last
 	refs  int    // branches and tags seen
-	line  [maxPacket]byte
+	line  [pktline.MaxSize]byte
 }
 
 func (f *refFilter) Read(p []byte) (int, error) {
@@ -289,7 +288,7 @@ func (f *refFilter) emit(id []byte, name string) {
 		line += "\x00" + string(f.caps)
 		f.caps = nil
 	}
-	fmt.Fprintf(&f.out, "%04x%s\n", len(line)+5, line)
+	f.out.Write(pktline.Append(f.out.AvailableBuffer(), line+"\n"))
 }
 
 // end hands on the end of the list.
@@ -297,7 +296,7 @@ func (f *refFilter) end() {
 	if f.caps != nil { // no line went before
 		f.emit(bytes.Repeat([]byte("0"), 40), "capabilities^{}")
 	}
-	f.out.WriteString("0000")
+	f.out.WriteString(pktline.Flush)
 	f.ended = true
 	drain(f.src)
 }
@@ -313,7 +312,7 @@ func (f *refFilter) packet() ([]byte, error) {
 	if n == 0 || err != nil {
 		return nil, err
 	}
-	line := f.line[:n-4]
+	line := f.line[:n-pktline.HeaderSize]
 	if _, err := io.ReadFull(f.src, line); err != nil {
 		return nil, cut(err)
 	}
@@ -323,20 +322,14 @@ func (f *refFilter) packet() ([]byte, error) {
 	return bytes.TrimSuffix(line, []byte("\n")), nil
 }
 
-// packetLength reads the length of the next pkt-line, 4 to maxPacket, or 0 for
-// a flush.
-func packetLength(r *bufio.Reader) (int, error) {
-	var digits [4]byte
-	var n [2]byte
-	if _, err := io.ReadFull(r, digits[:]); err != nil {
-		return 0, cut(err)
-	}
-	_, err := hex.Decode(n[:], digits[:])
-	length := int(n[0])<<8 | int(n[1])
-	if err != nil || length > maxPacket || length > 0 && length < 4 {
+// packetLength reads the length of the next packet, or 0 for a flush. An
+// upstream is asked in the protocol's version 0, which has no delimiters.
+func packetLength(r io.Reader) (int, error) {
+	n, err := pktline.ReadLength(r)
+	if errors.As(err, new(pktline.LengthError)) || n == pktline.DelimLength {
 		return 0, notGit("a packet has no length")
 	}
-	return length, nil
+	return n, cut(err)
 }
 
 // cut gives a code to an end of file where none may be.

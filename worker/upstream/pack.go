@@ -4,6 +4,8 @@ import (
 	"bufio"
 	"fmt"
 	"io"
+
+	"github.com/francescobianco/packbase/storage/pktline"
 )
 
 // Channels of a multiplexed pack. gitprotocol-pack(5), "Packfile Data".
@@ -22,7 +24,7 @@ func (s *Session) copyPack(r io.Reader, w io.Writer, progress func(bytes int64))
 	// The rest is for packet heads and for progress that was not asked for.
 	s.guard.body.left, s.guard.body.over = limit+limit/8+16<<20, tooLarge
 
-	src := bufio.NewReaderSize(r, maxPacket)
+	src := bufio.NewReaderSize(r, pktline.MaxSize)
 	var written int64
 	for {
 		band, payload, err := bandPacket(src)
@@ -62,16 +64,16 @@ func bandPacket(src *bufio.Reader) (band byte, payload []byte, err error) {
 	switch {
 	case n == 0 || err != nil:
 		return 0, nil, err
-	case n == 4:
+	case n == pktline.HeaderSize:
 		return 0, nil, notGit("a packet of the pack is empty")
 	}
 	// A packet fits the buffer, so it can be used where it lies.
-	packet, err := src.Peek(n - 4)
+	packet, err := src.Peek(n - pktline.HeaderSize)
 	if err != nil {
 		return 0, nil, cut(err)
 	}
-	src.Discard(n - 4)  // cannot fail
-	if packet[0] == 0 { // it would pass for a flush
+	src.Discard(n - pktline.HeaderSize) // cannot fail
+	if packet[0] == 0 {                 // it would pass for a flush
 		return 0, nil, noChannel()
 	}
 	return packet[0], packet[1:], nil

@@ -27,6 +27,7 @@ import (
 	"github.com/go-git/go-git/v5/plumbing/protocol/packp"
 
 	"github.com/francescobianco/packbase/storage/gitpack"
+	"github.com/francescobianco/packbase/storage/pktline"
 )
 
 // someID is the object that made-up servers offer.
@@ -35,7 +36,7 @@ const someID = "1234567890123456789012345678901234567890"
 const someCaps = "multi_ack thin-pack side-band side-band-64k ofs-delta shallow no-progress include-tag agent=git/2 symref=HEAD:refs/heads/main"
 
 // pkt returns one pkt-line.
-func pkt(s string) string { return fmt.Sprintf("%04x%s", len(s)+4, s) }
+func pkt(s string) string { return pktline.Lines(s) }
 
 // refList returns an advertisement of someID under each name.
 func refList(names ...string) string {
@@ -952,7 +953,7 @@ func FuzzRefList(f *testing.F) {
 	f.Add([]byte(pkt("# service=git-upload-pack\n") + "00000000"))
 	f.Fuzz(func(t *testing.T, list []byte) {
 		g := &guard{next: &roundTripper{}, limits: Limits{Refs: 100}}
-		filter := &refFilter{guard: g, src: bufio.NewReaderSize(bytes.NewReader(list), maxPacket)}
+		filter := &refFilter{guard: g, src: bufio.NewReaderSize(bytes.NewReader(list), pktline.MaxSize)}
 		clean, err := io.ReadAll(filter)
 		if err != nil {
 			var e *Error
