@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"slices"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/go-chi/chi/v5"
@@ -31,7 +32,8 @@ import (
 
 // Limits of what is sent of a project.
 const (
-	maxTreeBody  = 16 << 20 // bytes of JSON
+	maxTreeBody  = heldForClient / bodyCost // bytes of JSON: 2 MiB
+	bodyCost     = 6                        // bytes that each of them takes up, until it is read and parsed
 	maxManifests = 1000
 )
 
@@ -71,6 +73,27 @@ func rootsOf(manifests []wire.TreeManifest) (roots []tree.Root, deps []zigpkg.De
 	return roots, deps, nil
 }
 
+// readManifests is readJSON for what may be large: it counts among the answers of its client until free is called, or
+// many clients at once would take all memory.
+func (s *Server) readManifests(w http.ResponseWriter, r *http.Request, into any) (free func(), err error) {
+	most := int64(maxTreeBody)
+	if r.ContentLength >= 0 && r.ContentLength < most {
+		most = r.ContentLength
+	}
+	if most <= smallAnswer {
+		return func() {}, readJSONUpTo(w, r, into, maxTreeBody)
+	}
+	client, cost := s.clientOf(r), int(most)*bodyCost
+	if !s.answers.hold(client, cost) {
+		w.Header().Set("Connection", "close") // without the rest of the body
+		return func() {}, errManyManifests
+	}
+	return sync.OnceFunc(func() { s.answers.hold(client, -cost) }), readJSONUpTo(w, r, into, maxTreeBody)
+}
+
+var errManyManifests = &answer.Error{Status: http.StatusServiceUnavailable, Code: "busy", RetryAfter: 2 * time.Second,
+	Message: "too many large manifests at once: try again in a few seconds, or say how long yours are with Content-Length"}
+
 // postTree serves POST /api/trees: it has a tree captured.
 func (s *Server) postTree(w http.ResponseWriter, r *http.Request) error {
 	wait, err := waitOf(r)
@@ -78,7 +101,9 @@ func (s *Server) postTree(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	var in wire.Capture
-	if err := readJSONUpTo(w, r, &in, maxTreeBody); err != nil {
+	free, err := s.readManifests(w, r, &in)
+	defer free()
+	if err != nil {
 		return err
 	}
 	if in.Manifest != "" {
@@ -261,13 +286,17 @@ func (s *Server) getTreeBundle(w http.ResponseWriter, r *http.Request) error {
 // postBundle serves POST /api/bundle: what manifests lead to, as one stream.
 func (s *Server) postBundle(w http.ResponseWriter, r *http.Request) error {
 	var in wire.WantBundle
-	if err := readJSONUpTo(w, r, &in, maxTreeBody); err != nil {
+	free, err := s.readManifests(w, r, &in)
+	defer free()
+	if err != nil {
 		return err
 	}
 	_, deps, err := rootsOf(in.Manifests)
 	if err != nil {
 		return err
 	}
+	in.Manifests = nil
+	free() // the answer may take hours
 	return s.serveBundle(w, r, deps, nil, in.Partial)
 }
 
