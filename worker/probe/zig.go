@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -24,7 +25,7 @@ const zigOutput = 64 << 10
 
 // zig runs zig in dir, with the folder cache there as its cache, and nothing
 // else of this machine but one port on loopback, 0 for none. It returns what
-// zig printed, trimmed.
+// zig printed, without the name of dir.
 func (p *Prober) zig(ctx context.Context, dir string, port uint16, args ...string) (string, error) {
 	path, err := filepath.EvalSymlinks(p.Zig)
 	if err != nil {
@@ -47,7 +48,21 @@ func (p *Prober) zig(ctx context.Context, dir string, port uint16, args ...strin
 		Path: path, Args: args,
 		Env: []string{"ZIG_GLOBAL_CACHE_DIR=" + filepath.Join(dir, "cache"), "HOME=" + dir, "TMPDIR=" + dir},
 	}.Output(ctx, p.Child, zigOutput)
-	return strings.TrimSpace(out), err
+	real, e := filepath.EvalSymlinks(dir)
+	if e != nil {
+		real = dir
+	}
+	return withoutFolder(out, dir, real), err
+}
+
+// withoutFolder returns what zig printed, trimmed, with paths as they are below its folder, whatever that is called:
+// probes tell everybody what zig said.
+func withoutFolder(out string, called ...string) string {
+	slices.SortFunc(called, func(a, b string) int { return len(b) - len(a) }) // one may end as the other does
+	for _, dir := range called {
+		out = strings.ReplaceAll(strings.ReplaceAll(out, dir+"/", ""), dir, ".")
+	}
+	return strings.TrimSpace(out)
 }
 
 // zigDir makes a folder for one run of zig. As root that runs as another user,
