@@ -70,7 +70,7 @@ func (s *Server) awaitChange(ctx context.Context, seq int64, deadline time.Time)
 		case <-tick.C:
 		}
 		var err error
-		if head, err = s.feedHead.within(ctx, feedAge, s.workOutFeedHead); err != nil {
+		if head, err = s.feedHead.Within(ctx, feedAge, s.workOutFeedHead); err != nil {
 			return err
 		}
 	}

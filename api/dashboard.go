@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/francescobianco/packbase/api/answer"
+	"github.com/francescobianco/packbase/api/directory"
 	"github.com/francescobianco/packbase/api/health"
 	"github.com/francescobianco/packbase/api/web"
 	"github.com/francescobianco/packbase/api/wire"
@@ -73,7 +74,7 @@ func (s *Server) getDashboard(w http.ResponseWriter, r *http.Request) error {
 	}
 	ctx := r.Context()
 	d := &web.Dashboard{Frame: frame, DiskFree: -1}
-	v, err := s.directory.look(ctx)
+	v, err := s.directory.Look(ctx)
 	c := s.countPackages(d, v)
 	if err == nil {
 		err = s.fillDashboard(ctx, d, c)
@@ -99,11 +100,11 @@ type census struct{ unhealthy, review, lost int }
 // as gone for good: what is mirrored is served, and it needs nobody any more.
 const lostCause = 10
 
-func (s *Server) countPackages(d *web.Dashboard, v *view) (c census) {
-	t := v.totals
+func (s *Server) countPackages(d *web.Dashboard, v *directory.View) (c census) {
+	t := v.Totals
 	d.Packages, d.Releases, d.Bytes, d.Frozen = t.Packages, t.Releases, t.Bytes, t.Frozen
 	d.Shares = shares(t.Languages, 8)
-	for _, p := range v.packages {
+	for _, p := range v.Packages {
 		if p.MovedCount > 0 {
 			d.Moved += p.MovedCount
 		}
@@ -127,8 +128,8 @@ func (s *Server) countPackages(d *web.Dashboard, v *view) (c census) {
 			c.lost++
 		}
 	}
-	if len(v.packages) == 1 && (web.Package{Package: v.packages[0].Package}).Link() == "" && v.packages[0].ReleaseCount > 0 {
-		d.Start = v.packages[0].Name
+	if len(v.Packages) == 1 && (web.Package{Package: v.Packages[0].Package}).Link() == "" && v.Packages[0].ReleaseCount > 0 {
+		d.Start = v.Packages[0].Name
 	}
 	return c
 }
@@ -151,17 +152,17 @@ func shares(counts map[string]int, most int) []web.Share {
 }
 
 func (s *Server) fillDashboard(ctx context.Context, d *web.Dashboard, c census) error {
-	status, err := s.status.of(ctx).get(ctx, s.workOutStatus)
+	status, err := s.status.Of(ctx).Get(ctx, s.workOutStatus)
 	if err != nil {
 		return err
 	}
-	o, err := s.overview.of(ctx).get(ctx, s.workOutOverview)
+	o, err := s.overview.Of(ctx).Get(ctx, s.workOutOverview)
 	if err != nil {
 		return err
 	}
 	// Counting takes a second for some hundred thousand releases.
 	age := min(time.Second+time.Duration(d.Releases)*300*time.Microsecond, time.Minute)
-	if d.Chart, err = s.chart.of(ctx).within(ctx, age, s.workOutChart); err != nil {
+	if d.Chart, err = s.chart.Of(ctx).Within(ctx, age, s.workOutChart); err != nil {
 		return err
 	}
 	d.Update = web.Update{Update: status.Update, Source: s.opt.Source}

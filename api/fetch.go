@@ -64,7 +64,7 @@ func (s *Server) roomFor(ctx context.Context, most int) error {
 	if most == 0 {
 		return nil
 	}
-	n, err := s.openJobs.get(ctx, s.db.Jobs.QueueCounts)
+	n, err := s.openJobs.Get(ctx, s.db.Jobs.QueueCounts)
 	if err != nil {
 		return err
 	}
@@ -151,7 +151,7 @@ func (s *Server) waitFor(w http.ResponseWriter, r *http.Request, job jobs.Job, w
 	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(wait + 30*time.Second))
 	ctx, cancel := context.WithTimeout(r.Context(), wait)
 	defer cancel()
-	watch := *s.watch.of(r.Context())
+	watch := *s.watch.Of(r.Context())
 	now, done := watch.follow(job)
 	defer done()
 	tick := time.NewTicker(watchAge)

@@ -145,7 +145,7 @@ func (s *Server) followJob(w http.ResponseWriter, r *http.Request) error {
 	h.Set("Cache-Control", "no-store")
 	h.Set("X-Accel-Buffering", "no")
 	rc := http.NewResponseController(w)
-	watch := *s.watch.of(r.Context())
+	watch := *s.watch.Of(r.Context())
 	now, done := watch.follow(job)
 	defer done()
 	tick := time.NewTicker(watchAge)

@@ -99,7 +99,7 @@ func (c *registryCollector) Collect(ch chan<- prometheus.Metric) {
 	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
 		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
 	}
-	v, err := c.s.directory.look(ctx)
+	v, err := c.s.directory.Look(ctx)
 	var counts []jobs.Count
 	if err == nil {
 		counts, err = c.s.db.Jobs.Counts(ctx)
@@ -121,12 +121,12 @@ func (c *registryCollector) Collect(ch chan<- prometheus.Metric) {
 		return
 	}
 	gauge(c.up, 1)
-	gauge(c.packages, float64(v.totals.Healthy), "healthy")
-	gauge(c.packages, float64(v.totals.Unhealthy), "unhealthy")
-	gauge(c.packages, float64(v.totals.Frozen), "frozen")
-	gauge(c.releases, float64(v.totals.Releases))
-	gauge(c.movedTags, float64(v.totals.MovedTags))
-	gauge(c.blobBytes, float64(v.totals.Bytes))
+	gauge(c.packages, float64(v.Totals.Healthy), "healthy")
+	gauge(c.packages, float64(v.Totals.Unhealthy), "unhealthy")
+	gauge(c.packages, float64(v.Totals.Frozen), "frozen")
+	gauge(c.releases, float64(v.Totals.Releases))
+	gauge(c.movedTags, float64(v.Totals.MovedTags))
+	gauge(c.blobBytes, float64(v.Totals.Bytes))
 	gauge(c.unread, float64(blobs.Behind))
 	gauge(c.damaged, float64(blobs.Damaged))
 	for _, j := range counts {

@@ -202,12 +202,12 @@ func newRemovedTag(t storage.Tombstone) wire.RemovedTag {
 
 // listPackages serves GET /api/list.
 func (s *Server) listPackages(w http.ResponseWriter, r *http.Request) error {
-	v, err := s.directory.last(r.Context())
+	v, err := s.directory.Last(r.Context())
 	if err != nil {
 		return err
 	}
 	out := wire.List{Local: []string{}, Packages: []string{}, Registered: []string{}}
-	for _, p := range v.packages {
+	for _, p := range v.Packages {
 		out.Packages = append(out.Packages, p.Name)
 		if p.ReleaseCount > 0 {
 			out.Local = append(out.Local, p.Name)

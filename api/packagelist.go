@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/francescobianco/packbase/api/answer"
+	"github.com/francescobianco/packbase/api/directory"
 	"github.com/francescobianco/packbase/api/health"
 	"github.com/francescobianco/packbase/api/web"
 )
@@ -17,7 +18,7 @@ func (s *Server) getPackageList(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	v, err := s.directory.look(r.Context())
+	v, err := s.directory.Look(r.Context())
 	status := http.StatusOK
 	if err != nil {
 		if answer.FromError(err).Status != http.StatusServiceUnavailable {
@@ -28,15 +29,15 @@ func (s *Server) getPackageList(w http.ResponseWriter, r *http.Request) error {
 	}
 	q := r.URL.Query()
 	frame.Query = answer.Cut(q.Get("q"), 200)
-	l := &web.PackageList{Frame: frame, Sort: q.Get("sort"), Filter: q.Get("filter"), Language: answer.Cut(q.Get("language"), 100), All: len(v.packages)}
-	found := v.packages
+	l := &web.PackageList{Frame: frame, Sort: q.Get("sort"), Filter: q.Get("filter"), Language: answer.Cut(q.Get("language"), 100), All: len(v.Packages)}
+	found := v.Packages
 	if frame.Query != "" {
-		found = v.search(frame.Query)
+		found = v.Search(frame.Query)
 	} else if l.Sort == "" {
 		l.Sort = "name"
 	}
 	l.Filters, l.Langs = filters(found, l.Filter), shares(languages(found, l.Filter), 8)
-	found = slices.DeleteFunc(slices.Clone(found), func(p *listing) bool {
+	found = slices.DeleteFunc(slices.Clone(found), func(p *directory.Listing) bool {
 		return !matches(p, l.Filter) || l.Language != "" && p.Language != l.Language
 	})
 	sortListings(found, l.Sort)
@@ -50,7 +51,7 @@ func (s *Server) getPackageList(w http.ResponseWriter, r *http.Request) error {
 }
 
 // class is the one word for how a package is, of those in classes.
-func class(p *listing) string {
+func class(p *directory.Listing) string {
 	switch word := health.Of(&p.Package); word {
 	case health.Healthy, health.Frozen, health.Stale:
 		return word
@@ -61,7 +62,7 @@ func class(p *listing) string {
 }
 
 // matches reports whether a filter of the list lets the package pass.
-func matches(p *listing, filter string) bool {
+func matches(p *directory.Listing, filter string) bool {
 	switch filter {
 	case "":
 		return true
@@ -79,7 +80,7 @@ func matches(p *listing, filter string) bool {
 
 // filters counts what each filter lets pass. Those that let nothing pass and
 // are not of use every day are left out.
-func filters(all []*listing, chosen string) []web.Filter {
+func filters(all []*directory.Listing, chosen string) []web.Filter {
 	out := []web.Filter{
 		{Name: "", Label: "All"}, {Name: "healthy", Label: "Healthy"}, {Name: "unhealthy", Label: "Unhealthy"}, {Name: "stale", Label: "Stale"},
 		{Name: "failing", Label: "Failing"}, {Name: "frozen", Label: "Frozen"}, {Name: "waiting", Label: "Waiting"}, {Name: "moved", Label: "Moved tags"},
@@ -103,7 +104,7 @@ func filters(all []*listing, chosen string) []web.Filter {
 	})
 }
 
-func languages(all []*listing, filter string) map[string]int {
+func languages(all []*directory.Listing, filter string) map[string]int {
 	n := map[string]int{}
 	for _, p := range all {
 		if p.Language != "" && matches(p, filter) {
@@ -114,12 +115,14 @@ func languages(all []*listing, filter string) map[string]int {
 }
 
 // sortListings sorts packages. Without a known order they stay as they are.
-func sortListings(all []*listing, by string) {
-	order := map[string]func(a, b *listing) int{
-		"name":     func(a, b *listing) int { return strings.Compare(strings.ToLower(a.Name), strings.ToLower(b.Name)) },
-		"releases": func(a, b *listing) int { return cmp.Compare(b.ReleaseCount, a.ReleaseCount) },
-		"size":     func(a, b *listing) int { return cmp.Compare(b.SizeBytes, a.SizeBytes) },
-		"updated":  func(a, b *listing) int { return b.UpdatedAt.Compare(a.UpdatedAt) },
+func sortListings(all []*directory.Listing, by string) {
+	order := map[string]func(a, b *directory.Listing) int{
+		"name": func(a, b *directory.Listing) int {
+			return strings.Compare(strings.ToLower(a.Name), strings.ToLower(b.Name))
+		},
+		"releases": func(a, b *directory.Listing) int { return cmp.Compare(b.ReleaseCount, a.ReleaseCount) },
+		"size":     func(a, b *directory.Listing) int { return cmp.Compare(b.SizeBytes, a.SizeBytes) },
+		"updated":  func(a, b *directory.Listing) int { return b.UpdatedAt.Compare(a.UpdatedAt) },
 	}[by]
 	if order != nil {
 		slices.SortStableFunc(all, order)

@@ -1,12 +1,10 @@
 package api
 
 import (
-	"cmp"
 	"context"
 	"io"
 	"net/http"
 	"regexp"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -17,7 +15,6 @@ import (
 	"github.com/francescobianco/packbase/api/web"
 	"github.com/francescobianco/packbase/storage/fault"
 	"github.com/francescobianco/packbase/storage/jobs"
-	"github.com/francescobianco/packbase/storage/name"
 )
 
 // pageTime bounds what a page waits for; then it says what is away.
@@ -108,8 +105,8 @@ func (s *Server) writeProblem(w http.ResponseWriter, r *http.Request, e *answer.
 			p.Message = "Nothing is at this address."
 		}
 		name, _, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, "/"), "/")
-		v, _ := s.directory.look(r.Context()) // the last view is good enough
-		for _, l := range near(v.packages, strings.TrimSuffix(name, ".git"), 6) {
+		v, _ := s.directory.Look(r.Context()) // the last view is good enough
+		for _, l := range v.Near(strings.TrimSuffix(name, ".git"), 6) {
 			p.Near = append(p.Near, web.Package{Package: l.Package})
 		}
 	}
@@ -138,74 +135,6 @@ func problemTitle(status int) string {
 }
 
 func noSuchPage(http.ResponseWriter, *http.Request) error { return fault.ErrNotFound }
-
-// near returns the packages whose names are most like name, the nearest first.
-func near(all []*listing, pkg string, most int) []*listing {
-	pkg = strings.ToLower(pkg)
-	if pkg == "" || len(pkg) > name.MaxPackageName {
-		return nil
-	}
-	type candidate struct {
-		*listing
-		far int
-	}
-	var found []candidate
-	limit := min(1+len(pkg)/4, 4) // typing errors; more would be another name, and cost more
-	for _, p := range all {
-		other, _, _ := strings.Cut(p.folded, "\x00")
-		far := distance(pkg, other, limit)
-		if len(pkg) > 2 && (strings.Contains(other, pkg) || strings.Contains(pkg, other) && len(other) > 2) {
-			far = min(far, 2)
-		}
-		if far <= limit {
-			found = append(found, candidate{p, far})
-		}
-	}
-	slices.SortStableFunc(found, func(a, b candidate) int {
-		return cmp.Or(cmp.Compare(a.far, b.far), cmp.Compare(b.ReleaseCount, a.ReleaseCount))
-	})
-	var names []*listing
-	for _, c := range found[:min(most, len(found))] {
-		names = append(names, c.listing)
-	}
-	return names
-}
-
-// distance is how many letters to insert, drop or replace to get from a to b,
-// or limit+1 if it is more than limit. Names have at most MaxPackageName bytes.
-//
-// Only cells within limit of the diagonal can lead to such an end.
-func distance(a, b string, limit int) int {
-	if max(len(a)-len(b), len(b)-len(a)) > limit {
-		return limit + 1
-	}
-	var cells [name.MaxPackageName + 1]int
-	row := cells[:len(b)+1]
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		from, to := max(0, i-limit), min(len(b), i+limit+1)
-		corner, least := row[from], limit+1
-		row[from] = limit + 1
-		if from == 0 {
-			row[0] = i + 1
-		}
-		for j := from; j < to; j++ {
-			change := corner
-			if a[i] != b[j] {
-				change++
-			}
-			corner = row[j+1]
-			row[j+1] = min(change, row[j]+1, row[j+1]+1)
-			least = min(least, row[j+1])
-		}
-		if min(least, row[from]) > limit {
-			return limit + 1
-		}
-	}
-	return min(row[len(b)], limit+1)
-}
 
 // getJobList serves GET /jobs?state=&before= to browsers.
 func (s *Server) getJobList(w http.ResponseWriter, r *http.Request) error {
@@ -244,7 +173,7 @@ func (s *Server) getJobPage(w http.ResponseWriter, r *http.Request) error {
 	page.Title = strings.TrimSpace(page.Job.Work() + " " + job.Package)
 	switch {
 	case job.State == jobs.Queued:
-		status, err := s.status.of(r.Context()).get(r.Context(), s.workOutStatus)
+		status, err := s.status.Of(r.Context()).Get(r.Context(), s.workOutStatus)
 		if err != nil {
 			return err
 		}

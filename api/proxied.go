@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sync/singleflight"
 
 	"github.com/francescobianco/packbase/api/answer"
+	"github.com/francescobianco/packbase/api/directory"
 	"github.com/francescobianco/packbase/api/proxy"
 	"github.com/francescobianco/packbase/api/smarthttp"
 	"github.com/francescobianco/packbase/api/stored"
@@ -117,16 +118,16 @@ func counted(r *http.Request) {
 }
 
 // bound returns the package that is bound to a repository, or ErrMissing.
-func (m *mirror) bound(ctx context.Context, repository string) (*listing, error) {
+func (m *mirror) bound(ctx context.Context, repository string) (*directory.Listing, error) {
 	up, err := name.ParseUpstream(repository)
 	if err != nil {
 		return nil, proxy.ErrMissing // no package can be
 	}
-	v, err := m.directory.last(ctx)
-	if err != nil && v.upstream == nil {
+	v, err := m.directory.Last(ctx)
+	if err != nil && v.Upstream == nil {
 		return nil, err
 	}
-	pkg := v.upstream[up.Canonical]
+	pkg := v.Upstream[up.Canonical]
 	if pkg == nil {
 		return nil, proxy.ErrMissing
 	}

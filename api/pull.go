@@ -146,7 +146,7 @@ func (m *mirror) Pull(w http.ResponseWriter, r *http.Request, d name.Dependency)
 func (m *mirror) outlive(job jobs.Job) {
 	ctx, cancel := context.WithTimeout(context.Background(), longestJob)
 	defer cancel()
-	watch := m.watch.all
+	watch := m.watch.All
 	now, done := watch.follow(job)
 	defer done()
 	tick := time.NewTicker(time.Second)

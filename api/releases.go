@@ -8,6 +8,7 @@ import (
 
 	lru "github.com/hashicorp/golang-lru/v2"
 
+	"github.com/francescobianco/packbase/api/directory"
 	"github.com/francescobianco/packbase/api/git"
 	"github.com/francescobianco/packbase/api/stored"
 	"github.com/francescobianco/packbase/storage"
@@ -107,8 +108,8 @@ func (s *Server) Warm(ctx context.Context) {
 		if now := s.epoch.Now(ctx); now != epoch {
 			warmed, epoch = map[string]int64{}, now
 		}
-		if v, err := s.directory.look(ctx); err == nil {
-			s.warmPackages(ctx, v.packages, warmed)
+		if v, err := s.directory.Look(ctx); err == nil {
+			s.warmPackages(ctx, v.Packages, warmed)
 		}
 		select {
 		case <-ctx.Done():
@@ -118,8 +119,8 @@ func (s *Server) Warm(ctx context.Context) {
 	}
 }
 
-func (s *Server) warmPackages(ctx context.Context, packages []*listing, warmed map[string]int64) {
-	newest := slices.SortedFunc(slices.Values(packages), func(a, b *listing) int { return b.UpdatedAt.Compare(a.UpdatedAt) })
+func (s *Server) warmPackages(ctx context.Context, packages []*directory.Listing, warmed map[string]int64) {
+	newest := slices.SortedFunc(slices.Values(packages), func(a, b *directory.Listing) int { return b.UpdatedAt.Compare(a.UpdatedAt) })
 	room, first := git.RoomForReleases, len(warmed) == 0
 	for i, p := range newest {
 		room -= p.ReleaseCount

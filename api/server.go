@@ -24,6 +24,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/francescobianco/packbase/api/answer"
+	"github.com/francescobianco/packbase/api/directory"
+	"github.com/francescobianco/packbase/api/fresh"
 	"github.com/francescobianco/packbase/api/git"
 	"github.com/francescobianco/packbase/api/pace"
 	"github.com/francescobianco/packbase/api/proxy"
@@ -75,17 +77,17 @@ type Server struct {
 	releases  *releaseCache
 	metrics   *metrics
 	answers   *answers
-	directory *directory
-	status    perReader[remembered[*wire.Status]]
+	directory *directory.Directory
+	status    fresh.PerReader[fresh.Value[*wire.Status]]
 	site      *web.Site
-	overview  perReader[remembered[*overview]]
-	chart     perReader[remembered[web.Chart]]
+	overview  fresh.PerReader[fresh.Value[*overview]]
+	chart     fresh.PerReader[fresh.Value[web.Chart]]
 	orders    *lru.Cache[string, *order] // of releases on pages, by package
-	openJobs  remembered[jobs.QueueCounts]
-	scrub     remembered[wire.Blobs]
-	feedHead  remembered[int64]
-	news      news
-	watch     perReader[*jobWatch]
+	openJobs  fresh.Value[jobs.QueueCounts]
+	scrub     fresh.Value[wire.Blobs]
+	feedHead  fresh.Value[int64]
+	news      fresh.News
+	watch     fresh.PerReader[*jobWatch]
 	draining  atomic.Bool
 
 	replicated atomic.Int64 // the change that an edge's status told of last
@@ -98,10 +100,10 @@ func New(db *storage.DB, q *queue.Queue, blobs blob.Store, opt Options, log *slo
 	e := stored.NewEpoch(db)
 	promised := stored.New(db, blobs, log)
 	s := &Server{db: db, queue: q, promised: promised, opt: opt, log: log, metrics: newMetrics(opt.Metrics), answers: newAnswers(), site: web.New(),
-		epoch: e, tokens: newTokenCache(db, e), releases: newReleaseCache(db, e), watch: perReader[*jobWatch]{newJobWatch(db), newJobWatch(db)}}
-	s.directory = newDirectory(db, e, &s.news)
-	s.status.all.news, s.status.public.news = &s.news, &s.news
-	s.overview.all.news, s.overview.public.news = &s.news, &s.news
+		epoch: e, tokens: newTokenCache(db, e), releases: newReleaseCache(db, e), watch: fresh.PerReader[*jobWatch]{All: newJobWatch(db), Public: newJobWatch(db)}}
+	s.directory = directory.New(db, e, &s.news)
+	s.status.All.News, s.status.Public.News = &s.news, &s.news
+	s.overview.All.News, s.overview.Public.News = &s.news, &s.news
 	s.orders, _ = lru.New[string, *order](keptOrders) // the error is about sizes below one
 	if opt.Metrics != nil {
 		opt.Metrics.MustRegister(newRegistryCollector(s))

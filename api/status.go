@@ -4,13 +4,10 @@ import (
 	"context"
 	"errors"
 	"net/http"
-	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/francescobianco/packbase/api/answer"
 	"github.com/francescobianco/packbase/api/wire"
-	"github.com/francescobianco/packbase/storage/access"
 	"github.com/francescobianco/packbase/storage/fault"
 	"github.com/francescobianco/packbase/storage/feed"
 	"github.com/francescobianco/packbase/storage/jobs"
@@ -20,7 +17,7 @@ import (
 const scrubAge = 15 * time.Second
 
 func (s *Server) workOutScrub(ctx context.Context) (wire.Blobs, error) {
-	return s.scrub.within(ctx, scrubAge, func(ctx context.Context) (wire.Blobs, error) {
+	return s.scrub.Within(ctx, scrubAge, func(ctx context.Context) (wire.Blobs, error) {
 		st, err := s.db.Scrub.State(ctx, s.opt.Scrub)
 		return wire.Blobs{CheckedSince: st.Since, Behind: st.Behind, Damaged: st.Damaged}, err
 	})
@@ -28,57 +25,9 @@ func (s *Server) workOutScrub(ctx context.Context) (wire.Blobs, error) {
 
 const listedAside = 20 // changes
 
-// news counts what this server changed, and the ends of jobs that it told
-// somebody of. Lists and status that were worked out before are out of date.
-type news = atomic.Uint64
-
-// A remembered value is worked out again when it is too old, by one caller at
-// a time, however many ask.
-type remembered[T any] struct {
-	news  *news // nil for what may be as old as all that
-	mu    sync.Mutex
-	value T
-	at    time.Time
-	heard uint64 // the news by then
-}
-
-// get returns the value as it was at most a second ago, and after all news.
-func (r *remembered[T]) get(ctx context.Context, work func(context.Context) (T, error)) (T, error) {
-	return r.within(ctx, time.Second, work)
-}
-
-// within returns the value as it was at most age ago, and after all news.
-func (r *remembered[T]) within(ctx context.Context, age time.Duration, work func(context.Context) (T, error)) (T, error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	var heard uint64
-	if r.news != nil {
-		heard = r.news.Load()
-	}
-	if time.Since(r.at) < age && heard == r.heard {
-		return r.value, nil
-	}
-	value, err := work(ctx)
-	if err == nil {
-		r.value, r.at, r.heard = value, time.Now(), heard
-	}
-	return value, err
-}
-
-// A perReader value is one for those who see private packages, and one for all
-// others.
-type perReader[T any] struct{ all, public T }
-
-func (p *perReader[T]) of(ctx context.Context) *T {
-	if access.SeesPrivate(ctx) {
-		return &p.all
-	}
-	return &p.public
-}
-
 // getStatus serves GET /api/status.
 func (s *Server) getStatus(w http.ResponseWriter, r *http.Request) error {
-	body, err := s.status.of(r.Context()).get(r.Context(), s.workOutStatus)
+	body, err := s.status.Of(r.Context()).Get(r.Context(), s.workOutStatus)
 	if err != nil {
 		return err
 	}
@@ -98,11 +47,11 @@ func (s *Server) workOutStatus(ctx context.Context) (*wire.Status, error) {
 	if replicated != nil && s.replicated.Swap(replicated.Seq) != replicated.Seq {
 		s.news.Add(1)
 	}
-	v, err := s.directory.look(ctx)
+	v, err := s.directory.Look(ctx)
 	if err != nil {
 		return nil, err
 	}
-	t := v.totals
+	t := v.Totals
 	b := &wire.Status{
 		Service: "packbase", Release: s.opt.Release, Auth: s.authWord(), Languages: t.Languages, MovedTags: t.MovedTags,
 		PackagesTotal: t.Packages, PackagesHealthy: t.Healthy, PackagesUnhealthy: t.Unhealthy, PackagesFrozen: t.Frozen,

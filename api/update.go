@@ -16,6 +16,7 @@ import (
 	"github.com/go-chi/chi/v5"
 
 	"github.com/francescobianco/packbase/api/answer"
+	"github.com/francescobianco/packbase/api/directory"
 	"github.com/francescobianco/packbase/api/wire"
 	"github.com/francescobianco/packbase/storage/fault"
 	"github.com/francescobianco/packbase/storage/jobs"
@@ -135,11 +136,11 @@ func (s *Server) searchPackages(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	v, err := s.directory.last(r.Context())
+	v, err := s.directory.Last(r.Context())
 	if err != nil {
 		return err
 	}
-	found := v.search(q)
+	found := v.Search(q)
 	out := wire.Found{Query: q, Total: len(found), Results: []wire.Match{}}
 	for _, p := range page(found, offset, limit) {
 		out.Results = append(out.Results, newFoundBody(p))
@@ -148,7 +149,7 @@ func (s *Server) searchPackages(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-func newFoundBody(p *listing) wire.Match {
+func newFoundBody(p *directory.Listing) wire.Match {
 	b := wire.Match{Package: p.Name, Description: p.Description, Upstream: p.Upstream, Language: p.Language,
 		Releases: p.ReleaseCount, Healthy: p.Healthy, UpdatedAt: p.UpdatedAt}
 	if p.LatestTag != nil {

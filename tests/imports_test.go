@@ -24,6 +24,8 @@ var imports = []struct {
 	{"cmd/packbase/term", nil},
 	{"api", []string{"storage"}},
 	{"api/answer", []string{"api/wire", "storage"}},
+	{"api/directory", []string{"api/fresh", "api/stored", "storage"}},
+	{"api/fresh", []string{"storage/access"}},
 	{"api/git", []string{"api/answer", "api/smarthttp", "api/stored", "storage"}},
 	{"api/health", []string{"storage"}},
 	{"api/route", nil},

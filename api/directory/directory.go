@@ -1,97 +1,97 @@
-package api
+// Package directory has all packages in memory, for lists, search, status and
+// pages.
+package directory
 
 import (
 	"cmp"
 	"context"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
+	"github.com/francescobianco/packbase/api/fresh"
 	"github.com/francescobianco/packbase/api/stored"
 	"github.com/francescobianco/packbase/storage"
 	"github.com/francescobianco/packbase/storage/access"
 )
 
-// A directory keeps all packages in memory, so that lists, search and status
+// A Directory keeps all packages in memory, so that lists, search and status
 // cost the same with ten packages and with ten thousand. It asks Postgres for
-// what changed, at most once in directoryAge, unless there are news.
-type directory struct {
+// what changed, at most once in a second, unless there are news.
+type Directory struct {
 	db    *storage.DB
 	epoch *stored.Epoch
-	news  *news
+	views fresh.Value[fresh.PerReader[*View]]
 
-	mu     sync.Mutex
-	asked  time.Time // when Postgres was last asked
-	heard  uint64    // the news by then
-	failed error     // how that ended
+	// What the views are made from, for ask.
 	since  time.Time // the newest change seen
 	of     int64     // the epoch of byName
-	byName map[string]*listing
-	views  perReader[*view]
+	byName map[string]*Listing
+	made   fresh.PerReader[*View]
 }
 
 const (
-	directoryAge     = time.Second
-	directoryTimeout = 3 * time.Second
+	timeout = 3 * time.Second
 	// A transaction may commit some time after its rows say they changed.
-	directoryOverlap = 15 * time.Second
+	overlap = 15 * time.Second
 )
 
-// A listing is a package as lists show it.
-type listing struct {
+// A Listing is a package as lists show it.
+type Listing struct {
 	storage.Package
 	folded string // name, description and upstream in lower case, apart by NUL
 }
 
-// A view is the directory at one moment. It does not change.
-type view struct {
-	packages []*listing          // sorted by name as bytes
-	upstream map[string]*listing // by upstream; also those that were removed, and those without releases
-	totals   totals
+// A View is the directory at one moment. It does not change.
+type View struct {
+	Packages []*Listing          // sorted by name as bytes
+	Upstream map[string]*Listing // by upstream; also those that were removed, and those without releases
+	Totals   Totals
 }
 
-type totals struct {
+// Totals are sums over the packages of a view.
+type Totals struct {
 	Packages, Local, Registered, Healthy, Unhealthy, Frozen int
 	Releases, MovedTags                                     int
 	Bytes                                                   int64
 	Languages                                               map[string]int
 }
 
-func newDirectory(db *storage.DB, e *stored.Epoch, news *news) *directory {
-	none := &view{totals: totals{Languages: map[string]int{}}}
-	return &directory{db: db, epoch: e, news: news, byName: map[string]*listing{}, views: perReader[*view]{none, none}}
+// New returns the directory of a database, empty until somebody looks.
+func New(db *storage.DB, e *stored.Epoch, news *fresh.News) *Directory {
+	none := &View{Totals: Totals{Languages: map[string]int{}}}
+	d := &Directory{db: db, epoch: e, byName: map[string]*Listing{}, made: fresh.PerReader[*View]{All: none, Public: none}}
+	d.views.News, d.views.Failures = news, true
+	return d
 }
 
-// look returns the packages as they are now, give or take directoryAge, and
-// with all news.
+// Look returns the packages as they are now, give or take a second, and with
+// all news.
 // When Postgres is away it returns the last view, with the error, too.
-func (d *directory) look(ctx context.Context) (*view, error) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	heard := d.news.Load()
-	if time.Since(d.asked) < directoryAge && heard == d.heard {
-		return *d.views.of(ctx), d.failed
-	}
+func (d *Directory) Look(ctx context.Context) (*View, error) {
+	views, err := d.views.Get(ctx, d.ask)
+	return *views.Of(ctx), err
+}
+
+func (d *Directory) ask(ctx context.Context) (fresh.PerReader[*View], error) {
 	epoch := d.epoch.Now(ctx)
 	if epoch != d.of {
 		d.since = time.Time{}
 	}
 	since := d.since
 	if !since.IsZero() {
-		since = since.Add(-directoryOverlap)
+		since = since.Add(-overlap)
 	}
 	// Others wait for this answer: it must come soon, and not end with a client.
-	ask, cancel := context.WithTimeout(access.SeePrivate(context.WithoutCancel(ctx)), directoryTimeout)
+	ctx, cancel := context.WithTimeout(access.SeePrivate(context.WithoutCancel(ctx)), timeout)
 	defer cancel()
-	changed, err := d.db.ChangedPackages(ask, since)
-	d.asked, d.heard, d.failed = time.Now(), heard, err
+	changed, err := d.db.ChangedPackages(ctx, since)
 	if err != nil {
-		return *d.views.of(ctx), err
+		return d.made, err
 	}
 	stale := false
 	if epoch != d.of { // names may be gone
-		d.byName, d.of, stale = map[string]*listing{}, epoch, true
+		d.byName, d.of, stale = map[string]*Listing{}, epoch, true
 	}
 	for i := range changed {
 		p := &changed[i]
@@ -99,56 +99,56 @@ func (d *directory) look(ctx context.Context) (*view, error) {
 			continue
 		}
 		stale = true
-		d.byName[p.Name] = &listing{Package: *p, folded: strings.ToLower(p.Name + "\x00" + p.Description + "\x00" + p.Upstream)}
+		d.byName[p.Name] = &Listing{Package: *p, folded: strings.ToLower(p.Name + "\x00" + p.Description + "\x00" + p.Upstream)}
 		if p.ChangedAt.After(d.since) {
 			d.since = p.ChangedAt
 		}
 	}
 	if stale {
-		d.views = perReader[*view]{newView(d.byName, true), newView(d.byName, false)}
+		d.made = fresh.PerReader[*View]{All: newView(d.byName, true), Public: newView(d.byName, false)}
 	}
-	return *d.views.of(ctx), nil
+	return d.made, nil
 }
 
-// last is look for those who can do with packages as they were when Postgres
+// Last is Look for those who can do with packages as they were when Postgres
 // last answered. It returns an error if it never did.
-func (d *directory) last(ctx context.Context) (*view, error) {
-	v, err := d.look(ctx)
-	if len(v.packages) > 0 {
+func (d *Directory) Last(ctx context.Context) (*View, error) {
+	v, err := d.Look(ctx)
+	if len(v.Packages) > 0 {
 		return v, nil
 	}
 	return v, err
 }
 
-func newView(byName map[string]*listing, private bool) *view {
-	v := &view{packages: make([]*listing, 0, len(byName)), upstream: make(map[string]*listing, len(byName)), totals: totals{Languages: map[string]int{}}}
+func newView(byName map[string]*Listing, private bool) *View {
+	v := &View{Packages: make([]*Listing, 0, len(byName)), Upstream: make(map[string]*Listing, len(byName)), Totals: Totals{Languages: map[string]int{}}}
 	for _, p := range byName {
 		if p.Private && !private {
 			continue
 		}
-		if other := v.upstream[p.Upstream]; other == nil || p.before(other) {
-			v.upstream[p.Upstream] = p
+		if other := v.Upstream[p.Upstream]; other == nil || p.before(other) {
+			v.Upstream[p.Upstream] = p
 		}
 		if p.State == storage.Removed || p.ReleaseCount == 0 && !p.Registered {
 			continue
 		}
-		v.packages = append(v.packages, p)
-		v.totals.add(p)
+		v.Packages = append(v.Packages, p)
+		v.Totals.add(p)
 	}
-	slices.SortFunc(v.packages, func(a, b *listing) int { return strings.Compare(a.Name, b.Name) })
+	slices.SortFunc(v.Packages, func(a, b *Listing) int { return strings.Compare(a.Name, b.Name) })
 	return v
 }
 
 // before tells which of two packages stands for the upstream that both have: one that was not removed, the one with
 // more releases, the first by name.
-func (p *listing) before(other *listing) bool {
+func (p *Listing) before(other *Listing) bool {
 	if removed := p.State == storage.Removed; removed != (other.State == storage.Removed) {
 		return !removed
 	}
 	return cmp.Or(cmp.Compare(other.ReleaseCount, p.ReleaseCount), strings.Compare(p.Name, other.Name)) < 0
 }
 
-func (t *totals) add(p *listing) {
+func (t *Totals) add(p *Listing) {
 	t.Packages++
 	t.Releases += p.ReleaseCount
 	t.Bytes += p.SizeBytes
@@ -172,21 +172,21 @@ func (t *totals) add(p *listing) {
 	}
 }
 
-// search returns the packages whose name, description or upstream contains
+// Search returns the packages whose name, description or upstream contains
 // every word of query, the best first: the name itself, a name that begins
 // so, a name that contains it, then the others.
-func (v *view) search(query string) []*listing {
+func (v *View) Search(query string) []*Listing {
 	words := strings.Fields(strings.ToLower(query))
 	if len(words) == 0 {
 		return nil
 	}
-	var found []*listing
-	for _, p := range v.packages {
+	var found []*Listing
+	for _, p := range v.Packages {
 		if containsAll(p.folded, words) {
 			found = append(found, p)
 		}
 	}
-	slices.SortStableFunc(found, func(a, b *listing) int {
+	slices.SortStableFunc(found, func(a, b *Listing) int {
 		return cmp.Or(cmp.Compare(rank(a, words), rank(b, words)), cmp.Compare(b.ReleaseCount, a.ReleaseCount))
 	})
 	return found
@@ -201,7 +201,7 @@ func containsAll(text string, words []string) bool {
 	return true
 }
 
-func rank(p *listing, words []string) int {
+func rank(p *Listing, words []string) int {
 	name, _, _ := strings.Cut(p.folded, "\x00")
 	switch first := words[0]; {
 	case name == first:
