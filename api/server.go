@@ -8,6 +8,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
 	"net/netip"
@@ -36,6 +37,7 @@ import (
 	"github.com/francescobianco/packbase/storage"
 	"github.com/francescobianco/packbase/storage/access"
 	"github.com/francescobianco/packbase/storage/blob"
+	"github.com/francescobianco/packbase/storage/capture"
 	"github.com/francescobianco/packbase/storage/fault"
 	"github.com/francescobianco/packbase/storage/jobs"
 	"github.com/francescobianco/packbase/storage/queue"
@@ -70,6 +72,7 @@ type Server struct {
 	git   *git.Server
 	proxy *proxy.Proxy
 	trees *tree.Store
+	deps  *capture.Reader
 
 	epoch     *stored.Epoch
 	tokens    *tokenCache
@@ -110,6 +113,7 @@ func New(db *storage.DB, q *queue.Queue, blobs blob.Store, opt Options, log *slo
 	}
 	s.git = git.New(db, promised, e, git.Options{Release: opt.Release, Client: s.clientOf}, log)
 	s.trees = tree.New(db.DB)
+	s.deps = capture.NewReader(func(ctx context.Context, digest string) (io.ReadCloser, error) { return blobs.Open(ctx, digest) })
 	s.proxy = newProxy(s)
 	return s
 }

@@ -347,17 +347,19 @@ func (s *Server) contentOf(ctx context.Context, deps []zigpkg.Dependency, known 
 	nodes, problems, err := capture.Walk(ctx, deps, func(ctx context.Context, hash string) ([]zigpkg.Dependency, bool, error) {
 		src, ok := sources[hash]
 		if _, done := asked[hash]; !ok && !done {
-			src, err := s.trees.ByHash(ctx, hash)
-			if errors.Is(err, fault.ErrNotFound) {
-				return nil, false, nil
-			}
-			if err != nil {
+			var err error
+			if src, err = s.trees.ByHash(ctx, hash); err != nil && !errors.Is(err, fault.ErrNotFound) {
 				return nil, false, err
 			}
-			sources[hash] = src
-			return src.Zig.Dependencies, true, nil
+			if ok = err == nil; ok {
+				sources[hash] = src
+			}
 		}
-		return src.Zig.Dependencies, ok, nil
+		if !ok {
+			return nil, false, nil
+		}
+		deps, err := s.deps.Dependencies(ctx, src.Digest, src.Zig.Dependencies)
+		return deps, true, err
 	})
 	if errors.Is(err, capture.ErrTooLarge) {
 		return m, nil, false, &answer.Error{Status: http.StatusUnprocessableEntity, Code: "tree_too_large", Message: err.Error()}

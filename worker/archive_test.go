@@ -9,10 +9,12 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -108,7 +110,9 @@ func tarOf(t *testing.T, prefix string, files map[string]string) []byte {
 	t.Helper()
 	var buf bytes.Buffer
 	w := tar.NewWriter(&buf)
-	for _, name := range []string{"build.zig", "build.zig.zon", "src/root.zig"} {
+	names := append(slices.Sorted(maps.Keys(files)), "build.zig", "build.zig.zon", "src/root.zig")
+	slices.Sort(names)
+	for _, name := range slices.Compact(names) {
 		body := files[name]
 		if err := w.WriteHeader(&tar.Header{Name: prefix + name, Mode: 0o644, Size: int64(len(body)), Format: tar.FormatUSTAR}); err != nil {
 			t.Fatal(err)

@@ -124,7 +124,11 @@ func (c *capturing) dependencies(ctx context.Context, hash string) ([]zigpkg.Dep
 		}
 		ok = err == nil
 	}
-	return src.Zig.Dependencies, ok, nil
+	if !ok {
+		return nil, false, nil
+	}
+	deps, err := c.w.deps.Dependencies(ctx, src.Digest, src.Zig.Dependencies)
+	return deps, true, err
 }
 
 // plan says what becomes of a node, and has it brought if it is missing.

@@ -130,6 +130,26 @@ func TestCapture(t *testing.T) {
 	}
 }
 
+// What a package within a dependency needs is needed.
+func TestCaptureNested(t *testing.T) {
+	t.Parallel()
+	r, up := workertest.New(t), newFileServer(t)
+	r.Work(allowed(t))
+	trees := tree.New(r.DB.DB)
+	leaf := gz(t, tarOf(t, "x/", map[string]string{"build.zig.zon": zon("leaf")}))
+	_, got := fetchArchive(t, r, up.serve("/of/leaf", sends("application/gzip", leaf)), "")
+	outer := strings.Replace(zon("outer"), ".dependencies = .{", `.dependencies = .{ .inner = .{ .path = "inner" },`, 1)
+	inner := zon("inner", [2]string{up.URL + "/leaf.tar.gz", got.ZigHash})
+	_, whole := fetchArchive(t, r, up.serve("/outer.tar.gz", sends("application/gzip",
+		gz(t, tarOf(t, "x/", map[string]string{"build.zig.zon": outer, "inner/build.zig.zon": inner})))), "")
+	c, err := trees.Begin(t.Context(), "root", []tree.Root{{File: "build.zig.zon",
+		Text: zon("root", [2]string{up.URL + "/outer.tar.gz", whole.ZigHash})}}, false)
+	r.Must(err)
+	if got := capture(t, r, c.Job); got.Nodes != 2 || got.Stored != 2 {
+		t.Errorf("captured %+v, want the package and what is needed by the one within it", got)
+	}
+}
+
 // The old and the new hash of the same files are two nodes, and one package.
 func TestCaptureBothHashes(t *testing.T) {
 	t.Parallel()

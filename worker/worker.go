@@ -11,6 +11,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
 	"os/exec"
@@ -24,6 +25,7 @@ import (
 	"github.com/francescobianco/packbase/storage"
 	"github.com/francescobianco/packbase/storage/access"
 	"github.com/francescobianco/packbase/storage/blob"
+	"github.com/francescobianco/packbase/storage/capture"
 	"github.com/francescobianco/packbase/storage/fault"
 	"github.com/francescobianco/packbase/storage/gitpack"
 	"github.com/francescobianco/packbase/storage/jobs"
@@ -70,6 +72,7 @@ type Options struct {
 type Worker struct {
 	db    *storage.DB
 	trees *tree.Store
+	deps  *capture.Reader
 	queue *queue.Queue
 	blobs blob.Store
 	opt   Options
@@ -89,6 +92,7 @@ type Worker struct {
 func New(db *storage.DB, q *queue.Queue, blobs blob.Store, opt Options, log *slog.Logger) *Worker {
 	w := &Worker{db: db, trees: tree.New(db.DB), queue: q, blobs: blobs, opt: opt, log: log.With("worker", opt.ID), web: upstream.New(opt.Egress), rules: rulesOf(opt)}
 	w.probe = &probe.Prober{DB: db, Staging: opt.Staging, Git: opt.Git, Limits: gitpack.StoredLimits(), Zig: opt.Zig, ZigCache: opt.ZigCache, Child: opt.Child}
+	w.deps = capture.NewReader(func(ctx context.Context, digest string) (io.ReadCloser, error) { return blobs.Open(ctx, digest) })
 	w.table = map[string]func(context.Context, *job) (any, error){
 		jobs.FetchPackage:  w.fetchPackage,
 		jobs.ProbePackage:  w.probePackage,

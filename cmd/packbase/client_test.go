@@ -94,7 +94,7 @@ func newServer(t *testing.T, change func(*serve.Config)) *server {
 // work starts a worker, until the test ends.
 func (s *server) work(t *testing.T) {
 	t.Helper()
-	w, err := serve.NewWorker(s.cfg, s.stores, s.git, nil, slog.New(slog.DiscardHandler))
+	w, err := serve.NewWorker(s.cfg, s.stores, nil, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -46,7 +46,7 @@ type Problem struct {
 type Dependencies func(ctx context.Context, hash string) (deps []zigpkg.Dependency, ok bool, err error)
 
 // Walk returns the nodes that the roots lead to, as far as what is stored tells, nearest first, and what cannot
-// be one. Path dependencies are their package's own business.
+// be one. Path dependencies are for stored to follow; see Reader.
 func Walk(ctx context.Context, roots []zigpkg.Dependency, stored Dependencies) (nodes []*Node, problems []Problem, err error) {
 	w := &walk{known: map[string]*Node{}}
 	if err := w.add("", 1, roots); err != nil {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"net/http"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -62,14 +61,13 @@ which does both with a Postgres of its own.`,
 			return err
 		}
 		log.Info("working", "central", cfg.Central)
-		return follow(ctx, cfg, s, git.Handler(s.DB, s.Blobs, cfg.Release), *resume, log)
+		return follow(ctx, cfg, s, *resume, log)
 	}
 	return cmd
 }
 
-// follow replicates from the central until ctx ends. git is the Git interface,
-// to probe with; resume clears a halt.
-func follow(ctx context.Context, cfg *Config, s *Stores, git http.Handler, resume bool, log *slog.Logger) error {
+// follow replicates from the central until ctx ends; resume clears a halt.
+func follow(ctx context.Context, cfg *Config, s *Stores, resume bool, log *slog.Logger) error {
 	central, place, err := parseCentral(cfg.Central)
 	if err != nil {
 		return err
@@ -91,7 +89,7 @@ func follow(ctx context.Context, cfg *Config, s *Stores, git http.Handler, resum
 	}
 	r := &peer.Replica{
 		DB: s.DB, Blobs: s.Blobs, Staging: staging, Central: central, Token: cfg.CentralToken, HTTP: client.HTTP(), Retry: time.Second, Scrub: cfg.Scrub, Log: log,
-		Prober: &probe.Prober{DB: s.DB, Staging: staging, Git: git, Limits: gitpack.StoredLimits(), Zig: cfg.Zig, ZigCache: filepath.Join(cfg.Root, "zig-cache"), Child: child},
+		Prober: &probe.Prober{DB: s.DB, Staging: staging, Git: git.Handler(s.DB, s.Blobs, cfg.Release), Limits: gitpack.StoredLimits(), Zig: cfg.Zig, ZigCache: filepath.Join(cfg.Root, "zig-cache"), Child: child},
 	}
 	return r.Run(ctx)
 }

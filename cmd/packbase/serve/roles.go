@@ -11,7 +11,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/spf13/cobra"
 
-	"github.com/francescobianco/packbase/api/git"
 	"github.com/francescobianco/packbase/cmd/packbase/term"
 	"github.com/francescobianco/packbase/storage"
 	"github.com/francescobianco/packbase/worker/confine"
@@ -88,7 +87,7 @@ func (p *program) workerCommand() *cobra.Command {
 		}
 		warnOwner(ctx, s.DB, log)
 		reg := prometheus.NewRegistry()
-		w, err := NewWorker(cfg, s, git.Handler(s.DB, s.Blobs, cfg.Release), reg, log)
+		w, err := NewWorker(cfg, s, reg, log)
 		if err != nil {
 			return err
 		}

@@ -24,6 +24,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/francescobianco/packbase/api"
+	"github.com/francescobianco/packbase/api/git"
 	"github.com/francescobianco/packbase/api/pace"
 	"github.com/francescobianco/packbase/cmd/packbase/term"
 	"github.com/francescobianco/packbase/storage"
@@ -103,8 +104,8 @@ func paceOf(cfg *Config) pace.Limits {
 	return limits
 }
 
-// NewWorker returns the job side. git serves the probe; it may be nil.
-func NewWorker(cfg *Config, s *Stores, git http.Handler, reg prometheus.Registerer, log *slog.Logger) (*worker.Worker, error) {
+// NewWorker returns the job side.
+func NewWorker(cfg *Config, s *Stores, reg prometheus.Registerer, log *slog.Logger) (*worker.Worker, error) {
 	staging, err := blob.OpenStaging(s.Blobs, filepath.Join(cfg.Root, "staging"))
 	if err != nil {
 		return nil, fmt.Errorf("PACKBASE_ROOT: %w", err)
@@ -132,7 +133,7 @@ func NewWorker(cfg *Config, s *Stores, git http.Handler, reg prometheus.Register
 		Quota:       cfg.Quota,
 		Egress: upstream.Options{Allow: cfg.Allow, Netrc: cfg.Netrc, UserAgent: "packbase/" + cfg.Release,
 			Limits: upstream.Limits{MinRate: cfg.MinRate}},
-		Git:            git,
+		Git:            git.Handler(s.DB, s.Blobs, cfg.Release),
 		Zig:            cfg.Zig,
 		ZigCache:       filepath.Join(cfg.Root, "zig-cache"),
 		Source:         cfg.Source,

@@ -90,9 +90,9 @@ func (p *program) up(ctx context.Context, cfg *Config, resume bool, log *slog.Lo
 	if err != nil {
 		return err
 	}
-	work := func(ctx context.Context) error { return follow(ctx, cfg, s, srv.Handler(), resume, log) }
+	work := func(ctx context.Context) error { return follow(ctx, cfg, s, resume, log) }
 	if cfg.Central == "" {
-		w, err := NewWorker(cfg, s, srv.Handler(), reg, log)
+		w, err := NewWorker(cfg, s, reg, log)
 		if err != nil {
 			return err
 		}
