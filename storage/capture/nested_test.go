@@ -44,7 +44,7 @@ func zonOf(deps ...string) string {
 func TestNestedDependencies(t *testing.T) {
 	t.Parallel()
 	url := func(name string) string {
-		return fmt.Sprintf(`.%s = .{ .url = "https://example.org/%[1]s.tar.gz", .hash = "1220%[2]064x" }`, name, name[0])
+		return fmt.Sprintf(`.%s = .{ .url = "https://example.org/%[1]s.tar.gz", .hash = "1220%s" }`, name, strings.Repeat(name, 64))
 	}
 	local := func(name, path string) string { return fmt.Sprintf(`.%s = .{ .path = %q }`, name, path) }
 	files := map[string]string{
