@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -67,10 +68,43 @@ func rootsOf(manifests []wire.TreeManifest) (roots []tree.Root, deps []zigpkg.De
 		if err != nil {
 			return nil, nil, &answer.Error{Status: http.StatusBadRequest, Code: "manifest_invalid", Message: fmt.Sprintf("%.200s:%v", m.File, err)}
 		}
-		roots = append(roots, tree.Root{File: m.File, Text: m.Text})
+		text, ok := withoutUsers(m.Text, man.Dependencies)
+		if !ok {
+			return nil, nil, invalid("%.200s: a URL has a user or a password, which is not kept: write it without", m.File)
+		}
+		roots = append(roots, tree.Root{File: m.File, Text: text})
 		deps = append(deps, man.Dependencies...)
 	}
 	return roots, deps, nil
+}
+
+// withoutUsers returns a manifest without the users and passwords that its URLs have, for they are stored nowhere; ok
+// is false if it writes one in a way that hides it.
+func withoutUsers(text string, deps []zigpkg.Dependency) (plain string, ok bool) {
+	plain = text
+	for _, d := range deps {
+		plain = strings.ReplaceAll(plain, d.URL, withoutUser(d.URL))
+	}
+	if plain == text {
+		return text, !slices.ContainsFunc(deps, hasUser)
+	}
+	man, err := zigpkg.ParseManifest([]byte(plain))
+	return plain, err == nil && !slices.ContainsFunc(man.Dependencies, hasUser)
+}
+
+func hasUser(d zigpkg.Dependency) bool { return withoutUser(d.URL) != d.URL }
+
+// withoutUser returns a URL without user and password, also one that cannot be parsed.
+func withoutUser(raw string) string {
+	scheme, rest, ok := strings.Cut(raw, "://")
+	host := rest
+	if i := strings.IndexAny(rest, "/?#"); i >= 0 {
+		host = rest[:i]
+	}
+	if i := strings.LastIndex(host, "@"); ok && i >= 0 {
+		return scheme + "://" + rest[i+1:]
+	}
+	return raw
 }
 
 // readManifests is readJSON for what may be large: it counts among the answers of its client until free is called, or

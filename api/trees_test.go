@@ -181,6 +181,28 @@ func TestBundleBreaksOff(t *testing.T) {
 }
 
 // What is private is in no stranger's bundle, tree, list or answer.
+// What a URL has of a user and a password is not kept with the manifest.
+func TestTreeKeepsNoPassword(t *testing.T) {
+	t.Parallel()
+	g := newRegistry(t)
+	text := strings.Replace(asManifest(goneHash), "https://", "https://me:hunter2@", 1)
+	capture := func(text string) int {
+		return g.do("POST", "/api/trees", asBody(t, wire.Capture{Name: "app", Manifest: text}), "Authorization", "Bearer "+token).StatusCode
+	}
+	if got := capture(text); got != http.StatusAccepted {
+		t.Fatalf("status = %d", got)
+	}
+	roots, err := tree.New(g.db.DB).Roots(t.Context(), "app", 1)
+	g.must(err)
+	if len(roots) != 1 || strings.Contains(roots[0].Text, "hunter2") || !strings.Contains(roots[0].Text, "\"https://files.example/0.tar.gz\"") {
+		t.Errorf("kept: %+v", roots)
+	}
+	hidden := strings.Replace(text, "me:hunter2", `me:hunter\x32`, 1)
+	if got := capture(hidden); got != http.StatusBadRequest {
+		t.Errorf("a password behind an escape: status = %d, want 400", got)
+	}
+}
+
 func TestPrivateTrees(t *testing.T) {
 	t.Parallel()
 	g := newRegistry(t)
