@@ -586,13 +586,15 @@ func testResume(t *testing.T, tape *recording) {
 		t.Fatal(err)
 	}
 	e.reaches(helloV3 + 1)
-	restored.feed = append(restored.feed, tape.feed[otherV2])
-	restored.rechain()
+	longer := restored.copy() // the other one is being read
+	longer.feed = append(longer.feed, tape.feed[otherV2])
+	longer.rechain()
+	central.tape.Store(longer)
 	central.most.Store(releases)
 	e.reaches(releases)
 	same(t, served(t, e), before)
 
-	another := restored.copy()
+	another := longer.copy()
 	body := another.body(t, helloV2)
 	body.Tarball = another.body(t, helloV3).Tarball
 	another.say(t, helloV2, body)
