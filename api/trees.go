@@ -81,13 +81,16 @@ func rootsOf(manifests []wire.TreeManifest) (roots []tree.Root, deps []zigpkg.De
 // withoutUsers returns a manifest without the users and passwords that its URLs have, for they are stored nowhere; ok
 // is false if it writes one in a way that hides it.
 func withoutUsers(text string, deps []zigpkg.Dependency) (plain string, ok bool) {
-	plain = text
+	var pairs []string
 	for _, d := range deps {
-		plain = strings.ReplaceAll(plain, d.URL, withoutUser(d.URL))
+		if hasUser(d) {
+			pairs = append(pairs, d.URL, withoutUser(d.URL))
+		}
 	}
-	if plain == text {
-		return text, !slices.ContainsFunc(deps, hasUser)
+	if len(pairs) == 0 {
+		return text, true
 	}
+	plain = strings.NewReplacer(pairs...).Replace(text)
 	man, err := zigpkg.ParseManifest([]byte(plain))
 	return plain, err == nil && !slices.ContainsFunc(man.Dependencies, hasUser)
 }
