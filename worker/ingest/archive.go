@@ -3,13 +3,11 @@ package ingest
 import (
 	"bufio"
 	"context"
-	"crypto/x509"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/url"
 	"os"
 	"runtime/debug"
@@ -53,19 +51,8 @@ func DownloadArchive(ctx context.Context, in io.Reader, out io.Writer) error {
 	if err := json.NewDecoder(in).Decode(&req); err != nil {
 		return fmt.Errorf("read request: %w", err)
 	}
-	conn, err := net.FileConn(os.NewFile(dialFile, "dials"))
+	dials, err := enterDownload(req.Limits, req.Dir)
 	if err != nil {
-		return fmt.Errorf("open dials: %w", err)
-	}
-	dials, ok := conn.(*net.UnixConn)
-	if !ok {
-		return errors.New("open dials: not a Unix socket")
-	}
-	// Certificates are read while there are files; the result is kept.
-	_, _ = x509.SystemCertPool()
-	lim := req.Limits
-	lim.File = 0
-	if _, err := lim.room(req.Dir).Enter(); err != nil {
 		return err
 	}
 	ctx, cancel := whileRead(ctx, in)

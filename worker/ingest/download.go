@@ -63,26 +63,15 @@ func Download(ctx context.Context, in io.Reader, out io.Writer) error {
 	if err := json.NewDecoder(in).Decode(&req); err != nil {
 		return fmt.Errorf("read request: %w", err)
 	}
-	conn, err := net.FileConn(os.NewFile(dialFile, "dials"))
-	if err != nil {
-		return fmt.Errorf("open dials: %w", err)
-	}
-	dials, ok := conn.(*net.UnixConn)
-	if !ok {
-		return errors.New("open dials: not a Unix socket")
-	}
 	wants := os.NewFile(wantsFile, "wants")
-	// Certificates are read while there are files; the result is kept.
-	_, _ = x509.SystemCertPool()
-	lim := req.Limits
-	lim.File = 0
-	if _, err := lim.room(req.Dir).Enter(); err != nil {
+	dials, err := enterDownload(req.Limits, req.Dir)
+	if err != nil {
 		return err
 	}
 	ctx, cancel := whileRead(ctx, in)
 	defer cancel()
 
-	req.Egress.Limits.PackBytes = lim.Git.PackBytes
+	req.Egress.Limits.PackBytes = req.Limits.Git.PackBytes
 	req.Egress.Dial = upstream.DialThrough(dials)
 	frames := bufio.NewWriterSize(out, 64<<10)
 	err = talk(ctx, req, json.NewDecoder(wants), frames)
@@ -90,6 +79,24 @@ func Download(ctx context.Context, in io.Reader, out io.Writer) error {
 		err = writeJSONFrame(frames, frameError, e)
 	}
 	return errors.Join(err, frames.Flush())
+}
+
+// enterDownload gives up all that a child that talks with upstream does not need, for dir, an empty folder, and returns
+// the connection through which the worker dials for it.
+func enterDownload(lim Limits, dir string) (*net.UnixConn, error) {
+	conn, err := net.FileConn(os.NewFile(dialFile, "dials"))
+	if err != nil {
+		return nil, fmt.Errorf("open dials: %w", err)
+	}
+	dials, ok := conn.(*net.UnixConn)
+	if !ok {
+		return nil, errors.New("open dials: not a Unix socket")
+	}
+	// Certificates are read while there are files; the result is kept.
+	_, _ = x509.SystemCertPool()
+	lim.File = 0
+	_, err = lim.room(dir).Enter()
+	return dials, err
 }
 
 // talk answers wants until there are no more.
