@@ -60,15 +60,11 @@ func (w *Worker) fetchArchive(ctx context.Context, j *job) (any, error) {
 	if err := a.queueAtHost(ctx); err != nil {
 		return nil, err
 	}
-	stage, err := w.opt.Staging.New()
+	stage, err := a.stage()
 	if err != nil {
-		return nil, fmt.Errorf("make staging folder: %w", err)
+		return nil, err
 	}
 	defer stage.Close()
-	a.dir, a.staged = stage.Dir, filepath.Join(stage.Dir, "ingest")
-	if err := os.Mkdir(a.staged, 0o700); err != nil {
-		return nil, fmt.Errorf("make staging folder: %w", err)
-	}
 	if err := errors.Join(a.measure(ctx), a.room(ctx)); err != nil {
 		return nil, err
 	}

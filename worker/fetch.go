@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/storage/blob"
 	"github.com/francescobianco/packbase/storage/fault"
 	"github.com/francescobianco/packbase/storage/gitpack"
 	"github.com/francescobianco/packbase/storage/jobs"
@@ -64,15 +65,11 @@ func (w *Worker) fetchPackage(ctx context.Context, j *job) (any, error) {
 	if err := f.queueAtHost(ctx); err != nil {
 		return nil, err
 	}
-	stage, err := w.opt.Staging.New()
+	stage, err := f.stage()
 	if err != nil {
-		return nil, fmt.Errorf("make staging folder: %w", err)
+		return nil, err
 	}
 	defer stage.Close()
-	f.dir, f.staged = stage.Dir, filepath.Join(stage.Dir, "ingest")
-	if err := os.Mkdir(f.staged, 0o700); err != nil {
-		return nil, fmt.Errorf("make staging folder: %w", err)
-	}
 	if err := f.load(ctx); err != nil {
 		return nil, err
 	}
@@ -135,6 +132,20 @@ type fetch struct {
 	rejected int
 	patience patience
 	catalog  string // the catalog's updated_at when the look at upstream began
+}
+
+// stage makes the folders that the job and its child write to, until the stage is closed.
+func (f *fetch) stage() (*blob.Stage, error) {
+	stage, err := f.w.opt.Staging.New()
+	if err != nil {
+		return nil, fmt.Errorf("make staging folder: %w", err)
+	}
+	f.dir, f.staged = stage.Dir, filepath.Join(stage.Dir, "ingest")
+	if err := os.Mkdir(f.staged, 0o700); err != nil {
+		stage.Close()
+		return nil, fmt.Errorf("make staging folder: %w", err)
+	}
+	return stage, nil
 }
 
 // here returns the result for a tag or commit that is here already, else nil.
