@@ -38,15 +38,11 @@ func (p *program) apiCommand() *cobra.Command {
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		ctx := cmd.Context()
 		log := cfg.Logger(os.Stderr)
-		s, err := OpenStores(ctx, cfg)
+		s, err := openChecked(ctx, cfg, log)
 		if err != nil {
 			return err
 		}
 		defer s.Close()
-		if err := s.DB.CheckSchema(ctx); err != nil {
-			return err
-		}
-		warnOwner(ctx, s.DB, log)
 		reg := prometheus.NewRegistry()
 		srv, err := NewAPI(cfg, s, reg, log)
 		if err != nil {
@@ -77,15 +73,11 @@ func (p *program) workerCommand() *cobra.Command {
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		ctx := cmd.Context()
 		log := cfg.Logger(os.Stderr)
-		s, err := OpenStores(ctx, cfg)
+		s, err := openChecked(ctx, cfg, log)
 		if err != nil {
 			return err
 		}
 		defer s.Close()
-		if err := s.DB.CheckSchema(ctx); err != nil {
-			return err
-		}
-		warnOwner(ctx, s.DB, log)
 		reg := prometheus.NewRegistry()
 		w, err := NewWorker(cfg, s, reg, log)
 		if err != nil {
@@ -99,6 +91,21 @@ func (p *program) workerCommand() *cobra.Command {
 		return w.Run(ctx)
 	}
 	return cmd
+}
+
+// openChecked opens the stores of a server that runs by itself: the schema is
+// there already, and its role ought not to own it.
+func openChecked(ctx context.Context, cfg *Config, log *slog.Logger) (*Stores, error) {
+	s, err := OpenStores(ctx, cfg)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.DB.CheckSchema(ctx); err != nil {
+		s.Close()
+		return nil, err
+	}
+	warnOwner(ctx, s.DB, log)
+	return s, nil
 }
 
 func (p *program) migrateCommand() *cobra.Command {
