@@ -432,9 +432,7 @@ func TestPullEnds(t *testing.T) {
 			}
 		})
 	}
-	for deadline := time.Now().Add(time.Minute); g.fetches() < 4 && time.Now().Before(deadline); {
-		time.Sleep(20 * time.Millisecond)
-	}
+	eventually(t, "as many are fetched as may be", func() bool { return g.fetches() >= 4 })
 	leave()
 	gone.Wait()
 	g.puller(0, nil)

@@ -1,5 +1,6 @@
-// Package storage holds what packbase knows: packages, their frozen releases,
-// jobs and the catalog, in Postgres.
+// Package storage holds what packbase knows of packages and their frozen
+// releases, in Postgres; the rooms below it know of jobs, the catalog, the feed
+// and the rest, and Open wires them.
 //
 // It hides SQL, transactions and SQLSTATE. The bytes themselves lie in a
 // blob.Store; a row names a blob only after its bytes are durable there.
