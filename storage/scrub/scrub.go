@@ -44,8 +44,15 @@ func (s *Store) Named(ctx context.Context) (map[string]int64, error) {
 
 // A Use is a row that names a blob.
 type Use struct {
-	Package string
+	Package string // "" for an archive
 	Use     string // what the blob is there, as the view blob_names has it
+}
+
+func (u Use) String() string {
+	if u.Package == "" {
+		return u.Use
+	}
+	return u.Use + " of " + u.Package
 }
 
 // Uses returns what names a blob now; nothing if it may be swept.

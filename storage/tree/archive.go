@@ -4,12 +4,17 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/jackc/pgx/v5"
 
 	"github.com/francescobianco/packbase/storage"
 	"github.com/francescobianco/packbase/storage/access"
+	"github.com/francescobianco/packbase/storage/fault"
+	"github.com/francescobianco/packbase/storage/name"
 	"github.com/francescobianco/packbase/storage/pg"
 )
 
@@ -33,6 +38,27 @@ type Archive struct {
 	Zig           storage.Zig
 	CreatedAt     time.Time // UTC
 }
+
+// Check returns a fault.ErrInvalid if what a stranger says of an archive cannot be one's row. It says nothing of the
+// bytes.
+func (a *Archive) Check() error {
+	d, err := name.ParseDependency(a.URL)
+	if err != nil || d.Git || d.URL != a.URL {
+		return fault.Invalid("url", "%.200q is none of an archive, or is spelled otherwise", a.URL)
+	}
+	for _, text := range []string{a.ContentType, a.Disposition, a.FinalURL} {
+		if len(text) > maxHeader || !utf8.ValidString(text) || strings.ContainsFunc(text, unicode.IsControl) {
+			return fault.Invalid("", "%.80q was never upstream's", text)
+		}
+	}
+	if a.CreatedAt.IsZero() || a.Digest == a.TarballDigest && a.Size != a.TarballSize {
+		return fault.Invalid("", "the record contradicts itself")
+	}
+	return nil
+}
+
+// maxHeader is the most bytes that are kept of a header of upstream.
+const maxHeader = 64 << 10
 
 const archiveColumns = `
 	id, url, zig_hash, zig_legacy_hash, digest, size, content_type, disposition, final_url, format,
@@ -116,6 +142,27 @@ func (s *Store) ByURL(ctx context.Context, url string) (Archive, error) {
 		return Archive{}, fmt.Errorf("archive %s: %w", url, pg.Translate(err))
 	}
 	return a, nil
+}
+
+// ByBlob returns the archives that name a blob, private ones, too.
+func (s *Store) ByBlob(ctx context.Context, digest string) ([]Archive, error) {
+	rows, _ := s.db.Pool.Query(ctx, `
+		SELECT `+archiveColumns+` FROM archives WHERE digest = $1 OR tarball_digest = $1 OR record_digest = $1 ORDER BY id LIMIT 100`, digest)
+	return collectArchives(rows)
+}
+
+// After returns archives in the order in which they were stored, those after the one with the given id, private ones, too.
+func (s *Store) After(ctx context.Context, id int64, limit int) ([]Archive, error) {
+	rows, _ := s.db.Pool.Query(ctx, `SELECT `+archiveColumns+` FROM archives WHERE id > $1 ORDER BY id LIMIT $2`, id, limit)
+	return collectArchives(rows)
+}
+
+func collectArchives(rows pgx.Rows) ([]Archive, error) {
+	all, err := pgx.CollectRows(rows, pgx.RowToStructByName[Archive])
+	if err != nil {
+		return nil, fmt.Errorf("archives: %w", pg.Translate(err))
+	}
+	return all, nil
 }
 
 // A Move is a URL that answers other files than those that are frozen.

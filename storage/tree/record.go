@@ -1,6 +1,7 @@
 package tree
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"time"
@@ -48,6 +49,9 @@ func (r *Record) Encode() ([]byte, error) {
 	}
 	return append(b, '\n'), nil
 }
+
+// IsRecord tells a record, as Encode writes it, from other documents.
+func IsRecord(raw []byte) bool { return bytes.HasPrefix(raw, []byte("{\n  \"packbase_archive\": ")) }
 
 // ParseRecord reads a record's bytes.
 func ParseRecord(raw []byte) (*Record, error) {

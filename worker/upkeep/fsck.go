@@ -230,7 +230,8 @@ func (a *Auditor) index(ctx context.Context, s storage.Segment) (*gitpack.Segmen
 }
 
 // Verify reads every blob that a row names, compares it with its digest, and
-// compares the tree within each tarball with upstream's commit and Zig's hashes. What is wrong
+// compares the tree within each tarball with upstream's commit and Zig's hashes, and the files of each archive with
+// the latter. What is wrong
 // is moved to quarantine, so that it is never served again; with repair it is
 // made again from the other copy of the same files, if that gives equal bytes.
 func (a *Auditor) Verify(ctx context.Context, repair bool) error {
@@ -252,6 +253,9 @@ func (a *Auditor) Verify(ctx context.Context, repair bool) error {
 		if err := a.verifyTrees(ctx, p.Name, bad); err != nil {
 			return err
 		}
+	}
+	if err := a.verifyArchives(ctx, bad); err != nil {
+		return err
 	}
 	for _, finding := range bad {
 		a.Report(*finding)

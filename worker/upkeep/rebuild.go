@@ -16,6 +16,7 @@ import (
 	"github.com/francescobianco/packbase/storage/blob"
 	"github.com/francescobianco/packbase/storage/gitpack"
 	"github.com/francescobianco/packbase/storage/name"
+	"github.com/francescobianco/packbase/storage/tree"
 	"github.com/francescobianco/packbase/worker/ingest"
 )
 
@@ -25,10 +26,10 @@ func add(objects *gitpack.Objects, typ gitpack.Type, content []byte) (gitpack.OI
 
 // Rebuild makes the rows of every package that the database does not have
 // from manifests and tarballs, and their segments anew, byte for byte as they
-// were. Packages that are there already stay as they are. Each release that it
-// cannot make again is a finding.
+// were; then those of archives. What is there already stays as it is. Each
+// release and archive that it cannot make again is a finding.
 func (a *Auditor) Rebuild(ctx context.Context) error {
-	found, err := a.scan(ctx)
+	found, archives, err := a.scan(ctx)
 	if err != nil {
 		return err
 	}
@@ -53,7 +54,7 @@ func (a *Auditor) Rebuild(ctx context.Context) error {
 			a.find("not_rebuilt", name, "%v", err)
 		}
 	}
-	return nil
+	return a.rebuildArchives(ctx, archives)
 }
 
 // What the blobs tell of one package.
@@ -69,31 +70,40 @@ type scanned struct {
 	man  *storage.Manifest
 }
 
-// scan finds manifests and package records. Of two for the same tag, which a
+// scan finds manifests, package records and records of archives. Of two for the same tag, which a
 // crash may leave behind, the one of the later claim was published: an earlier
 // claim that had published would have kept the later one from writing any.
-func (a *Auditor) scan(ctx context.Context) (map[string]*remains, error) {
-	found := map[string]*remains{}
+func (a *Auditor) scan(ctx context.Context) (found map[string]*remains, archives []foundRecord, err error) {
+	found = map[string]*remains{}
 	done := 0
 	for info, err := range a.Blobs.List(ctx) {
 		if err != nil {
-			return nil, fmt.Errorf("list blobs: %w", err)
+			return nil, nil, fmt.Errorf("list blobs: %w", err)
 		}
 		if done++; done%1000 == 0 {
 			a.progress("blobs", done, 0)
 		}
 		raw, ok, err := a.sniff(ctx, info)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		if !ok {
 			continue
 		}
-		if err := take(found, blob.Ref{Digest: info.Digest, Size: info.Size}, raw); err != nil {
+		in := blob.Ref{Digest: info.Digest, Size: info.Size}
+		if tree.IsRecord(raw) {
+			var rec *tree.Record
+			if rec, err = tree.ParseRecord(raw); err == nil {
+				archives = append(archives, foundRecord{in, rec})
+			}
+		} else {
+			err = take(found, in, raw)
+		}
+		if err != nil {
 			a.find("release_lost", info.Digest, "the blob looks like a manifest or a record: %v", err)
 		}
 	}
-	return found, nil
+	return found, archives, nil
 }
 
 // sniff returns the bytes of a blob that is one of our JSON documents.

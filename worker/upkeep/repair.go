@@ -42,7 +42,7 @@ func (a *Auditor) mend(ctx context.Context, digest string) (found *Finding, err 
 	if err != nil || len(uses) == 0 {
 		return nil, err // swept meanwhile: nobody misses it
 	}
-	found = &Finding{Code: "blob_corrupt", Subject: digest, Problem: fmt.Sprintf("%s of %s: %v", uses[0].Use, uses[0].Package, problem)}
+	found = &Finding{Code: "blob_corrupt", Subject: digest, Problem: fmt.Sprintf("%s: %v", uses[0], problem)}
 	if errors.Is(problem, fs.ErrNotExist) {
 		found.Code = "blob_missing"
 	}
@@ -91,7 +91,7 @@ func (a *Auditor) remake(ctx context.Context, digest string, uses []scrub.Use) e
 		if err == nil || ctx.Err() != nil {
 			return err
 		}
-		errs = append(errs, fmt.Errorf("%s of %s: %w", u.Use, u.Package, err))
+		errs = append(errs, fmt.Errorf("%s: %w", u, err))
 	}
 	if len(errs) == 0 {
 		return nil
@@ -127,6 +127,8 @@ func (a *Auditor) remakeFor(ctx context.Context, digest string, u scrub.Use) err
 		return err
 	case "record":
 		return a.remakeRecord(ctx, digest, u.Package)
+	case "archive tarball", "archive record":
+		return a.remakeArchive(ctx, digest)
 	}
 	return errors.New("nothing else here holds its bytes")
 }

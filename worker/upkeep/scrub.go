@@ -110,7 +110,9 @@ func (k *Keeper) mendDamaged(ctx context.Context) error {
 			return err
 		}
 		for _, u := range uses {
-			k.Probe(ctx, u.Package)
+			if u.Package != "" {
+				k.Probe(ctx, u.Package)
+			}
 		}
 	}
 	return nil

@@ -141,8 +141,8 @@ func (p *program) verifyCommand() *cobra.Command {
 		Use:   "verify",
 		Short: "Read every blob and compare it with its digest and with upstream's ids",
 		Long: `Read every blob that a row names, compare it with its digest, and compare the
-files in each tarball with upstream's commit id. Wrong bytes are moved to
-quarantine. Exits with 1 if there are findings that were not mended.`,
+files in each tarball with upstream's commit id, those of each archive with its
+Zig hashes. Wrong bytes are moved to quarantine. Exits with 1 if there are findings that were not mended.`,
 		Example: "  packbase verify --root ./data --repair",
 	}
 	repair := cmd.Flags().Bool("repair", false, "make wrong or missing tarballs again from the Git objects, if that gives equal bytes")
@@ -180,8 +180,8 @@ func (p *program) rebuildCommand() *cobra.Command {
 		Short: "Make the database's rows again from the blobs",
 		Long: `Make the rows of every package that the database does not have from the
 manifests and tarballs among the blobs, and the Git segments anew, byte for
-byte. Packages that are there stay as they are. Lists every release that cannot
-be made again, and exits with 1 then.`,
+byte; then those of archives. What is there stays as it is. Lists every release
+and archive that cannot be made again, and exits with 1 then.`,
 		Example: "  PACKBASE_DATABASE_URL=postgres://... packbase rebuild --root ./copy-of-the-blobs",
 	}, func(ctx context.Context, a *upkeep.Auditor) error { return a.Rebuild(ctx) })
 }

@@ -1,0 +1,241 @@
+package upkeep_test
+
+import (
+	"archive/zip"
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/francescobianco/packbase/storage/access"
+	"github.com/francescobianco/packbase/storage/blob"
+	"github.com/francescobianco/packbase/storage/jobs"
+	"github.com/francescobianco/packbase/storage/storagetest"
+	"github.com/francescobianco/packbase/storage/tree"
+	"github.com/francescobianco/packbase/worker"
+	"github.com/francescobianco/packbase/worker/upkeep"
+	"github.com/francescobianco/packbase/worker/upstream"
+	"github.com/francescobianco/packbase/worker/workertest"
+)
+
+// zipped returns a package as a zip, of which Zig is given another form.
+func zipped(t *testing.T, version string) []byte {
+	t.Helper()
+	var buf bytes.Buffer
+	z := zip.NewWriter(&buf)
+	for _, f := range [][2]string{
+		{"build.zig.zon", `.{ .name = .a, .version = "` + version + `", .fingerprint = 0xe8b7be4300000001, .minimum_zig_version = "0.14.0",
+			.paths = .{""}, .dependencies = .{ .b = .{ .url = "https://h.example/b.tar.gz", .hash = "1220` + strings.Repeat("0", 64) + `" } } }`},
+		{"src/root.zig", "pub const x = 1;\n"},
+	} {
+		w, err := z.Create("a/" + f[0])
+		if err == nil {
+			_, err = w.Write([]byte(f[1]))
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := z.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return buf.Bytes()
+}
+
+// archived returns a registry with archives of three URLs, the last of which answers what the first does.
+func archived(t *testing.T) (*workertest.Registry, []tree.Archive) {
+	t.Helper()
+	r := workertest.New(t)
+	up := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "application/zip")
+		w.Header().Set("Content-Disposition", "attachment; filename=x.zip")
+		w.Write(zipped(t, strings.Trim(r.URL.Path, "/")))
+	}))
+	t.Cleanup(up.Close)
+	allow, err := upstream.ParseAllow("127.0.0.0/8")
+	r.Must(err)
+	defer r.Work(func(o *worker.Options) { o.Egress.Allow = allow })()
+	s, ctx := tree.New(r.DB.DB), access.SeePrivate(t.Context())
+	var all []tree.Archive
+	for _, path := range []string{"/1.0.0", "/2.0.0", "/1.0.0?again"} {
+		id, _, err := s.RequestArchive(ctx, up.URL+path, "")
+		r.Must(err)
+		var job jobs.Job
+		r.Eventually("the archive is here", func() bool {
+			job, err = r.Jobs.ByID(ctx, id)
+			r.Must(err)
+			return !job.Open()
+		})
+		if job.State != jobs.Succeeded {
+			t.Fatalf("%s: %s", path, job.ErrorMessage)
+		}
+		row, err := s.ByURL(ctx, up.URL+path)
+		r.Must(err)
+		all = append(all, row)
+	}
+	return r, all
+}
+
+// The tarball and the record of an archive are made again, byte for byte, whatever happened to them; the bytes that
+// upstream sent are nowhere else.
+func TestMendArchive(t *testing.T) {
+	t.Parallel()
+	r, all := archived(t)
+	for use, digest := range map[string]string{"tarball": all[0].TarballDigest, "record": all[1].RecordDigest, "body": all[1].Digest} {
+		for harm, change := range map[string]func([]byte) []byte{"flip": workertest.Flip, "gone": nil} {
+			right, err := os.ReadFile(r.Path(digest))
+			r.Must(err)
+			a, found := auditor(r)
+			r.Spoil(digest, change)
+			ok, mended, err := a.Mend(t.Context(), digest)
+			r.Must(err)
+			if want := use != "body"; ok != want || mended != want || len(*found) != 1 {
+				t.Errorf("%s, %s: right %v, mended %v, %v", use, harm, ok, mended, *found)
+			}
+			if use == "body" {
+				r.Must(put(t, r, right, digest))
+			}
+			r.Must(blob.Verify(t.Context(), r.Blobs, digest))
+		}
+	}
+	// Nor without the tarball's own source.
+	r.Spoil(all[0].Digest, nil)
+	r.Spoil(all[0].TarballDigest, nil)
+	a, found := auditor(r)
+	if ok, _, err := a.Mend(t.Context(), all[0].TarballDigest); ok || err != nil || len(*found) != 1 {
+		t.Errorf("without what it is made of: right %v, %v (%v)", ok, *found, err)
+	}
+}
+
+// gc spares what trees and archives need, and fsck and verify have nothing to say of them, but of what is not so.
+func TestAuditArchives(t *testing.T) {
+	t.Parallel()
+	r, all := archived(t)
+	s := tree.New(r.DB.DB)
+	c, err := s.Begin(t.Context(), "app", []tree.Root{{File: "build.zig.zon"}}, false)
+	r.Must(err)
+	r.Must(s.Put(t.Context(), "app", c.Revision, tree.Whole, []tree.Node{
+		{Hash: all[1].ZigHash, URLs: []string{all[1].URL}, Parents: []string{""}, State: tree.Stored}}, nil))
+	_, err = r.Jobs.Cancel(t.Context(), c.Job)
+	r.Must(err)
+	stray := []byte("nobody's")
+	r.Must(put(t, r, stray, digestOf(stray)))
+	a, found := auditor(r)
+	if n, _, err := a.GC(t.Context(), 0, false); n != 1 || err != nil {
+		t.Errorf("gc removed %d blobs (%v), want the stray one: %v", n, err, *found)
+	}
+	for _, row := range all {
+		for _, digest := range []string{row.Digest, row.TarballDigest, row.RecordDigest} {
+			r.Must(blob.Verify(t.Context(), r.Blobs, digest))
+		}
+	}
+	a, found = auditor(r)
+	r.Must(a.Fsck(t.Context()))
+	r.Must(a.Verify(t.Context(), false))
+	if len(*found) != 0 {
+		t.Errorf("findings about what is right: %v", *found)
+	}
+	r.Spoil(all[0].TarballDigest, nil)
+	r.Must(a.Fsck(t.Context()))
+	if len(*found) != 1 || (*found)[0].Code != "blob_missing" {
+		t.Errorf("fsck without a tarball: %v", *found)
+	}
+	a, found = auditor(r)
+	r.Must(a.Verify(t.Context(), true))
+	if len(*found) != 1 || !(*found)[0].Mended {
+		t.Errorf("verify --repair: %v", *found)
+	}
+	// A row that says of an archive what its bytes belie.
+	untrue := all[0]
+	untrue.URL, untrue.ZigLegacyHash = "https://h.example/untrue.zip", "1220"+strings.Repeat("ab", 32)
+	raw, err := untrue.Record().Encode()
+	r.Must(err)
+	untrue.RecordDigest, untrue.RecordSize = digestOf(raw), int64(len(raw))
+	r.Must(put(t, r, raw, untrue.RecordDigest))
+	_, _, err = s.Publish(t.Context(), untrue, true)
+	r.Must(err)
+	a, found = auditor(r)
+	r.Must(a.Verify(t.Context(), false))
+	if len(*found) != 1 || (*found)[0].Code != "archive_files" || (*found)[0].Subject != untrue.URL {
+		t.Errorf("verify: %v, want what is untrue of %s", *found, untrue.URL)
+	}
+}
+
+// Archives come back from their records, the same as they were; what a record claims is not believed.
+func TestRebuildArchives(t *testing.T) {
+	t.Parallel()
+	r, all := archived(t)
+	forge := func(change func(*tree.Record)) {
+		rec := all[1].Record()
+		change(rec)
+		raw, err := rec.Encode()
+		r.Must(err)
+		r.Must(put(t, r, raw, digestOf(raw)))
+	}
+	for i, change := range []func(*tree.Record){
+		func(rec *tree.Record) { rec.LegacyHash = all[0].ZigLegacyHash },
+		func(rec *tree.Record) { rec.ZigHash = all[0].ZigHash },
+		func(rec *tree.Record) { rec.Body.Digest = all[0].Digest },
+		func(rec *tree.Record) {
+			rec.Tarball = tree.RecordRef{Digest: all[0].TarballDigest, Size: all[0].TarballSize}
+		},
+		func(rec *tree.Record) { rec.Tarball = rec.Body },
+		func(rec *tree.Record) { rec.Body.Size++ },
+		func(rec *tree.Record) { rec.ContentType = "x\nSet-Cookie: y" },
+		func(rec *tree.Record) { rec.URL = "https://user:secret@h.example/x.zip" },
+	} {
+		forge(func(rec *tree.Record) {
+			rec.URL = fmt.Sprintf("https://h.example/%d.zip", i)
+			change(rec)
+		})
+	}
+	var found []upkeep.Finding
+	db := storagetest.NewDB(t)
+	a := &upkeep.Auditor{DB: db, Blobs: r.Blobs, Staging: r.Staging, Report: func(f upkeep.Finding) { found = append(found, f) }}
+	for range 2 { // the second time all is there
+		found = nil
+		r.Must(a.Rebuild(t.Context()))
+		lost := 0
+		for _, f := range found {
+			if f.Code == "archive_lost" {
+				lost++
+			}
+		}
+		if lost != 8 || len(found) != 8 {
+			t.Errorf("findings: %v, want the 8 forged", found)
+		}
+		got, err := tree.New(db.DB).After(t.Context(), 0, 100)
+		r.Must(err)
+		if len(got) != len(all) {
+			t.Fatalf("%d archives came back, want %d", len(got), len(all))
+		}
+		for i := range got {
+			if g, w := same(t, got[i]), same(t, all[i]); g != w {
+				t.Errorf("came back as\n%s, was\n%s", g, w)
+			}
+		}
+	}
+	// Without its bytes it is lost, and named.
+	r.Spoil(all[1].Digest, workertest.Flip)
+	_, found = rebuild(t, r)
+	if !slices.ContainsFunc(found, func(f upkeep.Finding) bool { return f.Code == "archive_lost" && f.Subject == all[1].URL }) {
+		t.Errorf("findings: %v, want one of %s", found, all[1].URL)
+	}
+}
+
+// same returns what is the same of one archive in two databases.
+func same(t *testing.T, row tree.Archive) string {
+	t.Helper()
+	row.ID, row.CreatedAt = 0, row.CreatedAt.UTC().Round(time.Microsecond)
+	raw, err := json.Marshal(row)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(raw)
+}
