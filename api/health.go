@@ -8,8 +8,8 @@ import (
 	"time"
 
 	"github.com/francescobianco/packbase/api/answer"
+	"github.com/francescobianco/packbase/api/health"
 	"github.com/francescobianco/packbase/api/wire"
-	"github.com/francescobianco/packbase/storage/jobs"
 )
 
 // getHealth serves GET /healthz: the process answers. It depends on nothing.
@@ -47,7 +47,7 @@ func (s *Server) getReady(w http.ResponseWriter, r *http.Request) error {
 // askWork adds how the work gets on that goes by itself.
 func (s *Server) askWork(ctx context.Context, deps map[string]string) {
 	if s.queue != nil {
-		deps["reconciler"], deps["jobs"] = pulseWords(s.db.Jobs.Pulse(ctx))
+		deps["reconciler"], deps["jobs"] = health.OfWork(s.db.Jobs.Pulse(ctx))
 	}
 	if s.opt.Scrub > 0 {
 		switch behind, err := s.db.Scrub.Behind(ctx, s.opt.Scrub); {
@@ -59,27 +59,6 @@ func (s *Server) askWork(ctx context.Context, deps map[string]string) {
 			deps["scrub"] = "ok"
 		}
 	}
-}
-
-// What is worth somebody's attention, in /readyz and on the dashboard.
-const (
-	reconcilerStalled = time.Minute      // since a round of it went well
-	jobOverdue        = 15 * time.Minute // that waits for a worker and nothing else
-)
-
-// pulseWords says how the reconciler and the jobs are.
-func pulseWords(p jobs.Pulse, err error) (reconciler, jobs string) {
-	if err != nil {
-		return "unknown", "unknown"
-	}
-	reconciler, jobs = "ok", "ok"
-	if p.Reconciled == nil || *p.Reconciled > reconcilerStalled {
-		reconciler = "stalled"
-	}
-	if p.OldestDue > jobOverdue {
-		jobs = "overdue"
-	}
-	return reconciler, jobs
 }
 
 // blobsReady asks for space, which a folder has, and for a blob, which a

@@ -19,7 +19,11 @@ import (
 
 // getPackage serves GET /api/info/{package}.
 func (s *Server) getPackage(w http.ResponseWriter, r *http.Request) error {
-	return s.answerPackage(w, r, chi.URLParam(r, "package"), func(p *wire.Package) any { return p })
+	return s.answerInfo(w, r, chi.URLParam(r, "package"))
+}
+
+func (s *Server) answerInfo(w http.ResponseWriter, r *http.Request, name string) error {
+	return s.answerPackage(w, r, name, func(p *wire.Package) any { return p })
 }
 
 // answerPackage answers with what as makes of the description of a package.

@@ -21,7 +21,6 @@ import (
 
 	"github.com/go-chi/chi/v5"
 	"github.com/go-chi/chi/v5/middleware"
-	lru "github.com/hashicorp/golang-lru/v2"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/francescobianco/packbase/api/answer"
@@ -29,10 +28,10 @@ import (
 	"github.com/francescobianco/packbase/api/fresh"
 	"github.com/francescobianco/packbase/api/git"
 	"github.com/francescobianco/packbase/api/pace"
+	"github.com/francescobianco/packbase/api/pages"
 	"github.com/francescobianco/packbase/api/proxy"
 	"github.com/francescobianco/packbase/api/route"
 	"github.com/francescobianco/packbase/api/stored"
-	"github.com/francescobianco/packbase/api/web"
 	"github.com/francescobianco/packbase/api/wire"
 	"github.com/francescobianco/packbase/storage"
 	"github.com/francescobianco/packbase/storage/access"
@@ -82,10 +81,7 @@ type Server struct {
 	answers   *answers
 	directory *directory.Directory
 	status    fresh.PerReader[fresh.Value[*wire.Status]]
-	site      *web.Site
-	overview  fresh.PerReader[fresh.Value[*overview]]
-	chart     fresh.PerReader[fresh.Value[web.Chart]]
-	orders    *lru.Cache[string, *order] // of releases on pages, by package
+	site      *pages.Site
 	openJobs  fresh.Value[jobs.QueueCounts]
 	scrub     fresh.Value[wire.Blobs]
 	feedHead  fresh.Value[int64]
@@ -102,12 +98,11 @@ func New(db *storage.DB, q *queue.Queue, blobs blob.Store, opt Options, log *slo
 	opt.PullWait = cmp.Or(opt.PullWait, 10*time.Minute)
 	e := stored.NewEpoch(db)
 	promised := stored.New(db, blobs, log)
-	s := &Server{db: db, queue: q, promised: promised, opt: opt, log: log, metrics: newMetrics(opt.Metrics), answers: newAnswers(), site: web.New(),
+	s := &Server{db: db, queue: q, promised: promised, opt: opt, log: log, metrics: newMetrics(opt.Metrics), answers: newAnswers(),
 		epoch: e, tokens: newTokenCache(db, e), releases: newReleaseCache(db, e), watch: fresh.PerReader[*jobWatch]{All: newJobWatch(db), Public: newJobWatch(db)}}
 	s.directory = directory.New(db, e, &s.news)
 	s.status.All.News, s.status.Public.News = &s.news, &s.news
-	s.overview.All.News, s.overview.Public.News = &s.news, &s.news
-	s.orders, _ = lru.New[string, *order](keptOrders) // the error is about sizes below one
+	s.site = newSite(s)
 	if opt.Metrics != nil {
 		opt.Metrics.MustRegister(newRegistryCollector(s))
 	}
@@ -118,11 +113,19 @@ func New(db *storage.DB, q *queue.Queue, blobs blob.Store, opt Options, log *slo
 	return s
 }
 
+func newSite(s *Server) *pages.Site {
+	return pages.New(s.db, s.queue, s.promised, s.directory, pages.Options{
+		Release: s.opt.Release, Auth: s.authWord(), Central: s.opt.Central, Source: s.opt.Source,
+		News: &s.news, Status: s.statusNow, Job: s.jobOf, Jobs: jobFilter,
+		JSON: pages.JSON{Status: s.getStatus, Packages: s.listPackages, Jobs: s.listJobs, Job: s.getJob, Package: s.answerInfo},
+	}, s.log)
+}
+
 // Handler returns the whole route table.
 func (s *Server) Handler() http.Handler {
 	r := chi.NewRouter()
 	r.Use(identify, closeChunked, s.logRequests, s.recoverPanics, s.authenticate, s.proxy.Wrap, s.canonicalPath, middleware.GetHead)
-	r.NotFound(s.page(noSuchPage, noSuchPage))
+	r.NotFound(s.site.NotFound)
 	r.MethodNotAllowed(s.handle(methodNotAllowed))
 
 	r.Get(route.Health, s.handle(s.getHealth))
@@ -167,18 +170,10 @@ func (s *Server) Handler() http.Handler {
 	r.Get(route.Branch, s.handle(s.getBranchTarball))
 	r.Get(route.Zig, s.handle(s.getZigPackage))
 
-	r.Get("/", s.page(s.getDashboard, s.getStatus))
-	r.Get("/packages", s.page(s.getPackageList, s.listPackages))
-	r.Get("/jobs", s.page(s.getJobList, s.listJobs))
-	r.Get("/jobs/{id}", s.page(s.getJobPage, s.getJob))
-	r.Get("/{repo}", s.getRepo)
-	r.Get("/feed.atom", s.handle(s.getFeed))
-	r.Get("/assets/{hash}/{file}", s.handle(s.getAsset))
-	r.Get("/favicon.ico", s.handle(s.getIcon))
-	r.Get("/robots.txt", getRobots)
 	r.Get("/login", s.handle(s.getLogin))
 	r.Get("/why", s.handle(s.getWhy))
 
+	s.site.Route(r)
 	s.git.Route(r)
 	return r
 }

@@ -27,12 +27,16 @@ const listedAside = 20 // changes
 
 // getStatus serves GET /api/status.
 func (s *Server) getStatus(w http.ResponseWriter, r *http.Request) error {
-	body, err := s.status.Of(r.Context()).Get(r.Context(), s.workOutStatus)
+	body, err := s.statusNow(r.Context())
 	if err != nil {
 		return err
 	}
 	answer.JSON(w, http.StatusOK, body)
 	return nil
+}
+
+func (s *Server) statusNow(ctx context.Context) (*wire.Status, error) {
+	return s.status.Of(ctx).Get(ctx, s.workOutStatus)
 }
 
 func (s *Server) workOutStatus(ctx context.Context) (*wire.Status, error) {

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"math"
 	"net/http"
 	"strconv"
 	"strings"
@@ -70,7 +69,7 @@ func (s *Server) startUpdate(w http.ResponseWriter, r *http.Request) (job jobs.J
 			return job, false, err
 		}
 		s.news.Add(1)
-		retry := seconds(max(left, time.Second))
+		retry := answer.Seconds(max(left, time.Second))
 		w.Header().Set("Retry-After", strconv.Itoa(retry))
 		answer.JSON(w, http.StatusOK, wire.Postponed{Status: "queued", Queued: true, RetryAfter: retry})
 		return job, true, nil
@@ -84,7 +83,7 @@ func (s *Server) startUpdate(w http.ResponseWriter, r *http.Request) (job jobs.J
 		}
 	}
 	if left > 0 {
-		retry := seconds(left)
+		retry := answer.Seconds(left)
 		w.Header().Set("Retry-After", strconv.Itoa(retry))
 		answer.JSON(w, http.StatusOK, wire.Postponed{Status: "cooldown", RetryAfter: retry})
 		return job, true, nil
@@ -119,8 +118,6 @@ func (s *Server) lockUpdates(ctx context.Context) (left time.Duration, err error
 	}
 	return left, nil
 }
-
-func seconds(d time.Duration) int { return int(math.Ceil(max(d, 0).Seconds())) }
 
 // searchPackages serves GET /api/search?q=&limit=&offset=.
 func (s *Server) searchPackages(w http.ResponseWriter, r *http.Request) error {

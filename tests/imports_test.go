@@ -28,6 +28,7 @@ var imports = []struct {
 	{"api/fresh", []string{"storage/access"}},
 	{"api/git", []string{"api/answer", "api/smarthttp", "api/stored", "storage"}},
 	{"api/health", []string{"storage"}},
+	{"api/pages", []string{"api/answer", "api/directory", "api/fresh", "api/health", "api/route", "api/stored", "api/wire", "storage"}},
 	{"api/route", nil},
 	{"api/smarthttp", []string{"api/pace", "storage"}},
 	{"api/stored", []string{"api/answer", "storage"}},

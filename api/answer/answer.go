@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"net/http"
 	"strconv"
 	"strings"
@@ -154,12 +155,15 @@ func WriteError(w http.ResponseWriter, r *http.Request, e *Error) {
 		h.Set("WWW-Authenticate", `Bearer realm="packbase"`)
 	}
 	if e.RetryAfter > 0 {
-		h.Set("Retry-After", strconv.Itoa(int((e.RetryAfter+time.Second-1)/time.Second)))
+		h.Set("Retry-After", strconv.Itoa(Seconds(e.RetryAfter)))
 	}
 	JSON(w, e.Status, wire.Error{
 		Status: "error", Code: e.Code, Message: e.Message, JobID: e.JobID, RequestID: middleware.GetReqID(r.Context()),
 	})
 }
+
+// Seconds returns d in whole seconds, rounded up, as Retry-After has it.
+func Seconds(d time.Duration) int { return int(math.Ceil(max(d, 0).Seconds())) }
 
 // Cut returns at most so many bytes of what a client sent, to be told again.
 func Cut(s string, most int) string { return strings.ToValidUTF8(s[:min(len(s), most)], "") }

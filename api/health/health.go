@@ -1,5 +1,5 @@
-// Package health says in one word how a package is. Lists, pages and badges
-// say more about that word, and nothing else.
+// Package health says in one word how a package is, and the work that goes by
+// itself. Lists, pages and badges say more about that word, and nothing else.
 package health
 
 import "github.com/francescobianco/packbase/storage"

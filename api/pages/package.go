@@ -1,4 +1,4 @@
-package web
+package pages
 
 import (
 	"cmp"
@@ -19,40 +19,40 @@ import (
 	"github.com/francescobianco/packbase/storage"
 )
 
-// A Package is a package in words.
-type Package struct{ storage.Package }
+// A packageView is a package in words.
+type packageView struct{ storage.Package }
 
-// Health says how a package is.
-type Health struct {
+// A condition says how a package is.
+type condition struct {
 	Level string // ok, warn, bad or idle
 	Word  string
 	Text  string // a sentence
 }
 
 // Health returns how the package is.
-func (p Package) Health() Health {
+func (p packageView) Health() condition {
 	switch word := health.Of(&p.Package); word {
 	case health.Removed:
-		return Health{"idle", word, "It was removed; its name is not used again."}
+		return condition{"idle", word, "It was removed; its name is not used again."}
 	case health.Frozen:
-		return Health{"warn", word, "It is under review: what is mirrored is served, and nothing new is taken from upstream."}
+		return condition{"warn", word, "It is under review: what is mirrored is served, and nothing new is taken from upstream."}
 	case health.Failing:
-		return Health{"bad", word, "It could not be mirrored yet."}
+		return condition{"bad", word, "It could not be mirrored yet."}
 	case health.Waiting:
-		return Health{"idle", word, "It waits to be mirrored."}
+		return condition{"idle", word, "It waits to be mirrored."}
 	case health.Unhealthy:
-		return Health{"bad", word, "Fetching its newest release back, as a client would, went wrong."}
+		return condition{"bad", word, "Fetching its newest release back, as a client would, went wrong."}
 	case health.Stale:
-		return Health{"warn", word, "The last look at upstream failed; what is mirrored is served all the same."}
+		return condition{"warn", word, "The last look at upstream failed; what is mirrored is served all the same."}
 	case health.Healthy:
-		return Health{"ok", word, "Its newest release was fetched back as a client would, and all is well."}
+		return condition{"ok", word, "Its newest release was fetched back as a client would, and all is well."}
 	default:
-		return Health{"idle", word, "It was not fetched back yet."}
+		return condition{"idle", word, "It was not fetched back yet."}
 	}
 }
 
 // About is the description, if it says more than the name.
-func (p Package) About() string {
+func (p packageView) About() string {
 	if strings.EqualFold(p.Description, p.Name) {
 		return ""
 	}
@@ -60,7 +60,7 @@ func (p Package) About() string {
 }
 
 // Latest is the tag of the latest release, "" if there is none.
-func (p Package) Latest() string {
+func (p packageView) Latest() string {
 	if p.LatestTag == nil {
 		return ""
 	}
@@ -68,7 +68,7 @@ func (p Package) Latest() string {
 }
 
 // Link is the upstream's address, "" if a browser cannot go there.
-func (p Package) Link() string {
+func (p packageView) Link() string {
 	if strings.HasPrefix(p.Upstream, "https://") || strings.HasPrefix(p.Upstream, "http://") {
 		return p.Upstream
 	}
@@ -76,7 +76,7 @@ func (p Package) Link() string {
 }
 
 // Place is the upstream without what goes without saying.
-func (p Package) Place() string {
+func (p packageView) Place() string {
 	place := strings.TrimPrefix(p.Upstream, "https://")
 	if name, ok := strings.CutPrefix(place, "fixture:"); ok {
 		return "a local fixture, " + name
@@ -85,7 +85,7 @@ func (p Package) Place() string {
 }
 
 // SyncProblem is why the last sync failed, "" if it did not.
-func (p Package) SyncProblem() string {
+func (p packageView) SyncProblem() string {
 	if p.SyncOK == nil || *p.SyncOK {
 		return ""
 	}
@@ -93,49 +93,49 @@ func (p Package) SyncProblem() string {
 }
 
 // FetchBody is the JSON that asks for a sync.
-func (p Package) FetchBody() (string, error) {
+func (p packageView) FetchBody() (string, error) {
 	b, err := json.Marshal(wire.Fetch{URL: p.CloneURL, Name: p.Name})
 	return string(b), err
 }
 
 // Fetchable reports whether the page can ask for a sync.
-func (p Package) Fetchable() bool { return p.Link() != "" && p.State == storage.Active }
+func (p packageView) Fetchable() bool { return p.Link() != "" && p.State == storage.Active }
 
-// A PackagePage is the page /<package>.
-type PackagePage struct {
-	Frame
-	Package  Package
-	Shown    *Release // told in full; nil without releases
-	Releases []Row    // newest first
-	Count    int      // of releases, on all pages
-	Pager
+// A packagePage is the page /<package>.
+type packagePage struct {
+	frame
+	Package  packageView
+	Shown    *releaseView // told in full; nil without releases
+	Releases []releaseRow // newest first
+	Count    int          // of releases, on all pages
+	pager
 
-	Snapshots []Row // newest first
+	Snapshots []releaseRow // newest first
 	Rejected  []storage.RejectedTag
 	Moved     []storage.MovedTag
-	More      More
-	Open      *Job // under way for the package
+	More      more
+	Open      *jobView // under way for the package
 }
 
-func (*PackagePage) template() string { return "package" }
+func (*packagePage) template() string { return "package" }
 
-// More is how many of each are not on the page.
-type More struct{ Snapshots, Rejected, Moved int }
+// more is how many of each are not on the page.
+type more struct{ Snapshots, Rejected, Moved int }
 
 // At returns the URL of the n-th page of releases.
-func (p *PackagePage) At(n int) string {
+func (p *packagePage) At(n int) string {
 	return "/" + p.Package.Name + "?page=" + strconv.Itoa(n) + "#releases"
 }
 
-// A Row is a release in a table.
-type Row struct {
+// A releaseRow is a release in a table.
+type releaseRow struct {
 	storage.Release
 	Hidden string // why Git clients do not see the tag
 	Shown  bool
 }
 
 // Name is the tag, else the short commit.
-func (r Row) Name() string {
+func (r releaseRow) Name() string {
 	if r.Tag == "" {
 		return short(r.CommitOID)
 	}
@@ -143,7 +143,7 @@ func (r Row) Name() string {
 }
 
 // Path is where the row's release is shown in full.
-func (r Row) Path() string {
+func (r releaseRow) Path() string {
 	if r.Tag == "" {
 		return "/" + r.Package + "?commit=" + r.CommitOID
 	}
@@ -151,13 +151,13 @@ func (r Row) Path() string {
 }
 
 // Tarball is the path of the release's tarball.
-func (r Row) Tarball() string { return route.Tarball(r.Package, r.Tag, r.CommitOID) }
+func (r releaseRow) Tarball() string { return route.Tarball(r.Package, r.Tag, r.CommitOID) }
 
 // CommitLink is the commit's page at upstream, "" if we do not know it.
-func (p *PackagePage) CommitLink(oid string) string { return commitLink(p.Package.Upstream, oid) }
+func (p *packagePage) CommitLink(oid string) string { return commitLink(p.Package.Upstream, oid) }
 
 // Zigs is the range of Zig releases that the release is for.
-func (r Row) Zigs() string {
+func (r releaseRow) Zigs() string {
 	var fit []string
 	for _, f := range r.Fits() {
 		if f.How == "yes" {
@@ -176,18 +176,18 @@ func (r Row) Zigs() string {
 // zigs are the Zig releases that a page tells apart.
 var zigs = []string{"0.12", "0.13", "0.14", "0.15", "0.16", "0.17"}
 
-// A Fit says whether a Zig release takes this one as a dependency.
-type Fit struct {
+// A fit says whether a Zig release takes this one as a dependency.
+type fit struct {
 	Zig string
 	How string // yes, no, or old: it does, but is older than the package wants
 }
 
 // Fits says for each Zig release how this one fits it.
-func (r Row) Fits() []Fit {
-	fits := make([]Fit, len(zigs))
+func (r releaseRow) Fits() []fit {
+	fits := make([]fit, len(zigs))
 	wants := semver.MajorMinor("v" + r.Zig.MinimumZigVersion)
 	for i, z := range zigs {
-		fits[i] = Fit{z, "no"}
+		fits[i] = fit{z, "no"}
 		if slices.Contains(r.Zig.UsableWith, z) {
 			fits[i].How = "yes"
 			if wants != "" && semver.Compare("v"+z, wants) < 0 {
@@ -198,9 +198,9 @@ func (r Row) Fits() []Fit {
 	return fits
 }
 
-// A Release is a release told in full.
-type Release struct {
-	Row
+// A releaseView is a release told in full.
+type releaseView struct {
+	releaseRow
 	Base   string // scheme and host
 	Prefix string // the tarball's wrapping folder with its slash, "" if it is flat
 	Place  string // the upstream's URL, "" if there is none to clone
@@ -208,20 +208,20 @@ type Release struct {
 }
 
 // URL is the tarball's.
-func (r *Release) URL() string { return r.Base + r.Tarball() }
+func (r *releaseView) URL() string { return r.Base + r.Tarball() }
 
 // Usable reports whether any Zig takes the release as a dependency.
-func (r *Release) Usable() bool { return r.Zig.Hash != "" || r.Zig.LegacyHash != "" }
+func (r *releaseView) Usable() bool { return r.Zig.Hash != "" || r.Zig.LegacyHash != "" }
 
 // Download is the command that gets the tarball without Zig.
-func (r *Release) Download() string { return "curl -fLO " + shellWord(r.URL()) }
+func (r *releaseView) Download() string { return "curl -fLO " + shellWord(r.URL()) }
 
 // Save is the command that adds the tarball to a project.
-func (r *Release) Save() string { return "zig fetch --save " + shellWord(r.URL()) }
+func (r *releaseView) Save() string { return "zig fetch --save " + shellWord(r.URL()) }
 
 // GitURL is the release as Git URL for Zig. A tag that Git clients do not see
 // is named by its commit.
-func (r *Release) GitURL() string {
+func (r *releaseView) GitURL() string {
 	ref := r.Tag
 	if ref == "" || r.Hidden != "" {
 		ref = r.CommitOID
@@ -231,12 +231,12 @@ func (r *Release) GitURL() string {
 }
 
 // SaveGit is the command that adds the Git URL to a project.
-func (r *Release) SaveGit() string { return "zig fetch --save " + shellWord(r.GitURL()) }
+func (r *releaseView) SaveGit() string { return "zig fetch --save " + shellWord(r.GitURL()) }
 
 var bareName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
 
 // Entry is the dependency as build.zig.zon has it.
-func (r *Release) Entry() string {
+func (r *releaseView) Entry() string {
 	name := r.Zig.Name
 	if !bareName.MatchString(name) {
 		// Quoted, as the package's name may be a keyword.
@@ -275,7 +275,7 @@ const emptyTree = "4b825dc642cb6eb9a060e54bf8d69288fbee4904"
 // Check is the command that compares the release with upstream's commit, with
 // nothing but git. Attributes such as export-ignore and eol are not applied to
 // releases: in a bare repository there is no worktree to read them from.
-func (r *Release) Check() string {
+func (r *releaseView) Check() string {
 	prefix := ""
 	if r.Prefix != "" {
 		prefix = "--prefix=" + shellWord(r.Prefix) + " "
@@ -285,7 +285,7 @@ func (r *Release) Check() string {
 
 // Clone is the command that Check wants to be run in, "" if there is nothing
 // to clone.
-func (r *Release) Clone() string {
+func (r *releaseView) Clone() string {
 	if r.Place == "" {
 		return ""
 	}
@@ -313,7 +313,7 @@ func commitLink(upstream, oid string) string {
 }
 
 // Sync says in words how the last look at upstream went.
-func (p Package) Sync() string {
+func (p packageView) Sync() string {
 	switch {
 	case p.SyncAt == nil:
 		return "Upstream was not looked at yet."

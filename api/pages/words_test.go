@@ -1,4 +1,4 @@
-package web
+package pages
 
 import (
 	"testing"
@@ -79,7 +79,7 @@ func TestEntry(t *testing.T) {
 		{"", "test", `.@"test" = `}, // a keyword
 		{"", "http.zig", `.@"http.zig" = `},
 	} {
-		r := Release{Row: Row{Release: storage.Release{Package: tt.pkg, Tag: "v1", Zig: storage.Zig{Name: tt.zigName, LegacyHash: "1220"}}}, Base: "http://a"}
+		r := releaseView{releaseRow: releaseRow{Release: storage.Release{Package: tt.pkg, Tag: "v1", Zig: storage.Zig{Name: tt.zigName, LegacyHash: "1220"}}}, Base: "http://a"}
 		want := tt.want + ".{\n    .url = \"http://a/p/" + tt.pkg + "/tag/v1.tar.gz\",\n    .hash = \"1220\",\n},"
 		if got := r.Entry(); got != want {
 			t.Errorf("entry of %s: %s, want %s", tt.pkg, got, want)
@@ -95,8 +95,8 @@ func TestChart(t *testing.T) {
 		unit string
 		bars int
 	}{{time.Minute, "hour", 36}, {7 * 24 * time.Hour, "day", 42}, {200 * 24 * time.Hour, "week", 52}, {5 * 365 * 24 * time.Hour, "month", 48}} {
-		unit, since := ChartSpan(tt.age, now)
-		c := NewChart(unit, since, now, []storage.Count{{At: since, N: 2}, {At: now.Add(999 * time.Hour), N: 0}})
+		unit, since := chartSpan(tt.age, now)
+		c := newChart(unit, since, now, []storage.Count{{At: since, N: 2}, {At: now.Add(999 * time.Hour), N: 0}})
 		if unit != tt.unit || len(c.Bars) != tt.bars {
 			t.Errorf("after %v: %d bars, one a %s, want %d, one a %s", tt.age, len(c.Bars), unit, tt.bars, tt.unit)
 		}

@@ -1,4 +1,4 @@
-package api
+package pages
 
 import (
 	"bytes"
@@ -46,7 +46,7 @@ type atomEntry struct {
 }
 
 // getFeed serves GET /feed.atom: what was published last, of all packages.
-func (s *Server) getFeed(w http.ResponseWriter, r *http.Request) error {
+func (s *Site) getFeed(w http.ResponseWriter, r *http.Request) error {
 	releases, err := s.db.NewestReleases(r.Context(), "", feedLength)
 	if err != nil {
 		return err
@@ -55,7 +55,7 @@ func (s *Server) getFeed(w http.ResponseWriter, r *http.Request) error {
 }
 
 // getPackageFeed serves GET /{package}.atom.
-func (s *Server) getPackageFeed(w http.ResponseWriter, r *http.Request, name string) error {
+func (s *Site) getPackageFeed(w http.ResponseWriter, r *http.Request, name string) error {
 	p, err := s.servedPackage(r.Context(), name)
 	if err != nil {
 		return err

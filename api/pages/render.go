@@ -1,10 +1,4 @@
-// Package web renders what a browser sees: the dashboard, packages and jobs.
-//
-// It hides templates, styles and the script. Each page is complete without
-// the script, which fetches the page again and swaps the parts that changed:
-// there is one way to render a thing. What upstream wrote is escaped by
-// html/template, and nothing on a page runs that is not an asset of ours.
-package web
+package pages
 
 import (
 	"bytes"
@@ -23,17 +17,17 @@ import (
 //go:embed templates assets
 var files embed.FS
 
-// A Site renders pages and serves their assets. It is safe for concurrent use.
-type Site struct {
+// A renderer renders pages and serves their assets. It is safe for concurrent use.
+type renderer struct {
 	pages  map[string]*template.Template // by name
 	assets string                        // path of the assets: /assets/<hash of them all>
 }
 
-// A Page is what one URL shows.
-type Page interface{ template() string }
+// A view is what one URL shows.
+type view interface{ template() string }
 
-// A Frame is what all pages have around what they show.
-type Frame struct {
+// A frame is what all pages have around what they show.
+type frame struct {
 	Title   string
 	Section string // of the navigation
 	Base    string // scheme and host as the client sees them: https://packages.example
@@ -45,9 +39,9 @@ type Frame struct {
 	Away    string // why parts of the page are old or missing
 }
 
-// New reads the embedded templates and assets.
-func New() *Site {
-	s := &Site{pages: map[string]*template.Template{}, assets: "/assets/" + assetsHash()}
+// newRenderer reads the embedded templates and assets.
+func newRenderer() *renderer {
+	s := &renderer{pages: map[string]*template.Template{}, assets: "/assets/" + assetsHash()}
 	layout := template.Must(template.New("layout.html").Funcs(s.functions()).
 		ParseFS(files, "templates/layout.html", "templates/parts.html"))
 	names, err := fs.Glob(files, "templates/*.html")
@@ -82,8 +76,8 @@ func assetsHash() string {
 const policy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; " +
 	"form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 
-// Render answers with a page. It is written only when it is complete.
-func (s *Site) Render(w http.ResponseWriter, status int, p Page) error {
+// render answers with a page. It is written only when it is complete.
+func (s *renderer) render(w http.ResponseWriter, status int, p view) error {
 	var buf bytes.Buffer
 	if err := s.pages[p.template()].ExecuteTemplate(&buf, "layout.html", p); err != nil {
 		return fmt.Errorf("render %s: %w", p.template(), err)
@@ -103,11 +97,11 @@ func (s *Site) Render(w http.ResponseWriter, status int, p Page) error {
 	return nil
 }
 
-// Icon is the path of the site's icon.
-func (s *Site) Icon() string { return s.assets + "/icon.svg" }
+// icon is the path of the site's icon.
+func (s *renderer) icon() string { return s.assets + "/icon.svg" }
 
-// ServeAsset answers GET /assets/<hash>/<name>.
-func (s *Site) ServeAsset(w http.ResponseWriter, r *http.Request) {
+// serveAsset answers GET /assets/<hash>/<name>.
+func (s *renderer) serveAsset(w http.ResponseWriter, r *http.Request) {
 	name := path.Base(r.URL.Path)
 	h := w.Header()
 	h.Set("X-Content-Type-Options", "nosniff")
@@ -121,13 +115,13 @@ func (s *Site) ServeAsset(w http.ResponseWriter, r *http.Request) {
 	http.ServeFileFS(w, r, files, "assets/"+name)
 }
 
-// HasAsset reports whether there is an asset with the path's last element.
-func (s *Site) HasAsset(p string) bool {
+// hasAsset reports whether there is an asset with the path's last element.
+func (s *renderer) hasAsset(p string) bool {
 	info, err := fs.Stat(files, "assets/"+path.Base(p))
 	return err == nil && !info.IsDir()
 }
 
-func (s *Site) functions() template.FuncMap {
+func (s *renderer) functions() template.FuncMap {
 	return template.FuncMap{
 		"asset":   func(name string) string { return s.assets + "/" + name },
 		"number":  number[int],

@@ -1,19 +1,93 @@
-package api
+package pages
 
 import (
 	"cmp"
 	"net/http"
+	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/francescobianco/packbase/api/answer"
 	"github.com/francescobianco/packbase/api/directory"
 	"github.com/francescobianco/packbase/api/health"
-	"github.com/francescobianco/packbase/api/web"
 )
 
+// A packageList is the page /packages.
+type packageList struct {
+	frame
+	Packages []packageView
+	Sort     string // one of Sorts
+	Filter   string // one of Filters' Name
+	Language string
+	Filters  []filter
+	Langs    []share
+	Found    int
+	All      int
+	pager
+}
+
+func (*packageList) template() string { return "packages" }
+
+// A filter is one way to look at the list.
+type filter struct {
+	Name, Label string
+	N           int
+}
+
+// A column is one by which the list can be sorted.
+type column struct{ Name, Label, Class string }
+
+// Columns returns the list's columns.
+func (*packageList) Columns() []column {
+	return []column{{"name", "Package", "grow"}, {"releases", "Releases", "n"}, {"size", "Size", "n"}, {"updated", "Last release", "n"}}
+}
+
+// With returns the list's URL with one part changed; the page number falls away.
+func (l *packageList) With(key, value string) string {
+	q := url.Values{}
+	for _, part := range [][2]string{{"q", l.Query}, {"sort", l.Sort}, {"filter", l.Filter}, {"language", l.Language}, {key, value}} {
+		if q.Del(part[0]); part[1] != "" {
+			q.Set(part[0], part[1])
+		}
+	}
+	if len(q) == 0 {
+		return "/packages"
+	}
+	return "/packages?" + q.Encode()
+}
+
+// At returns the URL of the n-th page.
+func (l *packageList) At(n int) string { return l.With("page", strconv.Itoa(n)) }
+
+// A pager cuts a long list into pages.
+type pager struct{ Page, Pages int }
+
+// newPager returns the pager of n items and the part of them that it shows.
+// page is what the request asked for.
+func newPager(page string, n, each int) (p pager, from, to int) {
+	p.Pages = max(1, (n+each-1)/each)
+	if n, err := strconv.Atoi(page); err == nil {
+		p.Page = n // else it is the first
+	}
+	p.Page = min(max(p.Page, 1), p.Pages)
+	from = min((p.Page-1)*each, n)
+	return p, from, min(from+each, n)
+}
+
+// Before and After are the pages beside this one; 0 if there is none.
+func (p pager) Before() int { return p.Page - 1 }
+
+// After is the next page; 0 if there is none.
+func (p pager) After() int {
+	if p.Page == p.Pages {
+		return 0
+	}
+	return p.Page + 1
+}
+
 // getPackageList serves GET /packages?q=&sort=&filter=&language=&page= to browsers.
-func (s *Server) getPackageList(w http.ResponseWriter, r *http.Request) error {
+func (s *Site) getPackageList(w http.ResponseWriter, r *http.Request) error {
 	frame, err := s.frame(r, "Packages", "packages")
 	if err != nil {
 		return err
@@ -29,7 +103,7 @@ func (s *Server) getPackageList(w http.ResponseWriter, r *http.Request) error {
 	}
 	q := r.URL.Query()
 	frame.Query = answer.Cut(q.Get("q"), 200)
-	l := &web.PackageList{Frame: frame, Sort: q.Get("sort"), Filter: q.Get("filter"), Language: answer.Cut(q.Get("language"), 100), All: len(v.Packages)}
+	l := &packageList{frame: frame, Sort: q.Get("sort"), Filter: q.Get("filter"), Language: answer.Cut(q.Get("language"), 100), All: len(v.Packages)}
 	found := v.Packages
 	if frame.Query != "" {
 		found = v.Search(frame.Query)
@@ -42,12 +116,12 @@ func (s *Server) getPackageList(w http.ResponseWriter, r *http.Request) error {
 	})
 	sortListings(found, l.Sort)
 	var from, to int
-	l.Pager, from, to = web.NewPager(q.Get("page"), len(found), 50)
+	l.pager, from, to = newPager(q.Get("page"), len(found), 50)
 	l.Found = len(found)
 	for _, p := range found[from:to] {
-		l.Packages = append(l.Packages, web.Package{Package: p.Package})
+		l.Packages = append(l.Packages, packageView{Package: p.Package})
 	}
-	return s.site.Render(w, status, l)
+	return s.renderer.render(w, status, l)
 }
 
 // class is the one word for how a package is, of those in classes.
@@ -80,8 +154,8 @@ func matches(p *directory.Listing, filter string) bool {
 
 // filters counts what each filter lets pass. Those that let nothing pass and
 // are not of use every day are left out.
-func filters(all []*directory.Listing, chosen string) []web.Filter {
-	out := []web.Filter{
+func filters(all []*directory.Listing, chosen string) []filter {
+	out := []filter{
 		{Name: "", Label: "All"}, {Name: "healthy", Label: "Healthy"}, {Name: "unhealthy", Label: "Unhealthy"}, {Name: "stale", Label: "Stale"},
 		{Name: "failing", Label: "Failing"}, {Name: "frozen", Label: "Frozen"}, {Name: "waiting", Label: "Waiting"}, {Name: "moved", Label: "Moved tags"},
 		{Name: "registered", Label: "Registered"}, {Name: "local", Label: "Local"},
@@ -93,7 +167,7 @@ func filters(all []*directory.Listing, chosen string) []web.Filter {
 			}
 		}
 	}
-	return slices.DeleteFunc(out, func(f web.Filter) bool {
+	return slices.DeleteFunc(out, func(f filter) bool {
 		switch f.Name {
 		case "", "healthy", "unhealthy", chosen:
 			return false

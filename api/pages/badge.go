@@ -1,4 +1,4 @@
-package api
+package pages
 
 import (
 	"bytes"
@@ -7,18 +7,16 @@ import (
 	"net/http"
 	"time"
 	"unicode/utf8"
-
-	"github.com/francescobianco/packbase/api/web"
 )
 
 // getBadge serves GET /{package}.svg: the latest release and how the package
 // is, for READMEs. It holds no URL, so all may cache it for a while.
-func (s *Server) getBadge(w http.ResponseWriter, r *http.Request, name string) error {
+func (s *Site) getBadge(w http.ResponseWriter, r *http.Request, name string) error {
 	p, err := s.servedPackage(r.Context(), name)
 	if err != nil {
 		return err
 	}
-	pkg := web.Package{Package: p}
+	pkg := packageView{Package: p}
 	text, colour := pkg.Latest(), badgeColour(pkg.Health().Level)
 	if text == "" {
 		text = "no releases"

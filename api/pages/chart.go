@@ -1,4 +1,4 @@
-package web
+package pages
 
 import (
 	"fmt"
@@ -7,24 +7,24 @@ import (
 	"github.com/francescobianco/packbase/storage"
 )
 
-// A Chart is a row of bars over time. Its units are those of an SVG view box
+// A chart is a row of bars over time. Its units are those of an SVG view box
 // that is Width by Height.
-type Chart struct {
+type chart struct {
 	Unit          string // hour, day, week or month
-	Bars          []Bar
+	Bars          []bar
 	Most, Total   int
 	Width, Height int
 }
 
-// A Bar is one unit of time.
-type Bar struct {
+// A bar is one unit of time.
+type bar struct {
 	X, Y, W, H float64
 	N          int
 	Label      string
 }
 
-// ChartSpan returns the unit that suits an age, and when its chart begins.
-func ChartSpan(age time.Duration, now time.Time) (unit string, since time.Time) {
+// chartSpan returns the unit that suits an age, and when its chart begins.
+func chartSpan(age time.Duration, now time.Time) (unit string, since time.Time) {
 	now = now.UTC()
 	today := time.Date(now.Year(), now.Month(), now.Day(), 0, 0, 0, 0, time.UTC)
 	switch {
@@ -39,9 +39,9 @@ func ChartSpan(age time.Duration, now time.Time) (unit string, since time.Time) 
 	return "month", time.Date(now.Year(), now.Month(), 1, 0, 0, 0, 0, time.UTC).AddDate(0, -47, 0)
 }
 
-// NewChart draws counts from since until now. Units without a count are empty.
-func NewChart(unit string, since, now time.Time, counts []storage.Count) Chart {
-	c := Chart{Unit: unit, Width: 600, Height: 120}
+// newChart draws counts from since until now. Units without a count are empty.
+func newChart(unit string, since, now time.Time, counts []storage.Count) chart {
+	c := chart{Unit: unit, Width: 600, Height: 120}
 	n := map[time.Time]int{}
 	for _, count := range counts {
 		n[count.At.UTC()] = count.N
@@ -58,7 +58,7 @@ func NewChart(unit string, since, now time.Time, counts []storage.Count) Chart {
 		if n[t] > 0 {
 			h = max(3, float64(n[t])/float64(c.Most)*float64(c.Height))
 		}
-		c.Bars = append(c.Bars, Bar{
+		c.Bars = append(c.Bars, bar{
 			X: float64(i) * step, W: step * 0.72, Y: float64(c.Height) - h, H: h, N: n[t], Label: label(unit, t),
 		})
 	}
@@ -66,13 +66,13 @@ func NewChart(unit string, since, now time.Time, counts []storage.Count) Chart {
 }
 
 // From and To are what the chart's ends say.
-func (c Chart) From() string { return c.Bars[0].Label }
+func (c chart) From() string { return c.Bars[0].Label }
 
 // To is what the chart's end says.
-func (c Chart) To() string { return c.Bars[len(c.Bars)-1].Label }
+func (c chart) To() string { return c.Bars[len(c.Bars)-1].Label }
 
 // Number writes a coordinate.
-func (Chart) Number(f float64) string { return fmt.Sprintf("%.1f", f) }
+func (chart) Number(f float64) string { return fmt.Sprintf("%.1f", f) }
 
 func next(unit string, t time.Time) time.Time {
 	switch unit {

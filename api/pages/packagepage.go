@@ -1,4 +1,4 @@
-package api
+package pages
 
 import (
 	"cmp"
@@ -15,8 +15,6 @@ import (
 	"golang.org/x/mod/semver"
 
 	"github.com/francescobianco/packbase/api/answer"
-	"github.com/francescobianco/packbase/api/web"
-	"github.com/francescobianco/packbase/api/wire"
 	"github.com/francescobianco/packbase/storage"
 	"github.com/francescobianco/packbase/storage/fault"
 	"github.com/francescobianco/packbase/storage/jobs"
@@ -24,26 +22,26 @@ import (
 )
 
 // getRepo serves GET /{package} and its feed and badge.
-func (s *Server) getRepo(w http.ResponseWriter, r *http.Request) {
+func (s *Site) getRepo(w http.ResponseWriter, r *http.Request) {
 	name := chi.URLParam(r, "repo")
 	if pkg, ok := strings.CutSuffix(name, ".atom"); ok {
-		s.handle(func(w http.ResponseWriter, r *http.Request) error { return s.getPackageFeed(w, r, pkg) })(w, r)
+		answer.Handler(s.log, func(w http.ResponseWriter, r *http.Request) error { return s.getPackageFeed(w, r, pkg) })(w, r)
 		return
 	}
 	if pkg, ok := strings.CutSuffix(name, ".svg"); ok {
-		s.handle(func(w http.ResponseWriter, r *http.Request) error { return s.getBadge(w, r, pkg) })(w, r)
+		answer.Handler(s.log, func(w http.ResponseWriter, r *http.Request) error { return s.getBadge(w, r, pkg) })(w, r)
 		return
 	}
 	s.page(
 		func(w http.ResponseWriter, r *http.Request) error { return s.getPackagePage(w, r, name) },
 		func(w http.ResponseWriter, r *http.Request) error {
-			return s.answerPackage(w, r, strings.TrimSuffix(name, ".git"), func(p *wire.Package) any { return p })
+			return s.opt.JSON.Package(w, r, strings.TrimSuffix(name, ".git"))
 		},
 	)(w, r)
 }
 
 // servedPackage returns a package that is there to be looked at.
-func (s *Server) servedPackage(ctx context.Context, pkg string) (storage.Package, error) {
+func (s *Site) servedPackage(ctx context.Context, pkg string) (storage.Package, error) {
 	none := &answer.Error{Status: http.StatusNotFound, Code: "not_found", Message: fmt.Sprintf("There is no package “%s” here.", answer.Cut(pkg, name.MaxPackageName))}
 	if name.ValidPackage(pkg) != nil {
 		return storage.Package{}, none
@@ -62,7 +60,7 @@ const (
 )
 
 // getPackagePage shows one package to a browser.
-func (s *Server) getPackagePage(w http.ResponseWriter, r *http.Request, name string) error {
+func (s *Site) getPackagePage(w http.ResponseWriter, r *http.Request, name string) error {
 	ctx := r.Context()
 	p, err := s.servedPackage(ctx, strings.TrimSuffix(name, ".git"))
 	if err != nil {
@@ -77,7 +75,7 @@ func (s *Server) getPackagePage(w http.ResponseWriter, r *http.Request, name str
 		return err
 	}
 	frame.Feed = "/" + p.Name + ".atom"
-	page := &web.PackagePage{Frame: frame, Package: web.Package{Package: p}}
+	page := &packagePage{frame: frame, Package: packageView{Package: p}}
 	if err := s.fillReleases(r, page); err != nil {
 		return err
 	}
@@ -95,9 +93,9 @@ func (s *Server) getPackagePage(w http.ResponseWriter, r *http.Request, name str
 		return err
 	}
 	if len(jobs) > 0 && jobs[0].Open() {
-		page.Open = &web.Job{Job: jobs[0]}
+		page.Open = &jobView{Job: jobs[0]}
 	}
-	return s.site.Render(w, http.StatusOK, page)
+	return s.renderer.render(w, http.StatusOK, page)
 }
 
 func cutRows[T any](all []T) (more int, rows []T) {
@@ -107,7 +105,7 @@ func cutRows[T any](all []T) (more int, rows []T) {
 
 // fillReleases puts the releases asked for on the page: those of one page of
 // the table, and one in full. Only these are read whole, however many there are.
-func (s *Server) fillReleases(r *http.Request, page *web.PackagePage) error {
+func (s *Site) fillReleases(r *http.Request, page *packagePage) error {
 	all, err := s.order(r.Context(), page.Package.Package)
 	if err != nil {
 		return err
@@ -118,7 +116,7 @@ func (s *Server) fillReleases(r *http.Request, page *web.PackagePage) error {
 	}
 	var from, to int
 	page.Count = len(all.tags)
-	page.Pager, from, to = web.NewPager(r.URL.Query().Get("page"), len(all.tags), releasesEach)
+	page.pager, from, to = newPager(r.URL.Query().Get("page"), len(all.tags), releasesEach)
 	more, snapshots := cutRows(all.snapshots)
 	page.More.Snapshots = more
 	var ids []int64
@@ -130,9 +128,9 @@ func (s *Server) fillReleases(r *http.Request, page *web.PackagePage) error {
 		return err
 	}
 	for i, rel := range releases {
-		row := web.Row{Release: rel, Hidden: all.hidden[rel.Tag], Shown: rel.ID == shown}
+		row := releaseRow{Release: rel, Hidden: all.hidden[rel.Tag], Shown: rel.ID == shown}
 		if row.Shown && page.Shown == nil {
-			page.Shown = &web.Release{Row: row, Base: page.Base, Place: page.Package.Link(), Prefix: s.wrapper(r.Context(), rel),
+			page.Shown = &releaseView{releaseRow: row, Base: page.Base, Place: page.Package.Link(), Prefix: s.wrapper(r.Context(), rel),
 				Latest: rel.Tag != "" && rel.Tag == page.Package.Latest()}
 		}
 		switch {
@@ -157,7 +155,7 @@ type order struct {
 // keptOrders bounds the orders in memory; one takes about 100 bytes a tag.
 const keptOrders = 64
 
-func (s *Server) order(ctx context.Context, p storage.Package) (*order, error) {
+func (s *Site) order(ctx context.Context, p storage.Package) (*order, error) {
 	if o, ok := s.orders.Get(p.Name); ok && o.revision == p.Revision {
 		return o, nil
 	}
@@ -200,7 +198,7 @@ func sortTags(tags []storage.TagRef) {
 
 // shownID returns the release that the request wants in full: ?tag= or
 // ?commit=, else the latest, else the newest. It is 0 if there is none.
-func (s *Server) shownID(r *http.Request, p *web.Package, all *order) (int64, error) {
+func (s *Site) shownID(r *http.Request, p *packageView, all *order) (int64, error) {
 	q := r.URL.Query()
 	if oid := q.Get("commit"); name.ValidOID(oid) {
 		rel, err := s.db.ReleaseByCommit(r.Context(), p.Name, strings.ToLower(oid))
@@ -228,8 +226,8 @@ func notFoundPage(err error, format string, args ...any) error {
 
 // wrapper returns the folder that a release's tarball is wrapped in. The
 // manifest says so; one that cannot be read, or is very large, does not.
-func (s *Server) wrapper(ctx context.Context, rel storage.Release) string {
-	body, err := s.promised.Blobs.Open(ctx, rel.ManifestDigest)
+func (s *Site) wrapper(ctx context.Context, rel storage.Release) string {
+	body, err := s.blobs.Blobs.Open(ctx, rel.ManifestDigest)
 	if err != nil {
 		return ""
 	}
