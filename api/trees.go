@@ -20,6 +20,7 @@ import (
 
 	"github.com/francescobianco/packbase/api/answer"
 	"github.com/francescobianco/packbase/api/route"
+	"github.com/francescobianco/packbase/api/sbom"
 	"github.com/francescobianco/packbase/api/wire"
 	"github.com/francescobianco/packbase/storage/access"
 	"github.com/francescobianco/packbase/storage/bundle"
@@ -43,6 +44,7 @@ func (s *Server) treeRoutes(r chi.Router) {
 	r.Get(route.Trees, s.handle(s.listTrees))
 	r.Get(route.Tree, s.handle(s.getTree))
 	r.Get(route.TreeBundle, s.handle(s.getTreeBundle))
+	r.Get(route.TreeSBOM, s.handle(s.getTreeSBOM))
 	r.Get(route.Archives, s.handle(s.getArchive))
 	r.With(s.sameSite).Post(route.Bundle, s.handle(s.postBundle))
 	r.Group(func(r chi.Router) {
@@ -244,23 +246,48 @@ func (s *Server) treeOf(r *http.Request) (tree.Tree, error) {
 
 // getTree serves GET /api/trees/{name}.
 func (s *Server) getTree(w http.ResponseWriter, r *http.Request) error {
-	t, err := s.treeOf(r)
+	info, err := s.treeInfo(r)
 	if err != nil {
 		return err
+	}
+	answer.JSON(w, http.StatusOK, info)
+	return nil
+}
+
+// getTreeSBOM serves GET /api/trees/{name}/sbom: the tree as CycloneDX.
+func (s *Server) getTreeSBOM(w http.ResponseWriter, r *http.Request) error {
+	base, err := baseURL(r)
+	if err != nil {
+		return err
+	}
+	info, err := s.treeInfo(r)
+	if err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", sbom.MediaType)
+	w.Header().Set("Content-Disposition", `attachment; filename="`+info.Name+`.cdx.json"`)
+	return sbom.Write(w, info, base)
+}
+
+// treeInfo is the tree that the request names, with all that is in it.
+func (s *Server) treeInfo(r *http.Request) (out wire.TreeInfo, err error) {
+	t, err := s.treeOf(r)
+	if err != nil {
+		return out, err
 	}
 	nodes, problems, err := s.trees.Nodes(r.Context(), t.Name, t.Revision)
 	if err != nil {
-		return err
+		return out, err
 	}
 	roots, err := s.trees.Roots(r.Context(), t.Name, t.Revision)
 	if err != nil {
-		return err
+		return out, err
 	}
 	sources, err := s.trees.Sources(r.Context(), hashesOf(nodes))
 	if err != nil {
-		return err
+		return out, err
 	}
-	out := wire.TreeInfo{Tree: wire.Tree(t), Roots: make([]string, len(roots)), Packages: make([]wire.TreeNode, len(nodes)), Problems: make([]wire.TreeProblem, len(problems))}
+	out = wire.TreeInfo{Tree: wire.Tree(t), Roots: make([]string, len(roots)), Packages: make([]wire.TreeNode, len(nodes)), Problems: make([]wire.TreeProblem, len(problems))}
 	for i, root := range roots {
 		out.Roots[i] = root.File
 	}
@@ -270,8 +297,7 @@ func (s *Server) getTree(w http.ResponseWriter, r *http.Request) error {
 	for i, n := range nodes {
 		out.Packages[i] = newTreeNode(n, sources)
 	}
-	answer.JSON(w, http.StatusOK, out)
-	return nil
+	return out, nil
 }
 
 func hashesOf(nodes []tree.Node) []string {

@@ -93,6 +93,8 @@ func (s *scene) treeCalls() []call {
 
 		get(s.registry, "/api/trees/app/bundle", 200), get(s.registry, "/api/trees/holes/bundle", 409), get(s.edge, "/api/trees/holes/bundle?partial=1", 200),
 		get(s.registry, "/api/trees/nope/bundle", 404), get(s.registry, "/api/trees/%61pp/bundle", 400), get(s.away, "/api/trees/app/bundle", 503),
+		get(s.registry, "/api/trees/app/sbom", 200), get(s.registry, "/api/trees/nope/sbom", 404), get(s.registry, "/api/trees/%61pp/sbom", 400),
+		get(s.away, "/api/trees/app/sbom", 503),
 		post(s.registry, "/api/bundle", want(whole, false), 200, nil), post(s.edge, "/api/bundle", want(holes, true), 200, nil),
 		post(s.registry, "/api/bundle", want(holes, false), 409, nil), post(s.registry, "/api/bundle", `{"manifests":[]}`, 400, nil),
 		post(s.registry, "/api/bundle", strings.Replace(long, `"name":"x",`, "", 1), 413, nil),
@@ -215,7 +217,7 @@ func TestPrivateTrees(t *testing.T) {
 	c, err := trees.Begin(t.Context(), "app", []tree.Root{{File: "build.zig.zon", Text: asManifest(legacy)}}, false)
 	g.must(err)
 	g.must(trees.Put(t.Context(), "app", 1, tree.Whole, []tree.Node{{Hash: legacy, URLs: []string{at}, Parents: []string{""}, State: tree.Stored}}, nil))
-	for path, want := range map[string]int{"/api/trees/app": 404, "/api/trees/app/bundle": 404, "/z/" + legacy + ".tar.gz": 404, "/api/jobs/" + c.Job.String(): 404,
+	for path, want := range map[string]int{"/api/trees/app": 404, "/api/trees/app/bundle": 404, "/api/trees/app/sbom": 404, "/z/" + legacy + ".tar.gz": 404, "/api/jobs/" + c.Job.String(): 404,
 		"/api/archives?" + url.Values{"url": {at}}.Encode(): 404, "/api/trees": 200, "/api/jobs": 200} {
 		if a := g.get(path); a.StatusCode != want || bytes.Contains(a.body, []byte("secret.tar")) || bytes.Contains(a.body, []byte(`"app"`)) {
 			t.Errorf("%s to a stranger: %d %s", path, a.StatusCode, a.body)

@@ -30,6 +30,7 @@ var imports = []struct {
 	{"api/health", []string{"storage"}},
 	{"api/pages", []string{"api/answer", "api/directory", "api/fresh", "api/health", "api/route", "api/stored", "api/wire", "storage"}},
 	{"api/route", nil},
+	{"api/sbom", []string{"api/wire"}},
 	{"api/smarthttp", []string{"api/pace", "storage"}},
 	{"api/stored", []string{"api/answer", "storage"}},
 	{"api/wire", []string{"storage/zigpkg"}},

@@ -43,6 +43,7 @@ const (
 	Tree       = "/api/trees/{name}"
 	TreeRetry  = "/api/trees/{name}/retry"
 	TreeBundle = "/api/trees/{name}/bundle"
+	TreeSBOM   = "/api/trees/{name}/sbom"
 	Bundle     = "/api/bundle"
 	Archives   = "/api/archives"
 )

@@ -128,10 +128,12 @@ func (p *program) treeCommand() *cobra.Command {
 		Use:   "tree [NAME]",
 		Short: "Show a captured tree, or the project's in this folder",
 		Example: `  packbase tree
-  packbase tree zls`,
+  packbase tree zls
+  packbase tree zls --sbom > zls.cdx.json`,
 		Args: cobra.MaximumNArgs(1),
 	}
 	r := p.addRemote(cmd)
+	sbom := cmd.Flags().Bool("sbom", false, "print it as a software bill of materials, in CycloneDX 1.6")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		c, err := p.client(r)
 		if err != nil {
@@ -150,6 +152,13 @@ func (p *program) treeCommand() *cobra.Command {
 			}
 		}
 		if err := packageArg(name); err != nil {
+			return err
+		}
+		if *sbom {
+			raw, err := c.get(cmd.Context(), route.Path(route.TreeSBOM, name), nil)
+			if err == nil {
+				_, err = p.Stdout.Write(raw)
+			}
 			return err
 		}
 		raw, err := c.get(cmd.Context(), route.Path(route.Tree, name), nil)
