@@ -256,7 +256,7 @@ func (s *Server) getTree(w http.ResponseWriter, r *http.Request) error {
 
 // getTreeSBOM serves GET /api/trees/{name}/sbom: the tree as CycloneDX.
 func (s *Server) getTreeSBOM(w http.ResponseWriter, r *http.Request) error {
-	base, err := baseURL(r)
+	base, err := answer.BaseURL(r)
 	if err != nil {
 		return err
 	}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/francescobianco/packbase/api/answer"
 	"github.com/francescobianco/packbase/api/route"
 	"github.com/francescobianco/packbase/storage"
 )
@@ -70,7 +71,7 @@ func (s *Site) getPackageFeed(w http.ResponseWriter, r *http.Request, name strin
 // writeFeed answers with the feed of the page at path. since is when an empty
 // feed last changed.
 func writeFeed(w http.ResponseWriter, r *http.Request, path, title string, since time.Time, releases []storage.Release) error {
-	base, err := baseURL(r)
+	base, err := answer.BaseURL(r)
 	if err != nil {
 		return err
 	}

@@ -12,7 +12,6 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
-	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -145,28 +144,8 @@ func quality(r *http.Request, mediaType string) float64 {
 	return 0
 }
 
-var hostPattern = regexp.MustCompile(`^([A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?$`)
-
-// baseURL returns the scheme and host under which the client knows us.
-//
-// The host is the client's word, so what is made from it is never cached for
-// others.
-func baseURL(r *http.Request) (string, error) {
-	if len(r.Host) > 255 || !hostPattern.MatchString(r.Host) {
-		return "", &answer.Error{Status: http.StatusBadRequest, Code: "host_invalid", Message: "the Host header does not name a host"}
-	}
-	scheme := "http"
-	if r.TLS != nil {
-		scheme = "https"
-	}
-	if proto := r.Header.Get("X-Forwarded-Proto"); proto == "http" || proto == "https" {
-		scheme = proto
-	}
-	return scheme + "://" + r.Host, nil
-}
-
 func (s *Site) frame(r *http.Request, title, section string) (frame, error) {
-	base, err := baseURL(r)
+	base, err := answer.BaseURL(r)
 	return frame{
 		Title: title, Section: section, Base: base, Auth: s.opt.Auth, Central: s.opt.Central,
 		Release: s.opt.Release, Feed: "/feed.atom",
