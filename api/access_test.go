@@ -107,12 +107,12 @@ func silent(t *testing.T, name, path string, a *answer, words []string) {
 func TestPrivatePackage(t *testing.T) {
 	t.Parallel()
 	g := newRegistry(t)
-	g.publish("hello", release{tag: "v1.0.0", files: zon("hello", "1.0.0")})
+	g.publish("hello", tagged{tag: "v1.0.0", files: zon("hello", "1.0.0")})
 	c := g.claim("secretive")
 	g.must(g.db.MakePrivate(access.SeePrivate(t.Context()), c))
 	g.must(g.db.Jobs.End(t.Context(), c, jobs.Outcome{State: jobs.Failed, Code: "x", Message: "secretive failed", Sync: &jobs.Sync{Code: "x", Message: "m"}}))
-	all := g.publish("secretive", release{tag: "v1.0.0", annotated: true, branch: "main", files: zon("secretive", "1.0.0")},
-		release{tag: "", branch: "main", files: zon("secretive", "2.0.0")})
+	all := g.publish("secretive", tagged{tag: "v1.0.0", annotated: true, branch: "main", files: zon("secretive", "1.0.0")},
+		tagged{tag: "", branch: "main", files: zon("secretive", "2.0.0")})
 	rel, job := all[0], c.Job.ID.String()
 	for _, r := range all {
 		for _, path := range g.paths(r, job) {
@@ -183,9 +183,9 @@ func TestRemoved(t *testing.T) {
 	t.Parallel()
 	g := newRegistry(t)
 	other := g.serve()
-	gone := g.publish("doomed", release{tag: "v1.0.0", annotated: true, branch: "main", files: zon("doomed", "1.0.0")})[0]
-	live := g.publish("living", release{tag: "v1.0.0", files: zon("living", "1.0.0")},
-		release{tag: "v2.0.0", annotated: true, branch: "main", files: files{"own.zig": "// 2\n", "build.zig": "", "build.zig.zon": zon("living", "2.0.0")["build.zig.zon"]}})
+	gone := g.publish("doomed", tagged{tag: "v1.0.0", annotated: true, branch: "main", files: zon("doomed", "1.0.0")})[0]
+	live := g.publish("living", tagged{tag: "v1.0.0", files: zon("living", "1.0.0")},
+		tagged{tag: "v2.0.0", annotated: true, branch: "main", files: files{"own.zig": "// 2\n", "build.zig": "", "build.zig.zon": zon("living", "2.0.0")["build.zig.zon"]}})
 	ways := func(r storage.Release) []string {
 		return []string{"/p/" + r.Package + "/tag/" + r.Tag + ".tar.gz", "/p/" + r.Package + "/tag/" + r.Tag + ".json",
 			"/p/" + r.Package + "/commit/" + r.CommitOID + ".tar.gz", "/p/" + r.Package + "/branch/main.tar.gz",
@@ -266,7 +266,7 @@ func TestVisibility(t *testing.T) {
 	t.Parallel()
 	g := newRegistry(t)
 	other := g.serve() // another api of the registry
-	rel := g.publish("hello", release{tag: "v1.0.0", annotated: true, files: zon("hello", "1.0.0")})[0]
+	rel := g.publish("hello", tagged{tag: "v1.0.0", annotated: true, files: zon("hello", "1.0.0")})[0]
 	paths := []string{"/p/hello/tag/v1.0.0.tar.gz", "/p/hello/commit/" + rel.CommitOID + ".json", "/z/" + rel.ZigHash + ".tar.gz",
 		"/api/blobs/" + rel.Digest, "/api/info/hello", "/git/hello/info/refs?service=git-upload-pack"}
 	serve := func(want bool) {
@@ -408,9 +408,9 @@ func TestPrivateWithoutTokens(t *testing.T) {
 func TestInfoIsBounded(t *testing.T) {
 	t.Parallel()
 	g := newRegistry(t)
-	var all []release
+	var all []tagged
 	for i := range 7 {
-		all = append(all, release{tag: fmt.Sprintf("v1.%d.0", i), files: zon("many", fmt.Sprintf("1.%d.0", i))})
+		all = append(all, tagged{tag: fmt.Sprintf("v1.%d.0", i), files: zon("many", fmt.Sprintf("1.%d.0", i))})
 	}
 	g.publish("many", all...)
 	var tags []string
@@ -467,7 +467,7 @@ func TestRemovedWhilePostgresIsAway(t *testing.T) {
 	t.Parallel()
 	g := newRegistry(t)
 	for _, pkg := range []string{"doomed", "other"} {
-		g.publish(pkg, release{tag: "v1.0.0", files: zon(pkg, "1.0.0")})
+		g.publish(pkg, tagged{tag: "v1.0.0", files: zon(pkg, "1.0.0")})
 	}
 	near, postgres := g.gated()
 	refs := func(pkg string) *answer { return near.get("/git/" + pkg + "/info/refs?service=git-upload-pack") }

@@ -120,7 +120,7 @@ func TestWritesNeedToken(t *testing.T) {
 func TestLogInjection(t *testing.T) {
 	t.Parallel()
 	g := newRegistry(t)
-	g.publish("hello", release{tag: "v1", files: zon("hello", "1.0.0")})
+	g.publish("hello", tagged{tag: "v1", files: zon("hello", "1.0.0")})
 	away := g.withoutPostgres()
 	const forged = `{"level":"ERROR","msg":"forged"}`
 	for _, on := range []*registry{g, away} {

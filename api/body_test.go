@@ -86,7 +86,7 @@ func TestBodies(t *testing.T) {
 func TestCompressedBodies(t *testing.T) {
 	t.Parallel()
 	g := newRegistry(t)
-	g.publish("hello", release{tag: "v1", files: zon("hello", "1.0.0")})
+	g.publish("hello", tagged{tag: "v1", files: zon("hello", "1.0.0")})
 	list := []byte(pkt("command=ls-refs") + "0000")
 	bomb := gzippedZeros(t, 64<<20)
 	broken := gzipped(list)
@@ -148,7 +148,7 @@ func gzippedZeros(t *testing.T, n int) []byte {
 func TestPoisonedText(t *testing.T) {
 	t.Parallel()
 	g := newRegistry(t)
-	g.publish("hello", release{tag: "v1", files: zon("hello", "1.0.0")})
+	g.publish("hello", tagged{tag: "v1", files: zon("hello", "1.0.0")})
 	check := func(what string, a *answer, good ...int) {
 		t.Helper()
 		if !contains(append(good, 400, 404, 413, 431), a.StatusCode) {

@@ -46,12 +46,12 @@ func newScene(t *testing.T) *scene {
 	g := newRegistry(t, func(o *api.Options) { o.Cooldown = 0 })
 	s := &scene{registry: g}
 	s.hello = g.publish("hello",
-		release{tag: "v1.0.0", files: zon("hello", "1.0.0")},
-		release{tag: "v2.0.0", annotated: true, files: zon("hello", "2.0.0")},
-		release{tag: "a/b", files: zon("hello", "0.1.0")},
-		release{branch: "main", files: files{"a.txt": "a commit", "b.txt": "of a branch"}})
+		tagged{tag: "v1.0.0", files: zon("hello", "1.0.0")},
+		tagged{tag: "v2.0.0", annotated: true, files: zon("hello", "2.0.0")},
+		tagged{tag: "a/b", files: zon("hello", "0.1.0")},
+		tagged{branch: "main", files: files{"a.txt": "a commit", "b.txt": "of a branch"}})
 	s.digest = s.hello[0].Digest
-	g.publish("other", release{tag: "v0.1.0", files: zon("other", "0.1.0")})
+	g.publish("other", tagged{tag: "v0.1.0", files: zon("other", "0.1.0")})
 	s.breakBlob()
 	s.keepHistory()
 	s.describe()
@@ -68,7 +68,7 @@ func newScene(t *testing.T) *scene {
 // breakBlob publishes a package whose bytes are lost afterwards.
 func (s *scene) breakBlob() {
 	s.t.Helper()
-	rel := s.publish("broken", release{tag: "v1", branch: "main", files: files{"README": "soon gone", "LICENSE": "soon gone, too"}})[0]
+	rel := s.publish("broken", tagged{tag: "v1", branch: "main", files: files{"README": "soon gone", "LICENSE": "soon gone, too"}})[0]
 	s.notThere = rel.Digest
 	for _, digest := range []string{rel.Digest, rel.ManifestDigest} {
 		s.must(os.Remove(filepath.Join(s.dir, "blobs", digest[:2], digest)))
@@ -88,7 +88,7 @@ func (s *scene) describe() {
 	s.failed = c.Job.ID
 	s.must(s.db.RecordProbe(ctx, "hello", storage.Probe{SmartHTTPReady: true, PseudoGitFetchable: true, ProbeCommit: oid, Healthy: true}))
 
-	s.publish("frozen", release{tag: "v1", files: zon("frozen", "1.0.0")})
+	s.publish("frozen", tagged{tag: "v1", files: zon("frozen", "1.0.0")})
 	c = s.claim("frozen")
 	s.must(s.db.Freeze(ctx, c, "all tags moved"))
 	s.must(s.db.Jobs.End(ctx, c, jobs.Outcome{State: jobs.Succeeded}))
@@ -340,7 +340,7 @@ func (s *scene) writes() []call {
 // removals remove a release that nothing else here asks for, and the only one
 // of another package.
 func (s *scene) removals(post func(*registry, string, string, int, []string) call, auth []string, long string) (calls []call) {
-	rel := s.publish("doomed", release{tag: "v1", branch: "main", files: zon("doomed", "1.0.0")})[0]
+	rel := s.publish("doomed", tagged{tag: "v1", branch: "main", files: zon("doomed", "1.0.0")})[0]
 	remove := func(what string, status int) call { return post(s.registry, "/api/remove", what, status, auth) }
 	calls = []call{
 		remove(`{"package":"doomed","tag":"v1"}`, 400), remove(`{"package":"nope","reason":"x"}`, 404), remove(`{"package":"doomed","tag":"v9","reason":"x"}`, 404),
@@ -491,7 +491,7 @@ func (s *scene) git() (calls []call) {
 // keepHistory gives a package a history. Nobody here looks into its pack.
 func (s *scene) keepHistory() {
 	s.t.Helper()
-	commit := s.publish("kept", release{tag: "v1", files: zon("kept", "1.0.0")})[0].CommitOID
+	commit := s.publish("kept", tagged{tag: "v1", files: zon("kept", "1.0.0")})[0].CommitOID
 	c := s.claim("kept")
 	pack, index := s.put([]byte("the pack")), s.put([]byte("its index"))
 	s.packName = strings.Repeat("5", 40)

@@ -56,8 +56,8 @@ func TestDamagedBytesAreNotServed(t *testing.T) {
 	large := make([]byte, 24<<20) // beyond what is read before it is sent
 	_, err := rand.Read(large)
 	g.must(err)
-	hello := g.publish("hello", release{tag: "v1.0.0", files: zon("hello", "1.0.0")}, release{branch: "main", files: files{"a.txt": "of a branch"}})
-	big := g.publish("big", release{tag: "v1.0.0", files: files{"data": string(large)}})[0]
+	hello := g.publish("hello", tagged{tag: "v1.0.0", files: zon("hello", "1.0.0")}, tagged{branch: "main", files: files{"a.txt": "of a branch"}})
+	big := g.publish("big", tagged{tag: "v1.0.0", files: files{"data": string(large)}})[0]
 
 	for _, tt := range []struct {
 		name, digest string
@@ -130,7 +130,7 @@ func TestDamagedBytesAreNotServed(t *testing.T) {
 func TestDamagedSegmentIsNotServed(t *testing.T) {
 	t.Parallel()
 	g := newRegistry(t)
-	g.publish("hello", release{tag: "v1.0.0", files: zon("hello", "1.0.0")}, release{tag: "v2.0.0", files: files{"a.txt": strings.Repeat("a", 9999)}})
+	g.publish("hello", tagged{tag: "v1.0.0", files: zon("hello", "1.0.0")}, tagged{tag: "v2.0.0", files: files{"a.txt": strings.Repeat("a", 9999)}})
 	segments, err := g.db.Segments(t.Context(), "hello")
 	g.must(err)
 	clone := func(on *registry) error {
@@ -168,7 +168,7 @@ func TestDamagedSegmentIsNotServed(t *testing.T) {
 func TestLostBlob(t *testing.T) {
 	t.Parallel()
 	g := newRegistry(t)
-	rel := g.publish("hello", release{tag: "v1.0.0", files: zon("hello", "1.0.0")})[0]
+	rel := g.publish("hello", tagged{tag: "v1.0.0", files: zon("hello", "1.0.0")})[0]
 	path := filepath.Join(g.dir, "blobs", rel.Digest[:2], rel.Digest)
 	if a := g.get("/p/hello/tag/v1.0.0.tar.gz"); a.StatusCode != http.StatusOK {
 		t.Fatalf("before: %d", a.StatusCode)

@@ -71,7 +71,7 @@ func TestWhatIsDoneIsSeen(t *testing.T) {
 				}
 			}
 		})
-		g.publish(pkg, release{tag: "v1.0.0", files: zon(pkg, "1.0.0")})
+		g.publish(pkg, tagged{tag: "v1.0.0", files: zon(pkg, "1.0.0")})
 		told.Wait()
 		wantPackage(pkg, pkg)
 		close(stop)
@@ -112,7 +112,7 @@ func TestManyFollowers(t *testing.T) {
 		t.Errorf("%d followers ask Postgres %.0f times a second, want at most %d", n, rate, most)
 	}
 	g.must(g.db.Jobs.End(t.Context(), c, jobs.Outcome{State: jobs.Failed, Code: "no_tags", Message: "there are none"}))
-	g.publish("other", release{tag: "v1.0.0", files: zon("other", "1.0.0")})
+	g.publish("other", tagged{tag: "v1.0.0", files: zon("other", "1.0.0")})
 	told.Wait()
 }
 

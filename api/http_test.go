@@ -19,7 +19,7 @@ import (
 func TestRanges(t *testing.T) {
 	t.Parallel()
 	g := newRegistry(t)
-	rel := g.publish("hello", release{tag: "v1", files: zon("hello", "1.0.0")})[0]
+	rel := g.publish("hello", tagged{tag: "v1", files: zon("hello", "1.0.0")})[0]
 	const path = "/p/hello/tag/v1.tar.gz"
 	whole := g.get(path)
 	if whole.StatusCode != http.StatusOK || int64(len(whole.body)) != rel.Size {
@@ -95,7 +95,7 @@ func TestRanges(t *testing.T) {
 func TestCaching(t *testing.T) {
 	t.Parallel()
 	g := newRegistry(t)
-	rels := g.publish("hello", release{tag: "v1", files: zon("hello", "1.0.0")}, release{branch: "main", files: zon("hello", "2.0.0")})
+	rels := g.publish("hello", tagged{tag: "v1", files: zon("hello", "1.0.0")}, tagged{branch: "main", files: zon("hello", "2.0.0")})
 	rel, tip := rels[0], rels[1]
 	const forever = "public, max-age=31536000, immutable"
 	for path, digest := range map[string]string{

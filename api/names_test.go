@@ -13,8 +13,8 @@ import (
 	"testing"
 
 	"github.com/francescobianco/packbase/api"
-	"github.com/francescobianco/packbase/storage"
 	"github.com/francescobianco/packbase/storage/name"
+	"github.com/francescobianco/packbase/storage/release"
 )
 
 // names yields package names, most of them almost valid.
@@ -158,9 +158,9 @@ func TestTagsAreApart(t *testing.T) {
 	g := newRegistry(t)
 	tags := []string{"v1", "v1.tar.gz", "v1.json", "v1.manifest", "v1.manifest.json", "v1.tar.gz.json", "v1.tar.gz.tar.gz", "a/b", "a/tag/b",
 		"v1+build", "v1%2b", "日本", `v1'"`, "<b>$(id)", "v1;x&y=z#"}
-	var releases []release
+	var releases []tagged
 	for _, tag := range tags {
-		releases = append(releases, release{tag: tag, files: files{"tag": tag, "x": ""}})
+		releases = append(releases, tagged{tag: tag, files: files{"tag": tag, "x": ""}})
 	}
 	for i, rel := range g.publish("hello", releases...) {
 		path := (&url.URL{Path: "/p/hello/tag/" + tags[i]}).EscapedPath()
@@ -168,7 +168,7 @@ func TestTagsAreApart(t *testing.T) {
 		if got := fmt.Sprintf("%x", sha256.Sum256(tarball.body)); got != rel.Digest {
 			t.Errorf("%s: status %d, bytes of %s, want %s", path, tarball.StatusCode, got, rel.Digest)
 		}
-		var man storage.Manifest
+		var man release.Manifest
 		if manifest.into(t, &man); man.Tag != tags[i] {
 			t.Errorf("%s: status %d, manifest of %q", path, manifest.StatusCode, man.Tag)
 		}

@@ -16,8 +16,8 @@ import (
 func published(t *testing.T) (*registry, []string) {
 	t.Helper()
 	g := newRegistry(t)
-	rels := g.publish("hello", release{tag: "v1.0.0", files: zon("hello", "1.0.0")}, release{tag: "a/b", files: zon("hello", "1.1.0")},
-		release{branch: "main", files: zon("hello", "1.2.0")})
+	rels := g.publish("hello", tagged{tag: "v1.0.0", files: zon("hello", "1.0.0")}, tagged{tag: "a/b", files: zon("hello", "1.1.0")},
+		tagged{branch: "main", files: zon("hello", "1.2.0")})
 	jobs := g.get("/api/jobs")
 	var list struct{ Jobs []struct{ ID string } }
 	jobs.into(t, &list)

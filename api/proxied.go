@@ -29,6 +29,7 @@ import (
 	"github.com/francescobianco/packbase/storage/fault"
 	"github.com/francescobianco/packbase/storage/gitpack"
 	"github.com/francescobianco/packbase/storage/name"
+	"github.com/francescobianco/packbase/storage/release"
 	"github.com/francescobianco/packbase/storage/tree"
 )
 
@@ -183,7 +184,7 @@ func (m *mirror) archive(ctx context.Context, at string) (tree.Archive, error) {
 	if _, err := m.releases.byZigHash(ctx, a.ZigLegacyHash); err != nil && !errors.Is(err, fault.ErrNotFound) {
 		return a, err
 	}
-	a.Zig = storage.Zig{} // the largest part, and nobody needs it
+	a.Zig = release.Zig{} // the largest part, and nobody needs it
 	m.archives.Add(at, keptArchive{a, epoch})
 	return a, nil
 }

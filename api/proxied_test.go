@@ -63,12 +63,12 @@ func TestProxiedArchives(t *testing.T) {
 	t.Parallel()
 	g := newRegistry(t)
 	rels := g.publish("hello",
-		release{tag: "v1.0.0", files: zon("hello", "1.0.0")},
-		release{tag: "v1.1.0", files: with(zon("hello", "1.1.0"), ".gitattributes", "# docs\n*.md text eol=lf -diff\n*.png binary\n")},
-		release{tag: "a/b", files: with(zon("hello", "1.2.0"), ".gitattributes", "*.txt text\ndocs export-ignore\n")},
-		release{tag: "v1.3.0", files: with(zon("hello", "1.3.0"), ".gitattributes", "*.bat eol=crlf\n")},
-		release{tag: "", branch: "dev", files: zon("hello", "1.4.0")})
-	g.publish("gone", release{tag: "v1.0.0", files: zon("gone", "1.0.0")})
+		tagged{tag: "v1.0.0", files: zon("hello", "1.0.0")},
+		tagged{tag: "v1.1.0", files: with(zon("hello", "1.1.0"), ".gitattributes", "# docs\n*.md text eol=lf -diff\n*.png binary\n")},
+		tagged{tag: "a/b", files: with(zon("hello", "1.2.0"), ".gitattributes", "*.txt text\ndocs export-ignore\n")},
+		tagged{tag: "v1.3.0", files: with(zon("hello", "1.3.0"), ".gitattributes", "*.bat eol=crlf\n")},
+		tagged{tag: "", branch: "dev", files: zon("hello", "1.4.0")})
+	g.publish("gone", tagged{tag: "v1.0.0", files: zon("gone", "1.0.0")})
 	if a := g.post("/api/remove", `{"package":"gone","tag":"v1.0.0","reason":"it had a secret"}`); a.StatusCode != http.StatusOK {
 		t.Fatalf("remove: %d %s", a.StatusCode, a.body)
 	}
@@ -152,8 +152,8 @@ func (g *registry) keep(url, what string) (a tree.Archive) {
 func TestProxiedStored(t *testing.T) {
 	t.Parallel()
 	g := newRegistry(t)
-	rel := g.publish("gone", release{tag: "v1.0.0", files: zon("gone", "1.0.0")})[0]
-	g.publish("hello", release{tag: "v1.0.0", files: zon("hello", "1.0.0")})
+	rel := g.publish("gone", tagged{tag: "v1.0.0", files: zon("gone", "1.0.0")})[0]
+	g.publish("hello", tagged{tag: "v1.0.0", files: zon("hello", "1.0.0")})
 	const file = "https://files.example.org/a%2Fb//x.zip?y=%20"
 	g.keep(file, "x")
 	g.keep(file, "something later")
@@ -207,7 +207,7 @@ func TestProxiedStored(t *testing.T) {
 func TestProxiedGit(t *testing.T) {
 	t.Parallel()
 	g := newRegistry(t)
-	rel := g.publish("hello", release{tag: "v1.0.0", files: zon("hello", "1.0.0")})[0]
+	rel := g.publish("hello", tagged{tag: "v1.0.0", files: zon("hello", "1.0.0")})[0]
 	const refs = "/info/refs?service=git-upload-pack"
 	const body = "0014command=ls-refs\n0001" + "0009peel\n" + "001aref-prefix refs/tags/\n" + "0000"
 	want := g.do("POST", "/hello/git-upload-pack", body, "Content-Type", "application/x-git-upload-pack-request", "Git-Protocol", "version=2")
@@ -237,9 +237,9 @@ func TestProxiedGit(t *testing.T) {
 func TestProxiedPrivate(t *testing.T) {
 	t.Parallel()
 	g := newRegistry(t)
-	g.publish("secretive", release{tag: "v1.0.0", files: zon("secretive", "1.0.0")})
+	g.publish("secretive", tagged{tag: "v1.0.0", files: zon("secretive", "1.0.0")})
 	g.must(g.db.SetVisibility(access.SeePrivate(t.Context()), "secretive", true))
-	g.publish("hello", release{tag: "v1.0.0", files: zon("hello", "1.0.0")})
+	g.publish("hello", tagged{tag: "v1.0.0", files: zon("hello", "1.0.0")})
 	if a := g.post("/api/visibility/secretive", `{"visibility":"private"}`); a.StatusCode != http.StatusOK {
 		t.Fatalf("visibility: %d %s", a.StatusCode, a.body)
 	}
@@ -297,7 +297,7 @@ func (g *registry) puller(pace time.Duration, commits chan<- storage.Release) {
 		time.Sleep(pace) // a slow upstream
 		p := &publication{registry: g, claim: c}
 		defer p.open()()
-		p.add(release{tag: c.Job.Target, files: zon("pulled", "1.0.0")}, 1)
+		p.add(tagged{tag: c.Job.Target, files: zon("pulled", "1.0.0")}, 1)
 		p.segment()
 		rel := p.publish(p.commits[0])
 		select {

@@ -14,6 +14,7 @@ import (
 	"github.com/francescobianco/packbase/storage"
 	"github.com/francescobianco/packbase/storage/access"
 	"github.com/francescobianco/packbase/storage/fault"
+	"github.com/francescobianco/packbase/storage/release"
 )
 
 // keptReleases is how many are kept in memory. A release is named by its tag, its
@@ -69,7 +70,7 @@ func (c *releaseCache) find(ctx context.Context, key string, look func(context.C
 	if err != nil {
 		return r, err
 	}
-	r.Zig = storage.Zig{} // the largest part, and no path needs it
+	r.Zig = release.Zig{} // the largest part, and no path needs it
 	c.kept.Add(key, keptRelease{r, epoch})
 	return r, nil
 }

@@ -11,7 +11,7 @@ import (
 func TestReleasesInMemory(t *testing.T) {
 	t.Parallel()
 	g := newRegistry(t)
-	r := g.publish("hello", release{tag: "v1", files: zon("hello", "1.0.0")}, release{tag: "v2", files: zon("hello", "2.0.0")})[0]
+	r := g.publish("hello", tagged{tag: "v1", files: zon("hello", "1.0.0")}, tagged{tag: "v2", files: zon("hello", "2.0.0")})[0]
 	s, postgres := g.gated()
 	paths := []string{"/p/hello/tag/v1.tar.gz", "/p/hello/tag/v1.json", "/p/hello/commit/" + r.CommitOID + ".tar.gz", "/z/" + r.ZigHash + ".tar.gz",
 		"/api/list", "/api/search?q=hello", "/hello/info/refs?service=git-upload-pack"}
@@ -40,7 +40,7 @@ func TestReleasesInMemory(t *testing.T) {
 
 func BenchmarkTarball(b *testing.B) {
 	g := newRegistry(b)
-	g.publish("hello", release{tag: "v1", files: zon("hello", "1.0.0")})
+	g.publish("hello", tagged{tag: "v1", files: zon("hello", "1.0.0")})
 	h := g.server.Handler()
 	for b.Loop() {
 		w := discard{http.Header{}}

@@ -38,6 +38,7 @@ import (
 	"github.com/francescobianco/packbase/storage/name"
 	"github.com/francescobianco/packbase/storage/queue"
 	"github.com/francescobianco/packbase/storage/queue/queuetest"
+	"github.com/francescobianco/packbase/storage/release"
 	"github.com/francescobianco/packbase/storage/storagetest"
 	"github.com/francescobianco/packbase/storage/tarball"
 	"github.com/francescobianco/packbase/storage/zigpkg"
@@ -193,8 +194,8 @@ func zon(name, version string) files {
 	}
 }
 
-// A release is what publish publishes.
-type release struct {
+// A tagged is what publish publishes.
+type tagged struct {
 	tag       string // "" for a snapshot
 	annotated bool
 	branch    string // that the snapshot is the tip of
@@ -227,7 +228,7 @@ func (g *registry) claim(pkg string) jobs.Claim {
 
 // publish does what a fetch job does, with trees instead of an upstream, and
 // returns what was published.
-func (g *registry) publish(pkg string, releases ...release) []storage.Release {
+func (g *registry) publish(pkg string, releases ...tagged) []storage.Release {
 	g.t.Helper()
 	p := &publication{registry: g, claim: g.claim(pkg)}
 	defer p.open()()
@@ -269,7 +270,7 @@ type publication struct {
 }
 
 type commit struct {
-	release
+	tagged
 	oid  gitpack.OID
 	tag  gitpack.OID // zero if lightweight
 	info gitpack.CommitInfo
@@ -293,7 +294,7 @@ func (p *publication) object(typ gitpack.Type, content string) gitpack.OID {
 }
 
 // add makes a commit of the release, n days after the first.
-func (p *publication) add(rel release, n int64) {
+func (p *publication) add(rel tagged, n int64) {
 	p.t.Helper()
 	var list []gitpack.File
 	for _, name := range slices.Sorted(maps.Keys(rel.files)) {
@@ -303,7 +304,7 @@ func (p *publication) add(rel release, n int64) {
 	p.must(err)
 	who := fmt.Sprintf("a <a@example.org> %d +0000", 1_700_000_000+86_400*n)
 	raw := fmt.Sprintf("tree %s\nauthor %s\ncommitter %s\n\n%s %d\n", tree, who, who, rel.tag, n)
-	c := commit{release: rel, oid: p.object(gitpack.Commit, raw)}
+	c := commit{tagged: rel, oid: p.object(gitpack.Commit, raw)}
 	c.info, err = gitpack.ParseCommit([]byte(raw))
 	p.must(err)
 	listing := p.listing(&c)
@@ -378,7 +379,7 @@ func (memory) Close() error { return nil }
 func (p *publication) publish(c commit) storage.Release {
 	p.t.Helper()
 	listing := p.listing(&c)
-	name := cmp.Or(c.release.tag, c.oid.String())
+	name := cmp.Or(c.tagged.tag, c.oid.String())
 	prefix, err := tarball.Wrap(p.claim.Job.Package, name, p.entries(listing))
 	p.must(err)
 	var tgz bytes.Buffer
@@ -388,13 +389,13 @@ func (p *publication) publish(c commit) storage.Release {
 	p.must(err)
 	pkg, err := p.db.PackageByName(access.SeePrivate(p.t.Context()), p.claim.Job.Package)
 	p.must(err)
-	man := storage.Manifest{
-		Version: storage.ManifestVersion, Package: pkg.Name, Upstream: pkg.Upstream, CloneURL: pkg.CloneURL, Tag: c.release.tag,
+	man := release.Manifest{
+		Version: release.ManifestVersion, Package: pkg.Name, Upstream: pkg.Upstream, CloneURL: pkg.CloneURL, Tag: c.tagged.tag,
 		Commit: c.oid.String(), Tree: c.info.Tree.String(), CommitTime: c.info.CommitterTime, Fence: p.claim.Fence,
 		CreatedAt: time.Now().UTC().Truncate(time.Microsecond), Description: "The package " + pkg.Name + ".",
-		Tarball: storage.ManifestTarball{Digest: info.Digest, Size: info.Size, MD5: info.MD5, CRC32: info.CRC32,
+		Tarball: release.Tarball{Digest: info.Digest, Size: info.Size, MD5: info.MD5, CRC32: info.CRC32,
 			ContentDigest: info.ContentDigest, ContentSize: info.ContentSize, Prefix: prefix},
-		Zig: p.zig(listing), Git: storage.ManifestGit{Commit: raw},
+		Zig: p.zig(listing), Git: release.Git{Commit: raw},
 	}
 	if !c.tag.IsZero() {
 		man.TagObject = c.tag.String()
@@ -405,12 +406,10 @@ func (p *publication) publish(c commit) storage.Release {
 	p.put(tgz.Bytes())
 	stored, err := p.set.Stored(c.oid, c.ids, func(int) (gitpack.Segment, error) { return memory{bytes.NewReader(p.pack)}, nil })
 	p.must(err)
-	_, err = p.db.Publish(p.t.Context(), p.claim, storage.Publication{
-		Release: man.Release(manifest.Digest), Manifest: manifest, Description: man.Description,
-		Pack: storage.Pack{Bitmap: stored.Bitmap, Objects: stored.Objects, Size: stored.Size, Trailer: stored.Trailer[:]},
-	})
+	pub := storage.PublicationOf(&man, manifest, stored)
+	_, err = p.db.Publish(p.t.Context(), p.claim, pub)
 	p.must(err)
-	return man.Release(manifest.Digest)
+	return pub.Release
 }
 
 func (p *publication) entries(listing gitpack.Listing) iter.Seq2[tarball.Entry, error] {
@@ -425,7 +424,7 @@ func (p *publication) entries(listing gitpack.Listing) iter.Seq2[tarball.Entry, 
 	}
 }
 
-func (p *publication) zig(listing gitpack.Listing) storage.Zig {
+func (p *publication) zig(listing gitpack.Listing) release.Zig {
 	p.t.Helper()
 	var man *zigpkg.Manifest
 	var all []zigpkg.Entry
@@ -443,7 +442,7 @@ func (p *publication) zig(listing gitpack.Listing) storage.Zig {
 		}
 	}
 	sum := zigpkg.Sum(man, all)
-	zig := storage.Zig{Hash: sum.Hash, LegacyHash: sum.Legacy}
+	zig := release.Zig{Hash: sum.Hash, LegacyHash: sum.Legacy}
 	if man != nil {
 		zig.Name, zig.Version, zig.UsableWith, zig.Dependencies = man.Name, man.Version, man.UsableWith(), man.Dependencies
 		zig.Fingerprint = fmt.Sprintf("%#016x", man.Fingerprint)

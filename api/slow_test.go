@@ -24,7 +24,7 @@ func TestSlowClients(t *testing.T) {
 	g := newRegistry(t, func(o *api.Options) { o.Pace = pace.Limits{Rate: 64 << 10, Window: window} })
 	noise := make([]byte, 3<<20)
 	rand.NewChaCha8([32]byte{1}).Read(noise)
-	commit := g.publish("large", release{tag: "v1.0.0", files: files{"data.bin": string(noise)}})[0].CommitOID
+	commit := g.publish("large", tagged{tag: "v1.0.0", files: files{"data.bin": string(noise)}})[0].CommitOID
 	pack := "0011command=fetch0001" + "0032want " + commit + "\n" + "0009done\n" + "0000"
 	requests := map[string]string{
 		"tarball": "GET /p/large/tag/v1.0.0.tar.gz HTTP/1.1\r\nHost: x\r\n\r\n",

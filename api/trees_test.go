@@ -19,6 +19,7 @@ import (
 	"github.com/francescobianco/packbase/storage"
 	"github.com/francescobianco/packbase/storage/bundle"
 	"github.com/francescobianco/packbase/storage/jobs"
+	"github.com/francescobianco/packbase/storage/release"
 	"github.com/francescobianco/packbase/storage/tree"
 )
 
@@ -53,7 +54,7 @@ func (g *registry) putArchive(at string, rel storage.Release, legacy string) {
 	g.t.Helper()
 	_, _, err := tree.New(g.db.DB).Publish(g.t.Context(), tree.Archive{URL: at, ZigLegacyHash: legacy, Digest: rel.Digest, Size: rel.Size,
 		ContentType: "application/gzip", Format: "tar.gz", TarballDigest: rel.Digest, TarballSize: rel.Size, RecordDigest: rel.ManifestDigest,
-		FinalURL: "https://cdn.example/x", Zig: storage.Zig{MinimumZigVersion: "0.14.0"}}, false)
+		FinalURL: "https://cdn.example/x", Zig: release.Zig{MinimumZigVersion: "0.14.0"}}, false)
 	g.must(err)
 }
 
@@ -136,7 +137,7 @@ func (s *scene) endCapture(ctx context.Context, c jobs.Claim) error {
 func TestBundle(t *testing.T) {
 	t.Parallel()
 	g := newRegistry(t)
-	rel := g.publish("hello", release{tag: "v1.0.0", files: zon("hello", "1.0.0")})[0]
+	rel := g.publish("hello", tagged{tag: "v1.0.0", files: zon("hello", "1.0.0")})[0]
 	text := asManifest(rel.ZigHash, rel.ZigLegacyHash, goneHash)
 	a := g.do("POST", "/api/bundle", asBody(t, wire.WantBundle{Manifests: manifests(text), Partial: true}))
 	var listed bundle.Manifest
@@ -169,7 +170,7 @@ func TestBundle(t *testing.T) {
 func TestBundleBreaksOff(t *testing.T) {
 	t.Parallel()
 	g := newRegistry(t)
-	rel := g.publish("hello", release{tag: "v1.0.0", files: zon("hello", "1.0.0")})[0]
+	rel := g.publish("hello", tagged{tag: "v1.0.0", files: zon("hello", "1.0.0")})[0]
 	g.must(os.Remove(filepath.Join(g.dir, "blobs", rel.Digest[:2], rel.Digest)))
 	body := asBody(t, wire.WantBundle{Manifests: manifests(asManifest(rel.ZigHash))})
 	resp, err := http.Post(g.url+"/api/bundle", "application/json", strings.NewReader(body))
@@ -208,7 +209,7 @@ func TestTreeKeepsNoPassword(t *testing.T) {
 func TestPrivateTrees(t *testing.T) {
 	t.Parallel()
 	g := newRegistry(t)
-	rel := g.publish("hello", release{tag: "v1.0.0", files: zon("hello", "1.0.0")})[0]
+	rel := g.publish("hello", tagged{tag: "v1.0.0", files: zon("hello", "1.0.0")})[0]
 	legacy, at := "1220"+strings.Repeat("6", 64), "https://files.example/secret.tar.gz"
 	trees := tree.New(g.db.DB)
 	_, _, err := trees.Publish(t.Context(), tree.Archive{URL: at, ZigLegacyHash: legacy, Digest: rel.Digest, Size: rel.Size, ContentType: "application/gzip",
@@ -240,7 +241,7 @@ func TestPrivateTrees(t *testing.T) {
 func TestArchiveByHash(t *testing.T) {
 	t.Parallel()
 	g := newRegistry(t)
-	rel := g.publish("hello", release{tag: "v1.0.0", files: zon("hello", "1.0.0")})[0]
+	rel := g.publish("hello", tagged{tag: "v1.0.0", files: zon("hello", "1.0.0")})[0]
 	legacy := "1220" + strings.Repeat("6", 64)
 	g.putArchive("https://files.example/x.tar.gz", rel, legacy)
 	a := g.get("/z/" + legacy + ".tar.gz")

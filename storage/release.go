@@ -12,9 +12,11 @@ import (
 	"github.com/francescobianco/packbase/storage/blob"
 	"github.com/francescobianco/packbase/storage/fault"
 	"github.com/francescobianco/packbase/storage/feed"
+	"github.com/francescobianco/packbase/storage/gitpack"
 	"github.com/francescobianco/packbase/storage/jobs"
 	"github.com/francescobianco/packbase/storage/name"
 	"github.com/francescobianco/packbase/storage/pg"
+	"github.com/francescobianco/packbase/storage/release"
 )
 
 const releaseColumns = `
@@ -133,6 +135,36 @@ type Publication struct {
 	Upstream    string // for Restore, which may have nothing else to tell it
 	CloneURL    string
 	UntrueZig   bool // the files do not have the Zig hashes that the release says
+}
+
+// PublicationOf returns what a manifest publishes, with the pack of its release.
+// in is the manifest's blob.
+func PublicationOf(m *release.Manifest, in blob.Ref, pack gitpack.Stored) Publication {
+	return Publication{
+		Release: Release{
+			Package:        m.Package,
+			Tag:            m.Tag,
+			TagOID:         m.TagObject,
+			CommitOID:      m.Commit,
+			TreeOID:        m.Tree,
+			CommitTime:     m.CommitTime,
+			Digest:         m.Tarball.Digest,
+			Size:           m.Tarball.Size,
+			ContentDigest:  m.Tarball.ContentDigest,
+			MD5:            m.Tarball.MD5,
+			CRC32:          m.Tarball.CRC32,
+			ManifestDigest: in.Digest,
+			ZigHash:        m.Zig.Hash,
+			ZigLegacyHash:  m.Zig.LegacyHash,
+			Zig:            m.Zig,
+			CreatedAt:      m.CreatedAt,
+		},
+		Pack:        Pack{Bitmap: pack.Bitmap, Objects: pack.Objects, Size: pack.Size, Trailer: pack.Trailer[:]},
+		Manifest:    in,
+		Description: m.Description,
+		Upstream:    m.Upstream,
+		CloneURL:    m.CloneURL,
+	}
 }
 
 // Publish makes one release or snapshot visible. All blobs must be durable.

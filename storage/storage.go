@@ -9,7 +9,7 @@ package storage
 import (
 	"time"
 
-	"github.com/francescobianco/packbase/storage/zigpkg"
+	"github.com/francescobianco/packbase/storage/release"
 )
 
 // A Package is a name and the one upstream it is bound to.
@@ -85,7 +85,7 @@ type Release struct {
 	ManifestDigest string    // the manifest's blob
 	ZigHash        string    // as Zig 0.14 and later print it; "" if they would refuse
 	ZigLegacyHash  string    // as Zig up to 0.13 prints it
-	Zig            Zig
+	Zig            release.Zig
 	CreatedAt      time.Time // when published, UTC
 	Private        bool      // its package is: only who sees private packages may be shown it
 }
@@ -96,20 +96,6 @@ func (r *Release) OID() string {
 		return r.TagOID
 	}
 	return r.CommitOID
-}
-
-// Zig is what a release's build.zig.zon says and how Zig reads it.
-type Zig struct {
-	Hash              string              `json:"hash"`        // "" if the Zigs that write it refuse the package
-	LegacyHash        string              `json:"legacy_hash"` // as Zig up to 0.13 writes it
-	Name              string              `json:"name,omitempty"`
-	Version           string              `json:"version,omitempty"`
-	Fingerprint       string              `json:"fingerprint,omitempty"` // 0x and 16 hex digits
-	MinimumZigVersion string              `json:"minimum_zig_version,omitempty"`
-	Dependencies      []zigpkg.Dependency `json:"dependencies,omitempty"`
-	UsableWith        []string            `json:"usable_with,omitempty"` // Zig releases that accept it as a dependency
-	Problem           string              `json:"problem,omitempty"`     // why no Zig accepts it
-	Warnings          []string            `json:"warnings,omitempty"`
 }
 
 // A Pack is the precomputed answer to a depth-1 fetch of a release.

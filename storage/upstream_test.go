@@ -9,6 +9,7 @@ import (
 	"github.com/francescobianco/packbase/storage/blob"
 	"github.com/francescobianco/packbase/storage/fault"
 	"github.com/francescobianco/packbase/storage/name"
+	"github.com/francescobianco/packbase/storage/release"
 )
 
 // What owns a name and what is dialled for it are the same place, whoever
@@ -77,12 +78,12 @@ func TestUpstreamAgrees(t *testing.T) {
 // its path. Only the name counts.
 func TestHideFolder(t *testing.T) {
 	t.Parallel()
-	man := &storage.Manifest{Version: storage.ManifestVersion, Upstream: "fixture:hello", CloneURL: "fixture:/srv/fixtures/hello.git", CreatedAt: time.Now()}
+	man := &release.Manifest{Version: release.ManifestVersion, Upstream: "fixture:hello", CloneURL: "fixture:/srv/fixtures/hello.git", CreatedAt: time.Now()}
 	raw, err := man.Encode()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if man, err = storage.ParseManifest(raw); err != nil || man.CloneURL != "fixture:hello.git" {
+	if man, err = release.ParseManifest(raw); err != nil || man.CloneURL != "fixture:hello.git" {
 		t.Errorf("manifest: clone URL %q (%v)", man.CloneURL, err)
 	}
 	rec := &storage.PackageRecord{Version: storage.RecordVersion, Upstream: "fixture:hello", CloneURL: "fixture:/srv/hello"}

@@ -50,6 +50,7 @@ var imports = []struct {
 	{"storage/gitpack", nil},
 	{"storage/pktline", nil},
 	{"storage/queue", nil},
+	{"storage/release", []string{"storage/name", "storage/fault", "storage/blob", "storage/gitpack", "storage/tarball", "storage/zigpkg"}},
 	{"storage/tarball", nil},
 	{"storage/zigpkg", nil},
 	{"tests", []string{"api", "worker", "storage", "migrations"}},

@@ -17,6 +17,7 @@ import (
 	"github.com/francescobianco/packbase/storage/fault"
 	"github.com/francescobianco/packbase/storage/gitpack"
 	"github.com/francescobianco/packbase/storage/jobs"
+	"github.com/francescobianco/packbase/storage/release"
 	"github.com/francescobianco/packbase/worker/ingest"
 	"github.com/francescobianco/packbase/worker/upkeep"
 )
@@ -108,17 +109,12 @@ func (f *fetch) store(ctx context.Context, r *ingest.Release, set *gitpack.Set, 
 	if err != nil {
 		return pub, err
 	}
-	return storage.Publication{
-		Release:     man.Release(manifest.Digest),
-		Pack:        storage.Pack{Bitmap: stored.Bitmap, Objects: stored.Objects, Size: stored.Size, Trailer: stored.Trailer[:]},
-		Manifest:    manifest,
-		Description: man.Description,
-	}, nil
+	return storage.PublicationOf(&man, manifest, stored), nil
 }
 
 // prove works out what a staged release is from its tarball: what the child says
 // of it is not believed.
-func (f *fetch) prove(ctx context.Context, man *storage.Manifest, targz io.Reader) (*upkeep.Proof, error) {
+func (f *fetch) prove(ctx context.Context, man *release.Manifest, targz io.Reader) (*upkeep.Proof, error) {
 	proof, err := upkeep.Prove(ctx, f.dir, man, targz, f.w.opt.Limits)
 	if err == nil && man.Tag != "" && f.refs.Tags[man.Tag] != proof.OID.String() {
 		err = fmt.Errorf("%w: the tag names %q", upkeep.ErrUntrue, f.refs.Tags[man.Tag])

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/storage/release"
 )
 
 func TestWords(t *testing.T) {
@@ -79,7 +80,7 @@ func TestEntry(t *testing.T) {
 		{"", "test", `.@"test" = `}, // a keyword
 		{"", "http.zig", `.@"http.zig" = `},
 	} {
-		r := releaseView{releaseRow: releaseRow{Release: storage.Release{Package: tt.pkg, Tag: "v1", Zig: storage.Zig{Name: tt.zigName, LegacyHash: "1220"}}}, Base: "http://a"}
+		r := releaseView{releaseRow: releaseRow{Release: storage.Release{Package: tt.pkg, Tag: "v1", Zig: release.Zig{Name: tt.zigName, LegacyHash: "1220"}}}, Base: "http://a"}
 		want := tt.want + ".{\n    .url = \"http://a/p/" + tt.pkg + "/tag/v1.tar.gz\",\n    .hash = \"1220\",\n},"
 		if got := r.Entry(); got != want {
 			t.Errorf("entry of %s: %s, want %s", tt.pkg, got, want)

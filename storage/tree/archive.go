@@ -11,11 +11,11 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"github.com/francescobianco/packbase/storage"
 	"github.com/francescobianco/packbase/storage/access"
 	"github.com/francescobianco/packbase/storage/fault"
 	"github.com/francescobianco/packbase/storage/name"
 	"github.com/francescobianco/packbase/storage/pg"
+	"github.com/francescobianco/packbase/storage/release"
 )
 
 // An Archive is what one URL answered, frozen.
@@ -35,7 +35,7 @@ type Archive struct {
 	RecordDigest  string // of the JSON from which the row can be rebuilt, see Record
 	RecordSize    int64  `db:"-"` // of that, for Publish
 	Private       bool   // credentials were needed to have it
-	Zig           storage.Zig
+	Zig           release.Zig
 	CreatedAt     time.Time // UTC
 }
 

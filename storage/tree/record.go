@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/storage/release"
 )
 
 // A Record is the JSON blob from which the row of an archive can be made again: all that its bytes do not tell.
@@ -21,7 +21,7 @@ type Record struct {
 	Tarball     RecordRef   `json:"tarball"`
 	ZigHash     string      `json:"zig_hash,omitempty"`
 	LegacyHash  string      `json:"zig_legacy_hash"`
-	Zig         storage.Zig `json:"zig"`
+	Zig         release.Zig `json:"zig"`
 	Private     bool        `json:"private,omitempty"`
 	CreatedAt   time.Time   `json:"created_at"`
 }

@@ -6,10 +6,10 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"github.com/francescobianco/packbase/storage"
 	"github.com/francescobianco/packbase/storage/access"
 	"github.com/francescobianco/packbase/storage/fault"
 	"github.com/francescobianco/packbase/storage/pg"
+	"github.com/francescobianco/packbase/storage/release"
 )
 
 // A Source is anything with one Zig hash that may be served: a release, a snapshot or an archive.
@@ -25,7 +25,7 @@ type Source struct {
 	Digest        string // of the tarball that Zig is given
 	Size          int64  // of that, in bytes
 	Private       bool
-	Zig           storage.Zig
+	Zig           release.Zig
 }
 
 // bestSource selects what is served for the hash h.hash: the public before the private, releases before archives, the

@@ -12,9 +12,9 @@ import (
 
 	"github.com/google/uuid"
 
-	"github.com/francescobianco/packbase/storage"
 	"github.com/francescobianco/packbase/storage/access"
 	"github.com/francescobianco/packbase/storage/fault"
+	"github.com/francescobianco/packbase/storage/release"
 	"github.com/francescobianco/packbase/storage/storagetest"
 	"github.com/francescobianco/packbase/storage/tree"
 	"github.com/francescobianco/packbase/storage/zigpkg"
@@ -27,7 +27,7 @@ func archive(url string, files int) tree.Archive {
 	return tree.Archive{
 		URL: url, ZigHash: fmt.Sprint("a-1.0.0-", files), ZigLegacyHash: legacy(files), Digest: digest(files), Size: 10, ContentType: "application/zip",
 		Format: "zip", TarballDigest: digest(files + 1000), TarballSize: 20, RecordDigest: digest(files + 2000), RecordSize: 5,
-		Zig:       storage.Zig{Name: "a", Version: "1.0.0", Dependencies: []zigpkg.Dependency{{Name: "b", URL: "https://h/b.tar.gz", Hash: legacy(9)}}},
+		Zig:       release.Zig{Name: "a", Version: "1.0.0", Dependencies: []zigpkg.Dependency{{Name: "b", URL: "https://h/b.tar.gz", Hash: legacy(9)}}},
 		CreatedAt: time.Now().UTC().Truncate(time.Microsecond),
 	}
 }

@@ -22,6 +22,7 @@ import (
 	"github.com/francescobianco/packbase/storage/blob"
 	"github.com/francescobianco/packbase/storage/feed"
 	"github.com/francescobianco/packbase/storage/gitpack"
+	"github.com/francescobianco/packbase/storage/release"
 	"github.com/francescobianco/packbase/storage/storagetest"
 	"github.com/francescobianco/packbase/tests/harness"
 	"github.com/francescobianco/packbase/worker/peer"
@@ -85,10 +86,10 @@ func (r *recording) rechain() {
 }
 
 // forge puts another manifest into change i.
-func (r *recording) forge(t *testing.T, i int, change func(*storage.Manifest)) {
+func (r *recording) forge(t *testing.T, i int, change func(*release.Manifest)) {
 	t.Helper()
 	body := r.body(t, i)
-	man, err := storage.ParseManifest(r.blobs[body.Manifest.Digest])
+	man, err := release.ParseManifest(r.blobs[body.Manifest.Digest])
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -476,73 +477,73 @@ var lies = []lie{
 	}, "is none", aside},
 	{"tarball of another commit", func(t *testing.T, p *player, tape *recording) {
 		old := tape.body(t, helloV2)
-		man, err := storage.ParseManifest(tape.blobs[old.Manifest.Digest])
+		man, err := release.ParseManifest(tape.blobs[old.Manifest.Digest])
 		if err != nil {
 			t.Fatal(err)
 		}
-		tape.forge(t, helloV3, func(m *storage.Manifest) { m.Tarball = man.Tarball })
+		tape.forge(t, helloV3, func(m *release.Manifest) { m.Tarball = man.Tarball })
 		p.tape.Store(tape)
 	}, "the tarball is of the commit", aside},
 	{"another tree", func(t *testing.T, p *player, tape *recording) {
-		tape.forge(t, helloV3, func(m *storage.Manifest) { m.Tree = strings.Repeat("1", 40) })
+		tape.forge(t, helloV3, func(m *release.Manifest) { m.Tree = strings.Repeat("1", 40) })
 		p.tape.Store(tape)
 	}, "the manifest says", aside},
 	{"forged commit", func(t *testing.T, p *player, tape *recording) {
-		tape.forge(t, helloV3, func(m *storage.Manifest) { m.Git.Commit = append(m.Git.Commit, "Signed-off-by: me\n"...) })
+		tape.forge(t, helloV3, func(m *release.Manifest) { m.Git.Commit = append(m.Git.Commit, "Signed-off-by: me\n"...) })
 		p.tape.Store(tape)
 	}, "has the id", aside},
 	{"forged tag object", func(t *testing.T, p *player, tape *recording) {
-		tape.forge(t, helloV3, func(m *storage.Manifest) { m.Git.Tags[0] = append(m.Git.Tags[0], "P.S. me, too\n"...) })
+		tape.forge(t, helloV3, func(m *release.Manifest) { m.Git.Tags[0] = append(m.Git.Tags[0], "P.S. me, too\n"...) })
 		p.tape.Store(tape)
 	}, "tag object", aside},
 	{"tag object of another commit", func(t *testing.T, p *player, tape *recording) {
-		old, err := storage.ParseManifest(tape.blobs[tape.body(t, helloV1).Manifest.Digest])
+		old, err := release.ParseManifest(tape.blobs[tape.body(t, helloV1).Manifest.Digest])
 		if err != nil {
 			t.Fatal(err)
 		}
-		tape.forge(t, helloV3, func(m *storage.Manifest) { m.Git.Tags, m.TagObject = old.Git.Tags, old.TagObject })
+		tape.forge(t, helloV3, func(m *release.Manifest) { m.Git.Tags, m.TagObject = old.Git.Tags, old.TagObject })
 		p.tape.Store(tape)
 	}, "a tag object in the manifest names", aside},
 	{"Zig hash of another package", func(t *testing.T, p *player, tape *recording) {
-		tape.forge(t, helloV3, func(m *storage.Manifest) { m.Zig.LegacyHash = "1220" + strings.Repeat("0", 64) })
+		tape.forge(t, helloV3, func(m *release.Manifest) { m.Zig.LegacyHash = "1220" + strings.Repeat("0", 64) })
 		p.tape.Store(tape)
 	}, "Zig hash", aside},
 	{"other sums", func(t *testing.T, p *player, tape *recording) {
-		tape.forge(t, helloV3, func(m *storage.Manifest) { m.Tarball.MD5 = strings.Repeat("0", 32) })
+		tape.forge(t, helloV3, func(m *release.Manifest) { m.Tarball.MD5 = strings.Repeat("0", 32) })
 		p.tape.Store(tape)
 	}, "not those of the manifest", aside},
 	{"time of another commit", func(t *testing.T, p *player, tape *recording) {
-		tape.forge(t, helloV3, func(m *storage.Manifest) { m.CommitTime = m.CommitTime.Add(time.Hour) })
+		tape.forge(t, helloV3, func(m *release.Manifest) { m.CommitTime = m.CommitTime.Add(time.Hour) })
 		p.tape.Store(tape)
 	}, "is of", aside},
 	{"package of another upstream", func(t *testing.T, p *player, tape *recording) {
-		tape.forge(t, helloV3, func(m *storage.Manifest) {
+		tape.forge(t, helloV3, func(m *release.Manifest) {
 			m.Upstream, m.CloneURL = "https://evil.example/hello", "https://evil.example/hello"
 		})
 		p.tape.Store(tape)
 	}, "bound to", aside},
 	{"clone URL of another repository", func(t *testing.T, p *player, tape *recording) {
-		tape.forge(t, helloV3, func(m *storage.Manifest) { m.CloneURL = "https://evil.example/hello" })
+		tape.forge(t, helloV3, func(m *release.Manifest) { m.CloneURL = "https://evil.example/hello" })
 		p.tape.Store(tape)
 	}, "clone URL", aside},
 	{"clone URL that is a local folder", func(t *testing.T, p *player, tape *recording) {
-		tape.forge(t, helloV3, func(m *storage.Manifest) { m.CloneURL = "fixture:/etc" })
+		tape.forge(t, helloV3, func(m *release.Manifest) { m.CloneURL = "fixture:/etc" })
 		p.tape.Store(tape)
 	}, "clone URL", aside},
 	{"package in other letters", func(t *testing.T, p *player, tape *recording) {
-		tape.forge(t, helloV3, func(m *storage.Manifest) { m.Package = "Hello" })
+		tape.forge(t, helloV3, func(m *release.Manifest) { m.Package = "Hello" })
 		p.tape.Store(tape)
 	}, "is called hello here", aside},
 	{"package that is a path", func(t *testing.T, p *player, tape *recording) {
-		tape.forge(t, helloV3, func(m *storage.Manifest) { m.Package = "../hello" })
+		tape.forge(t, helloV3, func(m *release.Manifest) { m.Package = "../hello" })
 		p.tape.Store(tape)
 	}, "change 4", aside},
 	{"reserved name", func(t *testing.T, p *player, tape *recording) {
-		tape.forge(t, helloV3, func(m *storage.Manifest) { m.Package = "api" })
+		tape.forge(t, helloV3, func(m *release.Manifest) { m.Package = "api" })
 		p.tape.Store(tape)
 	}, "change 4", aside},
 	{"tag with control characters", func(t *testing.T, p *player, tape *recording) {
-		tape.forge(t, helloV3, func(m *storage.Manifest) { m.Tag = "v3\x1b[2J" })
+		tape.forge(t, helloV3, func(m *release.Manifest) { m.Tag = "v3\x1b[2J" })
 		p.tape.Store(tape)
 	}, "change 4", aside},
 	{"digest that is a path", func(t *testing.T, p *player, tape *recording) {

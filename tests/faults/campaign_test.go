@@ -114,7 +114,7 @@ func newCampaign(t *testing.T) *campaign {
 	c.slow = c.slowly(t)
 	for n := range 6 {
 		repo := c.up.Repo(fmt.Sprintf("listed-%d", n))
-		release(t, repo, 0, 2, 100_000)
+		tagReleases(t, repo, 0, 2, 100_000)
 		c.listed = append(c.listed, repo)
 	}
 	env := slices.Concat(c.pg.Env(), c.redis.Env(), []string{
@@ -204,7 +204,7 @@ func (c *campaign) behind(repo *harness.Repo) string {
 // load has work done and looked at until stop is called.
 func (c *campaign) load() (stop func()) {
 	big := c.up.Repo("big")
-	release(c.t, big, 0, 1, 4<<20)
+	tagReleases(c.t, big, 0, 1, 4<<20)
 	c.s.Fetch(big.URL)
 	url := c.s.Info("big").Tarballs[0].URL
 	sha := c.s.Info("big").Tarballs[0].SHA256
@@ -262,7 +262,7 @@ func (c *campaign) acknowledged(a *harness.Answer, what string) {
 // ask has a new package mirrored; each third is on the slow upstream.
 func (c *campaign) ask(n int) {
 	repo := c.up.Repo(fmt.Sprintf("asked-%d", n))
-	release(c.t, repo, 0, 2, 100_000)
+	tagReleases(c.t, repo, 0, 2, 100_000)
 	at := repo.URL
 	if n%3 == 0 {
 		at = c.behind(repo)
@@ -282,7 +282,7 @@ func (c *campaign) ask(n int) {
 // publishMore gives each listed package a new tag.
 func (c *campaign) publishMore(n int) {
 	for _, repo := range c.listed {
-		release(c.t, repo, n, 1, 20_000)
+		tagReleases(c.t, repo, n, 1, 20_000)
 	}
 }
 

@@ -25,8 +25,8 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/francescobianco/packbase/api/wire"
-	"github.com/francescobianco/packbase/storage"
 	"github.com/francescobianco/packbase/storage/jobs"
+	"github.com/francescobianco/packbase/storage/release"
 	"github.com/francescobianco/packbase/storage/storagetest"
 	"github.com/francescobianco/packbase/tests/harness"
 )
@@ -223,7 +223,7 @@ func (c *checker) tarball(pkg string, r wire.Tarball) string {
 	}
 	raw := c.s.Get(strings.TrimSuffix(r.URL, ".tar.gz") + ".json")
 	c.see(sum(raw), "manifest", pkg, r.Tag)
-	var man storage.Manifest
+	var man release.Manifest
 	if err := json.Unmarshal(raw, &man); err != nil {
 		c.t.Fatal(err)
 	}
@@ -344,10 +344,10 @@ func sum(b []byte) string {
 	return hex.EncodeToString(s[:])
 }
 
-// release fills a repository with tags in one go: v0.<first>.0 and so on, each
+// tagReleases fills a repository with tags in one go: v0.<first>.0 and so on, each
 // with a file of its own that is size bytes long and does not compress, and
 // one that changes a little.
-func release(t *testing.T, repo *harness.Repo, first, tags, size int) {
+func tagReleases(t *testing.T, repo *harness.Repo, first, tags, size int) {
 	t.Helper()
 	var in strings.Builder
 	noise := noise(filepath.Base(repo.Dir), first)

@@ -94,7 +94,7 @@ func (k *killing) round(n int, kill bool) {
 func (k *killing) repos(suffix string) (repos []*harness.Repo) {
 	for _, name := range []string{"a", "b", "c"} {
 		repo := k.up.Repo(name + "-" + suffix)
-		release(k.t, repo, 0, 5, 100_000)
+		tagReleases(k.t, repo, 0, 5, 100_000)
 		repos = append(repos, repo)
 	}
 	k.c.know(repos...)

@@ -36,12 +36,12 @@ func TestDiskFull(t *testing.T) {
 	s := harness.Start(t, append(quick, "PACKBASE_ROOT="+filepath.Join(disk, "root"))...)
 	c := newChecker(t, s)
 	first := up.Repo("first")
-	release(t, first, 0, 2, 10_000)
+	tagReleases(t, first, 0, 2, 10_000)
 	s.Fetch(first.URL)
 	full := 0
 	for n := range rounds(6, 30) {
 		repo := up.Repo(fmt.Sprintf("full-%d", n))
-		release(t, repo, 0, 3, 100_000)
+		tagReleases(t, repo, 0, 3, 100_000)
 		before := free(t, disk)
 		filler := filepath.Join(disk, "filler")
 		// A job needs about 1.3 MB at once and keeps half of it.
@@ -94,7 +94,7 @@ func TestBlobs(t *testing.T) {
 	up := harness.NewUpstream(t)
 	s := harness.Start(t, quick...)
 	repo := up.Repo("rotten")
-	release(t, repo, 0, 3, 30_000)
+	tagReleases(t, repo, 0, 3, 30_000)
 	s.Fetch(repo.URL)
 	c := newChecker(t, s)
 	c.tags(repo)

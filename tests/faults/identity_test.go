@@ -54,7 +54,7 @@ func (i *identity) retag(t *testing.T) {
 	for n := range rounds(1, 10) {
 		name := fmt.Sprintf("retag-%d", n)
 		repo := i.up.Repo(name)
-		release(t, repo, 0, len(forms), 1000) // light and annotated ones in turn
+		tagReleases(t, repo, 0, len(forms), 1000) // light and annotated ones in turn
 		c := newChecker(t, i.s)
 		i.s.Fetch(repo.URL)
 		c.tags(repo)
@@ -137,7 +137,7 @@ func (i *identity) repojack(t *testing.T) {
 	for _, decision := range []string{"accept", "keep"} {
 		name := "jacked-" + decision
 		repo := i.up.Repo(name)
-		release(t, repo, 0, 3, 1000)
+		tagReleases(t, repo, 0, 3, 1000)
 		c := newChecker(t, i.s)
 		i.s.Fetch(repo.URL)
 		c.tags(repo)

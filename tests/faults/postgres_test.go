@@ -28,7 +28,7 @@ func TestPostgresStops(t *testing.T) {
 	pids := []int{s.API.PID(), s.Worker.PID()}
 	k := &killing{t: t, c: c, up: up, rnd: rnd}
 	first := up.Repo("first")
-	release(t, first, 0, 2, 1000)
+	tagReleases(t, first, 0, 2, 1000)
 	s.Fetch(first.URL)
 	c.tags(first)
 	for n := range rounds(5, 50) {
@@ -95,7 +95,7 @@ func TestPostgresAwayIsNoCrash(t *testing.T) {
 	g := newGate(t, up)
 	s := harness.Start(t, append(append(quick, "PACKBASE_LEASE="+lease.String()), e.Env()...)...)
 	repo := up.Repo("patient")
-	release(t, repo, 0, 2, 1000)
+	tagReleases(t, repo, 0, 2, 1000)
 	arrived, open := g.hold()
 	id := s.Ask(g.of(repo))
 	<-arrived

@@ -56,7 +56,7 @@ func (f *redisFaults) repos(t *testing.T, count int) []*harness.Repo {
 	for range count {
 		f.n++
 		repo := f.up.Repo(fmt.Sprintf("r%d", f.n))
-		release(t, repo, 0, 1, 1000)
+		tagReleases(t, repo, 0, 1, 1000)
 		repos = append(repos, repo)
 	}
 	return repos
@@ -294,7 +294,7 @@ func TestDuplicateDelivery(t *testing.T) {
 	g := newGate(t, up)
 	for n := range rounds(3, 100) {
 		repo := up.Repo(fmt.Sprintf("again-%d", n))
-		release(t, repo, 0, 2, 1000)
+		tagReleases(t, repo, 0, 2, 1000)
 		arrived, open := g.hold()
 		id := s.Ask(g.of(repo))
 		tell := func(times int) {
@@ -337,7 +337,7 @@ func TestRecoveryTime(t *testing.T) {
 	s := harness.Start(t, "PACKBASE_LEASE=15s", "PACKBASE_RECONCILE=2s", "PACKBASE_JOB_BACKOFF=2s")
 	for n := range rounds(1, 20) {
 		repo := up.Repo(fmt.Sprintf("late-%d", n))
-		release(t, repo, 0, 2, 1000)
+		tagReleases(t, repo, 0, 2, 1000)
 		arrived, open := g.hold()
 		id := s.Ask(g.of(repo))
 		<-arrived
@@ -386,7 +386,7 @@ type failingJobs struct {
 // brokenUpstream fails until it does not.
 func (f *failingJobs) brokenUpstream(t *testing.T) {
 	repo := f.up.Repo("broken")
-	release(t, repo, 0, 1, 1000)
+	tagReleases(t, repo, 0, 1, 1000)
 	for range rounds(1, 10) {
 		for _, h := range []http.Handler{harness.Status(http.StatusNotFound), harness.Status(http.StatusInternalServerError), harness.Close()} {
 			f.up.Answer(h)
@@ -407,7 +407,7 @@ func (f *failingJobs) brokenUpstream(t *testing.T) {
 func (f *failingJobs) deadChild(t *testing.T) {
 	for n := range rounds(1, 5) {
 		repo := f.up.Repo(fmt.Sprintf("victim-%d", n))
-		release(t, repo, 0, 1, 1000)
+		tagReleases(t, repo, 0, 1, 1000)
 		f.g.onPack(func(*http.Request) {
 			for _, pid := range f.s.Worker.Children() {
 				_ = syscall.Kill(pid, syscall.SIGSEGV)
@@ -429,8 +429,8 @@ func (f *failingJobs) deadChild(t *testing.T) {
 func (f *failingJobs) poison(t *testing.T) {
 	for n := range rounds(1, 5) {
 		repo, good := f.up.Repo(fmt.Sprintf("poison-%d", n)), f.up.Repo(fmt.Sprintf("good-%d", n))
-		release(t, repo, 0, 1, 1000)
-		release(t, good, 0, 1, 1000)
+		tagReleases(t, repo, 0, 1, 1000)
+		tagReleases(t, good, 0, 1, 1000)
 		arrived, open := f.g.hold()
 		id := f.s.Ask(f.g.of(repo))
 		for range jobs.MaxCrashes {

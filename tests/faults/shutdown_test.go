@@ -22,7 +22,7 @@ func TestTermination(t *testing.T) {
 	g := newGate(t, up)
 	s := harness.Start(t, append(quick, "PACKBASE_DRAIN=4s", "PACKBASE_STOP_TIMEOUT=5m")...)
 	large := up.Repo("large")
-	release(t, large, 0, 1, 20<<20)
+	tagReleases(t, large, 0, 1, 20<<20)
 	s.Fetch(large.URL)
 	info := s.Info("large")
 	r := info.Release(t, "v0.0.0")
@@ -32,7 +32,7 @@ func TestTermination(t *testing.T) {
 		arrived, open := g.hold()
 		for i := range 3 {
 			repo := up.Repo(fmt.Sprintf("job-%d-%d", n, i))
-			release(t, repo, 0, 2, 1000)
+			tagReleases(t, repo, 0, 2, 1000)
 			repos = append(repos, repo)
 			ids = append(ids, s.Ask(g.of(repo)))
 			<-arrived

@@ -26,7 +26,7 @@ func TestStopWithDefaults(t *testing.T) {
 	slow := (&campaign{up: up}).slowly(t)
 	s := harness.Start(t, "PACKBASE_WORKER_CONCURRENCY=4", "PACKBASE_LEASE=15s", "PACKBASE_RECONCILE=2s")
 	large := up.Repo("large")
-	release(t, large, 0, 1, 20<<20)
+	tagReleases(t, large, 0, 1, 20<<20)
 	s.Fetch(large.URL)
 	info := s.Info("large")
 	tarball := s.URL + info.Release(t, "v0.0.0").URL
@@ -36,7 +36,7 @@ func TestStopWithDefaults(t *testing.T) {
 	var ids []string
 	for n := range 4 {
 		repo := up.Repo(fmt.Sprintf("job-%d", n))
-		release(t, repo, 0, 1, 5_000_000) // 50 s on the slow upstream
+		tagReleases(t, repo, 0, 1, 5_000_000) // 50 s on the slow upstream
 		if n%2 == 0 {
 			ids = append(ids, s.Ask(g.of(repo)))
 			<-arrived

@@ -314,7 +314,7 @@ func (w *watch) goodJob() {
 	w.t.Helper()
 	w.good++
 	repo := w.up.Repo(fmt.Sprintf("good-%d", w.good))
-	release(w.t, repo, 0, 2, 1000)
+	tagReleases(w.t, repo, 0, 2, 1000)
 	w.s.Fetch(repo.URL)
 }
 

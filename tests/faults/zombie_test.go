@@ -29,7 +29,7 @@ func TestZombieWorker(t *testing.T) {
 		other.Stop()
 		name := fmt.Sprintf("zombie-%d", n)
 		repo := up.Repo(name)
-		release(t, repo, 0, 5, 100_000)
+		tagReleases(t, repo, 0, 5, 100_000)
 		stopped := make(chan struct{})
 		g.afterPack(func(*http.Request) {
 			g.afterPack(nil)
@@ -70,7 +70,7 @@ func TestFrozenInTransaction(t *testing.T) {
 	g := newGate(t, up)
 	s := harness.Start(t, quick...)
 	repo := up.Repo("frozen")
-	release(t, repo, 0, 2, 1000)
+	tagReleases(t, repo, 0, 2, 1000)
 	arrived, open := g.hold()
 	id := s.Ask(g.of(repo))
 	<-arrived

@@ -22,8 +22,8 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/francescobianco/packbase/storage"
 	"github.com/francescobianco/packbase/storage/gitpack"
+	"github.com/francescobianco/packbase/storage/release"
 	"github.com/francescobianco/packbase/storage/tarball"
 	"github.com/francescobianco/packbase/worker/ingest"
 )
@@ -82,7 +82,7 @@ func TestPins(t *testing.T) {
 type built struct {
 	key  string
 	name string // of the tarball's file
-	zig  storage.Zig
+	zig  release.Zig
 	err  error
 }
 
@@ -117,8 +117,8 @@ func build(t *testing.T, p pin, dir string) *built {
 			return err
 		}
 		defer out.Close()
-		man := &storage.Manifest{Commit: p.Commit, Tree: info.Tree.String(), CommitTime: info.CommitterTime,
-			Tarball: storage.ManifestTarball{Form: int(tarball.Form2)}}
+		man := &release.Manifest{Commit: p.Commit, Tree: info.Tree.String(), CommitTime: info.CommitterTime,
+			Tarball: release.Tarball{Form: int(tarball.Form2)}}
 		root := map[string]bool{}
 		for _, f := range tree.Files {
 			name, _, _ := strings.Cut(f.Path, "/")

@@ -23,6 +23,7 @@ import (
 	"github.com/francescobianco/packbase/storage/archive"
 	"github.com/francescobianco/packbase/storage/gitpack"
 	"github.com/francescobianco/packbase/storage/jobs"
+	"github.com/francescobianco/packbase/storage/release"
 	"github.com/francescobianco/packbase/storage/tarball"
 	"github.com/francescobianco/packbase/worker/confine"
 	"github.com/francescobianco/packbase/worker/upstream"
@@ -111,7 +112,7 @@ type Segment struct {
 
 // A Release is a staged release. They come oldest first.
 type Release struct {
-	Manifest storage.Manifest `json:"manifest"` // without CreatedAt
+	Manifest release.Manifest `json:"manifest"` // without CreatedAt
 	File     string           `json:"file"`     // the tarball, in the request's folder
 }
 

@@ -20,6 +20,7 @@ import (
 	"github.com/francescobianco/packbase/storage/gitpack"
 	"github.com/francescobianco/packbase/storage/jobs"
 	"github.com/francescobianco/packbase/storage/name"
+	"github.com/francescobianco/packbase/storage/release"
 	"github.com/francescobianco/packbase/storage/tarball"
 	"github.com/francescobianco/packbase/storage/zigpkg"
 	"github.com/francescobianco/packbase/worker/upstream"
@@ -492,8 +493,8 @@ func (m *mirror) release(ctx context.Context, objects *gitpack.Objects, w *wante
 	if err != nil {
 		return nil, err
 	}
-	man := storage.Manifest{
-		Version:     storage.ManifestVersion,
+	man := release.Manifest{
+		Version:     release.ManifestVersion,
 		Package:     m.req.Package,
 		Upstream:    m.req.Upstream,
 		CloneURL:    m.req.CloneURL,
@@ -502,19 +503,19 @@ func (m *mirror) release(ctx context.Context, objects *gitpack.Objects, w *wante
 		Tree:        w.info.Tree.String(),
 		CommitTime:  w.info.CommitterTime.UTC(),
 		Description: description(objects, tree),
-		Tarball: storage.ManifestTarball{
+		Tarball: release.Tarball{
 			Digest: info.Digest, Size: info.Size, MD5: info.MD5, CRC32: info.CRC32,
 			ContentDigest: info.ContentDigest, ContentSize: info.ContentSize, Prefix: prefix, Form: int(tarball.Form2),
 		},
 		Zig: zig,
-		Git: storage.ManifestGit{Segment: w.newest, Entries: oddEntries(tree)},
+		Git: release.Git{Segment: w.newest, Entries: oddEntries(tree)},
 	}
 	if len(w.tags) > 0 && w.tag != "" {
 		man.TagObject = w.tags[0].String()
 	}
 	for _, f := range tree.Files {
 		if f.Mode == gitpack.ModeSubmodule {
-			man.Submodules = append(man.Submodules, storage.SubmoduleEntry{Path: f.Path, Commit: f.OID.String()})
+			man.Submodules = append(man.Submodules, release.Submodule{Path: f.Path, Commit: f.OID.String()})
 		}
 	}
 	limit := m.req.Limits.Git.ObjectBytes
@@ -535,22 +536,22 @@ func (m *mirror) release(ctx context.Context, objects *gitpack.Objects, w *wante
 }
 
 // checkManifest refuses what no edge would take over.
-func checkManifest(man *storage.Manifest) error {
+func checkManifest(man *release.Manifest) error {
 	const left = 4 << 10 // for what the parent adds
 	raw, err := man.Encode()
 	if err != nil {
 		return err
 	}
-	if len(raw) > storage.MaxManifestSize-left {
+	if len(raw) > release.MaxManifestSize-left {
 		return &Error{Code: "manifest_too_large", Final: true,
-			Message: fmt.Sprintf("what describes the release takes %d bytes, more than %d: its tag objects or submodules are too large", len(raw), storage.MaxManifestSize)}
+			Message: fmt.Sprintf("what describes the release takes %d bytes, more than %d: its tag objects or submodules are too large", len(raw), release.MaxManifestSize)}
 	}
 	return nil
 }
 
 // WriteTarball writes the tarball that a manifest describes from the Git
 // objects that it was made from.
-func WriteTarball(ctx context.Context, w *os.File, objects *gitpack.Objects, man *storage.Manifest) error {
+func WriteTarball(ctx context.Context, w *os.File, objects *gitpack.Objects, man *release.Manifest) error {
 	root, err := gitpack.ParseOID(man.Tree)
 	if err != nil {
 		return err

@@ -12,8 +12,8 @@ import (
 	"unicode"
 	"unicode/utf8"
 
-	"github.com/francescobianco/packbase/storage"
 	"github.com/francescobianco/packbase/storage/gitpack"
+	"github.com/francescobianco/packbase/storage/release"
 	"github.com/francescobianco/packbase/storage/tarball"
 	"github.com/francescobianco/packbase/storage/zigpkg"
 )
@@ -62,19 +62,19 @@ func readString(objects *gitpack.Objects, f gitpack.File) (string, error) {
 }
 
 // oddEntries lists what the tarball cannot express.
-func oddEntries(tree gitpack.Listing) []storage.TreeEntry {
-	var odd []storage.TreeEntry
+func oddEntries(tree gitpack.Listing) []release.TreeEntry {
+	var odd []release.TreeEntry
 	for _, f := range tree.Files {
 		switch f.Mode {
 		case gitpack.ModeFile, gitpack.ModeExecutable, gitpack.ModeSymlink:
 		case gitpack.ModeSubmodule:
-			odd = append(odd, storage.TreeEntry{Path: f.Path, Mode: "160000", OID: f.OID.String()})
+			odd = append(odd, release.TreeEntry{Path: f.Path, Mode: "160000", OID: f.OID.String()})
 		default:
-			odd = append(odd, storage.TreeEntry{Path: f.Path, Mode: fmt.Sprintf("%o", f.Mode)})
+			odd = append(odd, release.TreeEntry{Path: f.Path, Mode: fmt.Sprintf("%o", f.Mode)})
 		}
 	}
 	for _, dir := range tree.EmptyDirs {
-		odd = append(odd, storage.TreeEntry{Path: dir, Mode: "40000"})
+		odd = append(odd, release.TreeEntry{Path: dir, Mode: "40000"})
 	}
 	return odd
 }
@@ -95,14 +95,14 @@ type zigFileKey struct {
 
 // DescribeZig reads a tree as Zig does. What is wrong with its build.zig.zon is
 // part of the answer; an error is one of reading objects.
-func DescribeZig(objects *gitpack.Objects, tree gitpack.Listing) (storage.Zig, error) {
+func DescribeZig(objects *gitpack.Objects, tree gitpack.Listing) (release.Zig, error) {
 	z := &zigFiles{known: map[zigFileKey]zigpkg.FileHash{}}
 	return z.describe(objects, tree)
 }
 
 // describe is DescribeZig.
-func (z *zigFiles) describe(objects *gitpack.Objects, tree gitpack.Listing) (storage.Zig, error) {
-	var zig storage.Zig
+func (z *zigFiles) describe(objects *gitpack.Objects, tree gitpack.Listing) (release.Zig, error) {
+	var zig release.Zig
 	all := make([]zigpkg.Entry, 0, len(tree.Files))
 	for _, f := range tree.Files {
 		if f.Mode == gitpack.ModeSubmodule {
@@ -125,7 +125,7 @@ func (z *zigFiles) describe(objects *gitpack.Objects, tree gitpack.Listing) (sto
 }
 
 // ZigOf returns what Zig makes of a manifest, nil if there is none, and of files with the hashes.
-func ZigOf(man *zigpkg.Manifest, sum zigpkg.Hashes) (zig storage.Zig) {
+func ZigOf(man *zigpkg.Manifest, sum zigpkg.Hashes) (zig release.Zig) {
 	zig.Hash, zig.LegacyHash, zig.UsableWith = sum.Hash, sum.Legacy, man.UsableWith()
 	if man == nil {
 		return zig

@@ -40,6 +40,7 @@ import (
 	"github.com/francescobianco/packbase/storage/feed"
 	"github.com/francescobianco/packbase/storage/name"
 	"github.com/francescobianco/packbase/storage/pg"
+	"github.com/francescobianco/packbase/storage/release"
 	"github.com/francescobianco/packbase/worker/probe"
 	"github.com/francescobianco/packbase/worker/upkeep"
 )
@@ -576,7 +577,7 @@ func releaseKey(tag, commit string) string {
 // copyRelease fetches the blobs of a release and compares the manifest with
 // the change.
 func (r *Replica) copyRelease(ctx context.Context, body feed.Body) error {
-	if body.Manifest.Size > storage.MaxManifestSize {
+	if body.Manifest.Size > release.MaxManifestSize {
 		return fmt.Errorf("the manifest of %s@%s has %d bytes", body.Package, body.Tag, body.Manifest.Size)
 	}
 	for _, b := range []blob.Ref{body.Manifest, body.Tarball} {
@@ -589,11 +590,11 @@ func (r *Replica) copyRelease(ctx context.Context, body feed.Body) error {
 		return err
 	}
 	defer b.Close()
-	raw, err := io.ReadAll(io.LimitReader(b, storage.MaxManifestSize))
+	raw, err := io.ReadAll(io.LimitReader(b, release.MaxManifestSize))
 	if err != nil {
 		return err
 	}
-	man, err := storage.ParseManifest(raw)
+	man, err := release.ParseManifest(raw)
 	if err != nil {
 		return fmt.Errorf("the manifest of %s@%s is none: %v", body.Package, body.Tag, err)
 	}

@@ -12,10 +12,10 @@ import (
 	"testing"
 	"time"
 
-	"github.com/francescobianco/packbase/storage"
 	"github.com/francescobianco/packbase/storage/blob"
 	"github.com/francescobianco/packbase/storage/fault"
 	"github.com/francescobianco/packbase/storage/gitpack"
+	"github.com/francescobianco/packbase/storage/release"
 	"github.com/francescobianco/packbase/storage/tarball"
 	"github.com/francescobianco/packbase/worker/ingest"
 	"github.com/francescobianco/packbase/worker/upkeep"
@@ -29,7 +29,7 @@ const (
 
 // made is a release as somebody who lies would make it: every digest and id of
 // the manifest is right.
-func made(t *testing.T, pkg, tag, author, tagger string, files map[string]string) (man *storage.Manifest, targz *os.File) {
+func made(t *testing.T, pkg, tag, author, tagger string, files map[string]string) (man *release.Manifest, targz *os.File) {
 	t.Helper()
 	must := func(err error) {
 		t.Helper()
@@ -54,10 +54,10 @@ func made(t *testing.T, pkg, tag, author, tagger string, files map[string]string
 	must(err)
 	tree, err := objects.Files(t.Context(), root, gitpack.DefaultLimits())
 	must(err)
-	man = &storage.Manifest{
-		Version: storage.ManifestVersion, Package: pkg, Upstream: "fixture:" + pkg, CloneURL: "fixture:" + pkg + ".git", Tag: tag,
+	man = &release.Manifest{
+		Version: release.ManifestVersion, Package: pkg, Upstream: "fixture:" + pkg, CloneURL: "fixture:" + pkg + ".git", Tag: tag,
 		Commit: oid.String(), Tree: root.String(), CommitTime: time.Unix(1_700_000_000, 0).UTC(), CreatedAt: time.Unix(1_700_000_001, 0).UTC(), Fence: 1,
-		Tarball: storage.ManifestTarball{Form: int(tarball.Form2)}, Git: storage.ManifestGit{Commit: []byte(commit)},
+		Tarball: release.Tarball{Form: int(tarball.Form2)}, Git: release.Git{Commit: []byte(commit)},
 	}
 	if tagger != "" {
 		raw := "object " + oid.String() + tagger
@@ -73,7 +73,7 @@ func made(t *testing.T, pkg, tag, author, tagger string, files map[string]string
 	must(ingest.WriteTarball(t.Context(), targz, objects, man))
 	_, info, err := tarball.Read(io.NewSectionReader(targz, 0, 1<<30), "", tarball.Limits{}, func(tarball.Entry, io.Reader) error { return nil })
 	must(err)
-	man.Tarball = storage.ManifestTarball{Digest: info.Digest, Size: info.Size, MD5: info.MD5, CRC32: info.CRC32,
+	man.Tarball = release.Tarball{Digest: info.Digest, Size: info.Size, MD5: info.MD5, CRC32: info.CRC32,
 		ContentDigest: info.ContentDigest, ContentSize: info.ContentSize, Form: int(tarball.Form2)}
 	return man, targz
 }

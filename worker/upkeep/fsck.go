@@ -18,6 +18,7 @@ import (
 	"github.com/francescobianco/packbase/storage"
 	"github.com/francescobianco/packbase/storage/blob"
 	"github.com/francescobianco/packbase/storage/gitpack"
+	"github.com/francescobianco/packbase/storage/release"
 	"github.com/francescobianco/packbase/storage/tarball"
 )
 
@@ -398,7 +399,7 @@ func fileOf(objects *gitpack.Objects, e tarball.Entry, body io.Reader) (f gitpac
 }
 
 // oddEntries returns what the tarball does not show.
-func oddEntries(entries []storage.TreeEntry) (odd map[string]gitpack.File, empty []string, err error) {
+func oddEntries(entries []release.TreeEntry) (odd map[string]gitpack.File, empty []string, err error) {
 	odd = map[string]gitpack.File{}
 	for _, e := range entries {
 		mode, err := strconv.ParseUint(e.Mode, 8, 32)

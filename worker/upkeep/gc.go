@@ -13,6 +13,7 @@ import (
 
 	"github.com/francescobianco/packbase/storage"
 	"github.com/francescobianco/packbase/storage/gitpack"
+	"github.com/francescobianco/packbase/storage/release"
 	"github.com/francescobianco/packbase/worker/ingest"
 )
 
@@ -60,7 +61,7 @@ func (a *Auditor) rebuildTarball(ctx context.Context, r *storage.Release) error 
 	if err != nil {
 		return err
 	}
-	man, err := storage.ParseManifest(raw)
+	man, err := release.ParseManifest(raw)
 	if err != nil {
 		return err
 	}

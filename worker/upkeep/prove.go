@@ -8,9 +8,9 @@ import (
 	"os"
 	"slices"
 
-	"github.com/francescobianco/packbase/storage"
 	"github.com/francescobianco/packbase/storage/gitpack"
 	"github.com/francescobianco/packbase/storage/name"
+	"github.com/francescobianco/packbase/storage/release"
 	"github.com/francescobianco/packbase/storage/tarball"
 	"github.com/francescobianco/packbase/worker/ingest"
 )
@@ -20,14 +20,14 @@ type Proof struct {
 	Commit  gitpack.OID
 	OID     gitpack.OID   // of the outermost tag object, else of the commit
 	Objects []gitpack.OID // all objects of the release, each once
-	Zig     storage.Zig   // what Zig makes of the files
+	Zig     release.Zig   // what Zig makes of the files
 }
 
 // Prove holds all that a manifest says of its tarball to the tarball itself,
 // and to the commit and tag objects that the manifest holds: digests, files,
 // Git's ids and Zig's hashes. It returns ErrUntrue if they do not agree. The
 // files go through a file in dir that nobody else can open.
-func Prove(ctx context.Context, dir string, man *storage.Manifest, targz io.Reader, lim ingest.Limits) (*Proof, error) {
+func Prove(ctx context.Context, dir string, man *release.Manifest, targz io.Reader, lim ingest.Limits) (*Proof, error) {
 	spool, err := os.CreateTemp(dir, "proof-*")
 	if err != nil {
 		return nil, fmt.Errorf("make spool: %w", err)
@@ -51,7 +51,7 @@ func Prove(ctx context.Context, dir string, man *storage.Manifest, targz io.Read
 // admit is checkFiles for a release that is not published yet: it refuses what
 // Git or Zig would trip over, too, as the process that reads upstream does.
 // What is published stays, whatever the rules were then.
-func (r *root) admit(ctx context.Context, objects *gitpack.Objects, lim gitpack.Limits) (gitpack.Listing, storage.Zig, error) {
+func (r *root) admit(ctx context.Context, objects *gitpack.Objects, lim gitpack.Limits) (gitpack.Listing, release.Zig, error) {
 	tree, zig, err := r.checkFiles(ctx, objects, lim)
 	switch {
 	case err != nil:
@@ -64,10 +64,10 @@ func (r *root) admit(ctx context.Context, objects *gitpack.Objects, lim gitpack.
 
 // checkFiles lists the files, and compares what Zig makes of them with what the
 // manifest says. It returns errZig if just that differs.
-func (r *root) checkFiles(ctx context.Context, objects *gitpack.Objects, lim gitpack.Limits) (gitpack.Listing, storage.Zig, error) {
+func (r *root) checkFiles(ctx context.Context, objects *gitpack.Objects, lim gitpack.Limits) (gitpack.Listing, release.Zig, error) {
 	tree, err := objects.Files(ctx, r.tree, lim)
 	if err != nil {
-		return tree, storage.Zig{}, err
+		return tree, release.Zig{}, err
 	}
 	zig, err := ingest.DescribeZig(objects, tree)
 	if err != nil {
@@ -98,7 +98,7 @@ func (r *root) objects(tree gitpack.Listing) []gitpack.OID {
 
 // A root is a release with its Git objects in hand.
 type root struct {
-	manifest *storage.Manifest
+	manifest *release.Manifest
 	digest   string // of the manifest
 	oid      gitpack.OID
 	commit   gitpack.OID
@@ -115,7 +115,7 @@ func (a *Auditor) load(ctx context.Context, objects *gitpack.Objects, digest str
 	if err != nil {
 		return nil, fmt.Errorf("read manifest: %w", err)
 	}
-	man, err := storage.ParseManifest(raw)
+	man, err := release.ParseManifest(raw)
 	if err != nil {
 		return nil, err
 	}
@@ -134,7 +134,7 @@ func (a *Auditor) load(ctx context.Context, objects *gitpack.Objects, digest str
 
 // newRoot reads a tarball into objects, and checks that it and what its
 // manifest holds give the digests and ids that the manifest says.
-func newRoot(objects *gitpack.Objects, man *storage.Manifest, targz io.Reader, lim tarball.Limits) (*root, error) {
+func newRoot(objects *gitpack.Objects, man *release.Manifest, targz io.Reader, lim tarball.Limits) (*root, error) {
 	if err := man.Check(); err != nil {
 		return nil, err
 	}
@@ -166,11 +166,11 @@ func newRoot(objects *gitpack.Objects, man *storage.Manifest, targz io.Reader, l
 	return r, r.loadTags(objects)
 }
 
-func submodules(entries []storage.TreeEntry) []storage.SubmoduleEntry {
-	var all []storage.SubmoduleEntry
+func submodules(entries []release.TreeEntry) []release.Submodule {
+	var all []release.Submodule
 	for _, e := range entries {
 		if e.OID != "" {
-			all = append(all, storage.SubmoduleEntry{Path: e.Path, Commit: e.OID})
+			all = append(all, release.Submodule{Path: e.Path, Commit: e.OID})
 		}
 	}
 	return all
@@ -203,7 +203,7 @@ func (r *root) loadTags(objects *gitpack.Objects) error {
 }
 
 // loadTree reads a tarball and stores the tree that it was made from.
-func loadTree(objects *gitpack.Objects, man *storage.Manifest, targz io.Reader, lim tarball.Limits) (gitpack.OID, error) {
+func loadTree(objects *gitpack.Objects, man *release.Manifest, targz io.Reader, lim tarball.Limits) (gitpack.OID, error) {
 	odd, empty, err := oddEntries(man.Git.Entries)
 	if err != nil {
 		return gitpack.OID{}, err
@@ -222,7 +222,7 @@ func loadTree(objects *gitpack.Objects, man *storage.Manifest, targz io.Reader, 
 	if err != nil {
 		return gitpack.OID{}, err
 	}
-	held := storage.ManifestTarball{Digest: info.Digest, Size: info.Size, MD5: info.MD5, CRC32: info.CRC32,
+	held := release.Tarball{Digest: info.Digest, Size: info.Size, MD5: info.MD5, CRC32: info.CRC32,
 		ContentDigest: info.ContentDigest, ContentSize: info.ContentSize, Prefix: man.Tarball.Prefix, Form: man.Tarball.Form}
 	if held != man.Tarball {
 		return gitpack.OID{}, errors.New("the tarball's digests are not those of the manifest")

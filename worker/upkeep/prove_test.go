@@ -17,6 +17,7 @@ import (
 	"github.com/francescobianco/packbase/storage/blob"
 	"github.com/francescobianco/packbase/storage/fault"
 	"github.com/francescobianco/packbase/storage/gitpack"
+	"github.com/francescobianco/packbase/storage/release"
 	"github.com/francescobianco/packbase/storage/storagetest"
 	"github.com/francescobianco/packbase/storage/tarball"
 	"github.com/francescobianco/packbase/worker/ingest"
@@ -33,7 +34,7 @@ func TestProveOtherFiles(t *testing.T) {
 	stop()
 	raw, err := os.ReadFile(r.Path(rel.ManifestDigest))
 	r.Must(err)
-	man, err := storage.ParseManifest(raw)
+	man, err := release.ParseManifest(raw)
 	r.Must(err)
 	targz, err := os.Open(r.Path(rel.Digest))
 	r.Must(err)
@@ -64,7 +65,7 @@ func TestProveOtherFiles(t *testing.T) {
 	r.Must(err)
 	_, info, err := tarball.Read(evil, "", tarball.Limits{}, func(tarball.Entry, io.Reader) error { return nil })
 	r.Must(err)
-	man.Tarball = storage.ManifestTarball{Digest: info.Digest, Size: info.Size, MD5: info.MD5, CRC32: info.CRC32,
+	man.Tarball = release.Tarball{Digest: info.Digest, Size: info.Size, MD5: info.MD5, CRC32: info.CRC32,
 		ContentDigest: info.ContentDigest, ContentSize: info.ContentSize, Form: man.Tarball.Form}
 	_, err = evil.Seek(0, io.SeekStart)
 	r.Must(err)
@@ -86,7 +87,7 @@ func TestProveOtherCommit(t *testing.T) {
 	const other = "1234567890123456789012345678901234567890"
 
 	// tarballOf returns the tarball as if it were of commit, and notes its digests.
-	tarballOf := func(man *storage.Manifest, commit string) io.Reader {
+	tarballOf := func(man *release.Manifest, commit string) io.Reader {
 		f, err := os.Open(r.Path(rel.Digest))
 		r.Must(err)
 		defer f.Close()
@@ -100,7 +101,7 @@ func TestProveOtherCommit(t *testing.T) {
 		r.Must(errors.Join(err, w.Close()))
 		_, info, err := tarball.Read(bytes.NewReader(targz.Bytes()), man.Tarball.Prefix, tarball.Limits{}, func(tarball.Entry, io.Reader) error { return nil })
 		r.Must(err)
-		man.Tarball = storage.ManifestTarball{Digest: info.Digest, Size: info.Size, MD5: info.MD5, CRC32: info.CRC32,
+		man.Tarball = release.Tarball{Digest: info.Digest, Size: info.Size, MD5: info.MD5, CRC32: info.CRC32,
 			ContentDigest: info.ContentDigest, ContentSize: info.ContentSize, Prefix: man.Tarball.Prefix, Form: man.Tarball.Form}
 		return &targz
 	}
@@ -111,7 +112,7 @@ func TestProveOtherCommit(t *testing.T) {
 	} {
 		for _, tag := range []string{"v1.0.0", ""} {
 			t.Run(tt.name+" "+tag, func(t *testing.T) {
-				man, err := storage.ParseManifest(raw)
+				man, err := release.ParseManifest(raw)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -138,7 +139,7 @@ func TestRefutedZigHash(t *testing.T) {
 
 	raw, err := os.ReadFile(r.Path(rel.ManifestDigest))
 	r.Must(err)
-	man, err := storage.ParseManifest(raw)
+	man, err := release.ParseManifest(raw)
 	r.Must(err)
 	const stolen = "N-V-__8AAAMAAABcr-E1sk8PMfTOvpi9Hds_wwtndnHnR26_"
 	man.Zig.Hash = stolen
@@ -155,10 +156,9 @@ func TestRefutedZigHash(t *testing.T) {
 	r.Must(err)
 	named, err := r.Scrub.Named(t.Context())
 	r.Must(err)
-	published := storage.Adoption{
-		Publications: []storage.Publication{{Release: man.Release(forged.Digest), Pack: packs[0].Pack, Manifest: forged, Upstream: man.Upstream, CloneURL: man.CloneURL}},
-		Segments:     segments,
-	}
+	pub := storage.PublicationOf(man, forged, gitpack.Stored{})
+	pub.Pack = packs[0].Pack
+	published := storage.Adoption{Publications: []storage.Publication{pub}, Segments: segments}
 	for _, s := range segments {
 		published.Indexes = append(published.Indexes, blob.Ref{Digest: s.IndexDigest, Size: named[s.IndexDigest]})
 	}

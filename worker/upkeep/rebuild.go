@@ -16,6 +16,7 @@ import (
 	"github.com/francescobianco/packbase/storage/blob"
 	"github.com/francescobianco/packbase/storage/gitpack"
 	"github.com/francescobianco/packbase/storage/name"
+	"github.com/francescobianco/packbase/storage/release"
 	"github.com/francescobianco/packbase/storage/tree"
 	"github.com/francescobianco/packbase/worker/ingest"
 )
@@ -67,7 +68,7 @@ type remains struct {
 // A scanned is a manifest that was found among the blobs.
 type scanned struct {
 	blob blob.Ref
-	man  *storage.Manifest
+	man  *release.Manifest
 }
 
 // scan finds manifests, package records and records of archives. Of two for the same tag, which a
@@ -121,8 +122,8 @@ func (a *Auditor) sniff(ctx context.Context, info blob.Info) (raw []byte, ok boo
 	if !bytes.HasPrefix(start[:n], []byte("{\n  \"packbase_")) {
 		return nil, false, nil
 	}
-	if info.Size > storage.MaxManifestSize {
-		a.find("release_lost", info.Digest, "the blob looks like a manifest and has %d bytes, more than %d", info.Size, storage.MaxManifestSize)
+	if info.Size > release.MaxManifestSize {
+		a.find("release_lost", info.Digest, "the blob looks like a manifest and has %d bytes, more than %d", info.Size, release.MaxManifestSize)
 		return nil, false, nil
 	}
 	raw, err = a.read(ctx, info.Digest)
@@ -158,7 +159,7 @@ func take(found map[string]*remains, in blob.Ref, raw []byte) error {
 		}
 		return err
 	}
-	man, err := storage.ParseManifest(raw)
+	man, err := release.ParseManifest(raw)
 	if err != nil {
 		return err
 	}
@@ -349,15 +350,9 @@ func publications(ctx context.Context, objects *gitpack.Objects, set *gitpack.Se
 		if err != nil {
 			return nil, err
 		}
-		all = append(all, storage.Publication{
-			Release:     r.manifest.Release(r.digest),
-			Pack:        storage.Pack{Bitmap: stored.Bitmap, Objects: stored.Objects, Size: stored.Size, Trailer: stored.Trailer[:]},
-			Manifest:    manifests[r.digest],
-			Description: r.manifest.Description,
-			CloneURL:    r.manifest.CloneURL,
-			UntrueZig:   r.untrueZig,
-			Upstream:    r.manifest.Upstream,
-		})
+		pub := storage.PublicationOf(r.manifest, manifests[r.digest], stored)
+		pub.UntrueZig = r.untrueZig
+		all = append(all, pub)
 	}
 	return all, nil
 }

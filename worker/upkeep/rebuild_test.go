@@ -9,6 +9,7 @@ import (
 	"github.com/francescobianco/packbase/storage"
 	"github.com/francescobianco/packbase/storage/blob"
 	"github.com/francescobianco/packbase/storage/jobs"
+	"github.com/francescobianco/packbase/storage/release"
 	"github.com/francescobianco/packbase/storage/storagetest"
 	"github.com/francescobianco/packbase/worker/upkeep"
 	"github.com/francescobianco/packbase/worker/workertest"
@@ -72,7 +73,7 @@ func TestRebuildLosesNothingInSilence(t *testing.T) {
 		{"manifest lost", rel[1].ManifestDigest, nil, "hello"},
 		{"manifest of another version", rel[1].ManifestDigest, func([]byte) []byte { return append(document, "99}"...) }, rel[1].ManifestDigest},
 		{"manifest too large", rel[1].ManifestDigest, func([]byte) []byte {
-			return append(document, bytes.Repeat([]byte{' '}, storage.MaxManifestSize)...)
+			return append(document, bytes.Repeat([]byte{' '}, release.MaxManifestSize)...)
 		}, rel[1].ManifestDigest},
 	} {
 		r.Spoil(tt.digest, tt.change)
@@ -97,18 +98,18 @@ func TestRebuildOddManifests(t *testing.T) {
 	rel := r.Mirror("hello", "v1.0.0", "v2.0.0")
 	stop()
 	raw := contents(t, r)[rel[0].ManifestDigest]
-	forge := func(change func(*storage.Manifest)) {
-		man, err := storage.ParseManifest(raw)
+	forge := func(change func(*release.Manifest)) {
+		man, err := release.ParseManifest(raw)
 		r.Must(err)
 		change(man)
 		odd, err := man.Encode()
 		r.Must(err)
 		r.Must(put(t, r, odd, digestOf(odd)))
 	}
-	forge(func(m *storage.Manifest) { m.Tag, m.Fence, m.CloneURL = "v3.0.0", m.Fence+10, "fixture:/etc" })
-	forge(func(m *storage.Manifest) { m.Tag, m.Fence = "v4.0.0 ", m.Fence+10 })
-	forge(func(m *storage.Manifest) { m.Package = "../hello" })
-	forge(func(m *storage.Manifest) {
+	forge(func(m *release.Manifest) { m.Tag, m.Fence, m.CloneURL = "v3.0.0", m.Fence+10, "fixture:/etc" })
+	forge(func(m *release.Manifest) { m.Tag, m.Fence = "v4.0.0 ", m.Fence+10 })
+	forge(func(m *release.Manifest) { m.Package = "../hello" })
+	forge(func(m *release.Manifest) {
 		m.Tag, m.Fence, m.Upstream, m.CloneURL = "v5.0.0", m.Fence-1, "https://git.example/hello", "https://git.example/hello"
 	})
 	db, found := rebuild(t, r)
