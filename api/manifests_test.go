@@ -1,11 +1,15 @@
 package api_test
 
 import (
+	"fmt"
 	"io"
 	"net"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/francescobianco/packbase/api/wire"
+	"github.com/francescobianco/packbase/storage/tree"
 )
 
 // Clients that begin to send large manifests, and go no further, take some megabytes and no more: the others are told to
@@ -36,6 +40,55 @@ func TestStalledManifests(t *testing.T) {
 		const small = `{"manifests":[{"file":"build.zig.zon","text":".{.name=\"x\",.version=\"1.0.0\",.paths=.{\"\"}}"}]}`
 		if a := g.do("POST", "/api/bundle", small); a.StatusCode != 200 {
 			t.Errorf("%q: a small body meanwhile: %d %s", framing, a.StatusCode, a.body)
+		}
+	}
+}
+
+// The list of a tree's holes counts while its client reads it, or does not: others are told to come again, and small ones
+// have room.
+func TestStalledHoles(t *testing.T) {
+	t.Parallel()
+	g := newRegistry(t)
+	g = g.serve()
+	var hashes []string
+	var nodes []tree.Node
+	for i := range 3000 {
+		hashes = append(hashes, fmt.Sprintf("1220%064x", i))
+		nodes = append(nodes, tree.Node{Hash: hashes[i], URLs: []string{"https://h/x"}, Parents: []string{""}, State: tree.Hole, Code: "gone", Reason: strings.Repeat("x", 2500)})
+	}
+	trees := tree.New(g.db.DB)
+	c, err := trees.Begin(t.Context(), "holes", []tree.Root{{File: "build.zig.zon", Text: asManifest(hashes...)}}, false)
+	g.must(err)
+	g.must(trees.Put(t.Context(), "holes", c.Revision, tree.Holes, nodes, nil))
+	ask := func() (status string, end func()) {
+		c, err := net.Dial("tcp", g.addr)
+		g.must(err)
+		g.must(c.(*net.TCPConn).SetReadBuffer(4 << 10))
+		g.must(c.SetDeadline(time.Now().Add(time.Minute)))
+		_, err = io.WriteString(c, "GET /api/trees/holes/bundle HTTP/1.1\r\nHost: x\r\n\r\n")
+		g.must(err)
+		answer := make([]byte, 12)
+		_, err = io.ReadFull(c, answer)
+		g.must(err)
+		return string(answer[9:]), func() { c.Close() }
+	}
+	first, end := ask()
+	second, _ := ask()
+	if first != "409" || second != "503" {
+		t.Errorf("a client that does not read 7 MB of holes: %s, another one: %s; want 409 and 503", first, second)
+	}
+	if a := g.do("POST", "/api/bundle", asBody(t, wire.WantBundle{Manifests: manifests(asManifest(goneHash))})); a.StatusCode != 409 {
+		t.Errorf("a small list meanwhile: %d %s", a.StatusCode, a.body)
+	}
+	end()
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(50 * time.Millisecond) {
+		status, end := ask()
+		end()
+		if status == "409" {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("after it has gone: %s", status)
 		}
 	}
 }

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"net/http"
 	"net/url"
 	"slices"
@@ -25,7 +24,6 @@ import (
 	"github.com/francescobianco/packbase/storage/access"
 	"github.com/francescobianco/packbase/storage/bundle"
 	"github.com/francescobianco/packbase/storage/capture"
-	"github.com/francescobianco/packbase/storage/fault"
 	"github.com/francescobianco/packbase/storage/jobs"
 	"github.com/francescobianco/packbase/storage/name"
 	"github.com/francescobianco/packbase/storage/tree"
@@ -132,6 +130,9 @@ func (s *Server) readManifests(w http.ResponseWriter, r *http.Request, into any)
 
 var errManyManifests = &answer.Error{Status: http.StatusServiceUnavailable, Code: "busy", RetryAfter: 2 * time.Second,
 	Message: "too many large manifests at once: try again in a few seconds, or say how long yours are with Content-Length"}
+
+var errManyTrees = &answer.Error{Status: http.StatusServiceUnavailable, Code: "busy", RetryAfter: 2 * time.Second,
+	Message: "too many lists of large trees at once: try again in a few seconds"}
 
 // postTree serves POST /api/trees: it has a tree captured.
 func (s *Server) postTree(w http.ResponseWriter, r *http.Request) error {
@@ -343,7 +344,11 @@ func (s *Server) getTreeBundle(w http.ResponseWriter, r *http.Request) error {
 		}
 		deps = append(deps, man.Dependencies...)
 	}
-	return s.serveBundle(w, r, deps, known, r.URL.Query().Get("partial") != "")
+	m, digests, private, err := s.contentOf(r.Context(), deps, known)
+	if err != nil {
+		return err
+	}
+	return s.serveBundle(w, r, m, digests, private, r.URL.Query().Get("partial") != "")
 }
 
 // postBundle serves POST /api/bundle: what manifests lead to, as one stream.
@@ -358,16 +363,23 @@ func (s *Server) postBundle(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	in.Manifests = nil
-	free() // the answer may take hours
-	return s.serveBundle(w, r, deps, nil, in.Partial)
-}
-
-// serveBundle answers with a bundle of all that deps lead to. known are nodes of a capture, for the reasons of holes.
-func (s *Server) serveBundle(w http.ResponseWriter, r *http.Request, deps []zigpkg.Dependency, known []tree.Node, partial bool) error {
-	m, digests, private, err := s.contentOf(r.Context(), deps, known)
+	m, digests, private, err := s.contentOf(r.Context(), deps, nil)
 	if err != nil {
 		return err
+	}
+	in.Manifests, deps = nil, nil
+	free() // the answer may take hours
+	return s.serveBundle(w, r, m, digests, private, in.Partial)
+}
+
+// serveBundle answers with a bundle, or with its holes.
+func (s *Server) serveBundle(w http.ResponseWriter, r *http.Request, m bundle.Manifest, digests map[string]string, private, partial bool) error {
+	if n := weightOf(m); n > smallAnswer {
+		client := s.clientOf(r)
+		if !s.answers.hold(client, n) {
+			return errManyTrees
+		}
+		defer s.answers.hold(client, -n)
 	}
 	if len(m.Holes) > 0 && !partial {
 		return writeHoles(w, r, m.Holes)
@@ -396,44 +408,23 @@ func (s *Server) serveBundle(w http.ResponseWriter, r *http.Request, deps []zigp
 	return nil
 }
 
-// contentOf walks from deps as far as what is stored leads.
+// contentOf walks from deps as far as what is stored leads. known are nodes of a capture, for the reasons of holes.
 func (s *Server) contentOf(ctx context.Context, deps []zigpkg.Dependency, known []tree.Node) (m bundle.Manifest, digests map[string]string, private bool, err error) {
-	reasons := map[string]tree.Node{}
-	for _, n := range known {
-		reasons[n.Hash] = n
-	}
-	sources, err := s.trees.Sources(ctx, hashesOf(known))
-	if err != nil {
-		return m, nil, false, err
-	}
-	asked := maps.Clone(reasons)
-	nodes, problems, err := capture.Walk(ctx, deps, func(ctx context.Context, hash string) ([]zigpkg.Dependency, bool, error) {
-		src, ok := sources[hash]
-		if _, done := asked[hash]; !ok && !done {
-			var err error
-			if src, err = s.trees.ByHash(ctx, hash); err != nil && !errors.Is(err, fault.ErrNotFound) {
-				return nil, false, err
-			}
-			if ok = err == nil; ok {
-				sources[hash] = src
-			}
-		}
-		if !ok {
-			return nil, false, nil
-		}
-		deps, err := s.deps.Dependencies(ctx, src.Digest, src.Zig.Dependencies)
-		return deps, true, err
-	})
+	content, err := s.trees.Walk(ctx, deps, s.deps)
 	if errors.Is(err, capture.ErrTooLarge) {
 		return m, nil, false, &answer.Error{Status: http.StatusUnprocessableEntity, Code: "tree_too_large", Message: err.Error()}
 	}
 	if err != nil {
 		return m, nil, false, err
 	}
+	reasons := map[string]tree.Node{}
+	for _, n := range known {
+		reasons[n.Hash] = n
+	}
 	digests = map[string]string{}
 	place := map[string]int{} // of a package in m, by digest
-	for _, n := range nodes {
-		src, ok := sources[n.Hash]
+	for _, n := range content.Nodes {
+		src, ok := content.Sources[n.Hash]
 		if !ok {
 			m.Holes = append(m.Holes, holeOf(n, reasons))
 			continue
@@ -447,10 +438,23 @@ func (s *Server) contentOf(ctx context.Context, deps []zigpkg.Dependency, known 
 		place[src.Digest], digests[n.Hash] = len(m.Packages), src.Digest
 		m.Packages = append(m.Packages, bundle.Package{Hash: n.Hash, Name: src.Zig.Name, Version: src.Zig.Version, URLs: slices.Clone(n.URLs), SHA256: src.Digest, Size: src.Size})
 	}
-	for _, p := range problems {
+	for _, p := range content.Problems {
 		m.Holes = append(m.Holes, bundle.Hole{Code: "no_hash", Reason: fmt.Sprintf("the dependency %q: %s", p.Name, p.Reason)})
 	}
 	return m, digests, private, nil
+}
+
+// weightOf is about what a list of packages and holes takes up until a client has read it, in bytes.
+func weightOf(m bundle.Manifest) (n int) {
+	const each = 512
+	n = each * (len(m.Packages) + len(m.Holes))
+	for _, p := range m.Packages {
+		n += len(strings.Join(p.URLs, "")) + len(strings.Join(p.Aliases, ""))
+	}
+	for _, h := range m.Holes {
+		n += len(strings.Join(h.URLs, "")) + len(h.Reason)
+	}
+	return n
 }
 
 func merge(urls, more []string) []string {

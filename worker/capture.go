@@ -42,27 +42,27 @@ func (w *Worker) captureTree(ctx context.Context, j *job) (any, error) {
 	if err != nil {
 		return nil, fmt.Errorf("capture tree %s: revision: %w", j.Job.Target, err)
 	}
-	c := &capturing{w: w, tree: j.Job.Target, revision: revision, known: map[string]tree.Node{}, sources: map[string]tree.Source{}}
+	c := &capturing{w: w, tree: j.Job.Target, revision: revision, known: map[string]tree.Node{}}
 	if err := c.load(ctx); err != nil {
 		return nil, err
 	}
-	nodes, problems, err := capture.Walk(ctx, c.roots, c.dependencies)
+	content, err := w.trees.Walk(ctx, c.roots, w.deps)
 	if errors.Is(err, capture.ErrTooLarge) {
 		return nil, &Error{Code: "tree_too_large", Message: err.Error(), Final: true}
 	}
 	if err != nil {
 		return nil, err
 	}
-	for _, n := range nodes {
+	for _, n := range content.Nodes {
 		if err := c.plan(ctx, n); err != nil {
 			return nil, err
 		}
 	}
-	if err := c.put(ctx, problems); err != nil {
+	if err := c.put(ctx, content.Problems); err != nil {
 		return nil, err
 	}
 	c.tell(ctx)
-	result := CaptureResult{Tree: c.tree, Revision: revision, Nodes: len(nodes), Stored: c.count[tree.Stored], Holes: c.count[tree.Hole]}
+	result := CaptureResult{Tree: c.tree, Revision: revision, Nodes: len(content.Nodes), Stored: c.count[tree.Stored], Holes: c.count[tree.Hole]}
 	j.setProgress(jobs.Progress{Step: "capture", Done: int64(result.Stored + result.Holes), Total: int64(result.Nodes), Unit: "packages"})
 	if c.count[tree.Waiting] == 0 {
 		return result, nil
@@ -79,9 +79,8 @@ type capturing struct {
 	tree     string
 	revision int
 
-	roots   []zigpkg.Dependency
-	known   map[string]tree.Node   // of the last run, by hash
-	sources map[string]tree.Source // by hash, as far as they were asked for
+	roots []zigpkg.Dependency
+	known map[string]tree.Node // of the last run, by hash
 
 	nodes []tree.Node
 	count map[string]int // of nodes, by state
@@ -106,29 +105,10 @@ func (c *capturing) load(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	hashes := make([]string, len(nodes))
-	for i, n := range nodes {
-		c.known[n.Hash], hashes[i] = n, n.Hash
+	for _, n := range nodes {
+		c.known[n.Hash] = n
 	}
-	c.sources, err = c.w.trees.Sources(ctx, hashes)
-	return err
-}
-
-// dependencies implements capture.Dependencies.
-func (c *capturing) dependencies(ctx context.Context, hash string) ([]zigpkg.Dependency, bool, error) {
-	src, ok := c.sources[hash]
-	if _, asked := c.known[hash]; !ok && !asked {
-		var err error
-		if src, err = c.w.trees.ByHash(ctx, hash); err != nil && !errors.Is(err, fault.ErrNotFound) {
-			return nil, false, err
-		}
-		ok = err == nil
-	}
-	if !ok {
-		return nil, false, nil
-	}
-	deps, err := c.w.deps.Dependencies(ctx, src.Digest, src.Zig.Dependencies)
-	return deps, true, err
+	return nil
 }
 
 // plan says what becomes of a node, and has it brought if it is missing.

@@ -42,27 +42,35 @@ type Problem struct {
 	Reason string
 }
 
-// Dependencies returns the dependencies of what is stored under a hash; ok is false if nothing is.
-type Dependencies func(ctx context.Context, hash string) (deps []zigpkg.Dependency, ok bool, err error)
+// Dependencies returns the dependencies of what is stored under hashes, by hash. One under which nothing is has none.
+type Dependencies func(ctx context.Context, hashes []string) (map[string][]zigpkg.Dependency, error)
 
 // Walk returns the nodes that the roots lead to, as far as what is stored tells, nearest first, and what cannot
-// be one. Path dependencies are for stored to follow; see Reader.
+// be one. stored is asked once for all that is as near. Path dependencies are for it to follow; see Reader.
 func Walk(ctx context.Context, roots []zigpkg.Dependency, stored Dependencies) (nodes []*Node, problems []Problem, err error) {
 	w := &walk{known: map[string]*Node{}}
 	if err := w.add("", 1, roots); err != nil {
 		return nil, nil, err
 	}
-	for i := 0; i < len(w.nodes); i++ { // grows
-		n := w.nodes[i]
-		deps, ok, err := stored(ctx, n.Hash)
+	for begin := 0; begin < len(w.nodes); {
+		level := w.nodes[begin:]
+		begin = len(w.nodes)
+		hashes := make([]string, len(level))
+		for i, n := range level {
+			hashes[i] = n.Hash
+		}
+		found, err := stored(ctx, hashes)
 		if err != nil {
 			return nil, nil, err
 		}
-		if n.Stored = ok; !ok {
-			continue
-		}
-		if err := w.add(n.Hash, n.Depth+1, deps); err != nil {
-			return nil, nil, err
+		for _, n := range level {
+			var deps []zigpkg.Dependency
+			if deps, n.Stored = found[n.Hash]; !n.Stored {
+				continue
+			}
+			if err := w.add(n.Hash, n.Depth+1, deps); err != nil {
+				return nil, nil, err
+			}
 		}
 	}
 	return w.nodes, w.problems, nil

@@ -22,9 +22,14 @@ func dep(n int, url string, lazy bool) zigpkg.Dependency {
 // shelf is what is stored: dependencies by hash.
 type shelf map[string][]zigpkg.Dependency
 
-func (s shelf) deps(_ context.Context, hash string) ([]zigpkg.Dependency, bool, error) {
-	deps, ok := s[hash]
-	return deps, ok, nil
+func (s shelf) deps(_ context.Context, hashes []string) (map[string][]zigpkg.Dependency, error) {
+	found := map[string][]zigpkg.Dependency{}
+	for _, hash := range hashes {
+		if deps, ok := s[hash]; ok {
+			found[hash] = deps
+		}
+	}
+	return found, nil
 }
 
 func TestWalk(t *testing.T) {
@@ -72,15 +77,25 @@ func TestWalkLimits(t *testing.T) {
 	if _, _, err := Walk(t.Context(), wide, shelf{}.deps); !errors.Is(err, ErrTooLarge) {
 		t.Errorf("%d nodes: err = %v, want ErrTooLarge", len(wide), err)
 	}
-	if nodes, _, err := Walk(t.Context(), wide[1:], shelf{}.deps); err != nil || len(nodes) != MaxNodes {
-		t.Errorf("%d nodes: got %d, %v", MaxNodes, len(nodes), err)
+	asked := 0
+	nodes, _, err := Walk(t.Context(), wide[1:], func(ctx context.Context, hashes []string) (map[string][]zigpkg.Dependency, error) {
+		asked++
+		return shelf{hash(1): {dep(MaxNodes, "https://h/x.tar", false), dep(2, "https://h/x.tar", false)}}.deps(ctx, hashes)
+	})
+	if err != nil || len(nodes) != MaxNodes || asked != 1 {
+		t.Errorf("%d nodes: got %d, after %d questions, %v; want one question", MaxNodes, len(nodes), asked, err)
 	}
 	deep := shelf{}
 	for i := range MaxDepth + 1 {
 		deep[hash(i)] = []zigpkg.Dependency{dep(i+1, "https://h/x.tar", false)}
 	}
-	if _, _, err := Walk(t.Context(), []zigpkg.Dependency{dep(0, "https://h/x.tar", false)}, deep.deps); !errors.Is(err, ErrTooLarge) {
+	root := []zigpkg.Dependency{dep(0, "https://h/x.tar", false)}
+	if _, _, err := Walk(t.Context(), root, deep.deps); !errors.Is(err, ErrTooLarge) {
 		t.Errorf("depth %d: err = %v, want ErrTooLarge", MaxDepth+1, err)
+	}
+	delete(deep, hash(MaxDepth-1))
+	if nodes, _, err := Walk(t.Context(), root, deep.deps); err != nil || len(nodes) != MaxDepth {
+		t.Errorf("depth %d: %d nodes, %v", MaxDepth, len(nodes), err)
 	}
 }
 
