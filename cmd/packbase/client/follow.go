@@ -75,6 +75,8 @@ func (e *jobEndError) advice() string {
 		return "Look at the URL: it must be that of a Git repository over https."
 	case "upstream_address":
 		return "The server's PACKBASE_UPSTREAM_ALLOW opens private places."
+	case "upstream_tls":
+		return "The server's SSL_CERT_FILE names the certificates that it trusts."
 	case "upstream_auth":
 		return "The server's PACKBASE_NETRC gives it credentials for private upstreams."
 	case "internal", "ingest_failed", "quarantined":

@@ -147,7 +147,7 @@ func NewWorker(cfg *Config, s *Stores, reg prometheus.Registerer, log *slog.Logg
 }
 
 // ownChild returns how to run one of the hidden commands, without our
-// environment.
+// environment but for what names the certificates to trust.
 func ownChild() (func(ctx context.Context, name string) *exec.Cmd, error) {
 	self, err := os.Executable()
 	if err != nil {
@@ -156,6 +156,11 @@ func ownChild() (func(ctx context.Context, name string) *exec.Cmd, error) {
 	return func(ctx context.Context, name string) *exec.Cmd {
 		cmd := exec.CommandContext(ctx, self, name)
 		cmd.Env = []string{"GOTRACEBACK=single"}
+		for _, name := range []string{"SSL_CERT_FILE", "SSL_CERT_DIR"} {
+			if value, ok := os.LookupEnv(name); ok {
+				cmd.Env = append(cmd.Env, name+"="+value)
+			}
+		}
 		return cmd
 	}, nil
 }
