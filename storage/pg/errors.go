@@ -32,7 +32,7 @@ func Translate(err error) error {
 		return fmt.Errorf("%w: %v", fault.ErrConflict, err)
 	case "23503": // foreign_key_violation
 		return fmt.Errorf("%w: %v", fault.ErrNotFound, err)
-	case "23514", "22P02", "22021", "22001": // check, text representation, not in repertoire, too long
+	case "23514", "22P02", "22021", "22P05", "22001": // check, text representation, not in repertoire (NUL in JSON, too), too long
 		return fmt.Errorf("%w: %v", fault.ErrInvalid, err)
 	}
 	return err

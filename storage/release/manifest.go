@@ -7,8 +7,10 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"strings"
 	"time"
 
+	"github.com/francescobianco/packbase/storage/fault"
 	"github.com/francescobianco/packbase/storage/name"
 )
 
@@ -78,8 +80,12 @@ type Submodule struct {
 func (m *Manifest) Encode() ([]byte, error) { return EncodeDocument(m) }
 
 // Check returns an *InvalidError if no packbase would publish the release: its
-// tag is no name, or what it was cloned from is not its upstream.
+// tag is no name, its description no text, or what it was cloned from is not its
+// upstream.
 func (m *Manifest) Check() error {
+	if strings.ContainsRune(m.Description, 0) {
+		return fault.Invalid("description", "it has a NUL, which is no text")
+	}
 	if m.Tag != "" {
 		if err := name.ValidTag(m.Tag); err != nil {
 			return err

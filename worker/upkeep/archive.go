@@ -185,14 +185,16 @@ func (a *Auditor) rebuildArchives(ctx context.Context, found []foundRecord) erro
 			continue
 		}
 		row, err := a.proveArchive(ctx, f.blob)
-		if err == nil {
+		fit := err == nil
+		if fit {
 			_, _, err = a.trees().Publish(ctx, row, true)
 		}
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		if err != nil {
+		switch {
+		case err == nil:
+		case fit && refused(err), !fit && unusable(err):
 			a.find("archive_lost", f.rec.URL, "%v", err)
+		default:
+			return fmt.Errorf("rebuild the archive of %s: %w", f.rec.URL, err)
 		}
 	}
 	return nil

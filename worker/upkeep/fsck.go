@@ -4,6 +4,7 @@
 package upkeep
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -356,8 +357,10 @@ func (a *Auditor) verifyTrees(ctx context.Context, pkg string, bad map[string]*F
 			if err := a.DB.RefuteZigHash(ctx, r.ID); err != nil {
 				return err
 			}
+		case err != nil && !unusable(err) && !lost(err):
+			return fmt.Errorf("verify %s@%s: %w", r.Package, cmp.Or(r.Tag, r.CommitOID), err)
 		case err != nil:
-			a.find("release_tree", r.Package+"@"+r.Tag, "%v", err)
+			a.find("release_tree", r.Package+"@"+cmp.Or(r.Tag, r.CommitOID), "%v", err)
 		}
 	}
 	return nil

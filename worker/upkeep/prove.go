@@ -73,6 +73,7 @@ func (r *root) checkFiles(ctx context.Context, objects *gitpack.Objects, lim git
 	if err != nil {
 		return tree, zig, err
 	}
+	r.zig = zig
 	if said := r.manifest.Zig; said.Hash != zig.Hash || said.LegacyHash != zig.LegacyHash {
 		return tree, zig, fmt.Errorf("%w: %q and %q, the manifest says %q and %q", errZig, zig.Hash, zig.LegacyHash, said.Hash, said.LegacyHash)
 	}
@@ -105,7 +106,8 @@ type root struct {
 	tags     []gitpack.OID // outermost first
 	tree     gitpack.OID
 
-	untrueZig bool // the files have other Zig hashes than the manifest says
+	zig       release.Zig // what Zig makes of the files; set by checkFiles
+	untrueZig bool        // the files have other Zig hashes than the manifest says
 }
 
 // load reads a release from its manifest and tarball into objects, and checks
@@ -126,7 +128,7 @@ func (a *Auditor) load(ctx context.Context, objects *gitpack.Objects, digest str
 	defer b.Close()
 	r, err := newRoot(objects, man, b, tarball.Limits{})
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("tarball %s: %w", man.Tarball.Digest, err)
 	}
 	r.digest = digest
 	return r, nil

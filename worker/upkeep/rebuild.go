@@ -8,12 +8,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"maps"
 	"os"
 	"slices"
 
 	"github.com/francescobianco/packbase/storage"
 	"github.com/francescobianco/packbase/storage/blob"
+	"github.com/francescobianco/packbase/storage/fault"
 	"github.com/francescobianco/packbase/storage/gitpack"
 	"github.com/francescobianco/packbase/storage/name"
 	"github.com/francescobianco/packbase/storage/release"
@@ -28,7 +30,8 @@ func add(objects *gitpack.Objects, typ gitpack.Type, content []byte) (gitpack.OI
 // Rebuild makes the rows of every package that the database does not have
 // from manifests and tarballs, and their segments anew, byte for byte as they
 // were; then those of archives. What is there already stays as it is. Each
-// release and archive that it cannot make again is a finding.
+// release and archive that it cannot make again is a finding; an error is one of
+// the machine, which says nothing of what is stored: Rebuild may be called again.
 func (a *Auditor) Rebuild(ctx context.Context) error {
 	found, archives, err := a.scan(ctx)
 	if err != nil {
@@ -49,13 +52,25 @@ func (a *Auditor) Rebuild(ctx context.Context) error {
 	for i, name := range names {
 		a.progress("packages", i, len(names))
 		if err := a.rebuildPackage(ctx, name, found[name]); err != nil {
-			if ctx.Err() != nil {
-				return ctx.Err()
+			if !refused(err) {
+				return fmt.Errorf("rebuild %s: %w", name, err)
 			}
 			a.find("not_rebuilt", name, "%v", err)
 		}
 	}
 	return a.rebuildArchives(ctx, archives)
+}
+
+// unusable reports whether err is a verdict on stored bytes: they are lost, not
+// those of their digest, or not what they say they are. Another error is one of
+// the machine.
+func unusable(err error) bool {
+	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, blob.ErrMismatch) || errors.Is(untrue(err), ErrUntrue)
+}
+
+// refused reports whether the database has a rule against what was to be written.
+func refused(err error) bool {
+	return errors.Is(err, fault.ErrConflict) || errors.Is(err, fault.ErrInvalid)
 }
 
 // What the blobs tell of one package.
@@ -127,11 +142,14 @@ func (a *Auditor) sniff(ctx context.Context, info blob.Info) (raw []byte, ok boo
 		return nil, false, nil
 	}
 	raw, err = a.read(ctx, info.Digest)
-	if err != nil {
-		a.find("release_lost", info.Digest, "the blob looks like a manifest or a record: %v", err)
-		return nil, false, ctx.Err()
+	switch {
+	case err == nil:
+		return raw, true, nil
+	case !unusable(err):
+		return nil, false, fmt.Errorf("read blob %s: %w", info.Digest, err)
 	}
-	return raw, true, nil
+	a.find("release_lost", info.Digest, "the blob looks like a manifest or a record: %v", err)
+	return nil, false, nil
 }
 
 // take notes a document under its package.
@@ -215,15 +233,18 @@ func (a *Auditor) rebuildPackage(ctx context.Context, name string, r *remains) e
 	var roots []*root
 	for _, s := range r.manifests {
 		rt, err := a.load(ctx, objects, s.blob.Digest)
-		if err != nil {
-			a.find("release_lost", name+"@"+cmp.Or(s.man.Tag, s.man.Commit), "%v", err)
-			continue
+		if err == nil {
+			_, _, err = rt.checkFiles(ctx, objects, gitpack.StoredLimits())
 		}
-		if _, _, err := rt.checkFiles(ctx, objects, gitpack.StoredLimits()); errors.Is(err, errZig) {
-			a.find("zig_hash", name+"@"+s.man.Tag, "%v", err)
+		switch what := name + "@" + cmp.Or(s.man.Tag, s.man.Commit); {
+		case errors.Is(err, errZig):
+			a.find("zig_hash", what, "%v", err)
 			rt.untrueZig = true
-		} else if err != nil {
-			return err
+		case err != nil && unusable(err):
+			a.find("release_lost", what, "%v", err)
+			continue
+		case err != nil:
+			return fmt.Errorf("%s: %w", what, err)
 		}
 		out.Private = out.Private || s.man.Private
 		roots = append(roots, rt)
@@ -249,15 +270,13 @@ func (a *Auditor) rebuildPackage(ctx context.Context, name string, r *remains) e
 // the objects of the releases that its batch published.
 func (a *Auditor) rebuildSegments(ctx context.Context, objects *gitpack.Objects, roots []*root, dir string, out *storage.Adoption) (*gitpack.Set, gitpack.Opener, error) {
 	byBatch := map[int][]*root{}
-	last := -1
 	for _, r := range roots {
 		byBatch[r.manifest.Git.Segment] = append(byBatch[r.manifest.Git.Segment], r)
-		last = max(last, r.manifest.Git.Segment)
 	}
 	var indexes []*gitpack.SegmentIndex
 	written := map[gitpack.OID]bool{}
 	first := int64(0)
-	for batch := 0; batch <= last; batch++ {
+	for _, batch := range slices.Sorted(maps.Keys(byBatch)) {
 		ids, err := batchObjects(ctx, objects, byBatch[batch], written)
 		if err != nil {
 			return nil, nil, err
@@ -351,7 +370,7 @@ func publications(ctx context.Context, objects *gitpack.Objects, set *gitpack.Se
 			return nil, err
 		}
 		pub := storage.PublicationOf(r.manifest, manifests[r.digest], stored)
-		pub.UntrueZig = r.untrueZig
+		pub.Release.Zig, pub.UntrueZig = r.zig, r.untrueZig
 		all = append(all, pub)
 	}
 	return all, nil

@@ -2,15 +2,25 @@ package upkeep_test
 
 import (
 	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"os"
+	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/francescobianco/packbase/storage"
 	"github.com/francescobianco/packbase/storage/blob"
+	"github.com/francescobianco/packbase/storage/gitpack"
 	"github.com/francescobianco/packbase/storage/jobs"
 	"github.com/francescobianco/packbase/storage/release"
 	"github.com/francescobianco/packbase/storage/storagetest"
+	"github.com/francescobianco/packbase/storage/tarball"
 	"github.com/francescobianco/packbase/worker/upkeep"
 	"github.com/francescobianco/packbase/worker/workertest"
 )
@@ -128,6 +138,134 @@ func TestRebuildOddManifests(t *testing.T) {
 	if len(found) != 3 || len(lost) != 3 || !slices.Contains(lost, "hello@v3.0.0") || !slices.Contains(lost, "hello@v4.0.0 ") || strings.Contains(strings.Join(lost, " "), "v5") {
 		t.Errorf("findings: %v", found)
 	}
+}
+
+// One release that cannot be held any more, for whatever its files or its
+// manifest say, is set aside and named; the others of the package come back.
+func TestRebuildOddRelease(t *testing.T) {
+	t.Parallel()
+	r := workertest.New(t)
+	stop := r.Work()
+	rel := r.Mirror("hello", "v1.0.0", "v2.0.0")
+	stop()
+	raw := contents(t, r)[rel[0].ManifestDigest]
+	for name, change := range map[string]func(*release.Manifest){
+		"a link that leaves the root": func(m *release.Manifest) { escape(t, r, m) },
+		"text that Postgres refuses":  func(m *release.Manifest) { m.Description = "a\x00b" },
+	} {
+		man, err := release.ParseManifest(raw)
+		r.Must(err)
+		man.Tag, man.TagObject, man.Git.Tags = "v3.0.0", "", nil
+		change(man)
+		odd, err := man.Encode()
+		r.Must(err)
+		r.Must(put(t, r, odd, digestOf(odd)))
+		db, found := rebuild(t, r)
+		got, err := db.Releases(t.Context(), "hello")
+		r.Must(err)
+		if len(got) != 2 || len(found) != 1 || found[0].Code != "release_lost" || found[0].Subject != "hello@v3.0.0" {
+			t.Errorf("%s: %d releases, want 2; findings: %v", name, len(got), found)
+		}
+		r.Spoil(digestOf(odd), nil)
+	}
+	man, err := release.ParseManifest(raw)
+	r.Must(err)
+	man.Fence++
+	man.Git.Segment = math.MaxInt  // which is not to be counted up to
+	man.Zig.Problem = "no\x00t so" // which the files do not say
+	man.Zig.Warnings = []string{"a lie"}
+	far, err := man.Encode()
+	r.Must(err)
+	r.Must(put(t, r, far, digestOf(far)))
+	db, found := rebuild(t, r)
+	if got, err := db.Releases(t.Context(), "hello"); err != nil || len(got) != 2 || len(found) != 0 {
+		t.Errorf("a segment far away: %d releases, want 2 (%v); findings: %v", len(got), err, found)
+	} else if i := slices.IndexFunc(got, func(x storage.Release) bool { return x.Tag == "v1.0.0" }); got[i].Zig.Problem != "" || len(got[i].Zig.Warnings) != 0 {
+		t.Errorf("Zig says %+v, and never did", got[i].Zig)
+	}
+}
+
+// escape makes m the manifest of a commit with a link that leaves the root, and
+// puts its tarball into the store.
+func escape(t *testing.T, r *workertest.Registry, m *release.Manifest) {
+	t.Helper()
+	dir := t.TempDir()
+	spool, err := os.Create(filepath.Join(dir, "spool"))
+	r.Must(err)
+	defer spool.Close()
+	objects := gitpack.NewObjects(spool)
+	add := func(typ gitpack.Type, s string) gitpack.OID {
+		id, err := objects.Add(typ, int64(len(s)), strings.NewReader(s))
+		r.Must(err)
+		return id
+	}
+	link := gitpack.File{Path: "link", Mode: gitpack.ModeSymlink, OID: add(gitpack.Blob, "../../etc")}
+	tree, err := objects.WriteTree([]gitpack.File{link}, nil)
+	r.Must(err)
+	m.Git.Commit = regexp.MustCompile(`(?m)^tree .*$`).ReplaceAll(m.Git.Commit, []byte("tree "+tree.String()))
+	m.Tree, m.Commit = tree.String(), add(gitpack.Commit, string(m.Git.Commit)).String()
+	f, err := os.Create(filepath.Join(dir, "tarball"))
+	r.Must(err)
+	defer f.Close()
+	scratch, err := os.Create(filepath.Join(dir, "scratch"))
+	r.Must(err)
+	defer scratch.Close()
+	entries := func(yield func(tarball.Entry, error) bool) {
+		yield(tarball.Entry{Path: link.Path, Mode: tarball.Symlink, Target: "../../etc", OID: link.OID.String()}, nil)
+	}
+	info, err := tarball.NewBuilder(scratch, tarball.Form(m.Tarball.Form), tarball.Limits{}).Build(t.Context(), f, tarball.Header{Commit: m.Commit, Time: m.CommitTime}, entries)
+	r.Must(err)
+	m.Tarball = release.Tarball{Digest: info.Digest, Size: info.Size, MD5: info.MD5, CRC32: info.CRC32,
+		ContentDigest: info.ContentDigest, ContentSize: info.ContentSize, Form: m.Tarball.Form}
+	r.Must(r.Blobs.Put(t.Context(), info.Digest, f))
+}
+
+// A store that cannot be read, and a database that cannot be written, end a
+// rebuild: they say nothing of what is stored. Afterwards it can go on.
+func TestRebuildStopsAtTheMachine(t *testing.T) {
+	t.Parallel()
+	r := workertest.New(t)
+	stop := r.Work()
+	rel := r.Mirror("hello", "v1.0.0", "v2.0.0")
+	stop()
+	for name, digest := range map[string]string{"manifest": rel[1].ManifestDigest, "tarball": rel[1].Digest} {
+		db := storagetest.NewDB(t)
+		var found []upkeep.Finding
+		a := &upkeep.Auditor{DB: db, Blobs: &unreadable{r.Blobs, digest}, Staging: r.Staging, Report: func(f upkeep.Finding) { found = append(found, f) }}
+		if err := a.Rebuild(t.Context()); !errors.Is(err, blob.ErrUnavailable) || !strings.Contains(err.Error(), digest) || len(found) != 0 {
+			t.Errorf("%s: err = %v, want ErrUnavailable of %s; findings: %v", name, err, digest, found)
+		}
+		if got, err := db.Releases(t.Context(), "hello"); err != nil || len(got) != 0 {
+			t.Errorf("%s: %d releases (%v), want none: the rest would never come back", name, len(got), err)
+		}
+	}
+	db := storagetest.NewOwner(t)
+	_, err := db.Pool.Exec(t.Context(), `ALTER TABLE packs RENAME TO gone`)
+	r.Must(err)
+	a := &upkeep.Auditor{DB: db, Blobs: r.Blobs, Staging: r.Staging, Report: func(f upkeep.Finding) { t.Errorf("found %v, and the database is broken", f) }}
+	if err := a.Rebuild(t.Context()); err == nil {
+		t.Error("no error, and hello was not rebuilt")
+	}
+}
+
+// unreadable is a store whose disk fails within one blob.
+type unreadable struct {
+	blob.Store
+	digest string
+}
+
+func (u *unreadable) Open(ctx context.Context, digest string) (blob.Blob, error) {
+	b, err := u.Store.Open(ctx, digest)
+	if err == nil && digest == u.digest {
+		return failing{b}, nil
+	}
+	return b, err
+}
+
+type failing struct{ blob.Blob }
+
+func (failing) Read([]byte) (int, error) {
+	return 0, fmt.Errorf("%w: %w", blob.ErrUnavailable, syscall.EIO)
 }
 
 // A tree with more entries than the default allows was published under a
