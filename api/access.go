@@ -108,7 +108,7 @@ func credential(header http.Header) (secret string, given bool) {
 }
 
 func unauthorized(message string) *answer.Error {
-	return &answer.Error{Status: http.StatusUnauthorized, Code: "unauthorized", Message: message}
+	return answer.New("unauthorized", message)
 }
 
 // authorize lets those pass whose token has the scope.
@@ -125,9 +125,9 @@ func (s *Server) authorize(scope string) func(http.Handler) http.Handler {
 			case s.opt.Token == "" && c.scope == "":
 				return errNoToken
 			case c.scope != "":
-				return &answer.Error{Status: http.StatusForbidden, Code: "forbidden", Message: "this needs a token of the scope " + scope + ", and that one has the scope " + c.scope}
+				return answer.New("forbidden", "this needs a token of the scope "+scope+", and that one has the scope "+c.scope)
 			case c.unknown:
-				return &answer.Error{Status: http.StatusForbidden, Code: "forbidden", Message: "that is not a token of this packbase"}
+				return answer.New("forbidden", "that is not a token of this packbase")
 			}
 			return unauthorized("this needs a token: send it as `Authorization: Bearer <token>`")
 		})
@@ -201,7 +201,7 @@ func (s *Server) postVisibility(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	if in.Visibility != "public" && in.Visibility != "private" {
-		return &answer.Error{Status: http.StatusBadRequest, Code: "invalid", Message: `visibility: want "public", for all to read, or "private", for those with a token`}
+		return answer.New("invalid", `visibility: want "public", for all to read, or "private", for those with a token`)
 	}
 	if name.ValidPackage(pkg) != nil {
 		return answer.NoPackage(pkg)
@@ -224,13 +224,13 @@ func (s *Server) postRemove(w http.ResponseWriter, r *http.Request) error {
 	case name.ValidPackage(in.Package) != nil:
 		return answer.NoPackage(in.Package)
 	case in.Tag != "" && in.Commit != "":
-		return &answer.Error{Status: http.StatusBadRequest, Code: "invalid", Message: "give a tag or a commit, not both; neither is the whole package"}
+		return answer.New("invalid", "give a tag or a commit, not both; neither is the whole package")
 	case in.Commit != "" && !name.ValidOID(in.Commit):
-		return &answer.Error{Status: http.StatusBadRequest, Code: "invalid", Message: "commit: want the 40 hex digits of a commit id"}
+		return answer.New("invalid", "commit: want the 40 hex digits of a commit id")
 	}
 	done, err := s.db.Remove(r.Context(), storage.Removal{Package: in.Package, Tag: in.Tag, Commit: strings.ToLower(in.Commit), Reason: in.Reason})
 	if err != nil {
-		return answer.OrNotFound(err, &answer.Error{Status: http.StatusNotFound, Code: "not_found", Message: fmt.Sprintf("%q has nothing like that here; /api/info/%s lists what it has", in.Package, in.Package)})
+		return answer.OrNotFound(err, answer.New("not_found", fmt.Sprintf("%q has nothing like that here; /api/info/%s lists what it has", in.Package, in.Package)))
 	}
 	s.epoch.Renew(r.Context())
 	s.news.Add(1)
@@ -283,13 +283,13 @@ func (s *Server) createToken(w http.ResponseWriter, r *http.Request) error {
 	if in.Expires != "" {
 		at, err := time.Parse(time.RFC3339, in.Expires)
 		if err != nil {
-			return &answer.Error{Status: http.StatusBadRequest, Code: "invalid", Message: "expires: want a time like 2027-01-31T12:00:00Z"}
+			return answer.New("invalid", "expires: want a time like 2027-01-31T12:00:00Z")
 		}
 		expires = &at
 	}
 	t, secret, err := s.db.Access.CreateToken(r.Context(), in.Name, in.Scope, expires)
 	if errors.Is(err, fault.ErrConflict) {
-		return &answer.Error{Status: http.StatusConflict, Code: "conflict", Message: "there is a token of that name; revoke it first, or give another name"}
+		return answer.New("conflict", "there is a token of that name; revoke it first, or give another name")
 	}
 	if err != nil {
 		return err
@@ -312,7 +312,7 @@ func (s *Server) listTokens(w http.ResponseWriter, r *http.Request) error {
 func (s *Server) revokeToken(w http.ResponseWriter, r *http.Request) error {
 	name := chi.URLParam(r, "name")
 	if err := s.db.Access.RevokeToken(r.Context(), name); err != nil {
-		return answer.OrNotFound(err, &answer.Error{Status: http.StatusNotFound, Code: "not_found", Message: "there is no token of that name; /api/tokens lists them"})
+		return answer.OrNotFound(err, answer.New("not_found", "there is no token of that name; /api/tokens lists them"))
 	}
 	s.epoch.Renew(r.Context())
 	answer.JSON(w, http.StatusOK, wire.Revoked{Name: name, Status: "revoked"})

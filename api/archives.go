@@ -15,11 +15,11 @@ import (
 func (s *Server) getArchive(w http.ResponseWriter, r *http.Request) error {
 	d, err := name.ParseDependency(r.URL.Query().Get("url"))
 	if err != nil || d.Git {
-		return &answer.Error{Status: http.StatusBadRequest, Code: "invalid", Message: "url: want the http or https URL of an archive, as a build.zig.zon has it"}
+		return answer.New("invalid", "url: want the http or https URL of an archive, as a build.zig.zon has it")
 	}
 	a, err := s.trees.ByURL(r.Context(), d.URL)
 	if err != nil {
-		return answer.OrNotFound(err, &answer.Error{Status: http.StatusNotFound, Code: "not_found", Message: "what that URL answers is not stored here; `packbase capture` brings what a project needs"})
+		return answer.OrNotFound(err, answer.New("not_found", "what that URL answers is not stored here; `packbase capture` brings what a project needs"))
 	}
 	moves, err := s.trees.Moves(r.Context(), d.URL)
 	if err != nil {

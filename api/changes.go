@@ -22,7 +22,7 @@ import (
 func (s *Server) getChanges(w http.ResponseWriter, r *http.Request) error {
 	since, err := strconv.ParseInt("0"+r.URL.Query().Get("since"), 10, 64)
 	if err != nil {
-		return &answer.Error{Status: http.StatusBadRequest, Code: "invalid", Message: "since: want the number of a change, 0 for the beginning"}
+		return answer.New("invalid", "since: want the number of a change, 0 for the beginning")
 	}
 	limit, err := limitOf(r, 100, 1000)
 	if err != nil {

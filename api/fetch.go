@@ -106,7 +106,7 @@ func waitOf(r *http.Request) (time.Duration, error) {
 	}
 	seconds, err := strconv.Atoi(text)
 	if err != nil || seconds < 0 {
-		return 0, &answer.Error{Status: http.StatusBadRequest, Code: "invalid", Message: fmt.Sprintf("wait: %q is not a number of seconds", text)}
+		return 0, answer.New("invalid", fmt.Sprintf("wait: %q is not a number of seconds", text))
 	}
 	return min(time.Duration(seconds)*time.Second, maxWait), nil
 }

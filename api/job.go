@@ -61,8 +61,9 @@ func jobFilter(r *http.Request) (f jobs.Filter, err error) {
 	switch f.State {
 	case "", jobs.Queued, jobs.Running, jobs.Succeeded, jobs.Failed, jobs.Cancelled:
 	default:
-		return f, &answer.Error{Status: http.StatusBadRequest, Code: "invalid",
-			Message: "state: want queued, running, succeeded, failed or cancelled"}
+		return f, answer.New("invalid",
+			"state: want queued, running, succeeded, failed or cancelled")
+
 	}
 	if f.Package != "" {
 		if err := name.ValidPackage(f.Package); err != nil {
@@ -74,7 +75,7 @@ func jobFilter(r *http.Request) (f jobs.Filter, err error) {
 	}
 	if before := q.Get("before"); before != "" {
 		if f.Before, err = uuid.Parse(before); err != nil {
-			return f, &answer.Error{Status: http.StatusBadRequest, Code: "invalid", Message: "before: want the id of a job"}
+			return f, answer.New("invalid", "before: want the id of a job")
 		}
 	}
 	return f, nil
@@ -88,7 +89,7 @@ func limitOf(r *http.Request, usual, most int) (int, error) {
 	}
 	n, err := strconv.Atoi(text)
 	if err != nil || n < 1 || n > most {
-		return 0, &answer.Error{Status: http.StatusBadRequest, Code: "invalid", Message: fmt.Sprintf("limit: want a number from 1 to %d", most)}
+		return 0, answer.New("invalid", fmt.Sprintf("limit: want a number from 1 to %d", most))
 	}
 	return n, nil
 }
@@ -127,7 +128,7 @@ func jobID(r *http.Request) (uuid.UUID, error) {
 	text := chi.URLParam(r, "id")
 	id, err := uuid.Parse(text)
 	if err != nil || id.String() != text {
-		return uuid.Nil, &answer.Error{Status: http.StatusNotFound, Code: "not_found", Message: "that is not the id of a job; /api/jobs lists them"}
+		return uuid.Nil, answer.New("not_found", "that is not the id of a job; /api/jobs lists them")
 	}
 	return id, nil
 }

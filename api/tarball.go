@@ -46,12 +46,12 @@ func (s *Server) getCommitFile(w http.ResponseWriter, r *http.Request) error {
 	}
 	pkg := chi.URLParam(r, "package")
 	if name.ValidPackage(pkg) != nil || !name.ValidOID(oid) || oid != strings.ToLower(oid) {
-		return &answer.Error{Status: http.StatusNotFound, Code: "not_found", Message: "want the 40 lowercase hex digits of a commit id"}
+		return answer.New("not_found", "want the 40 lowercase hex digits of a commit id")
 	}
 	rel, err := s.releases.byCommit(r.Context(), pkg, oid)
 	if err != nil {
-		return answer.OrNotFound(err, &answer.Error{Status: http.StatusNotFound, Code: "not_found",
-			Message: fmt.Sprintf("the commit %s of %q is not mirrored; POST /api/fetch with the upstream's URL and #%s mirrors it", oid, pkg, oid)})
+		return answer.OrNotFound(err, answer.New("not_found",
+			fmt.Sprintf("the commit %s of %q is not mirrored; POST /api/fetch with the upstream's URL and #%s mirrors it", oid, pkg, oid)))
 	}
 	return s.serveRelease(w, r, rel, isManifest)
 }
@@ -61,8 +61,9 @@ func (s *Server) getCommitFile(w http.ResponseWriter, r *http.Request) error {
 func (s *Server) getBranchTarball(w http.ResponseWriter, r *http.Request) error {
 	branch, ok := strings.CutSuffix(chi.URLParam(r, "*"), route.TarballSuffix)
 	pkg := chi.URLParam(r, "package")
-	none := &answer.Error{Status: http.StatusNotFound, Code: "not_found",
-		Message: fmt.Sprintf("no commit of that branch of %q is mirrored; POST /api/fetch with the upstream's URL and #branch mirrors its tip", pkg)}
+	none := answer.New("not_found",
+		fmt.Sprintf("no commit of that branch of %q is mirrored; POST /api/fetch with the upstream's URL and #branch mirrors its tip", pkg))
+
 	if !ok || name.ValidPackage(pkg) != nil || name.ValidTag(branch) != nil {
 		return none
 	}
@@ -82,12 +83,12 @@ func (s *Server) getBranchTarball(w http.ResponseWriter, r *http.Request) error 
 // getZigPackage serves GET /z/{zig-hash}.tar.gz.
 func (s *Server) getZigPackage(w http.ResponseWriter, r *http.Request) error {
 	hash, ok := strings.CutSuffix(chi.URLParam(r, "file"), route.TarballSuffix)
-	none := &answer.Error{Status: http.StatusNotFound, Code: "not_found", Message: "no package with that Zig hash is stored here"}
+	none := answer.New("not_found", "no package with that Zig hash is stored here")
 	if !ok {
 		return none
 	}
 	if err := zigpkg.ValidHash(hash); err != nil {
-		return &answer.Error{Status: http.StatusNotFound, Code: "not_found", Message: "that is not a Zig package hash: " + err.Error()}
+		return answer.New("not_found", "that is not a Zig package hash: "+err.Error())
 	}
 	rel, err := s.releases.byZigHash(r.Context(), hash)
 	if errors.Is(err, fault.ErrNotFound) {
@@ -111,12 +112,13 @@ func cutSuffix(name string) (base string, isManifest bool, err error) {
 	if base, ok := strings.CutSuffix(name, route.ManifestSuffix); ok {
 		return base, true, nil
 	}
-	return "", false, &answer.Error{Status: http.StatusNotFound, Code: "not_found", Message: "a tarball's path ends in .tar.gz, a manifest's in .json"}
+	return "", false, answer.New("not_found", "a tarball's path ends in .tar.gz, a manifest's in .json")
 }
 
 func errNoTarball(pkg, tag string) *answer.Error {
-	return &answer.Error{Status: http.StatusNotFound, Code: "not_found",
-		Message: fmt.Sprintf("%q has no release %q here; /api/info/%s lists those it has", pkg, tag, url.PathEscape(pkg))}
+	return answer.New("not_found",
+		fmt.Sprintf("%q has no release %q here; /api/info/%s lists those it has", pkg, tag, url.PathEscape(pkg)))
+
 }
 
 func (s *Server) serveRelease(w http.ResponseWriter, r *http.Request, rel storage.Release, isManifest bool) error {

@@ -55,7 +55,7 @@ func (s *Server) treeRoutes(r chi.Router) {
 // rootsOf reads the manifests of a request, and what they depend on.
 func rootsOf(manifests []wire.TreeManifest) (roots []tree.Root, deps []zigpkg.Dependency, err error) {
 	invalid := func(format string, args ...any) error {
-		return &answer.Error{Status: http.StatusBadRequest, Code: "invalid", Message: fmt.Sprintf(format, args...)}
+		return answer.New("invalid", fmt.Sprintf(format, args...))
 	}
 	if n := len(manifests); n == 0 || n > maxManifests {
 		return nil, nil, invalid("manifests: want the text of 1 to %d build.zig.zon, not %d", maxManifests, n)
@@ -242,7 +242,7 @@ func (s *Server) listTrees(w http.ResponseWriter, r *http.Request) error {
 func (s *Server) treeOf(r *http.Request) (tree.Tree, error) {
 	name := chi.URLParam(r, "name")
 	t, err := s.trees.ByName(r.Context(), name)
-	return t, answer.OrNotFound(err, &answer.Error{Status: http.StatusNotFound, Code: "not_found", Message: fmt.Sprintf("there is no tree %.100q here; /api/trees lists those that are", name)})
+	return t, answer.OrNotFound(err, answer.New("not_found", fmt.Sprintf("there is no tree %.100q here; /api/trees lists those that are", name)))
 }
 
 // getTree serves GET /api/trees/{name}.

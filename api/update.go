@@ -123,7 +123,7 @@ func (s *Server) lockUpdates(ctx context.Context) (left time.Duration, err error
 func (s *Server) searchPackages(w http.ResponseWriter, r *http.Request) error {
 	q := r.URL.Query().Get("q")
 	if q == "" || len(q) > 200 || !utf8.ValidString(q) || strings.ContainsFunc(q, unicode.IsControl) {
-		return &answer.Error{Status: http.StatusBadRequest, Code: "invalid", Message: "q: want 1 to 200 bytes of text to look for"}
+		return answer.New("invalid", "q: want 1 to 200 bytes of text to look for")
 	}
 	limit, err := limitOf(r, 50, 500)
 	if err != nil {
@@ -162,7 +162,7 @@ func offsetOf(r *http.Request) (int, error) {
 	}
 	n, err := strconv.Atoi(text)
 	if err != nil || n < 0 || n > 10_000_000 {
-		return 0, &answer.Error{Status: http.StatusBadRequest, Code: "invalid", Message: "offset: want a number from 0"}
+		return 0, answer.New("invalid", "offset: want a number from 0")
 	}
 	return n, nil
 }
@@ -226,8 +226,9 @@ func (s *Server) postReview(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	if in.Decision != "accept" && in.Decision != "keep" {
-		return &answer.Error{Status: http.StatusBadRequest, Code: "invalid",
-			Message: `decision: want "accept", to mirror what upstream has now, or "keep", to leave the package as it is for good`}
+		return answer.New("invalid",
+			`decision: want "accept", to mirror what upstream has now, or "keep", to leave the package as it is for good`)
+
 	}
 	if name.ValidPackage(pkg) != nil {
 		return answer.NoPackage(pkg)

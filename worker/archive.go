@@ -44,7 +44,7 @@ type ArchiveResult struct {
 func (w *Worker) fetchArchive(ctx context.Context, j *job) (any, error) {
 	d, err := name.ParseDependency(j.Job.Target)
 	if err != nil || d.Git {
-		return nil, &Error{Code: upstream.CodeURL, Message: "an archive is at an http or https URL", Final: true}
+		return nil, fault.New(upstream.CodeURL, "an archive is at an http or https URL")
 	}
 	// While this is held, no blob is swept that the job is about to name.
 	release, err := w.db.Scrub.Share(ctx)
@@ -147,11 +147,7 @@ func (a *archiveFetch) download(ctx context.Context) error {
 	defer frames.Close()
 	sum := &countingHash{Hash: sha256.New(), job: a.job}
 	err = ingest.ReadArchive(frames, func(h ingest.ArchiveHead) error { return a.head(h, sum) }, io.MultiWriter(a.body, sum))
-	var e *ingest.Error
-	switch {
-	case errors.As(err, &e):
-		return &Error{Code: e.Code, Message: e.Message, Final: e.Final, RetryAfter: e.RetryAfter}
-	case errors.Is(err, ingest.ErrEnded):
+	if errors.Is(err, ingest.ErrEnded) {
 		cancel()
 		return a.crashed(outer, c.wait(), c.stderr.String())
 	}
@@ -168,10 +164,6 @@ func (a *archiveFetch) downloader(ctx context.Context) (c *child, frames *os.Fil
 		return nil, nil, fmt.Errorf("start download: %w", err)
 	}
 	login, err := client.FileLogin(u)
-	var known *upstream.Error
-	if errors.As(err, &known) {
-		return nil, nil, &Error{Code: known.Code, Message: known.Message, Final: !known.Temporary}
-	}
 	if err != nil {
 		return nil, nil, err
 	}
@@ -229,13 +221,13 @@ func (a *archiveFetch) head(h ingest.ArchiveHead, sum *countingHash) error {
 	format, err := archive.FormatOf(h.ContentType, h.Disposition, u.Path)
 	switch {
 	case err != nil:
-		return &Error{Code: "not_an_archive", Message: err.Error(), Final: true}
+		return fault.New("not_an_archive", err.Error())
 	case h.Encoding == "", h.Encoding == "identity":
 	case h.Encoding == "gzip" && format == archive.Tar:
 		// Zig undoes it; what is left is a tar.gz with another name.
 		format, a.row.ContentType, a.row.Disposition = archive.TarGz, "application/gzip", ""
 	default:
-		return &Error{Code: "not_an_archive", Message: fmt.Sprintf("upstream sends a %s with the Content-Encoding %q, which no Zig asked for", format, h.Encoding), Final: true}
+		return fault.New("not_an_archive", fmt.Sprintf("upstream sends a %s with the Content-Encoding %q, which no Zig asked for", format, h.Encoding))
 	}
 	a.row.Format = string(format)
 	return nil
@@ -270,7 +262,7 @@ func (a *archiveFetch) unpack(ctx context.Context) (*os.File, error) {
 	case e != nil && e.Code == "":
 		return nil, errors.New("unpack archive: an error without a code")
 	case e != nil:
-		return nil, &Error{Code: e.Code, Message: e.Message, Final: e.Final}
+		return nil, e
 	case u.Plain && a.row.Format == string(archive.TarGz):
 		return os.Open(a.body.Name())
 	}
@@ -300,7 +292,7 @@ func (a *archiveFetch) describe(ctx context.Context, tarball *os.File) error {
 	}
 	switch {
 	case errors.Is(err, archive.ErrUnfit), errors.Is(err, archive.ErrTooLarge):
-		return &Error{Code: "ingest_untrue", Message: "what the process that unpacks archives staged is none: " + err.Error()}
+		return fault.New("ingest_untrue", "what the process that unpacks archives staged is none: "+err.Error())
 	case err != nil:
 		return err
 	}
@@ -315,8 +307,8 @@ func (a *archiveFetch) checkPin(ctx context.Context) error {
 	if pin == "" || pin == row.ZigHash || pin == row.ZigLegacyHash {
 		return nil
 	}
-	err := &Error{Code: "hash_mismatch", Final: true,
-		Message: fmt.Sprintf("%s is pinned, and the files have %s (%s)", pin, cmp.Or(row.ZigHash, "no hash of the new form"), row.ZigLegacyHash)}
+	err := fault.New("hash_mismatch",
+		fmt.Sprintf("%s is pinned, and the files have %s (%s)", pin, cmp.Or(row.ZigHash, "no hash of the new form"), row.ZigLegacyHash))
 	return errors.Join(err, a.w.trees.NoteMove(ctx, row.URL, row.ZigHash, row.ZigLegacyHash))
 }
 

@@ -48,7 +48,7 @@ func (w *Worker) captureTree(ctx context.Context, j *job) (any, error) {
 	}
 	content, err := w.trees.Walk(ctx, c.roots, w.deps)
 	if errors.Is(err, capture.ErrTooLarge) {
-		return nil, &Error{Code: "tree_too_large", Message: err.Error(), Final: true}
+		return nil, fault.New("tree_too_large", err.Error())
 	}
 	if err != nil {
 		return nil, err
@@ -97,7 +97,7 @@ func (c *capturing) load(ctx context.Context) error {
 	for _, root := range roots {
 		man, err := zigpkg.ParseManifest([]byte(root.Text))
 		if err != nil {
-			return &Error{Code: "manifest_invalid", Message: fmt.Sprintf("%s:%v", root.File, err), Final: true}
+			return fault.New("manifest_invalid", fmt.Sprintf("%s:%v", root.File, err))
 		}
 		c.roots = append(c.roots, man.Dependencies...)
 	}
@@ -145,7 +145,7 @@ func (c *capturing) bring(ctx context.Context, n *capture.Node, known tree.Node,
 		}
 		try := tree.Try{Kind: way.Kind, URL: way.URL, Ref: way.Ref}
 		job, err := c.start(ctx, n, way)
-		if e := (*Error)(nil); errors.As(err, &e) {
+		if e := (*fault.Error)(nil); errors.As(err, &e) {
 			try.Code, try.Message = e.Code, e.Message
 			out.Tried = append(out.Tried, try)
 			continue
@@ -209,7 +209,7 @@ func reasonOf(tried []tree.Try) (code, reason string) {
 	return told.Code, reason
 }
 
-// start has a node brought in one way. An *Error says that this way is none.
+// start has a node brought in one way. An *fault.Error says that this way is none.
 func (c *capturing) start(ctx context.Context, n *capture.Node, way capture.Way) (uuid.UUID, error) {
 	if way.Kind == capture.BySnapshot {
 		return c.startSnapshot(ctx, way)
@@ -235,7 +235,7 @@ func (c *capturing) startSnapshot(ctx context.Context, way capture.Way) (uuid.UU
 	up, err := name.ParseUpstream(raw)
 	var bad *fault.InvalidError
 	if errors.As(err, &bad) {
-		return uuid.Nil, &Error{Code: "upstream_url", Message: bad.Problem, Final: true}
+		return uuid.Nil, fault.New("upstream_url", bad.Problem)
 	}
 	if err != nil {
 		return uuid.Nil, err
@@ -247,7 +247,7 @@ func (c *capturing) startSnapshot(ctx context.Context, way capture.Way) (uuid.UU
 	case !errors.Is(err, fault.ErrNotFound):
 		return uuid.Nil, err
 	}
-	refused := error(&Error{Code: "name_conflict", Message: "no name is free for its package: mirror it under another one with packbase fetch --name", Final: true})
+	refused := error(fault.New("name_conflict", "no name is free for its package: mirror it under another one with packbase fetch --name"))
 	for _, name := range names {
 		job, created, err := c.w.db.RequestFetch(ctx, name, up)
 		if errors.Is(err, fault.ErrConflict) {

@@ -21,6 +21,7 @@ import (
 
 	"github.com/francescobianco/packbase/storage"
 	"github.com/francescobianco/packbase/storage/blob"
+	"github.com/francescobianco/packbase/storage/fault"
 	"github.com/francescobianco/packbase/storage/name"
 	"github.com/francescobianco/packbase/worker/ingest"
 	"github.com/francescobianco/packbase/worker/upstream"
@@ -79,10 +80,6 @@ func (f *fetch) ingest(ctx context.Context) error {
 func (f *fetch) download(ctx context.Context, parser *child) (*child, error) {
 	client := upstream.New(f.w.opt.Egress)
 	login, err := client.LoginFor(f.pkg.CloneURL)
-	var known *upstream.Error
-	if errors.As(err, &known) {
-		return nil, &Error{Code: known.Code, Message: known.Message, Final: !known.Temporary}
-	}
 	if err != nil {
 		return nil, err
 	}
@@ -146,11 +143,11 @@ func (f *fetch) crashed(ctx context.Context, exit error, said string) error {
 	case strings.Contains(said, syscall.ENOSPC.Error()), strings.Contains(said, syscall.EDQUOT.Error()):
 		return fmt.Errorf("ingest: %w", blob.ErrFull)
 	case strings.Contains(said, syscall.EFBIG.Error()):
-		return &Error{Code: "too_large", Message: "mirroring needs a file larger than the limit allows", Final: true}
+		return fault.New("too_large", "mirroring needs a file larger than the limit allows")
 	case strings.Contains(said, "out of memory"), strings.Contains(said, "cannot allocate memory"):
-		return &Error{Code: "out_of_memory", Message: "mirroring needs more memory than the limit allows", Final: true}
+		return fault.New("out_of_memory", "mirroring needs more memory than the limit allows")
 	}
-	return &Error{Code: "ingest_failed", Message: "the process that reads upstream ended early; the worker's log has the details"}
+	return fault.New("ingest_failed", "the process that reads upstream ended early; the worker's log has the details")
 }
 
 // follow handles the child's events until it is done. Releases are made
@@ -211,7 +208,7 @@ func (f *fetch) events(ctx context.Context, out io.Reader, stage func(*ingest.Re
 		case ev.Done:
 			return true, nil
 		case ev.Error != nil:
-			return true, &Error{Code: ev.Error.Code, Message: ev.Error.Message, Final: ev.Error.Final, RetryAfter: ev.Error.RetryAfter}
+			return true, ev.Error
 		case ev.Walls != nil:
 			f.w.log.DebugContext(ctx, "ingest confined", "walls", ev.Walls.String())
 		case ev.Progress != nil:

@@ -11,52 +11,41 @@ import (
 	"github.com/francescobianco/packbase/storage/fault"
 )
 
-// An Error is how a job failed, in a form that people and programs can use.
-// The same code is the HTTP answer of a request that waited for the job.
-type Error struct {
-	Code       string
-	Message    string
-	Final      bool          // trying again would not help
-	RetryAfter time.Duration // what upstream asked for, if it did
-}
-
-func (e *Error) Error() string { return e.Code + ": " + e.Message }
-
 // A later is a job's wish to come back when its upstream has time for it.
 type later struct{ wait time.Duration }
 
 func (l *later) Error() string { return "upstream is busy with other jobs" }
 
 // errAway says nothing of the job: it is no attempt.
-var errAway = &Error{Code: "database_unavailable", Message: "the database was away; the job starts again"}
+var errAway = fault.New("database_unavailable", "the database was away; the job starts again")
 
 // verdict is the one table from errors to job outcomes.
 // What it does not know is passing and internal: the log has the details.
-func verdict(err error) *Error {
-	var e *Error
+func verdict(err error) *fault.Error {
+	var e *fault.Error
 	var bound *fault.BoundError
 	var gone *fault.GoneError
 	switch {
 	case errors.As(err, &e):
 		return e
 	case errors.Is(err, blob.ErrFull), errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
-		return &Error{Code: "storage_full", Message: "the disk that holds the blobs is full; the job resumes once there is room"}
+		return fault.New("storage_full", "the disk that holds the blobs is full; the job resumes once there is room")
 	case errors.Is(err, blob.ErrUnavailable):
-		return &Error{Code: "storage_unavailable", Message: "the blobs cannot be read or written now; the worker's log has the details"}
+		return fault.New("storage_unavailable", "the blobs cannot be read or written now; the worker's log has the details")
 	case errors.Is(err, fault.ErrAway):
 		return errAway
 	case errors.As(err, &gone):
-		return &Error{Code: "removed", Message: gone.Error(), Final: true}
+		return fault.New("removed", gone.Error())
 	case errors.As(err, &bound):
-		return &Error{Code: "name_conflict", Message: bound.Error(), Final: true}
+		return fault.New("name_conflict", bound.Error())
 	case errors.Is(err, context.DeadlineExceeded):
-		return &Error{Code: "timeout", Message: "the job ran out of time"}
+		return fault.New("timeout", "the job ran out of time")
 	}
-	return &Error{Code: "internal", Message: "something failed inside packbase; the worker's log has the details"}
+	return fault.New("internal", "something failed inside packbase; the worker's log has the details")
 }
 
 // again says whether the job is tried again, and after what wait.
-func (w *Worker) again(j *job, e *Error) (time.Duration, bool) {
+func (w *Worker) again(j *job, e *fault.Error) (time.Duration, bool) {
 	const longest = time.Minute // beyond it, waiting is the caller's business
 	if e.Final || e.RetryAfter > longest {
 		return 0, false
@@ -80,7 +69,7 @@ func (w *Worker) again(j *job, e *Error) (time.Duration, bool) {
 
 // nextSync says how long updates leave a package alone that failed so often in
 // a row before.
-func (w *Worker) nextSync(e *Error, failures int) time.Duration {
+func (w *Worker) nextSync(e *fault.Error, failures int) time.Duration {
 	const longest = 6 * time.Hour
 	wait := time.Minute
 	for range min(failures, 12) {

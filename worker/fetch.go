@@ -105,12 +105,12 @@ func (f *fetch) wantsRemoved() error {
 	if i < 0 || slices.ContainsFunc(f.releases, func(r storage.Release) bool { return target == r.CommitOID }) {
 		return nil
 	}
-	return &Error{Code: "removed", Final: true, Message: target + " was removed here: " + f.removed[i].Reason}
+	return fault.New("removed", target+" was removed here: "+f.removed[i].Reason)
 }
 
 func errFrozen(pkg, reason string) error {
-	return &Error{Code: "package_frozen", Final: true,
-		Message: fmt.Sprintf("%s is under review and not synced: %s; POST /api/review/%s with {\"decision\":\"accept\"} mirrors it again", pkg, reason, pkg)}
+	return fault.New("package_frozen",
+		fmt.Sprintf("%s is under review and not synced: %s; POST /api/review/%s with {\"decision\":\"accept\"} mirrors it again", pkg, reason, pkg))
 }
 
 // A fetch is one run of fetchPackage.
@@ -371,8 +371,8 @@ func (f *fetch) result(ctx context.Context) (FetchResult, error) {
 	case pkg.LatestTag != nil:
 		r.Tag = *pkg.LatestTag
 	default:
-		return FetchResult{}, &Error{Code: "no_releases", Final: true,
-			Message: "none of upstream's tags can be published; /api/info/" + pkg.Name + " says why, tag by tag"}
+		return FetchResult{}, fault.New("no_releases",
+			"none of upstream's tags can be published; /api/info/"+pkg.Name+" says why, tag by tag")
 	}
 	return r, nil
 }
@@ -394,5 +394,5 @@ func (f *fetch) targetRejected(ctx context.Context, tag string) error {
 	if i < 0 {
 		return nil
 	}
-	return &Error{Code: "tag_rejected", Message: fmt.Sprintf("the tag %s cannot be published: %s", tag, rejected[i].Reason), Final: true}
+	return fault.New("tag_rejected", fmt.Sprintf("the tag %s cannot be published: %s", tag, rejected[i].Reason))
 }

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"sync"
 	"time"
+
+	"github.com/francescobianco/packbase/storage/fault"
 )
 
 // Politeness towards one upstream host, over all workers.
@@ -116,7 +118,7 @@ func (p *patience) done() {
 
 // pauseHost keeps all workers from a host that asked for a rest.
 func (f *fetch) pauseHost(ctx context.Context, err error) error {
-	var e *Error
+	var e *fault.Error
 	if errors.As(err, &e) && e.RetryAfter > 0 {
 		return errors.Join(err, f.w.db.Jobs.PauseHost(ctx, hostOf(f.pkg.CloneURL), e.RetryAfter))
 	}

@@ -120,8 +120,9 @@ func (f *fetch) prove(ctx context.Context, man *release.Manifest, targz io.Reade
 		err = fmt.Errorf("%w: the tag names %q", upkeep.ErrUntrue, f.refs.Tags[man.Tag])
 	}
 	if errors.Is(err, upkeep.ErrUntrue) {
-		return nil, &Error{Code: "ingest_untrue", Message: fmt.Sprintf("what the process that reads upstream says of %s is not what its files say: %v",
-			cmp.Or(man.Tag, man.Commit), err)}
+		return nil, fault.New("ingest_untrue",
+			fmt.Sprintf("what the process that reads upstream says of %s is not what its files say: %v",
+				cmp.Or(man.Tag, man.Commit), err))
 	}
 	return proof, err
 }

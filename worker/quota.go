@@ -7,6 +7,7 @@ import (
 	"github.com/dustin/go-humanize"
 
 	"github.com/francescobianco/packbase/storage/blob"
+	"github.com/francescobianco/packbase/storage/fault"
 	"github.com/francescobianco/packbase/worker/ingest"
 )
 
@@ -54,17 +55,17 @@ func (f *fetch) room(ctx context.Context) error {
 	case err == nil && free >= 0 && free < q.Free:
 		return fmt.Errorf("%s are left of the disk, which PACKBASE_MIN_FREE keeps: %w", size(free), blob.ErrFull)
 	case q.Releases > 0 && u.releases > q.Releases:
-		return &Error{Code: "quota_releases", Final: true,
-			Message: fmt.Sprintf("PACKBASE_MAX_RELEASES allows a package %d releases and snapshots", q.Releases)}
+		return fault.New("quota_releases",
+			fmt.Sprintf("PACKBASE_MAX_RELEASES allows a package %d releases and snapshots", q.Releases))
 	case q.Total > 0 && u.total > q.Total:
-		return &Error{Code: "quota_bytes", Final: true,
-			Message: fmt.Sprintf("the registry has %s, and PACKBASE_MAX_BYTES allows %s", size(u.total), size(q.Total))}
+		return fault.New("quota_bytes",
+			fmt.Sprintf("the registry has %s, and PACKBASE_MAX_BYTES allows %s", size(u.total), size(q.Total)))
 	case q.Package > 0 && u.tarballs+u.objects > q.Package:
-		return &Error{Code: "quota_package_bytes", Final: true,
-			Message: fmt.Sprintf("the package would have %s, and PACKBASE_MAX_PACKAGE_BYTES allows %s", size(u.tarballs+u.objects), size(q.Package))}
+		return fault.New("quota_package_bytes",
+			fmt.Sprintf("the package would have %s, and PACKBASE_MAX_PACKAGE_BYTES allows %s", size(u.tarballs+u.objects), size(q.Package)))
 	case q.Ratio > 0 && u.tarballs > ratioFree && u.tarballs > ratioFree+u.objects*q.Ratio:
-		return &Error{Code: "quota_ratio", Final: true,
-			Message: fmt.Sprintf("%s of files would become %s of tarballs, and PACKBASE_MAX_RATIO allows %d times as much", size(u.objects), size(u.tarballs), q.Ratio)}
+		return fault.New("quota_ratio",
+			fmt.Sprintf("%s of files would become %s of tarballs, and PACKBASE_MAX_RATIO allows %d times as much", size(u.objects), size(u.tarballs), q.Ratio))
 	}
 	return nil
 }
@@ -86,7 +87,7 @@ func (f *fetch) allowance(ctx context.Context, req *ingest.Request) error {
 	if e.Code == "internal" {
 		return err
 	}
-	req.Refuse = &ingest.Error{Code: e.Code, Message: e.Message, Final: e.Final}
+	req.Refuse = e
 	return nil
 }
 

@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/francescobianco/packbase/storage/fault"
 )
 
 // take moves a file that the child staged out of its reach, into f.dir, and
@@ -16,7 +18,7 @@ import (
 // than the limit, and nobody can write to it any more.
 func (f *fetch) take(name string) (*os.File, error) {
 	refuse := func(why string) error {
-		return &Error{Code: "ingest_failed", Message: "the process that reads upstream staged " + why + "; the worker's log has the details", Final: true}
+		return fault.New("ingest_failed", "the process that reads upstream staged "+why+"; the worker's log has the details").AsFinal()
 	}
 	if name != filepath.Base(name) || name == "." || name == ".." {
 		return nil, refuse("a file outside of its folder")

@@ -19,7 +19,6 @@ import (
 	"github.com/francescobianco/packbase/storage/jobs"
 	"github.com/francescobianco/packbase/storage/name"
 	"github.com/francescobianco/packbase/worker/ingest"
-	"github.com/francescobianco/packbase/worker/upstream"
 )
 
 // Limits of a catalog.
@@ -106,7 +105,7 @@ func (w *Worker) download(ctx context.Context, source string) ([]byte, error) {
 	if name, ok := strings.CutPrefix(source, "file://"); ok {
 		f, err := os.Open(name)
 		if err != nil {
-			return nil, &Error{Code: "catalog_unreadable", Message: "the catalog's file cannot be read: " + ingest.WithoutPath(err).Error()}
+			return nil, fault.New("catalog_unreadable", "the catalog's file cannot be read: "+ingest.WithoutPath(err).Error())
 		}
 		defer f.Close()
 		body = f
@@ -121,9 +120,9 @@ func (w *Worker) download(ctx context.Context, source string) ([]byte, error) {
 	raw, err := io.ReadAll(io.LimitReader(body, maxCatalog+1))
 	switch {
 	case err != nil:
-		return nil, &Error{Code: "catalog_incomplete", Message: "the catalog's download broke off; the stored one stays in force"}
+		return nil, fault.New("catalog_incomplete", "the catalog's download broke off; the stored one stays in force")
 	case len(raw) > maxCatalog:
-		return nil, &Error{Code: "catalog_too_large", Message: fmt.Sprintf("the catalog has more than %d bytes; the stored one stays in force", maxCatalog), Final: true}
+		return nil, fault.New("catalog_too_large", fmt.Sprintf("the catalog has more than %d bytes; the stored one stays in force", maxCatalog))
 	}
 	return raw, nil
 }
@@ -131,19 +130,19 @@ func (w *Worker) download(ctx context.Context, source string) ([]byte, error) {
 func (w *Worker) getCatalog(ctx context.Context, source string) (*http.Response, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, source, nil)
 	if err != nil {
-		return nil, &Error{Code: "catalog_url", Message: "PACKBASE_SOURCE is not a URL", Final: true}
+		return nil, fault.New("catalog_url", "PACKBASE_SOURCE is not a URL")
 	}
 	resp, err := w.web.HTTP().Do(req)
 	if err != nil {
-		var up *upstream.Error
+		var up *fault.Error
 		if errors.As(err, &up) {
-			return nil, &Error{Code: "catalog_unreachable", Message: "the catalog: " + up.Message, Final: !up.Temporary, RetryAfter: up.RetryAfter}
+			return nil, &fault.Error{Code: "catalog_unreachable", Message: "the catalog: " + up.Message, Final: up.Final, RetryAfter: up.RetryAfter}
 		}
-		return nil, &Error{Code: "catalog_unreachable", Message: "the catalog cannot be downloaded now"}
+		return nil, fault.New("catalog_unreachable", "the catalog cannot be downloaded now")
 	}
 	if resp.StatusCode != http.StatusOK {
 		resp.Body.Close()
-		return nil, &Error{Code: "catalog_unreachable", Message: "the catalog's server answers " + resp.Status}
+		return nil, fault.New("catalog_unreachable", "the catalog's server answers "+resp.Status)
 	}
 	return resp, nil
 }
@@ -173,17 +172,17 @@ type catalogItem struct {
 func parseCatalog(raw []byte) ([]catalog.Entry, error) {
 	var body catalogBody
 	if err := json.Unmarshal(raw, &body); err != nil {
-		return nil, &Error{Code: "catalog_malformed", Message: "what the catalog's URL answers is not the JSON of a catalog; the stored one stays in force"}
+		return nil, fault.New("catalog_malformed", "what the catalog's URL answers is not the JSON of a catalog; the stored one stays in force")
 	}
 	switch {
 	case body.Protocol != "v1":
-		return nil, &Error{Code: "catalog_malformed", Final: true,
-			Message: fmt.Sprintf("the catalog has the protocol %.20q, want \"v1\"; the stored one stays in force", body.Protocol)}
+		return nil, fault.New("catalog_malformed",
+			fmt.Sprintf("the catalog has the protocol %.20q, want \"v1\"; the stored one stays in force", body.Protocol)).AsFinal()
 	case len(body.Packages) == 0:
-		return nil, &Error{Code: "catalog_empty", Message: "the catalog lists nothing; the stored one stays in force"}
+		return nil, fault.New("catalog_empty", "the catalog lists nothing; the stored one stays in force")
 	case len(body.Packages) > maxCatalogEntries:
-		return nil, &Error{Code: "catalog_too_large", Final: true,
-			Message: fmt.Sprintf("the catalog lists more than %d packages; the stored one stays in force", maxCatalogEntries)}
+		return nil, fault.New("catalog_too_large",
+			fmt.Sprintf("the catalog lists more than %d packages; the stored one stays in force", maxCatalogEntries))
 	}
 	entries := make([]catalog.Entry, 0, len(body.Packages))
 	ids, names := map[string]bool{}, map[string]bool{}
@@ -304,7 +303,7 @@ func (u *update) importFixtures(ctx context.Context) error {
 	}
 	fixtures, err := ingest.Fixtures(u.w.opt.Fixtures)
 	if err != nil {
-		return &Error{Code: "fixtures_unreadable", Message: "PACKBASE_FIXTURES: " + err.Error()}
+		return fault.New("fixtures_unreadable", "PACKBASE_FIXTURES: "+err.Error())
 	}
 	for _, folder := range fixtures {
 		up, err := name.FixtureUpstream(folder)

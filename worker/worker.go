@@ -220,10 +220,10 @@ func (w *Worker) handle(ctx context.Context, kind string, id uuid.UUID, leave fu
 func (w *Worker) work(ctx context.Context, j *job) (result any, err error) {
 	do, ok := w.table[j.Job.Kind]
 	if !ok {
-		return nil, &Error{Code: "unknown_job", Message: fmt.Sprintf("this packbase does not know jobs of kind %q", j.Job.Kind), Final: true}
+		return nil, fault.New("unknown_job", fmt.Sprintf("this packbase does not know jobs of kind %q", j.Job.Kind))
 	}
 	ctx, stop := context.WithTimeoutCause(ctx, w.opt.JobTimeout,
-		&Error{Code: "timeout", Message: fmt.Sprintf("the job took longer than %s", w.opt.JobTimeout)})
+		fault.New("timeout", fmt.Sprintf("the job took longer than %s", w.opt.JobTimeout)))
 	defer stop()
 
 	defer func() {
@@ -252,9 +252,9 @@ func (w *Worker) probePackage(ctx context.Context, j *job) (any, error) {
 	return found, w.keepRecord(ctx, j)
 }
 
-var errUnforeseen = &Error{Code: "internal", Message: "the job failed in a way that was not foreseen; the worker's log has the details", Final: true}
+var errUnforeseen = fault.New("internal", "the job failed in a way that was not foreseen; the worker's log has the details").AsFinal()
 
-var errCancelled = &Error{Code: "cancelled", Message: "cancelled on request", Final: true}
+var errCancelled = fault.New("cancelled", "cancelled on request")
 
 // keep renews the lease and stores progress until ctx ends. It cancels the
 // job when its claim is lost or somebody asks for that. A database that is

@@ -35,6 +35,11 @@ type Error struct {
 
 func (e *Error) Error() string { return e.Code + ": " + e.Message }
 
+// New returns the answer of a code, with the status that is known of it.
+func New(code, message string) *Error {
+	return &Error{Status: fault.Status(code), Code: code, Message: message}
+}
+
 // FromError is the one table from errors to answers.
 func FromError(err error) *Error {
 	var own *Error
@@ -46,20 +51,20 @@ func FromError(err error) *Error {
 	case errors.As(err, &own):
 		return own
 	case errors.As(err, &bound):
-		return &Error{Status: http.StatusConflict, Code: "name_conflict", Message: bound.Error()}
+		return New("name_conflict", bound.Error())
 	case errors.As(err, &bad):
-		return &Error{Status: http.StatusBadRequest, Code: "invalid", Message: bad.Error()}
+		return New("invalid", bad.Error())
 	case errors.As(err, &tooLarge):
 		return &Error{Status: http.StatusRequestEntityTooLarge, Code: "too_large",
 			Message: "the request body is larger than " + strconv.FormatInt(tooLarge.Limit, 10) + " bytes"}
 	case errors.As(err, &gone):
-		return &Error{Status: http.StatusGone, Code: "removed", Message: gone.Error()}
+		return New("removed", gone.Error())
 	case errors.Is(err, fault.ErrNotFound):
-		return &Error{Status: http.StatusNotFound, Code: "not_found", Message: "there is no such thing here; /api/list names what is"}
+		return New("not_found", "there is no such thing here; /api/list names what is")
 	case errors.Is(err, fault.ErrConflict):
-		return &Error{Status: http.StatusConflict, Code: "conflict", Message: "the request does not fit the present state"}
+		return New("conflict", "the request does not fit the present state")
 	case errors.Is(err, fault.ErrInvalid):
-		return &Error{Status: http.StatusBadRequest, Code: "invalid", Message: "the request holds text that cannot be stored"}
+		return New("invalid", "the request holds text that cannot be stored")
 	case errors.Is(err, blob.ErrUnavailable):
 		return &Error{Status: http.StatusServiceUnavailable, Code: "storage_unavailable", RetryAfter: 5 * time.Second,
 			Message: "the store that holds the tarballs does not answer; try again soon"}
@@ -67,50 +72,12 @@ func FromError(err error) *Error {
 		return &Error{Status: http.StatusServiceUnavailable, Code: "unavailable", RetryAfter: 5 * time.Second,
 			Message: "the database does not answer; try again soon"}
 	}
-	return &Error{Status: http.StatusInternalServerError, Code: "internal", Message: "something failed inside packbase; its log has the details under this request_id"}
-}
-
-// jobStatus is the one table from the codes of failed jobs to HTTP statuses.
-// What is not in it is upstream's doing: 502.
-var jobStatus = map[string]int{
-	"name_conflict":       http.StatusConflict,
-	"cancelled":           http.StatusConflict,
-	"removed":             http.StatusGone,
-	"quota_bytes":         http.StatusInsufficientStorage,
-	"quota_package_bytes": http.StatusUnprocessableEntity,
-	"quota_releases":      http.StatusUnprocessableEntity,
-	"quota_ratio":         http.StatusUnprocessableEntity,
-	"no_tags":             http.StatusUnprocessableEntity,
-	"no_releases":         http.StatusUnprocessableEntity,
-	"no_such_ref":         http.StatusUnprocessableEntity,
-	"not_a_commit":        http.StatusUnprocessableEntity,
-	"not_an_archive":      http.StatusUnprocessableEntity,
-	"hash_mismatch":       http.StatusUnprocessableEntity,
-	"archive_too_large":   http.StatusUnprocessableEntity,
-	"tree_too_large":      http.StatusUnprocessableEntity,
-	"manifest_invalid":    http.StatusUnprocessableEntity,
-	"tag_rejected":        http.StatusUnprocessableEntity,
-	"too_many_tags":       http.StatusUnprocessableEntity,
-	"upstream_url":        http.StatusBadRequest,
-	"upstream_address":    http.StatusForbidden,
-	"package_frozen":      http.StatusConflict,
-	"superseded":          http.StatusServiceUnavailable,
-	"worker_lost":         http.StatusServiceUnavailable,
-	"storage_full":        http.StatusServiceUnavailable,
-	"storage_unavailable": http.StatusServiceUnavailable,
-	"timeout":             http.StatusGatewayTimeout,
-	"internal":            http.StatusInternalServerError,
-	"ingest_failed":       http.StatusInternalServerError,
-	"quarantined":         http.StatusInternalServerError,
+	return New("internal", "something failed inside packbase; its log has the details under this request_id")
 }
 
 // JobError is the answer of a job that failed.
 func JobError(job jobs.Job) *Error {
-	status, ok := jobStatus[job.ErrorCode]
-	if !ok {
-		status = http.StatusBadGateway
-	}
-	return &Error{Status: status, Code: job.ErrorCode, Message: job.ErrorMessage, JobID: job.ID.String()}
+	return &Error{Status: fault.Status(job.ErrorCode), Code: job.ErrorCode, Message: job.ErrorMessage, JobID: job.ID.String()}
 }
 
 // Handler adapts a handler that returns an error. It alone writes error bodies
@@ -197,5 +164,5 @@ func OrNotFound(err error, words *Error) error {
 
 // NoPackage is the answer for a package that is not there.
 func NoPackage(name string) *Error {
-	return &Error{Status: http.StatusNotFound, Code: "not_found", Message: fmt.Sprintf("there is no package %q here; /api/list names those there are", name)}
+	return New("not_found", fmt.Sprintf("there is no package %q here; /api/list names those there are", name))
 }

@@ -42,7 +42,7 @@ func (s *Site) getRepo(w http.ResponseWriter, r *http.Request) {
 
 // servedPackage returns a package that is there to be looked at.
 func (s *Site) servedPackage(ctx context.Context, pkg string) (storage.Package, error) {
-	none := &answer.Error{Status: http.StatusNotFound, Code: "not_found", Message: fmt.Sprintf("There is no package “%s” here.", answer.Cut(pkg, name.MaxPackageName))}
+	none := answer.New("not_found", fmt.Sprintf("There is no package “%s” here.", answer.Cut(pkg, name.MaxPackageName)))
 	if name.ValidPackage(pkg) != nil {
 		return storage.Package{}, none
 	}
@@ -219,7 +219,7 @@ func (s *Site) shownID(r *http.Request, p *packageView, all *order) (int64, erro
 
 func notFoundPage(err error, format string, args ...any) error {
 	if errors.Is(err, fault.ErrNotFound) {
-		return &answer.Error{Status: http.StatusNotFound, Code: "not_found", Message: fmt.Sprintf(format, args...)}
+		return answer.New("not_found", fmt.Sprintf(format, args...))
 	}
 	return err
 }

@@ -70,3 +70,25 @@ func (e *GoneError) Error() string {
 
 // Unwrap returns ErrGone.
 func (e *GoneError) Unwrap() error { return ErrGone }
+
+// An Error is how a job failed, in a form that people and programs can use.
+// The same code is the HTTP answer of a request that waited for the job.
+type Error struct {
+	Code       string        `json:"code"` // what is known of it is in codes
+	Message    string        `json:"message"`
+	Final      bool          `json:"final"`                 // trying again would not help
+	RetryAfter time.Duration `json:"retry_after,omitempty"` // what upstream asked for, if it did
+}
+
+func (e *Error) Error() string { return e.Code + ": " + e.Message }
+
+// New returns an error that is as final as its code.
+func New(code, message string) *Error {
+	return &Error{Code: code, Message: message, Final: of(code).final}
+}
+
+// AsFinal returns the error as a final one, although its code is not.
+func (e *Error) AsFinal() *Error {
+	e.Final = true
+	return e
+}

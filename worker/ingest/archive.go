@@ -13,6 +13,7 @@ import (
 	"runtime/debug"
 
 	"github.com/francescobianco/packbase/storage/archive"
+	"github.com/francescobianco/packbase/storage/fault"
 	"github.com/francescobianco/packbase/storage/tarball"
 	"github.com/francescobianco/packbase/worker/upstream"
 )
@@ -69,7 +70,7 @@ func DownloadArchive(ctx context.Context, in io.Reader, out io.Writer) error {
 func sendFile(ctx context.Context, req ArchiveRequest, frames *bufio.Writer) error {
 	u, err := url.Parse(req.URL)
 	if err != nil {
-		return &Error{Code: upstream.CodeURL, Message: "the URL cannot be read", Final: true}
+		return fault.New(upstream.CodeURL, "the URL cannot be read")
 	}
 	f, err := upstream.New(req.Egress).GetFile(ctx, u, req.Limits.Tarball)
 	if err != nil {
@@ -96,7 +97,7 @@ const (
 )
 
 // ReadArchive reads what DownloadArchive writes: head is called first, and may refuse the rest, then the bytes go to w.
-// An *Error is what upstream did wrong.
+// An *fault.Error is what upstream did wrong.
 func ReadArchive(frames io.Reader, head func(ArchiveHead) error, w io.Writer) error {
 	r := bufio.NewReaderSize(frames, 64<<10)
 	kind, n, err := readFrame(r)
@@ -142,7 +143,7 @@ func readFrame(r *bufio.Reader) (kind byte, n int64, err error) {
 	if head[0] != frameError {
 		return head[0], n, nil
 	}
-	var e Error
+	var e fault.Error
 	if n > maxHead || json.NewDecoder(io.LimitReader(r, n)).Decode(&e) != nil {
 		return 0, 0, ErrEnded
 	}
@@ -158,9 +159,9 @@ type UnpackRequest struct {
 
 // An Unpacked is the output of UnpackArchive.
 type Unpacked struct {
-	Plain bool   // every Zig reads the archive as it is
-	Flat  string // else the name of our own tar.gz of its files, in the request's folder
-	Error *Error // what is wrong with it
+	Plain bool         // every Zig reads the archive as it is
+	Flat  string       // else the name of our own tar.gz of its files, in the request's folder
+	Error *fault.Error // what is wrong with it
 }
 
 const flatFile = "flat.tar.gz"

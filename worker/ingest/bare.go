@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/francescobianco/packbase/storage/fault"
 	"github.com/francescobianco/packbase/storage/gitpack"
 )
 
@@ -29,7 +30,7 @@ type bareFixture struct {
 func openBareFixture(ctx context.Context, req Request, folder *os.Root) (source, error) {
 	defer folder.Close()
 	if _, err := folder.Stat("HEAD"); err != nil {
-		return nil, &Error{Code: "fixture_not_found", Message: fmt.Sprintf("the fixture %s is not a bare repository", filepath.Base(req.CloneURL))}
+		return nil, fault.New("fixture_not_found", fmt.Sprintf("the fixture %s is not a bare repository", filepath.Base(req.CloneURL)))
 	}
 	spool, err := os.Create(filepath.Join(req.Dir, "repository"))
 	if err != nil {

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/francescobianco/packbase/storage/fault"
 	"github.com/francescobianco/packbase/storage/gitpack"
 	"github.com/francescobianco/packbase/worker/upstream"
 )
@@ -16,7 +17,7 @@ import (
 // An aside is a tag that could not be fetched, or not whole.
 type aside struct {
 	wanted
-	err *Error
+	err *fault.Error
 }
 
 // all fetches wants and stages their releases. Tags at fault are reported, and
@@ -49,7 +50,7 @@ func (m *mirror) all(ctx context.Context, wants []wanted) error {
 }
 
 // named returns the error with the tag's name.
-func (a *aside) named() *Error {
+func (a *aside) named() *fault.Error {
 	e := *a.err
 	if a.tag != "" {
 		e.Message = fmt.Sprintf("the tag %q cannot be fetched: %s", a.tag, e.Message)
@@ -97,7 +98,7 @@ func (m *mirror) batches(ctx context.Context, wants []wanted, most int) error {
 var anOID = regexp.MustCompile(`\b[0-9a-f]{40}\b`)
 
 // culprit returns which of the batch e is about, -1 if that is not told.
-func culprit(batch []wanted, e *Error) int {
+func culprit(batch []wanted, e *fault.Error) int {
 	if len(batch) == 1 {
 		return 0
 	}
@@ -108,7 +109,7 @@ func culprit(batch []wanted, e *Error) int {
 // setAside keeps a tag at fault for the end of the run. What was cut or lacks
 // something is asked for again then, alone: a connection may have been at its
 // end, twice.
-func (m *mirror) setAside(w wanted, e *Error) error {
+func (m *mirror) setAside(w wanted, e *fault.Error) error {
 	incomplete := e.Code == upstream.CodeIncomplete || e.Code == gitpack.CodeIncomplete
 	if incomplete && w.tries < 2 && w.tag != "" {
 		w.tries++

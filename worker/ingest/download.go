@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/francescobianco/packbase/storage/fault"
 	"github.com/francescobianco/packbase/storage/gitpack"
 	"github.com/francescobianco/packbase/storage/jobs"
 	"github.com/francescobianco/packbase/worker/confine"
@@ -206,7 +207,7 @@ func (r *remote) frame() (kind byte, b []byte, err error) {
 		return 0, nil, ErrEnded
 	}
 	if head[0] == frameError {
-		var e Error
+		var e fault.Error
 		if err := json.Unmarshal(b, &e); err != nil {
 			return 0, nil, fmt.Errorf("read error: %w", err)
 		}

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/francescobianco/packbase/storage/fault"
 	"github.com/francescobianco/packbase/storage/gitpack"
 	"github.com/francescobianco/packbase/storage/name"
 	"github.com/francescobianco/packbase/storage/zigpkg"
@@ -148,7 +149,7 @@ func copyFixture(req Request) error {
 			target, err := from.Readlink(name)
 			return errors.Join(err, os.Symlink(target, to))
 		case !d.Type().IsRegular():
-			return &Error{Code: "fixture_unfit", Message: fmt.Sprintf("%q in the fixture is neither a file nor a folder nor a symlink; take it out", name), Final: true}
+			return fault.New("fixture_unfit", fmt.Sprintf("%q in the fixture is neither a file nor a folder nor a symlink; take it out", name))
 		}
 		return copyFile(from, name, to)
 	})

@@ -6,6 +6,8 @@ import (
 	"io/fs"
 	"os"
 	"strings"
+
+	"github.com/francescobianco/packbase/storage/fault"
 )
 
 // Fixtures returns the names of the local packages in folder: plain source
@@ -34,7 +36,7 @@ func Fixtures(folder string) ([]string, error) {
 // openFixtureFolder opens a fixture's folder, which nothing read through it
 // leaves.
 func openFixtureFolder(req Request, name string) (*os.Root, error) {
-	gone := &Error{Code: "fixture_not_found", Message: fmt.Sprintf("the folder of fixtures, PACKBASE_FIXTURES, has no folder %q that it holds itself", name)}
+	gone := fault.New("fixture_not_found", fmt.Sprintf("the folder of fixtures, PACKBASE_FIXTURES, has no folder %q that it holds itself", name))
 	if req.Fixtures == "" {
 		return nil, gone
 	}

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/francescobianco/packbase/storage/fault"
 )
 
 // lay makes files below a folder; a content "-> x" makes a symbolic link to x.
@@ -96,7 +98,7 @@ func TestFixturesStayInTheirFolder(t *testing.T) {
 		if err == nil {
 			src.close()
 		}
-		var own *Error
+		var own *fault.Error
 		if req.Fixtures, req.Dir = "", t.TempDir(); tt.ok {
 			if _, err := openCopied(t, req); !errors.As(err, &own) || own.Code != "fixture_not_found" {
 				t.Errorf("%s without a folder of fixtures: %v", tt.clone, err)

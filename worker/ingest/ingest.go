@@ -21,6 +21,7 @@ import (
 
 	"github.com/francescobianco/packbase/storage"
 	"github.com/francescobianco/packbase/storage/archive"
+	"github.com/francescobianco/packbase/storage/fault"
 	"github.com/francescobianco/packbase/storage/gitpack"
 	"github.com/francescobianco/packbase/storage/jobs"
 	"github.com/francescobianco/packbase/storage/release"
@@ -43,8 +44,8 @@ type Request struct {
 	Indexes  []string          // files in Dir: the indexes of the package's segments, in order
 	Dir      string            // a folder with the indexes, for the child's files
 	Limits   Limits
-	MaxNew   *int   // releases that there is room for; nil for any number
-	Refuse   *Error // why nothing new may be mirrored; nil if it may
+	MaxNew   *int         // releases that there is room for; nil for any number
+	Refuse   *fault.Error // why nothing new may be mirrored; nil if it may
 }
 
 // Limits bound one run of the child. Sizes are bytes.
@@ -88,7 +89,7 @@ type Event struct {
 	Segment  *Segment             `json:"segment,omitempty"`
 	Release  *Release             `json:"release,omitempty"`
 	History  *History             `json:"history,omitempty"`
-	Error    *Error               `json:"error,omitempty"`
+	Error    *fault.Error         `json:"error,omitempty"`
 	Done     bool                 `json:"done,omitempty"`
 }
 
@@ -124,16 +125,6 @@ type History struct {
 	File  string            `json:"file"` // in the request's folder
 	Index string            `json:"index"`
 }
-
-// An Error ends the run.
-type Error struct {
-	Code       string        `json:"code"`
-	Message    string        `json:"message"`
-	Final      bool          `json:"final"` // the same again would fail again
-	RetryAfter time.Duration `json:"retry_after,omitempty"`
-}
-
-func (e *Error) Error() string { return e.Code + ": " + e.Message }
 
 // Main is the child process: it reads a Request from in and writes Events to
 // out. Its error is about the machine or the parent; what upstream did wrong
@@ -185,25 +176,22 @@ func whileRead(ctx context.Context, in io.Reader) (context.Context, context.Canc
 }
 
 // asError returns what upstream did wrong, nil if err is not about that.
-func asError(err error) *Error {
-	var own *Error
-	var up *upstream.Error
+func asError(err error) *fault.Error {
+	var own *fault.Error
 	var git *gitpack.Error
 	switch {
 	case errors.As(err, &own):
 		return own
-	case errors.As(err, &up):
-		return &Error{Code: up.Code, Message: up.Message, Final: !up.Temporary, RetryAfter: up.RetryAfter}
 	case errors.As(err, &git):
-		return &Error{Code: git.Code, Message: git.Message, Final: git.Code != gitpack.CodeIncomplete}
+		return fault.New(git.Code, git.Message)
 	case errors.Is(err, tarball.ErrTooLarge):
-		return &Error{Code: "tarball_too_large", Message: err.Error(), Final: true}
+		return fault.New("tarball_too_large", err.Error())
 	case errors.Is(err, archive.ErrTooLarge):
-		return &Error{Code: upstream.CodeFileTooLarge, Message: err.Error(), Final: true}
+		return fault.New(upstream.CodeFileTooLarge, err.Error())
 	case errors.Is(err, archive.ErrUnfit):
-		return &Error{Code: "not_an_archive", Message: err.Error(), Final: true}
+		return fault.New("not_an_archive", err.Error())
 	case errors.Is(err, tarball.ErrInvalid):
-		return &Error{Code: "tree_unfit", Message: err.Error(), Final: true}
+		return fault.New("tree_unfit", err.Error())
 	}
 	return nil
 }

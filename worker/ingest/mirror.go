@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/storage/fault"
 	"github.com/francescobianco/packbase/storage/gitpack"
 	"github.com/francescobianco/packbase/storage/jobs"
 	"github.com/francescobianco/packbase/storage/name"
@@ -47,7 +48,7 @@ type wanted struct {
 	newest int // the segment that holds the newest of its objects
 }
 
-func (w *wanted) rejected(e *Error) *storage.RejectedTag {
+func (w *wanted) rejected(e *fault.Error) *storage.RejectedTag {
 	return &storage.RejectedTag{Tag: w.tag, OID: w.oid.String(), Code: e.Code, Reason: e.Message}
 }
 
@@ -61,8 +62,8 @@ func run(ctx context.Context, req Request, events *eventWriter) error {
 	has := src.refs()
 	if has.empty() && len(req.Released) > 0 {
 		// Nothing can be taken from it, and what that means is not for us to say.
-		return &Error{Code: "upstream_empty", Final: true,
-			Message: "upstream lists no branch and no tag, although some were mirrored from it: it may be out of order, or somebody may have made it anew"}
+		return fault.New("upstream_empty",
+			"upstream lists no branch and no tag, although some were mirrored from it: it may be out of order, or somebody may have made it anew")
 	}
 	refs, wants, cerr := choose(req, has)
 	// What upstream has is told also when nothing of it is wanted: released
@@ -110,8 +111,8 @@ func (req *Request) roomFor(n int) error {
 	case req.Refuse != nil:
 		return req.Refuse
 	case req.MaxNew != nil && n > *req.MaxNew:
-		return &Error{Code: "quota_releases", Final: true,
-			Message: fmt.Sprintf("upstream has %d new tags, and PACKBASE_MAX_RELEASES leaves room for %d", n, *req.MaxNew)}
+		return fault.New("quota_releases",
+			fmt.Sprintf("upstream has %d new tags, and PACKBASE_MAX_RELEASES leaves room for %d", n, *req.MaxNew))
 	}
 	return nil
 }
@@ -125,8 +126,8 @@ func chooseAll(req Request, has sourceRefs) (Refs, []wanted, error) {
 		refs.Misnamed = append(refs.Misnamed, r.Tag)
 	}
 	if n := len(has.tags) + len(has.rejected); n > req.Limits.Tags {
-		return refs, nil, &Error{Code: "too_many_tags", Final: true,
-			Message: fmt.Sprintf("upstream has %d tags; at most %d are mirrored", n, req.Limits.Tags)}
+		return refs, nil, fault.New("too_many_tags",
+			fmt.Sprintf("upstream has %d tags; at most %d are mirrored", n, req.Limits.Tags))
 	}
 	isTag := req.Target != "" && !name.ValidOID(req.Target)
 	if isTag && req.Released[req.Target] != "" {
@@ -140,8 +141,8 @@ func chooseAll(req Request, has sourceRefs) (Refs, []wanted, error) {
 		return refs, []wanted{want}, nil
 	}
 	if len(has.tags) == 0 && len(has.rejected) == 0 {
-		return refs, nil, &Error{Code: "no_tags", Final: true,
-			Message: "upstream has no tags, so there is nothing to mirror; name a commit or a branch as #fragment to mirror just that"}
+		return refs, nil, fault.New("no_tags",
+			"upstream has no tags, so there is nothing to mirror; name a commit or a branch as #fragment to mirror just that")
 	}
 	var wants []wanted
 	for tag, oid := range has.tags {
@@ -166,8 +167,8 @@ func target(name string, has sourceRefs, refs *Refs) (wanted, error) {
 		refs.Branch, refs.Commit = name, oid.String()
 		return wanted{oid: oid}, nil
 	}
-	return wanted{}, &Error{Code: "no_such_ref", Final: true,
-		Message: fmt.Sprintf("upstream has no tag or branch %q", name)}
+	return wanted{}, fault.New("no_such_ref",
+		fmt.Sprintf("upstream has no tag or branch %q", name))
 }
 
 // A mirror turns wanted tags into staged releases.
@@ -284,8 +285,8 @@ func resolve(ctx context.Context, objects *gitpack.Objects, w *wanted, lim gitpa
 		return err
 	}
 	if w.tag == "" && w.commit != w.oid {
-		return &Error{Code: "not_a_commit", Final: true,
-			Message: fmt.Sprintf("%s is the id of a tag object; ask for the tag by its name, or for the commit %s", w.oid, w.commit)}
+		return fault.New("not_a_commit",
+			fmt.Sprintf("%s is the id of a tag object; ask for the tag by its name, or for the commit %s", w.oid, w.commit))
 	}
 	raw, err := objects.Read(w.commit, gitpack.Commit, lim.ObjectBytes)
 	if err != nil {
@@ -543,8 +544,8 @@ func checkManifest(man *release.Manifest) error {
 		return err
 	}
 	if len(raw) > release.MaxManifestSize-left {
-		return &Error{Code: "manifest_too_large", Final: true,
-			Message: fmt.Sprintf("what describes the release takes %d bytes, more than %d: its tag objects or submodules are too large", len(raw), release.MaxManifestSize)}
+		return fault.New("manifest_too_large",
+			fmt.Sprintf("what describes the release takes %d bytes, more than %d: its tag objects or submodules are too large", len(raw), release.MaxManifestSize))
 	}
 	return nil
 }

@@ -19,6 +19,8 @@ import (
 	"unicode/utf8"
 
 	"github.com/go-git/go-git/v5/plumbing/transport"
+
+	"github.com/francescobianco/packbase/storage/fault"
 )
 
 // Codes of an [Error].
@@ -52,10 +54,19 @@ type Error struct {
 	Message    string        // for people: what happened and what to do; printable, one line
 	Status     int           // HTTP status, where one made the error; else 0
 	RetryAfter time.Duration // what upstream asked for, at most MaxRetryAfter; else 0
-	Temporary  bool          // the same request may succeed later
+	passing    bool          // although its code is final
 }
 
 func (e *Error) Error() string { return e.Code + ": " + e.Message }
+
+// Unwrap returns the error as jobs end with it.
+func (e *Error) Unwrap() error { return e.fault() }
+
+func (e *Error) fault() *fault.Error {
+	f := fault.New(e.Code, e.Message)
+	f.Final, f.RetryAfter = f.Final && !e.passing, e.RetryAfter
+	return f
+}
 
 // statusError judges the status of an answer that is not a redirect.
 func statusError(resp *http.Response) *Error {
@@ -66,7 +77,7 @@ func statusError(resp *http.Response) *Error {
 	case code == http.StatusOK:
 		return nil
 	case code == http.StatusTooManyRequests, code == http.StatusForbidden && limited:
-		e.Code, e.Temporary = CodeRateLimited, true
+		e.Code = CodeRateLimited
 		e.Message = "upstream limits how often it is asked; it is retried later"
 	case code == http.StatusUnauthorized, code == http.StatusForbidden:
 		e.Code = CodeAuth
@@ -75,7 +86,7 @@ func statusError(resp *http.Response) *Error {
 		e.Code = CodeNotFound
 		e.Message = "upstream has no such repository, or hides it; check the URL"
 	case code >= 500:
-		e.Code, e.Temporary = CodeUnavailable, true
+		e.Code = CodeUnavailable
 		e.Message = "upstream is out of order; it is retried later"
 	case code >= 400:
 		e.Code, e.Message = CodeRefused, "upstream refuses the request"
@@ -118,15 +129,15 @@ func netError(ctx context.Context, err error) error {
 	var timeout net.Error
 	switch {
 	case errors.As(err, &dns):
-		return &Error{Code: CodeUnreachable, Temporary: true, Message: "the upstream host name does not resolve; check the URL and the name server"}
+		return &Error{Code: CodeUnreachable, Message: "the upstream host name does not resolve; check the URL and the name server"}
 	case errors.As(err, &op) && op.Op == "dial":
 		reason := "it does not answer"
 		if errors.Is(err, syscall.ECONNREFUSED) {
 			reason = "it refuses the connection"
 		}
-		return &Error{Code: CodeUnreachable, Temporary: true, Message: "cannot connect to upstream: " + reason + "; it is retried later"}
+		return &Error{Code: CodeUnreachable, Message: "cannot connect to upstream: " + reason + "; it is retried later"}
 	case errors.As(err, &timeout) && timeout.Timeout(), errors.Is(err, os.ErrDeadlineExceeded):
-		return &Error{Code: CodeTimeout, Temporary: true, Message: "upstream took the connection but did not answer in time; it is retried later"}
+		return &Error{Code: CodeTimeout, Message: "upstream took the connection but did not answer in time; it is retried later"}
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
 		return errIncomplete()
 	}
@@ -150,7 +161,7 @@ func tlsError(err error) *Error {
 }
 
 func errIncomplete() *Error {
-	return &Error{Code: CodeIncomplete, Temporary: true, Message: "upstream ended its answer before it was complete; it is retried later"}
+	return &Error{Code: CodeIncomplete, Message: "upstream ended its answer before it was complete; it is retried later"}
 }
 
 // explain turns what go-git returned into the Error behind it. go-git keeps

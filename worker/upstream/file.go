@@ -173,7 +173,7 @@ func (d *download) Read(p []byte) (int, error) {
 // resume asks for the rest, or returns why that cannot be had: broken, as a rule.
 func (d *download) resume(broken error) error {
 	var known *Error
-	if d.validator == "" || !errors.As(broken, &known) || !known.Temporary || d.vain == mostResumes || d.ctx.Err() != nil {
+	if d.validator == "" || !errors.As(broken, &known) || known.fault().Final || d.vain == mostResumes || d.ctx.Err() != nil {
 		return broken
 	}
 	d.vain++

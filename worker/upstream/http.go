@@ -221,11 +221,11 @@ func (b *body) begun(rate int64) {
 }
 
 func errNotBegun(after time.Duration) *Error {
-	return &Error{Code: CodeTimeout, Temporary: true, Message: fmt.Sprintf("upstream did not begin to send a pack within %v; it is retried later", after)}
+	return &Error{Code: CodeTimeout, Message: fmt.Sprintf("upstream did not begin to send a pack within %v; it is retried later", after)}
 }
 
 func errSlow() *Error {
-	return &Error{Code: CodeTimeout, Temporary: true, Message: "upstream stopped sending, or sends too slowly; it is retried later"}
+	return &Error{Code: CodeTimeout, Message: "upstream stopped sending, or sends too slowly; it is retried later"}
 }
 
 func (b *body) Read(p []byte) (int, error) {
@@ -270,7 +270,7 @@ func (c *Client) login(u *url.URL) (Login, error) {
 	l, err := readNetrc(c.netrc, u)
 	if err != nil {
 		// The error itself would show a path to clients.
-		return Login{}, &Error{Code: CodeAuth, Temporary: true, Message: "the netrc file (PACKBASE_NETRC) is not readable; fix its path or mode"}
+		return Login{}, &Error{Code: CodeAuth, passing: true, Message: "the netrc file (PACKBASE_NETRC) is not readable; fix its path or mode"}
 	}
 	return l, nil
 }

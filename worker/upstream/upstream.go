@@ -367,8 +367,7 @@ func (s *Session) Close() error {
 // total bounds one operation.
 func (l Limits) total(ctx context.Context) (context.Context, context.CancelFunc) {
 	return context.WithTimeoutCause(ctx, l.Total, &Error{
-		Code:      CodeTimeout,
-		Temporary: true,
-		Message:   fmt.Sprintf("upstream needed more than %v in all; it is retried later", l.Total),
+		Code:    CodeTimeout,
+		Message: fmt.Sprintf("upstream needed more than %v in all; it is retried later", l.Total),
 	})
 }

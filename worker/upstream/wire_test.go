@@ -629,7 +629,7 @@ func TestUnreachable(t *testing.T) {
 	address := l.Addr().String()
 	l.Close()
 	_, err = newClient(t, Options{}).Connect(t.Context(), "http://"+address+"/o/r")
-	if e := wantCode(t, err, CodeUnreachable); !e.Temporary {
+	if e := wantCode(t, err, CodeUnreachable); e.fault().Final {
 		t.Error("refused connection is not temporary")
 	}
 }

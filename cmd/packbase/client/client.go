@@ -26,6 +26,7 @@ import (
 	"github.com/francescobianco/packbase/api/route"
 	"github.com/francescobianco/packbase/api/wire"
 	"github.com/francescobianco/packbase/cmd/packbase/term"
+	"github.com/francescobianco/packbase/storage/fault"
 	"github.com/francescobianco/packbase/storage/name"
 )
 
@@ -318,17 +319,10 @@ func (e *AnswerError) Error() string {
 }
 
 func (e *AnswerError) advice() string {
+	advice := fault.Advice(e.Code)
 	switch {
-	case e.Code == "unauthorized":
-		return "Set PACKBASE_TOKEN or --token-file; `packbase up` keeps its token in the file token of its root folder."
-	case e.Code == "forbidden":
-		return "Compare PACKBASE_TOKEN with the server's, or the file token in the root folder of `packbase up`."
-	case e.Code == "name_conflict":
-		return "Give it another name here: --name NAME."
-	case e.Code == "not_found":
-		return "`packbase list` shows what is here, `packbase fetch URL` mirrors a package."
-	case e.Code == "conflict":
-		return "`packbase info` and `packbase jobs` show the present state."
+	case advice != "":
+		return advice
 	case e.RetryAfter > 0:
 		return "Try again in " + e.RetryAfter.String() + "."
 	case e.Status >= 500 && e.RequestID != "":

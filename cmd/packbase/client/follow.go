@@ -3,6 +3,7 @@ package client
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -12,6 +13,7 @@ import (
 	"github.com/francescobianco/packbase/api/route"
 	"github.com/francescobianco/packbase/api/wire"
 	"github.com/francescobianco/packbase/cmd/packbase/term"
+	"github.com/francescobianco/packbase/storage/fault"
 	"github.com/francescobianco/packbase/storage/jobs"
 )
 
@@ -64,25 +66,10 @@ func (e *jobEndError) Error() string {
 
 func (e *jobEndError) advice() string {
 	again := "`packbase jobs retry " + e.ID + "` tries again"
-	switch e.Code {
-	case "no_tags", "no_releases":
-		return "Name a branch or a commit: put #main, say, behind the URL."
-	case "no_such_ref":
-		return "Look at upstream for the tags and branches that it has."
-	case "name_conflict":
-		return "Give it another name here: --name NAME."
-	case "upstream_url", "upstream_redirect", "upstream_not_git", "upstream_not_found":
-		return "Look at the URL: it must be that of a Git repository over https."
-	case "upstream_address":
-		return "The server's PACKBASE_UPSTREAM_ALLOW opens private places."
-	case "upstream_tls":
-		return "The server's SSL_CERT_FILE names the certificates that it trusts."
-	case "upstream_auth":
-		return "The server's PACKBASE_NETRC gives it credentials for private upstreams."
-	case "internal", "ingest_failed", "quarantined":
-		return "The server's log says more; " + again + "."
+	if fault.Status(e.Code) == http.StatusInternalServerError {
+		again = "The server's log says more; " + again
 	}
-	return again + "."
+	return cmp.Or(fault.Advice(e.Code), again+".")
 }
 
 // A GoingOnError says that we stopped waiting for what has not ended.
