@@ -63,6 +63,9 @@ func changeVisibility(ctx context.Context, tx pgx.Tx, pkg string, private bool) 
 	if err := feed.Add(ctx, tx, feed.Body{Package: pkg, Decision: feed.DecisionPublic}); err != nil {
 		return err
 	}
+	if _, err := tx.Exec(ctx, `UPDATE branches SET announced = '' WHERE package = $1`, pkg); err != nil {
+		return err
+	}
 	releases, err := releasesOf(ctx, tx, pkg)
 	if err != nil {
 		return err

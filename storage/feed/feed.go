@@ -37,6 +37,7 @@ type Change struct {
 	Chain string          `json:"chain"` // NextChain of the previous change's
 
 	Secret   json.RawMessage `json:"secret,omitempty"`   // for those who see private packages: the body that Body only has the digest of
+	News     json.RawMessage `json:"news,omitempty"`     // the same of what is no release, for all who may know
 	Withheld bool            `json:"withheld,omitempty"` // what the body names is not served to this reader any more
 }
 
@@ -49,15 +50,25 @@ func (c *Change) Open() (body json.RawMessage, private bool, err error) {
 	if err := json.Unmarshal(c.Body, &sealed); err != nil {
 		return nil, false, fmt.Errorf("change %d is not readable: %w", c.Seq, err)
 	}
+	opened := c.Secret
+	if opened == nil {
+		opened = c.News
+	}
 	switch {
 	case sealed.Private == "":
 		return c.Body, false, nil
-	case c.Secret == nil:
+	case opened == nil:
 		return nil, true, nil
-	case sealed.Private != NextChain("", c.Secret):
-		return nil, true, fmt.Errorf("change %d: the secret is not the one that was chained", c.Seq)
+	case sealed.Private != NextChain("", opened):
+		return nil, true, fmt.Errorf("change %d: what it says is not what was chained", c.Seq)
 	}
-	return c.Secret, true, nil
+	var guarded struct {
+		Nonce string `json:"nonce"`
+	}
+	if err := json.Unmarshal(opened, &guarded); err != nil {
+		return nil, true, fmt.Errorf("change %d is not readable: %w", c.Seq, err)
+	}
+	return opened, guarded.Nonce != "", nil
 }
 
 // A Body says which blobs make up a release, with which an edge has
@@ -71,6 +82,21 @@ type Body struct {
 	Decision string   `json:"decision,omitempty"` // "" for a release, else one of the Decision constants
 	Reason   string   `json:"reason,omitempty"`   // of a removal
 	Nonce    string   `json:"nonce,omitempty"`    // of a private package: keeps its body from being guessed
+
+	// News, which is of no release.
+	Branch  string   `json:"branch,omitempty"` // of Package, is at Commit
+	Archive *Archive `json:"archive,omitempty"`
+}
+
+// IsNews reports whether the change is of no release.
+func (b *Body) IsNews() bool { return b.Branch != "" || b.Archive != nil }
+
+// An Archive says which blobs make up what a URL answered.
+type Archive struct {
+	URL     string   `json:"url"`
+	Record  blob.Ref `json:"record"`
+	Body    blob.Ref `json:"body"`
+	Tarball blob.Ref `json:"tarball"`
 }
 
 // Decisions that edges follow.
@@ -107,18 +133,41 @@ func Add(ctx context.Context, tx pgx.Tx, change Body) error {
 	}
 	if private {
 		text := string(body)
-		secret, body = &text, fmt.Appendf(nil, `{"private":%q}`, NextChain("", body))
+		secret, body = &text, seal(body)
 	}
+	return appendChange(ctx, tx, body, secret, nil, private)
+}
+
+// AddNews appends what is no release. Edges that know of releases alone take it for a private package that they may
+// not see, and go on: its body has a digest, and what it says stands beside it.
+func AddNews(ctx context.Context, tx pgx.Tx, news Body, private bool) error {
+	if private {
+		news.Nonce = rand.Text()
+	}
+	raw, err := json.Marshal(news)
+	if err != nil {
+		return err
+	}
+	text := string(raw)
+	return appendChange(ctx, tx, seal(raw), nil, &text, private)
+}
+
+// seal returns a body that tells nothing of what it stands for.
+func seal(body []byte) []byte { return fmt.Appendf(nil, `{"private":%q}`, NextChain("", body)) }
+
+func appendChange(ctx context.Context, tx pgx.Tx, body []byte, secret, news *string, private bool) error {
 	if _, err := tx.Exec(ctx, `LOCK TABLE changes IN EXCLUSIVE MODE`); err != nil {
 		return err
 	}
 	var seq int64
 	var chain string
-	err = tx.QueryRow(ctx, `SELECT seq, chain FROM changes ORDER BY seq DESC LIMIT 1`).Scan(&seq, &chain)
+	err := tx.QueryRow(ctx, `SELECT seq, chain FROM changes ORDER BY seq DESC LIMIT 1`).Scan(&seq, &chain)
 	if err != nil && !errors.Is(err, pgx.ErrNoRows) {
 		return err
 	}
-	_, err = tx.Exec(ctx, `INSERT INTO changes (seq, body, chain, secret) VALUES ($1, $2, $3, $4)`, seq+1, string(body), NextChain(chain, body), secret)
+	_, err = tx.Exec(ctx, `
+		INSERT INTO changes (seq, body, chain, secret, news, news_private) VALUES ($1, $2, $3, $4, $5, $6)`,
+		seq+1, string(body), NextChain(chain, body), secret, news, news != nil && private)
 	return err
 }
 
@@ -131,18 +180,25 @@ func (s *Store) Changes(ctx context.Context, since int64, limit int) (changes []
 	}
 	// What came after the head was read is left for next time.
 	rows, _ := s.db.Pool.Query(ctx, `
-		SELECT seq, body, chain, CASE WHEN $4 THEN COALESCE(secret, '') ELSE '' END,
-			NOT seen(said ->> 'package', $4) OR EXISTS (
+		SELECT seq, body, chain, COALESCE(secret, ''), CASE WHEN withheld THEN '' ELSE COALESCE(news, '') END, withheld
+		FROM (
+			SELECT seq, body, chain, secret, news, NOT seen(said ->> 'package', $4) OR EXISTS (
 				SELECT FROM tombstones t
-				WHERE t.package = said ->> 'package' AND t.commit_oid = said ->> 'commit' AND COALESCE(t.tag, '') = COALESCE(said ->> 'tag', ''))
-		FROM changes, LATERAL (SELECT (CASE WHEN $4 THEN COALESCE(secret, body) ELSE body END)::jsonb AS said) s
-		WHERE seq > $1 AND seq <= $2 ORDER BY seq LIMIT $3`, since, head.Seq, limit, access.SeesPrivate(ctx))
+				WHERE t.package = said ->> 'package' AND t.commit_oid = said ->> 'commit' AND COALESCE(t.tag, '') = COALESCE(said ->> 'tag', '')) AS withheld
+			FROM (
+				SELECT seq, body, chain, CASE WHEN $4 THEN secret END AS secret, CASE WHEN $4 OR NOT news_private THEN news END AS news
+				FROM changes WHERE seq > $1 AND seq <= $2 ORDER BY seq LIMIT $3) c,
+				LATERAL (SELECT COALESCE(secret, news, body)::jsonb AS said) s) w
+		ORDER BY seq`, since, head.Seq, limit, access.SeesPrivate(ctx))
 	var c Change
-	var body, secret string
-	_, err = pgx.ForEachRow(rows, []any{&c.Seq, &body, &c.Chain, &secret, &c.Withheld}, func() error {
-		c.Body, c.Secret = json.RawMessage(body), nil
+	var body, secret, news string
+	_, err = pgx.ForEachRow(rows, []any{&c.Seq, &body, &c.Chain, &secret, &news, &c.Withheld}, func() error {
+		c.Body, c.Secret, c.News = json.RawMessage(body), nil, nil
 		if secret != "" {
 			c.Secret = json.RawMessage(secret)
+		}
+		if news != "" {
+			c.News = json.RawMessage(news)
 		}
 		changes = append(changes, c)
 		return nil
@@ -175,16 +231,17 @@ func (s *Store) Replication(ctx context.Context) (Replication, error) {
 }
 
 // Follow begins to follow central, or goes on; private says whether it shows
-// us private packages. When it newly does, the feed is read from its beginning.
+// us private packages. When it newly does, or an older packbase read it, which
+// did not know news, the feed is read from its beginning.
 // It returns ErrConflict if the registry follows another central: their
 // histories would mix.
 func (s *Store) Follow(ctx context.Context, central string, private bool) (Replication, error) {
 	_, err := s.db.Pool.Exec(ctx, `
-		INSERT INTO replication AS r (central, private) VALUES ($1, $2)
+		INSERT INTO replication AS r (central, private, news) VALUES ($1, $2, true)
 		ON CONFLICT (one) DO UPDATE
-		SET private = EXCLUDED.private,
-			seq = CASE WHEN EXCLUDED.private AND NOT r.private THEN 0 ELSE r.seq END,
-			chain = CASE WHEN EXCLUDED.private AND NOT r.private THEN '' ELSE r.chain END
+		SET private = EXCLUDED.private, news = true,
+			seq = CASE WHEN EXCLUDED.private AND NOT r.private OR NOT r.news THEN 0 ELSE r.seq END,
+			chain = CASE WHEN EXCLUDED.private AND NOT r.private OR NOT r.news THEN '' ELSE r.chain END
 		WHERE r.central = EXCLUDED.central`, central, private)
 	if err != nil {
 		return Replication{}, fmt.Errorf("follow %s: %w", central, pg.Translate(err))

@@ -54,16 +54,16 @@ func recordSync(ctx context.Context, tx pgx.Tx, pkg string, s Sync) error {
 	if err != nil || s.Branch == "" {
 		return err
 	}
-	return recordBranch(ctx, tx, pkg, s)
+	return RecordBranch(ctx, tx, pkg, s.Branch, s.Commit)
 }
 
-// recordBranch notes where a branch is. HEAD goes with it unless that would be
+// RecordBranch notes where a branch is. HEAD goes with it unless that would be
 // back in time.
-func recordBranch(ctx context.Context, tx pgx.Tx, pkg string, s Sync) error {
+func RecordBranch(ctx context.Context, tx pgx.Tx, pkg, branch, commit string) error {
 	_, err := tx.Exec(ctx, `
 		INSERT INTO branches (package, branch, commit_oid) VALUES ($1, $2, $3)
 		ON CONFLICT (package, branch) DO UPDATE SET commit_oid = EXCLUDED.commit_oid, seen_at = now()`,
-		pkg, s.Branch, s.Commit)
+		pkg, branch, commit)
 	if err != nil {
 		return err
 	}
@@ -72,7 +72,7 @@ func recordBranch(ctx context.Context, tx pgx.Tx, pkg string, s Sync) error {
 		SET revision = revision + 1,
 			head_oid = CASE WHEN (SELECT max(commit_time) FROM releases WHERE package = p.name AND commit_oid = p.head_oid)
 				> (SELECT max(commit_time) FROM releases WHERE package = p.name AND commit_oid = $2) THEN head_oid ELSE $2 END
-		WHERE name = $1`, pkg, s.Commit)
+		WHERE name = $1`, pkg, commit)
 	return err
 }
 

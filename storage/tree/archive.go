@@ -12,7 +12,9 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/francescobianco/packbase/storage/access"
+	"github.com/francescobianco/packbase/storage/blob"
 	"github.com/francescobianco/packbase/storage/fault"
+	"github.com/francescobianco/packbase/storage/feed"
 	"github.com/francescobianco/packbase/storage/name"
 	"github.com/francescobianco/packbase/storage/pg"
 	"github.com/francescobianco/packbase/storage/release"
@@ -130,7 +132,16 @@ func insertArchive(ctx context.Context, tx pgx.Tx, a Archive) (created bool, err
 			"type": a.ContentType, "disposition": a.Disposition, "final": a.FinalURL, "format": a.Format,
 			"tarball": a.TarballDigest, "tarball_size": a.TarballSize, "record": a.RecordDigest, "private": a.Private,
 			"zig": a.Zig, "created_at": a.CreatedAt})
-	return err == nil && tag.RowsAffected() == 1, err
+	if err != nil || tag.RowsAffected() == 0 {
+		return false, err
+	}
+	return true, feed.AddNews(ctx, tx, feed.Body{Archive: a.announced()}, a.Private)
+}
+
+// announced is what edges are told of the archive.
+func (a *Archive) announced() *feed.Archive {
+	return &feed.Archive{URL: a.URL, Record: blob.Ref{Digest: a.RecordDigest, Size: a.RecordSize},
+		Body: blob.Ref{Digest: a.Digest, Size: a.Size}, Tarball: blob.Ref{Digest: a.TarballDigest, Size: a.TarballSize}}
 }
 
 // ByURL returns what a URL answered first, or fault.ErrNotFound.

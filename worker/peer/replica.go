@@ -318,6 +318,10 @@ func (r *Replica) follow(ctx context.Context, b batch) error {
 		if err := r.decide(ctx, b.decision); err != nil {
 			return err
 		}
+	case b.news != nil:
+		if err := r.takeNews(ctx, b.news, b.private); err != nil {
+			return err
+		}
 	case len(b.bodies) > 0:
 		return r.publish(ctx, b, &b.last)
 	}
@@ -380,8 +384,11 @@ func (r *Replica) publishAside(ctx context.Context, s feed.SetAside) error {
 	if err != nil {
 		return err
 	}
-	if body.Decision != "" {
+	switch {
+	case body.Decision != "":
 		return r.decide(ctx, body)
+	case body.IsNews():
+		return r.takeNews(ctx, body, s.Private)
 	}
 	b := batch{pkg: body.Package, private: s.Private, bodies: []feed.Body{*body}, changes: 1}
 	b.last.Seq = s.Seq
@@ -431,6 +438,7 @@ type batch struct {
 	last     feed.Change // the last of them
 	bodies   []feed.Body // those whose releases are not here yet
 	decision *feed.Body  // instead of releases
+	news     *feed.Body  // the same
 	problem  error       // why the one change cannot be taken over
 }
 
@@ -462,13 +470,17 @@ func (r *Replica) batch(ctx context.Context, changes []feed.Change) (b batch, er
 	size := int64(0)
 	for _, c := range changes {
 		body, private, err := parseBody(c)
-		special := err != nil || body != nil && body.Decision != ""
+		special := err != nil || body != nil && (body.Decision != "" || body.IsNews())
 		if b.changes > 0 && (special || c.Seq <= r.alone) {
 			break
 		}
 		if special {
 			b.add(c)
-			b.problem, b.decision = err, body
+			if b.private, b.problem = private, err; err == nil && body.IsNews() {
+				b.news = body
+			} else {
+				b.decision = body
+			}
 			break
 		}
 		if body == nil {
@@ -513,7 +525,7 @@ func parseBody(c feed.Change) (body *feed.Body, private bool, err error) {
 	if body, err = readBody(raw); err != nil {
 		return nil, private, fmt.Errorf("change %d: %w", c.Seq, err)
 	}
-	if body.Decision == "" && c.Withheld {
+	if c.Withheld && body.Decision == "" {
 		return nil, private, nil
 	}
 	return body, private, nil
@@ -525,6 +537,9 @@ func readBody(raw []byte) (*feed.Body, error) {
 	if err := json.Unmarshal(raw, body); err != nil {
 		return nil, errors.New("it is not readable")
 	}
+	if body.Archive != nil {
+		return body, checkArchive(body.Archive)
+	}
 	err := name.ValidPackage(body.Package)
 	if err == nil && body.Decision != "" {
 		return body, nil
@@ -535,12 +550,19 @@ func readBody(raw []byte) (*feed.Body, error) {
 	if err == nil && !name.ValidOID(body.Commit) {
 		err = fmt.Errorf("%.50q is no commit id", body.Commit)
 	}
-	for _, b := range []blob.Ref{body.Manifest, body.Tarball} {
+	if body.Branch != "" {
+		return body, errors.Join(err, name.ValidTag(body.Branch))
+	}
+	return body, errors.Join(err, checkBlobs(body.Manifest, body.Tarball))
+}
+
+func checkBlobs(blobs ...blob.Ref) (err error) {
+	for _, b := range blobs {
 		if b.Size <= 0 || b.Size > maxBlob || len(b.Digest) != 64 || strings.Trim(b.Digest, "0123456789abcdef") != "" {
 			err = errors.Join(err, fmt.Errorf("no blob is called %.70q and has %d bytes", b.Digest, b.Size))
 		}
 	}
-	return body, err
+	return err
 }
 
 // held returns the releases and snapshots of pkg that are here, or set aside.

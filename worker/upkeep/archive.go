@@ -14,6 +14,7 @@ import (
 
 	"github.com/francescobianco/packbase/storage/archive"
 	"github.com/francescobianco/packbase/storage/blob"
+	"github.com/francescobianco/packbase/storage/feed"
 	"github.com/francescobianco/packbase/storage/tarball"
 	"github.com/francescobianco/packbase/storage/tree"
 	"github.com/francescobianco/packbase/storage/zigpkg"
@@ -157,6 +158,21 @@ func (a *Auditor) flatten(ctx context.Context, row *tree.Archive) (put blob.Ref,
 		return err
 	})
 	return put, err
+}
+
+// AdoptArchive publishes an archive whose blobs are in the store already, after checking all that its record, which
+// the feed of another packbase announced so, claims. It returns ErrUntrue, or a fault.ErrInvalid, if it must not be
+// published; other errors may pass.
+func (a *Auditor) AdoptArchive(ctx context.Context, said *feed.Archive, private bool) error {
+	row, err := a.proveArchive(ctx, said.Record)
+	if err == nil && (row.URL != said.URL || row.Digest != said.Body.Digest || row.TarballDigest != said.Tarball.Digest || row.Private != private) {
+		err = errors.New("its record is of something else")
+	}
+	if err != nil {
+		return fmt.Errorf("archive %.200q: %w", said.URL, untrue(err))
+	}
+	_, _, err = a.trees().Publish(ctx, row, true)
+	return err
 }
 
 // A foundRecord is the record of an archive that was found among the blobs.

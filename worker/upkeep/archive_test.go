@@ -13,14 +13,10 @@ import (
 	"testing"
 	"time"
 
-	"github.com/francescobianco/packbase/storage/access"
 	"github.com/francescobianco/packbase/storage/blob"
-	"github.com/francescobianco/packbase/storage/jobs"
 	"github.com/francescobianco/packbase/storage/storagetest"
 	"github.com/francescobianco/packbase/storage/tree"
-	"github.com/francescobianco/packbase/worker"
 	"github.com/francescobianco/packbase/worker/upkeep"
-	"github.com/francescobianco/packbase/worker/upstream"
 	"github.com/francescobianco/packbase/worker/workertest"
 )
 
@@ -58,26 +54,10 @@ func archived(t *testing.T) (*workertest.Registry, []tree.Archive) {
 		w.Write(zipped(t, strings.Trim(r.URL.Path, "/")))
 	}))
 	t.Cleanup(up.Close)
-	allow, err := upstream.ParseAllow("127.0.0.0/8")
-	r.Must(err)
-	defer r.Work(func(o *worker.Options) { o.Egress.Allow = allow })()
-	s, ctx := tree.New(r.DB.DB), access.SeePrivate(t.Context())
+	defer r.Work(workertest.Loopback)()
 	var all []tree.Archive
 	for _, path := range []string{"/1.0.0", "/2.0.0", "/1.0.0?again"} {
-		id, _, err := s.RequestArchive(ctx, up.URL+path, "")
-		r.Must(err)
-		var job jobs.Job
-		r.Eventually("the archive is here", func() bool {
-			job, err = r.Jobs.ByID(ctx, id)
-			r.Must(err)
-			return !job.Open()
-		})
-		if job.State != jobs.Succeeded {
-			t.Fatalf("%s: %s", path, job.ErrorMessage)
-		}
-		row, err := s.ByURL(ctx, up.URL+path)
-		r.Must(err)
-		all = append(all, row)
+		all = append(all, r.FetchArchive(up.URL+path))
 	}
 	return r, all
 }

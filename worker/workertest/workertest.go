@@ -18,14 +18,17 @@ import (
 	"time"
 
 	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/storage/access"
 	"github.com/francescobianco/packbase/storage/blob"
 	"github.com/francescobianco/packbase/storage/jobs"
 	"github.com/francescobianco/packbase/storage/name"
 	"github.com/francescobianco/packbase/storage/queue/queuetest"
 	"github.com/francescobianco/packbase/storage/storagetest"
+	"github.com/francescobianco/packbase/storage/tree"
 	"github.com/francescobianco/packbase/worker"
 	"github.com/francescobianco/packbase/worker/confine"
 	"github.com/francescobianco/packbase/worker/ingest"
+	"github.com/francescobianco/packbase/worker/upstream"
 )
 
 const childEnv = "PACKBASE_TEST_INGEST"
@@ -210,6 +213,31 @@ func (r *Registry) Mirror(pkg string, tags ...string) []storage.Release {
 		r.t.Fatalf("%s has %d releases, want %d", pkg, len(releases), len(tags))
 	}
 	return releases
+}
+
+// Loopback lets a worker fetch archives from the test's own server.
+func Loopback(o *worker.Options) {
+	o.Egress.Allow, _ = upstream.ParseAllow("127.0.0.0/8")
+}
+
+// FetchArchive has a running worker store what a URL answers.
+func (r *Registry) FetchArchive(url string) tree.Archive {
+	r.t.Helper()
+	s, ctx := tree.New(r.DB.DB), access.SeePrivate(r.t.Context())
+	id, _, err := s.RequestArchive(ctx, url, "")
+	r.Must(err)
+	var job jobs.Job
+	r.Eventually("the job of "+url+" has ended", func() bool {
+		job, err = r.Jobs.ByID(ctx, id)
+		r.Must(err)
+		return !job.Open()
+	})
+	if job.State != jobs.Succeeded {
+		r.t.Fatalf("fetch %s: %s: %s", url, job.ErrorCode, job.ErrorMessage)
+	}
+	row, err := s.ByURL(ctx, url)
+	r.Must(err)
+	return row
 }
 
 // Path returns the file of a blob.

@@ -1,0 +1,223 @@
+package peer_test
+
+import (
+	"archive/zip"
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"github.com/francescobianco/packbase/storage/access"
+	"github.com/francescobianco/packbase/storage/jobs"
+	"github.com/francescobianco/packbase/storage/name"
+	"github.com/francescobianco/packbase/storage/tree"
+	"github.com/francescobianco/packbase/worker/workertest"
+)
+
+// archives returns a server of zips, each with a file that says its path.
+func archives(t *testing.T) (url string) {
+	t.Helper()
+	up := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		var buf bytes.Buffer
+		z := zip.NewWriter(&buf)
+		for _, name := range []string{"a/build.zig", "a/src/x.zig"} {
+			f, err := z.Create(name)
+			if err == nil {
+				_, err = io.WriteString(f, "// "+r.URL.Path)
+			}
+			if err != nil {
+				t.Error(err)
+			}
+		}
+		if err := z.Close(); err != nil {
+			t.Error(err)
+		}
+		w.Header().Set("Content-Type", "application/zip")
+		w.Write(buf.Bytes())
+	}))
+	t.Cleanup(up.Close)
+	return up.URL
+}
+
+// heldBy returns the archives of a registry, as JSON without their ids.
+func heldBy(t *testing.T, r *workertest.Registry) string {
+	t.Helper()
+	rows, err := tree.New(r.DB.DB).After(t.Context(), 0, 100)
+	r.Must(err)
+	for i := range rows {
+		rows[i].ID, rows[i].CreatedAt = 0, rows[i].CreatedAt.UTC()
+	}
+	raw, err := json.MarshalIndent(rows, "", " ")
+	r.Must(err)
+	return string(raw)
+}
+
+// branch has the central mirror the branch main of pkg, after a commit more, and returns where it is.
+func branch(t *testing.T, central *workertest.Registry, pkg, tag string) string {
+	t.Helper()
+	central.Tag(pkg, tag, map[string]string{"README.md": "# " + tag + "\n"})
+	up, err := name.FixtureUpstream(pkg + ".git")
+	central.Must(err)
+	up.Target = "main"
+	job, _, err := central.RequestFetch(t.Context(), pkg, up)
+	central.Must(err)
+	central.Eventually("the branch is here", func() bool {
+		job, err = central.Jobs.ByID(t.Context(), job.ID)
+		central.Must(err)
+		return !job.Open()
+	})
+	if job.State != jobs.Succeeded {
+		t.Fatalf("fetch branch: %s", job.ErrorMessage)
+	}
+	oid, err := central.BranchCommit(t.Context(), pkg, "main")
+	central.Must(err)
+	return oid
+}
+
+// before returns a server that answers for another one; as long as old is set, as a packbase did that knew no news.
+func before(t *testing.T, url string, old *atomic.Bool) string {
+	t.Helper()
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		resp, err := http.Get(url + r.URL.String())
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusBadGateway)
+			return
+		}
+		defer resp.Body.Close()
+		w.WriteHeader(resp.StatusCode)
+		raw, _ := io.ReadAll(resp.Body)
+		if old.Load() {
+			raw = regexp.MustCompile(`,"news":\{[^{}]*(\{[^{}]*(\{[^{}]*\}[^{}]*)*\}[^{}]*)*\}`).ReplaceAll(raw, nil)
+		}
+		w.Write(raw)
+	}))
+	t.Cleanup(srv.Close)
+	return srv.URL
+}
+
+// An edge has the archives and branches of its central, and one of the edge has them, too. A packbase that knows of
+// releases alone goes on without them, and has them once it is a later one.
+func TestNews(t *testing.T) {
+	t.Parallel()
+	central, edge, second := workertest.New(t), workertest.New(t), workertest.New(t)
+	up := archives(t)
+	stop := central.Work(workertest.Loopback)
+	central.Mirror("hello", "v1.0.0")
+	central.FetchArchive(up + "/one.zip")
+	first := branch(t, central, "hello", "v2.0.0")
+	central.Mirror("hello", "v3.0.0")
+	central.Must(central.AnnounceBranches(t.Context()))
+
+	var old atomic.Bool
+	old.Store(true)
+	url := before(t, serve(t, central), &old)
+	leave := follow(t, edge, url)
+	caughtUp(t, edge, central)
+	leave()
+	same(t, edge, central, "hello")
+	if got := heldBy(t, edge); got != "[]" || len(asideOf(t, edge)) != 0 || strings.Contains(edge.Log.String(), "not followed") {
+		t.Errorf("who knows no news has %s, aside %+v\n%s", got, asideOf(t, edge), edge.Log.String())
+	}
+	old.Store(false)
+	_, err := edge.Pool.Exec(t.Context(), `UPDATE replication SET news = false`) // as it was before the upgrade
+	edge.Must(err)
+
+	follow(t, edge, url)
+	follow(t, second, serve(t, edge))
+	central.FetchArchive(up + "/two.zip")
+	moved := branch(t, central, "hello", "v4.0.0")
+	stop()
+	if first == moved {
+		t.Fatal("the branch did not move")
+	}
+	central.Must(central.AnnounceBranches(t.Context()))
+	for _, e := range []*workertest.Registry{edge, second} {
+		e.Eventually("the branch is where it is", func() bool {
+			got, err := e.BranchCommit(t.Context(), "hello", "main")
+			return err == nil && got == moved
+		})
+		if got, want := heldBy(t, e), heldBy(t, central); got != want {
+			t.Errorf("an edge has %s, want %s", got, want)
+		}
+		same(t, e, central, "hello")
+	}
+}
+
+// What a central says of an archive is not believed: what is not so is set aside, with the URL, and the rest goes on. What
+// is private is for edges with a token.
+func TestUntrueNews(t *testing.T) {
+	t.Parallel()
+	central, edge := workertest.New(t), workertest.New(t)
+	up := archives(t)
+	stop := central.Work(workertest.Loopback)
+	rows := []tree.Archive{central.FetchArchive(up + "/one.zip"), central.FetchArchive(up + "/two.zip")}
+	forge := func(url string, change func(*tree.Archive)) {
+		a := rows[0]
+		a.URL = url
+		change(&a)
+		raw, err := a.Record().Encode()
+		central.Must(err)
+		sum := sha256.Sum256(raw)
+		a.RecordDigest, a.RecordSize = hex.EncodeToString(sum[:]), int64(len(raw))
+		f, err := os.Create(filepath.Join(t.TempDir(), "record"))
+		central.Must(err)
+		defer f.Close()
+		_, err = f.Write(raw)
+		central.Must(err)
+		central.Must(central.Blobs.Put(t.Context(), a.RecordDigest, f))
+		_, _, err = tree.New(central.DB.DB).Publish(t.Context(), a, true)
+		central.Must(err)
+	}
+	forge("https://h.example/hash.zip", func(a *tree.Archive) { a.ZigLegacyHash = rows[1].ZigLegacyHash })
+	forge("https://h.example/tarball.zip", func(a *tree.Archive) { a.TarballDigest, a.TarballSize = rows[1].TarballDigest, rows[1].TarballSize })
+	forge("https://user@h.example/user.zip", func(a *tree.Archive) {})
+	forge("https://h.example/private.zip", func(a *tree.Archive) { a.Private = true })
+	central.FetchArchive(up + "/three.zip")
+	stop()
+	follow(t, edge, serve(t, central))
+	caughtUp(t, edge, central)
+	got, err := tree.New(edge.DB.DB).After(t.Context(), 0, 10)
+	edge.Must(err)
+	var urls []string
+	for _, a := range got {
+		urls = append(urls, strings.TrimPrefix(a.URL, up))
+	}
+	if want := []string{"/one.zip", "/two.zip", "/three.zip"}; !slices.Equal(urls, want) {
+		t.Errorf("the edge has %q, want %q", urls, want)
+	}
+	aside := asideOf(t, edge)
+	for i, name := range []string{"hash", "tarball", "user"} {
+		if len(aside) != 3 || !strings.Contains(aside[i].Reason, name+".zip") {
+			t.Fatalf("set aside: %+v, want the untrue ones by their URLs", aside)
+		}
+	}
+	changes, _, err := central.Feed.Changes(t.Context(), 0, 100)
+	central.Must(err)
+	if raw := asJSON(t, changes); strings.Contains(raw, "private.zip") || !strings.Contains(raw, "three.zip") {
+		t.Errorf("a stranger is told of what is private: %s", raw)
+	}
+	changes, _, err = central.Feed.Changes(access.SeePrivate(t.Context()), 0, 100)
+	central.Must(err)
+	if raw := asJSON(t, changes); !strings.Contains(raw, "private.zip") {
+		t.Errorf("who sees private packages is not told of a private archive: %s", raw)
+	}
+}
+
+func asJSON(t *testing.T, v any) string {
+	t.Helper()
+	raw, err := json.Marshal(v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(raw)
+}
