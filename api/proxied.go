@@ -145,7 +145,25 @@ func (m *mirror) ServeArchive(w http.ResponseWriter, r *http.Request, d name.Dep
 	if errors.Is(err, fault.ErrNotFound) {
 		err = m.serveSnapshot(w, r, d)
 	}
+	if errors.Is(err, proxy.ErrMissing) && proxy.IsZig(r) {
+		err = m.serveDeclared(w, r, d.URL)
+	}
 	return refusal(err)
+}
+
+// serveDeclared answers with what a capture found elsewhere for a URL: to Zig the files of the hash that is pinned for
+// it are the same, whoever had them.
+func (m *mirror) serveDeclared(w http.ResponseWriter, r *http.Request, at string) error {
+	ctx, cancel := context.WithTimeout(r.Context(), findTimeout)
+	defer cancel()
+	src, err := m.trees.Declared(ctx, at)
+	if errors.Is(err, fault.ErrNotFound) {
+		return proxy.ErrMissing
+	}
+	if err != nil {
+		return err
+	}
+	return m.serveSource(w, r, src)
 }
 
 // serveStored answers with what a URL answered when it was asked first: Zig with a tar.gz, others byte for byte.

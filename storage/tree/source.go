@@ -51,6 +51,34 @@ func (s *Store) Sources(ctx context.Context, hashes []string) (map[string]Source
 	return found, nil
 }
 
+// Declared returns what the newest revisions of trees have under a URL that their manifests name, or fault.ErrNotFound
+// if they pin different files there. It may have come from elsewhere.
+func (s *Store) Declared(ctx context.Context, url string) (Source, error) {
+	rows, _ := s.db.Pool.Query(ctx, `
+		SELECT DISTINCT n.hash FROM tree_nodes n JOIN trees t ON t.name = n.tree AND t.revision = n.revision
+		WHERE n.state = 'stored' AND n.urls @> ARRAY[$1] LIMIT 10`, url)
+	hashes, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return Source{}, fmt.Errorf("declared %s: %w", url, pg.Translate(err))
+	}
+	found, err := s.Sources(ctx, hashes)
+	if err != nil {
+		return Source{}, err
+	}
+	var one Source
+	for _, src := range found {
+		if one.Pin != "" && src.ZigLegacyHash != one.ZigLegacyHash {
+			found = nil
+			break
+		}
+		one = src
+	}
+	if len(found) == 0 {
+		return Source{}, fmt.Errorf("declared %s: %w", url, fault.ErrNotFound)
+	}
+	return one, nil
+}
+
 // ByHash returns what is stored under a Zig hash of either form, or fault.ErrNotFound.
 func (s *Store) ByHash(ctx context.Context, hash string) (Source, error) {
 	found, err := s.Sources(ctx, []string{hash})

@@ -1,6 +1,7 @@
 package serve
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -67,6 +68,8 @@ type Config struct {
 	Names          []string
 	Pull           []string // hosts; nil if nothing was said
 	PullWait       time.Duration
+	Fallbacks      []string // URLs of other packbases
+	FallbackPlaces []upstream.Allow
 	Limits         ingest.Limits
 	Quota          worker.Quota
 }
@@ -126,6 +129,7 @@ func settings() []setting {
 		{name: "names", help: "names of this server, as clients call it, separated by commas; requests for any other host are then a proxy's", set: hosts(func(c *Config) *[]string { return &c.Names })},
 		{name: "pull", help: "hosts from which what Zig asks the proxy for is fetched if it is not here, separated by commas; off for none; empty for none, or of up on loopback for the forges", set: pull},
 		{name: "pull-wait", standard: "10m", help: "how long a client waits for that", set: duration(time.Second, func(c *Config) *time.Duration { return &c.PullWait })},
+		{name: "fallbacks", help: "URLs of other packbases, which are asked by its hash for what a capture cannot have from upstream, separated by commas", set: fallbacks},
 		{name: "max-pack", standard: size(lim.Git.PackBytes), help: "bytes downloaded from upstream at once", set: byteSize(func(c *Config) *int64 { return &c.Limits.Git.PackBytes })},
 		{name: "max-object", standard: size(lim.Git.ObjectBytes), help: "bytes of one file", set: byteSize(func(c *Config) *int64 { return &c.Limits.Git.ObjectBytes })},
 		{name: "max-inflated", standard: size(lim.Git.InflatedBytes), help: "bytes of all files fetched at once", set: byteSize(func(c *Config) *int64 { return &c.Limits.Git.InflatedBytes })},
@@ -385,6 +389,42 @@ func pull(c *Config, s string) error {
 		return nil
 	}
 	return hosts(func(c *Config) *[]string { return &c.Pull })(c, s)
+}
+
+func fallbacks(c *Config, s string) error {
+	for part := range strings.SplitSeq(s, ",") {
+		at, place, err := parsePackbase(strings.TrimSpace(part))
+		if err != nil {
+			return err
+		}
+		c.Fallbacks, c.FallbackPlaces = append(c.Fallbacks, at), append(c.FallbackPlaces, place)
+	}
+	return nil
+}
+
+// parsePackbase reads the URL of another packbase. The operator names it: it may be at a private address, which is place.
+func parsePackbase(raw string) (at string, place upstream.Allow, err error) {
+	u, err := url.Parse(strings.TrimSuffix(raw, "/"))
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
+		return "", place, errors.New("want the URL of a packbase, like https://packbase.example.org")
+	}
+	port := cmp.Or(u.Port(), map[string]string{"http": "80", "https": "443"}[u.Scheme])
+	n, err := strconv.ParseUint(port, 10, 16)
+	if err != nil {
+		return "", place, fmt.Errorf("port %q", port)
+	}
+	allowed, err := upstream.ParseAllow(fmt.Sprintf("%s:%d", hostForAllow(u.Hostname()), n))
+	if err != nil {
+		return "", place, err
+	}
+	return u.String(), allowed[0], nil
+}
+
+func hostForAllow(host string) string {
+	if strings.Contains(host, ":") {
+		return "[" + host + "]"
+	}
+	return host
 }
 
 func logForm(c *Config, s string) error {

@@ -4,11 +4,8 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"net/url"
 	"os"
 	"path/filepath"
-	"strconv"
-	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -68,9 +65,9 @@ which does both with a Postgres of its own.`,
 
 // follow replicates from the central until ctx ends; resume clears a halt.
 func follow(ctx context.Context, cfg *Config, s *Stores, resume bool, log *slog.Logger) error {
-	central, place, err := parseCentral(cfg.Central)
+	central, place, err := parsePackbase(cfg.Central)
 	if err != nil {
-		return err
+		return term.Usage("PACKBASE_CENTRAL: %w", err)
 	}
 	staging, err := blob.OpenStaging(s.Blobs, filepath.Join(cfg.Root, "staging"))
 	if err != nil {
@@ -92,31 +89,4 @@ func follow(ctx context.Context, cfg *Config, s *Stores, resume bool, log *slog.
 		Prober: &probe.Prober{DB: s.DB, Staging: staging, Git: git.Handler(s.DB, s.Blobs, cfg.Release), Limits: gitpack.StoredLimits(), Zig: cfg.Zig, ZigCache: filepath.Join(cfg.Root, "zig-cache"), Child: child},
 	}
 	return r.Run(ctx)
-}
-
-func parseCentral(raw string) (central string, place upstream.Allow, err error) {
-	u, err := url.Parse(strings.TrimSuffix(raw, "/"))
-	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
-		return "", place, term.Usage("PACKBASE_CENTRAL: want the URL of a packbase, like https://packbase.example.org")
-	}
-	port := u.Port()
-	if port == "" {
-		port = map[string]string{"http": "80", "https": "443"}[u.Scheme]
-	}
-	n, err := strconv.ParseUint(port, 10, 16)
-	if err != nil {
-		return "", place, term.Usage("PACKBASE_CENTRAL: port %q", port)
-	}
-	allowed, err := upstream.ParseAllow(fmt.Sprintf("%s:%d", hostForAllow(u.Hostname()), n))
-	if err != nil {
-		return "", place, term.Usage("PACKBASE_CENTRAL: %w", err)
-	}
-	return u.String(), allowed[0], nil
-}
-
-func hostForAllow(host string) string {
-	if strings.Contains(host, ":") {
-		return "[" + host + "]"
-	}
-	return host
 }

@@ -15,6 +15,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -131,8 +132,9 @@ func NewWorker(cfg *Config, s *Stores, reg prometheus.Registerer, log *slog.Logg
 		Child:       child,
 		Limits:      cfg.Limits,
 		Quota:       cfg.Quota,
-		Egress: upstream.Options{Allow: cfg.Allow, Netrc: cfg.Netrc, UserAgent: "packbase/" + cfg.Release,
+		Egress: upstream.Options{Allow: slices.Concat(cfg.Allow, cfg.FallbackPlaces), Netrc: cfg.Netrc, UserAgent: "packbase/" + cfg.Release,
 			Limits: upstream.Limits{MinRate: cfg.MinRate}},
+		Peers:          cfg.Fallbacks,
 		Git:            git.Handler(s.DB, s.Blobs, cfg.Release),
 		Zig:            cfg.Zig,
 		ZigCache:       filepath.Join(cfg.Root, "zig-cache"),
