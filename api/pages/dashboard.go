@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 	"time"
@@ -137,6 +138,19 @@ func (s *Site) workOutOverview(ctx context.Context) (*overview, error) {
 	return &o, err
 }
 
+// sourceSaid returns the catalog's URL as everybody may see it: without a
+// password or query, and not where a file is on this machine.
+func sourceSaid(source string) string {
+	u, err := url.Parse(source)
+	switch {
+	case source == "":
+		return ""
+	case err != nil, u.Host == "":
+		return "a file of this server"
+	}
+	return u.Scheme + "://" + u.Host + u.EscapedPath()
+}
+
 func (s *Site) workOutChart(ctx context.Context) (chart, error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), pageTime)
 	defer cancel()
@@ -253,7 +267,7 @@ func (s *Site) fillDashboard(ctx context.Context, d *dashboard, c census) error 
 	if d.Chart, err = s.chart.Of(ctx).Within(ctx, age, s.workOutChart); err != nil {
 		return err
 	}
-	d.Update = update{Update: status.Update, Source: s.opt.Source}
+	d.Update = update{Update: status.Update, Source: sourceSaid(s.opt.Source)}
 	d.Queue, d.DiskFree = status.Queue, status.Update.DiskFree
 	d.Failures, d.Recent = jobViews(o.failures), jobViews(o.recent)
 	d.Needs = s.needs(status, o, c)

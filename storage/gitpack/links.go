@@ -145,7 +145,7 @@ func (w *treeWalk) followAll(ctx context.Context, l *links) error {
 		}
 		_, err := l.resolve(f.Path)
 		if why := leaves(""); errors.As(err, &why) {
-			return errorf(codeSymlinkEscape, "symlink %q leads %s, to %.80q", f.Path, why, w.links[f.Path])
+			return errorf(codeSymlinkEscape, "symlink %q leads %s", f.Path, why)
 		}
 		if err != nil {
 			return err
@@ -155,7 +155,8 @@ func (w *treeWalk) followAll(ctx context.Context, l *links) error {
 }
 
 // linkTarget reads the target of a symlink and checks what can be told from
-// it alone.
+// it alone. Errors do not show it: everybody reads them, and that of a local
+// folder may tell where things are on this machine.
 func (w *treeWalk) linkTarget(f File) (string, error) {
 	if f.Size > maxSymlinkBytes {
 		return "", errorf(codeSymlinkTarget, "target of symlink %q has %d bytes, more than %d", f.Path, f.Size, maxSymlinkBytes)
@@ -173,11 +174,11 @@ func (w *treeWalk) linkTarget(f File) (string, error) {
 		return "", errorf(codeSymlinkTarget, "target of symlink %q is empty", f.Path)
 	}
 	if why := badText(target); why != "" {
-		return "", errorf(codeSymlinkTarget, "target %.80q of symlink %q %s", target, f.Path, why)
+		return "", errorf(codeSymlinkTarget, "target of symlink %q %s", f.Path, why)
 	}
 	drive := len(target) > 1 && target[1] == ':' // of Windows
 	if target[0] == '/' || drive {
-		return "", errorf(codeSymlinkEscape, "symlink %q leads to the absolute path %.80q", f.Path, target)
+		return "", errorf(codeSymlinkEscape, "symlink %q leads to an absolute path", f.Path)
 	}
 	return target, nil
 }

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/http"
 	"net/url"
 	"os"
@@ -60,9 +61,24 @@ func (p *Prober) Probe(ctx context.Context, pkg string) (storage.Probe, error) {
 	}
 	found.Healthy = err == nil
 	if err != nil {
-		found.ProbeError = err.Error()
+		found.ProbeError = said(err)
 	}
 	return found, p.DB.RecordProbe(ctx, pk.Name, found)
+}
+
+// said returns err as everybody may read it: not where files are on this machine.
+func said(err error) string {
+	var file *fs.PathError
+	var program *exec.Error
+	switch {
+	case errors.As(err, &file):
+		err = file.Err
+	case errors.As(err, &program):
+		err = program.Err
+	default:
+		return err.Error()
+	}
+	return "the worker that probes cannot use its own files: " + err.Error()
 }
 
 // probeBytes returns an error if something that the package needs is known as

@@ -25,7 +25,7 @@ const zigOutput = 64 << 10
 
 // zig runs zig in dir, with the folder cache there as its cache, and nothing
 // else of this machine but one port on loopback, 0 for none. It returns what
-// zig printed, without the name of dir.
+// zig printed, without the names of dir and of zig's own folder.
 func (p *Prober) zig(ctx context.Context, dir string, port uint16, args ...string) (string, error) {
 	path, err := filepath.EvalSymlinks(p.Zig)
 	if err != nil {
@@ -52,7 +52,7 @@ func (p *Prober) zig(ctx context.Context, dir string, port uint16, args ...strin
 	if e != nil {
 		real = dir
 	}
-	return withoutFolder(out, dir, real), err
+	return withoutFolder(out, dir, real, home, filepath.Dir(p.Zig)), err
 }
 
 // withoutFolder returns what zig printed, trimmed, with paths as they are below its folder, whatever that is called:
