@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"io"
 	"net/http"
 	"sync"
 	"time"
@@ -36,6 +37,19 @@ func newAnswers() *answers {
 
 // make returns the JSON of what body returns, when there is a turn to make it.
 func (a *answers) make(ctx context.Context, body func() (any, error)) ([]byte, error) {
+	return a.write(ctx, func(w io.Writer) error {
+		v, err := body()
+		if err != nil {
+			return err
+		}
+		enc := json.NewEncoder(w)
+		enc.SetEscapeHTML(false)
+		return enc.Encode(v)
+	})
+}
+
+// write returns what body writes, when there is a turn to make it.
+func (a *answers) write(ctx context.Context, body func(io.Writer) error) ([]byte, error) {
 	wait, cancel := context.WithTimeout(ctx, makeWait)
 	defer cancel()
 	select {
@@ -44,14 +58,8 @@ func (a *answers) make(ctx context.Context, body func() (any, error)) ([]byte, e
 	case <-wait.Done():
 		return nil, errManyAnswers
 	}
-	v, err := body()
-	if err != nil {
-		return nil, err
-	}
 	var buf bytes.Buffer
-	enc := json.NewEncoder(&buf)
-	enc.SetEscapeHTML(false)
-	if err := enc.Encode(v); err != nil {
+	if err := body(&buf); err != nil {
 		return nil, err
 	}
 	return bytes.Clone(buf.Bytes()), nil // without what it grew too far

@@ -247,12 +247,8 @@ func (s *Server) treeOf(r *http.Request) (tree.Tree, error) {
 
 // getTree serves GET /api/trees/{name}.
 func (s *Server) getTree(w http.ResponseWriter, r *http.Request) error {
-	info, err := s.treeInfo(r)
-	if err != nil {
-		return err
-	}
-	answer.JSON(w, http.StatusOK, info)
-	return nil
+	raw, err := s.answers.make(r.Context(), func() (any, error) { return s.treeInfo(r) })
+	return s.sendTree(w, r, raw, err)
 }
 
 // getTreeSBOM serves GET /api/trees/{name}/sbom: the tree as CycloneDX.
@@ -261,13 +257,32 @@ func (s *Server) getTreeSBOM(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	info, err := s.treeInfo(r)
-	if err != nil {
-		return err
+	var info wire.TreeInfo
+	raw, err := s.answers.write(r.Context(), func(to io.Writer) (err error) {
+		if info, err = s.treeInfo(r); err != nil {
+			return err
+		}
+		return sbom.Write(to, info, base)
+	})
+	if err == nil {
+		w.Header().Set("Content-Type", sbom.MediaType)
+		w.Header().Set("Content-Disposition", `attachment; filename="`+info.Name+`.cdx.json"`)
 	}
-	w.Header().Set("Content-Type", sbom.MediaType)
-	w.Header().Set("Content-Disposition", `attachment; filename="`+info.Name+`.cdx.json"`)
-	return sbom.Write(w, info, base)
+	return s.sendTree(w, r, raw, err)
+}
+
+// sendTree sends what was made of a tree, which may be some megabytes: strangers make trees as large as they like, by
+// the manifests of what is captured.
+func (s *Server) sendTree(w http.ResponseWriter, r *http.Request, raw []byte, err error) error {
+	if err == nil {
+		err = s.answers.send(w, s.clientOf(r), raw)
+	}
+	if errors.Is(err, errManyAnswers) {
+		w.Header().Del("Content-Type")
+		w.Header().Del("Content-Disposition")
+		return errManyTrees
+	}
+	return err
 }
 
 // treeInfo is the tree that the request names, with all that is in it.

@@ -1,12 +1,14 @@
 package api_test
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
 	"hash/crc32"
 	"io"
+	"net"
 	"net/http"
 	"net/url"
 	"os"
@@ -203,6 +205,36 @@ func TestTreeKeepsNoPassword(t *testing.T) {
 	hidden := strings.Replace(text, "me:hunter2", `me:hunter\x32`, 1)
 	if got := capture(hidden); got != http.StatusBadRequest {
 		t.Errorf("a password behind an escape: status = %d, want 400", got)
+	}
+}
+
+// Who reads a large tree slowly holds memory, as much as a client may have, and others are told to come again.
+func TestTreesAreHeld(t *testing.T) {
+	t.Parallel()
+	g := newRegistry(t)
+	trees := tree.New(g.db.DB)
+	for path, size := range map[string]int{"/api/trees/a": 5000, "/api/trees/b/sbom": 2500} {
+		name := strings.Split(path, "/")[3]
+		_, err := trees.Begin(t.Context(), name, []tree.Root{{File: "build.zig.zon", Text: asManifest(goneHash)}}, false)
+		g.must(err)
+		nodes := make([]tree.Node, size)
+		for i := range nodes {
+			at := fmt.Sprintf("https://files.example/%d/%s.tar.gz", i, strings.Repeat("x", 1500))
+			nodes[i] = tree.Node{Hash: fmt.Sprintf("1220%064x", i), URLs: []string{at}, Parents: []string{""}, Depth: 1, State: tree.Hole, Code: "upstream_not_found", Reason: "gone"}
+		}
+		g.must(trees.Put(t.Context(), name, 1, tree.Holes, nodes, nil))
+		conn := g.dial()
+		g.must(conn.(*net.TCPConn).SetReadBuffer(64 << 10))
+		fmt.Fprintf(conn, "GET %s HTTP/1.1\r\nHost: %s\r\n\r\n", path, g.addr)
+		status, err := bufio.NewReaderSize(conn, 16).ReadString('\n')
+		if err != nil || !strings.Contains(status, " 200 ") {
+			t.Fatalf("%s: %q, %v", path, status, err)
+		}
+		if a := g.get(path); a.StatusCode != http.StatusServiceUnavailable || a.Header.Get("Retry-After") == "" || a.Header.Get("Content-Type") != "application/json" {
+			t.Errorf("%s, while one reads it slowly: %d %v, %d bytes, want 503", path, a.StatusCode, a.Header, len(a.body))
+		}
+		conn.Close()
+		eventually(t, path+" can be had when nobody reads it", func() bool { return g.get(path).StatusCode == http.StatusOK })
 	}
 }
 

@@ -143,11 +143,13 @@ func JSON(w http.ResponseWriter, status int, body any) {
 	_ = enc.Encode(body) // the client may have gone
 }
 
-// Head writes the header of an answer that is JSON. It is in no cache, unless
-// the header says so already.
+// Head writes the header of an answer that is JSON and in no cache, unless the
+// header says otherwise already.
 func Head(w http.ResponseWriter, status int) {
 	h := w.Header()
-	h.Set("Content-Type", "application/json")
+	if h.Get("Content-Type") == "" {
+		h.Set("Content-Type", "application/json")
+	}
 	if h.Get("Cache-Control") == "" {
 		h.Set("Cache-Control", "no-store")
 	}
