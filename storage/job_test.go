@@ -11,6 +11,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/storage/access"
 	"github.com/francescobianco/packbase/storage/fault"
 	"github.com/francescobianco/packbase/storage/jobs"
 	"github.com/francescobianco/packbase/storage/pg"
@@ -326,6 +327,33 @@ func TestWorkers(t *testing.T) {
 	f.must(f.Jobs.ForgetWorker(f.ctx, "idle"))
 	if workers, err = f.Jobs.Workers(f.ctx); err != nil || len(workers) != 1 {
 		t.Errorf("workers %+v, %v; want 1", workers, err)
+	}
+}
+
+// What a tree needs may be private: its jobs are for those who see that, in every list.
+func TestJobsOfTreesAreHidden(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	f.must(f.Jobs.Heartbeat(f.ctx, "tests", 4, "1.0"))
+	for i, kind := range []string{jobs.FetchArchive, jobs.CaptureTree} {
+		f.must(f.exec(`INSERT INTO jobs (id, kind, target, state, error_code, ended_at) VALUES ($1, $2, 'https://h/secret', 'failed', 'upstream_auth', now())`, uuid.New(), kind))
+		f.must(f.exec(`INSERT INTO jobs (id, kind, target, state, worker, lease, lease_until, started_at) VALUES ($1, $2, $3, 'running', 'tests', $1, now() + interval '1 minute', now())`,
+			uuid.New(), kind, fmt.Sprint("https://h/running", i)))
+	}
+	for who, ctx := range map[string]context.Context{"a stranger": t.Context(), "who sees private": access.SeePrivate(t.Context())} {
+		want := 0
+		if access.SeesPrivate(ctx) {
+			want = 2
+		}
+		failed, err := f.Jobs.Failures(ctx, 9)
+		f.must(err)
+		workers, err := f.Jobs.Workers(ctx)
+		f.must(err)
+		all, err := f.Jobs.List(ctx, jobs.Filter{Limit: 9})
+		f.must(err)
+		if len(failed) != want || len(workers[0].Jobs) != want || len(all) != 2*want {
+			t.Errorf("%s: %d failures, %d running, want %d of each; %d jobs, want %d", who, len(failed), len(workers[0].Jobs), want, len(all), 2*want)
+		}
 	}
 }
 

@@ -575,7 +575,7 @@ var ErrLost = errors.New("claim lost")
 func (s *Store) Failures(ctx context.Context, limit int) ([]Job, error) {
 	rows, _ := s.db.Pool.Query(ctx, `
 		SELECT `+columns+` FROM jobs j
-		WHERE state = 'failed' AND created_at > now() - interval '7 days' AND seen(package, $2)
+		WHERE state = 'failed' AND created_at > now() - interval '7 days' AND seen_job(kind, package, $2)
 			AND NOT EXISTS (SELECT FROM jobs later
 				WHERE later.package = j.package AND later.kind = j.kind AND later.target = j.target
 					AND (later.created_at, later.id) > (j.created_at, j.id))

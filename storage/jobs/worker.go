@@ -68,7 +68,7 @@ func (s *Store) Workers(ctx context.Context) ([]WorkerState, error) {
 	}
 	rows, _ = s.db.Pool.Query(ctx, `
 		SELECT id::text AS job, worker, kind, package, progress, started_at AS since FROM jobs
-		WHERE state = 'running' AND lease_until IS NOT NULL AND seen(package, $1) ORDER BY started_at`, access.SeesPrivate(ctx))
+		WHERE state = 'running' AND lease_until IS NOT NULL AND seen_job(kind, package, $1) ORDER BY started_at`, access.SeesPrivate(ctx))
 	doing, err := pgx.CollectRows(rows, pgx.RowToStructByName[Doing])
 	if err != nil {
 		return nil, fmt.Errorf("workers: %w", pg.Translate(err))
