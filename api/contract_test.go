@@ -346,6 +346,7 @@ func (s *scene) removals(post func(*registry, string, string, int, []string) cal
 		remove(`{"package":"doomed","tag":"v1"}`, 400), remove(`{"package":"nope","reason":"x"}`, 404), remove(`{"package":"doomed","tag":"v9","reason":"x"}`, 404),
 		remove(long, 413), post(s.away, "/api/remove", `{"package":"doomed","reason":"x"}`, 503, auth),
 		remove(`{"package":"doomed","tag":"v1","reason":"it held a key"}`, 200), remove(`{"package":"doomed","tag":"v1","reason":"x"}`, 410),
+		post(s.registry, "/api/trees", `{"name":"doomed","release":"doomed@v1"}`, 410, auth),
 	}
 	for _, path := range []string{"/p/doomed/tag/v1.tar.gz", "/p/doomed/commit/" + rel.CommitOID + ".json", "/p/doomed/branch/main.tar.gz",
 		"/z/" + rel.ZigHash + ".tar.gz", "/api/blobs/" + rel.Digest} {

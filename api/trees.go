@@ -1,6 +1,7 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -21,9 +22,11 @@ import (
 	"github.com/francescobianco/packbase/api/route"
 	"github.com/francescobianco/packbase/api/sbom"
 	"github.com/francescobianco/packbase/api/wire"
+	"github.com/francescobianco/packbase/storage"
 	"github.com/francescobianco/packbase/storage/access"
 	"github.com/francescobianco/packbase/storage/bundle"
 	"github.com/francescobianco/packbase/storage/capture"
+	"github.com/francescobianco/packbase/storage/fault"
 	"github.com/francescobianco/packbase/storage/jobs"
 	"github.com/francescobianco/packbase/storage/name"
 	"github.com/francescobianco/packbase/storage/tree"
@@ -152,6 +155,13 @@ func (s *Server) postTree(w http.ResponseWriter, r *http.Request) error {
 	if err := name.ValidPackage(in.Name); err != nil {
 		return err
 	}
+	if in.Release != "" {
+		root, err := s.rootOf(r.Context(), in.Release)
+		if err != nil {
+			return err
+		}
+		in.Manifests = append(in.Manifests, root)
+	}
 	roots, _, err := rootsOf(in.Manifests)
 	if err != nil {
 		return err
@@ -164,6 +174,37 @@ func (s *Server) postTree(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	return s.answerCapture(w, r, c, wait)
+}
+
+// rootOf returns a manifest that depends on a release or a snapshot: PACKAGE@TAG or PACKAGE#COMMIT.
+func (s *Server) rootOf(ctx context.Context, said string) (m wire.TreeManifest, err error) {
+	pkg, tag, isTag := strings.Cut(said, "@")
+	pkg, commit, isCommit := strings.Cut(pkg, "#")
+	var rel storage.Release
+	switch {
+	case isTag && !isCommit:
+		if err = name.ValidTag(tag); err == nil {
+			rel, err = s.releases.byTag(ctx, pkg, tag)
+		}
+	case isCommit && !isTag && name.ValidOID(commit):
+		rel, err = s.releases.byCommit(ctx, pkg, commit)
+	default:
+		err = fault.Invalid("release", "%q is none: want PACKAGE@TAG, or PACKAGE#COMMIT with all 40 digits", fault.Clip(said))
+	}
+	if err != nil {
+		return m, answer.OrNotFound(err, &answer.Error{Status: http.StatusNotFound, Code: "not_found", Message: fmt.Sprintf("there is no release %.200q here", said)})
+	}
+	p, err := s.db.PackageByName(ctx, rel.Package)
+	if err != nil {
+		return m, err
+	}
+	hash := cmp.Or(rel.ZigHash, rel.ZigLegacyHash)
+	if hash == "" || !strings.Contains(p.Upstream, "://") {
+		return m, fault.Invalid("release", "%q is of a local folder, or has no Zig hash: capture its folder", fault.Clip(said))
+	}
+	text := fmt.Sprintf(".{ .name = %q, .version = \"0.0.0\", .paths = .{\"\"}, .dependencies = .{ .release = .{ .url = %q, .hash = %q } } }\n",
+		rel.Package, "git+"+p.Upstream+"#"+rel.CommitOID, hash)
+	return wire.TreeManifest{File: said, Text: text}, nil
 }
 
 // retryTree serves POST /api/trees/{name}/retry: its holes are tried again.

@@ -83,6 +83,7 @@ func (s *scene) treeCalls() []call {
 		post(s.registry, "/api/trees", asBody(s.t, wire.Capture{Name: "holes", Manifests: manifests(holes)}), 202, auth),
 		post(s.registry, "/api/trees", capture("-bad-", whole), 400, auth), post(s.registry, "/api/trees", capture("x", ".{ nonsense"), 400, auth),
 		post(s.registry, "/api/trees", capture("x", ""), 400, auth), post(s.registry, "/api/trees?wait=x", capture("x", whole), 400, auth),
+		post(s.registry, "/api/trees", `{"name":"app","release":"nope@v1"}`, 404, auth), post(s.registry, "/api/trees", `{"name":"app","release":"nope"}`, 400, auth),
 		post(s.registry, "/api/trees", capture("app", whole), 401, nil), post(s.edge, "/api/trees", capture("app", whole), 403, auth),
 		post(s.registry, "/api/trees", long, 413, auth), post(s.full, "/api/trees", capture("app", whole), 429, auth),
 		post(s.away, "/api/trees", capture("app", whole), 503, auth),

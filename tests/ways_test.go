@@ -95,6 +95,27 @@ func TestOtherWays(t *testing.T) {
 	if second := hashOf(t, s, web.URL+"/changed.tar.gz"); second == hashes["/changed.tar.gz"] {
 		t.Error("the URL answers what it did before")
 	}
+	// A release that is here has what it needs brought, too.
+	repo := up.Repo("o/r")
+	repo.Tag("v1.0.0", repo.Commit(harness.Files{"build.zig.zon": fmt.Sprintf(
+		".{ .name = \"r\", .version = \"1.0.0\", .paths = .{\"\"}, .dependencies = .{ .lost = .{ .url = %q, .hash = %q } } }", web.URL+"/lost.tar.gz", hashes["/lost.tar.gz"])}))
+	s.Fetch(repo.URL)
+	drawn, stderr, err := harness.Run(t, append(slices.Clone(s.Env), "PACKBASE_URL="+s.URL), "capture", "--wait", "r@v1.0.0")
+	if err != nil || !strings.Contains(drawn, "2 packages") || !strings.Contains(drawn, "r 1.0.0") {
+		t.Errorf("capture of a release: %v\n%s%s", err, drawn, stderr)
+	}
+	if a := s.Do("GET", "/z/"+hashes["/lost.tar.gz"]+".tar.gz", "", nil); a.Status != http.StatusOK {
+		t.Errorf("what a release needs: %d", a.Status)
+	}
+	for release, status := range map[string]int{"r@v2.0.0": 404, "r@": 400, "r#abc": 400, "nosuch@v1": 404, "hello@v0.1.0": 404} {
+		in, err := json.Marshal(wire.Capture{Name: "other", Release: release})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if a := s.Do("POST", "/api/trees", string(in), nil); a.Status != status {
+			t.Errorf("capture of %s: %d %s, want %d", release, a.Status, a.Body, status)
+		}
+	}
 	peer.Stop()
 	up.Stop()
 	web.Close()

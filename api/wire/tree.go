@@ -13,6 +13,7 @@ type Capture struct {
 	Name      string         `json:"name"`
 	Manifest  string         `json:"manifest,omitempty"`  // the one build.zig.zon; or
 	Manifests []TreeManifest `json:"manifests,omitempty"` // that and those of its path dependencies
+	Release   string         `json:"release,omitempty"`   // or a release here, PACKAGE@TAG, or snapshot, PACKAGE#COMMIT
 	Private   bool           `json:"private,omitempty"`   // shown to those who see private packages
 }
 

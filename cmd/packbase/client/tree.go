@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"time"
@@ -45,19 +46,41 @@ func treeName(manifests []wire.TreeManifest) (string, error) {
 	return man.Name, packageArg(man.Name)
 }
 
+// captureOf is the request for the project in the folder that args name, or for the release. Its tree is called name, or as
+// the project or package is.
+func captureOf(args []string, name string) (in wire.Capture, err error) {
+	in.Name = name
+	if len(args) > 0 {
+		if i := strings.IndexAny(args[0], "@#"); i > 0 && packageArg(args[0][:i]) == nil {
+			if _, err := os.Stat(args[0]); err != nil { // else it is a folder
+				in.Release, in.Name = args[0], cmp.Or(name, args[0][:i])
+				return in, nil
+			}
+		}
+	}
+	if in.Manifests, err = manifestsOf(args); err == nil && name == "" {
+		in.Name, err = treeName(in.Manifests)
+	}
+	return in, err
+}
+
 func (p *program) captureCommand() *cobra.Command {
 	var name string
 	var wait, private, retry bool
 	var limit time.Duration
 	cmd := &cobra.Command{
-		Use:   "capture [DIR]",
+		Use:   "capture [DIR | PACKAGE@TAG]",
 		Short: "Have all brought that a project depends on, and what that does",
 		Long: `Have everything brought that the project in DIR depends on: what its
 build.zig.zon and those of its path dependencies name, the dependencies of that,
 and so on, lazy ones included. Nothing in the project is edited. What cannot be
 had is listed with the reason. A second capture asks upstream for what is new
-only; --retry tries again what was missing.`,
+only; --retry tries again what was missing.
+
+PACKAGE@TAG is a release that is here, PACKAGE#COMMIT a snapshot: what it needs is
+brought.`,
 		Example: `  packbase capture --wait
+  packbase capture --wait clap@0.10.0
   packbase capture --wait --retry ~/src/zls`,
 		Args: cobra.MaximumNArgs(1),
 	}
@@ -67,20 +90,16 @@ only; --retry tries again what was missing.`,
 	cmd.Flags().BoolVar(&retry, "retry", false, "try again what was missing")
 	addWait(cmd, &wait, &limit)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		manifests, err := manifestsOf(args)
+		in, err := captureOf(args, name)
 		if err != nil {
 			return err
 		}
-		if name == "" {
-			if name, err = treeName(manifests); err != nil {
-				return err
-			}
-		}
+		name, in.Private = in.Name, private
 		c, err := p.client(r)
 		if err != nil {
 			return err
 		}
-		raw, err := c.post(cmd.Context(), route.Trees, wire.Capture{Name: name, Manifests: manifests, Private: private})
+		raw, err := c.post(cmd.Context(), route.Trees, in)
 		if err == nil && retry {
 			if err = p.followCapture(cmd.Context(), c, raw, limit); err == nil {
 				raw, err = c.post(cmd.Context(), route.Path(route.TreeRetry, name), nil)
