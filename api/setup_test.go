@@ -346,11 +346,11 @@ func (p *publication) segment() {
 	stored, indexed := p.put(p.pack), p.put(raw)
 	held, err := p.db.Segments(access.SeePrivate(p.t.Context()), p.claim.Job.Package)
 	p.must(err)
-	next := storage.Segment{Seq: len(held)}
+	next := release.Segment{Seq: len(held)}
 	for _, s := range held {
 		next.FirstOrdinal += int64(s.Objects)
 	}
-	err = p.db.AppendSegment(p.t.Context(), p.claim, storage.Segment{
+	err = p.db.AppendSegment(p.t.Context(), p.claim, release.Segment{
 		Package: p.claim.Job.Package, Seq: next.Seq, FirstOrdinal: next.FirstOrdinal, Objects: index.Len(), Digest: stored.Digest, IndexDigest: indexed.Digest, Size: stored.Size,
 	}, indexed)
 	p.must(err)

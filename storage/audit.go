@@ -14,6 +14,7 @@ import (
 	"github.com/francescobianco/packbase/storage/jobs"
 	"github.com/francescobianco/packbase/storage/name"
 	"github.com/francescobianco/packbase/storage/pg"
+	"github.com/francescobianco/packbase/storage/release"
 )
 
 // PackageRecord returns what is known of pkg besides its releases, with the
@@ -96,7 +97,7 @@ type Adoption struct {
 	RecordBlob   blob.Ref
 	Publications []Publication // in order of publication
 	Private      bool          // the package, if it is not here yet
-	Segments     []Segment
+	Segments     []release.Segment
 	Indexes      []blob.Ref   // of the segments
 	Follows      *feed.Change // the change of the central that this brings an edge to
 }

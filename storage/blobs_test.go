@@ -7,6 +7,7 @@ import (
 
 	"github.com/francescobianco/packbase/storage"
 	"github.com/francescobianco/packbase/storage/blob"
+	"github.com/francescobianco/packbase/storage/release"
 	"github.com/francescobianco/packbase/storage/tree"
 )
 
@@ -18,7 +19,7 @@ func TestNamedBlobsHasEveryForeignKey(t *testing.T) {
 	blob := func(name string) blob.Ref { return blob.Ref{Digest: hash(name, 64), Size: 1} }
 	f.publish("hello", "v1.0.0")
 	c := f.claim("hello")
-	f.must(f.AppendSegment(f.ctx, c, storage.Segment{Package: "hello", Objects: 1, Digest: hash("segment", 64), Size: 1}, blob("segment index")))
+	f.must(f.AppendSegment(f.ctx, c, release.Segment{Package: "hello", Objects: 1, Digest: hash("segment", 64), Size: 1}, blob("segment index")))
 	f.must(f.KeepRecord(f.ctx, c, blob("record")))
 	f.must(f.KeepHistory(f.ctx, c, storage.History{Refs: map[string]string{}, PackName: hash("history", 40)}, blob("history"), blob("history index")))
 

@@ -100,7 +100,7 @@ func releasesOf(ctx context.Context, q pg.Querier, pkg string) ([]Release, error
 type Moment struct {
 	Package  Package
 	Releases []Release // in order of publication
-	Segments []Segment
+	Segments []release.Segment
 	Branches []Branch // the one last asked for first
 }
 
@@ -375,7 +375,7 @@ func (db *DB) MovedTags(ctx context.Context, pkg string) ([]MovedTag, error) {
 
 // AppendSegment adds a segment to the claimed package. Its blobs must be
 // durable. It returns ErrLost if the claim was taken over.
-func (db *DB) AppendSegment(ctx context.Context, c jobs.Claim, s Segment, index blob.Ref) error {
+func (db *DB) AppendSegment(ctx context.Context, c jobs.Claim, s release.Segment, index blob.Ref) error {
 	err := db.Tx(ctx, func(tx pgx.Tx) error {
 		if err := jobs.HoldFence(ctx, tx, c); err != nil {
 			return err
@@ -388,7 +388,7 @@ func (db *DB) AppendSegment(ctx context.Context, c jobs.Claim, s Segment, index 
 	return nil
 }
 
-func appendSegment(ctx context.Context, tx pgx.Tx, s Segment, index blob.Ref) error {
+func appendSegment(ctx context.Context, tx pgx.Tx, s release.Segment, index blob.Ref) error {
 	for _, b := range []blob.Ref{{Digest: s.Digest, Size: s.Size}, index} {
 		if err := putBlobRow(ctx, tx, b); err != nil {
 			return err
@@ -402,15 +402,15 @@ func appendSegment(ctx context.Context, tx pgx.Tx, s Segment, index blob.Ref) er
 }
 
 // Segments returns the segments of pkg in order.
-func (db *DB) Segments(ctx context.Context, pkg string) ([]Segment, error) {
+func (db *DB) Segments(ctx context.Context, pkg string) ([]release.Segment, error) {
 	return segmentsOf(ctx, db.Pool, pkg)
 }
 
-func segmentsOf(ctx context.Context, q pg.Querier, pkg string) ([]Segment, error) {
+func segmentsOf(ctx context.Context, q pg.Querier, pkg string) ([]release.Segment, error) {
 	rows, _ := q.Query(ctx, `
 		SELECT package, seq, first_ordinal, objects, digest, index_digest, size
 		FROM segments WHERE package = $1 AND seen(package, $2) ORDER BY seq`, pkg, access.SeesPrivate(ctx))
-	all, err := pgx.CollectRows(rows, pgx.RowToStructByName[Segment])
+	all, err := pgx.CollectRows(rows, pgx.RowToStructByName[release.Segment])
 	if err != nil {
 		return nil, fmt.Errorf("segments of %s: %w", pkg, pg.Translate(err))
 	}

@@ -16,6 +16,7 @@ import (
 	"github.com/francescobianco/packbase/storage/fault"
 	"github.com/francescobianco/packbase/storage/feed"
 	"github.com/francescobianco/packbase/storage/jobs"
+	"github.com/francescobianco/packbase/storage/release"
 )
 
 // Whoever may write SQL still cannot change what was published (DB-09, R-01).
@@ -162,7 +163,7 @@ func TestFence(t *testing.T) {
 	if c.Fence <= old.Fence {
 		t.Fatalf("fence %d after %d, want it higher", c.Fence, old.Fence)
 	}
-	seg := storage.Segment{Package: "hello", Objects: 1, Digest: hash("s", 64), IndexDigest: hash("i", 64), Size: 1}
+	seg := release.Segment{Package: "hello", Objects: 1, Digest: hash("s", 64), IndexDigest: hash("i", 64), Size: 1}
 	index := blob.Ref{Digest: hash("i", 64), Size: 1}
 	writes := map[string]func(jobs.Claim) error{
 		"publish": func(c jobs.Claim) error {

@@ -106,17 +106,6 @@ type Pack struct {
 	Trailer []byte
 }
 
-// A Segment is one of a package's append-only packfiles.
-type Segment struct {
-	Package      string
-	Seq          int
-	FirstOrdinal int64
-	Objects      int
-	Digest       string
-	IndexDigest  string
-	Size         int64
-}
-
 // A RejectedTag is a tag that was not published as it is.
 type RejectedTag struct {
 	Tag     string    `json:"tag"`

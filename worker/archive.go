@@ -21,6 +21,7 @@ import (
 	"github.com/francescobianco/packbase/storage/fault"
 	"github.com/francescobianco/packbase/storage/jobs"
 	"github.com/francescobianco/packbase/storage/name"
+	"github.com/francescobianco/packbase/storage/release"
 	"github.com/francescobianco/packbase/storage/tree"
 	"github.com/francescobianco/packbase/storage/zigpkg"
 	"github.com/francescobianco/packbase/worker/ingest"
@@ -47,15 +48,15 @@ func (w *Worker) fetchArchive(ctx context.Context, j *job) (any, error) {
 		return nil, fault.New(upstream.CodeURL, "an archive is at an http or https URL")
 	}
 	// While this is held, no blob is swept that the job is about to name.
-	release, err := w.db.Scrub.Share(ctx)
+	unlock, err := w.db.Scrub.Share(ctx)
 	if err != nil {
 		return nil, err
 	}
-	defer release()
+	defer unlock()
 	if here, err := w.archiveHere(ctx, d.URL, j.Job.Pin); err != nil || here != nil {
 		return here, err
 	}
-	a := &archiveFetch{fetch: fetch{w: w, job: j, pkg: storage.Package{CloneURL: d.URL}, patience: patience{room: w.aside, leave: j.leave}}}
+	a := &archiveFetch{fetch: fetch{w: w, job: j, pkg: storage.Package{CloneURL: d.URL}, segments: release.NewSegments(nil), patience: patience{room: w.aside, leave: j.leave}}}
 	defer a.patience.done()
 	if err := a.queueAtHost(ctx); err != nil {
 		return nil, err
@@ -297,7 +298,7 @@ func (a *archiveFetch) describe(ctx context.Context, tarball *os.File) error {
 		return err
 	}
 	a.row.ZigHash, a.row.ZigLegacyHash, a.row.TarballSize = sum.Hash, sum.Legacy, info.Size()
-	a.row.Zig = ingest.ZigOf(man, sum)
+	a.row.Zig = release.ZigOf(man, sum)
 	return nil
 }
 

@@ -176,9 +176,9 @@ func (f *fetch) follow(ctx context.Context, out io.Reader) (done bool, err error
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}
-		set, segments := f.set, f.segments
+		segments := f.segments
 		g.Go(func() error {
-			pub, err := f.store(ctx, r, set, segments)
+			pub, err := f.store(ctx, r, segments)
 			ready <- pub
 			return err
 		})

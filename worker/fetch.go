@@ -21,6 +21,7 @@ import (
 	"github.com/francescobianco/packbase/storage/gitpack"
 	"github.com/francescobianco/packbase/storage/jobs"
 	"github.com/francescobianco/packbase/storage/name"
+	"github.com/francescobianco/packbase/storage/release"
 	"github.com/francescobianco/packbase/worker/ingest"
 )
 
@@ -49,11 +50,11 @@ func (w *Worker) fetchPackage(ctx context.Context, j *job) (any, error) {
 		return nil, errFrozen(pkg.Name, pkg.StateReason)
 	}
 	// While this is held, no blob is swept that the job is about to name.
-	release, err := w.db.Scrub.Share(ctx)
+	unlock, err := w.db.Scrub.Share(ctx)
 	if err != nil {
 		return nil, err
 	}
-	defer release()
+	defer unlock()
 	if err := w.mend(ctx, j); err != nil {
 		return nil, err
 	}
@@ -124,9 +125,7 @@ type fetch struct {
 	releases []storage.Release
 	removed  []storage.Tombstone
 	usage    usage
-	segments []storage.Segment
-	indexes  []*gitpack.SegmentIndex
-	set      *gitpack.Set // of indexes
+	segments *release.Segments
 	refs     ingest.Refs
 	created  int
 	rejected int
@@ -181,25 +180,19 @@ func (f *fetch) load(ctx context.Context) (err error) {
 	if f.removed, err = f.w.db.Tombstones(ctx, f.pkg.Name); err != nil {
 		return err
 	}
-	if f.segments, err = f.w.db.Segments(ctx, f.pkg.Name); err != nil {
+	rows, err := f.w.db.Segments(ctx, f.pkg.Name)
+	if err != nil {
 		return err
 	}
-	for i, s := range f.segments {
-		raw, err := readBlob(ctx, f.w.blobs, s.IndexDigest)
-		if err != nil {
-			return fmt.Errorf("read index of segment %d: %w", s.Seq, err)
+	staged := 0
+	f.segments, err = release.LoadSegments(ctx, f.w.blobs, rows, func(raw []byte) (*gitpack.SegmentIndex, error) {
+		if err := os.WriteFile(filepath.Join(f.staged, indexFile(staged)), raw, 0o600); err != nil {
+			return nil, fmt.Errorf("stage index: %w", err)
 		}
-		if err := os.WriteFile(filepath.Join(f.staged, indexFile(i)), raw, 0o600); err != nil {
-			return fmt.Errorf("stage index: %w", err)
-		}
-		index, err := gitpack.UnmarshalIndex(raw)
-		if err != nil {
-			return fmt.Errorf("read index of segment %d: %v", s.Seq, err)
-		}
-		f.indexes = append(f.indexes, index)
-	}
-	f.set = gitpack.NewSet(f.indexes...)
-	return nil
+		staged++
+		return gitpack.UnmarshalIndex(raw)
+	})
+	return err
 }
 
 // indexFile returns the name of the file with an index, in the child's folder.
@@ -236,7 +229,7 @@ func (f *fetch) request(rejected []storage.RejectedTag) ingest.Request {
 			req.Rejected[t.Tag] = t.OID
 		}
 	}
-	for i := range f.segments {
+	for i := range f.segments.Rows {
 		req.Indexes = append(req.Indexes, indexFile(i))
 	}
 	return req

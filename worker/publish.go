@@ -18,8 +18,8 @@ import (
 	"github.com/francescobianco/packbase/storage/gitpack"
 	"github.com/francescobianco/packbase/storage/jobs"
 	"github.com/francescobianco/packbase/storage/release"
+	"github.com/francescobianco/packbase/storage/tarball"
 	"github.com/francescobianco/packbase/worker/ingest"
-	"github.com/francescobianco/packbase/worker/upkeep"
 )
 
 // maxIndex bounds an index that the child staged, in bytes: that of 16 million
@@ -53,16 +53,8 @@ func (f *fetch) appendSegment(ctx context.Context, s ingest.Segment) error {
 	if err != nil {
 		return err
 	}
-	segment := storage.Segment{
-		Package: f.pkg.Name, Seq: len(f.segments), FirstOrdinal: int64(f.set.Len()),
-		Objects: index.Len(), Digest: packed.Digest, IndexDigest: indexed.Digest, Size: packed.Size,
-	}
-	if err := f.w.db.AppendSegment(ctx, f.job.Claim, segment, indexed); err != nil {
-		return err
-	}
-	f.segments, f.indexes = append(f.segments, segment), append(f.indexes, index)
-	f.set = gitpack.NewSet(f.indexes...)
-	return nil
+	f.segments = f.segments.With(release.Segment{Package: f.pkg.Name, Digest: packed.Digest, IndexDigest: indexed.Digest, Size: packed.Size}, index)
+	return f.w.db.AppendSegment(ctx, f.job.Claim, f.segments.Last(), indexed)
 }
 
 // keepHistory stores the history of a local bare repository.
@@ -79,7 +71,7 @@ func (f *fetch) keepHistory(ctx context.Context, h *ingest.History) error {
 }
 
 // store makes the bytes of a staged release durable.
-func (f *fetch) store(ctx context.Context, r *ingest.Release, set *gitpack.Set, segments []storage.Segment) (storage.Publication, error) {
+func (f *fetch) store(ctx context.Context, r *ingest.Release, segments *release.Segments) (storage.Publication, error) {
 	man := r.Manifest
 	man.Package, man.Upstream, man.CloneURL, man.Private = f.pkg.Name, f.pkg.Upstream, f.pkg.CloneURL, f.pkg.Private
 	man.Fence = f.job.Fence
@@ -105,7 +97,7 @@ func (f *fetch) store(ctx context.Context, r *ingest.Release, set *gitpack.Set, 
 	if err != nil {
 		return pub, err
 	}
-	stored, err := set.Stored(proof.Commit, proof.Objects, f.w.opener(ctx, segments))
+	stored, err := segments.Stored(ctx, proof.Commit, proof.IDs)
 	if err != nil {
 		return pub, err
 	}
@@ -114,12 +106,12 @@ func (f *fetch) store(ctx context.Context, r *ingest.Release, set *gitpack.Set, 
 
 // prove works out what a staged release is from its tarball: what the child says
 // of it is not believed.
-func (f *fetch) prove(ctx context.Context, man *release.Manifest, targz io.Reader) (*upkeep.Proof, error) {
-	proof, err := upkeep.Prove(ctx, f.dir, man, targz, f.w.opt.Limits)
+func (f *fetch) prove(ctx context.Context, man *release.Manifest, targz io.Reader) (*release.Proof, error) {
+	proof, err := release.Prove(ctx, f.dir, man, targz, tarball.Limits{Size: f.w.opt.Limits.Tarball}, f.w.opt.Limits.Git)
 	if err == nil && man.Tag != "" && f.refs.Tags[man.Tag] != proof.OID.String() {
-		err = fmt.Errorf("%w: the tag names %q", upkeep.ErrUntrue, f.refs.Tags[man.Tag])
+		err = fmt.Errorf("%w: the tag names %q", release.ErrUntrue, f.refs.Tags[man.Tag])
 	}
-	if errors.Is(err, upkeep.ErrUntrue) {
+	if errors.Is(err, release.ErrUntrue) {
 		return nil, fault.New("ingest_untrue",
 			fmt.Sprintf("what the process that reads upstream says of %s is not what its files say: %v",
 				cmp.Or(man.Tag, man.Commit), err))
@@ -152,11 +144,11 @@ func (f *fetch) publish(ctx context.Context, pub storage.Publication) error {
 // keepRecord is putRecord for a job that fetches nothing.
 func (w *Worker) keepRecord(ctx context.Context, j *job) error {
 	// While this is held, the record is not swept before it is named.
-	release, err := w.db.Scrub.Share(ctx)
+	unlock, err := w.db.Scrub.Share(ctx)
 	if err != nil {
 		return err
 	}
-	defer release()
+	defer unlock()
 	stage, err := w.opt.Staging.New()
 	if err != nil {
 		return fmt.Errorf("make staging folder: %w", err)
@@ -182,7 +174,7 @@ func (f *fetch) putRecord(ctx context.Context) error {
 		}
 	}
 	if held != "" {
-		raw, err := readBlob(ctx, f.w.blobs, held)
+		raw, err := blob.ReadAll(ctx, f.w.blobs, held)
 		if err == nil {
 			if old, err := storage.ParsePackageRecord(raw); err == nil && old.Same(rec) {
 				return nil
@@ -243,28 +235,4 @@ func (f *fetch) putAs(ctx context.Context, file *os.File, digest string) (blob.R
 		return blob.Ref{}, fmt.Errorf("put blob: %w", err)
 	}
 	return blob.Ref{Digest: digest, Size: info.Size()}, nil
-}
-
-// opener opens segments from the blob store.
-func (w *Worker) opener(ctx context.Context, segments []storage.Segment) gitpack.Opener {
-	return func(i int) (gitpack.Segment, error) { return w.blobs.Open(ctx, segments[i].Digest) }
-}
-
-// readBlob returns a small blob's bytes.
-func readBlob(ctx context.Context, blobs blob.Store, digest string) ([]byte, error) {
-	const most = 1 << 30
-	b, err := blobs.Open(ctx, digest)
-	if err != nil {
-		// The row promises the blob, so its absence is our fault: %v, not %w.
-		return nil, fmt.Errorf("open blob: %v", err)
-	}
-	defer b.Close()
-	raw, err := io.ReadAll(io.LimitReader(b, most))
-	if err != nil {
-		return nil, fmt.Errorf("read blob: %w", err)
-	}
-	if sum := sha256.Sum256(raw); hex.EncodeToString(sum[:]) != digest {
-		return nil, errors.New("the blob's bytes are not those of its digest; run `packbase verify`")
-	}
-	return raw, nil
 }

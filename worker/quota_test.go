@@ -15,6 +15,7 @@ import (
 	"github.com/francescobianco/packbase/storage/blob"
 	"github.com/francescobianco/packbase/storage/fault"
 	"github.com/francescobianco/packbase/storage/gitpack"
+	"github.com/francescobianco/packbase/storage/release"
 	"github.com/francescobianco/packbase/storage/storagetest"
 	"github.com/francescobianco/packbase/worker/ingest"
 )
@@ -54,7 +55,7 @@ func TestStagedFileGrows(t *testing.T) {
 	}
 
 	f := &fetch{w: &Worker{db: storagetest.NewDB(t), blobs: asked{disk, grow}, opt: Options{Limits: ingest.DefaultLimits()}},
-		job: &job{}, pkg: storage.Package{Name: "hello"}, dir: dir, staged: staged, set: gitpack.NewSet()}
+		job: &job{}, pkg: storage.Package{Name: "hello"}, dir: dir, staged: staged, segments: release.NewSegments(nil)}
 	event, err := json.Marshal(ingest.Event{Segment: &ingest.Segment{File: "pack", Index: "index"}})
 	must(err)
 	_, err = f.events(t.Context(), bytes.NewReader(event), nil)

@@ -7,7 +7,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net/http"
 	"slices"
@@ -28,6 +27,7 @@ import (
 	"github.com/francescobianco/packbase/storage/gitpack"
 	"github.com/francescobianco/packbase/storage/name"
 	"github.com/francescobianco/packbase/storage/pg"
+	"github.com/francescobianco/packbase/storage/release"
 )
 
 // Options are a Server's settings.
@@ -246,9 +246,12 @@ func (g *store) load(ctx context.Context, name string) (*repository, error) {
 	if repo.Removed, err = g.removed(ctx, pkg.Name); err != nil {
 		return nil, err
 	}
-	if repo.Set, err = g.set(ctx, now.Segments); err != nil {
-		return nil, err
+	// Serving needs no ids.
+	segments, err := release.LoadSegments(ctx, g.blobs, now.Segments, gitpack.UnmarshalOffsets)
+	if err != nil {
+		return nil, fmt.Errorf("repository %s: %w", pkg.Name, err)
 	}
+	repo.Set = segments.Set
 	for _, s := range now.Segments {
 		repo.Segments = append(repo.Segments, s.Digest)
 	}
@@ -333,28 +336,6 @@ func errNoReleases(pkg storage.Package) error {
 	}
 	return &smarthttp.Error{Status: http.StatusNotFound, Code: "no_releases",
 		Message: fmt.Sprintf("the package %q has no releases; %s", pkg.Name, why)}
-}
-
-// set reads the indexes of the segments, without the ids that serving does
-// not need.
-func (g *store) set(ctx context.Context, segments []storage.Segment) (*gitpack.Set, error) {
-	const most = 1 << 30
-	indexes := make([]*gitpack.SegmentIndex, len(segments))
-	for i, s := range segments {
-		b, err := g.blobs.Open(ctx, s.IndexDigest)
-		if err != nil {
-			return nil, fmt.Errorf("open index of segment %d of %s: %w", s.Seq, s.Package, err)
-		}
-		raw, err := io.ReadAll(io.LimitReader(b, most))
-		b.Close()
-		if err != nil {
-			return nil, fmt.Errorf("read index of segment %d of %s: %w", s.Seq, s.Package, err)
-		}
-		if indexes[i], err = gitpack.UnmarshalOffsets(raw); err != nil {
-			return nil, fmt.Errorf("read index of segment %d of %s: %v", s.Seq, s.Package, err)
-		}
-	}
-	return gitpack.NewSet(indexes...), nil
 }
 
 // Packs implements smarthttp.Store.

@@ -165,6 +165,28 @@ func Verify(ctx context.Context, s Store, digest string) error {
 	return match(ctx, b, digest)
 }
 
+// An Opener opens blobs, as a Store does.
+type Opener interface {
+	Open(ctx context.Context, digest string) (Blob, error)
+}
+
+// ReadAll returns the bytes of a document or an index, after comparing them with
+// the digest. It is no way to read what may be large.
+func ReadAll(ctx context.Context, blobs Opener, digest string) ([]byte, error) {
+	const most = 1 << 30
+	b, err := blobs.Open(ctx, digest)
+	if err != nil {
+		return nil, fmt.Errorf("open blob: %w", err)
+	}
+	defer b.Close()
+	raw, err := io.ReadAll(io.LimitReader(b, most))
+	if err != nil {
+		return nil, fmt.Errorf("read blob: %w", err)
+	}
+	sum := sha256.Sum256(raw)
+	return raw, compare(sum[:], digest)
+}
+
 // match reads r to its end and returns ErrMismatch if its SHA-256 is not digest.
 func match(ctx context.Context, r io.Reader, digest string) error {
 	sum := sha256.New()

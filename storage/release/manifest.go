@@ -5,11 +5,13 @@ package release
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
 	"strings"
 	"time"
 
+	"github.com/francescobianco/packbase/storage/blob"
 	"github.com/francescobianco/packbase/storage/fault"
 	"github.com/francescobianco/packbase/storage/name"
 )
@@ -118,4 +120,13 @@ func ParseManifest(b []byte) (*Manifest, error) {
 	}
 	m.CloneURL = name.HideFolder(m.CloneURL)
 	return &m, nil
+}
+
+// LoadManifest reads a manifest from its blob.
+func LoadManifest(ctx context.Context, blobs blob.Opener, digest string) (*Manifest, error) {
+	raw, err := blob.ReadAll(ctx, blobs, digest)
+	if err != nil {
+		return nil, fmt.Errorf("read manifest: %w", err)
+	}
+	return ParseManifest(raw)
 }

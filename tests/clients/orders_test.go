@@ -10,8 +10,8 @@ import (
 	"testing"
 
 	"github.com/francescobianco/packbase/storage/gitpack"
+	"github.com/francescobianco/packbase/storage/release"
 	"github.com/francescobianco/packbase/tests/harness"
-	"github.com/francescobianco/packbase/worker/ingest"
 )
 
 // orders yields all orders of n things.
@@ -125,28 +125,13 @@ type segments struct {
 // add appends a segment of the objects of a tag that no earlier one holds.
 func (s *segments) add(t testing.TB, objects *gitpack.Objects, tag gitpack.OID) {
 	t.Helper()
-	commit, tags, err := objects.Peel(tag)
+	root, err := release.Resolve(objects, "", tag, gitpack.DefaultLimits())
 	if err != nil {
 		t.Fatal(err)
 	}
-	raw, err := objects.Read(commit, gitpack.Commit, 1<<20)
+	fresh, err := release.NewSegments(nil, s.indexes...).Fresh(t.Context(), objects, []*release.Root{&root}, gitpack.DefaultLimits())
 	if err != nil {
 		t.Fatal(err)
-	}
-	info, err := gitpack.ParseCommit(raw)
-	if err != nil {
-		t.Fatal(err)
-	}
-	tree, err := objects.Files(t.Context(), info.Tree, gitpack.DefaultLimits())
-	if err != nil {
-		t.Fatal(err)
-	}
-	held := gitpack.NewSet(s.indexes...)
-	var fresh []gitpack.OID
-	for id := range ingest.Reachable(tags, commit, tree) {
-		if _, ok := held.Ordinal(id); !ok && !slices.Contains(fresh, id) {
-			fresh = append(fresh, id)
-		}
 	}
 	if len(fresh) == 0 {
 		return

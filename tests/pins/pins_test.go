@@ -25,7 +25,6 @@ import (
 	"github.com/francescobianco/packbase/storage/gitpack"
 	"github.com/francescobianco/packbase/storage/release"
 	"github.com/francescobianco/packbase/storage/tarball"
-	"github.com/francescobianco/packbase/worker/ingest"
 )
 
 type pin struct {
@@ -109,7 +108,7 @@ func build(t *testing.T, p pin, dir string) *built {
 		if err != nil {
 			return err
 		}
-		if b.zig, err = ingest.DescribeZig(objects, tree); err != nil {
+		if b.zig, err = release.Describe(objects, tree); err != nil {
 			return err
 		}
 		out, err := os.Create(filepath.Join(dir, b.name))
@@ -127,7 +126,7 @@ func build(t *testing.T, p pin, dir string) *built {
 		if len(root) == 1 {
 			man.Tarball.Prefix = "wrapped/"
 		}
-		return ingest.WriteTarball(t.Context(), out, objects, man)
+		return release.WriteTarball(t.Context(), out, objects, man)
 	}()
 	return b
 }

@@ -52,8 +52,8 @@ func (m *mirror) all(ctx context.Context, wants []wanted) error {
 // named returns the error with the tag's name.
 func (a *aside) named() *fault.Error {
 	e := *a.err
-	if a.tag != "" {
-		e.Message = fmt.Sprintf("the tag %q cannot be fetched: %s", a.tag, e.Message)
+	if a.Tag != "" {
+		e.Message = fmt.Sprintf("the tag %q cannot be fetched: %s", a.Tag, e.Message)
 	}
 	return &e
 }
@@ -103,7 +103,7 @@ func culprit(batch []wanted, e *fault.Error) int {
 		return 0
 	}
 	named := anOID.FindString(e.Message)
-	return slices.IndexFunc(batch, func(w wanted) bool { return w.oid.String() == named })
+	return slices.IndexFunc(batch, func(w wanted) bool { return w.OID.String() == named })
 }
 
 // setAside keeps a tag at fault for the end of the run. What was cut or lacks
@@ -111,7 +111,7 @@ func culprit(batch []wanted, e *fault.Error) int {
 // end, twice.
 func (m *mirror) setAside(w wanted, e *fault.Error) error {
 	incomplete := e.Code == upstream.CodeIncomplete || e.Code == gitpack.CodeIncomplete
-	if incomplete && w.tries < 2 && w.tag != "" {
+	if incomplete && w.tries < 2 && w.Tag != "" {
 		w.tries++
 		m.again = append(m.again, w)
 	} else {
@@ -145,7 +145,7 @@ func (m *mirror) batch(ctx context.Context, wants []wanted) error {
 	defer spool.Close()
 	oids := make([]gitpack.OID, len(wants))
 	for i, w := range wants {
-		oids[i] = w.oid
+		oids[i] = w.OID
 	}
 	objects, err := m.src.objects(ctx, oids, spool)
 	if err != nil {

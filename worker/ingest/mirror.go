@@ -1,13 +1,10 @@
 package ingest
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"fmt"
-	"iter"
 	"os"
-	"path"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -22,8 +19,6 @@ import (
 	"github.com/francescobianco/packbase/storage/jobs"
 	"github.com/francescobianco/packbase/storage/name"
 	"github.com/francescobianco/packbase/storage/release"
-	"github.com/francescobianco/packbase/storage/tarball"
-	"github.com/francescobianco/packbase/storage/zigpkg"
 	"github.com/francescobianco/packbase/worker/upstream"
 )
 
@@ -34,22 +29,17 @@ const BatchTags = 1000
 // cutPause is how long upstream is left alone after it cut an answer.
 const cutPause = time.Second
 
-// A wanted is a tag to publish, or a commit without one.
+// A wanted is a tag to publish, or a commit without one. Of its root no more
+// than the tag and what upstream's ref names is known until the objects are here.
 type wanted struct {
-	tag string
-	oid gitpack.OID // what upstream's ref names
-
+	release.Root
 	tries int // how often in this run what came of it was incomplete
-
-	// Known once the objects are here.
-	commit gitpack.OID
-	tags   []gitpack.OID // tag objects passed on the way to it, outermost first
-	info   gitpack.CommitInfo
-	newest int // the segment that holds the newest of its objects
 }
 
+func want(tag string, oid gitpack.OID) wanted { return wanted{Root: release.Root{Tag: tag, OID: oid}} }
+
 func (w *wanted) rejected(e *fault.Error) *storage.RejectedTag {
-	return &storage.RejectedTag{Tag: w.tag, OID: w.oid.String(), Code: e.Code, Reason: e.Message}
+	return &storage.RejectedTag{Tag: w.Tag, OID: w.OID.String(), Code: e.Code, Reason: e.Message}
 }
 
 // run mirrors what the request asks for.
@@ -134,11 +124,11 @@ func chooseAll(req Request, has sourceRefs) (Refs, []wanted, error) {
 		return refs, nil, nil // it is here, whatever upstream did to it
 	}
 	if req.Target != "" {
-		want, err := target(req.Target, has, &refs)
-		if err != nil || want.tag == "" && slices.Contains(req.Commits, want.oid.String()) {
+		one, err := target(req.Target, has, &refs)
+		if err != nil || one.Tag == "" && slices.Contains(req.Commits, one.OID.String()) {
 			return refs, nil, err
 		}
-		return refs, []wanted{want}, nil
+		return refs, []wanted{one}, nil
 	}
 	if len(has.tags) == 0 && len(has.rejected) == 0 {
 		return refs, nil, fault.New("no_tags",
@@ -147,10 +137,10 @@ func chooseAll(req Request, has sourceRefs) (Refs, []wanted, error) {
 	var wants []wanted
 	for tag, oid := range has.tags {
 		if req.Released[tag] == "" && req.Rejected[tag] != oid.String() {
-			wants = append(wants, wanted{tag: tag, oid: oid})
+			wants = append(wants, want(tag, oid))
 		}
 	}
-	slices.SortFunc(wants, func(a, b wanted) int { return cmp.Compare(a.tag, b.tag) })
+	slices.SortFunc(wants, func(a, b wanted) int { return cmp.Compare(a.Tag, b.Tag) })
 	return refs, wants, nil
 }
 
@@ -158,14 +148,14 @@ func chooseAll(req Request, has sourceRefs) (Refs, []wanted, error) {
 func target(name string, has sourceRefs, refs *Refs) (wanted, error) {
 	if oid, err := gitpack.ParseOID(name); err == nil {
 		refs.Commit = oid.String()
-		return wanted{oid: oid}, nil
+		return want("", oid), nil
 	}
 	if oid, ok := has.tags[name]; ok {
-		return wanted{tag: name, oid: oid}, nil
+		return want(name, oid), nil
 	}
 	if oid, ok := has.branches[name]; ok {
 		refs.Branch, refs.Commit = name, oid.String()
-		return wanted{oid: oid}, nil
+		return want("", oid), nil
 	}
 	return wanted{}, fault.New("no_such_ref",
 		fmt.Sprintf("upstream has no tag or branch %q", name))
@@ -179,11 +169,9 @@ type mirror struct {
 	total  int
 	done   int
 
-	indexes  []*gitpack.SegmentIndex // of the segments so far
-	held     *gitpack.Set
-	builder  *tarball.Builder
+	segments *release.Segments // so far
+	builder  *release.Builder
 	scratch  *os.File
-	zigFiles zigFiles
 	staged   int // numbers the staged files
 
 	worked bool     // upstream gave something that could be judged
@@ -192,24 +180,22 @@ type mirror struct {
 }
 
 func (m *mirror) open() error {
-	for _, name := range m.req.Indexes {
+	indexes := make([]*gitpack.SegmentIndex, len(m.req.Indexes))
+	for i, name := range m.req.Indexes {
 		b, err := os.ReadFile(filepath.Join(m.req.Dir, name))
 		if err != nil {
 			return fmt.Errorf("read index: %w", err)
 		}
-		index, err := gitpack.UnmarshalIndex(b)
-		if err != nil {
+		if indexes[i], err = gitpack.UnmarshalIndex(b); err != nil {
 			return fmt.Errorf("read index %s: %v", name, err)
 		}
-		m.indexes = append(m.indexes, index)
 	}
-	m.held = gitpack.NewSet(m.indexes...)
+	m.segments = release.NewSegments(nil, indexes...)
 	var err error
 	if m.scratch, err = os.Create(filepath.Join(m.req.Dir, "chunks")); err != nil {
 		return fmt.Errorf("make scratch file: %w", err)
 	}
-	m.builder = tarball.NewBuilder(m.scratch, tarball.Form2, tarball.Limits{Size: m.req.Limits.Tarball})
-	m.zigFiles.known = map[zigFileKey]zigpkg.FileHash{}
+	m.builder = release.NewBuilder(m.scratch, m.req.Limits.Tarball, m.req.Limits.Git)
 	return nil
 }
 
@@ -259,7 +245,7 @@ func (m *mirror) check(ctx context.Context, objects *gitpack.Objects, wants []wa
 		}
 		m.worked = true
 		if e != nil {
-			if w.tag == "" {
+			if w.Tag == "" {
 				return nil, e
 			}
 			m.done++
@@ -274,113 +260,38 @@ func (m *mirror) check(ctx context.Context, objects *gitpack.Objects, wants []wa
 		ok = append(ok, w)
 	}
 	slices.SortFunc(ok, func(a, b *wanted) int {
-		return name.CompareTags(a.tag, a.info.CommitterTime, b.tag, b.info.CommitterTime)
+		return name.CompareTags(a.Tag, a.Info.CommitterTime, b.Tag, b.Info.CommitterTime)
 	})
 	return ok, nil
 }
 
 // resolve finds the wanted commit and checks all that it leads to.
 func resolve(ctx context.Context, objects *gitpack.Objects, w *wanted, lim gitpack.Limits) (err error) {
-	if w.commit, w.tags, err = objects.Peel(w.oid); err != nil {
+	if w.Root, err = release.Resolve(objects, w.Tag, w.OID, lim); err != nil {
 		return err
 	}
-	if w.tag == "" && w.commit != w.oid {
+	if w.Tag == "" && w.Commit != w.OID {
 		return fault.New("not_a_commit",
-			fmt.Sprintf("%s is the id of a tag object; ask for the tag by its name, or for the commit %s", w.oid, w.commit))
+			fmt.Sprintf("%s is the id of a tag object; ask for the tag by its name, or for the commit %s", w.OID, w.Commit))
 	}
-	raw, err := objects.Read(w.commit, gitpack.Commit, lim.ObjectBytes)
+	tree, err := objects.Files(ctx, w.Info.Tree, lim)
 	if err != nil {
 		return err
 	}
-	if w.info, err = gitpack.ParseCommit(raw); err != nil {
-		return err
-	}
-	tree, err := objects.Files(ctx, w.info.Tree, lim)
-	if err != nil {
-		return err
-	}
-	return objects.Fsck(w.commit, w.tags, tree)
+	return objects.Fsck(w.Commit, w.Tags, tree)
 }
 
-// segment stages a segment of the objects that no earlier one holds, those of
-// the newest release first: then a fetch of it is one single range.
+// segment stages a segment of the objects that no earlier one holds.
 func (m *mirror) segment(ctx context.Context, objects *gitpack.Objects, wants []*wanted) error {
-	var fresh []gitpack.OID
-	ordinals := map[gitpack.OID]uint32{}
-	ordinal := func(id gitpack.OID) uint32 {
-		if n, ok := m.held.Ordinal(id); ok {
-			return n
-		}
-		n, ok := ordinals[id]
-		if !ok {
-			n = uint32(m.held.Len() + len(fresh))
-			ordinals[id] = n
-			fresh = append(fresh, id)
-		}
-		return n
+	roots := make([]*release.Root, len(wants))
+	for i, w := range wants {
+		roots[i] = &w.Root
 	}
-	for _, w := range newestFirst(wants) {
-		tree, err := objects.Files(ctx, w.info.Tree, m.req.Limits.Git)
-		if err != nil {
-			return err
-		}
-		last := uint32(0)
-		for id := range Reachable(w.tags, w.commit, tree) {
-			last = max(last, ordinal(id))
-		}
-		w.newest = m.segmentOf(last)
-	}
-	if len(fresh) == 0 {
-		return nil
+	fresh, err := m.segments.Fresh(ctx, objects, roots, m.req.Limits.Git)
+	if err != nil || len(fresh) == 0 {
+		return err
 	}
 	return m.writeSegment(ctx, objects, fresh)
-}
-
-// newestFirst returns wants in the order of a segment.
-func newestFirst(wants []*wanted) []*wanted {
-	sorted := slices.Clone(wants)
-	slices.SortFunc(sorted, func(a, b *wanted) int {
-		return NewestFirst(a.info.CommitterTime, a.tag, a.oid, b.info.CommitterTime, b.tag, b.oid)
-	})
-	return sorted
-}
-
-// NewestFirst compares two releases by their place in a segment, each by the
-// time of its commit, its tag and what the tag names. Rebuilding a segment
-// finds the same order from manifests alone.
-func NewestFirst(aTime time.Time, aTag string, aOID gitpack.OID, bTime time.Time, bTag string, bOID gitpack.OID) int {
-	return cmp.Or(bTime.Compare(aTime), strings.Compare(aTag, bTag), bytes.Compare(aOID[:], bOID[:]))
-}
-
-// Reachable yields all objects of a release in the order of a segment: tag
-// objects, commit, trees and files.
-func Reachable(tags []gitpack.OID, commit gitpack.OID, tree gitpack.Listing) iter.Seq[gitpack.OID] {
-	return func(yield func(gitpack.OID) bool) {
-		for _, ids := range [][]gitpack.OID{tags, {commit}, tree.Trees} {
-			for _, id := range ids {
-				if !yield(id) {
-					return
-				}
-			}
-		}
-		for _, f := range tree.Files {
-			if f.Mode != gitpack.ModeSubmodule && !yield(f.OID) {
-				return
-			}
-		}
-	}
-}
-
-// segmentOf returns the position of the segment that holds an ordinal, where
-// the one after the last is the one about to be written.
-func (m *mirror) segmentOf(ordinal uint32) int {
-	end := 0
-	for i, index := range m.indexes {
-		if end += index.Len(); int(ordinal) < end {
-			return i
-		}
-	}
-	return len(m.indexes)
 }
 
 func (m *mirror) writeSegment(ctx context.Context, objects *gitpack.Objects, ids []gitpack.OID) error {
@@ -405,8 +316,7 @@ func (m *mirror) writeSegment(ctx context.Context, objects *gitpack.Objects, ids
 	if err := os.WriteFile(filepath.Join(m.req.Dir, name+".index"), raw, 0o600); err != nil {
 		return fmt.Errorf("write index: %w", err)
 	}
-	m.indexes = append(m.indexes, index)
-	m.held = gitpack.NewSet(m.indexes...)
+	m.segments = m.segments.With(release.Segment{}, index)
 	return m.events.send(Event{Segment: &Segment{File: name, Index: name + ".index", Objects: len(ids), Size: index.Size()}})
 }
 
@@ -445,12 +355,12 @@ func (m *mirror) releases(ctx context.Context, objects *gitpack.Objects, wants [
 				if cerr := file.Close(); err == nil {
 					err = cerr // before the worker takes it
 				}
-				if e := asError(err); e != nil && w.tag != "" {
+				if e := asError(err); e != nil && w.Tag != "" {
 					slot <- Event{Rejected: w.rejected(e)}
 					return nil
 				}
 				if err != nil {
-					return fmt.Errorf("build %s: %w", cmp.Or(w.tag, w.commit.String()), err)
+					return fmt.Errorf("build %s: %w", cmp.Or(w.Tag, w.Commit.String()), err)
 				}
 				slot <- Event{Release: r}
 				return nil
@@ -478,62 +388,15 @@ func (m *mirror) releases(ctx context.Context, objects *gitpack.Objects, wants [
 
 // release builds one tarball into file and describes it.
 func (m *mirror) release(ctx context.Context, objects *gitpack.Objects, w *wanted, name string, file *os.File) (*Release, error) {
-	tree, err := objects.Files(ctx, w.info.Tree, m.req.Limits.Git)
+	of := release.Manifest{Package: m.req.Package, Upstream: m.req.Upstream, CloneURL: m.req.CloneURL}
+	man, err := m.builder.Build(ctx, file, objects, &w.Root, of)
 	if err != nil {
 		return nil, err
 	}
-	prefix, err := tarball.Wrap(m.req.Package, cmp.Or(w.tag, w.commit.String()), entries(objects, tree))
-	if err != nil {
+	if err := checkManifest(man); err != nil {
 		return nil, err
 	}
-	info, err := m.builder.Build(ctx, file, tarball.Header{Commit: w.commit.String(), Time: w.info.CommitterTime, Prefix: prefix}, entries(objects, tree))
-	if err != nil {
-		return nil, err
-	}
-	zig, err := m.zigFiles.describe(objects, tree)
-	if err != nil {
-		return nil, err
-	}
-	man := release.Manifest{
-		Version:     release.ManifestVersion,
-		Package:     m.req.Package,
-		Upstream:    m.req.Upstream,
-		CloneURL:    m.req.CloneURL,
-		Tag:         w.tag,
-		Commit:      w.commit.String(),
-		Tree:        w.info.Tree.String(),
-		CommitTime:  w.info.CommitterTime.UTC(),
-		Description: description(objects, tree),
-		Tarball: release.Tarball{
-			Digest: info.Digest, Size: info.Size, MD5: info.MD5, CRC32: info.CRC32,
-			ContentDigest: info.ContentDigest, ContentSize: info.ContentSize, Prefix: prefix, Form: int(tarball.Form2),
-		},
-		Zig: zig,
-		Git: release.Git{Segment: w.newest, Entries: oddEntries(tree)},
-	}
-	if len(w.tags) > 0 && w.tag != "" {
-		man.TagObject = w.tags[0].String()
-	}
-	for _, f := range tree.Files {
-		if f.Mode == gitpack.ModeSubmodule {
-			man.Submodules = append(man.Submodules, release.Submodule{Path: f.Path, Commit: f.OID.String()})
-		}
-	}
-	limit := m.req.Limits.Git.ObjectBytes
-	if man.Git.Commit, err = objects.Read(w.commit, gitpack.Commit, limit); err != nil {
-		return nil, err
-	}
-	for _, id := range w.tags {
-		raw, err := objects.Read(id, gitpack.Tag, limit)
-		if err != nil {
-			return nil, err
-		}
-		man.Git.Tags = append(man.Git.Tags, raw)
-	}
-	if err := checkManifest(&man); err != nil {
-		return nil, err
-	}
-	return &Release{Manifest: man, File: name}, nil
+	return &Release{Manifest: *man, File: name}, nil
 }
 
 // checkManifest refuses what no edge would take over.
@@ -548,43 +411,4 @@ func checkManifest(man *release.Manifest) error {
 			fmt.Sprintf("what describes the release takes %d bytes, more than %d: its tag objects or submodules are too large", len(raw), release.MaxManifestSize))
 	}
 	return nil
-}
-
-// WriteTarball writes the tarball that a manifest describes from the Git
-// objects that it was made from.
-func WriteTarball(ctx context.Context, w *os.File, objects *gitpack.Objects, man *release.Manifest) error {
-	root, err := gitpack.ParseOID(man.Tree)
-	if err != nil {
-		return err
-	}
-	tree, err := objects.Files(ctx, root, gitpack.StoredLimits())
-	if err != nil {
-		return err
-	}
-	scratch, err := os.CreateTemp(filepath.Dir(w.Name()), "chunks-*")
-	if err != nil {
-		return fmt.Errorf("make scratch file: %w", err)
-	}
-	defer os.Remove(scratch.Name())
-	defer scratch.Close()
-	header := tarball.Header{Commit: man.Commit, Time: man.CommitTime, Prefix: man.Tarball.Prefix}
-	// Manifests of earlier builds say no form.
-	form := cmp.Or(tarball.Form(man.Tarball.Form), tarball.Form1)
-	_, err = tarball.NewBuilder(scratch, form, tarball.Limits{}).Build(ctx, w, header, entries(objects, tree))
-	return err
-}
-
-// description returns the first line of the README that says something.
-func description(objects *gitpack.Objects, tree gitpack.Listing) string {
-	for _, f := range tree.Files {
-		if !f.IsRegular() || path.Dir(f.Path) != "." || !strings.HasPrefix(strings.ToLower(f.Path), "readme") {
-			continue
-		}
-		body, err := objects.Open(f.OID)
-		if err != nil {
-			return "" // a convenience, not worth a release
-		}
-		return firstLine(body)
-	}
-	return ""
 }

@@ -338,11 +338,11 @@ func (r *Replica) publish(ctx context.Context, b batch, follows *feed.Change) (e
 		}
 	}()
 	// While this is held, no blob is swept that is about to be named.
-	release, err := r.DB.Scrub.Share(ctx)
+	unlock, err := r.DB.Scrub.Share(ctx)
 	if err != nil {
 		return err
 	}
-	defer release()
+	defer unlock()
 	var manifests []blob.Ref
 	for _, body := range b.bodies {
 		if err := r.copyRelease(ctx, body); err != nil {

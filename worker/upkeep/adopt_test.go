@@ -17,8 +17,6 @@ import (
 	"github.com/francescobianco/packbase/storage/gitpack"
 	"github.com/francescobianco/packbase/storage/release"
 	"github.com/francescobianco/packbase/storage/tarball"
-	"github.com/francescobianco/packbase/worker/ingest"
-	"github.com/francescobianco/packbase/worker/upkeep"
 	"github.com/francescobianco/packbase/worker/workertest"
 )
 
@@ -65,12 +63,12 @@ func made(t *testing.T, pkg, tag, author, tagger string, files map[string]string
 		must(err)
 		man.TagObject, man.Git.Tags = id.String(), [][]byte{[]byte(raw)}
 	}
-	man.Zig, err = ingest.DescribeZig(objects, tree)
+	man.Zig, err = release.Describe(objects, tree)
 	must(err)
 	targz, err = os.Create(filepath.Join(t.TempDir(), "targz"))
 	must(err)
 	t.Cleanup(func() { targz.Close() })
-	must(ingest.WriteTarball(t.Context(), targz, objects, man))
+	must(release.WriteTarball(t.Context(), targz, objects, man))
 	_, info, err := tarball.Read(io.NewSectionReader(targz, 0, 1<<30), "", tarball.Limits{}, func(tarball.Entry, io.Reader) error { return nil })
 	must(err)
 	man.Tarball = release.Tarball{Digest: info.Digest, Size: info.Size, MD5: info.MD5, CRC32: info.CRC32,
@@ -107,11 +105,11 @@ func TestNoOtherWayIn(t *testing.T) {
 				switch {
 				case test.want == "" && err != nil:
 					t.Errorf("%s: %v, want no error", way, err)
-				case test.want != "" && (!errors.Is(err, upkeep.ErrUntrue) || !strings.Contains(err.Error(), test.want)):
+				case test.want != "" && (!errors.Is(err, release.ErrUntrue) || !strings.Contains(err.Error(), test.want)):
 					t.Errorf("%s: %v, want it refused because of %q", way, err, test.want)
 				}
 			}
-			_, err := upkeep.Prove(t.Context(), t.TempDir(), man, io.NewSectionReader(targz, 0, 1<<30), ingest.DefaultLimits())
+			_, err := release.Prove(t.Context(), t.TempDir(), man, io.NewSectionReader(targz, 0, 1<<30), tarball.Limits{}, gitpack.DefaultLimits())
 			check("proven", err)
 
 			raw, err := man.Encode()

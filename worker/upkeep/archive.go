@@ -15,10 +15,10 @@ import (
 	"github.com/francescobianco/packbase/storage/archive"
 	"github.com/francescobianco/packbase/storage/blob"
 	"github.com/francescobianco/packbase/storage/feed"
+	"github.com/francescobianco/packbase/storage/release"
 	"github.com/francescobianco/packbase/storage/tarball"
 	"github.com/francescobianco/packbase/storage/tree"
 	"github.com/francescobianco/packbase/storage/zigpkg"
-	"github.com/francescobianco/packbase/worker/ingest"
 )
 
 func (a *Auditor) trees() *tree.Store { return tree.New(a.DB.DB) }
@@ -26,7 +26,7 @@ func (a *Auditor) trees() *tree.Store { return tree.New(a.DB.DB) }
 // proveArchive returns the row that a record tells of, after it has read the bytes of the archive and worked out their
 // hashes.
 func (a *Auditor) proveArchive(ctx context.Context, record blob.Ref) (row tree.Archive, err error) {
-	raw, err := a.read(ctx, record.Digest)
+	raw, err := blob.ReadAll(ctx, a.Blobs, record.Digest)
 	if err != nil {
 		return row, err
 	}
@@ -45,7 +45,7 @@ func (a *Auditor) proveArchive(ctx context.Context, record blob.Ref) (row tree.A
 	if err != nil {
 		return row, err
 	}
-	row.Zig = ingest.ZigOf(man, zigpkg.Hashes{Hash: row.ZigHash, Legacy: row.ZigLegacyHash})
+	row.Zig = release.ZigOf(man, zigpkg.Hashes{Hash: row.ZigHash, Legacy: row.ZigLegacyHash})
 	return row, nil
 }
 
@@ -161,7 +161,7 @@ func (a *Auditor) flatten(ctx context.Context, row *tree.Archive) (put blob.Ref,
 }
 
 // AdoptArchive publishes an archive whose blobs are in the store already, after checking all that its record, which
-// the feed of another packbase announced so, claims. It returns ErrUntrue, or a fault.ErrInvalid, if it must not be
+// the feed of another packbase announced so, claims. It returns release.ErrUntrue, or a fault.ErrInvalid, if it must not be
 // published; other errors may pass.
 func (a *Auditor) AdoptArchive(ctx context.Context, said *feed.Archive, private bool) error {
 	row, err := a.proveArchive(ctx, said.Record)
@@ -169,7 +169,7 @@ func (a *Auditor) AdoptArchive(ctx context.Context, said *feed.Archive, private 
 		err = errors.New("its record is of something else")
 	}
 	if err != nil {
-		return fmt.Errorf("archive %.200q: %w", said.URL, untrue(err))
+		return fmt.Errorf("archive %.200q: %w", said.URL, release.Untrue(err))
 	}
 	_, _, err = a.trees().Publish(ctx, row, true)
 	return err

@@ -20,7 +20,6 @@ import (
 	"github.com/francescobianco/packbase/storage/release"
 	"github.com/francescobianco/packbase/storage/storagetest"
 	"github.com/francescobianco/packbase/storage/tarball"
-	"github.com/francescobianco/packbase/worker/ingest"
 	"github.com/francescobianco/packbase/worker/upkeep"
 	"github.com/francescobianco/packbase/worker/workertest"
 )
@@ -39,8 +38,8 @@ func TestProveOtherFiles(t *testing.T) {
 	targz, err := os.Open(r.Path(rel.Digest))
 	r.Must(err)
 	defer targz.Close()
-	proof, err := upkeep.Prove(t.Context(), t.TempDir(), man, targz, ingest.DefaultLimits())
-	if err != nil || proof.Commit.String() != rel.CommitOID || proof.Zig.Hash != rel.ZigHash || len(proof.Objects) == 0 {
+	proof, err := release.Prove(t.Context(), t.TempDir(), man, targz, tarball.Limits{}, gitpack.DefaultLimits())
+	if err != nil || proof.Commit.String() != rel.CommitOID || proof.Zig.Hash != rel.ZigHash || len(proof.IDs) == 0 {
 		t.Errorf("the true tarball: %v, %v", proof, err)
 	}
 
@@ -55,12 +54,12 @@ func TestProveOtherFiles(t *testing.T) {
 	tree, err := objects.Files(t.Context(), root, gitpack.DefaultLimits())
 	r.Must(err)
 	man.Tree, man.Tarball.Prefix = root.String(), ""
-	man.Zig, err = ingest.DescribeZig(objects, tree)
+	man.Zig, err = release.Describe(objects, tree)
 	r.Must(err)
 	evil, err := os.Create(filepath.Join(t.TempDir(), "evil"))
 	r.Must(err)
 	defer evil.Close()
-	r.Must(ingest.WriteTarball(t.Context(), evil, objects, man))
+	r.Must(release.WriteTarball(t.Context(), evil, objects, man))
 	_, err = evil.Seek(0, io.SeekStart)
 	r.Must(err)
 	_, info, err := tarball.Read(evil, "", tarball.Limits{}, func(tarball.Entry, io.Reader) error { return nil })
@@ -69,7 +68,7 @@ func TestProveOtherFiles(t *testing.T) {
 		ContentDigest: info.ContentDigest, ContentSize: info.ContentSize, Form: man.Tarball.Form}
 	_, err = evil.Seek(0, io.SeekStart)
 	r.Must(err)
-	if _, err := upkeep.Prove(t.Context(), t.TempDir(), man, evil, ingest.DefaultLimits()); !errors.Is(err, upkeep.ErrUntrue) || !strings.Contains(err.Error(), "has the tree") {
+	if _, err := release.Prove(t.Context(), t.TempDir(), man, evil, tarball.Limits{}, gitpack.DefaultLimits()); !errors.Is(err, release.ErrUntrue) || !strings.Contains(err.Error(), "has the tree") {
 		t.Errorf("a tarball of other files: %v, want that the commit has another tree", err)
 	}
 }
@@ -119,8 +118,8 @@ func TestProveOtherCommit(t *testing.T) {
 				man.Tag, man.Git.Tags, man.TagObject = tag, nil, ""
 				targz := tarballOf(man, tt.tarball)
 				man.Commit = tt.manifest
-				_, err = upkeep.Prove(t.Context(), t.TempDir(), man, targz, ingest.DefaultLimits())
-				if tt.want == "" && err != nil || tt.want != "" && (!errors.Is(err, upkeep.ErrUntrue) || !strings.Contains(err.Error(), tt.want)) {
+				_, err = release.Prove(t.Context(), t.TempDir(), man, targz, tarball.Limits{}, gitpack.DefaultLimits())
+				if tt.want == "" && err != nil || tt.want != "" && (!errors.Is(err, release.ErrUntrue) || !strings.Contains(err.Error(), tt.want)) {
 					t.Errorf("err = %v, want %q", err, tt.want)
 				}
 			})

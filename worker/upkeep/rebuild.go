@@ -10,7 +10,6 @@ import (
 	"io"
 	"io/fs"
 	"maps"
-	"os"
 	"slices"
 
 	"github.com/francescobianco/packbase/storage"
@@ -20,12 +19,7 @@ import (
 	"github.com/francescobianco/packbase/storage/name"
 	"github.com/francescobianco/packbase/storage/release"
 	"github.com/francescobianco/packbase/storage/tree"
-	"github.com/francescobianco/packbase/worker/ingest"
 )
-
-func add(objects *gitpack.Objects, typ gitpack.Type, content []byte) (gitpack.OID, error) {
-	return objects.Add(typ, int64(len(content)), bytes.NewReader(content))
-}
 
 // Rebuild makes the rows of every package that the database does not have
 // from manifests and tarballs, and their segments anew, byte for byte as they
@@ -65,7 +59,7 @@ func (a *Auditor) Rebuild(ctx context.Context) error {
 // those of their digest, or not what they say they are. Another error is one of
 // the machine.
 func unusable(err error) bool {
-	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, blob.ErrMismatch) || errors.Is(untrue(err), ErrUntrue)
+	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, blob.ErrMismatch) || errors.Is(release.Untrue(err), release.ErrUntrue)
 }
 
 // refused reports whether the database has a rule against what was to be written.
@@ -141,7 +135,7 @@ func (a *Auditor) sniff(ctx context.Context, info blob.Info) (raw []byte, ok boo
 		a.find("release_lost", info.Digest, "the blob looks like a manifest and has %d bytes, more than %d", info.Size, release.MaxManifestSize)
 		return nil, false, nil
 	}
-	raw, err = a.read(ctx, info.Digest)
+	raw, err = blob.ReadAll(ctx, a.Blobs, info.Digest)
 	switch {
 	case err == nil:
 		return raw, true, nil
@@ -230,16 +224,15 @@ func (a *Auditor) rebuildPackage(ctx context.Context, name string, r *remains) e
 	if r.record != nil && r.record.Releases > len(r.manifests) {
 		a.find("release_lost", name, "its record tells of %d releases, and %d manifests are here", r.record.Releases, len(r.manifests))
 	}
-	var roots []*root
+	var releases []*release.Unpacked
 	for _, s := range r.manifests {
-		rt, err := a.load(ctx, objects, s.blob.Digest)
+		rel, err := release.Load(ctx, a.Blobs, objects, s.blob.Digest)
 		if err == nil {
-			_, _, err = rt.checkFiles(ctx, objects, gitpack.StoredLimits())
+			err = rel.Check(ctx)
 		}
 		switch what := name + "@" + cmp.Or(s.man.Tag, s.man.Commit); {
-		case errors.Is(err, errZig):
+		case errors.Is(err, release.ErrZig):
 			a.find("zig_hash", what, "%v", err)
-			rt.untrueZig = true
 		case err != nil && unusable(err):
 			a.find("release_lost", what, "%v", err)
 			continue
@@ -247,12 +240,12 @@ func (a *Auditor) rebuildPackage(ctx context.Context, name string, r *remains) e
 			return fmt.Errorf("%s: %w", what, err)
 		}
 		out.Private = out.Private || s.man.Private
-		roots = append(roots, rt)
+		releases = append(releases, rel)
 	}
-	if len(roots) == 0 && r.record == nil {
+	if len(releases) == 0 && r.record == nil {
 		return nil
 	}
-	set, opener, err := a.rebuildSegments(ctx, objects, roots, dir, &out)
+	segments, err := a.rebuildSegments(ctx, objects, releases, dir, &out)
 	if err != nil {
 		return err
 	}
@@ -260,7 +253,7 @@ func (a *Auditor) rebuildPackage(ctx context.Context, name string, r *remains) e
 	for _, m := range r.manifests {
 		blobs[m.blob.Digest] = m.blob
 	}
-	if out.Publications, err = publications(ctx, objects, set, opener, roots, blobs); err != nil {
+	if out.Publications, err = publications(ctx, objects, segments, releases, blobs); err != nil {
 		return err
 	}
 	return a.DB.Adopt(ctx, name, out)
@@ -268,110 +261,17 @@ func (a *Auditor) rebuildPackage(ctx context.Context, name string, r *remains) e
 
 // rebuildSegments writes the segments of a package in their order, each with
 // the objects of the releases that its batch published.
-func (a *Auditor) rebuildSegments(ctx context.Context, objects *gitpack.Objects, roots []*root, dir string, out *storage.Adoption) (*gitpack.Set, gitpack.Opener, error) {
-	byBatch := map[int][]*root{}
-	for _, r := range roots {
-		byBatch[r.manifest.Git.Segment] = append(byBatch[r.manifest.Git.Segment], r)
+func (a *Auditor) rebuildSegments(ctx context.Context, objects *gitpack.Objects, releases []*release.Unpacked, dir string, out *storage.Adoption) (*release.Segments, error) {
+	byBatch := map[int][]*release.Unpacked{}
+	for _, r := range releases {
+		byBatch[r.Manifest.Git.Segment] = append(byBatch[r.Manifest.Git.Segment], r)
 	}
-	var indexes []*gitpack.SegmentIndex
-	written := map[gitpack.OID]bool{}
-	first := int64(0)
+	segments := release.NewSegments(a.Blobs)
 	for _, batch := range slices.Sorted(maps.Keys(byBatch)) {
-		ids, err := batchObjects(ctx, objects, byBatch[batch], written)
-		if err != nil {
-			return nil, nil, err
-		}
-		if len(ids) == 0 {
-			continue
-		}
-		segment, index, indexBlob, err := a.writeSegment(ctx, objects, ids, dir)
-		if err != nil {
-			return nil, nil, err
-		}
-		segment.Seq, segment.FirstOrdinal = len(indexes), first
-		first += int64(len(ids))
-		indexes = append(indexes, index)
-		out.Segments = append(out.Segments, segment)
-		out.Indexes = append(out.Indexes, indexBlob)
-	}
-	opener := func(i int) (gitpack.Segment, error) { return a.Blobs.Open(ctx, out.Segments[i].Digest) }
-	return gitpack.NewSet(indexes...), opener, nil
-}
-
-// batchObjects returns what the releases of one batch add, in order.
-func batchObjects(ctx context.Context, objects *gitpack.Objects, roots []*root, written map[gitpack.OID]bool) ([]gitpack.OID, error) {
-	slices.SortFunc(roots, func(x, y *root) int {
-		return ingest.NewestFirst(x.manifest.CommitTime, x.manifest.Tag, x.oid, y.manifest.CommitTime, y.manifest.Tag, y.oid)
-	})
-	var ids []gitpack.OID
-	for _, r := range roots {
-		tree, err := objects.Files(ctx, r.tree, gitpack.StoredLimits())
-		if err != nil {
+		var err error
+		if segments, err = a.appendSegment(ctx, segments, objects, byBatch[batch], dir, out); err != nil {
 			return nil, err
 		}
-		for id := range ingest.Reachable(r.tags, r.commit, tree) {
-			if !written[id] {
-				written[id] = true
-				ids = append(ids, id)
-			}
-		}
 	}
-	return ids, nil
-}
-
-func (a *Auditor) writeSegment(ctx context.Context, objects *gitpack.Objects, ids []gitpack.OID, dir string) (s storage.Segment, index *gitpack.SegmentIndex, indexed blob.Ref, err error) {
-	packed, err := a.stage(ctx, dir, func(f *os.File) error {
-		index, err = gitpack.WriteSegment(ctx, f, objects, ids)
-		return err
-	})
-	if err != nil {
-		return s, nil, indexed, err
-	}
-	raw, err := index.MarshalBinary()
-	if err != nil {
-		return s, nil, indexed, err
-	}
-	indexed, err = a.putBytes(ctx, dir, raw)
-	return storage.Segment{Objects: index.Len(), Digest: packed.Digest, IndexDigest: indexed.Digest, Size: packed.Size}, index, indexed, err
-}
-
-// stage writes a file and puts it into the store.
-func (a *Auditor) stage(ctx context.Context, dir string, write func(*os.File) error) (blob.Ref, error) {
-	f, err := os.CreateTemp(dir, "blob-*")
-	if err != nil {
-		return blob.Ref{}, err
-	}
-	defer os.Remove(f.Name())
-	defer f.Close()
-	if err := write(f); err != nil {
-		return blob.Ref{}, err
-	}
-	digest, size, err := digestOf(f)
-	if err != nil {
-		return blob.Ref{}, err
-	}
-	return blob.Ref{Digest: digest, Size: size}, a.Blobs.Put(ctx, digest, f)
-}
-
-// publications returns the rows of releases and their packs, in the order in
-// which they were published first. manifests are their blobs, by digest.
-func publications(ctx context.Context, objects *gitpack.Objects, set *gitpack.Set, open gitpack.Opener, roots []*root, manifests map[string]blob.Ref) ([]storage.Publication, error) {
-	slices.SortFunc(roots, func(x, y *root) int {
-		return cmp.Or(x.manifest.CreatedAt.Compare(y.manifest.CreatedAt), cmp.Compare(x.manifest.Tag, y.manifest.Tag))
-	})
-	var all []storage.Publication
-	for _, r := range roots {
-		tree, err := objects.Files(ctx, r.tree, gitpack.StoredLimits())
-		if err != nil {
-			return nil, err
-		}
-		stored, err := set.Stored(r.commit, r.objects(tree), open)
-		if err != nil {
-			return nil, err
-		}
-		pub := storage.PublicationOf(r.manifest, manifests[r.digest], stored)
-		pub.Release.Zig, pub.UntrueZig = r.zig, r.untrueZig
-		all = append(all, pub)
-	}
-	return all, nil
+	return segments, nil
 }

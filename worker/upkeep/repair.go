@@ -13,6 +13,7 @@ import (
 	"github.com/francescobianco/packbase/storage"
 	"github.com/francescobianco/packbase/storage/blob"
 	"github.com/francescobianco/packbase/storage/gitpack"
+	"github.com/francescobianco/packbase/storage/release"
 	"github.com/francescobianco/packbase/storage/scrub"
 )
 
@@ -152,8 +153,8 @@ func (a *Auditor) remakeSegment(ctx context.Context, digest, pkg string) error {
 	return errors.New("no segment has it")
 }
 
-func (a *Auditor) rewriteSegment(ctx context.Context, s storage.Segment) error {
-	index, err := a.index(ctx, s)
+func (a *Auditor) rewriteSegment(ctx context.Context, s release.Segment) error {
+	index, err := release.LoadIndex(ctx, a.Blobs, s, gitpack.UnmarshalIndex)
 	if err != nil {
 		return err
 	}
@@ -168,7 +169,7 @@ func (a *Auditor) rewriteSegment(ctx context.Context, s storage.Segment) error {
 	defer closeAll()
 	var errs []error
 	for i := range releases {
-		if _, err := a.load(ctx, objects, releases[i].ManifestDigest); err != nil {
+		if _, err := release.Load(ctx, a.Blobs, objects, releases[i].ManifestDigest); err != nil {
 			errs = append(errs, err) // others may have all that is needed
 		}
 	}
@@ -179,7 +180,7 @@ func (a *Auditor) rewriteSegment(ctx context.Context, s storage.Segment) error {
 	return nil
 }
 
-func (a *Auditor) reindexSegment(ctx context.Context, s storage.Segment) error {
+func (a *Auditor) reindexSegment(ctx context.Context, s release.Segment) error {
 	if err := blob.Verify(ctx, a.Blobs, s.Digest); err != nil {
 		return err
 	}
@@ -243,13 +244,6 @@ func (a *Auditor) remakeRecord(ctx context.Context, digest, pkg string) error {
 	return err
 }
 
-func (a *Auditor) putBytes(ctx context.Context, dir string, raw []byte) (blob.Ref, error) {
-	return a.stage(ctx, dir, func(f *os.File) error {
-		_, err := f.Write(raw)
-		return err
-	})
-}
-
 func (a *Auditor) remakeTarball(ctx context.Context, digest, pkg string) error {
 	releases, err := a.DB.Releases(ctx, pkg)
 	if err != nil {
@@ -263,112 +257,92 @@ func (a *Auditor) remakeTarball(ctx context.Context, digest, pkg string) error {
 	return errors.New("no release has it")
 }
 
-// suspicious reports whether what the store says of a blob does not go with
-// its row, or somebody wrote to it since it was read: it is to be read then.
-func suspicious(row scrub.Blob, info blob.Info, err error) bool {
-	return row.DamagedAt != nil || err != nil || info.Size != row.Size || info.ModTime.After(row.CheckedAt)
-}
-
-// askedBytes is how much of one package is read when somebody asks for it.
-const askedBytes = 256 << 20
-
-// MendPackage mends the blobs of a package: all that can be read in little
-// time, and of the others those that the store does not have as the rows say.
-// It returns how many were mended and how many are still wrong.
-func (a *Auditor) MendPackage(ctx context.Context, pkg string) (mended, wrong int, err error) {
-	blobs, err := a.DB.Scrub.OfPackage(ctx, pkg)
+func (a *Auditor) rebuildTarball(ctx context.Context, r *storage.Release) error {
+	man, err := release.LoadManifest(ctx, a.Blobs, r.ManifestDigest)
 	if err != nil {
-		return 0, 0, err
+		return err
 	}
-	budget := int64(askedBytes)
-	for _, b := range blobs {
-		if budget -= b.Size; budget < 0 {
-			info, err := a.Blobs.Stat(ctx, b.Digest)
-			if err != nil && !lost(err) {
-				return mended, wrong, err
-			}
-			if !suspicious(b, info, err) {
-				continue
-			}
-		}
-		right, again, err := a.Mend(ctx, b.Digest)
-		if err != nil {
-			return mended, wrong, err
-		}
-		if again {
-			mended++
-		}
-		if !right {
-			wrong++
-		}
+	stage, err := a.Staging.New()
+	if err != nil {
+		return err
 	}
-	return mended, wrong, nil
+	defer stage.Close()
+	objects, done, err := a.unpackRelease(ctx, r, stage.Dir)
+	if err != nil {
+		return err
+	}
+	defer done()
+	put, err := a.stage(ctx, stage.Dir, func(f *os.File) error { return release.WriteTarball(ctx, f, objects, man) })
+	if err != nil {
+		return err
+	}
+	if put.Digest != r.Digest {
+		return errors.New("the bytes come out different")
+	}
+	return nil
 }
 
-// Notice compares the store's list with the rows, and has what does not agree
-// read: it returns how many blobs that are. It reads none itself.
-func (a *Auditor) Notice(ctx context.Context) (suspects int, err error) {
-	rows := &rowsInOrder{db: a.DB}
-	suspect := func(row scrub.Blob) error {
-		suspects++
-		return a.DB.Scrub.Suspect(ctx, row.Digest)
+// remakeSegments makes the package's segments again from its tarballs. What
+// comes out with another digest is left to GC.
+func (a *Auditor) remakeSegments(ctx context.Context, pkg string) error {
+	releases, err := a.DB.Releases(ctx, pkg)
+	if err != nil {
+		return err
 	}
-	for info, err := range a.Blobs.List(ctx) {
-		if err != nil {
-			return suspects, fmt.Errorf("list blobs: %w", err)
-		}
-		for {
-			row, ok, err := rows.peek(ctx)
-			if err != nil {
-				return suspects, err
-			}
-			if !ok || row.Digest > info.Digest {
-				break
-			}
-			rows.drop()
-			var gone error
-			if row.Digest < info.Digest {
-				gone = fs.ErrNotExist
-			}
-			if suspicious(row, info, gone) {
-				if err := suspect(row); err != nil {
-					return suspects, err
-				}
-			}
+	objects, dir, closeAll, err := a.spool()
+	if err != nil {
+		return err
+	}
+	defer closeAll()
+	unpacked := make([]*release.Unpacked, len(releases))
+	for i := range releases {
+		if unpacked[i], err = release.Load(ctx, a.Blobs, objects, releases[i].ManifestDigest); err != nil {
+			return fmt.Errorf("%s@%s: %w", pkg, releases[i].Tag, err)
 		}
 	}
-	for {
-		row, ok, err := rows.peek(ctx)
-		if err != nil || !ok {
-			return suspects, err
-		}
-		rows.drop()
-		if err := suspect(row); err != nil {
-			return suspects, err
-		}
-	}
+	_, err = a.rebuildSegments(ctx, objects, unpacked, dir, &storage.Adoption{})
+	return err
 }
 
-// rowsInOrder reads the rows of named blobs, in the order of their digests.
-type rowsInOrder struct {
-	db    *storage.DB
-	page  []scrub.Blob
-	after string
-	ended bool
-}
-
-func (r *rowsInOrder) peek(ctx context.Context) (row scrub.Blob, ok bool, err error) {
-	const page = 1000
-	if len(r.page) == 0 && !r.ended {
-		if r.page, err = r.db.Scrub.After(ctx, r.after, page); err != nil {
-			return row, false, err
-		}
-		r.ended = len(r.page) < page
+// unpackRelease reads the release's objects out of the segments.
+func (a *Auditor) unpackRelease(ctx context.Context, r *storage.Release, dir string) (*gitpack.Objects, func(), error) {
+	rows, err := a.DB.Segments(ctx, r.Package)
+	if err != nil {
+		return nil, nil, err
 	}
-	if len(r.page) == 0 {
-		return row, false, nil
+	segments, err := release.LoadSegments(ctx, a.Blobs, rows, gitpack.UnmarshalOffsets)
+	if err != nil {
+		return nil, nil, err
 	}
-	return r.page[0], true, nil
+	packs, err := a.DB.Packs(ctx, r.Package, []string{r.OID()})
+	if err != nil {
+		return nil, nil, err
+	}
+	if len(packs) == 0 {
+		return nil, nil, errors.New("it has no pack")
+	}
+	ordinals, err := gitpack.Stored{Bitmap: packs[0].Bitmap, Objects: packs[0].Objects}.Ordinals()
+	if err != nil {
+		return nil, nil, err
+	}
+	pack, err := segments.Set.Pack(ordinals, nil)
+	if err != nil {
+		return nil, nil, err
+	}
+	reader := pack.Reader(segments.Opener(ctx), 1<<20)
+	defer reader.Close()
+	file, err := os.Create(filepath.Join(dir, "pack"))
+	if err != nil {
+		return nil, nil, err
+	}
+	defer file.Close()
+	if _, err := io.Copy(file, reader); err != nil {
+		return nil, nil, err
+	}
+	spool, err := os.Create(filepath.Join(dir, "objects"))
+	if err != nil {
+		return nil, nil, err
+	}
+	objects, err := gitpack.Unpack(ctx, file, spool, gitpack.StoredLimits(), nil)
+	return objects, func() { spool.Close() }, err
 }
-
-func (r *rowsInOrder) drop() { r.after, r.page = r.page[0].Digest, r.page[1:] }

@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"time"
 
+	"github.com/francescobianco/packbase/storage"
 	"github.com/francescobianco/packbase/storage/blob"
 	"github.com/francescobianco/packbase/storage/scrub"
 )
@@ -45,7 +47,7 @@ func (k *Keeper) Run(ctx context.Context) {
 		if k.Period > 0 {
 			wait = min(wait, max(k.Period/20, 50*time.Millisecond))
 		}
-		release, mine, err := k.DB.Scrub.TryLock(ctx)
+		unlock, mine, err := k.DB.Scrub.TryLock(ctx)
 		switch {
 		case err != nil && ctx.Err() == nil:
 			k.Log.WarnContext(ctx, "blobs not scrubbed", "err", err)
@@ -53,7 +55,7 @@ func (k *Keeper) Run(ctx context.Context) {
 			wait = restEvery
 		case err == nil:
 			k.turn(ctx, wait)
-			release()
+			unlock()
 			continue
 		}
 		sleep(ctx, wait)
@@ -92,11 +94,11 @@ func (k *Keeper) mendDamaged(ctx context.Context) error {
 		return err
 	}
 	// While this is held, no blob is swept that is about to be named.
-	release, err := k.DB.Scrub.Share(ctx)
+	unlock, err := k.DB.Scrub.Share(ctx)
 	if err != nil {
 		return err
 	}
-	defer release()
+	defer unlock()
 	for _, b := range damaged {
 		right, _, err := k.Mend(ctx, b.Digest)
 		if err != nil {
@@ -161,3 +163,113 @@ func (k *Keeper) read(ctx context.Context, b scrub.Blob) error {
 	k.Log.ErrorContext(ctx, "blob damaged", "digest", b.Digest, "err", err)
 	return k.DB.Scrub.Suspect(ctx, b.Digest)
 }
+
+// suspicious reports whether what the store says of a blob does not go with
+// its row, or somebody wrote to it since it was read: it is to be read then.
+func suspicious(row scrub.Blob, info blob.Info, err error) bool {
+	return row.DamagedAt != nil || err != nil || info.Size != row.Size || info.ModTime.After(row.CheckedAt)
+}
+
+// askedBytes is how much of one package is read when somebody asks for it.
+const askedBytes = 256 << 20
+
+// MendPackage mends the blobs of a package: all that can be read in little
+// time, and of the others those that the store does not have as the rows say.
+// It returns how many were mended and how many are still wrong.
+func (a *Auditor) MendPackage(ctx context.Context, pkg string) (mended, wrong int, err error) {
+	blobs, err := a.DB.Scrub.OfPackage(ctx, pkg)
+	if err != nil {
+		return 0, 0, err
+	}
+	budget := int64(askedBytes)
+	for _, b := range blobs {
+		if budget -= b.Size; budget < 0 {
+			info, err := a.Blobs.Stat(ctx, b.Digest)
+			if err != nil && !lost(err) {
+				return mended, wrong, err
+			}
+			if !suspicious(b, info, err) {
+				continue
+			}
+		}
+		right, again, err := a.Mend(ctx, b.Digest)
+		if err != nil {
+			return mended, wrong, err
+		}
+		if again {
+			mended++
+		}
+		if !right {
+			wrong++
+		}
+	}
+	return mended, wrong, nil
+}
+
+// Notice compares the store's list with the rows, and has what does not agree
+// read: it returns how many blobs that are. It reads none itself.
+func (a *Auditor) Notice(ctx context.Context) (suspects int, err error) {
+	rows := &rowsInOrder{db: a.DB}
+	suspect := func(row scrub.Blob) error {
+		suspects++
+		return a.DB.Scrub.Suspect(ctx, row.Digest)
+	}
+	for info, err := range a.Blobs.List(ctx) {
+		if err != nil {
+			return suspects, fmt.Errorf("list blobs: %w", err)
+		}
+		for {
+			row, ok, err := rows.peek(ctx)
+			if err != nil {
+				return suspects, err
+			}
+			if !ok || row.Digest > info.Digest {
+				break
+			}
+			rows.drop()
+			var gone error
+			if row.Digest < info.Digest {
+				gone = fs.ErrNotExist
+			}
+			if suspicious(row, info, gone) {
+				if err := suspect(row); err != nil {
+					return suspects, err
+				}
+			}
+		}
+	}
+	for {
+		row, ok, err := rows.peek(ctx)
+		if err != nil || !ok {
+			return suspects, err
+		}
+		rows.drop()
+		if err := suspect(row); err != nil {
+			return suspects, err
+		}
+	}
+}
+
+// rowsInOrder reads the rows of named blobs, in the order of their digests.
+type rowsInOrder struct {
+	db    *storage.DB
+	page  []scrub.Blob
+	after string
+	ended bool
+}
+
+func (r *rowsInOrder) peek(ctx context.Context) (row scrub.Blob, ok bool, err error) {
+	const page = 1000
+	if len(r.page) == 0 && !r.ended {
+		if r.page, err = r.db.Scrub.After(ctx, r.after, page); err != nil {
+			return row, false, err
+		}
+		r.ended = len(r.page) < page
+	}
+	if len(r.page) == 0 {
+		return row, false, nil
+	}
+	return r.page[0], true, nil
+}
+
+func (r *rowsInOrder) drop() { r.after, r.page = r.page[0].Digest, r.page[1:] }

@@ -1,4 +1,4 @@
-package ingest
+package release
 
 import (
 	"crypto/sha256"
@@ -7,8 +7,6 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	"github.com/francescobianco/packbase/storage/release"
 )
 
 // A tarball of an earlier build, whose manifest says no form, is made again as it was.
@@ -21,7 +19,7 @@ func TestWriteTarballForm(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer f.Close()
-		man := &release.Manifest{Commit: strings.Repeat("1", 40), Tree: tree.Trees[0].String(), CommitTime: time.Unix(1_700_000_000, 0)}
+		man := &Manifest{Commit: strings.Repeat("1", 40), Tree: tree.Trees[0].String(), CommitTime: time.Unix(1_700_000_000, 0)}
 		man.Tarball.Form = form
 		if err := WriteTarball(t.Context(), f, objects, man); err != nil {
 			t.Fatal(err)

@@ -1,4 +1,4 @@
-package ingest
+package release
 
 import (
 	"os"
@@ -14,7 +14,7 @@ const goodZon = ".{\n    .name = .foo,\n    .version = \"1.2.3\",\n    .fingerpr
 
 // A build.zig.zon that Zig does not read gives no hash. tests/zig_test.go holds
 // the same against Zig.
-func TestDescribeZig(t *testing.T) {
+func TestDescribe(t *testing.T) {
 	t.Parallel()
 	tests := []struct {
 		name          string
@@ -40,7 +40,7 @@ func TestDescribeZig(t *testing.T) {
 	}
 	for _, tt := range tests {
 		objects, tree := listing(t, tt.files)
-		zig, err := DescribeZig(objects, tree)
+		zig, err := Describe(objects, tree)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -64,7 +64,7 @@ func TestZigFilesOfSeveralTags(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		want, err := DescribeZig(objects, tree)
+		want, err := Describe(objects, tree)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -78,7 +78,7 @@ func TestZigFilesOfSeveralTags(t *testing.T) {
 func TestClashWarnings(t *testing.T) {
 	t.Parallel()
 	objects, tree := listing(t, map[string]string{"A": "", "a": "", "B": "", "b": "", "C": "", "c": "", "D": "", "d": "", "E": "", "e": ""})
-	zig, err := DescribeZig(objects, tree)
+	zig, err := Describe(objects, tree)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,0 +1,77 @@
+package release
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"strings"
+
+	"github.com/francescobianco/packbase/storage/gitpack"
+)
+
+// A Root is what leads to all objects of a release.
+type Root struct {
+	Tag    string             // "" of a snapshot
+	OID    gitpack.OID        // what the tag names: its outermost tag object, else the commit
+	Tags   []gitpack.OID      // tag objects, outermost first
+	Commit gitpack.OID        //
+	Info   gitpack.CommitInfo // of the commit: its tree and time
+
+	// Segment is the position of the segment that holds the newest of the
+	// objects. [Segments.Fresh] sets it.
+	Segment int
+}
+
+// Resolve finds the commit that a tag, or a tag object, leads to.
+func Resolve(objects *gitpack.Objects, tag string, oid gitpack.OID, lim gitpack.Limits) (r Root, err error) {
+	r = Root{Tag: tag, OID: oid}
+	if r.Commit, r.Tags, err = objects.Peel(oid); err != nil {
+		return r, err
+	}
+	raw, err := objects.Read(r.Commit, gitpack.Commit, lim.ObjectBytes)
+	if err != nil {
+		return r, err
+	}
+	r.Info, err = gitpack.ParseCommit(raw)
+	return r, err
+}
+
+// Objects returns all that the release is made of, each once, in the order of
+// a segment: tag objects, commit, trees and files.
+func (r *Root) Objects(ctx context.Context, objects *gitpack.Objects, lim gitpack.Limits) ([]gitpack.OID, error) {
+	tree, err := objects.Files(ctx, r.Info.Tree, lim)
+	if err != nil {
+		return nil, err
+	}
+	return r.list(tree), nil
+}
+
+func (r *Root) list(tree gitpack.Listing) []gitpack.OID {
+	var ids []gitpack.OID
+	seen := map[gitpack.OID]bool{}
+	add := func(id gitpack.OID) {
+		if !seen[id] {
+			seen[id] = true
+			ids = append(ids, id)
+		}
+	}
+	for _, id := range r.Tags {
+		add(id)
+	}
+	add(r.Commit)
+	for _, id := range tree.Trees {
+		add(id)
+	}
+	for _, f := range tree.Files {
+		if f.Mode != gitpack.ModeSubmodule {
+			add(f.OID)
+		}
+	}
+	return ids
+}
+
+// newestFirst compares two releases by their place in a segment. Rebuilding a
+// segment finds the same order from manifests alone.
+func newestFirst(a, b *Root) int {
+	return cmp.Or(b.Info.CommitterTime.Compare(a.Info.CommitterTime), strings.Compare(a.Tag, b.Tag), bytes.Compare(a.OID[:], b.OID[:]))
+}
