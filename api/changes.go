@@ -44,9 +44,7 @@ func (s *Server) getChanges(w http.ResponseWriter, r *http.Request) error {
 			return err
 		}
 		if len(changes) > 0 || head.Seq < since || time.Now().After(deadline) || s.draining.Load() {
-			answer.JSON(w, http.StatusOK, map[string]any{
-				"changes": append([]feed.Change{}, changes...), "head": map[string]any{"seq": head.Seq, "chain": head.Chain},
-			})
+			answer.JSON(w, http.StatusOK, feed.Page{Changes: append([]feed.Change{}, changes...), Head: head})
 			return nil
 		}
 		if err := s.awaitChange(r.Context(), head.Seq, deadline); err != nil {

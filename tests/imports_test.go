@@ -29,7 +29,7 @@ var imports = []struct {
 	{"api/git", []string{"api/answer", "api/smarthttp", "api/stored", "storage"}},
 	{"api/health", []string{"storage"}},
 	{"api/pages", []string{"api/answer", "api/directory", "api/fresh", "api/health", "api/route", "api/stored", "api/wire", "storage"}},
-	{"api/route", nil},
+	{"api/route", []string{"storage/feed"}},
 	{"api/sbom", []string{"api/wire"}},
 	{"api/smarthttp", []string{"api/pace", "storage"}},
 	{"api/stored", []string{"api/answer", "storage"}},

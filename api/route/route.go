@@ -5,6 +5,8 @@ package route
 import (
 	"net/url"
 	"strings"
+
+	"github.com/francescobianco/packbase/storage/feed"
 )
 
 // Routes as the route table has them. Path fills in a parameter.
@@ -31,8 +33,8 @@ const (
 	Remove     = "/api/remove"
 	Tokens     = "/api/tokens"
 	Revoke     = "/api/tokens/{name}/revoke"
-	Changes    = "/api/changes"
-	Blob       = "/api/blobs/{digest}"
+	Changes    = feed.ChangesPath
+	Blob       = feed.BlobsPath + "{digest}"
 
 	Tag    = "/p/{package}/tag/*"
 	Commit = "/p/{package}/commit/{file}"

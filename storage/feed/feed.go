@@ -173,7 +173,7 @@ func appendChange(ctx context.Context, tx pgx.Tx, body []byte, secret, news *str
 
 // Changes returns the changes after since, oldest first, and the newest there
 // is: its number and chain, 0 and "" if there is none.
-func (s *Store) Changes(ctx context.Context, since int64, limit int) (changes []Change, head Change, err error) {
+func (s *Store) Changes(ctx context.Context, since int64, limit int) (changes []Change, head Head, err error) {
 	err = s.db.Pool.QueryRow(ctx, `SELECT seq, chain FROM changes ORDER BY seq DESC LIMIT 1`).Scan(&head.Seq, &head.Chain)
 	if err != nil && !errors.Is(err, pgx.ErrNoRows) {
 		return nil, head, fmt.Errorf("head of changes: %w", pg.Translate(err))

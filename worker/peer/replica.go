@@ -180,24 +180,15 @@ func (r *Replica) step(ctx context.Context) error {
 	return nil
 }
 
-// A feedPage is what GET /api/changes answers.
-type feedPage struct {
-	Changes []feed.Change `json:"changes"`
-	Head    struct {
-		Seq   int64  `json:"seq"`
-		Chain string `json:"chain"`
-	} `json:"head"`
-}
-
-func (r *Replica) changes(ctx context.Context, since int64) (feedPage, error) {
+func (r *Replica) changes(ctx context.Context, since int64) (feed.Page, error) {
 	q := url.Values{"since": {strconv.FormatInt(since, 10)}, "limit": {strconv.Itoa(pageChanges)}, "wait": {strconv.Itoa(int(pollWait.Seconds()))}}
 	if r.Token != "" {
 		q.Set("private", "1")
 	}
 	ctx, cancel := context.WithTimeout(ctx, pollWait+time.Minute)
 	defer cancel()
-	var page feedPage
-	body, err := r.get(ctx, "/api/changes?"+q.Encode())
+	var page feed.Page
+	body, err := r.get(ctx, feed.ChangesPath+"?"+q.Encode())
 	if err != nil {
 		return page, err
 	}
@@ -244,7 +235,7 @@ func (r *Replica) get(ctx context.Context, target string) (io.ReadCloser, error)
 }
 
 // checkPage holds a page of the feed to what the edge knows.
-func checkPage(at feed.Replication, page feedPage) error {
+func checkPage(at feed.Replication, page feed.Page) error {
 	head := page.Head
 	switch {
 	case head.Seq < at.Seq:
@@ -647,7 +638,7 @@ func (r *Replica) copy(ctx context.Context, b blob.Ref) error {
 		return err
 	}
 	defer f.Close()
-	body, err := r.get(ctx, "/api/blobs/"+b.Digest)
+	body, err := r.get(ctx, feed.BlobsPath+b.Digest)
 	if err != nil {
 		return err
 	}
