@@ -235,7 +235,7 @@ func (s *Server) postRemove(w http.ResponseWriter, r *http.Request) error {
 	s.epoch.Renew(r.Context())
 	s.news.Add(1)
 	if !done.Freed {
-		s.tell(r.Context(), done.Job)
+		s.enqueue(r.Context(), done.Job)
 	}
 	answer.JSON(w, http.StatusOK, wire.Removed{
 		Status: "removed", Package: done.Package, Left: append([]string{}, done.Left...), Freed: done.Freed,
@@ -256,7 +256,7 @@ func (s *Server) decided(ctx context.Context, pkg string) {
 		s.log.WarnContext(ctx, "decision not recorded", "package", pkg, "err", err)
 	}
 	if created {
-		s.tell(ctx, job)
+		s.enqueue(ctx, job)
 	}
 }
 

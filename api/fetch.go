@@ -50,7 +50,7 @@ func (s *Server) postFetch(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	if created {
-		s.tell(r.Context(), job)
+		s.enqueue(r.Context(), job)
 	}
 	return s.answerJob(w, r, job, wait)
 }
@@ -75,12 +75,12 @@ func (s *Server) roomFor(ctx context.Context, most int) error {
 	return nil
 }
 
-// tell has the queue told of a new job. If that fails, the job is not lost:
+// enqueue has the queue told of a new job. If that fails, the job is not lost:
 // the workers' reconciler finds the row.
-func (s *Server) tell(ctx context.Context, job jobs.Job) {
+func (s *Server) enqueue(ctx context.Context, job jobs.Job) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 	defer cancel()
-	err := s.queue.Tell(ctx, job.Kind, job.ID)
+	err := s.queue.Enqueue(ctx, job.Kind, job.ID)
 	if err == nil {
 		err = s.db.Jobs.MarkEnqueued(ctx, job.ID)
 	}
@@ -162,7 +162,7 @@ func (s *Server) waitFor(w http.ResponseWriter, r *http.Request, job jobs.Job, w
 			return *now, r.Context().Err()
 		case <-tick.C:
 		}
-		next, err := watch.look(ctx, job.ID)
+		next, err := watch.current(ctx, job.ID)
 		if err != nil {
 			return *now, err
 		}

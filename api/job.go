@@ -82,10 +82,10 @@ func jobFilter(r *http.Request) (f jobs.Filter, err error) {
 }
 
 // limitOf reads ?limit=.
-func limitOf(r *http.Request, usual, most int) (int, error) {
+func limitOf(r *http.Request, fallback, most int) (int, error) {
 	text := r.URL.Query().Get("limit")
 	if text == "" {
-		return usual, nil
+		return fallback, nil
 	}
 	n, err := strconv.Atoi(text)
 	if err != nil || n < 1 || n > most {
@@ -181,7 +181,7 @@ func (s *Server) followJob(w http.ResponseWriter, r *http.Request) error {
 		case <-tick.C:
 		}
 		// Postgres may be away for a moment.
-		if next, err := watch.look(r.Context(), job.ID); err == nil {
+		if next, err := watch.current(r.Context(), job.ID); err == nil {
 			now = next
 		}
 	}
@@ -197,7 +197,7 @@ func (s *Server) retryJob(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	s.tell(r.Context(), job)
+	s.enqueue(r.Context(), job)
 	answer.JSON(w, http.StatusAccepted, newJobBody(job))
 	return nil
 }

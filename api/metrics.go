@@ -99,7 +99,7 @@ func (c *registryCollector) Collect(ch chan<- prometheus.Metric) {
 	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
 		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
 	}
-	v, err := c.s.directory.Look(ctx)
+	v, err := c.s.directory.Current(ctx)
 	var counts []jobs.Count
 	if err == nil {
 		counts, err = c.s.db.Jobs.Counts(ctx)

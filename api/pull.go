@@ -153,7 +153,7 @@ func (m *mirror) outlive(job jobs.Job) {
 	defer tick.Stop()
 	for now.Open() && !m.draining.Load() && ctx.Err() == nil {
 		<-tick.C
-		if next, err := watch.look(ctx, job.ID); err == nil {
+		if next, err := watch.current(ctx, job.ID); err == nil {
 			now = next
 		} else if errors.Is(err, fault.ErrNotFound) {
 			return
@@ -191,7 +191,7 @@ func (m *mirror) requestPull(ctx context.Context, d name.Dependency) (job jobs.J
 		}
 	}
 	if err == nil && created {
-		m.tell(ctx, job)
+		m.enqueue(ctx, job)
 	}
 	return job, err
 }

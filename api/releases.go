@@ -59,14 +59,14 @@ func (c *releaseCache) byZigHash(ctx context.Context, hash string) (storage.Rele
 	return c.find(ctx, "zig "+hash, func(ctx context.Context) (storage.Release, error) { return c.db.ReleaseByZigHash(ctx, hash) })
 }
 
-func (c *releaseCache) find(ctx context.Context, key string, look func(context.Context) (storage.Release, error)) (storage.Release, error) {
+func (c *releaseCache) find(ctx context.Context, key string, query func(context.Context) (storage.Release, error)) (storage.Release, error) {
 	epoch := c.epoch.Now(ctx)
 	if r, ok := c.kept.Get(key); ok && r.epoch == epoch && (!r.Private || access.SeesPrivate(ctx)) {
 		return r.Release, nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, findTimeout)
 	defer cancel()
-	r, err := look(ctx)
+	r, err := query(ctx)
 	if err != nil {
 		return r, err
 	}
@@ -109,7 +109,7 @@ func (s *Server) Warm(ctx context.Context) {
 		if now := s.epoch.Now(ctx); now != epoch {
 			warmed, epoch = map[string]int64{}, now
 		}
-		if v, err := s.directory.Look(ctx); err == nil {
+		if v, err := s.directory.Current(ctx); err == nil {
 			s.warmPackages(ctx, v.Packages, warmed)
 		}
 		select {

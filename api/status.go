@@ -51,7 +51,7 @@ func (s *Server) workOutStatus(ctx context.Context) (*wire.Status, error) {
 	if replicated != nil && s.replicated.Swap(replicated.Seq) != replicated.Seq {
 		s.news.Add(1)
 	}
-	v, err := s.directory.Look(ctx)
+	v, err := s.directory.Current(ctx)
 	if err != nil {
 		return nil, err
 	}

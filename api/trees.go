@@ -235,7 +235,7 @@ func (s *Server) answerCapture(w http.ResponseWriter, r *http.Request, c tree.Ca
 		return err
 	}
 	if c.Created {
-		s.tell(r.Context(), job)
+		s.enqueue(r.Context(), job)
 	}
 	if job, err = s.waitFor(w, r, job, wait); err != nil {
 		return err

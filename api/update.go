@@ -93,7 +93,7 @@ func (s *Server) startUpdate(w http.ResponseWriter, r *http.Request) (job jobs.J
 		return job, false, err
 	}
 	if created {
-		s.tell(ctx, job)
+		s.enqueue(ctx, job)
 	}
 	return job, false, nil
 }
@@ -191,7 +191,7 @@ func (s *Server) postCheck(w http.ResponseWriter, r *http.Request) error {
 		return answer.OrNotFound(err, answer.NoPackage(in.Package))
 	}
 	if created {
-		s.tell(r.Context(), job)
+		s.enqueue(r.Context(), job)
 	}
 	if wait == 0 {
 		wait = 60 * time.Second

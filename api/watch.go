@@ -53,9 +53,9 @@ func (w *jobWatch) follow(job jobs.Job) (seen *jobs.Job, done func()) {
 	}
 }
 
-// look returns a job that is followed, as it is give or take watchAge, or
-// ErrNotFound. The pointer is the one of the last look if nothing changed.
-func (w *jobWatch) look(ctx context.Context, id uuid.UUID) (*jobs.Job, error) {
+// current returns a job that is followed, as it is give or take watchAge, or
+// ErrNotFound. The pointer is the one of the last call if nothing changed.
+func (w *jobWatch) current(ctx context.Context, id uuid.UUID) (*jobs.Job, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if time.Since(w.asked) >= watchAge {

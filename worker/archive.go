@@ -267,7 +267,7 @@ func (a *archiveFetch) unpack(ctx context.Context) (*os.File, error) {
 	case u.Plain && a.row.Format == string(archive.TarGz):
 		return os.Open(a.body.Name())
 	}
-	return a.take(u.Flat)
+	return a.unstage(u.Flat)
 }
 
 // describe works out what Zig makes of the tarball. What a child says of it is

@@ -61,7 +61,7 @@ func (w *Worker) captureTree(ctx context.Context, j *job) (any, error) {
 	if err := c.put(ctx, content.Problems); err != nil {
 		return nil, err
 	}
-	c.tell(ctx)
+	c.enqueue(ctx)
 	result := CaptureResult{Tree: c.tree, Revision: revision, Nodes: len(content.Nodes), Stored: c.count[tree.Stored], Holes: c.count[tree.Hole]}
 	j.setProgress(jobs.Progress{Step: "capture", Done: int64(result.Stored + result.Holes), Total: int64(result.Nodes), Unit: "packages"})
 	if c.count[tree.Waiting] == 0 {
@@ -281,10 +281,10 @@ func (c *capturing) put(ctx context.Context, problems []capture.Problem) error {
 	return c.w.trees.Put(ctx, c.tree, c.revision, state, c.nodes, out)
 }
 
-// tell has the queue told of new jobs. If that fails, the reconciler does it.
-func (c *capturing) tell(ctx context.Context) {
+// enqueue has the queue told of new jobs. If that fails, the reconciler does it.
+func (c *capturing) enqueue(ctx context.Context) {
 	for _, job := range c.fresh {
-		err := c.w.queue.Tell(ctx, job.Kind, job.ID)
+		err := c.w.queue.Enqueue(ctx, job.Kind, job.ID)
 		if err == nil {
 			err = c.w.db.Jobs.MarkEnqueued(ctx, job.ID)
 		}
@@ -317,7 +317,7 @@ func (w *Worker) wake(ctx context.Context, job jobs.Job) {
 	woken, err := w.trees.Wake(ctx, job.ID)
 	for _, id := range woken {
 		if err == nil {
-			err = w.queue.Tell(ctx, jobs.CaptureTree, id)
+			err = w.queue.Enqueue(ctx, jobs.CaptureTree, id)
 		}
 	}
 	if err != nil {

@@ -215,7 +215,7 @@ func (f *fetch) events(ctx context.Context, out io.Reader, stage func(*ingest.Re
 			f.job.setProgress(*ev.Progress)
 			f.patience.waits(ev.Progress.Step == ingest.StepList || ev.Progress.Step == ingest.StepDownload)
 		case ev.Refs != nil:
-			err = f.see(ctx, *ev.Refs)
+			err = f.recordMoves(ctx, *ev.Refs)
 		case ev.Rejected != nil:
 			err = f.reject(ctx, *ev.Rejected)
 		case ev.Segment != nil:

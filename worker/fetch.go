@@ -257,12 +257,12 @@ func (f *fetch) reject(ctx context.Context, t storage.RejectedTag) error {
 	return f.w.db.RejectTag(ctx, f.job.Claim, t, wait, longest)
 }
 
-// see records released tags that upstream moved or deleted. When none is what
+// recordMoves records released tags that upstream moved or deleted. When none is what
 // it was, or what an operator accepted, this may be another repository: the
 // package is frozen before anything new is taken from it. A tag that an
 // operator knows to be gone speaks for neither. A local folder is the
 // operator's own.
-func (f *fetch) see(ctx context.Context, refs ingest.Refs) error {
+func (f *fetch) recordMoves(ctx context.Context, refs ingest.Refs) error {
 	f.refs = refs
 	if err := f.keepPrivate(ctx, refs); err != nil {
 		return err

@@ -29,7 +29,7 @@ const maxIndex = 1 << 30
 // appendSegment stores a staged segment, before the releases that need it.
 func (f *fetch) appendSegment(ctx context.Context, s ingest.Segment) error {
 	f.job.setProgress(jobs.Progress{Step: "store", Total: int64(s.Objects), Unit: "objects"})
-	file, err := f.take(s.Index)
+	file, err := f.unstage(s.Index)
 	if err != nil {
 		return err
 	}
@@ -80,7 +80,7 @@ func (f *fetch) store(ctx context.Context, r *ingest.Release, segments *release.
 	if err := man.Check(); err != nil {
 		return pub, err
 	}
-	file, err := f.take(r.File)
+	file, err := f.unstage(r.File)
 	if err != nil {
 		return pub, err
 	}
@@ -208,7 +208,7 @@ func (f *fetch) putDocument(ctx context.Context, doc interface{ Encode() ([]byte
 
 // put makes a staged file a blob.
 func (f *fetch) put(ctx context.Context, name string) (blob.Ref, error) {
-	file, err := f.take(name)
+	file, err := f.unstage(name)
 	if err != nil {
 		return blob.Ref{}, err
 	}

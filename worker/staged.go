@@ -12,11 +12,11 @@ import (
 	"github.com/francescobianco/packbase/storage/fault"
 )
 
-// take moves a file that the child staged out of its reach, into f.dir, and
+// unstage moves a file that the child staged out of its reach, into f.dir, and
 // opens it there. The child may be under the control of upstream: its name
 // leads nowhere else, it is a regular file with one name and no more bytes
 // than the limit, and nobody can write to it any more.
-func (f *fetch) take(name string) (*os.File, error) {
+func (f *fetch) unstage(name string) (*os.File, error) {
 	refuse := func(why string) error {
 		return fault.New("ingest_failed", "the process that reads upstream staged "+why+"; the worker's log has the details").AsFinal()
 	}

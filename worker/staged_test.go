@@ -36,7 +36,7 @@ func TestTakeStaged(t *testing.T) {
 		}
 	}
 	for _, name := range []string{"link", "fifo", "folder", "twice", "large", "../secret", "..", "", "missing"} {
-		if file, err := f.take(name); err == nil {
+		if file, err := f.unstage(name); err == nil {
 			t.Errorf("%q was taken as %s", name, file.Name())
 			file.Close()
 		}
@@ -47,7 +47,7 @@ func TestTakeStaged(t *testing.T) {
 	}
 	defer writer.Close()
 	for _, name := range []string{"good", "open"} {
-		file, err := f.take(name)
+		file, err := f.unstage(name)
 		if err != nil {
 			t.Fatal(err)
 		}

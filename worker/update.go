@@ -290,7 +290,7 @@ func (u *update) addChild(ctx context.Context, cand catalog.Candidate) error {
 		return nil
 	}
 	// A queue that is away is the reconciler's business.
-	if u.w.queue.Tell(ctx, job.Kind, job.ID) == nil {
+	if u.w.queue.Enqueue(ctx, job.Kind, job.ID) == nil {
 		return u.w.db.Jobs.MarkEnqueued(ctx, job.ID)
 	}
 	return nil

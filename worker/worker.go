@@ -195,7 +195,7 @@ func (w *Worker) handle(ctx context.Context, kind string, id uuid.UUID, leave fu
 	defer endBeat()
 	doing, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	wg.Go(func() { w.keep(beat, j, cancel) })
+	wg.Go(func() { w.heartbeat(beat, j, cancel) })
 
 	result, err := w.work(doing, j)
 	if record := w.outcome(j, result, err, ctx.Err() != nil); record != nil {
@@ -256,12 +256,12 @@ var errUnforeseen = fault.New("internal", "the job failed in a way that was not 
 
 var errCancelled = fault.New("cancelled", "cancelled on request")
 
-// keep renews the lease and stores progress until ctx ends. It cancels the
+// heartbeat renews the lease and stores progress until ctx ends. It cancels the
 // job when its claim is lost or somebody asks for that. A database that is
 // away is no reason: the claim may well hold, and fences what is published.
-func (w *Worker) keep(ctx context.Context, j *job, cancel context.CancelCauseFunc) {
-	const look = 500 * time.Millisecond
-	tick := time.NewTicker(look)
+func (w *Worker) heartbeat(ctx context.Context, j *job, cancel context.CancelCauseFunc) {
+	const every = 500 * time.Millisecond
+	tick := time.NewTicker(every)
 	defer tick.Stop()
 	last, lastAt := jobs.Progress{}, time.Now()
 	for {

@@ -65,10 +65,10 @@ func New(db *storage.DB, e *stored.Epoch, news *fresh.News) *Directory {
 	return d
 }
 
-// Look returns the packages as they are now, give or take a second, and with
+// Current returns the packages as they are now, give or take a second, and with
 // all news.
 // When Postgres is away it returns the last view, with the error, too.
-func (d *Directory) Look(ctx context.Context) (*View, error) {
+func (d *Directory) Current(ctx context.Context) (*View, error) {
 	views, err := d.views.Get(ctx, d.ask)
 	return *views.Of(ctx), err
 }
@@ -110,10 +110,10 @@ func (d *Directory) ask(ctx context.Context) (fresh.PerReader[*View], error) {
 	return d.made, nil
 }
 
-// Last is Look for those who can do with packages as they were when Postgres
+// Last is Current for those who can do with packages as they were when Postgres
 // last answered. It returns an error if it never did.
 func (d *Directory) Last(ctx context.Context) (*View, error) {
-	v, err := d.Look(ctx)
+	v, err := d.Current(ctx)
 	if len(v.Packages) > 0 {
 		return v, nil
 	}

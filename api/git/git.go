@@ -186,11 +186,11 @@ func (g *store) none(ctx context.Context, pkg string) *smarthttp.Error {
 // current returns the repository as it is now: kept, if that is up to date.
 // kept may be nil.
 func (g *store) current(ctx context.Context, name string, kept *repository) (*repository, error) {
-	look, cancel := ctx, func() {}
+	short, cancel := ctx, func() {}
 	if kept != nil {
-		look, cancel = context.WithTimeout(ctx, revisionTimeout)
+		short, cancel = context.WithTimeout(ctx, revisionTimeout)
 	}
-	pkg, err := g.db.PackageByName(look, name)
+	pkg, err := g.db.PackageByName(short, name)
 	cancel()
 	if err != nil {
 		return nil, err

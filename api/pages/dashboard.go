@@ -176,7 +176,7 @@ func (s *Site) getDashboard(w http.ResponseWriter, r *http.Request) error {
 	}
 	ctx := r.Context()
 	d := &dashboard{frame: frame, DiskFree: -1}
-	v, err := s.directory.Look(ctx)
+	v, err := s.directory.Current(ctx)
 	c := s.countPackages(d, v)
 	if err == nil {
 		err = s.fillDashboard(ctx, d, c)

@@ -92,7 +92,7 @@ func (s *Site) getPackageList(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	v, err := s.directory.Look(r.Context())
+	v, err := s.directory.Current(r.Context())
 	status := http.StatusOK
 	if err != nil {
 		if answer.FromError(err).Status != http.StatusServiceUnavailable {

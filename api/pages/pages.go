@@ -175,7 +175,7 @@ func (s *Site) writeProblem(w http.ResponseWriter, r *http.Request, e *answer.Er
 			p.Message = "Nothing is at this address."
 		}
 		name, _, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, "/"), "/")
-		v, _ := s.directory.Look(r.Context()) // the last view is good enough
+		v, _ := s.directory.Current(r.Context()) // the last view is good enough
 		for _, l := range v.Near(strings.TrimSuffix(name, ".git"), 6) {
 			p.Near = append(p.Near, packageView{Package: l.Package})
 		}

@@ -338,7 +338,7 @@ func TestBusy(t *testing.T) {
 	t.Parallel()
 	u := newUpstream(t)
 	full := New(newMirror(t, u), Options{Fetches: 1, Wait: time.Millisecond}, slog.New(slog.DiscardHandler))
-	end, err := full.packs.take(t.Context(), "other", "other", time.Second)
+	end, err := full.packs.acquire(t.Context(), "other", "other", time.Second)
 	if err != nil {
 		t.Fatal(err)
 	}

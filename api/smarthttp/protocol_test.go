@@ -571,7 +571,7 @@ func TestSlowReader(t *testing.T) {
 	if _, err := io.ReadFull(conn, make([]byte, 1000)); err != nil {
 		t.Fatal(err)
 	}
-	end, err := h.packs.take(t.Context(), "other", "other", h.opts.Wait)
+	end, err := h.packs.acquire(t.Context(), "other", "other", h.opts.Wait)
 	if err != nil {
 		t.Fatalf("the turn of a client that does not read: %v", err)
 	}

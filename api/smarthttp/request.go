@@ -70,7 +70,7 @@ const smallBody = 64 << 10
 func (h *Handler) readRequest(w http.ResponseWriter, r *http.Request, pkg string, version int) (*request, error) {
 	req := &request{free: func() {}}
 	grow := func() error {
-		end, err := h.bodies.take(r.Context(), h.opts.Client(r), pkg, h.opts.Wait)
+		end, err := h.bodies.acquire(r.Context(), h.opts.Client(r), pkg, h.opts.Wait)
 		if err == nil {
 			req.free = end
 		}

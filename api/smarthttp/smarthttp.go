@@ -255,7 +255,7 @@ func (h *Handler) uploadPack(w http.ResponseWriter, r *http.Request, pkg string)
 	case lsRefs:
 		return h.send(w, func(p *packetWriter) { listRefs(p, repo, req) })
 	}
-	end, err := h.packs.take(r.Context(), h.opts.Client(r), pkg, h.opts.Wait)
+	end, err := h.packs.acquire(r.Context(), h.opts.Client(r), pkg, h.opts.Wait)
 	if err != nil {
 		return err
 	}

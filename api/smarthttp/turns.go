@@ -32,9 +32,9 @@ func newTurns(all, perClient, perPackage int) *turns {
 		clients: map[string]int{}, packages: map[string]int{}, queued: map[string]int{}}
 }
 
-// take waits for a turn and returns how to end it, which may be done twice. It
+// acquire waits for a turn and returns how to end it, which may be done twice. It
 // returns busy if wait passes first, or at once if as many wait as could run.
-func (t *turns) take(ctx context.Context, client, pkg string, wait time.Duration) (end func(), err error) {
+func (t *turns) acquire(ctx context.Context, client, pkg string, wait time.Duration) (end func(), err error) {
 	w := &waiter{client, pkg, make(chan struct{})}
 	end = sync.OnceFunc(func() { t.end(w) })
 	if !t.enter(w) {

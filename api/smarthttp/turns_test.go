@@ -35,7 +35,7 @@ func TestTurns(t *testing.T) {
 	turns := newTurns(4, 2, 3)
 	take := func(client, pkg string) func() {
 		t.Helper()
-		end, err := turns.take(t.Context(), client, pkg, time.Minute)
+		end, err := turns.acquire(t.Context(), client, pkg, time.Minute)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -43,7 +43,7 @@ func TestTurns(t *testing.T) {
 	}
 	refuse := func(client, pkg string) {
 		t.Helper()
-		if _, err := turns.take(t.Context(), client, pkg, time.Millisecond); err == nil {
+		if _, err := turns.acquire(t.Context(), client, pkg, time.Millisecond); err == nil {
 			t.Errorf("a turn of %s at %s too many", client, pkg)
 		}
 	}
@@ -55,7 +55,7 @@ func TestTurns(t *testing.T) {
 	refuse("c", "r") // all
 	gone, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := turns.take(gone, "c", "r", time.Minute); err == nil {
+	if _, err := turns.acquire(gone, "c", "r", time.Minute); err == nil {
 		t.Error("a turn for a client that is gone")
 	}
 	for _, end := range ends {
@@ -78,7 +78,7 @@ func TestTurnsAreFair(t *testing.T) {
 	}
 	begun := make(chan turn, 1)
 	take := func(client string) {
-		end, err := turns.take(t.Context(), client, client, time.Minute)
+		end, err := turns.acquire(t.Context(), client, client, time.Minute)
 		if err != nil {
 			t.Error(err)
 		}
@@ -113,20 +113,20 @@ func TestTurnsAreFair(t *testing.T) {
 func TestTurnsOverrun(t *testing.T) {
 	t.Parallel()
 	turns := newTurns(2, 1, 2)
-	end, err := turns.take(t.Context(), "a", "", time.Minute)
+	end, err := turns.acquire(t.Context(), "a", "", time.Minute)
 	if err != nil {
 		t.Fatal(err)
 	}
 	waited := make(chan error)
 	go func() {
-		end, err := turns.take(t.Context(), "a", "", time.Minute)
+		end, err := turns.acquire(t.Context(), "a", "", time.Minute)
 		if err == nil {
 			end()
 		}
 		waited <- err
 	}()
 	await(t, "one waits", func() bool { return turns.waiters() == 1 })
-	if _, err := turns.take(t.Context(), "a", "", time.Minute); err == nil {
+	if _, err := turns.acquire(t.Context(), "a", "", time.Minute); err == nil {
 		t.Error("as many wait as could run, and one more")
 	}
 	end()

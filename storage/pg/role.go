@@ -40,12 +40,12 @@ func (db *DB) Admit(ctx context.Context, role, password string) error {
 }
 
 func makeRole(ctx context.Context, conn *pgx.Conn, role, password string) error {
-	const look = `
+	const query = `
 		SELECT current_user = $1, EXISTS (SELECT FROM pg_roles WHERE rolname = $1),
 			format('CREATE ROLE %I LOGIN PASSWORD %L', $1::text, $2::text)`
 	var owner, exists bool
 	var create string
-	if err := conn.QueryRow(ctx, look, role, password).Scan(&owner, &exists, &create); err != nil {
+	if err := conn.QueryRow(ctx, query, role, password).Scan(&owner, &exists, &create); err != nil {
 		return err
 	}
 	if owner {
@@ -69,14 +69,14 @@ func makeRole(ctx context.Context, conn *pgx.Conn, role, password string) error 
 // Overpowered reports whether the role that db connects as could switch the
 // triggers off that keep releases as they are.
 func (db *DB) Overpowered(ctx context.Context) (bool, error) {
-	const look = `
+	const query = `
 		SELECT rolsuper OR EXISTS (
 			SELECT FROM pg_class
 			WHERE relname = 'releases' AND relnamespace = current_schema()::regnamespace
 				AND (pg_has_role(relowner, 'MEMBER') OR has_table_privilege(oid, 'TRIGGER')))
 		FROM pg_roles WHERE rolname = current_user`
 	var over bool
-	if err := db.Pool.QueryRow(ctx, look).Scan(&over); err != nil {
+	if err := db.Pool.QueryRow(ctx, query).Scan(&over); err != nil {
 		return false, fmt.Errorf("look at own role: %w", err)
 	}
 	return over, nil

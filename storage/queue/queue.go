@@ -113,8 +113,8 @@ type message struct {
 	Job uuid.UUID `json:"job"`
 }
 
-// Tell says that the job is due.
-func (q *Queue) Tell(ctx context.Context, kind string, job uuid.UUID) error {
+// Enqueue says that the job is due.
+func (q *Queue) Enqueue(ctx context.Context, kind string, job uuid.UUID) error {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	payload, err := json.Marshal(message{job})

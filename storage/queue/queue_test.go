@@ -99,7 +99,7 @@ func eventually(t testing.TB, what string, ok func() bool) {
 func tell(t testing.TB, q *queue.Queue, kind string, jobs ...uuid.UUID) {
 	t.Helper()
 	for _, job := range jobs {
-		if err := q.Tell(t.Context(), kind, job); err != nil {
+		if err := q.Enqueue(t.Context(), kind, job); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -286,7 +286,7 @@ func TestRedisAway(t *testing.T) {
 	q := queuetest.Open(t, "redis://127.0.0.1:1/0")
 	calls := map[string]func() error{
 		"ping":    func() error { return q.Ping(t.Context()) },
-		"tell":    func() error { return q.Tell(t.Context(), "package:fetch", uuid.New()) },
+		"tell":    func() error { return q.Enqueue(t.Context(), "package:fetch", uuid.New()) },
 		"waiting": func() error { _, err := q.Waiting(); return err },
 		"unlock":  func() error { return q.Unlock(t.Context(), "update") },
 		"lock": func() error {

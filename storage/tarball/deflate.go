@@ -87,14 +87,14 @@ func deflatePaused(buf *bytes.Buffer, piece []byte) error {
 // (RFC 1951, 3.2.7).
 func endIsShort(deflated []byte) bool {
 	r := bitReader{src: deflated}
-	if header := r.take(3); header>>1 != 2 {
+	if header := r.readBits(3); header>>1 != 2 {
 		return false
 	}
-	r.take(5 + 5) // the numbers of codes
+	r.readBits(5 + 5) // the numbers of codes
 	order := [...]int{16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 14, 1, 15}
 	var lengths [len(order)]int
-	for _, i := range order[:4+r.take(4)] {
-		lengths[i] = r.take(3)
+	for _, i := range order[:4+r.readBits(4)] {
+		lengths[i] = r.readBits(3)
 	}
 	const endOfBlock = 256
 	last := 0
@@ -102,11 +102,11 @@ func endIsShort(deflated []byte) bool {
 		sym, times := r.symbol(lengths[:]), 1
 		switch sym {
 		case 16:
-			sym, times = last, 3+r.take(2)
+			sym, times = last, 3+r.readBits(2)
 		case 17:
-			sym, times = 0, 3+r.take(3)
+			sym, times = 0, 3+r.readBits(3)
 		case 18:
-			sym, times = 0, 11+r.take(7)
+			sym, times = 0, 11+r.readBits(7)
 		}
 		if n += times; n > endOfBlock {
 			return sym < 4
@@ -121,8 +121,8 @@ type bitReader struct {
 	pos int // bits
 }
 
-// take reads n bits, the lowest first; zeros after the end.
-func (r *bitReader) take(n int) (v int) {
+// readBits reads n bits, the lowest first; zeros after the end.
+func (r *bitReader) readBits(n int) (v int) {
 	for i := range n {
 		if r.pos < 8*len(r.src) {
 			v |= int(r.src[r.pos/8]>>(r.pos%8)&1) << i
@@ -136,7 +136,7 @@ func (r *bitReader) take(n int) (v int) {
 func (r *bitReader) symbol(lengths []int) int {
 	code, first := 0, 0 // the bits read, and the first code of so many
 	for n := 1; n <= 7; n++ {
-		code, first = code<<1|r.take(1), first<<1
+		code, first = code<<1|r.readBits(1), first<<1
 		for sym, length := range lengths {
 			if length != n {
 				continue

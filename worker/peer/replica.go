@@ -168,7 +168,7 @@ func (r *Replica) step(ctx context.Context) error {
 		return err
 	}
 	for from := 0; from < len(page.Changes); {
-		n, err := r.take(ctx, page.Changes[from:])
+		n, err := r.apply(ctx, page.Changes[from:])
 		if err != nil {
 			return err
 		}
@@ -266,9 +266,9 @@ func checkPage(at feed.Replication, page feed.Page) error {
 	return nil
 }
 
-// take takes over the changes at the front that are of one package, and
+// apply takes over the changes at the front that are of one package, and
 // returns how many those were.
-func (r *Replica) take(ctx context.Context, changes []feed.Change) (n int, err error) {
+func (r *Replica) apply(ctx context.Context, changes []feed.Change) (n int, err error) {
 	b, err := r.batch(ctx, changes)
 	if err == nil {
 		err = r.follow(ctx, b)
