@@ -138,7 +138,14 @@ func (db *DB) BranchCommit(ctx context.Context, pkg, branch string) (string, err
 
 // Packages returns all packages, in no particular order.
 func (db *DB) Packages(ctx context.Context) ([]Package, error) {
-	return db.ChangedPackages(ctx, time.Time{})
+	rows, _ := db.Pool.Query(ctx, `
+		SELECT `+packageColumns+` FROM packages
+		WHERE $1 OR NOT private`, access.SeesPrivate(ctx))
+	all, err := pgx.CollectRows(rows, pgx.RowToStructByName[Package])
+	if err != nil {
+		return nil, fmt.Errorf("packages: %w", pg.Translate(err))
+	}
+	return all, nil
 }
 
 // ChangedPackages returns the packages that changed at or after since, in no

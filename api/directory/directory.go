@@ -78,14 +78,10 @@ func (d *Directory) ask(ctx context.Context) (fresh.PerReader[*View], error) {
 	if epoch != d.of {
 		d.since = time.Time{}
 	}
-	since := d.since
-	if !since.IsZero() {
-		since = since.Add(-overlap)
-	}
 	// Others wait for this answer: it must come soon, and not end with a client.
 	ctx, cancel := context.WithTimeout(access.SeePrivate(context.WithoutCancel(ctx)), timeout)
 	defer cancel()
-	changed, err := d.db.ChangedPackages(ctx, since)
+	changed, err := d.changed(ctx)
 	if err != nil {
 		return d.made, err
 	}
@@ -108,6 +104,14 @@ func (d *Directory) ask(ctx context.Context) (fresh.PerReader[*View], error) {
 		d.made = fresh.PerReader[*View]{All: newView(d.byName, true), Public: newView(d.byName, false)}
 	}
 	return d.made, nil
+}
+
+// changed returns the packages that may be other than in byName.
+func (d *Directory) changed(ctx context.Context) ([]storage.Package, error) {
+	if d.since.IsZero() {
+		return d.db.Packages(ctx)
+	}
+	return d.db.ChangedPackages(ctx, d.since.Add(-overlap))
 }
 
 // Last is Current for those who can do with packages as they were when Postgres
