@@ -316,33 +316,3 @@ func drawCheck(s *term.Screen, info wire.Checked) {
 		syncField(s, info.Package),
 	)
 }
-
-func (p *program) reviewCommand() *cobra.Command {
-	cmd := &cobra.Command{
-		Use:   "review PACKAGE accept|keep",
-		Short: "Decide about a package that is frozen, as its upstream is not what it was",
-		Long: `Decide about a package that is frozen, as its upstream is not what it was: accept
-has what upstream has now mirrored again, keep leaves the package as it is for
-good. What was mirrored before never changes.`,
-		Example: `  packbase info hello
-  packbase review hello accept`,
-		Args: cobra.ExactArgs(2),
-	}
-	r := p.addRemote(cmd)
-	cmd.ValidArgsFunction = p.completePackage(r)
-	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		if err := packageArg(args[0]); err != nil {
-			return err
-		}
-		if args[1] != "accept" && args[1] != "keep" {
-			return term.Usage("%q: want accept or keep", args[1])
-		}
-		c, err := p.client(r)
-		if err != nil {
-			return err
-		}
-		raw, err := c.post(cmd.Context(), route.Path(route.Review, args[0]), wire.Review{Decision: args[1]})
-		return show(p, r, raw, err, func(s *term.Screen, info wire.Checked) { s.Fields(packageFields(s, info.Package)...) })
-	}
-	return cmd
-}

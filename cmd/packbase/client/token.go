@@ -136,35 +136,6 @@ func (p *program) tokenRevokeCommand() *cobra.Command {
 	return cmd
 }
 
-func (p *program) visibilityCommand() *cobra.Command {
-	cmd := &cobra.Command{
-		Use:   "visibility PACKAGE public|private",
-		Short: "Say who may read a package",
-		Long: `Say who may read a package: anybody, or those with a token. A package is private by
-itself when its upstream wants credentials (PACKBASE_NETRC) at the first look. Edges
-follow; what they and others have read already they keep.`,
-		Example: "  packbase visibility hello private",
-		Args:    cobra.ExactArgs(2),
-	}
-	r := p.addRemote(cmd)
-	cmd.ValidArgsFunction = p.completePackage(r)
-	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		if err := packageArg(args[0]); err != nil {
-			return err
-		}
-		if args[1] != "public" && args[1] != "private" {
-			return term.Usage("%q: want public or private", args[1])
-		}
-		c, err := p.client(r)
-		if err != nil {
-			return err
-		}
-		raw, err := c.post(cmd.Context(), route.Path(route.Visibility, args[0]), wire.Visibility{Visibility: args[1]})
-		return show(p, r, raw, err, func(s *term.Screen, info wire.Checked) { s.Fields(packageFields(s, info.Package)...) })
-	}
-	return cmd
-}
-
 func (p *program) removeCommand() *cobra.Command {
 	var reason string
 	cmd := &cobra.Command{
