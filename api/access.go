@@ -220,6 +220,9 @@ func (s *Server) postRemove(w http.ResponseWriter, r *http.Request) error {
 	if err := readJSON(w, r, &in); err != nil {
 		return err
 	}
+	if in.Archive != "" && in.Package == "" {
+		return s.removeArchive(w, r, in)
+	}
 	switch {
 	case name.ValidPackage(in.Package) != nil:
 		return answer.NoPackage(in.Package)
@@ -243,6 +246,25 @@ func (s *Server) postRemove(w http.ResponseWriter, r *http.Request) error {
 			return wire.RemovedRelease{Tag: t.Tag, Commit: t.CommitOID}
 		}),
 	})
+	return nil
+}
+
+// removeArchive is postRemove for what a URL answered.
+func (s *Server) removeArchive(w http.ResponseWriter, r *http.Request, in wire.Remove) error {
+	d, err := name.ParseDependency(in.Archive)
+	if err != nil || d.Git {
+		return fault.Invalid("archive", "want the http or https URL of an archive, as a build.zig.zon has it")
+	}
+	if err := storage.ValidReason(in.Reason); err != nil {
+		return err
+	}
+	left, err := s.trees.Remove(r.Context(), d.URL, in.Reason)
+	if err != nil {
+		return answer.OrNotFound(err, answer.New("not_found", "what that URL answers is not stored here"))
+	}
+	s.epoch.Renew(r.Context())
+	s.news.Add(1)
+	answer.JSON(w, http.StatusOK, wire.Removed{Status: "removed", Archive: d.URL, Left: append([]string{}, left...), Removed: []wire.RemovedRelease{}})
 	return nil
 }
 

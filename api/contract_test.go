@@ -341,12 +341,19 @@ func (s *scene) writes() []call {
 // of another package.
 func (s *scene) removals(post func(*registry, string, string, int, []string) call, auth []string, long string) (calls []call) {
 	rel := s.publish("doomed", tagged{tag: "v1", branch: "main", files: zon("doomed", "1.0.0")})[0]
+	doomedHash := "1220" + strings.Repeat("5", 64)
+	s.putArchive("https://files.example/doomed.tar.gz", rel, doomedHash)
 	remove := func(what string, status int) call { return post(s.registry, "/api/remove", what, status, auth) }
 	calls = []call{
 		remove(`{"package":"doomed","tag":"v1"}`, 400), remove(`{"package":"nope","reason":"x"}`, 404), remove(`{"package":"doomed","tag":"v9","reason":"x"}`, 404),
 		remove(long, 413), post(s.away, "/api/remove", `{"package":"doomed","reason":"x"}`, 503, auth),
 		remove(`{"package":"doomed","tag":"v1","reason":"it held a key"}`, 200), remove(`{"package":"doomed","tag":"v1","reason":"x"}`, 410),
 		post(s.registry, "/api/trees", `{"name":"doomed","release":"doomed@v1"}`, 410, auth),
+		remove(`{"archive":"https://files.example/doomed.tar.gz","reason":"x"}`, 200), remove(`{"archive":"https://files.example/doomed.tar.gz","reason":"x"}`, 410),
+		remove(`{"archive":"https://files.example/nope.tar.gz","reason":"x"}`, 404), remove(`{"archive":"git+https://h/x","reason":"x"}`, 400),
+		remove(`{"archive":"https://files.example/doomed.tar.gz"}`, 400),
+		call{on: s.registry, method: http.MethodGet, path: "/api/archives?url=https://files.example/doomed.tar.gz", status: http.StatusGone},
+		call{on: s.registry, method: http.MethodGet, path: "/z/" + doomedHash + ".tar.gz", status: http.StatusGone},
 	}
 	for _, path := range []string{"/p/doomed/tag/v1.tar.gz", "/p/doomed/commit/" + rel.CommitOID + ".json", "/p/doomed/branch/main.tar.gz",
 		"/z/" + rel.ZigHash + ".tar.gz", "/api/blobs/" + rel.Digest} {

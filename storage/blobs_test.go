@@ -27,6 +27,8 @@ func TestNamedBlobsHasEveryForeignKey(t *testing.T) {
 		Digest: hash("body", 64), Size: 1, TarballDigest: hash("flat", 64), TarballSize: 1, RecordDigest: hash("its record", 64), RecordSize: 1}, false)
 	f.must(err)
 
+	f.must(tree.New(f.DB.DB).Bury(f.ctx, tree.Removal{URL: "https://h/y.zip", Reason: "x", RemovedAt: time.Now()}, blob("removal")))
+
 	rows, err := f.sql.Query(f.ctx, `
 		SELECT c.conrelid::regclass::text, a.attname::text
 		FROM pg_constraint c JOIN pg_attribute a ON a.attrelid = c.conrelid AND a.attnum = ANY (c.conkey)

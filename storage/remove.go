@@ -132,7 +132,7 @@ const maxReason = 500
 // published nothing is left. It returns ErrNotFound if there is no such thing,
 // ErrGone if it was removed before.
 func (db *DB) Remove(ctx context.Context, r Removal) (done RemovalResult, err error) {
-	if err := validReason(r.Reason); err != nil {
+	if err := ValidReason(r.Reason); err != nil {
 		return RemovalResult{}, err
 	}
 	if r.At.IsZero() {
@@ -164,7 +164,8 @@ func (db *DB) Remove(ctx context.Context, r Removal) (done RemovalResult, err er
 	return done, nil
 }
 
-func validReason(reason string) error {
+// ValidReason returns a fault.ErrInvalid if nobody could be told the reason of a removal.
+func ValidReason(reason string) error {
 	switch {
 	case strings.TrimSpace(reason) == "":
 		return fault.Invalid("reason", "a reason is missing: all who ask for what was removed are told it")

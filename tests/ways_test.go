@@ -116,6 +116,13 @@ func TestOtherWays(t *testing.T) {
 			t.Errorf("capture of %s: %d %s, want %d", release, a.Status, a.Body, status)
 		}
 	}
+	// What is removed answers nowhere.
+	if out, stderr, err := harness.Run(t, append(slices.Clone(s.Env), "PACKBASE_URL="+s.URL), "remove", web.URL+"/changed.tar.gz", "--reason", "holds a key"); err != nil {
+		t.Errorf("remove an archive: %v\n%s%s", err, out, stderr)
+	}
+	if a := s.Do("GET", "/u/"+strings.Replace(web.URL, "://", "/", 1)+"/changed.tar.gz", "", nil); a.Status != http.StatusGone || !strings.Contains(string(a.Body), "holds a key") {
+		t.Errorf("what was removed: %d %s", a.Status, a.Body)
+	}
 	peer.Stop()
 	up.Stop()
 	web.Close()

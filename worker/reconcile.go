@@ -59,7 +59,7 @@ const stepTime = 10 * time.Second
 // all went well.
 func (w *Worker) reconcileOnce(ctx context.Context) error {
 	var all error
-	for _, step := range []func(context.Context) error{w.signIn, w.reap, w.requestDue, w.db.Jobs.CloseRuns, w.tellDue, w.db.AnnounceBranches} {
+	for _, step := range []func(context.Context) error{w.signIn, w.reap, w.requestDue, w.db.Jobs.CloseRuns, w.tellDue, w.db.AnnounceBranches, w.keepRemovals} {
 		ctx, cancel := context.WithTimeout(ctx, stepTime)
 		all = errors.Join(all, step(ctx))
 		cancel()

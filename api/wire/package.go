@@ -167,7 +167,8 @@ type Visibility struct {
 // Remove asks for a release, a commit, or without these a whole package to be
 // served to nobody any more.
 type Remove struct {
-	Package string `json:"package"`
+	Package string `json:"package,omitempty"`
+	Archive string `json:"archive,omitempty"` // instead: the URL of an archive
 	Tag     string `json:"tag,omitempty"`
 	Commit  string `json:"commit,omitempty"`
 	Reason  string `json:"reason"`
@@ -176,9 +177,10 @@ type Remove struct {
 // Removed is the answer to Remove.
 type Removed struct {
 	Status  string           `json:"status"` // removed
-	Package string           `json:"package"`
+	Package string           `json:"package,omitempty"`
+	Archive string           `json:"archive,omitempty"`
 	Removed []RemovedRelease `json:"removed"`
-	Left    []string         `json:"still_served"`  // other tags of the same commits
+	Left    []string         `json:"still_served"`  // other tags of the same commits, or what has the same files
 	Freed   bool             `json:"name_released"` // nothing was published under the name
 }
 

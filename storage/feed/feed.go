@@ -184,7 +184,8 @@ func (s *Store) Changes(ctx context.Context, since int64, limit int) (changes []
 		FROM (
 			SELECT seq, body, chain, secret, news, NOT seen(said ->> 'package', $4) OR EXISTS (
 				SELECT FROM tombstones t
-				WHERE t.package = said ->> 'package' AND t.commit_oid = said ->> 'commit' AND COALESCE(t.tag, '') = COALESCE(said ->> 'tag', '')) AS withheld
+				WHERE t.package = said ->> 'package' AND t.commit_oid = said ->> 'commit' AND COALESCE(t.tag, '') = COALESCE(said ->> 'tag', ''))
+				OR said ->> 'decision' IS NULL AND EXISTS (SELECT FROM archive_tombstones t WHERE t.url = said -> 'archive' ->> 'url') AS withheld
 			FROM (
 				SELECT seq, body, chain, CASE WHEN $4 THEN secret END AS secret, CASE WHEN $4 OR NOT news_private THEN news END AS news
 				FROM changes WHERE seq > $1 AND seq <= $2 ORDER BY seq LIMIT $3) c,

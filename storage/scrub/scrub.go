@@ -66,12 +66,13 @@ func (s *Store) Uses(ctx context.Context, digest string) ([]Use, error) {
 }
 
 // Forget removes the rows of blobs that nothing names. Those of removed
-// releases stay with them.
+// releases and archives stay with them.
 func (s *Store) Forget(ctx context.Context) error {
 	_, err := s.db.Pool.Exec(ctx, `
 		DELETE FROM blobs b
 		WHERE NOT EXISTS (SELECT FROM blob_names n WHERE n.digest = b.digest)
-			AND NOT EXISTS (SELECT FROM releases r WHERE r.digest = b.digest OR r.manifest_digest = b.digest)`)
+			AND NOT EXISTS (SELECT FROM releases r WHERE r.digest = b.digest OR r.manifest_digest = b.digest)
+			AND NOT EXISTS (SELECT FROM archives a WHERE a.digest = b.digest OR a.tarball_digest = b.digest OR a.record_digest = b.digest)`)
 	if err != nil {
 		return fmt.Errorf("forget blobs: %w", pg.Translate(err))
 	}

@@ -67,12 +67,12 @@ const archiveColumns = `
 	tarball_digest, tarball_size, record_digest, private, zig, created_at`
 
 // Publish makes an archive visible. All its blobs must be durable. If the URL is known to answer these files, nothing
-// changes and created is false. Other files than those that are frozen for the URL are noted as moved; they are stored
+// changes and created is false. It returns fault.ErrGone if the URL or the files were removed. Other files than those that are frozen for the URL are noted as moved; they are stored
 // only if they were asked for by their hash (pinned).
 func (s *Store) Publish(ctx context.Context, a Archive, pinned bool) (created, moved bool, err error) {
 	err = s.db.Tx(ctx, func(tx pgx.Tx) error {
 		// One at a time for a URL: two first answers that differ must not both be the first.
-		if _, err := tx.Exec(ctx, `SELECT pg_advisory_xact_lock(hashtext('packbase archive ' || $1))`, a.URL); err != nil {
+		if err := s.refuseRemoved(ctx, tx, a.URL, []string{a.ZigLegacyHash}); err != nil {
 			return err
 		}
 		moved, err = noteMove(ctx, tx, a.URL, a.ZigHash, a.ZigLegacyHash)
@@ -144,13 +144,15 @@ func (a *Archive) announced() *feed.Archive {
 		Body: blob.Ref{Digest: a.Digest, Size: a.Size}, Tarball: blob.Ref{Digest: a.TarballDigest, Size: a.TarballSize}}
 }
 
-// ByURL returns what a URL answered first, or fault.ErrNotFound.
+// ByURL returns what a URL answered first, or fault.ErrNotFound, or fault.ErrGone if that was removed.
 func (s *Store) ByURL(ctx context.Context, url string) (Archive, error) {
 	rows, _ := s.db.Pool.Query(ctx, `
-		SELECT `+archiveColumns+` FROM archives WHERE url = $1 AND ($2 OR NOT private) ORDER BY id LIMIT 1`, url, access.SeesPrivate(ctx))
+		SELECT `+archiveColumns+` FROM archives a
+		WHERE url = $1 AND ($2 OR NOT private) AND NOT EXISTS (SELECT FROM archive_tombstones t WHERE t.url = a.url)
+		ORDER BY id LIMIT 1`, url, access.SeesPrivate(ctx))
 	a, err := pgx.CollectExactlyOneRow(rows, pgx.RowToStructByName[Archive])
 	if err != nil {
-		return Archive{}, fmt.Errorf("archive %s: %w", url, pg.Translate(err))
+		return Archive{}, fmt.Errorf("archive %s: %w", url, s.orGone(ctx, pg.Translate(err), url, ""))
 	}
 	return a, nil
 }
@@ -162,9 +164,11 @@ func (s *Store) ByBlob(ctx context.Context, digest string) ([]Archive, error) {
 	return collectArchives(rows)
 }
 
-// After returns archives in the order in which they were stored, those after the one with the given id, private ones, too.
+// After returns archives in the order in which they were stored, those after the one with the given id, private ones, too,
+// without those that were removed.
 func (s *Store) After(ctx context.Context, id int64, limit int) ([]Archive, error) {
-	rows, _ := s.db.Pool.Query(ctx, `SELECT `+archiveColumns+` FROM archives WHERE id > $1 ORDER BY id LIMIT $2`, id, limit)
+	rows, _ := s.db.Pool.Query(ctx, `SELECT `+archiveColumns+` FROM archives a
+		WHERE id > $1 AND NOT EXISTS (SELECT FROM archive_tombstones t WHERE t.url = a.url) ORDER BY id LIMIT $2`, id, limit)
 	return collectArchives(rows)
 }
 

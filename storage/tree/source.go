@@ -79,7 +79,8 @@ func (s *Store) Declared(ctx context.Context, url string) (Source, error) {
 	return one, nil
 }
 
-// ByHash returns what is stored under a Zig hash of either form, or fault.ErrNotFound.
+// ByHash returns what is stored under a Zig hash of either form, or fault.ErrNotFound, or fault.ErrGone if it was an archive
+// that was removed.
 func (s *Store) ByHash(ctx context.Context, hash string) (Source, error) {
 	found, err := s.Sources(ctx, []string{hash})
 	if err != nil {
@@ -87,7 +88,7 @@ func (s *Store) ByHash(ctx context.Context, hash string) (Source, error) {
 	}
 	src, ok := found[hash]
 	if !ok {
-		return Source{}, fmt.Errorf("source %s: %w", hash, fault.ErrNotFound)
+		return Source{}, fmt.Errorf("source %s: %w", hash, s.orGone(ctx, fault.ErrNotFound, "", hash))
 	}
 	return src, nil
 }

@@ -5,16 +5,21 @@ import (
 	"errors"
 	"fmt"
 	"runtime/debug"
+	"time"
 
 	"github.com/francescobianco/packbase/storage"
 	"github.com/francescobianco/packbase/storage/blob"
 	"github.com/francescobianco/packbase/storage/fault"
 	"github.com/francescobianco/packbase/storage/feed"
 	"github.com/francescobianco/packbase/storage/release"
+	"github.com/francescobianco/packbase/storage/tree"
 )
 
 // takeNews does here what is news at the central.
 func (r *Replica) takeNews(ctx context.Context, c *feed.Body, private bool) error {
+	if c.Archive != nil && c.Decision != "" {
+		return r.removeArchive(ctx, c, private)
+	}
 	if c.Archive != nil {
 		return r.takeArchive(ctx, c.Archive, private)
 	}
@@ -56,15 +61,45 @@ func (r *Replica) takeArchive(ctx context.Context, said *feed.Archive, private b
 		}
 	}
 	a := r.auditor()
-	if err := a.AdoptArchive(ctx, said, private); err != nil {
+	if err := a.AdoptArchive(ctx, said, private); errors.Is(err, fault.ErrGone) {
+		return nil
+	} else if err != nil {
 		return err
 	}
 	r.Log.InfoContext(ctx, "archive replicated", "url", said.URL)
 	return nil
 }
 
+// removeArchive does here what was decided about an archive at the central.
+func (r *Replica) removeArchive(ctx context.Context, c *feed.Body, private bool) error {
+	err := r.trees().Bury(ctx, tree.Removal{URL: c.Archive.URL, Private: private, Reason: c.Reason, RemovedAt: time.Now()}, blob.Ref{})
+	if err != nil {
+		return err
+	}
+	aside, err := r.DB.Feed.SetAsideOf(ctx, "")
+	for _, s := range aside {
+		old, bad := readBody([]byte(s.Body))
+		if err == nil && bad == nil && old.Archive != nil && old.Archive.URL == c.Archive.URL {
+			err = r.DB.Feed.SetAsideDone(ctx, s.Seq)
+		}
+	}
+	return err
+}
+
+func (r *Replica) trees() *tree.Store { return tree.New(r.DB.DB) }
+
 // checkArchive checks what a change says of an archive.
-func checkArchive(said *feed.Archive) error {
+func checkArchive(c *feed.Body) error {
+	said := c.Archive
+	if c.Decision == feed.DecisionRemoved {
+		if said.URL == "" || c.Reason == "" {
+			return errors.New("it removes an archive without a URL, or without a reason")
+		}
+		return nil
+	}
+	if c.Decision != "" {
+		return fmt.Errorf("%.20q was decided about an archive, which this packbase does not know", c.Decision)
+	}
 	if said.Record.Size > release.MaxManifestSize {
 		return fmt.Errorf("the record of an archive has %d bytes", said.Record.Size)
 	}

@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -18,6 +19,7 @@ import (
 	"testing"
 
 	"github.com/francescobianco/packbase/storage/access"
+	"github.com/francescobianco/packbase/storage/fault"
 	"github.com/francescobianco/packbase/storage/jobs"
 	"github.com/francescobianco/packbase/storage/name"
 	"github.com/francescobianco/packbase/storage/tree"
@@ -210,6 +212,43 @@ func TestUntrueNews(t *testing.T) {
 	central.Must(err)
 	if raw := asJSON(t, changes); !strings.Contains(raw, "private.zip") {
 		t.Errorf("who sees private packages is not told of a private archive: %s", raw)
+	}
+}
+
+// Edges follow the removal of an archive, also those that have never had it, and one that was set aside.
+func TestRemovedArchive(t *testing.T) {
+	t.Parallel()
+	central, edge, late := workertest.New(t), workertest.New(t), workertest.New(t)
+	up := archives(t)
+	stop := central.Work(workertest.Loopback)
+	one, two := central.FetchArchive(up+"/one.zip"), central.FetchArchive(up+"/two.zip")
+	stop()
+	central.Spoil(two.Digest, workertest.Flip)
+	url := serve(t, central)
+	follow(t, edge, url)
+	caughtUp(t, edge, central)
+	if aside := asideOf(t, edge); len(aside) != 1 {
+		t.Fatalf("set aside: %+v, want the damaged one", aside)
+	}
+	for _, a := range []tree.Archive{one, two} {
+		if _, err := tree.New(central.DB.DB).Remove(t.Context(), a.URL, "asked for"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	follow(t, late, url)
+	for _, e := range []*workertest.Registry{edge, late} {
+		caughtUp(t, e, central)
+		for _, a := range []tree.Archive{one, two} {
+			if _, err := tree.New(e.DB.DB).ByURL(t.Context(), a.URL); !errors.Is(err, fault.ErrGone) {
+				t.Errorf("%s on an edge: %v, want ErrGone", a.URL, err)
+			}
+		}
+		if _, err := e.BlobByDigest(access.SeePrivate(t.Context()), one.Digest); !errors.Is(err, fault.ErrNotFound) {
+			t.Errorf("its bytes: %v, want ErrNotFound", err)
+		}
+		if aside := asideOf(t, e); len(aside) != 0 {
+			t.Errorf("set aside: %+v", aside)
+		}
 	}
 }
 

@@ -376,10 +376,10 @@ func (r *Replica) publishAside(ctx context.Context, s feed.SetAside) error {
 		return err
 	}
 	switch {
-	case body.Decision != "":
-		return r.decide(ctx, body)
 	case body.IsNews():
 		return r.takeNews(ctx, body, s.Private)
+	case body.Decision != "":
+		return r.decide(ctx, body)
 	}
 	b := batch{pkg: body.Package, private: s.Private, bodies: []feed.Body{*body}, changes: 1}
 	b.last.Seq = s.Seq
@@ -529,7 +529,7 @@ func readBody(raw []byte) (*feed.Body, error) {
 		return nil, errors.New("it is not readable")
 	}
 	if body.Archive != nil {
-		return body, checkArchive(body.Archive)
+		return body, checkArchive(body)
 	}
 	err := name.ValidPackage(body.Package)
 	if err == nil && body.Decision != "" {

@@ -14,6 +14,7 @@ import (
 
 	"github.com/francescobianco/packbase/storage/archive"
 	"github.com/francescobianco/packbase/storage/blob"
+	"github.com/francescobianco/packbase/storage/fault"
 	"github.com/francescobianco/packbase/storage/feed"
 	"github.com/francescobianco/packbase/storage/release"
 	"github.com/francescobianco/packbase/storage/tarball"
@@ -181,9 +182,43 @@ type foundRecord struct {
 	rec  *tree.Record
 }
 
+// What the blobs tell of archives.
+type archiveRemains struct {
+	records  []foundRecord
+	removals []foundRemoval
+}
+
+// A foundRemoval tells of an archive that was removed.
+type foundRemoval struct {
+	blob    blob.Ref
+	removal tree.Removal
+}
+
+// take notes a document.
+func (r *archiveRemains) take(in blob.Ref, raw []byte) error {
+	if tree.IsRemoval(raw) {
+		gone, err := tree.ParseRemoval(raw)
+		if err == nil {
+			r.removals = append(r.removals, foundRemoval{in, gone})
+		}
+		return err
+	}
+	rec, err := tree.ParseRecord(raw)
+	if err == nil {
+		r.records = append(r.records, foundRecord{in, rec})
+	}
+	return err
+}
+
 // rebuildArchives makes the rows of archives that the database does not have, in the order in which they were stored:
 // the first of a URL is what it answers.
-func (a *Auditor) rebuildArchives(ctx context.Context, found []foundRecord) error {
+func (a *Auditor) rebuildArchives(ctx context.Context, left archiveRemains) error {
+	for _, r := range left.removals {
+		if err := a.trees().Bury(ctx, r.removal, r.blob); err != nil {
+			return err
+		}
+	}
+	found := left.records
 	known := map[[2]string]bool{}
 	err := a.eachArchive(ctx, func(row *tree.Archive) error {
 		known[[2]string{row.URL, row.ZigLegacyHash}] = true
@@ -206,7 +241,7 @@ func (a *Auditor) rebuildArchives(ctx context.Context, found []foundRecord) erro
 			_, _, err = a.trees().Publish(ctx, row, true)
 		}
 		switch {
-		case err == nil:
+		case err == nil, errors.Is(err, fault.ErrGone):
 		case fit && refused(err), !fit && unusable(err):
 			a.find("archive_lost", f.rec.URL, "%v", err)
 		default:

@@ -4,6 +4,7 @@ import (
 	"archive/zip"
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -13,7 +14,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/francescobianco/packbase/storage/access"
 	"github.com/francescobianco/packbase/storage/blob"
+	"github.com/francescobianco/packbase/storage/fault"
+	"github.com/francescobianco/packbase/storage/jobs"
 	"github.com/francescobianco/packbase/storage/storagetest"
 	"github.com/francescobianco/packbase/storage/tree"
 	"github.com/francescobianco/packbase/worker/upkeep"
@@ -218,4 +222,71 @@ func same(t *testing.T, row tree.Archive) string {
 		t.Fatal(err)
 	}
 	return string(raw)
+}
+
+// What an operator removed is served by no hash and no URL, its bytes go with gc, and neither a fetch nor a rebuild brings
+// it back; other URLs of the same files keep them until they are removed, too.
+func TestRemoveArchive(t *testing.T) {
+	t.Parallel()
+	r, all := archived(t)
+	s, ctx := tree.New(r.DB.DB), access.SeePrivate(t.Context())
+	left, err := s.Remove(ctx, all[0].URL, "it holds a key")
+	if err != nil || !slices.Equal(left, []string{all[2].URL}) {
+		t.Errorf("remove: %q, %v; want the other URL of the same files", left, err)
+	}
+	if _, err := s.ByURL(ctx, all[0].URL); !errors.Is(err, fault.ErrGone) || !strings.Contains(err.Error(), "it holds a key") {
+		t.Errorf("by URL: %v, want ErrGone with the reason", err)
+	}
+	if src, err := s.ByHash(ctx, all[0].ZigHash); err != nil || src.URL != all[2].URL {
+		t.Errorf("by hash: %+v, %v, want the other", src, err)
+	}
+	if left, err := s.Remove(ctx, all[2].URL, "this too"); err != nil || len(left) != 0 {
+		t.Errorf("remove the other: %q, %v", left, err)
+	}
+	for _, hash := range []string{all[0].ZigHash, all[0].ZigLegacyHash} {
+		if _, err := s.ByHash(ctx, hash); !errors.Is(err, fault.ErrGone) {
+			t.Errorf("by hash: %v, want ErrGone", err)
+		}
+	}
+	if _, err := s.Remove(ctx, all[0].URL, "again"); !errors.Is(err, fault.ErrGone) {
+		t.Errorf("again: %v, want ErrGone", err)
+	}
+	if _, err := s.Remove(ctx, "https://h.example/none", "x"); !errors.Is(err, fault.ErrNotFound) {
+		t.Errorf("nothing: %v, want ErrNotFound", err)
+	}
+
+	defer r.Work(workertest.Loopback)()
+	for _, url := range []string{all[0].URL, all[0].URL + "?another"} {
+		id, _, err := s.RequestArchive(ctx, url, "")
+		r.Must(err)
+		var job jobs.Job
+		r.Eventually("the job has ended", func() bool {
+			job, err = r.Jobs.ByID(ctx, id)
+			r.Must(err)
+			return !job.Open()
+		})
+		if job.ErrorCode != "removed" {
+			t.Errorf("fetch %s: %s %s: %s, want that it was removed", url, job.State, job.ErrorCode, job.ErrorMessage)
+		}
+	}
+	r.Eventually("the removals are recorded", func() bool { return len(uses(t, r)["removal"]) == 2 })
+	db, found := rebuild(t, r)
+	rebuilt := tree.New(db.DB)
+	if got, err := rebuilt.After(ctx, 0, 10); err != nil || len(got) != 1 || got[0].URL != all[1].URL || len(found) != 0 {
+		t.Errorf("rebuilt with the bytes still here: %+v, %v, %v", got, found, err)
+	}
+	a, found2 := auditor(r)
+	if n, _, err := a.GC(ctx, 0, false); err != nil || n < 4 { // one body, one tarball, two records
+		t.Errorf("gc removed %d blobs, %v: %v", n, err, *found2)
+	}
+	a, found2 = auditor(r)
+	r.Must(a.Fsck(ctx))
+	r.Must(a.Verify(ctx, false))
+	if len(*found2) != 0 {
+		t.Errorf("findings: %v", *found2)
+	}
+	db, found = rebuild(t, r)
+	if _, err := tree.New(db.DB).ByURL(ctx, all[0].URL); !errors.Is(err, fault.ErrGone) || len(found) != 0 {
+		t.Errorf("rebuilt after gc: %v, %v", err, found)
+	}
 }

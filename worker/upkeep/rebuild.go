@@ -83,29 +83,26 @@ type scanned struct {
 // scan finds manifests, package records and records of archives. Of two for the same tag, which a
 // crash may leave behind, the one of the later claim was published: an earlier
 // claim that had published would have kept the later one from writing any.
-func (a *Auditor) scan(ctx context.Context) (found map[string]*remains, archives []foundRecord, err error) {
+func (a *Auditor) scan(ctx context.Context) (found map[string]*remains, archives archiveRemains, err error) {
 	found = map[string]*remains{}
 	done := 0
 	for info, err := range a.Blobs.List(ctx) {
 		if err != nil {
-			return nil, nil, fmt.Errorf("list blobs: %w", err)
+			return nil, archives, fmt.Errorf("list blobs: %w", err)
 		}
 		if done++; done%1000 == 0 {
 			a.progress("blobs", done, 0)
 		}
 		raw, ok, err := a.sniff(ctx, info)
 		if err != nil {
-			return nil, nil, err
+			return nil, archives, err
 		}
 		if !ok {
 			continue
 		}
 		in := blob.Ref{Digest: info.Digest, Size: info.Size}
-		if tree.IsRecord(raw) {
-			var rec *tree.Record
-			if rec, err = tree.ParseRecord(raw); err == nil {
-				archives = append(archives, foundRecord{in, rec})
-			}
+		if tree.IsRecord(raw) || tree.IsRemoval(raw) {
+			err = archives.take(in, raw)
 		} else {
 			err = take(found, in, raw)
 		}

@@ -139,12 +139,15 @@ func (p *program) tokenRevokeCommand() *cobra.Command {
 func (p *program) removeCommand() *cobra.Command {
 	var reason string
 	cmd := &cobra.Command{
-		Use:   "remove PACKAGE [TAG|COMMIT] --reason TEXT",
-		Short: "Remove a release or a package, for good",
+		Use:   "remove PACKAGE [TAG|COMMIT] | URL --reason TEXT",
+		Short: "Remove a release, a package or an archive, for good",
 		Long: `Remove a release, or all releases of a commit, or the whole package: they are served
 to nobody any more, here and on edges, and all who ask are told the reason. The name
-and the tags are never used again. The bytes go with the next packbase gc.`,
-		Example: `  packbase remove hello v1.0.0 --reason "holds a key"
+and the tags are never used again. The bytes go with the next packbase gc.
+
+URL is that of an archive, as a build.zig.zon has it: nothing is stored for it again.`,
+		Example: `  packbase remove https://example.org/x.tar.gz --reason "holds a key"
+  packbase remove hello v1.0.0 --reason "holds a key"
   packbase remove hello --reason "asked for by its author"`,
 		Args: cobra.RangeArgs(1, 2),
 	}
@@ -152,13 +155,15 @@ and the tags are never used again. The bytes go with the next packbase gc.`,
 	cmd.Flags().StringVar(&reason, "reason", "", "why, for all who ask for it")
 	cmd.ValidArgsFunction = p.completePackage(r)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		if err := packageArg(args[0]); err != nil {
+		in := wire.Remove{Package: args[0], Reason: reason}
+		if len(args) == 1 && strings.Contains(args[0], "://") {
+			in = wire.Remove{Archive: args[0], Reason: reason}
+		} else if err := packageArg(args[0]); err != nil {
 			return err
 		}
 		if reason == "" {
 			return term.Usage("--reason is missing: all who ask for what was removed are told it")
 		}
-		in := wire.Remove{Package: args[0], Reason: reason}
 		switch {
 		case len(args) == 1:
 		case name.ValidOID(args[1]):
@@ -187,7 +192,12 @@ func drawRemoval(s *term.Screen, done wire.Removed) {
 	if done.Freed {
 		s.Printf("removed %s; nothing was published under it, so the name is free\n", term.Printable(done.Package))
 	}
+	same := "the same commit is still served as "
+	if done.Archive != "" {
+		same = "the same files are still served as "
+		s.Printf("removed %s\n", term.Printable(done.Archive))
+	}
 	for _, tag := range done.Left {
-		s.Printf("%s\n", s.Paint(term.Yellow, "the same commit is still served as "+term.Printable(tag)))
+		s.Printf("%s\n", s.Paint(term.Yellow, same+term.Printable(tag)))
 	}
 }
