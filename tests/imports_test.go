@@ -43,7 +43,7 @@ var imports = []struct {
 	{"storage/access", []string{"storage/pg", "storage/fault", "storage/name"}},
 	{"storage/feed", []string{"storage/pg", "storage/fault", "storage/access", "storage/blob"}},
 	{"storage/jobs", []string{"storage/pg", "storage/fault", "storage/access"}},
-	{"storage/catalog", []string{"storage/pg", "storage/fault", "storage/access"}},
+	{"storage/catalog", []string{"storage/pg", "storage/fault", "storage/access", "storage/name"}},
 	{"storage/scrub", []string{"storage/pg", "storage/fault", "storage/access"}},
 	{"storage/blob", nil},
 	{"storage/engines", nil},

@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -21,12 +20,8 @@ import (
 	"github.com/francescobianco/packbase/worker/ingest"
 )
 
-// Limits of a catalog.
-const (
-	maxCatalog        = 64 << 20 // bytes
-	maxCatalogEntries = 200_000
-	catalogTimeout    = 2 * time.Minute
-)
+// catalogTimeout is how long a catalog may take to come.
+const catalogTimeout = 2 * time.Minute
 
 // updateCatalog downloads the catalog, has everything fetched that is not
 // fresh, and leaves the rest to the children: the last of them to end closes
@@ -69,7 +64,7 @@ func (u *update) readCatalog(ctx context.Context) error {
 	raw, err := u.w.download(ctx, source)
 	var entries []catalog.Entry
 	if err == nil {
-		entries, err = parseCatalog(raw)
+		entries, err = catalog.Parse(raw)
 	}
 	if err != nil {
 		e := verdict(err)
@@ -117,12 +112,12 @@ func (w *Worker) download(ctx context.Context, source string) ([]byte, error) {
 		defer resp.Body.Close()
 		body = resp.Body
 	}
-	raw, err := io.ReadAll(io.LimitReader(body, maxCatalog+1))
+	raw, err := io.ReadAll(io.LimitReader(body, catalog.MaxSize+1))
 	switch {
 	case err != nil:
 		return nil, fault.New("catalog_incomplete", "the catalog's download broke off; the stored one stays in force")
-	case len(raw) > maxCatalog:
-		return nil, fault.New("catalog_too_large", fmt.Sprintf("the catalog has more than %d bytes; the stored one stays in force", maxCatalog))
+	case len(raw) > catalog.MaxSize:
+		return nil, fault.New("catalog_too_large", fmt.Sprintf("the catalog has more than %d bytes; the stored one stays in force", catalog.MaxSize))
 	}
 	return raw, nil
 }
@@ -145,113 +140,6 @@ func (w *Worker) getCatalog(ctx context.Context, source string) (*http.Response,
 		return nil, fault.New("catalog_unreachable", "the catalog's server answers "+resp.Status)
 	}
 	return resp, nil
-}
-
-// catalogBody is the catalog's format. Unknown fields are ignored.
-type catalogBody struct {
-	Protocol string            `json:"protocol"`
-	Packages []json.RawMessage `json:"packages"`
-}
-
-type catalogItem struct {
-	ID          any    `json:"id"`
-	Title       string `json:"title"`
-	Description string `json:"description"`
-	Language    string `json:"language"`
-	UpdatedAt   string `json:"updated_at"`
-	Repository  struct {
-		URL string `json:"url"`
-	} `json:"repository"`
-	GitHub struct {
-		Name string `json:"name"`
-	} `json:"github"`
-}
-
-// parseCatalog reads a catalog. An entry that is not usable keeps its reason;
-// only what is no catalog at all is an error.
-func parseCatalog(raw []byte) ([]catalog.Entry, error) {
-	var body catalogBody
-	if err := json.Unmarshal(raw, &body); err != nil {
-		return nil, fault.New("catalog_malformed", "what the catalog's URL answers is not the JSON of a catalog; the stored one stays in force")
-	}
-	switch {
-	case body.Protocol != "v1":
-		return nil, fault.New("catalog_malformed",
-			fmt.Sprintf("the catalog has the protocol %.20q, want \"v1\"; the stored one stays in force", body.Protocol)).AsFinal()
-	case len(body.Packages) == 0:
-		return nil, fault.New("catalog_empty", "the catalog lists nothing; the stored one stays in force")
-	case len(body.Packages) > maxCatalogEntries:
-		return nil, fault.New("catalog_too_large",
-			fmt.Sprintf("the catalog lists more than %d packages; the stored one stays in force", maxCatalogEntries))
-	}
-	entries := make([]catalog.Entry, 0, len(body.Packages))
-	ids, names := map[string]bool{}, map[string]bool{}
-	for _, item := range body.Packages {
-		e := parseCatalogItem(item)
-		if e.ID == "" || ids[e.ID] {
-			if e.Problem == "" {
-				e.Problem = "its id is missing, or another entry has it"
-			}
-			// The same entry keeps the same id, wherever it stands.
-			sum := sha256.Sum256(item)
-			e.ID = fmt.Sprintf("#%x", sum[:8])
-			if ids[e.ID] {
-				continue
-			}
-		}
-		if folded := strings.ToLower(e.Name); e.Problem == "" && names[folded] {
-			e.Problem = fmt.Sprintf("another entry has the name %q", e.Name)
-		} else if e.Problem == "" {
-			names[folded] = true
-		}
-		ids[e.ID] = true
-		entries = append(entries, e)
-	}
-	return entries, nil
-}
-
-func parseCatalogItem(raw json.RawMessage) catalog.Entry {
-	var item catalogItem
-	if err := json.Unmarshal(raw, &item); err != nil {
-		return catalog.Entry{Problem: "it is not an object of the catalog's form"}
-	}
-	e := catalog.Entry{
-		Language: catalogText(item.Language, 40), Updated: catalogText(item.UpdatedAt, 100), Description: catalogText(item.Description, 500),
-	}
-	if e.Language == "" {
-		e.Language = "shell" // the format's default
-	}
-	switch id := item.ID.(type) {
-	case string:
-		e.ID = catalogText(id, 200)
-	case float64:
-		e.ID = fmt.Sprint(int64(id))
-	}
-	up, err := name.ParseUpstream(item.Repository.URL)
-	if err != nil {
-		e.Problem = err.Error()
-		return e
-	}
-	e.Upstream, e.CloneURL, e.Name = up.Canonical, up.CloneURL, up.Name
-	if item.GitHub.Name != "" {
-		e.Name = item.GitHub.Name
-	}
-	if item.Title != "" {
-		e.Name = item.Title
-	}
-	if err := name.ValidPackage(e.Name); err != nil {
-		e.Problem, e.Name = err.Error(), catalogText(e.Name, 100)
-	}
-	return e
-}
-
-// catalogText makes a stranger's text fit to be stored.
-func catalogText(s string, most int) string {
-	s = strings.ReplaceAll(strings.ToValidUTF8(s, ""), "\x00", "")
-	if len(s) > most {
-		s = strings.ToValidUTF8(s[:most], "")
-	}
-	return strings.TrimSpace(s)
 }
 
 // fetchStale requests a fetch of every candidate that is not fresh.

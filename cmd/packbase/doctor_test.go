@@ -34,7 +34,8 @@ func TestDoctor(t *testing.T) {
 		}
 		return name
 	}
-	good := catalog(`{"protocol":"v1","packages":[{"id":"1"},{"id":"2"}]}`)
+	const one = `{"id":"1","repository":{"url":"https://git.example/owner/one"}}`
+	good := catalog(`{"protocol":"v1","packages":[` + one + `,{"id":"2","title":"two","repository":{"url":"https://git.example/owner/2"}}]}`)
 	web := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { http.ServeFile(w, r, good) }))
 	t.Cleanup(web.Close)
 	port := func(server string) string {
@@ -61,8 +62,10 @@ func TestDoctor(t *testing.T) {
 		{"catalog over http", []string{"--source", web.URL, "--upstream-allow", "127.0.0.0/8"}, "", "", "can be read: 2 packages"},
 		{"catalog at a private address", []string{"--source", web.URL}, "catalog", "FAIL", "PACKBASE_UPSTREAM_ALLOW"},
 		{"catalog that is not there", []string{"--source", "file:///no/such"}, "catalog", "FAIL", "no such file"},
-		{"catalog of another kind", []string{"--source", "file://" + catalog(`{"protocol":"v9"}`)}, "catalog", "FAIL", `"v9" and not v1`},
-		{"catalog that is none", []string{"--source", "file://" + catalog(`<html>`)}, "catalog", "FAIL", "read catalog"},
+		{"catalog of another kind", []string{"--source", "file://" + catalog(`{"protocol":"v9"}`)}, "catalog", "FAIL", `the protocol "v9", want "v1"`},
+		{"catalog that is none", []string{"--source", "file://" + catalog(`<html>`)}, "catalog", "FAIL", "is not the JSON of a catalog"},
+		{"catalog of nothing", []string{"--source", "file://" + catalog(`{"protocol":"v1","packages":[]}`)}, "catalog", "FAIL", "lists nothing"},
+		{"catalog with odd entries", []string{"--source", "file://" + catalog(`{"protocol":"v1","packages":[`+one+`,{"id":"odd"}]}`)}, "catalog", "warn", `1 of 2 packages are left out; the first is "odd"`},
 		{"two bad settings", []string{"--lease", "1ms", "--max-tags", "many"}, "settings", "FAILFAIL", "--max-tags"},
 		{"root that will be made", []string{"--root", filepath.Join(s.cfg.Root, "a/b")}, "", "", "a/b will be made"},
 		{"root is a file", []string{"--root", good, "--blobs", s.cfg.Blobs}, "root", "FAIL", "is not a folder"},

@@ -1,5 +1,5 @@
-// Package catalog is the SQL of the catalog: the list of packages that updates
-// mirror.
+// Package catalog is the list of packages that updates mirror: its format and
+// its SQL.
 package catalog
 
 import (

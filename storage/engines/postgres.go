@@ -129,6 +129,16 @@ func (e *engine) pingPostgres(ctx context.Context, data string) error {
 	return conn.Close(ctx)
 }
 
+// Postgres returns the program that Start runs with the cluster in dir, or will
+// make one with there. Its error says what to install.
+func Postgres(dir string) (program string, err error) {
+	bin, err := findPostgres(filepath.Join(dir, "postgres", "data"))
+	if err != nil {
+		return "", err
+	}
+	return filepath.Join(bin, "postgres"), nil
+}
+
 // findPostgres returns the folder of the programs to run the cluster data with:
 // those of its own major version, or for a new one the first in PATH, then the
 // newest.

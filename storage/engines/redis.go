@@ -17,7 +17,7 @@ import (
 
 // newRedis prepares the engine whose data is in dir/redis.
 func newRedis(dir string, ephemeral bool, log *slog.Logger) (*engine, error) {
-	program, err := findRedis()
+	program, err := Redis()
 	if err != nil {
 		return nil, err
 	}
@@ -66,8 +66,8 @@ func (e *engine) setAsideBroken(ctx context.Context) bool {
 	return err == nil
 }
 
-// findRedis returns the path of the server program.
-func findRedis() (string, error) {
+// Redis returns the program that Start runs. Its error says what to install.
+func Redis() (program string, err error) {
 	for _, name := range []string{"redis-server", "valkey-server"} {
 		for _, dir := range []string{"", "/usr/bin", "/usr/local/bin", "/usr/sbin"} {
 			if program, err := exec.LookPath(filepath.Join(dir, name)); err == nil {

@@ -36,7 +36,7 @@ import (
 )
 
 func main() {
-	zigs := flag.String("zig", "0.17.1,0.15.2", "Zig `versions` to test with, separated by commas; empty for none")
+	zigs := flag.String("zig", "", "Zig `versions` to test with, separated by commas; none without it")
 	flag.Usage = func() {
 		fmt.Fprintln(flag.CommandLine.Output(), "usage: env [-zig VERSIONS] -- COMMAND [ARGUMENT...]")
 		flag.PrintDefaults()

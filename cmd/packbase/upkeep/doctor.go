@@ -6,7 +6,6 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -16,6 +15,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -29,7 +29,9 @@ import (
 	"github.com/francescobianco/packbase/cmd/packbase/term"
 	"github.com/francescobianco/packbase/storage"
 	"github.com/francescobianco/packbase/storage/blob"
+	"github.com/francescobianco/packbase/storage/catalog"
 	"github.com/francescobianco/packbase/storage/engines"
+	"github.com/francescobianco/packbase/storage/fault"
 	"github.com/francescobianco/packbase/storage/queue"
 	"github.com/francescobianco/packbase/worker/upstream"
 )
@@ -76,11 +78,8 @@ type doctor struct {
 	failed int
 }
 
-// Limits of the checks that ask somebody.
-const (
-	checkTimeout = 10 * time.Second
-	maxCatalog   = 64 << 20 // bytes
-)
+// checkTimeout bounds a check that asks somebody.
+const checkTimeout = 10 * time.Second
 
 func (d *doctor) ok(what, format string, args ...any)   { d.find("ok", what, format, args...) }
 func (d *doctor) warn(what, format string, args ...any) { d.find("warn", what, format, args...) }
@@ -245,7 +244,8 @@ func (d *doctor) tryBlob(ctx context.Context, store blob.Store) (err error) {
 func (d *doctor) postgres(ctx context.Context) {
 	databaseURL := d.cfg.DatabaseURL
 	if databaseURL == "" {
-		d.engine("postgres", "PACKBASE_DATABASE_URL", "postgresql", findInitdb())
+		program, err := engines.Postgres(d.cfg.Root)
+		d.engine("postgres", "PACKBASE_DATABASE_URL", program, err)
 		var running bool
 		if databaseURL, running = engines.Running(d.cfg.Root); !running {
 			return
@@ -271,33 +271,12 @@ func (d *doctor) postgres(ctx context.Context) {
 }
 
 // engine checks what `packbase up` needs to run an engine of its own.
-func (d *doctor) engine(what, variable, debian, program string) {
-	if program == "" {
-		d.fail(what, "not installed, and %s is not set; `apt-get install %s`, or set it", variable, debian)
+func (d *doctor) engine(what, variable, program string, err error) {
+	if err != nil {
+		d.fail(what, "%v, or set %s", err, variable)
 		return
 	}
 	d.ok(what, "`packbase up` runs its own: %s", program)
-}
-
-// findInitdb returns the program that makes Postgres clusters, or "".
-func findInitdb() string {
-	places := []string{"/usr/lib/postgresql/*/bin", "/usr/pgsql-*/bin", "/usr/lib/postgresql*/bin", "/usr/libexec/postgresql*", "/usr/local/pgsql/bin"}
-	for _, pattern := range places {
-		found, _ := filepath.Glob(filepath.Join(pattern, "initdb")) // the patterns are good
-		if len(found) > 0 {
-			return found[len(found)-1]
-		}
-	}
-	return findProgram("initdb")
-}
-
-func findProgram(names ...string) string {
-	for _, name := range names {
-		if program, err := exec.LookPath(name); err == nil {
-			return program
-		}
-	}
-	return ""
 }
 
 func (d *doctor) redis(ctx context.Context) {
@@ -306,7 +285,8 @@ func (d *doctor) redis(ctx context.Context) {
 		d.ok("redis", "an edge needs none")
 		return
 	case d.cfg.RedisURL == "":
-		d.engine("redis", "PACKBASE_REDIS_URL", "redis-server", findProgram("redis-server", "valkey-server", "/usr/sbin/redis-server"))
+		program, err := engines.Redis()
+		d.engine("redis", "PACKBASE_REDIS_URL", program, err)
 		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
@@ -451,38 +431,41 @@ func (d *doctor) upstream(ctx context.Context) {
 		d.ok("upstream", "%s can be reached; no PACKBASE_SOURCE is set, so packages come by `packbase fetch`", host)
 		return
 	}
-	n, err := d.catalog(ctx)
+	entries, err := d.catalog(ctx)
+	if e, ok := errors.AsType[*fault.Error](err); ok {
+		d.fail("catalog", "PACKBASE_SOURCE: %s", e.Message)
+		return
+	}
 	if err != nil {
 		d.fail("catalog", "PACKBASE_SOURCE: %v", err)
 		return
 	}
-	d.ok("catalog", "can be read: %s", term.Plural(n, "package"))
+	odd := slices.DeleteFunc(slices.Clone(entries), func(e catalog.Entry) bool { return e.Problem == "" })
+	if len(odd) > 0 {
+		d.warn("catalog", "%d of %s are left out; the first is %q: %s", len(odd), term.Plural(len(entries), "package"), odd[0].ID, odd[0].Problem)
+		return
+	}
+	d.ok("catalog", "can be read: %s", term.Plural(len(entries), "package"))
 }
 
-// catalog reads the catalog the way the worker does, and returns how many
-// packages it names.
-func (d *doctor) catalog(ctx context.Context) (packages int, err error) {
+// catalog reads the catalog.
+func (d *doctor) catalog(ctx context.Context) ([]catalog.Entry, error) {
 	var body io.ReadCloser
+	var err error
 	if name, ok := strings.CutPrefix(d.cfg.Source, "file://"); ok {
 		body, err = os.Open(name)
 	} else {
 		body, err = d.download(ctx, d.cfg.Source)
 	}
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
 	defer body.Close()
-	var catalog struct {
-		Protocol string `json:"protocol"`
-		Packages []any  `json:"packages"`
+	raw, err := io.ReadAll(io.LimitReader(body, catalog.MaxSize))
+	if err != nil {
+		return nil, fmt.Errorf("read catalog: %w", err)
 	}
-	if err := json.NewDecoder(io.LimitReader(body, maxCatalog)).Decode(&catalog); err != nil {
-		return 0, fmt.Errorf("read catalog: %w", err)
-	}
-	if catalog.Protocol != "v1" {
-		return 0, fmt.Errorf("its protocol is %q and not v1", catalog.Protocol)
-	}
-	return len(catalog.Packages), nil
+	return catalog.Parse(raw)
 }
 
 func (d *doctor) download(ctx context.Context, source string) (io.ReadCloser, error) {

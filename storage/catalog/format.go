@@ -1,0 +1,124 @@
+package catalog
+
+import (
+	"crypto/sha256"
+	"encoding/json"
+	"fmt"
+	"strings"
+
+	"github.com/francescobianco/packbase/storage/fault"
+	"github.com/francescobianco/packbase/storage/name"
+)
+
+// Limits of a catalog.
+const (
+	MaxSize    = 64 << 20 // bytes
+	maxEntries = 200_000
+)
+
+// body is the catalog's format. Unknown fields are ignored.
+type body struct {
+	Protocol string            `json:"protocol"`
+	Packages []json.RawMessage `json:"packages"`
+}
+
+type item struct {
+	ID          any    `json:"id"`
+	Title       string `json:"title"`
+	Description string `json:"description"`
+	Language    string `json:"language"`
+	UpdatedAt   string `json:"updated_at"`
+	Repository  struct {
+		URL string `json:"url"`
+	} `json:"repository"`
+	GitHub struct {
+		Name string `json:"name"`
+	} `json:"github"`
+}
+
+// Parse reads a catalog. An entry that is not usable keeps its reason;
+// only what is no catalog at all is an error.
+func Parse(raw []byte) ([]Entry, error) {
+	var list body
+	if err := json.Unmarshal(raw, &list); err != nil {
+		return nil, fault.New("catalog_malformed", "what the catalog's URL answers is not the JSON of a catalog; the stored one stays in force")
+	}
+	switch {
+	case list.Protocol != "v1":
+		return nil, fault.New("catalog_malformed",
+			fmt.Sprintf("the catalog has the protocol %.20q, want \"v1\"; the stored one stays in force", list.Protocol)).AsFinal()
+	case len(list.Packages) == 0:
+		return nil, fault.New("catalog_empty", "the catalog lists nothing; the stored one stays in force")
+	case len(list.Packages) > maxEntries:
+		return nil, fault.New("catalog_too_large",
+			fmt.Sprintf("the catalog lists more than %d packages; the stored one stays in force", maxEntries))
+	}
+	entries := make([]Entry, 0, len(list.Packages))
+	ids, names := map[string]bool{}, map[string]bool{}
+	for _, raw := range list.Packages {
+		e := parseItem(raw)
+		if e.ID == "" || ids[e.ID] {
+			if e.Problem == "" {
+				e.Problem = "its id is missing, or another entry has it"
+			}
+			// The same entry keeps the same id, wherever it stands.
+			sum := sha256.Sum256(raw)
+			e.ID = fmt.Sprintf("#%x", sum[:8])
+			if ids[e.ID] {
+				continue
+			}
+		}
+		if folded := strings.ToLower(e.Name); e.Problem == "" && names[folded] {
+			e.Problem = fmt.Sprintf("another entry has the name %q", e.Name)
+		} else if e.Problem == "" {
+			names[folded] = true
+		}
+		ids[e.ID] = true
+		entries = append(entries, e)
+	}
+	return entries, nil
+}
+
+func parseItem(raw json.RawMessage) Entry {
+	var in item
+	if err := json.Unmarshal(raw, &in); err != nil {
+		return Entry{Problem: "it is not an object of the catalog's form"}
+	}
+	e := Entry{
+		Language: text(in.Language, 40), Updated: text(in.UpdatedAt, 100), Description: text(in.Description, 500),
+	}
+	if e.Language == "" {
+		e.Language = "shell" // the format's default
+	}
+	switch id := in.ID.(type) {
+	case string:
+		e.ID = text(id, 200)
+	case float64:
+		e.ID = fmt.Sprint(int64(id))
+	}
+	up, err := name.ParseUpstream(in.Repository.URL)
+	if err != nil {
+		e.Problem = err.Error()
+		return e
+	}
+	e.Upstream, e.CloneURL, e.Name = up.Canonical, up.CloneURL, up.Name
+	if in.GitHub.Name != "" {
+		e.Name = in.GitHub.Name
+	}
+	if in.Title != "" {
+		e.Name = in.Title
+	}
+	if err := name.ValidPackage(e.Name); err != nil {
+		e.Problem, e.Name = err.Error(), text(e.Name, 100)
+	}
+	return e
+}
+
+// text makes a stranger's text fit to be stored.
+func text(s string, most int) string {
+	s = strings.ReplaceAll(strings.ToValidUTF8(s, ""), "\x00", "")
+	if len(s) > most {
+		s = strings.ToValidUTF8(s[:most], "")
+	}
+	return strings.TrimSpace(s)
+}
