@@ -318,6 +318,31 @@ func TestDiskFull(t *testing.T) {
 	checkSums(t, r, s.Get(r.URL))
 }
 
+// A job does not fail because our own storage is away, however long: it goes on when that is back.
+func TestBlobsAway(t *testing.T) {
+	t.Parallel()
+	repo := harness.NewUpstream(t).Repo("lib")
+	repo.Release("v1.0.0")
+	s := harness.Start(t, "PACKBASE_JOB_ATTEMPTS=1")
+	blobs := filepath.Join(s.Root, "blobs")
+	away := func(from, to string) {
+		t.Helper()
+		if err := os.Rename(from, to); err != nil {
+			t.Fatal(err)
+		}
+	}
+	away(blobs, blobs+".away")
+	job := s.Ask(repo.URL)
+	harness.Eventually(t, "the job finds the blobs away", func() bool { return s.Job(job).Error.Code == "storage_unavailable" || !s.Job(job).Open() })
+	if j := s.Job(job); !j.Open() {
+		t.Errorf("job is %s, want it to go on later", j.State)
+	}
+	away(blobs+".away", blobs)
+	if j := s.WaitJob(job); j.State != "succeeded" {
+		t.Errorf("job = %+v, want it succeeded", j)
+	}
+}
+
 // newDisk mounts a small disk, or skips the test where that is not allowed.
 func newDisk(t *testing.T, options string) string {
 	t.Helper()

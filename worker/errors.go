@@ -31,7 +31,7 @@ func verdict(err error) *fault.Error {
 	case errors.Is(err, blob.ErrFull), errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
 		return fault.New("storage_full", "the disk that holds the blobs is full; the job resumes once there is room")
 	case errors.Is(err, blob.ErrUnavailable):
-		return fault.New("storage_unavailable", "the blobs cannot be read or written now; the worker's log has the details")
+		return fault.New("storage_unavailable", "the blobs cannot be read or written now; the job resumes once they can, and the worker's log has the details")
 	case errors.Is(err, fault.ErrAway):
 		return errAway
 	case errors.As(err, &gone):
@@ -50,8 +50,8 @@ func (w *Worker) again(j *job, e *fault.Error) (time.Duration, bool) {
 	if e.Final || e.RetryAfter > longest {
 		return 0, false
 	}
-	if e.Code == "storage_full" || e == errAway {
-		// Nothing is wrong with the job: it goes on when there is room, or a database.
+	if e.Code == "storage_full" || e.Code == "storage_unavailable" || e == errAway {
+		// Nothing is wrong with the job: it goes on when there is room, or storage, or a database.
 		return jitter(w.opt.Backoff * 4), true
 	}
 	wait := w.opt.Backoff

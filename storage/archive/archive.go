@@ -558,6 +558,9 @@ func (u *unpacker) zipEntry(entry *zip.File) error {
 	if name == "" || name[0] == '/' || slices.Contains(strings.Split(name, "/"), "..") {
 		return fmt.Errorf("%w: %.200q leads out of the archive", ErrUnfit, entry.Name)
 	}
+	if strings.Contains(name, "\x00") {
+		return fmt.Errorf("%w: %.200q has a zero byte", ErrUnfit, entry.Name)
+	}
 	if entry.Method != zip.Store && entry.Method != zip.Deflate {
 		return fmt.Errorf("%w: %.200q is compressed with method %d, which Zig does not know", ErrUnfit, entry.Name, entry.Method)
 	}

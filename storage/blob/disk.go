@@ -166,7 +166,10 @@ func (d *Disk) link(name, digest string) error {
 	}
 	// The first blob that begins with these digits.
 	err = d.root.Mkdir(filepath.Dir(blobPath(digest)), 0o755)
-	if err != nil && !errors.Is(err, fs.ErrExist) {
+	switch {
+	case errors.Is(err, fs.ErrNotExist): // the folder of blobs is gone, as when its disk is not mounted
+		return fmt.Errorf("%w: %w", ErrUnavailable, err)
+	case err != nil && !errors.Is(err, fs.ErrExist):
 		return err
 	}
 	return d.root.Link(name, blobPath(digest))

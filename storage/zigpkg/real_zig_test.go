@@ -87,14 +87,18 @@ const (
 )
 
 // A capped keeps the start of what is written to it, and takes no more than maxOutput.
-type capped struct{ bytes.Buffer }
+//
+// The buffer is not embedded: its ReadFrom would take everything.
+type capped struct{ kept bytes.Buffer }
 
 func (o *capped) Write(b []byte) (int, error) {
-	if o.Len() > maxOutput {
+	if o.kept.Len() > maxOutput {
 		return 0, errors.New("too much output")
 	}
-	return o.Buffer.Write(b)
+	return o.kept.Write(b)
 }
+
+func (o *capped) String() string { return o.kept.String() }
 
 // fetch runs z in project on the package in dir. It returns the hash that z prints,
 // "" if z refuses the package, and all of the output.

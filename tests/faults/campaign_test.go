@@ -178,7 +178,7 @@ func (c *campaign) catalog(t *testing.T) string {
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		select {
 		case <-r.Context().Done():
-		case <-time.After(map[bool]time.Duration{false: 2 * time.Second, true: 10 * time.Second}[atLength]):
+		case <-time.After(map[bool]time.Duration{false: 2 * time.Second, true: 16 * time.Second}[atLength]):
 		}
 		type entry = map[string]any
 		var list []entry

@@ -22,7 +22,7 @@ func TestDiskFull(t *testing.T) {
 	t.Parallel()
 	rnd := random(t)
 	disk := t.TempDir()
-	if err := syscall.Mount("tmpfs", disk, "tmpfs", 0, "size=16m"); errors.Is(err, syscall.EPERM) {
+	if err := syscall.Mount("tmpfs", disk, "tmpfs", 0, "size=48m"); errors.Is(err, syscall.EPERM) {
 		t.Skip("mounting a small disk needs root")
 	} else if err != nil {
 		t.Fatal(err)
