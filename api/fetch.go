@@ -51,6 +51,11 @@ func (s *Server) postFetch(w http.ResponseWriter, r *http.Request) error {
 	}
 	if created {
 		s.enqueue(r.Context(), job)
+	} else if job.Pull {
+		err = s.db.Jobs.Hurry(r.Context(), job.ID)
+	}
+	if err != nil {
+		return err
 	}
 	return s.answerJob(w, r, job, wait)
 }
@@ -80,7 +85,7 @@ func (s *Server) roomFor(ctx context.Context, most int) error {
 func (s *Server) enqueue(ctx context.Context, job jobs.Job) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 	defer cancel()
-	err := s.queue.Enqueue(ctx, job.Kind, job.ID)
+	err := s.queue.Enqueue(ctx, job.Kind, job.ID, job.Pull)
 	if err == nil {
 		err = s.db.Jobs.MarkEnqueued(ctx, job.ID)
 	}

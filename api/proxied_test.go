@@ -422,6 +422,18 @@ func TestPullEnds(t *testing.T) {
 	if a.StatusCode != http.StatusGatewayTimeout || !strings.Contains(string(a.body), "still being fetched after 1s") {
 		t.Errorf("slow: %d %s", a.StatusCode, a.body)
 	}
+	// What only strangers wait for goes last, until somebody with a token wants it, too.
+	body := "0014command=ls-refs\n00010016ref-prefix v1.0.0\n0000"
+	g.mustVia("POST", "https://git.example/o/hurry/git-upload-pack", body, "Git-Protocol", "version=2", "Content-Type", "application/x-git-upload-pack-request")
+	pulled := func() (n int) {
+		g.must(g.db.Pool.QueryRow(t.Context(), `SELECT count(*) FROM jobs WHERE pull AND state = 'queued'`).Scan(&n))
+		return n
+	}
+	before := pulled()
+	wanted := g.do("POST", "/api/fetch", `{"url":"git+https://git.example/o/hurry#v1.0.0","name":"git.example.o.hurry"}`, "Authorization", "Bearer "+token)
+	if after := pulled(); before != 2 || after != 1 || wanted.StatusCode != http.StatusAccepted || g.fetches() != 2 {
+		t.Errorf("%d pulls before it is wanted, %d then: %d %s", before, after, wanted.StatusCode, wanted.body)
+	}
 	patient := g.serve(func(o *api.Options) { o.Pull, o.PullWait = []string{"git.example"}, time.Minute })
 	ctx, leave := context.WithCancel(t.Context())
 	var gone sync.WaitGroup
@@ -432,7 +444,7 @@ func TestPullEnds(t *testing.T) {
 			}
 		})
 	}
-	eventually(t, "as many are fetched as may be", func() bool { return g.fetches() >= 4 })
+	eventually(t, "as many are fetched as may be", func() bool { return g.fetches() >= 5 })
 	leave()
 	gone.Wait()
 	g.puller(0, nil)
@@ -442,7 +454,7 @@ func TestPullEnds(t *testing.T) {
 			t.Errorf("broken: %d %v, want %q", a.StatusCode, a.Header, want)
 		}
 	}
-	if n := g.fetches(); n != 1+3+1 {
+	if n := g.fetches(); n != 2+3+1 {
 		t.Errorf("%d jobs, want one for each URL", n)
 	}
 	edge := g.serve(func(o *api.Options) { o.Pull, o.ReadOnly = []string{"git.example"}, true })

@@ -190,10 +190,15 @@ func (m *mirror) requestPull(ctx context.Context, d name.Dependency) (job jobs.J
 			job, err = m.db.Jobs.ByID(access.SeePrivate(ctx), job.ID)
 		}
 	}
-	if err == nil && created {
-		m.enqueue(ctx, job)
+	if err != nil || !created {
+		return job, err
 	}
-	return job, err
+	if err := m.db.Jobs.MarkPull(ctx, job.ID); err != nil {
+		return job, err
+	}
+	job.Pull = true
+	m.enqueue(ctx, job)
+	return job, nil
 }
 
 // requestRef returns the job that fetches a commit, a tag or a branch of a repository; all its tags if none is named.

@@ -219,10 +219,14 @@ func (c *capturing) start(ctx context.Context, n *capture.Node, way capture.Way)
 		at = strings.TrimRight(at, "/") + "/z/" + n.Hash + ".tar.gz"
 	}
 	id, created, err := c.w.trees.RequestArchive(ctx, at, n.Hash)
-	if created {
-		c.fresh = append(c.fresh, jobs.Job{ID: id, Kind: jobs.FetchArchive})
+	if err != nil {
+		return id, err
 	}
-	return id, err
+	if !created {
+		return id, c.w.db.Jobs.Hurry(ctx, id)
+	}
+	c.fresh = append(c.fresh, jobs.Job{ID: id, Kind: jobs.FetchArchive})
+	return id, nil
 }
 
 // startSnapshot fetches one commit by Git, of the package that mirrors the
@@ -257,10 +261,14 @@ func (c *capturing) startSnapshot(ctx context.Context, way capture.Way) (uuid.UU
 			refused = e
 			continue
 		}
-		if created {
-			c.fresh = append(c.fresh, job)
+		if err != nil {
+			return job.ID, err
 		}
-		return job.ID, err
+		if !created {
+			return job.ID, c.w.db.Jobs.Hurry(ctx, job.ID)
+		}
+		c.fresh = append(c.fresh, job)
+		return job.ID, nil
 	}
 	return uuid.Nil, refused
 }
@@ -284,7 +292,7 @@ func (c *capturing) put(ctx context.Context, problems []capture.Problem) error {
 // enqueue has the queue told of new jobs. If that fails, the reconciler does it.
 func (c *capturing) enqueue(ctx context.Context) {
 	for _, job := range c.fresh {
-		err := c.w.queue.Enqueue(ctx, job.Kind, job.ID)
+		err := c.w.queue.Enqueue(ctx, job.Kind, job.ID, false)
 		if err == nil {
 			err = c.w.db.Jobs.MarkEnqueued(ctx, job.ID)
 		}
@@ -317,7 +325,7 @@ func (w *Worker) wake(ctx context.Context, job jobs.Job) {
 	woken, err := w.trees.Wake(ctx, job.ID)
 	for _, id := range woken {
 		if err == nil {
-			err = w.queue.Enqueue(ctx, jobs.CaptureTree, id)
+			err = w.queue.Enqueue(ctx, jobs.CaptureTree, id, false)
 		}
 	}
 	if err != nil {

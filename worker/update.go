@@ -178,7 +178,7 @@ func (u *update) addChild(ctx context.Context, cand catalog.Candidate) error {
 		return nil
 	}
 	// A queue that is away is the reconciler's business.
-	if u.w.queue.Enqueue(ctx, job.Kind, job.ID) == nil {
+	if u.w.queue.Enqueue(ctx, job.Kind, job.ID, false) == nil {
 		return u.w.db.Jobs.MarkEnqueued(ctx, job.ID)
 	}
 	return nil

@@ -69,6 +69,7 @@ type Job struct {
 	CreatedAt    time.Time
 	StartedAt    *time.Time
 	EndedAt      *time.Time
+	Pull         bool // only clients without a token wait for it: others go first
 }
 
 // Open reports whether the job has not ended.
@@ -91,7 +92,7 @@ type Claim struct {
 
 const columns = `
 	id, kind, package, target, pin, state, attempts, crashes, cancelling, worker, progress,
-	error_code, error_message, result, run_id, run_at, created_at, started_at, ended_at`
+	error_code, error_message, result, run_id, run_at, created_at, started_at, ended_at, pull`
 
 // RequestProbe returns the open job that probes pkg, a new one (created) or
 // one that is open already. It returns ErrNotFound if there is no such package.
@@ -477,20 +478,39 @@ type DueJob struct {
 	ID       uuid.UUID
 	Kind     string
 	Repeated bool // the queue was told before
+	Pull     bool
 }
 
 // Due returns queued jobs that are due and that the queue was not told
 // of, or was told of more than stale ago; the longest waiting first.
 func (s *Store) Due(ctx context.Context, stale time.Duration, limit int) ([]DueJob, error) {
 	rows, _ := s.db.Pool.Query(ctx, `
-		SELECT id, kind, enqueued_at IS NOT NULL AS repeated FROM jobs
+		SELECT id, kind, enqueued_at IS NOT NULL AS repeated, pull FROM jobs
 		WHERE state = 'queued' AND run_at <= now() AND (enqueued_at IS NULL OR enqueued_at < now() - $1::interval)
-		ORDER BY run_at LIMIT $2`, stale, limit)
+		ORDER BY pull, run_at LIMIT $2`, stale, limit)
 	all, err := pgx.CollectRows(rows, pgx.RowToStructByName[DueJob])
 	if err != nil {
 		return nil, fmt.Errorf("due jobs: %w", pg.Translate(err))
 	}
 	return all, nil
+}
+
+// MarkPull notes that only clients without a token wait for a job.
+func (s *Store) MarkPull(ctx context.Context, id uuid.UUID) error {
+	_, err := s.db.Pool.Exec(ctx, `UPDATE jobs SET pull = true WHERE id = $1 AND state = 'queued'`, id)
+	if err != nil {
+		return fmt.Errorf("mark pull %s: %w", id, pg.Translate(err))
+	}
+	return nil
+}
+
+// Hurry has a job that was a pull go before pulls: the queue is told of it again.
+func (s *Store) Hurry(ctx context.Context, id uuid.UUID) error {
+	_, err := s.db.Pool.Exec(ctx, `UPDATE jobs SET pull = false, enqueued_at = NULL WHERE id = $1 AND pull AND state = 'queued'`, id)
+	if err != nil {
+		return fmt.Errorf("hurry job %s: %w", id, pg.Translate(err))
+	}
+	return nil
 }
 
 // MarkEnqueued notes that the queue was told of the jobs.

@@ -24,10 +24,16 @@ import (
 // timeout bounds each call to Redis.
 const timeout = 2 * time.Second
 
-// Queues: short control jobs must not wait behind long fetches.
-var queues = map[string]int{"control": 3, "fetch": 2}
+// Queues: short control jobs must not wait behind long fetches, nor those that an operator wants behind what strangers
+// have pulled. A worker of an earlier release does not look at "pull", and is told again in time, by the reconciler.
+var queues = map[string]int{"control": 9, "fetch": 6, pulls: 1}
 
-func queueOf(kind string) string {
+const pulls = "pull"
+
+func queueOf(kind string, pull bool) string {
+	if pull {
+		return pulls
+	}
 	if kind == "package:fetch" || kind == "archive:fetch" {
 		return "fetch"
 	}
@@ -113,8 +119,8 @@ type message struct {
 	Job uuid.UUID `json:"job"`
 }
 
-// Enqueue says that the job is due.
-func (q *Queue) Enqueue(ctx context.Context, kind string, job uuid.UUID) error {
+// Enqueue says that the job is due. A pull has to wait for others.
+func (q *Queue) Enqueue(ctx context.Context, kind string, job uuid.UUID, pull bool) error {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	payload, err := json.Marshal(message{job})
@@ -123,7 +129,7 @@ func (q *Queue) Enqueue(ctx context.Context, kind string, job uuid.UUID) error {
 	}
 	// Retries and time limits are the row's business.
 	_, err = q.client.EnqueueContext(ctx, asynq.NewTask(kind, payload),
-		asynq.Queue(queueOf(kind)), asynq.MaxRetry(0), asynq.Timeout(24*time.Hour))
+		asynq.Queue(queueOf(kind, pull)), asynq.MaxRetry(0), asynq.Timeout(24*time.Hour))
 	if err != nil {
 		return fmt.Errorf("tell of job %s: %w", job, err)
 	}

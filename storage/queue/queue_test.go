@@ -99,7 +99,7 @@ func eventually(t testing.TB, what string, ok func() bool) {
 func tell(t testing.TB, q *queue.Queue, kind string, jobs ...uuid.UUID) {
 	t.Helper()
 	for _, job := range jobs {
-		if err := q.Enqueue(t.Context(), kind, job); err != nil {
+		if err := q.Enqueue(t.Context(), kind, job, false); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -286,7 +286,7 @@ func TestRedisAway(t *testing.T) {
 	q := queuetest.Open(t, "redis://127.0.0.1:1/0")
 	calls := map[string]func() error{
 		"ping":    func() error { return q.Ping(t.Context()) },
-		"tell":    func() error { return q.Enqueue(t.Context(), "package:fetch", uuid.New()) },
+		"tell":    func() error { return q.Enqueue(t.Context(), "package:fetch", uuid.New(), false) },
 		"waiting": func() error { _, err := q.Waiting(); return err },
 		"unlock":  func() error { return q.Unlock(t.Context(), "update") },
 		"lock": func() error {
@@ -325,6 +325,35 @@ func TestOpen(t *testing.T) {
 	for _, url := range []string{"", "127.0.0.1:6379", "http://s3cret@127.0.0.1", "redis://:s3cret@[::1", "redis://:s3cret@127.0.0.1:1/x", "redis-cluster://:s3cret@[::1"} {
 		if _, err := queue.Open(url); err == nil || strings.Contains(err.Error(), "s3cret") {
 			t.Errorf("%s: err = %v, want one without the password", url, err)
+		}
+	}
+}
+
+// What was pulled does not keep others waiting, however much it is, and has its turn.
+func TestPullsGoLast(t *testing.T) {
+	q := queuetest.New(t)
+	const each = 60
+	pull := map[uuid.UUID]bool{}
+	for i := range 2 * each {
+		job := uuid.New()
+		pull[job] = i < each // they came first
+		if err := q.Enqueue(t.Context(), "archive:fetch", job, pull[job]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	came := make(chan bool, 2*each)
+	serve(t, q, 1, func(_ context.Context, job uuid.UUID) { came <- pull[job] })
+	pulled, fetched := 0, 0
+	for deadline := time.After(time.Minute); fetched+pulled < 2*each; {
+		select {
+		case isPull := <-came:
+			if isPull {
+				pulled++
+			} else if fetched++; fetched == each && pulled > each/2 {
+				t.Errorf("%d of %d pulls came before the last of the others", pulled, each)
+			}
+		case <-deadline:
+			t.Fatalf("%d pulls and %d others came, want %d each", pulled, fetched, each)
 		}
 	}
 }

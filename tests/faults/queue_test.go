@@ -299,7 +299,7 @@ func TestDuplicateDelivery(t *testing.T) {
 		id := s.Ask(g.of(repo))
 		tell := func(times int) {
 			for range times {
-				if err := q.Enqueue(t.Context(), jobs.FetchPackage, uuid.MustParse(id)); err != nil {
+				if err := q.Enqueue(t.Context(), jobs.FetchPackage, uuid.MustParse(id), false); err != nil {
 					t.Fatal(err)
 				}
 			}
