@@ -17,6 +17,7 @@ import (
 	"github.com/francescobianco/packbase/storage"
 	"github.com/francescobianco/packbase/storage/access"
 	"github.com/francescobianco/packbase/storage/jobs"
+	"github.com/francescobianco/packbase/storage/release/releasetest"
 	"github.com/francescobianco/packbase/storage/tree"
 )
 
@@ -295,11 +296,10 @@ func (g *registry) puller(pace time.Duration, commits chan<- storage.Release) {
 			return g.db.Jobs.End(ctx, c, jobs.Outcome{State: jobs.Succeeded, Result: map[string]any{}})
 		}
 		time.Sleep(pace) // a slow upstream
-		p := &publication{registry: g, claim: c}
-		defer p.open()()
+		p := &publication{registry: g, claim: c, src: releasetest.New(g.t)}
 		p.add(tagged{tag: c.Job.Target, files: zon("pulled", "1.0.0")}, 1)
 		p.segment()
-		rel := p.publish(p.commits[0])
+		rel := p.publish(p.roots[0])
 		select {
 		case commits <- rel:
 		default:

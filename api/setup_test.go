@@ -2,7 +2,6 @@ package api_test
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -10,16 +9,13 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
-	"iter"
 	"log/slog"
-	"maps"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -39,9 +35,8 @@ import (
 	"github.com/francescobianco/packbase/storage/queue"
 	"github.com/francescobianco/packbase/storage/queue/queuetest"
 	"github.com/francescobianco/packbase/storage/release"
+	"github.com/francescobianco/packbase/storage/release/releasetest"
 	"github.com/francescobianco/packbase/storage/storagetest"
-	"github.com/francescobianco/packbase/storage/tarball"
-	"github.com/francescobianco/packbase/storage/zigpkg"
 )
 
 const token = "the-token-of-the-tests"
@@ -230,15 +225,14 @@ func (g *registry) claim(pkg string) jobs.Claim {
 // returns what was published.
 func (g *registry) publish(pkg string, releases ...tagged) []storage.Release {
 	g.t.Helper()
-	p := &publication{registry: g, claim: g.claim(pkg)}
-	defer p.open()()
+	p := &publication{registry: g, claim: g.claim(pkg), src: releasetest.New(g.t)}
 	for i, rel := range releases {
 		p.add(rel, int64(i))
 	}
 	p.segment()
 	var all []storage.Release
-	for _, c := range p.commits {
-		all = append(all, p.publish(c))
+	for _, r := range p.roots {
+		all = append(all, p.publish(r))
 	}
 	last := releases[len(releases)-1]
 	err := g.db.Jobs.End(g.t.Context(), p.claim, jobs.Outcome{
@@ -261,99 +255,63 @@ func (g *registry) must(err error) {
 // A publication is one run of publish.
 type publication struct {
 	*registry
-	claim   jobs.Claim
-	objects *gitpack.Objects
-	builder *tarball.Builder
-	commits []commit
-	set     *gitpack.Set
-	pack    []byte // the one segment
-}
-
-type commit struct {
-	tagged
-	oid  gitpack.OID
-	tag  gitpack.OID // zero if lightweight
-	info gitpack.CommitInfo
-	ids  []gitpack.OID // all that belongs to it
-}
-
-func (p *publication) open() (done func()) {
-	spool, err := os.CreateTemp(p.t.TempDir(), "objects")
-	p.must(err)
-	scratch, err := os.CreateTemp(p.t.TempDir(), "chunks")
-	p.must(err)
-	p.objects, p.builder = gitpack.NewObjects(spool), tarball.NewBuilder(scratch, tarball.Form2, tarball.Limits{})
-	return func() { spool.Close(); scratch.Close() }
-}
-
-func (p *publication) object(typ gitpack.Type, content string) gitpack.OID {
-	p.t.Helper()
-	id, err := p.objects.Add(typ, int64(len(content)), strings.NewReader(content))
-	p.must(err)
-	return id
+	claim    jobs.Claim
+	src      *releasetest.Source
+	roots    []*release.Root
+	segments *release.Segments
 }
 
 // add makes a commit of the release, n days after the first.
 func (p *publication) add(rel tagged, n int64) {
 	p.t.Helper()
-	var list []gitpack.File
-	for _, name := range slices.Sorted(maps.Keys(rel.files)) {
-		list = append(list, gitpack.File{Path: name, Mode: gitpack.ModeFile, OID: p.object(gitpack.Blob, rel.files[name])})
-	}
-	tree, err := p.objects.WriteTree(list, nil)
-	p.must(err)
 	who := fmt.Sprintf("a <a@example.org> %d +0000", 1_700_000_000+86_400*n)
-	raw := fmt.Sprintf("tree %s\nauthor %s\ncommitter %s\n\n%s %d\n", tree, who, who, rel.tag, n)
-	c := commit{tagged: rel, oid: p.object(gitpack.Commit, raw)}
-	c.info, err = gitpack.ParseCommit([]byte(raw))
-	p.must(err)
-	listing := p.listing(&c)
-	c.ids = append([]gitpack.OID{c.oid}, listing.Trees...)
-	for _, f := range listing.Files {
-		c.ids = append(c.ids, f.OID)
-	}
+	oid := p.src.Add(gitpack.Commit, fmt.Sprintf("tree %s\nauthor %s\ncommitter %s\n\n%s %d\n", p.src.Tree(rel.files), who, who, rel.tag, n))
 	if rel.annotated {
-		c.tag = p.object(gitpack.Tag, fmt.Sprintf("object %s\ntype commit\ntag %s\ntagger %s\n\n%s\n", c.oid, rel.tag, who, rel.tag))
-		c.ids = append(c.ids, c.tag)
+		oid = p.src.Add(gitpack.Tag, fmt.Sprintf("object %s\ntype commit\ntag %s\ntagger %s\n\n%s\n", oid, rel.tag, who, rel.tag))
 	}
-	p.commits = append(p.commits, c)
+	p.roots = append(p.roots, p.src.Root(rel.tag, oid))
 }
 
-func (p *publication) listing(c *commit) gitpack.Listing {
-	p.t.Helper()
-	listing, err := p.objects.Files(p.t.Context(), c.info.Tree, gitpack.DefaultLimits())
-	p.must(err)
-	return listing
-}
-
-// segment stores all objects.
+// segment stores all objects that are not here yet.
 func (p *publication) segment() {
 	p.t.Helper()
-	var ids []gitpack.OID
-	for _, c := range p.commits {
-		for _, id := range c.ids {
-			if !slices.Contains(ids, id) {
-				ids = append(ids, id)
-			}
-		}
-	}
+	pkg := p.claim.Job.Package
+	rows, err := p.db.Segments(access.SeePrivate(p.t.Context()), pkg)
+	p.must(err)
+	held, err := release.LoadSegments(p.t.Context(), p.blobs, rows, gitpack.UnmarshalIndex)
+	p.must(err)
+	ids, err := held.Fresh(p.t.Context(), p.src.Objects, p.roots, releasetest.Limits)
+	p.must(err)
 	var pack bytes.Buffer
-	index, err := gitpack.WriteSegment(p.t.Context(), &pack, p.objects, ids)
+	index, err := gitpack.WriteSegment(p.t.Context(), &pack, p.src.Objects, ids)
 	p.must(err)
 	raw, err := index.MarshalBinary()
 	p.must(err)
-	p.set, p.pack = gitpack.NewSet(index), pack.Bytes()
-	stored, indexed := p.put(p.pack), p.put(raw)
-	held, err := p.db.Segments(access.SeePrivate(p.t.Context()), p.claim.Job.Package)
+	stored, indexed := p.put(pack.Bytes()), p.put(raw)
+	p.segments = held.With(release.Segment{Package: pkg, Digest: stored.Digest, IndexDigest: indexed.Digest, Size: stored.Size}, index)
+	p.must(p.db.AppendSegment(p.t.Context(), p.claim, p.segments.Last(), indexed))
+}
+
+func (p *publication) publish(r *release.Root) storage.Release {
+	p.t.Helper()
+	pkg, err := p.db.PackageByName(access.SeePrivate(p.t.Context()), p.claim.Job.Package)
 	p.must(err)
-	next := release.Segment{Seq: len(held)}
-	for _, s := range held {
-		next.FirstOrdinal += int64(s.Objects)
-	}
-	err = p.db.AppendSegment(p.t.Context(), p.claim, release.Segment{
-		Package: p.claim.Job.Package, Seq: next.Seq, FirstOrdinal: next.FirstOrdinal, Objects: index.Len(), Digest: stored.Digest, IndexDigest: indexed.Digest, Size: stored.Size,
-	}, indexed)
+	var tgz bytes.Buffer
+	man := p.src.Build(&tgz, r, release.Manifest{Package: pkg.Name, Upstream: pkg.Upstream, CloneURL: pkg.CloneURL, Fence: p.claim.Fence,
+		CreatedAt: time.Now().UTC().Truncate(time.Microsecond)})
+	man.Description = "The package " + pkg.Name + "."
+	doc, err := man.Encode()
 	p.must(err)
+	manifest := p.put(doc)
+	p.put(tgz.Bytes())
+	ids, err := r.Objects(p.t.Context(), p.src.Objects, releasetest.Limits)
+	p.must(err)
+	stored, err := p.segments.Stored(p.t.Context(), r.Commit, ids)
+	p.must(err)
+	pub := storage.PublicationOf(man, manifest, stored)
+	_, err = p.db.Publish(p.t.Context(), p.claim, pub)
+	p.must(err)
+	return pub.Release
 }
 
 // put stores bytes as a blob.
@@ -369,85 +327,6 @@ func (g *registry) put(b []byte) blob.Ref {
 	digest := hex.EncodeToString(sum[:])
 	g.must(g.blobs.Put(context.WithoutCancel(g.t.Context()), digest, file))
 	return blob.Ref{Digest: digest, Size: int64(len(b))}
-}
-
-// memory is a segment in memory.
-type memory struct{ *bytes.Reader }
-
-func (memory) Close() error { return nil }
-
-func (p *publication) publish(c commit) storage.Release {
-	p.t.Helper()
-	listing := p.listing(&c)
-	name := cmp.Or(c.tagged.tag, c.oid.String())
-	prefix, err := tarball.Wrap(p.claim.Job.Package, name, p.entries(listing))
-	p.must(err)
-	var tgz bytes.Buffer
-	info, err := p.builder.Build(p.t.Context(), &tgz, tarball.Header{Commit: c.oid.String(), Time: c.info.CommitterTime, Prefix: prefix}, p.entries(listing))
-	p.must(err)
-	raw, err := p.objects.Read(c.oid, gitpack.Commit, 1<<20)
-	p.must(err)
-	pkg, err := p.db.PackageByName(access.SeePrivate(p.t.Context()), p.claim.Job.Package)
-	p.must(err)
-	man := release.Manifest{
-		Version: release.ManifestVersion, Package: pkg.Name, Upstream: pkg.Upstream, CloneURL: pkg.CloneURL, Tag: c.tagged.tag,
-		Commit: c.oid.String(), Tree: c.info.Tree.String(), CommitTime: c.info.CommitterTime, Fence: p.claim.Fence,
-		CreatedAt: time.Now().UTC().Truncate(time.Microsecond), Description: "The package " + pkg.Name + ".",
-		Tarball: release.Tarball{Digest: info.Digest, Size: info.Size, MD5: info.MD5, CRC32: info.CRC32,
-			ContentDigest: info.ContentDigest, ContentSize: info.ContentSize, Prefix: prefix},
-		Zig: p.zig(listing), Git: release.Git{Commit: raw},
-	}
-	if !c.tag.IsZero() {
-		man.TagObject = c.tag.String()
-	}
-	doc, err := man.Encode()
-	p.must(err)
-	manifest := p.put(doc)
-	p.put(tgz.Bytes())
-	stored, err := p.set.Stored(c.oid, c.ids, func(int) (gitpack.Segment, error) { return memory{bytes.NewReader(p.pack)}, nil })
-	p.must(err)
-	pub := storage.PublicationOf(&man, manifest, stored)
-	_, err = p.db.Publish(p.t.Context(), p.claim, pub)
-	p.must(err)
-	return pub.Release
-}
-
-func (p *publication) entries(listing gitpack.Listing) iter.Seq2[tarball.Entry, error] {
-	return func(yield func(tarball.Entry, error) bool) {
-		for _, f := range listing.Files {
-			e := tarball.Entry{Path: f.Path, Mode: tarball.File, OID: f.OID.String(), Size: f.Size}
-			e.Open = func() (io.Reader, error) { return p.objects.Open(f.OID) }
-			if !yield(e, nil) {
-				return
-			}
-		}
-	}
-}
-
-func (p *publication) zig(listing gitpack.Listing) release.Zig {
-	p.t.Helper()
-	var man *zigpkg.Manifest
-	var all []zigpkg.Entry
-	for _, f := range listing.Files {
-		body, err := p.objects.Open(f.OID)
-		p.must(err)
-		src, err := io.ReadAll(body)
-		p.must(err)
-		hash, size, err := zigpkg.HashFile(f.Path, bytes.NewReader(src))
-		p.must(err)
-		all = append(all, zigpkg.Entry{Path: f.Path, Hash: hash, Size: size})
-		if f.Path == zigpkg.ManifestName {
-			man, err = zigpkg.ParseManifest(src)
-			p.must(err)
-		}
-	}
-	sum := zigpkg.Sum(man, all)
-	zig := release.Zig{Hash: sum.Hash, LegacyHash: sum.Legacy}
-	if man != nil {
-		zig.Name, zig.Version, zig.UsableWith, zig.Dependencies = man.Name, man.Version, man.UsableWith(), man.Dependencies
-		zig.Fingerprint = fmt.Sprintf("%#016x", man.Fingerprint)
-	}
-	return zig
 }
 
 // work has end end every job as soon as it is due, until the test ends.

@@ -96,74 +96,66 @@ func build(t *testing.T, p pin, dir string) *built {
 		defer os.Remove(spool.Name())
 		defer spool.Close()
 		objects := gitpack.NewObjects(spool)
-		raw, err := load(objects, repo, p.Commit)
+		if err := load(objects, repo, p.Commit); err != nil {
+			return err
+		}
+		commit, err := gitpack.ParseOID(p.Commit)
 		if err != nil {
 			return err
 		}
-		info, err := gitpack.ParseCommit(raw)
+		root, err := release.Resolve(objects, "", commit, gitpack.DefaultLimits())
 		if err != nil {
 			return err
 		}
-		tree, err := objects.Files(t.Context(), info.Tree, gitpack.DefaultLimits())
+		scratch, err := os.Create(filepath.Join(t.TempDir(), "scratch"))
 		if err != nil {
 			return err
 		}
-		if b.zig, err = release.Describe(objects, tree); err != nil {
-			return err
-		}
+		defer os.Remove(scratch.Name())
+		defer scratch.Close()
 		out, err := os.Create(filepath.Join(dir, b.name))
 		if err != nil {
 			return err
 		}
 		defer out.Close()
-		man := &release.Manifest{Commit: p.Commit, Tree: info.Tree.String(), CommitTime: info.CommitterTime,
-			Tarball: release.Tarball{Form: int(tarball.Form2)}}
-		root := map[string]bool{}
-		for _, f := range tree.Files {
-			name, _, _ := strings.Cut(f.Path, "/")
-			root[name] = true
+		man, err := release.NewBuilder(scratch, tarball.MaxSize, gitpack.DefaultLimits()).Build(t.Context(), out, objects, &root, release.Manifest{Package: "pin"})
+		if err == nil {
+			b.zig = man.Zig
 		}
-		if len(root) == 1 {
-			man.Tarball.Prefix = "wrapped/"
-		}
-		return release.WriteTarball(t.Context(), out, objects, man)
+		return err
 	}()
 	return b
 }
 
-// load reads all objects of a commit, and returns the commit itself.
-func load(objects *gitpack.Objects, repo, commit string) ([]byte, error) {
+// load reads all objects of a commit.
+func load(objects *gitpack.Objects, repo, commit string) error {
 	ids, err := exec.Command("git", "-C", repo, "rev-list", "--objects", "--no-walk", "--no-object-names", commit).Output()
 	if err != nil {
-		return nil, fmt.Errorf("rev-list: %w", err)
+		return fmt.Errorf("rev-list: %w", err)
 	}
 	cmd := exec.Command("git", "-C", repo, "cat-file", "--batch")
 	cmd.Stdin = bytes.NewReader(ids)
 	all, err := cmd.Output()
 	if err != nil {
-		return nil, fmt.Errorf("cat-file: %w", err)
+		return fmt.Errorf("cat-file: %w", err)
 	}
 	types := map[string]gitpack.Type{"commit": gitpack.Commit, "tree": gitpack.Tree, "blob": gitpack.Blob}
-	var raw []byte
 	for len(all) > 0 {
 		line, rest, _ := bytes.Cut(all, []byte("\n"))
 		f := strings.Fields(string(line))
 		if len(f) != 3 {
-			return nil, fmt.Errorf("git says %q", line)
+			return fmt.Errorf("git says %q", line)
 		}
 		n, err := strconv.Atoi(f[2])
 		if err != nil {
-			return nil, err
+			return err
 		}
 		if _, err := objects.Add(types[f[1]], int64(n), bytes.NewReader(rest[:n])); err != nil {
-			return nil, err
-		}
-		if f[0] == commit {
-			raw = rest[:n]
+			return err
 		}
 		all = rest[n+1:]
 	}
-	return raw, nil
+	return nil
 }
 
 // zigs fetches the tarball with every Zig.

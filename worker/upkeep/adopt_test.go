@@ -16,6 +16,7 @@ import (
 	"github.com/francescobianco/packbase/storage/fault"
 	"github.com/francescobianco/packbase/storage/gitpack"
 	"github.com/francescobianco/packbase/storage/release"
+	"github.com/francescobianco/packbase/storage/release/releasetest"
 	"github.com/francescobianco/packbase/storage/tarball"
 	"github.com/francescobianco/packbase/worker/workertest"
 )
@@ -29,51 +30,18 @@ const (
 // the manifest is right.
 func made(t *testing.T, pkg, tag, author, tagger string, files map[string]string) (man *release.Manifest, targz *os.File) {
 	t.Helper()
-	must := func(err error) {
-		t.Helper()
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
-	spool, err := os.Create(filepath.Join(t.TempDir(), "spool"))
-	must(err)
-	t.Cleanup(func() { spool.Close() })
-	objects := gitpack.NewObjects(spool)
-	var all []gitpack.File
-	for name, content := range files {
-		oid, err := objects.Add(gitpack.Blob, int64(len(content)), strings.NewReader(content))
-		must(err)
-		all = append(all, gitpack.File{Path: name, Mode: gitpack.ModeFile, OID: oid, Size: int64(len(content))})
-	}
-	root, err := objects.WriteTree(all, nil)
-	must(err)
-	commit := "tree " + root.String() + "\nauthor " + author + "\ncommitter " + soundWho + "\n\nmessage\n"
-	oid, err := objects.Add(gitpack.Commit, int64(len(commit)), strings.NewReader(commit))
-	must(err)
-	tree, err := objects.Files(t.Context(), root, gitpack.DefaultLimits())
-	must(err)
-	man = &release.Manifest{
-		Version: release.ManifestVersion, Package: pkg, Upstream: "fixture:" + pkg, CloneURL: "fixture:" + pkg + ".git", Tag: tag,
-		Commit: oid.String(), Tree: root.String(), CommitTime: time.Unix(1_700_000_000, 0).UTC(), CreatedAt: time.Unix(1_700_000_001, 0).UTC(), Fence: 1,
-		Tarball: release.Tarball{Form: int(tarball.Form2)}, Git: release.Git{Commit: []byte(commit)},
-	}
+	src := releasetest.New(t)
+	oid := src.Add(gitpack.Commit, "tree "+src.Tree(files).String()+"\nauthor "+author+"\ncommitter "+soundWho+"\n\nmessage\n")
 	if tagger != "" {
-		raw := "object " + oid.String() + tagger
-		id, err := objects.Add(gitpack.Tag, int64(len(raw)), strings.NewReader(raw))
-		must(err)
-		man.TagObject, man.Git.Tags = id.String(), [][]byte{[]byte(raw)}
+		oid = src.Add(gitpack.Tag, "object "+oid.String()+tagger)
 	}
-	man.Zig, err = release.Describe(objects, tree)
-	must(err)
-	targz, err = os.Create(filepath.Join(t.TempDir(), "targz"))
-	must(err)
+	targz, err := os.Create(filepath.Join(t.TempDir(), "targz"))
+	if err != nil {
+		t.Fatal(err)
+	}
 	t.Cleanup(func() { targz.Close() })
-	must(release.WriteTarball(t.Context(), targz, objects, man))
-	_, info, err := tarball.Read(io.NewSectionReader(targz, 0, 1<<30), "", tarball.Limits{}, func(tarball.Entry, io.Reader) error { return nil })
-	must(err)
-	man.Tarball = release.Tarball{Digest: info.Digest, Size: info.Size, MD5: info.MD5, CRC32: info.CRC32,
-		ContentDigest: info.ContentDigest, ContentSize: info.ContentSize, Form: int(tarball.Form2)}
-	return man, targz
+	return src.Build(targz, src.Root(tag, oid), release.Manifest{Package: pkg, Upstream: "fixture:" + pkg, CloneURL: "fixture:" + pkg + ".git",
+		CreatedAt: time.Unix(1_700_000_001, 0).UTC(), Fence: 1}), targz
 }
 
 // What the process that reads upstream refuses is not published by other ways

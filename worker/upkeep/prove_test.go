@@ -8,7 +8,6 @@ import (
 	"errors"
 	"io"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -18,57 +17,51 @@ import (
 	"github.com/francescobianco/packbase/storage/fault"
 	"github.com/francescobianco/packbase/storage/gitpack"
 	"github.com/francescobianco/packbase/storage/release"
+	"github.com/francescobianco/packbase/storage/release/releasetest"
 	"github.com/francescobianco/packbase/storage/storagetest"
 	"github.com/francescobianco/packbase/storage/tarball"
 	"github.com/francescobianco/packbase/worker/upkeep"
 	"github.com/francescobianco/packbase/worker/workertest"
 )
 
+// mirrored returns a registry whose worker has stopped, a release in it, and the manifest's bytes.
+func mirrored(t *testing.T) (r *workertest.Registry, rel storage.Release, manifest []byte) {
+	t.Helper()
+	r = workertest.New(t)
+	stop := r.Work()
+	rel = r.Mirror("hello", "v1.0.0")[0]
+	stop()
+	manifest, err := os.ReadFile(r.Path(rel.ManifestDigest))
+	r.Must(err)
+	return r, rel, manifest
+}
+
 // A tarball of other files under the name of upstream's commit is not proven, even if all else of the manifest is right.
 func TestProveOtherFiles(t *testing.T) {
 	t.Parallel()
-	r := workertest.New(t)
-	stop := r.Work()
-	rel := r.Mirror("hello", "v1.0.0")[0]
-	stop()
-	raw, err := os.ReadFile(r.Path(rel.ManifestDigest))
-	r.Must(err)
+	r, rel, raw := mirrored(t)
 	man, err := release.ParseManifest(raw)
 	r.Must(err)
 	targz, err := os.Open(r.Path(rel.Digest))
 	r.Must(err)
 	defer targz.Close()
-	proof, err := release.Prove(t.Context(), t.TempDir(), man, targz, tarball.Limits{}, gitpack.DefaultLimits())
+	prove := func(man *release.Manifest, targz io.Reader) (*release.Proof, error) {
+		return release.Prove(t.Context(), t.TempDir(), man, targz, tarball.Limits{}, gitpack.DefaultLimits())
+	}
+	proof, err := prove(man, targz)
 	if err != nil || proof.Commit.String() != rel.CommitOID || proof.Zig.Hash != rel.ZigHash || len(proof.IDs) == 0 {
 		t.Errorf("the true tarball: %v, %v", proof, err)
 	}
 
-	spool, err := os.Create(filepath.Join(t.TempDir(), "spool"))
+	src := releasetest.New(t)
+	commit, err := gitpack.ParseCommit(man.Git.Commit)
 	r.Must(err)
-	defer spool.Close()
-	objects := gitpack.NewObjects(spool)
-	oid, err := objects.Add(gitpack.Blob, 4, strings.NewReader("evil"))
-	r.Must(err)
-	root, err := objects.WriteTree([]gitpack.File{{Path: "build.zig", Mode: gitpack.ModeFile, OID: oid}}, nil)
-	r.Must(err)
-	tree, err := objects.Files(t.Context(), root, gitpack.DefaultLimits())
-	r.Must(err)
-	man.Tree, man.Tarball.Prefix = root.String(), ""
-	man.Zig, err = release.Describe(objects, tree)
-	r.Must(err)
-	evil, err := os.Create(filepath.Join(t.TempDir(), "evil"))
-	r.Must(err)
-	defer evil.Close()
-	r.Must(release.WriteTarball(t.Context(), evil, objects, man))
-	_, err = evil.Seek(0, io.SeekStart)
-	r.Must(err)
-	_, info, err := tarball.Read(evil, "", tarball.Limits{}, func(tarball.Entry, io.Reader) error { return nil })
-	r.Must(err)
-	man.Tarball = release.Tarball{Digest: info.Digest, Size: info.Size, MD5: info.MD5, CRC32: info.CRC32,
-		ContentDigest: info.ContentDigest, ContentSize: info.ContentSize, Form: man.Tarball.Form}
-	_, err = evil.Seek(0, io.SeekStart)
-	r.Must(err)
-	if _, err := release.Prove(t.Context(), t.TempDir(), man, evil, tarball.Limits{}, gitpack.DefaultLimits()); !errors.Is(err, release.ErrUntrue) || !strings.Contains(err.Error(), "has the tree") {
+	commit.Tree = src.Tree(map[string]string{"build.zig": "evil"})
+	oid := src.Add(gitpack.Commit, string(man.Git.Commit))
+	var evil bytes.Buffer
+	other := src.Build(&evil, &release.Root{Tag: man.Tag, OID: oid, Commit: oid, Info: commit}, *man)
+	other.Git.Tags, other.TagObject = man.Git.Tags, man.TagObject
+	if _, err := prove(other, &evil); !errors.Is(err, release.ErrUntrue) || !strings.Contains(err.Error(), "has the tree") {
 		t.Errorf("a tarball of other files: %v, want that the commit has another tree", err)
 	}
 }
@@ -77,12 +70,7 @@ func TestProveOtherFiles(t *testing.T) {
 // be it of a release or of a snapshot.
 func TestProveOtherCommit(t *testing.T) {
 	t.Parallel()
-	r := workertest.New(t)
-	stop := r.Work()
-	rel := r.Mirror("hello", "v1.0.0")[0]
-	stop()
-	raw, err := os.ReadFile(r.Path(rel.ManifestDigest))
-	r.Must(err)
+	r, rel, raw := mirrored(t)
 	const other = "1234567890123456789012345678901234567890"
 
 	// tarballOf returns the tarball as if it were of commit, and notes its digests.
@@ -131,13 +119,7 @@ func TestProveOtherCommit(t *testing.T) {
 // rebuild, and no longer answers for that hash.
 func TestRefutedZigHash(t *testing.T) {
 	t.Parallel()
-	r := workertest.New(t)
-	stop := r.Work()
-	rel := r.Mirror("hello", "v1.0.0")[0]
-	stop()
-
-	raw, err := os.ReadFile(r.Path(rel.ManifestDigest))
-	r.Must(err)
+	r, rel, raw := mirrored(t)
 	man, err := release.ParseManifest(raw)
 	r.Must(err)
 	const stolen = "N-V-__8AAAMAAABcr-E1sk8PMfTOvpi9Hds_wwtndnHnR26_"
