@@ -228,6 +228,7 @@ func TestNotFoundPage(t *testing.T) {
 	if page := s.page("/completely-different", 404); strings.Contains(page, "Did you mean") {
 		t.Error("page suggests something for a name that is like no other")
 	}
+	s.wantIn(s.page("/a/b/c", 404), "Nothing is at this address.")
 }
 
 // What a wrong address costs does not depend on what names strangers chose.

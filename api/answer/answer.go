@@ -40,6 +40,9 @@ func New(code, message string) *Error {
 	return &Error{Status: fault.Status(code), Code: code, Message: message}
 }
 
+// ErrNotFound is the answer where nobody has better words.
+var ErrNotFound = New("not_found", "there is no such thing here; /api/list names what is")
+
 // FromError is the one table from errors to answers.
 func FromError(err error) *Error {
 	var own *Error
@@ -60,7 +63,7 @@ func FromError(err error) *Error {
 	case errors.As(err, &gone):
 		return New("removed", gone.Error())
 	case errors.Is(err, fault.ErrNotFound):
-		return New("not_found", "there is no such thing here; /api/list names what is")
+		return ErrNotFound
 	case errors.Is(err, fault.ErrConflict):
 		return New("conflict", "the request does not fit the present state")
 	case errors.Is(err, fault.ErrInvalid):

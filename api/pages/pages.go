@@ -171,7 +171,7 @@ func (s *Site) writeProblem(w http.ResponseWriter, r *http.Request, e *answer.Er
 		p.ID = middleware.GetReqID(r.Context())
 	}
 	if e.Status == http.StatusNotFound {
-		if e.Code == "not_found" && e.Message == answer.FromError(fault.ErrNotFound).Message {
+		if e == answer.ErrNotFound {
 			p.Message = "Nothing is at this address."
 		}
 		name, _, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, "/"), "/")
