@@ -15,7 +15,7 @@ import (
 )
 
 const packageColumns = `
-	name, upstream, clone_url, state, state_reason, language, description,
+	name, upstream, clone_url, state, state_reason, frozen_for, language, description,
 	latest_tag, latest_size, release_count, size_bytes,
 	sync_at, sync_ok, sync_code, sync_message, sync_failures, synced_at, next_sync_at,
 	registered, moved_count, smart_http_ready, pseudo_git_fetchable, probe_commit, probe_error, healthy, probed_at,
@@ -205,15 +205,18 @@ func (db *DB) Freeze(ctx context.Context, c jobs.Claim, reason string) error {
 	return nil
 }
 
-// frozenForGood is the reason of a frozen package that an operator decided to
-// leave as it is.
-const frozenForGood = "kept as it was by an operator"
+// What frozen_for says. The schema has it from the reason, so that what records
+// and older servers say counts, too.
+const (
+	frozenKept    = "kept"    // an operator decided to leave it as it is
+	frozenPrivate = "private" // accepted, the package becomes private
+)
 
 // AwaitsReview reports whether the package is frozen until an operator decides.
-func (p *Package) AwaitsReview() bool { return p.State == Frozen && p.StateReason != frozenForGood }
+func (p *Package) AwaitsReview() bool { return p.State == Frozen && p.FrozenFor != frozenKept }
 
 // FrozenPrivate is the reason of a public package whose upstream wants
-// credentials now. Accepted, the package becomes private.
+// credentials now.
 const FrozenPrivate = "upstream wants credentials now, and the releases here can be read by anybody: accept makes the package private and mirrors it again, keep leaves it public as it is"
 
 // Review decides about a frozen package. Accepted, its moved tags are known
@@ -221,10 +224,10 @@ const FrozenPrivate = "upstream wants credentials now, and the releases here can
 // It returns ErrConflict if the package is not frozen.
 func (db *DB) Review(ctx context.Context, pkg string, accept bool) error {
 	err := db.Tx(ctx, func(tx pgx.Tx) error {
-		var name, state, reason string
+		var name, state, cause string
 		err := tx.QueryRow(ctx, `
-			SELECT name, state, state_reason FROM packages
-			WHERE lower(name) = lower($1) AND ($2 OR NOT private) FOR UPDATE`, pkg, access.SeesPrivate(ctx)).Scan(&name, &state, &reason)
+			SELECT name, state, frozen_for FROM packages
+			WHERE lower(name) = lower($1) AND ($2 OR NOT private) FOR UPDATE`, pkg, access.SeesPrivate(ctx)).Scan(&name, &state, &cause)
 		if err != nil {
 			return err
 		}
@@ -232,10 +235,10 @@ func (db *DB) Review(ctx context.Context, pkg string, accept bool) error {
 			return fmt.Errorf("%w: the package is %s", fault.ErrConflict, state)
 		}
 		if !accept {
-			_, err := tx.Exec(ctx, `UPDATE packages SET state_reason = $2 WHERE name = $1`, name, frozenForGood)
+			_, err := tx.Exec(ctx, `UPDATE packages SET state_reason = 'kept as it was by an operator' WHERE name = $1`, name)
 			return err
 		}
-		if reason == FrozenPrivate {
+		if cause == frozenPrivate {
 			if err := changeVisibility(ctx, tx, name, true); err != nil {
 				return err
 			}

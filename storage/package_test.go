@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/storage/access"
 	"github.com/francescobianco/packbase/storage/catalog"
 	"github.com/francescobianco/packbase/storage/fault"
 	"github.com/francescobianco/packbase/storage/jobs"
@@ -163,6 +164,29 @@ func TestReview(t *testing.T) {
 	moved, err := f.MovedTags(f.ctx, "Hello")
 	if p := f.pkg("hello"); err != nil || p.State != storage.Active || p.StateReason != "" || len(moved) != 1 || !moved[0].Accepted {
 		t.Errorf("accepted: %s, moves %+v, %v; want it active and the move known", p.State, moved, err)
+	}
+}
+
+// What a package is frozen for decides something, so the schema knows the
+// sentences that are written.
+func TestFrozenFor(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	f.publish("hello", "v1")
+	c := f.claim("hello")
+	f.must(f.Freeze(f.ctx, c, storage.FrozenPrivate))
+	if p := f.pkg("hello"); p.FrozenFor != "private" || !p.AwaitsReview() {
+		t.Errorf("frozen for %q, awaits review %t, want private and true", p.FrozenFor, p.AwaitsReview())
+	}
+	f.must(f.Review(f.ctx, "hello", false))
+	if p := f.pkg("hello"); p.FrozenFor != "kept" || p.AwaitsReview() {
+		t.Errorf("frozen for %q, awaits review %t, want kept and false", p.FrozenFor, p.AwaitsReview())
+	}
+	f.must(f.Freeze(f.ctx, c, storage.FrozenPrivate))
+	f.must(f.Review(f.ctx, "hello", true))
+	p, err := f.PackageByName(access.SeePrivate(f.ctx), "hello")
+	if err != nil || !p.Private || p.FrozenFor != "" {
+		t.Errorf("accepted: private %t, frozen for %q, %v; want true and nothing", p.Private, p.FrozenFor, err)
 	}
 }
 

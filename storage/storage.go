@@ -18,7 +18,8 @@ type Package struct {
 	Upstream    string // canonical; see ParseUpstream
 	CloneURL    string // what is dialled
 	State       string // active, frozen or removed
-	StateReason string // why it is not active
+	StateReason string // why it is not active, for people
+	FrozenFor   string // the same as a code, where it decides something: frozenKept or frozenPrivate
 	Language    string
 	Description string
 
