@@ -36,9 +36,9 @@ func basic(user, password string) string {
 	return "Basic " + base64.StdEncoding.EncodeToString([]byte(user+":"+password))
 }
 
-// tell are the words that tell of a release: nobody may read them who may not
+// traces are the words that tell of a release: nobody may read them who may not
 // read the package.
-func tell(r storage.Release) []string {
+func traces(r storage.Release) []string {
 	return []string{r.Package, r.CommitOID, r.TreeOID, r.Digest, r.ManifestDigest, r.ZigHash, r.ZigLegacyHash, r.ContentDigest}
 }
 
@@ -120,7 +120,7 @@ func TestPrivatePackage(t *testing.T) {
 				if strings.HasSuffix(strings.Split(path, "?")[0], "/events") {
 					continue // below: it does not end for who may see it
 				}
-				silent(t, "private", path, g.get(path, header...), tell(r))
+				silent(t, "private", path, g.get(path, header...), traces(r))
 			}
 		}
 	}

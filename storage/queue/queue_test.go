@@ -96,7 +96,7 @@ func eventually(t testing.TB, what string, ok func() bool) {
 	}
 }
 
-func tell(t testing.TB, q *queue.Queue, kind string, jobs ...uuid.UUID) {
+func enqueue(t testing.TB, q *queue.Queue, kind string, jobs ...uuid.UUID) {
 	t.Helper()
 	for _, job := range jobs {
 		if err := q.Enqueue(t.Context(), kind, job, false); err != nil {
@@ -113,8 +113,8 @@ func TestTellAndServe(t *testing.T) {
 		t.Errorf("waiting in a new queue: %d, %v; want 0", n, err)
 	}
 	jobs := []uuid.UUID{uuid.New(), uuid.New(), uuid.New()}
-	tell(t, q, "package:fetch", jobs...) // before there is anybody to listen
-	tell(t, q, "catalog:update", jobs[0])
+	enqueue(t, q, "package:fetch", jobs...) // before there is anybody to listen
+	enqueue(t, q, "catalog:update", jobs[0])
 	if n, err := other.Waiting(); err != nil || n != 4 {
 		t.Errorf("waiting: %d, %v; want 4", n, err)
 	}
@@ -139,7 +139,7 @@ func TestRepeatedMessages(t *testing.T) {
 		}
 	})
 	for _, want := range []int{2, 4} {
-		tell(t, q, "package:fetch", job, job)
+		enqueue(t, q, "package:fetch", job, job)
 		eventually(t, "both have come", func() bool { return s.times("package:fetch", job) == want })
 	}
 }
@@ -165,7 +165,7 @@ func TestGarbage(t *testing.T) {
 	}
 	eventually(t, "all are dropped", func() bool { return strings.Count(s.log.String(), "message dropped") == len(garbage) })
 	job := uuid.New()
-	tell(t, q, "package:fetch", job)
+	enqueue(t, q, "package:fetch", job)
 	eventually(t, "the next message comes", func() bool { return s.times("package:fetch", job) == 1 })
 	if len(s.came) != 1 {
 		t.Errorf("came %v, want one job", s.came)
@@ -182,7 +182,7 @@ func TestPanic(t *testing.T) {
 			panic("the test wants it so")
 		}
 	})
-	tell(t, q, "package:fetch", bad, good)
+	enqueue(t, q, "package:fetch", bad, good)
 	eventually(t, "the next message comes", func() bool { return s.times("package:fetch", good) == 1 })
 	if n := s.times("package:fetch", bad); n != 1 {
 		t.Errorf("%d times, want 1: when to try again is the row's business", n)
@@ -199,7 +199,7 @@ func TestServeEnds(t *testing.T) {
 		<-ctx.Done()
 		close(ended)
 	})
-	tell(t, q, "package:fetch", uuid.New())
+	enqueue(t, q, "package:fetch", uuid.New())
 	<-started
 	s.end()
 	select {
@@ -214,10 +214,10 @@ func TestControlIsNotStarved(t *testing.T) {
 	t.Parallel()
 	q := queuetest.New(t)
 	for range 200 {
-		tell(t, q, "package:fetch", uuid.New())
+		enqueue(t, q, "package:fetch", uuid.New())
 	}
 	probe := uuid.New()
-	tell(t, q, "package:probe", probe)
+	enqueue(t, q, "package:probe", probe)
 	var mu sync.Mutex
 	position, n := 0, 0
 	s := serve(t, q, 1, func(_ context.Context, job uuid.UUID) {

@@ -183,7 +183,7 @@ type foundRecord struct {
 }
 
 // What the blobs tell of archives.
-type archiveRemains struct {
+type archiveBlobs struct {
 	records  []foundRecord
 	removals []foundRemoval
 }
@@ -194,8 +194,8 @@ type foundRemoval struct {
 	removal tree.Removal
 }
 
-// take notes a document.
-func (r *archiveRemains) take(in blob.Ref, raw []byte) error {
+// index notes a document.
+func (r *archiveBlobs) index(in blob.Ref, raw []byte) error {
 	if tree.IsRemoval(raw) {
 		gone, err := tree.ParseRemoval(raw)
 		if err == nil {
@@ -212,7 +212,7 @@ func (r *archiveRemains) take(in blob.Ref, raw []byte) error {
 
 // rebuildArchives makes the rows of archives that the database does not have, in the order in which they were stored:
 // the first of a URL is what it answers.
-func (a *Auditor) rebuildArchives(ctx context.Context, left archiveRemains) error {
+func (a *Auditor) rebuildArchives(ctx context.Context, left archiveBlobs) error {
 	for _, r := range left.removals {
 		if err := a.trees().Bury(ctx, r.removal, r.blob); err != nil {
 			return err

@@ -67,8 +67,8 @@ func refused(err error) bool {
 	return errors.Is(err, fault.ErrConflict) || errors.Is(err, fault.ErrInvalid)
 }
 
-// What the blobs tell of one package.
-type remains struct {
+// packageBlobs are what the blobs tell of one package.
+type packageBlobs struct {
 	manifests map[string]*scanned // by tag, or "#" and the commit of a snapshot
 	record    *storage.PackageRecord
 	recordIn  blob.Ref
@@ -83,8 +83,8 @@ type scanned struct {
 // scan finds manifests, package records and records of archives. Of two for the same tag, which a
 // crash may leave behind, the one of the later claim was published: an earlier
 // claim that had published would have kept the later one from writing any.
-func (a *Auditor) scan(ctx context.Context) (found map[string]*remains, archives archiveRemains, err error) {
-	found = map[string]*remains{}
+func (a *Auditor) scan(ctx context.Context) (found map[string]*packageBlobs, archives archiveBlobs, err error) {
+	found = map[string]*packageBlobs{}
 	done := 0
 	for info, err := range a.Blobs.List(ctx) {
 		if err != nil {
@@ -93,7 +93,7 @@ func (a *Auditor) scan(ctx context.Context) (found map[string]*remains, archives
 		if done++; done%1000 == 0 {
 			a.progress("blobs", done, 0)
 		}
-		raw, ok, err := a.sniff(ctx, info)
+		raw, ok, err := a.document(ctx, info)
 		if err != nil {
 			return nil, archives, err
 		}
@@ -102,9 +102,9 @@ func (a *Auditor) scan(ctx context.Context) (found map[string]*remains, archives
 		}
 		in := blob.Ref{Digest: info.Digest, Size: info.Size}
 		if tree.IsRecord(raw) || tree.IsRemoval(raw) {
-			err = archives.take(in, raw)
+			err = archives.index(in, raw)
 		} else {
-			err = take(found, in, raw)
+			err = index(found, in, raw)
 		}
 		if err != nil {
 			a.find("release_lost", info.Digest, "the blob looks like a manifest or a record: %v", err)
@@ -113,8 +113,8 @@ func (a *Auditor) scan(ctx context.Context) (found map[string]*remains, archives
 	return found, archives, nil
 }
 
-// sniff returns the bytes of a blob that is one of our JSON documents.
-func (a *Auditor) sniff(ctx context.Context, info blob.Info) (raw []byte, ok bool, err error) {
+// document returns the bytes of a blob that is one of our JSON documents.
+func (a *Auditor) document(ctx context.Context, info blob.Info) (raw []byte, ok bool, err error) {
 	b, err := a.Blobs.Open(ctx, info.Digest)
 	if err != nil {
 		return nil, false, fmt.Errorf("open blob %s: %w", info.Digest, err)
@@ -143,8 +143,8 @@ func (a *Auditor) sniff(ctx context.Context, info blob.Info) (raw []byte, ok boo
 	return nil, false, nil
 }
 
-// take notes a document under its package.
-func take(found map[string]*remains, in blob.Ref, raw []byte) error {
+// index notes a document under its package.
+func index(found map[string]*packageBlobs, in blob.Ref, raw []byte) error {
 	var kind struct {
 		Manifest int    `json:"packbase_manifest"`
 		Record   int    `json:"packbase_package"`
@@ -158,7 +158,7 @@ func take(found map[string]*remains, in blob.Ref, raw []byte) error {
 	}
 	r, ok := found[kind.Package]
 	if !ok {
-		r = &remains{manifests: map[string]*scanned{}}
+		r = &packageBlobs{manifests: map[string]*scanned{}}
 		found[kind.Package] = r
 	}
 	if kind.Record != 0 {
@@ -181,7 +181,7 @@ func take(found map[string]*remains, in blob.Ref, raw []byte) error {
 
 // forgetStrangers leaves out manifests of an upstream that had the name before:
 // it passes on only while nothing is published under it, so none of them was.
-func (r *remains) forgetStrangers() {
+func (r *packageBlobs) forgetStrangers() {
 	owner, fence := "", int64(-1)
 	if r.record != nil {
 		owner, fence = r.record.Upstream, r.record.Fence
@@ -195,7 +195,7 @@ func (r *remains) forgetStrangers() {
 }
 
 // forgetRemoved leaves out what the record says was removed.
-func (r *remains) forgetRemoved() {
+func (r *packageBlobs) forgetRemoved() {
 	if r.record == nil {
 		return
 	}
@@ -208,7 +208,7 @@ func (r *remains) forgetRemoved() {
 }
 
 // rebuildPackage makes the rows of one package.
-func (a *Auditor) rebuildPackage(ctx context.Context, name string, r *remains) error {
+func (a *Auditor) rebuildPackage(ctx context.Context, name string, r *packageBlobs) error {
 	objects, dir, closeAll, err := a.spool()
 	if err != nil {
 		return err

@@ -32,7 +32,7 @@ func (a *Auditor) Mend(ctx context.Context, digest string) (right, mended bool, 
 
 // mend is Mend without the report; found is nil if there was nothing to do.
 func (a *Auditor) mend(ctx context.Context, digest string) (found *Finding, err error) {
-	since, problem := a.look(ctx, digest)
+	since, problem := a.readWhole(ctx, digest)
 	switch {
 	case problem == nil:
 		return nil, a.DB.Scrub.Checked(ctx, digest, since)
@@ -61,9 +61,9 @@ func (a *Auditor) mend(ctx context.Context, digest string) (found *Finding, err 
 	return found, a.DB.Scrub.Checked(ctx, digest, since)
 }
 
-// look reads a blob. It tells a lost blob from a store that is away. What was
+// readWhole reads a blob. It tells a lost blob from a store that is away. What was
 // written at since or later has not been read.
-func (a *Auditor) look(ctx context.Context, digest string) (since time.Time, err error) {
+func (a *Auditor) readWhole(ctx context.Context, digest string) (since time.Time, err error) {
 	const tick = 10 * time.Millisecond // of the clock that file systems go by
 	since = time.Now().Add(-tick)
 	err = blob.Verify(ctx, a.Blobs, digest)

@@ -153,7 +153,7 @@ func (k *Keeper) scrub(ctx context.Context) error {
 
 // read reads one blob. What is damaged is mended next.
 func (k *Keeper) read(ctx context.Context, b scrub.Blob) error {
-	since, err := k.look(ctx, b.Digest)
+	since, err := k.readWhole(ctx, b.Digest)
 	switch {
 	case err == nil:
 		return k.DB.Scrub.Checked(ctx, b.Digest, since)

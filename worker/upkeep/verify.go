@@ -70,7 +70,7 @@ func (a *Auditor) verifyBlobs(ctx context.Context) (map[string]*Finding, error) 
 // verifyBlob returns a finding if the blob is damaged or lost. The workers,
 // which may be running, learn of it.
 func (a *Auditor) verifyBlob(ctx context.Context, digest string) (*Finding, error) {
-	since, err := a.look(ctx, digest)
+	since, err := a.readWhole(ctx, digest)
 	if err == nil {
 		return nil, a.DB.Scrub.Checked(ctx, digest, since)
 	}
@@ -89,7 +89,7 @@ func (a *Auditor) verifyBlob(ctx context.Context, digest string) (*Finding, erro
 	if err != nil || len(uses) == 0 {
 		return nil, err
 	}
-	if _, gone := a.look(ctx, digest); found.Code == "blob_missing" && gone == nil {
+	if _, gone := a.readWhole(ctx, digest); found.Code == "blob_missing" && gone == nil {
 		return nil, nil
 	}
 	return found, a.DB.Scrub.Suspect(ctx, digest)
