@@ -1,6 +1,7 @@
 package api_test
 
 import (
+	"encoding/json"
 	"fmt"
 	"io"
 	"net"
@@ -89,6 +90,42 @@ func TestStalledHoles(t *testing.T) {
 		}
 		if time.Now().After(deadline) {
 			t.Fatalf("after it has gone: %s", status)
+		}
+	}
+}
+
+// A tree of as many packages as there may be is answered, all of them holes; one more is refused.
+func TestLargestTree(t *testing.T) {
+	t.Parallel()
+	g := newRegistry(t)
+	hashes := make([]string, 10_001)
+	for i := range hashes {
+		hashes[i] = fmt.Sprintf("1220%064x", i)
+	}
+	ask := func(n int) *answer {
+		return g.do("POST", "/api/bundle", asBody(t, wire.WantBundle{Manifests: manifests(asManifest(hashes[:n]...))}))
+	}
+	var holes wire.Holes
+	if a := ask(10_000); a.StatusCode != 409 || json.Unmarshal(a.body, &holes) != nil || len(holes.Holes) != 10_000 {
+		t.Errorf("10,000 packages: %d with %d holes, %.200s", a.StatusCode, len(holes.Holes), a.body)
+	}
+	if a := ask(10_001); a.StatusCode != 422 || !strings.Contains(string(a.body), "tree_too_large") {
+		t.Errorf("10,001 packages: %d %.200s", a.StatusCode, a.body)
+	}
+}
+
+// Bad manifests are refused with the place, as Zig has it.
+func TestBadManifests(t *testing.T) {
+	t.Parallel()
+	g := newRegistry(t)
+	for text, want := range map[string]string{
+		".{\n  .name = .app,\n  .dependencies = oops,\n}": "build.zig.zon:3:",
+		".{ .name = \"a\" ": "build.zig.zon:1:",
+		"":                  "build.zig.zon:1:",
+	} {
+		a := g.do("POST", "/api/bundle", asBody(t, wire.WantBundle{Manifests: manifests(text)}))
+		if a.StatusCode != 400 || !strings.Contains(string(a.body), "manifest_invalid") || !strings.Contains(string(a.body), want) {
+			t.Errorf("%q: %d %s, want %q", text, a.StatusCode, a.body, want)
 		}
 	}
 }

@@ -169,3 +169,34 @@ func TestCaptureBothHashes(t *testing.T) {
 		t.Errorf("captured %+v, want 24 nodes of 12 packages", got)
 	}
 }
+
+// The same hash by five URLs is one package: they are asked in turn, each once, until one gives it; the others are told of.
+func TestCaptureFiveURLs(t *testing.T) {
+	t.Parallel()
+	r, other, up := workertest.New(t), workertest.New(t), newFileServer(t)
+	right := sends("application/gzip", gz(t, tarOf(t, "x/", map[string]string{"build.zig.zon": zon("leaf")})))
+	stop := other.Work(allowed(t))
+	_, got := fetchArchive(t, other, up.serve("/of/leaf", right), "")
+	stop()
+	r.Work(allowed(t))
+	trees := tree.New(r.DB.DB)
+	var deps [][2]string
+	for i := range 5 {
+		deps = append(deps, [2]string{fmt.Sprint(up.URL, "/u", i), got.ZigHash})
+	}
+	up.serve("/u3", right)
+	before := up.asked.Load()
+	c, err := trees.Begin(t.Context(), "five", []tree.Root{{File: "build.zig.zon", Text: zon("five", deps...)}}, false)
+	r.Must(err)
+	if got := capture(t, r, c.Job); got.Nodes != 1 || got.Stored != 1 {
+		t.Errorf("captured %+v, want one package", got)
+	}
+	nodes, _, err := trees.Nodes(t.Context(), "five", 1)
+	r.Must(err)
+	if n := nodes[0]; len(n.URLs) != 5 || len(n.Tried) != 3 || n.Tried[2].Code != "upstream_not_found" {
+		t.Errorf("node: %+v, want five URLs, of which three were tried in vain", n)
+	}
+	if n := up.asked.Load() - before; n != 4 {
+		t.Errorf("upstream was asked %d times, want 4", n)
+	}
+}
