@@ -235,6 +235,11 @@ func TestRemovedArchive(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	changes, _, err := central.Feed.Changes(access.SeePrivate(t.Context()), 0, 100)
+	central.Must(err)
+	if raw := asJSON(t, changes); strings.Contains(raw, one.Digest) || strings.Count(raw, "asked for") != 2 {
+		t.Errorf("the feed still tells where the bytes are: %s", raw)
+	}
 	follow(t, late, url)
 	for _, e := range []*workertest.Registry{edge, late} {
 		caughtUp(t, e, central)
