@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -360,4 +361,36 @@ func newDisk(t *testing.T, options string) string {
 		}
 	})
 	return dir
+}
+
+// An upstream that lists nothing any more is out of order for all that can be told: the package is served, not frozen,
+// and goes on by itself when what it had is back. Somebody else's tags in its place are not taken.
+func TestUpstreamEmptied(t *testing.T) {
+	t.Parallel()
+	s, up := harness.Start(t, "PACKBASE_JOB_ATTEMPTS=1"), harness.NewUpstream(t)
+	repo := up.Repo("hello")
+	first := repo.Release("v1.0.0")
+	s.Fetch(repo.URL)
+	empty := func() {
+		t.Helper()
+		for _, ref := range strings.Fields(repo.Git("for-each-ref", "--format=%(refname)")) {
+			repo.Git("update-ref", "-d", ref)
+		}
+	}
+	fetch := func(want, state string) {
+		t.Helper()
+		a := s.TryFetch(repo.URL)
+		info := s.Info("hello")
+		if a.Code() != want || info.State != state || info.TarballCount != 1 {
+			t.Errorf("%d %s, the package is %s and has %d releases; want %q, %s and 1", a.Status, a.Body, info.State, info.TarballCount, want, state)
+		}
+	}
+	empty()
+	fetch("upstream_empty", "active")
+	repo.Tag("v1.0.0", first)
+	fetch("", "active")
+	empty()
+	fetch("upstream_empty", "active")
+	repo.Release("v9.9.9")
+	fetch("package_frozen", "frozen")
 }

@@ -51,7 +51,8 @@ func run(ctx context.Context, req Request, events *eventWriter) error {
 	defer src.close()
 	has := src.refs()
 	if has.empty() && len(req.Released) > 0 {
-		// Nothing can be taken from it, and what that means is not for us to say.
+		// Nothing can be taken from it, so there is nothing to freeze for: a forge in trouble lists nothing, too, and
+		// of all its packages a person would have to decide. Whatever it lists next is compared with what was mirrored.
 		return fault.New("upstream_empty",
 			"upstream lists no branch and no tag, although some were mirrored from it: it may be out of order, or somebody may have made it anew")
 	}
