@@ -24,7 +24,7 @@ func (s *Server) getChanges(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return answer.New("invalid", "since: want the number of a change, 0 for the beginning")
 	}
-	limit, err := limitOf(r, 100, 1000)
+	limit, err := limitOf(r, 100, feed.MaxPage)
 	if err != nil {
 		return err
 	}

@@ -1,8 +1,10 @@
 package catalog
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strings"
 
@@ -18,12 +20,35 @@ const (
 
 // body is the catalog's format. Unknown fields are ignored.
 type body struct {
-	Protocol string            `json:"protocol"`
-	Packages []json.RawMessage `json:"packages"`
+	Protocol string `json:"protocol"`
+	Packages items  `json:"packages"`
+}
+
+// items are those of a catalog. Of one that lists too many, no more are read
+// than it takes to say so: "0," would take many times its length.
+type items []json.RawMessage
+
+// UnmarshalJSON implements json.Unmarshaler.
+func (l *items) UnmarshalJSON(raw []byte) error {
+	dec := json.NewDecoder(bytes.NewReader(raw))
+	switch start, err := dec.Token(); {
+	case err != nil, start == nil:
+		return err
+	case start != json.Delim('['):
+		return errors.New("the packages are no list")
+	}
+	for dec.More() && len(*l) <= maxEntries {
+		var in json.RawMessage
+		if err := dec.Decode(&in); err != nil {
+			return err
+		}
+		*l = append(*l, in)
+	}
+	return nil
 }
 
 type item struct {
-	ID          any    `json:"id"`
+	ID          id     `json:"id"`
 	Title       string `json:"title"`
 	Description string `json:"description"`
 	Language    string `json:"language"`
@@ -34,6 +59,22 @@ type item struct {
 	GitHub struct {
 		Name string `json:"name"`
 	} `json:"github"`
+}
+
+// An id is text or a number; "" for anything else.
+type id string
+
+// UnmarshalJSON implements json.Unmarshaler.
+func (i *id) UnmarshalJSON(raw []byte) error {
+	var words string
+	var number float64
+	switch {
+	case json.Unmarshal(raw, &words) == nil:
+		*i = id(text(words, 200))
+	case json.Unmarshal(raw, &number) == nil:
+		*i = id(fmt.Sprint(int64(number)))
+	}
+	return nil
 }
 
 // Parse reads a catalog. An entry that is not usable keeps its reason;
@@ -90,12 +131,7 @@ func parseItem(raw json.RawMessage) Entry {
 	if e.Language == "" {
 		e.Language = "shell" // the format's default
 	}
-	switch id := in.ID.(type) {
-	case string:
-		e.ID = text(id, 200)
-	case float64:
-		e.ID = fmt.Sprint(int64(id))
-	}
+	e.ID = string(in.ID)
 	up, err := name.ParseUpstream(in.Repository.URL)
 	if err != nil {
 		e.Problem = err.Error()

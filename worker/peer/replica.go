@@ -242,10 +242,10 @@ func checkPage(at feed.Replication, page feed.Page) error {
 		return contradict("the central has %d changes, and showed %d before: it was rolled back", head.Seq, at.Seq)
 	case head.Seq == at.Seq && head.Chain != at.Chain:
 		return contradict("change %d of the central is not the one that it showed before", at.Seq)
-	case len(page.Changes) == 0 && head.Seq > at.Seq:
-		return contradict("the central has %d changes, and shows none after change %d", head.Seq, at.Seq)
 	case len(page.Changes) > pageChanges:
 		return fmt.Errorf("a page of the feed has %d changes, at most %d were asked for", len(page.Changes), pageChanges)
+	case len(page.Changes) == 0 && head.Seq > at.Seq:
+		return contradict("the central has %d changes, and shows none after change %d", head.Seq, at.Seq)
 	}
 	seq, chain := at.Seq, at.Chain
 	for _, c := range page.Changes {
