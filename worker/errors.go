@@ -22,11 +22,9 @@ var errAway = fault.New("database_unavailable", "the database was away; the job 
 // verdict is the one table from errors to job outcomes.
 // What it does not know is passing and internal: the log has the details.
 func verdict(err error) *fault.Error {
-	var e *fault.Error
-	var bound *fault.BoundError
-	var gone *fault.GoneError
+	e := fault.From(err)
 	switch {
-	case errors.As(err, &e):
+	case e != nil:
 		return e
 	case errors.Is(err, blob.ErrFull), errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
 		return fault.New("storage_full", "the disk that holds the blobs is full; the job resumes once there is room")
@@ -34,10 +32,6 @@ func verdict(err error) *fault.Error {
 		return fault.New("storage_unavailable", "the blobs cannot be read or written now; the job resumes once they can, and the worker's log has the details")
 	case errors.Is(err, fault.ErrAway):
 		return errAway
-	case errors.As(err, &gone):
-		return fault.New("removed", gone.Error())
-	case errors.As(err, &bound):
-		return fault.New("name_conflict", bound.Error())
 	case errors.Is(err, context.DeadlineExceeded):
 		return fault.New("timeout", "the job ran out of time")
 	}

@@ -45,23 +45,20 @@ var ErrNotFound = New("not_found", "there is no such thing here; /api/list names
 
 // FromError is the one table from errors to answers.
 func FromError(err error) *Error {
+	known := fault.From(err)
 	var own *Error
-	var bound *fault.BoundError
 	var bad *fault.InvalidError
-	var gone *fault.GoneError
 	var tooLarge *http.MaxBytesError
 	switch {
 	case errors.As(err, &own):
 		return own
-	case errors.As(err, &bound):
-		return New("name_conflict", bound.Error())
+	case known != nil:
+		return New(known.Code, known.Message)
 	case errors.As(err, &bad):
 		return New("invalid", bad.Error())
 	case errors.As(err, &tooLarge):
 		return &Error{Status: http.StatusRequestEntityTooLarge, Code: "too_large",
 			Message: "the request body is larger than " + strconv.FormatInt(tooLarge.Limit, 10) + " bytes"}
-	case errors.As(err, &gone):
-		return New("removed", gone.Error())
 	case errors.Is(err, fault.ErrNotFound):
 		return ErrNotFound
 	case errors.Is(err, fault.ErrConflict):
@@ -80,7 +77,9 @@ func FromError(err error) *Error {
 
 // JobError is the answer of a job that failed.
 func JobError(job jobs.Job) *Error {
-	return &Error{Status: fault.Status(job.ErrorCode), Code: job.ErrorCode, Message: job.ErrorMessage, JobID: job.ID.String()}
+	e := New(job.ErrorCode, job.ErrorMessage)
+	e.JobID = job.ID.String()
+	return e
 }
 
 // Handler adapts a handler that returns an error. It alone writes error bodies

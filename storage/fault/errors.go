@@ -92,3 +92,19 @@ func (e *Error) AsFinal() *Error {
 	e.Final = true
 	return e
 }
+
+// From returns err as an Error, nil if it has no code.
+func From(err error) *Error {
+	var e *Error
+	var bound *BoundError
+	var gone *GoneError
+	switch {
+	case errors.As(err, &e):
+		return e
+	case errors.As(err, &bound):
+		return New("name_conflict", bound.Error())
+	case errors.As(err, &gone):
+		return New("removed", gone.Error())
+	}
+	return nil
+}
