@@ -479,10 +479,15 @@ func (s *Server) contentOf(ctx context.Context, deps []zigpkg.Dependency, known 
 	}
 	digests = map[string]string{}
 	place := map[string]int{} // of a package in m, by digest
+	unusable := capture.Unusable(content.Nodes)
 	for _, n := range content.Nodes {
 		src, ok := content.Sources[n.Hash]
-		if !ok {
+		switch {
+		case !ok:
 			m.Holes = append(m.Holes, holeOf(n, reasons))
+			continue
+		case unusable[n.Hash]:
+			m.Holes = append(m.Holes, bundle.Hole{Hash: n.Hash, URLs: n.URLs, Code: "incomplete", Reason: "it is lazy, and what it needs is missing: Zig would look into it, and fail"})
 			continue
 		}
 		private = private || src.Private

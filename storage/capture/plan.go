@@ -33,6 +33,8 @@ type Node struct {
 	Depth   int      // of the shortest way from a root; 1 for what a root names
 	Parents []string // hashes of the nodes that name it; "" for a root
 	Stored  bool
+
+	neededBy []string // of Parents, those that do not say that it is lazy
 }
 
 // A Problem is a dependency that cannot be a node.
@@ -76,6 +78,41 @@ func Walk(ctx context.Context, roots []zigpkg.Dependency, stored Dependencies) (
 	return w.nodes, w.problems, nil
 }
 
+// Unusable returns the hashes of stored packages that need what is not stored, and are lazy themselves or only needed by
+// what is. Zig goes without a lazy package until a build asks for it, but looks into one that is there, and fails for what
+// is missing in it: it is better off without these.
+func Unusable(nodes []*Node) map[string]bool {
+	needs, neededBy := map[string][]string{}, map[string][]string{}
+	var missing []string
+	for _, n := range nodes {
+		neededBy[n.Hash] = n.neededBy
+		for _, parent := range n.neededBy {
+			needs[parent] = append(needs[parent], n.Hash)
+		}
+		if !n.Stored {
+			missing = append(missing, n.Hash)
+		}
+	}
+	required, incomplete := closure([]string{""}, needs), closure(missing, neededBy)
+	unusable := map[string]bool{}
+	for _, n := range nodes {
+		unusable[n.Hash] = n.Stored && incomplete[n.Hash] && !required[n.Hash]
+	}
+	return unusable
+}
+
+// closure returns what next leads to from begin, and that itself.
+func closure(begin []string, next map[string][]string) map[string]bool {
+	reached := map[string]bool{}
+	for todo := begin; len(todo) > 0; todo = todo[1:] {
+		if hash := todo[0]; !reached[hash] {
+			reached[hash] = true
+			todo = append(todo, next[hash]...)
+		}
+	}
+	return reached
+}
+
 type walk struct {
 	nodes    []*Node
 	known    map[string]*Node
@@ -107,6 +144,9 @@ func (w *walk) add(parent string, depth int, deps []zigpkg.Dependency) error {
 		}
 		n.Lazy = n.Lazy && dep.Lazy
 		n.Parents = appendNew(n.Parents, parent)
+		if !dep.Lazy {
+			n.neededBy = appendNew(n.neededBy, parent)
+		}
 		if url := Declared(dep.URL); len(n.URLs) < maxURLs {
 			n.URLs = appendNew(n.URLs, url)
 		}

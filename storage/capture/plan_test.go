@@ -119,3 +119,44 @@ func TestWays(t *testing.T) {
 		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
 	}
 }
+
+// Of an incomplete tree Zig is given no lazy package that would have it ask for what is missing.
+func TestUnusable(t *testing.T) {
+	t.Parallel()
+	hash := func(name string) string { return "1220" + strings.Repeat(name, 64) }
+	dep := func(name string, lazy bool) zigpkg.Dependency {
+		return zigpkg.Dependency{Name: name, URL: "https://example.org/" + name + ".tar.gz", Hash: hash(name), Lazy: lazy}
+	}
+	stored := map[string][]zigpkg.Dependency{
+		hash("a"): {dep("b", true), dep("c", true), dep("d", false)},
+		hash("b"): {dep("e", false)},                // lazy, and e needs what is missing
+		hash("c"): {dep("f", true)},                 // lazy, and what is missing is lazy to it, too
+		hash("d"): {dep("9", true), dep("8", true)}, // needed
+		hash("e"): {dep("f", false)},
+		hash("9"): {dep("7", false)},
+		hash("7"): nil,
+		hash("8"): {dep("b", false)},
+	}
+	nodes, _, err := Walk(t.Context(), []zigpkg.Dependency{dep("a", false)}, func(_ context.Context, hashes []string) (map[string][]zigpkg.Dependency, error) {
+		found := map[string][]zigpkg.Dependency{}
+		for _, h := range hashes {
+			if deps, ok := stored[h]; ok {
+				found[h] = deps
+			}
+		}
+		return found, nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for h, yes := range Unusable(nodes) {
+		if yes {
+			got = append(got, h[4:5])
+		}
+	}
+	slices.Sort(got)
+	if want := []string{"8", "b", "e"}; !slices.Equal(got, want) {
+		t.Errorf("unusable: %v, want %v", got, want)
+	}
+}
