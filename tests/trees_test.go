@@ -109,6 +109,44 @@ func TestTrees(t *testing.T) {
 	}
 }
 
+// A package that two repositories have is stored once, and answered for under the Git URL of either.
+func TestTreeOfTwins(t *testing.T) {
+	t.Parallel()
+	z := harness.Zigs(t)[0].For(t)
+	up, s := harness.NewUpstream(t), harness.Start(t)
+	var urls, deps []string
+	for _, repo := range []*harness.Repo{up.Repo("owner/b"), up.Repo("renamed/c")} {
+		urls = append(urls, repo.GitURL(repo.Commit(z.Package("b", "1.0.0", "b"))))
+	}
+	hash, err := z.Fetch(urls[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, url := range urls {
+		deps = append(deps, fmt.Sprintf(".d%d = .{ .url = %q, .hash = %q },", i, url, hash))
+	}
+	dir := z.Project("project", "")
+	if err := os.WriteFile(filepath.Join(dir, "build.zig.zon"), []byte(depending(z.Manifest("project", "0.0.0"), deps)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	env := append(slices.Clone(s.Env), "PACKBASE_URL="+s.URL)
+	if stdout, stderr, err := harness.Run(t, env, "capture", "--wait", dir); err != nil || !strings.Contains(stdout, "1 package,") {
+		t.Fatalf("%v\n%s%s", err, stdout, stderr)
+	}
+	before := up.Requests()
+	if _, stderr, err := harness.Run(t, env, "capture", "--wait", dir); err != nil || up.Requests() != before {
+		t.Errorf("a second capture asks upstream %d times: %v %s", up.Requests()-before, err, stderr)
+	}
+	up.Stop()
+	z.Env = []string{"http_proxy=" + s.URL}
+	for _, url := range urls {
+		z.Forget(dir)
+		if got, err := z.Fetch(url); err != nil || got != hash {
+			t.Errorf("%s is %s, want %s: %v", url, got, hash, err)
+		}
+	}
+}
+
 func packed(t *testing.T, files harness.Files) []byte {
 	t.Helper()
 	var buf bytes.Buffer

@@ -53,6 +53,9 @@ func (w *Worker) captureTree(ctx context.Context, j *job) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := c.findAbsent(ctx, content.Nodes); err != nil {
+		return nil, err
+	}
 	for _, n := range content.Nodes {
 		if err := c.plan(ctx, n); err != nil {
 			return nil, err
@@ -81,6 +84,8 @@ type capturing struct {
 
 	roots []zigpkg.Dependency
 	known map[string]tree.Node // of the last run, by hash
+	// Of stored nodes, the Git URLs that nobody could be answered for: what is stored came from elsewhere.
+	absent map[string][]capture.Way
 
 	nodes []tree.Node
 	count map[string]int // of nodes, by state
@@ -115,8 +120,12 @@ func (c *capturing) load(ctx context.Context) error {
 func (c *capturing) plan(ctx context.Context, n *capture.Node) error {
 	known := c.known[n.Hash]
 	out := tree.Node{Hash: n.Hash, URLs: n.URLs, Parents: n.Parents, Lazy: n.Lazy, Depth: n.Depth, State: tree.Stored, Tried: known.Tried}
+	ways := c.absent[n.Hash]
 	if !n.Stored {
-		if err := c.bring(ctx, n, known, &out); err != nil {
+		ways = capture.Ways(n, c.w.opt.Peers)
+	}
+	if len(ways) > 0 {
+		if err := c.bring(ctx, n, known, ways, &out); err != nil {
 			return err
 		}
 	} else if known.Job != nil {
@@ -127,8 +136,41 @@ func (c *capturing) plan(ctx context.Context, n *capture.Node) error {
 	return nil
 }
 
-// bring settles what was tried last, and tries the next way if that failed.
-func (c *capturing) bring(ctx context.Context, n *capture.Node, known tree.Node, out *tree.Node) error {
+// findAbsent finds the Git URLs of stored nodes whose commits are not served as those of their repositories.
+func (c *capturing) findAbsent(ctx context.Context, nodes []*capture.Node) error {
+	pinned := map[string]map[tree.Commit]capture.Way{} // by hash
+	var commits []tree.Commit
+	for _, n := range nodes {
+		pinned[n.Hash] = map[tree.Commit]capture.Way{}
+		for _, raw := range n.URLs {
+			d, err := name.ParseDependency(raw)
+			if err != nil || !n.Stored || !d.Git || !name.ValidOID(d.Ref) {
+				continue
+			}
+			if up, err := name.ParseUpstream(d.Repository); err == nil {
+				at := tree.Commit{Upstream: up.Canonical, OID: d.Ref}
+				pinned[n.Hash][at] = capture.Way{Kind: capture.BySnapshot, URL: d.Repository, Ref: d.Ref}
+				commits = append(commits, at)
+			}
+		}
+	}
+	mirrored, err := c.w.trees.Mirrored(ctx, commits)
+	if err != nil {
+		return err
+	}
+	c.absent = map[string][]capture.Way{}
+	for hash, ways := range pinned {
+		for at, way := range ways {
+			if !mirrored[at] {
+				c.absent[hash] = append(c.absent[hash], way)
+			}
+		}
+	}
+	return nil
+}
+
+// bring settles what was tried last, and tries the next of ways if that failed.
+func (c *capturing) bring(ctx context.Context, n *capture.Node, known tree.Node, ways []capture.Way, out *tree.Node) error {
 	out.State, out.Job = tree.Waiting, known.Job
 	if known.Job != nil {
 		open, err := c.settle(ctx, n, *known.Job, out)
@@ -136,7 +178,7 @@ func (c *capturing) bring(ctx context.Context, n *capture.Node, known tree.Node,
 			return err
 		}
 	}
-	for _, way := range capture.Ways(n, c.w.opt.Peers) {
+	for _, way := range ways {
 		if slices.ContainsFunc(out.Tried, func(t tree.Try) bool { return t.Kind == way.Kind && t.URL == way.URL && t.Ref == way.Ref }) {
 			continue
 		}
@@ -155,6 +197,10 @@ func (c *capturing) bring(ctx context.Context, n *capture.Node, known tree.Node,
 		}
 		out.Tried, out.Job = append(out.Tried, try), &job
 		c.open = append(c.open, job)
+		return nil
+	}
+	if n.Stored {
+		out.State = tree.Stored
 		return nil
 	}
 	out.State = tree.Hole
@@ -178,6 +224,8 @@ func (c *capturing) settle(ctx context.Context, n *capture.Node, id uuid.UUID, o
 	case job.Open():
 		c.open = append(c.open, id)
 		return true, nil
+	case job.State == jobs.Succeeded && n.Stored:
+		last.Code, last.Message = "no_such_ref", "the repository was mirrored, and this commit is not among what is served of it"
 	case job.State == jobs.Succeeded:
 		// It may have ended since the walk.
 		if _, err := c.w.trees.ByHash(ctx, n.Hash); err == nil {

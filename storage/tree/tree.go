@@ -237,6 +237,30 @@ func (s *Store) PackageOf(ctx context.Context, upstream string) (name string, er
 	return name, nil
 }
 
+// A Commit is one of an upstream, canonical.
+type Commit struct{ Upstream, OID string }
+
+// Mirrored returns those of commits that are served as commits of their upstreams.
+func (s *Store) Mirrored(ctx context.Context, commits []Commit) (map[Commit]bool, error) {
+	upstreams, ids := make([]string, len(commits)), make([]string, len(commits))
+	for i, c := range commits {
+		upstreams[i], ids[i] = c.Upstream, c.OID
+	}
+	rows, _ := s.db.Pool.Query(ctx, `
+		SELECT upstream, oid FROM unnest($1::text[], $2::text[]) AS want (upstream, oid)
+		WHERE EXISTS (SELECT FROM packages p JOIN served_releases r ON r.package = p.name WHERE p.upstream = want.upstream AND r.commit_oid = want.oid)`,
+		upstreams, ids)
+	found, err := pgx.CollectRows(rows, pgx.RowToStructByPos[Commit])
+	if err != nil {
+		return nil, fmt.Errorf("which commits are mirrored: %w", pg.Translate(err))
+	}
+	all := map[Commit]bool{}
+	for _, c := range found {
+		all[c] = true
+	}
+	return all, nil
+}
+
 // Roots returns the manifests of a revision, or fault.ErrNotFound.
 func (s *Store) Roots(ctx context.Context, name string, revision int) (roots []Root, err error) {
 	var raw []byte
