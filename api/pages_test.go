@@ -1,10 +1,13 @@
 package api_test
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/xml"
+	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"regexp"
 	"strings"
@@ -14,6 +17,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/francescobianco/packbase/api"
+	"github.com/francescobianco/packbase/storage/tree"
 )
 
 // browser is what Firefox accepts.
@@ -466,4 +470,95 @@ func TestPagesWithoutEngines(t *testing.T) {
 		}
 		s.wantIn(string(a.body), "The database does not answer", "</html>")
 	}
+}
+
+// A tree's page begins with what is missing, and why, and draws the rest with what is stored for it.
+func TestTreePages(t *testing.T) {
+	t.Parallel()
+	s := newPageSite(t)
+	s.wantIn(s.page("/trees", 200), "No trees yet", "packbase capture --wait --url https://"+s.addr)
+	rel := s.publish("hello", tagged{tag: "v1.0.0", files: zon("hello", "1.0.0")})[0]
+	at, legacy := "https://files.example/stored.tar.gz", "1220"+strings.Repeat("6", 64)
+	s.putArchive(at, rel, legacy)
+	hostile := `https://files.example/x</bdi><script>alert(1)</script>`
+	trees := tree.New(s.db.DB)
+	for name, private := range map[string]bool{"app": false, "secret": true} {
+		_, err := trees.Begin(t.Context(), name, []tree.Root{{File: "build.zig.zon", Text: asManifest(goneHash)}}, private)
+		s.must(err)
+	}
+	s.wantIn(s.page("/trees/app", 200), "What it needs is not known yet")
+	s.must(trees.Put(t.Context(), "app", 1, tree.Holes, []tree.Node{
+		{Hash: rel.ZigHash, URLs: []string{"git+https://github.com/o/hello#" + rel.CommitOID}, Parents: []string{""}, Depth: 1, State: tree.Stored},
+		{Hash: legacy, URLs: []string{at}, Parents: []string{"", rel.ZigHash}, Depth: 1, State: tree.Stored, Lazy: true},
+		{Hash: goneHash, URLs: []string{hostile}, Parents: []string{rel.ZigHash}, Depth: 2, State: tree.Hole, Code: "upstream_not_found", Reason: "it is gone",
+			Tried: []tree.Try{{Kind: "archive", URL: hostile, Code: "upstream_not_found", Message: "404 there"}}},
+	}, []tree.Problem{{Name: "odd", Reason: "it has no hash"}}))
+	list := s.page("/trees", 200)
+	s.wantIn(list, `href="/trees/app"`, "1 missing")
+	page := s.page("/trees/app", 200)
+	s.wantIn(page, "It is gone.", "404 there", "for <bdi>hello</bdi>", "PACKBASE_FALLBACKS", "It has no hash.",
+		`href="/hello?tag=v1.0.0"`, `href="https://github.com/o/hello"`, `href="/api/archives?url=https%3A%2F%2Ffiles.example%2Fstored.tar.gz"`,
+		`href="/z/`+legacy+`.tar.gz"`, "as above", "packbase warm --url https://"+s.addr, "/api/trees/app/bundle?partial=1", "packbase warm --from app.tar",
+		"/api/trees/app/sbom", `data-post="/api/trees/app/retry"`)
+	if strings.Index(page, `id="holes"`) > strings.Index(page, `id="packages"`) {
+		t.Error("what is missing does not come first")
+	}
+	for _, bad := range []string{"<script>alert", " style="} {
+		if strings.Contains(page, bad) {
+			t.Errorf("the page has %q", bad)
+		}
+	}
+	a := s.ask("/trees/app", browser)
+	if a.Header.Get("Content-Security-Policy") == "" || a.Header.Get("Cache-Control") != "no-store" || a.Header.Get("Content-Type") != "text/html; charset=utf-8" {
+		t.Errorf("headers = %v", a.Header)
+	}
+	if a := s.ask("/trees/app", "application/json"); a.Header.Get("Content-Type") != "application/json" || !strings.Contains(string(a.body), goneHash) {
+		t.Errorf("to a program: %v %.100s", a.Header, a.body)
+	}
+
+	// Private ones are shown to those who see private packages.
+	s.wantIn(s.page("/trees/secret", 404), "There is no tree")
+	if strings.Contains(list, "secret") {
+		t.Error("a private tree is in a stranger's list")
+	}
+	for _, path := range []string{"/trees", "/trees/secret"} {
+		if a := s.ask(path, browser, "Authorization", "Bearer "+token); a.StatusCode != 200 || !strings.Contains(string(a.body), "secret") {
+			t.Errorf("%s with a token: %d", path, a.StatusCode)
+		}
+	}
+}
+
+// A page of a very large tree has an end, and counts among the answers of its client.
+func TestTreePageOfMany(t *testing.T) {
+	t.Parallel()
+	s := newPageSite(t)
+	trees := tree.New(s.db.DB)
+	_, err := trees.Begin(t.Context(), "app", []tree.Root{{File: "build.zig.zon", Text: asManifest(goneHash)}}, false)
+	s.must(err)
+	nodes := make([]tree.Node, 3000)
+	for i := range nodes {
+		urls := make([]string, 20)
+		for j := range urls {
+			urls[j] = fmt.Sprintf("https://files.example/%d/%d/%s", i, j, strings.Repeat("x", 1000))
+		}
+		nodes[i] = tree.Node{Hash: fmt.Sprintf("1220%064x", i), URLs: urls, Parents: []string{""}, Depth: 1, State: tree.Hole, Code: "x", Reason: strings.Repeat("why ", 2000)}
+	}
+	s.must(trees.Put(t.Context(), "app", 1, tree.Holes, nodes, nil))
+	page := s.page("/trees/app", 200)
+	if len(page) > 5_000_000 {
+		t.Errorf("the page has %d bytes", len(page))
+	}
+	s.wantIn(page, "And 2\u202f900 more", "And 2\u202f500 more", "and 16 more")
+	for i := range 8 { // read slowly, they hold as much as a client may have
+		conn := s.dial()
+		defer conn.Close()
+		s.must(conn.(*net.TCPConn).SetReadBuffer(64 << 10))
+		fmt.Fprintf(conn, "GET /trees/app HTTP/1.1\r\nHost: %s\r\nAccept: text/html\r\n\r\n", s.addr)
+		status, err := bufio.NewReaderSize(conn, 16).ReadString('\n')
+		s.must(err)
+		if strings.Contains(status, " 503 ") && i > 0 {
+			return
+		}
+	}
+	t.Error("eight large pages were held for one client")
 }

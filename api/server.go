@@ -102,7 +102,6 @@ func New(db *storage.DB, q *queue.Queue, blobs blob.Store, opt Options, log *slo
 		epoch: e, tokens: newTokenCache(db, e), releases: newReleaseCache(db, e), watch: fresh.PerReader[*jobWatch]{All: newJobWatch(db), Public: newJobWatch(db)}}
 	s.directory = directory.New(db, e, &s.news)
 	s.status.All.News, s.status.Public.News = &s.news, &s.news
-	s.site = newSite(s)
 	if opt.Metrics != nil {
 		opt.Metrics.MustRegister(newRegistryCollector(s))
 	}
@@ -110,6 +109,7 @@ func New(db *storage.DB, q *queue.Queue, blobs blob.Store, opt Options, log *slo
 	s.trees = tree.New(db.DB)
 	s.deps = capture.NewReader(func(ctx context.Context, digest string) (io.ReadCloser, error) { return blobs.Open(ctx, digest) })
 	s.proxy = newProxy(s)
+	s.site = newSite(s)
 	return s
 }
 
@@ -117,7 +117,8 @@ func newSite(s *Server) *pages.Site {
 	return pages.New(s.db, s.queue, s.promised, s.directory, pages.Options{
 		Release: s.opt.Release, Auth: s.authWord(), Central: s.opt.Central, Source: s.opt.Source,
 		News: &s.news, Status: s.statusNow, Job: s.jobOf, Jobs: jobFilter,
-		JSON: pages.JSON{Status: s.getStatus, Packages: s.listPackages, Jobs: s.listJobs, Job: s.getJob, Package: s.answerInfo},
+		JSON:  pages.JSON{Status: s.getStatus, Packages: s.listPackages, Jobs: s.listJobs, Job: s.getJob, Trees: s.listTrees, Tree: s.getTree, Package: s.answerInfo},
+		Trees: s.trees.List, Tree: s.treeInfo, Large: s.sendLarge,
 	}, s.log)
 }
 

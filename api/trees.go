@@ -312,6 +312,12 @@ func (s *Server) getTreeSBOM(w http.ResponseWriter, r *http.Request) error {
 	return s.sendTree(w, r, raw, err)
 }
 
+// sendLarge sends what make writes of a tree.
+func (s *Server) sendLarge(w http.ResponseWriter, r *http.Request, make func(io.Writer) error) error {
+	raw, err := s.answers.write(r.Context(), make)
+	return s.sendTree(w, r, raw, err)
+}
+
 // sendTree sends what was made of a tree, which may be some megabytes: strangers make trees as large as they like, by
 // the manifests of what is captured.
 func (s *Server) sendTree(w http.ResponseWriter, r *http.Request, raw []byte, err error) error {

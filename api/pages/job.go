@@ -122,6 +122,10 @@ func work(kind string) string {
 		return "Check"
 	case jobs.UpdateCatalog:
 		return "Update all packages"
+	case jobs.FetchArchive:
+		return "Download"
+	case jobs.CaptureTree:
+		return "Capture"
 	}
 	return kind
 }
@@ -227,6 +231,8 @@ func stepWords(step string) string {
 		return "Fetching it back as a client would"
 	case "download catalog":
 		return "Downloading the catalog"
+	case "capture":
+		return "Having brought what is missing"
 	case "plan":
 		return "Looking what changed"
 	case "":
@@ -240,6 +246,15 @@ func (j jobView) Fetched() (r wire.FetchResult) {
 	_ = json.Unmarshal(j.Result, &r) // what cannot be read is left out
 	return r
 }
+
+// Captured returns what a capture that succeeded found.
+func (j jobView) Captured() (c wire.Captured) {
+	_ = json.Unmarshal(j.Result, &c) // what cannot be read is left out
+	return c
+}
+
+// Tree is the path of the page of a capture's tree.
+func (j jobView) Tree() string { return treePath(j.Target) }
 
 // Updated returns what an update that succeeded found and did.
 func (j jobView) Updated() (n wire.Counters) {

@@ -86,8 +86,8 @@ func (s *Site) getPackagePage(w http.ResponseWriter, r *http.Request, name strin
 		return err
 	}
 	slices.Reverse(page.Moved)
-	page.More.Rejected, page.Rejected = cutRows(page.Rejected)
-	page.More.Moved, page.Moved = cutRows(page.Moved)
+	page.More.Rejected, page.Rejected = cut(page.Rejected, othersMost)
+	page.More.Moved, page.Moved = cut(page.Moved, othersMost)
 	jobs, err := s.db.Jobs.List(ctx, jobs.Filter{Package: p.Name, Limit: 1})
 	if err != nil {
 		return err
@@ -98,8 +98,9 @@ func (s *Site) getPackagePage(w http.ResponseWriter, r *http.Request, name strin
 	return s.renderer.render(w, http.StatusOK, page)
 }
 
-func cutRows[T any](all []T) (more int, rows []T) {
-	rows = all[:min(len(all), othersMost)]
+// cut returns the first rows, and how many more there are.
+func cut[T any](all []T, most int) (more int, rows []T) {
+	rows = all[:min(len(all), most)]
 	return len(all) - len(rows), rows
 }
 
@@ -117,7 +118,7 @@ func (s *Site) fillReleases(r *http.Request, page *packagePage) error {
 	var from, to int
 	page.Count = len(all.tags)
 	page.pager, from, to = newPager(r.URL.Query().Get("page"), len(all.tags), releasesEach)
-	more, snapshots := cutRows(all.snapshots)
+	more, snapshots := cut(all.snapshots, othersMost)
 	page.More.Snapshots = more
 	var ids []int64
 	for _, ref := range slices.Concat(all.tags[from:to], snapshots) {

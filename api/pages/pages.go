@@ -1,5 +1,5 @@
-// Package pages is all that a browser sees: the dashboard, packages and jobs,
-// and the feeds and badges beside them.
+// Package pages is all that a browser sees: the dashboard, packages, trees and
+// jobs, and the feeds and badges beside them.
 //
 // Each page is complete without the script, which fetches the page again and
 // swaps the parts that changed: there is one way to render a thing. What
@@ -29,6 +29,7 @@ import (
 	"github.com/francescobianco/packbase/storage/fault"
 	"github.com/francescobianco/packbase/storage/jobs"
 	"github.com/francescobianco/packbase/storage/queue"
+	"github.com/francescobianco/packbase/storage/tree"
 )
 
 // Options are a site's settings, and what it takes from the API beside it.
@@ -43,12 +44,18 @@ type Options struct {
 	Job    func(*http.Request) (jobs.Job, error)    // that the path names
 	Jobs   func(*http.Request) (jobs.Filter, error) // that the query asks for
 	JSON   JSON
+
+	Trees func(ctx context.Context, after string, limit int) ([]tree.Tree, error)
+	Tree  func(*http.Request) (wire.TreeInfo, error) // that the path names
+	// Large answers with what make writes, which counts among the answers of
+	// the client. The headers are set by make.
+	Large func(w http.ResponseWriter, r *http.Request, make func(io.Writer) error) error
 }
 
 // JSON is what those get who ask for a page and are no browsers.
 type JSON struct {
-	Status, Packages, Jobs, Job handler
-	Package                     func(w http.ResponseWriter, r *http.Request, name string) error
+	Status, Packages, Jobs, Job, Trees, Tree handler
+	Package                                  func(w http.ResponseWriter, r *http.Request, name string) error
 }
 
 type handler = func(http.ResponseWriter, *http.Request) error
@@ -83,6 +90,8 @@ func (s *Site) Route(r chi.Router) {
 	r.Get("/packages", s.page(s.getPackageList, json.Packages))
 	r.Get("/jobs", s.page(s.getJobList, json.Jobs))
 	r.Get("/jobs/{id}", s.page(s.getJobPage, json.Job))
+	r.Get("/trees", s.page(s.getTreeList, json.Trees))
+	r.Get("/trees/{name}", s.page(s.getTreePage, json.Tree))
 	r.Get("/{repo}", s.getRepo)
 	r.Get("/feed.atom", answer.Handler(s.log, s.getFeed))
 	r.Get("/assets/{hash}/{file}", answer.Handler(s.log, s.getAsset))

@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"html/template"
+	"io"
 	"io/fs"
 	"net/http"
 	"path"
@@ -79,10 +80,25 @@ const policy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src
 // render answers with a page. It is written only when it is complete.
 func (s *renderer) render(w http.ResponseWriter, status int, p view) error {
 	var buf bytes.Buffer
-	if err := s.pages[p.template()].ExecuteTemplate(&buf, "layout.html", p); err != nil {
+	if err := s.write(&buf, p); err != nil {
+		return err
+	}
+	s.head(w.Header())
+	w.WriteHeader(status)
+	_, _ = w.Write(buf.Bytes()) // the client may have gone
+	return nil
+}
+
+// write writes a page's HTML.
+func (s *renderer) write(w io.Writer, p view) error {
+	if err := s.pages[p.template()].ExecuteTemplate(w, "layout.html", p); err != nil {
 		return fmt.Errorf("render %s: %w", p.template(), err)
 	}
-	h := w.Header()
+	return nil
+}
+
+// head sets the headers that all pages have.
+func (*renderer) head(h http.Header) {
 	h.Set("Content-Type", "text/html; charset=utf-8")
 	h.Set("Content-Security-Policy", policy)
 	h.Set("X-Content-Type-Options", "nosniff")
@@ -92,9 +108,6 @@ func (s *renderer) render(w http.ResponseWriter, status int, p view) error {
 	// to somebody else.
 	h.Set("Cache-Control", "no-store")
 	h.Set("Vary", "Accept")
-	w.WriteHeader(status)
-	_, _ = w.Write(buf.Bytes()) // the client may have gone
-	return nil
 }
 
 // icon is the path of the site's icon.

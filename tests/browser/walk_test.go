@@ -329,6 +329,12 @@ func TestCrowd(t *testing.T) {
 	b.open("/pkg-00007")
 	b.await("#about", "Frozen")
 	b.shoot("crowd-package-frozen")
+	b.open("/trees")
+	b.await("#results", "editor")
+	b.shoot("crowd-trees")
+	b.open("/trees/editor")
+	b.await("#holes", "PACKBASE_FALLBACKS")
+	b.shoot("crowd-tree")
 }
 
 // crowd adds rows as years would.
@@ -364,7 +370,22 @@ func crowd(t *testing.T, databaseURL string) {
 		INSERT INTO rejected_tags (package, tag, oid, code, reason)
 		SELECT 'pkg-00042', 'nightly-' || n, repeat('d', 40), 'tree', 'src/aux.zig: no Windows can hold a file of this name' FROM generate_series(1, 60) n;
 		INSERT INTO moved_tags (package, tag, old_oid, new_oid)
-		SELECT 'pkg-00007', 'v0.' || n || '.0', repeat('1', 40), CASE WHEN n % 2 = 0 THEN '' ELSE repeat('2', 40) END FROM generate_series(1, 12) n`)
+		SELECT 'pkg-00007', 'v0.' || n || '.0', repeat('1', 40), CASE WHEN n % 2 = 0 THEN '' ELSE repeat('2', 40) END FROM generate_series(1, 12) n;
+		INSERT INTO archives (url, zig_hash, zig_legacy_hash, digest, size, content_type, format, tarball_digest, tarball_size, record_digest, zig, created_at)
+		SELECT 'https://github.com/somebody/lib-' || n || '/archive/refs/tags/v1.' || n || '.0.tar.gz', '', '1220' || repeat(md5(n::text), 2), repeat('ab', 32), 30000,
+			'application/gzip', 'tar.gz', repeat('ab', 32), 1000 * n * n * n, repeat('ab', 32), CASE WHEN n % 5 = 0 THEN '{}' ELSE
+			jsonb_build_object('name', 'lib' || n, 'version', '1.' || n || '.0') END, now() FROM generate_series(1, 30) n;
+		INSERT INTO trees (name, revision, updated_at, private) SELECT n, 1, now() - interval '3 days', false FROM unnest(array['editor', 'game', 'tool']) n;
+		INSERT INTO tree_revisions (tree, revision, roots, roots_digest, state)
+		SELECT name, 1, '[{"file": "build.zig.zon", "text": ""}, {"file": "examples/build.zig.zon", "text": ""}]', repeat('0', 64), CASE name WHEN 'editor' THEN 'holes' WHEN 'tool' THEN 'open' ELSE 'whole' END FROM trees;
+		INSERT INTO tree_nodes (tree, revision, hash, urls, parents, lazy, depth, state)
+		SELECT 'editor', 1, '1220' || repeat(md5(n::text), 2), array['https://github.com/somebody/lib-' || n || '/archive/refs/tags/v1.' || n || '.0.tar.gz'],
+			CASE WHEN n < 8 THEN array[''] ELSE array['1220' || repeat(md5((n / 3)::text), 2), '1220' || repeat(md5((n / 4)::text), 2)] END, n % 6 = 0, 1 + n / 8, 'stored' FROM generate_series(1, 30) n;
+		INSERT INTO tree_nodes (tree, revision, hash, urls, parents, lazy, depth, state, code, reason, tried)
+		SELECT 'editor', 1, '1220' || repeat(md5('hole' || n), 2), array['https://files.example.org/vendored/some-library-with-a-long-name-' || n || '.0.0.tar.xz', 'git+https://codeberg.org/somebody/hole-' || n || '#' || repeat('e', 40)],
+			array['', '1220' || repeat(md5('2'), 2)], false, 1, 'hole', (array['upstream_not_found', 'hash_mismatch', 'upstream_auth'])[n],
+			(array['upstream answered with HTTP status 404', '1220aa is pinned, and the files of 1220bb have another hash', 'upstream wants credentials'])[n],
+			'[{"kind": "archive", "url": "https://codeberg.org/somebody/hole", "code": "upstream_unreachable", "message": "upstream could not be reached: no such host"}]' FROM generate_series(1, 3) n`)
 	if err != nil {
 		t.Fatal(err)
 	}
