@@ -272,6 +272,7 @@ func (s *scene) reads() []call {
 		{commit + ".tar.gz", s.hello[1].Digest, "/p/hello/commit/" + strings.Repeat("0", 40) + ".tar.gz", "/p/hello/commit/%30.json",
 			"/p/broken/commit/" + s.brokenCommit() + ".tar.gz"},
 		{"/p/hello/branch/main.tar.gz", s.hello[3].Digest, "/p/hello/branch/no.tar.gz", "/p/hello/branch/%6d.tar.gz", "/p/broken/branch/main.tar.gz"},
+		{"/p/hello/branch/main.json", s.hello[3].ManifestDigest, "/p/hello/branch/no.json", "/p/hello/branch/%6d.json", "/p/broken/branch/main.tar.gz"},
 		{"/z/" + s.hello[0].ZigHash + ".tar.gz", s.digest, "/z/" + strings.Replace(s.hello[0].ZigHash, "1.0.0", "9.9.9", 1) + ".tar.gz", "/z/%61.tar.gz",
 			"/z/" + s.brokenZig() + ".tar.gz"},
 		{"/api/blobs/" + s.digest, s.digest, "/api/blobs/" + strings.Repeat("0", 64), "/api/blobs/%30", "/api/blobs/" + s.notThere},

@@ -136,7 +136,8 @@ func (s *Server) answerJob(w http.ResponseWriter, r *http.Request, job jobs.Job,
 	case jobs.Failed, jobs.Cancelled:
 		return answer.JobError(job)
 	}
-	writeQueued(w, wire.Queued{Status: "queued", JobID: job.ID.String(), Package: job.Package})
+	writeQueued(w, wire.Queued{Status: "queued", JobID: job.ID.String(), Package: job.Package,
+		Docs: "the package is not here yet: GET location until state is succeeded or failed, or send this again with ?wait=60 to be answered then"})
 	return nil
 }
 

@@ -166,10 +166,10 @@ func newPackageBody(p storage.Package) *wire.Package {
 	b := &wire.Package{
 		Package: p.Name, Local: p.ReleaseCount > 0, Available: p.ReleaseCount > 0, TarballDir: p.ReleaseCount > 0,
 		TarballCount: p.ReleaseCount, LatestSize: p.LatestSize, SizeBytes: p.SizeBytes,
-		UpdatedAt: p.UpdatedAt, Language: p.Language, Description: p.Description,
+		UpdatedAt: p.UpdatedAt, UpdatedUnix: p.UpdatedAt.Unix(), Language: p.Language, Description: p.Description,
 		State: p.State, StateReason: p.StateReason, Upstream: p.Upstream, Registered: p.Registered, Private: p.Private,
 		SmartHTTPReady: p.SmartHTTPReady, PseudoGit: p.PseudoGitFetchable, FetchProbeCommit: p.ProbeCommit,
-		FetchProbeError: p.ProbeError, Healthy: p.Healthy,
+		FetchProbeError: wire.Null(p.ProbeError), Healthy: p.Healthy,
 		Tarballs: []wire.Tarball{}, Snapshots: []wire.Tarball{},
 	}
 	if p.LatestTag != nil {

@@ -168,7 +168,7 @@ func (s *Server) Handler() http.Handler {
 
 	r.Get(route.Tag, s.handle(s.getTagFile))
 	r.Get(route.Commit, s.handle(s.getCommitFile))
-	r.Get(route.Branch, s.handle(s.getBranchTarball))
+	r.Get(route.Branch, s.handle(s.getBranchFile))
 	r.Get(route.Zig, s.handle(s.getZigPackage))
 
 	r.Get("/login", s.handle(s.getLogin))

@@ -4,13 +4,16 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/francescobianco/packbase/api/answer"
+	"github.com/francescobianco/packbase/api/directory"
 	"github.com/francescobianco/packbase/api/wire"
 	"github.com/francescobianco/packbase/storage/fault"
 	"github.com/francescobianco/packbase/storage/feed"
 	"github.com/francescobianco/packbase/storage/jobs"
+	"github.com/francescobianco/packbase/storage/name"
 )
 
 // scrubAge is how old what is said of the scrub may be.
@@ -76,6 +79,7 @@ func (s *Server) workOutStatus(ctx context.Context) (*wire.Status, error) {
 	if b.Update.DiskFree, err = s.promised.Blobs.Free(ctx); err != nil {
 		b.Update.DiskFree = -1
 	}
+	b.Update.DefaultSeeded = slices.ContainsFunc(v.Packages, func(p *directory.Listing) bool { return p.Upstream == name.FixtureScheme+"hello" })
 	b.Blobs, err = s.workOutScrub(ctx)
 	return b, err
 }
@@ -123,10 +127,14 @@ func (s *Server) workOutUpdate(ctx context.Context) (wire.Update, error) {
 	}
 	if err == nil {
 		b.StartedAt, b.UpdatedAt, b.EndedAt, b.Counters, b.LastState = run.StartedAt, &run.UpdatedAt, run.EndedAt, wire.Counters(run.Counters), run.State
+		b.UpdatedUnix = run.UpdatedAt.Unix()
+		if run.StartedAt != nil {
+			b.StartedUnix = run.StartedAt.Unix()
+		}
 		if left, err := s.db.Jobs.Cooling(ctx, s.opt.Cooldown); err != nil {
 			return b, err
 		} else if left > 0 {
-			b.State = "cooldown"
+			b.State, b.RetryAfter = "cooldown", answer.Seconds(left)
 		}
 	}
 	update, err := s.db.Jobs.OpenUpdate(ctx)
@@ -137,6 +145,9 @@ func (s *Server) workOutUpdate(ctx context.Context) (wire.Update, error) {
 		return b, err
 	}
 	b.State, b.JobID = update.State, update.ID.String()
+	if b.Queued, err = s.db.Jobs.UpdateQueued(ctx); err != nil {
+		return b, err
+	}
 	if update.State == jobs.Running && update.RunID != nil {
 		b.Done, b.Total, err = s.db.Jobs.RunProgress(ctx, *update.RunID)
 	}

@@ -18,7 +18,8 @@ import (
 	"github.com/francescobianco/packbase/storage/zigpkg"
 )
 
-// getTagFile serves GET /p/{package}/tag/{tag}.tar.gz and .json.
+// getTagFile serves GET /p/{package}/tag/{tag}.tar.gz and .json, and the last
+// as .manifest.json, too.
 //
 // The suffix is cut once, so each path names one object, also when a tag
 // itself ends in ".json".
@@ -32,6 +33,13 @@ func (s *Server) getTagFile(w http.ResponseWriter, r *http.Request) error {
 		return errNoTarball(pkg, tag)
 	}
 	rel, err := s.releases.byTag(r.Context(), pkg, tag)
+	// The first packbase's name of a manifest is another's, too, once there is a tag like that.
+	if short, ok := strings.CutSuffix(tag, ".manifest"); ok && isManifest && errors.Is(err, fault.ErrNotFound) {
+		if rel, err = s.releases.byTag(r.Context(), pkg, short); err == nil {
+			w.Header().Set("Cache-Control", "no-cache")
+			return s.promised.Serve(w, r, stored.ManifestOf(&rel))
+		}
+	}
 	if err != nil {
 		return answer.OrNotFound(err, errNoTarball(pkg, tag))
 	}
@@ -56,15 +64,18 @@ func (s *Server) getCommitFile(w http.ResponseWriter, r *http.Request) error {
 	return s.serveRelease(w, r, rel, isManifest)
 }
 
-// getBranchTarball serves GET /p/{package}/branch/{name}.tar.gz: the last
+// getBranchFile serves GET /p/{package}/branch/{name}.tar.gz and .json: the last
 // mirrored commit of a branch. Only the branch moves; the answer names its commit.
-func (s *Server) getBranchTarball(w http.ResponseWriter, r *http.Request) error {
-	branch, ok := strings.CutSuffix(chi.URLParam(r, "*"), route.TarballSuffix)
+func (s *Server) getBranchFile(w http.ResponseWriter, r *http.Request) error {
+	branch, isManifest, err := cutSuffix(chi.URLParam(r, "*"))
+	if err != nil {
+		return err
+	}
 	pkg := chi.URLParam(r, "package")
 	none := answer.New("not_found",
 		fmt.Sprintf("no commit of that branch of %q is mirrored; POST /api/fetch with the upstream's URL and #branch mirrors its tip", pkg))
 
-	if !ok || name.ValidPackage(pkg) != nil || name.ValidTag(branch) != nil {
+	if name.ValidPackage(pkg) != nil || name.ValidTag(branch) != nil {
 		return none
 	}
 	oid, err := s.db.BranchCommit(r.Context(), pkg, branch)
@@ -77,6 +88,9 @@ func (s *Server) getBranchTarball(w http.ResponseWriter, r *http.Request) error 
 	}
 	w.Header().Set("X-Packbase-Commit", oid)
 	w.Header().Set("Cache-Control", "no-cache")
+	if isManifest {
+		return s.promised.Serve(w, r, stored.ManifestOf(&rel))
+	}
 	return s.promised.Serve(w, r, stored.TarballOf(&rel))
 }
 
@@ -124,7 +138,7 @@ func errNoTarball(pkg, tag string) *answer.Error {
 func (s *Server) serveRelease(w http.ResponseWriter, r *http.Request, rel storage.Release, isManifest bool) error {
 	w.Header().Set("Cache-Control", stored.Cacheable(rel.Private))
 	if isManifest {
-		return s.promised.Serve(w, r, stored.File{Digest: rel.ManifestDigest, Size: -1, At: rel.CreatedAt, ContentType: "application/json"})
+		return s.promised.Serve(w, r, stored.ManifestOf(&rel))
 	}
 	return s.promised.Serve(w, r, stored.TarballOf(&rel))
 }

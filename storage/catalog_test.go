@@ -324,7 +324,7 @@ func TestRun(t *testing.T) {
 	f.must(f.Jobs.CloseRuns(f.ctx))
 	run := f.run()
 	want := jobs.Counters{SourceChanged: true, SourcePackages: 3, SourceAdded: 3, SourceRepoFailed: 1, ReposScanned: 3, PackagesTotal: 3, PackagesSynced: 2,
-		PackagesProbed: 2, TarballsCreated: 4, TarballsPresent: 2}
+		SourceRepoUpdated: 2, PackagesProbed: 2, TarballsCreated: 4, TarballsPresent: 2}
 	if run.State != jobs.Succeeded || run.EndedAt == nil || run.Counters != want {
 		t.Errorf("run %s with %+v, want it ended with %+v", run.State, run.Counters, want)
 	}

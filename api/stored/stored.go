@@ -121,6 +121,11 @@ func TarballOf(rel *storage.Release) File {
 	return File{Digest: rel.Digest, Size: rel.Size, At: rel.CreatedAt, ContentType: "application/gzip"}
 }
 
+// ManifestOf returns the manifest of a release.
+func ManifestOf(rel *storage.Release) File {
+	return File{Digest: rel.ManifestDigest, Size: -1, At: rel.CreatedAt, ContentType: "application/json"}
+}
+
 // Serve answers with the bytes of a blob, or the part that is asked for.
 func (p *Blobs) Serve(w http.ResponseWriter, r *http.Request, f File) error {
 	open := p.Open

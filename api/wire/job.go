@@ -19,6 +19,7 @@ type Queued struct {
 	Package  string `json:"package,omitempty"`
 	RunID    *int64 `json:"run_id,omitempty"` // of an update
 	Status   string `json:"status"`           // queued, or started for an update
+	Docs     string `json:"docs,omitempty"`   // how to wait, for those who expect a fetch to answer when it is done
 }
 
 // Postponed is the answer of an update that does not begin now.
@@ -55,19 +56,21 @@ type Updated struct {
 
 // Counters say what an update found and did.
 type Counters struct {
-	SourceChanged    bool `json:"source_changed"`
-	SourcePackages   int  `json:"source_packages"`
-	SourceAdded      int  `json:"source_added"`
-	SourceUpdated    int  `json:"source_updated"`
-	SourceRemoved    int  `json:"source_removed"`
-	SourceSkipped    int  `json:"source_skipped"`
-	SourceRepoFailed int  `json:"source_repo_failed"`
-	ReposScanned     int  `json:"repos_scanned"`
-	PackagesTotal    int  `json:"packages_total"`
-	PackagesSynced   int  `json:"packages_synced"`
-	PackagesProbed   int  `json:"packages_probed"`
-	TarballsCreated  int  `json:"tarballs_created"`
-	TarballsPresent  int  `json:"tarballs_present"`
+	SourceChanged     bool `json:"source_changed"`
+	SourcePackages    int  `json:"source_packages"`
+	SourceAdded       int  `json:"source_added"`
+	SourceUpdated     int  `json:"source_updated"`
+	SourceRemoved     int  `json:"source_removed"`
+	SourceSkipped     int  `json:"source_skipped"`
+	SourceRepoFailed  int  `json:"source_repo_failed"`
+	SourceRepoCloned  int  `json:"source_repo_cloned"`  // packages that were synced for the first time
+	SourceRepoUpdated int  `json:"source_repo_updated"` // the others that were synced
+	ReposScanned      int  `json:"repos_scanned"`
+	PackagesTotal     int  `json:"packages_total"`
+	PackagesSynced    int  `json:"packages_synced"`
+	PackagesProbed    int  `json:"packages_probed"`
+	TarballsCreated   int  `json:"tarballs_created"`
+	TarballsPresent   int  `json:"tarballs_present"`
 }
 
 // Jobs is a list of jobs, the newest first.

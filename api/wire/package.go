@@ -1,6 +1,7 @@
 package wire
 
 import (
+	"encoding/json"
 	"time"
 
 	"github.com/francescobianco/packbase/storage/zigpkg"
@@ -49,9 +50,10 @@ type Package struct {
 	SmartHTTPReady   bool          `json:"smart_http_ready"`
 	PseudoGit        bool          `json:"pseudo_git_fetchable"`
 	FetchProbeCommit string        `json:"fetch_probe_commit"`
-	FetchProbeError  string        `json:"fetch_probe_error"`
+	FetchProbeError  Null          `json:"fetch_probe_error"`
 	Healthy          bool          `json:"healthy"`
 	UpdatedAt        time.Time     `json:"updated_at"`
+	UpdatedUnix      int64         `json:"updated_at_unix"` // the same in seconds since 1970, as the first packbase has it
 	Language         string        `json:"language"`
 	Description      string        `json:"description"`
 	State            string        `json:"state"` // active, frozen or removed
@@ -63,6 +65,16 @@ type Package struct {
 	LastSync         *Sync         `json:"last_sync"`
 	Counts           Counts        `json:"counts"`
 	Next             string        `json:"next,omitempty"` // the path of the next page of tarballs
+}
+
+// Null is text that is null where there is none.
+type Null string
+
+func (n Null) MarshalJSON() ([]byte, error) {
+	if n == "" {
+		return []byte("null"), nil
+	}
+	return json.Marshal(string(n))
 }
 
 // Checked is a package with what a probe of now found, or the last one.

@@ -60,12 +60,20 @@ type Update struct {
 	StartedAt *time.Time `json:"started_at"`
 	UpdatedAt *time.Time `json:"updated_at"`
 	EndedAt   *time.Time `json:"ended_at"`
-	JobID     string     `json:"job_id,omitempty"` // "" if none is open
-	Done      int        `json:"done"`             // packages of this run that have ended
-	Total     int        `json:"total"`            // packages of this run
-	LastState string     `json:"last_state,omitempty"`
+
+	// The same in seconds since 1970, as the first packbase has them; 0 for null.
+	StartedUnix int64 `json:"started_at_unix"`
+	UpdatedUnix int64 `json:"updated_at_unix"`
+
+	JobID     string `json:"job_id,omitempty"` // "" if none is open
+	Done      int    `json:"done"`             // packages of this run that have ended
+	Total     int    `json:"total"`            // packages of this run
+	LastState string `json:"last_state,omitempty"`
 	Counters
-	DiskFree int64 `json:"disk_free"` // bytes; -1 if there is no limit to know of
+	DefaultSeeded bool  `json:"default_seeded"` // hello is a local package: packbase's own, or of PACKBASE_FIXTURES
+	RetryAfter    int   `json:"retry_after"`    // seconds of the cooldown that are left
+	Queued        bool  `json:"queued"`         // an update waits for its turn
+	DiskFree      int64 `json:"disk_free"`      // bytes; -1 if there is no limit to know of
 }
 
 // Queue is the jobs that are open, and who does them.

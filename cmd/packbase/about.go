@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"runtime"
 	"runtime/debug"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -23,8 +24,26 @@ func versionCommand(p *term.Program) *cobra.Command {
 	}
 }
 
-// revision returns the commit that this program was built from, if it is known.
+// build returns what tells this build from others: the release, and the commit
+// of one that is between releases.
+func build() string {
+	if id := builtFrom(); id != "" && strings.HasSuffix(release, "-dev") {
+		return release + "+" + id
+	}
+	return release
+}
+
+// revision is builtFrom for people.
 func revision() string {
+	if id := builtFrom(); id != "" {
+		return " (" + id + ")"
+	}
+	return ""
+}
+
+// builtFrom returns the commit that this program was built from, "" if it is
+// not known.
+func builtFrom() string {
 	id := commit
 	if info, ok := debug.ReadBuildInfo(); ok && id == "" {
 		for _, s := range info.Settings {
@@ -33,10 +52,7 @@ func revision() string {
 			}
 		}
 	}
-	if id == "" {
-		return ""
-	}
-	return " (" + id + ")"
+	return id
 }
 
 func completionCommand(p *term.Program) *cobra.Command {

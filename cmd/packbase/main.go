@@ -46,7 +46,7 @@ func main() {
 
 // run executes the command line.
 func run(ctx context.Context, args []string, getenv func(string) string, stdin io.Reader, stdout, stderr io.Writer) error {
-	p := &term.Program{Release: release, Getenv: getenv, Stdin: stdin, Stdout: stdout, Stderr: stderr}
+	p := &term.Program{Release: build(), Getenv: getenv, Stdin: stdin, Stdout: stdout, Stderr: stderr}
 	root := &cobra.Command{
 		Use:           "packbase",
 		Short:         "A self-hosted registry and mirror for Zig packages",

@@ -104,3 +104,15 @@ func TestEnvCommand(t *testing.T) {
 		}
 	}
 }
+
+// What /api/status calls release tells builds between releases apart.
+func TestBuild(t *testing.T) {
+	wasRelease, wasCommit := release, commit
+	t.Cleanup(func() { release, commit = wasRelease, wasCommit })
+	for _, tt := range []struct{ release, want string }{{"1.2.0", "1.2.0"}, {"1.3.0-dev", "1.3.0-dev+0123456789ab"}} {
+		release, commit = tt.release, "0123456789ab"
+		if got := build(); got != tt.want {
+			t.Errorf("release %s of commit %s is %q, want %q", tt.release, commit, got, tt.want)
+		}
+	}
+}

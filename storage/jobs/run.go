@@ -26,25 +26,27 @@ type Run struct {
 // SourcePackages are SourceSkipped, ReposScanned and those of SourceRepoFailed
 // whose name is another's; each that was scanned ends as synced or failed.
 type Counters struct {
-	SourceChanged    bool `json:"source_changed"`
-	SourcePackages   int  `json:"source_packages"`
-	SourceAdded      int  `json:"source_added"`
-	SourceUpdated    int  `json:"source_updated"`
-	SourceRemoved    int  `json:"source_removed"`
-	SourceSkipped    int  `json:"source_skipped"`     // entries that are not usable, and packages that are fresh, wait or are frozen
-	SourceRepoFailed int  `json:"source_repo_failed"` // packages whose sync failed
-	ReposScanned     int  `json:"repos_scanned"`      // packages with a job of this run
-	PackagesTotal    int  `json:"packages_total"`
-	PackagesSynced   int  `json:"packages_synced"`
-	PackagesProbed   int  `json:"packages_probed"`
-	TarballsCreated  int  `json:"tarballs_created"`
-	TarballsPresent  int  `json:"tarballs_present"`
+	SourceChanged     bool `json:"source_changed"`
+	SourcePackages    int  `json:"source_packages"`
+	SourceAdded       int  `json:"source_added"`
+	SourceUpdated     int  `json:"source_updated"`
+	SourceRemoved     int  `json:"source_removed"`
+	SourceSkipped     int  `json:"source_skipped"`      // entries that are not usable, and packages that are fresh, wait or are frozen
+	SourceRepoFailed  int  `json:"source_repo_failed"`  // packages whose sync failed
+	SourceRepoCloned  int  `json:"source_repo_cloned"`  // packages that were synced for the first time
+	SourceRepoUpdated int  `json:"source_repo_updated"` // the others that were synced
+	ReposScanned      int  `json:"repos_scanned"`       // packages with a job of this run
+	PackagesTotal     int  `json:"packages_total"`
+	PackagesSynced    int  `json:"packages_synced"`
+	PackagesProbed    int  `json:"packages_probed"`
+	TarballsCreated   int  `json:"tarballs_created"`
+	TarballsPresent   int  `json:"tarballs_present"`
 }
 
 const runColumns = `
 	id, state, created_at, started_at, updated_at, ended_at,
 	source_changed, source_packages, source_added, source_updated, source_removed, source_skipped, source_repo_failed,
-	repos_scanned, packages_total, packages_synced, packages_probed, tarballs_created, tarballs_present`
+	source_repo_cloned, source_repo_updated, repos_scanned, packages_total, packages_synced, packages_probed, tarballs_created, tarballs_present`
 
 // LastRun returns the newest run that has begun, or ErrNotFound.
 func (s *Store) LastRun(ctx context.Context) (Run, error) {
@@ -195,6 +197,15 @@ func (s *Store) OpenUpdate(ctx context.Context) (Job, error) {
 	return job, nil
 }
 
+// UpdateQueued reports whether an update waits for its turn.
+func (s *Store) UpdateQueued(ctx context.Context) (queued bool, err error) {
+	err = s.db.Pool.QueryRow(ctx, `SELECT EXISTS (SELECT FROM jobs WHERE kind = $1 AND state = 'queued')`, UpdateCatalog).Scan(&queued)
+	if err != nil {
+		return false, fmt.Errorf("queued update: %w", pg.Translate(err))
+	}
+	return queued, nil
+}
+
 // StartRun notes that the claimed update has begun. It returns ErrLost if the
 // claim was taken over.
 func (s *Store) StartRun(ctx context.Context, c Claim) error {
@@ -250,6 +261,8 @@ func countChild(ctx context.Context, tx pgx.Tx, c Claim, o Outcome) error {
 		SET packages_synced = packages_synced + CASE WHEN @ok THEN 1 ELSE 0 END,
 			source_repo_failed = source_repo_failed + CASE WHEN @ok THEN 0 ELSE 1 END,
 			packages_probed = packages_probed + CASE WHEN @ok THEN 1 ELSE 0 END,
+			source_repo_cloned = source_repo_cloned + CASE WHEN @ok AND @present = 0 THEN 1 ELSE 0 END,
+			source_repo_updated = source_repo_updated + CASE WHEN @ok AND @present > 0 THEN 1 ELSE 0 END,
 			tarballs_created = tarballs_created + @created, tarballs_present = tarballs_present + @present, updated_at = now()
 		WHERE id = @id`,
 		pgx.NamedArgs{"id": c.Job.RunID, "ok": o.State == Succeeded, "created": o.Created, "present": o.Present})

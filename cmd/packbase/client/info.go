@@ -150,7 +150,7 @@ func healthField(info wire.Package) []term.Cell {
 	case info.Healthy:
 		return term.Field("health", "ok, fetched back as a client would", term.Green)
 	case info.FetchProbeError != "":
-		return term.Field("health", "a client cannot fetch it: "+info.FetchProbeError, term.Red)
+		return term.Field("health", "a client cannot fetch it: "+string(info.FetchProbeError), term.Red)
 	}
 	return term.Field("health", "not probed yet")
 }
@@ -311,7 +311,7 @@ func drawCheck(s *term.Screen, info wire.Checked) {
 	s.Printf("%s %s\n\n", s.Paint(term.StateColour(word), word), term.Printable(info.Package.Package))
 	s.Fields(
 		term.Field("probed commit", info.FetchProbeCommit),
-		term.Field("probe error", info.FetchProbeError),
+		term.Field("probe error", string(info.FetchProbeError)),
 		healthField(info.Package),
 		syncField(s, info.Package),
 	)
