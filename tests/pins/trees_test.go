@@ -249,7 +249,7 @@ func (b *mirrored) row() string {
 	way("prefix", b.prefix)
 	file := filepath.Join(b.t.TempDir(), "tree.tar")
 	way("bundle", func() error {
-		err := b.packbase("bundle", "-o", file, b.dir)
+		err := b.packbase("bundle", "--partial", "-o", file, b.dir)
 		if err == nil {
 			err = b.packbase("warm", "--from", file, "--zig", b.z.Path, "--cache-dir", b.z.Cache, b.dir)
 		}
