@@ -124,6 +124,8 @@ func (c *registryCollector) Collect(ch chan<- prometheus.Metric) {
 	gauge(c.packages, float64(v.Totals.Healthy), "healthy")
 	gauge(c.packages, float64(v.Totals.Unhealthy), "unhealthy")
 	gauge(c.packages, float64(v.Totals.Frozen), "frozen")
+	gauge(c.packages, float64(v.Totals.Stale), "stale")
+	gauge(c.packages, float64(v.Totals.Waiting), "waiting")
 	gauge(c.releases, float64(v.Totals.Releases))
 	gauge(c.movedTags, float64(v.Totals.MovedTags))
 	gauge(c.blobBytes, float64(v.Totals.Bytes))

@@ -24,7 +24,7 @@ var imports = []struct {
 	{"cmd/packbase/term", nil},
 	{"api", []string{"storage"}},
 	{"api/answer", []string{"api/wire", "storage"}},
-	{"api/directory", []string{"api/fresh", "api/stored", "storage"}},
+	{"api/directory", []string{"api/fresh", "api/health", "api/stored", "storage"}},
 	{"api/fresh", []string{"storage/access"}},
 	{"api/git", []string{"api/answer", "api/smarthttp", "api/stored", "storage"}},
 	{"api/health", []string{"storage"}},

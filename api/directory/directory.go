@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/francescobianco/packbase/api/fresh"
+	"github.com/francescobianco/packbase/api/health"
 	"github.com/francescobianco/packbase/api/stored"
 	"github.com/francescobianco/packbase/storage"
 	"github.com/francescobianco/packbase/storage/access"
@@ -51,10 +52,11 @@ type View struct {
 
 // Totals are sums over the packages of a view.
 type Totals struct {
-	Packages, Local, Registered, Healthy, Unhealthy, Frozen int
-	Releases, MovedTags                                     int
-	Bytes                                                   int64
-	Languages                                               map[string]int
+	Packages, Local, Registered                int
+	Healthy, Unhealthy, Stale, Waiting, Frozen int // each package in one of them: health.Class
+	Releases, MovedTags                        int
+	Bytes                                      int64
+	Languages                                  map[string]int
 }
 
 // New returns the directory of a database, empty until somebody looks.
@@ -163,13 +165,17 @@ func (t *Totals) add(p *Listing) {
 	if p.Registered {
 		t.Registered++
 	}
-	if p.Healthy {
+	switch health.Class(&p.Package) {
+	case health.Healthy:
 		t.Healthy++
-	} else {
+	case health.Unhealthy:
 		t.Unhealthy++
-	}
-	if p.State == storage.Frozen {
+	case health.Stale:
+		t.Stale++
+	case health.Frozen:
 		t.Frozen++
+	default:
+		t.Waiting++
 	}
 	if p.Language != "" {
 		t.Languages[p.Language]++

@@ -37,3 +37,14 @@ func Of(p *storage.Package) string {
 	}
 	return Unchecked
 }
+
+// Class is the word of those that are counted and listed by: Healthy, Unhealthy, Stale, Frozen or Waiting.
+func Class(p *storage.Package) string {
+	switch word := Of(p); word {
+	case Healthy, Frozen, Stale, Unhealthy:
+		return word
+	case Failing:
+		return Unhealthy
+	}
+	return Waiting
+}

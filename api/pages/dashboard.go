@@ -204,24 +204,15 @@ const lostCause = 10
 
 func (s *Site) countPackages(d *dashboard, v *directory.View) (c census) {
 	t := v.Totals
-	d.Packages, d.Releases, d.Bytes, d.Frozen = t.Packages, t.Releases, t.Bytes, t.Frozen
+	d.Packages, d.Releases, d.Bytes = t.Packages, t.Releases, t.Bytes
+	d.Healthy, d.Unhealthy, d.Stale, d.Waiting, d.Frozen = t.Healthy, t.Unhealthy, t.Stale, t.Waiting, t.Frozen
 	d.Shares = shares(t.Languages, 8)
 	for _, p := range v.Packages {
 		if p.MovedCount > 0 {
 			d.Moved += p.MovedCount
 		}
-		switch class(p) {
-		case health.Healthy:
-			d.Healthy++
-		case health.Unhealthy:
-			d.Unhealthy++
-			if p.SyncOK == nil || *p.SyncOK {
-				c.unhealthy++
-			}
-		case health.Stale:
-			d.Stale++
-		case health.Waiting:
-			d.Waiting++
+		if health.Class(&p.Package) == health.Unhealthy && (p.SyncOK == nil || *p.SyncOK) {
+			c.unhealthy++
 		}
 		if p.AwaitsReview() {
 			c.review++

@@ -124,17 +124,6 @@ func (s *Site) getPackageList(w http.ResponseWriter, r *http.Request) error {
 	return s.renderer.render(w, status, l)
 }
 
-// class is the one word for how a package is, of those in classes.
-func class(p *directory.Listing) string {
-	switch word := health.Of(&p.Package); word {
-	case health.Healthy, health.Frozen, health.Stale:
-		return word
-	case health.Failing, health.Unhealthy:
-		return health.Unhealthy
-	}
-	return health.Waiting
-}
-
 // matches reports whether a filter of the list lets the package pass.
 func matches(p *directory.Listing, filter string) bool {
 	switch filter {
@@ -149,7 +138,7 @@ func matches(p *directory.Listing, filter string) bool {
 	case "failing":
 		return p.SyncOK != nil && !*p.SyncOK
 	}
-	return class(p) == filter
+	return health.Class(&p.Package) == filter
 }
 
 // filters counts what each filter lets pass. Those that let nothing pass and

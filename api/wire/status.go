@@ -10,6 +10,8 @@ type Status struct {
 	PackagesHealthy   int            `json:"packages_healthy"`
 	PackagesUnhealthy int            `json:"packages_unhealthy"`
 	PackagesFrozen    int            `json:"packages_frozen"`
+	PackagesStale     int            `json:"packages_stale"`
+	PackagesWaiting   int            `json:"packages_waiting"`
 	PackagesLocal     int            `json:"packages_local"`
 	Registered        int            `json:"packages_registered"`
 	Releases          int            `json:"releases_total"`
