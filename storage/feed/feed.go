@@ -39,9 +39,10 @@ type Change struct {
 	Secret   json.RawMessage `json:"secret,omitempty"`   // for those who see private packages: the body that Body only has the digest of
 	News     json.RawMessage `json:"news,omitempty"`     // the same of what is no release, for all who may know
 	Withheld bool            `json:"withheld,omitempty"` // what the body names is not served to this reader any more
+	Private  bool            `json:"private,omitempty"`  // the package is private by now, whatever the body says: told to those who see it
 }
 
-// Open returns what the change says, and whether it is of a private package.
+// Open returns what the change says, and whether it is of a package that was private then or is now.
 // It is nil if the reader may not know.
 func (c *Change) Open() (body json.RawMessage, private bool, err error) {
 	var sealed struct {
@@ -56,7 +57,7 @@ func (c *Change) Open() (body json.RawMessage, private bool, err error) {
 	}
 	switch {
 	case sealed.Private == "":
-		return c.Body, false, nil
+		return c.Body, c.Private, nil
 	case opened == nil:
 		return nil, true, nil
 	case sealed.Private != NextChain("", opened):
@@ -68,7 +69,7 @@ func (c *Change) Open() (body json.RawMessage, private bool, err error) {
 	if err := json.Unmarshal(opened, &guarded); err != nil {
 		return nil, true, fmt.Errorf("change %d is not readable: %w", c.Seq, err)
 	}
-	return opened, guarded.Nonce != "", nil
+	return opened, guarded.Nonce != "" || c.Private, nil
 }
 
 // A Body says which blobs make up a release, with which an edge has
@@ -180,12 +181,13 @@ func (s *Store) Changes(ctx context.Context, since int64, limit int) (changes []
 	}
 	// What came after the head was read is left for next time.
 	rows, _ := s.db.Pool.Query(ctx, `
-		SELECT seq, body, chain, COALESCE(secret, ''), CASE WHEN withheld THEN '' ELSE COALESCE(news, '') END, withheld
+		SELECT seq, body, chain, COALESCE(secret, ''), CASE WHEN withheld THEN '' ELSE COALESCE(news, '') END, withheld, private
 		FROM (
 			SELECT seq, body, chain, secret, news, NOT seen(said ->> 'package', $4) OR EXISTS (
 				SELECT FROM tombstones t
 				WHERE t.package = said ->> 'package' AND t.commit_oid = said ->> 'commit' AND COALESCE(t.tag, '') = COALESCE(said ->> 'tag', ''))
-				OR said ->> 'decision' IS NULL AND EXISTS (SELECT FROM archive_tombstones t WHERE t.url = said -> 'archive' ->> 'url') AS withheld
+				OR said ->> 'decision' IS NULL AND EXISTS (SELECT FROM archive_tombstones t WHERE t.url = said -> 'archive' ->> 'url') AS withheld,
+				$4 AND NOT seen(said ->> 'package', false) AS private
 			FROM (
 				SELECT seq, body, chain, CASE WHEN $4 THEN secret END AS secret, CASE WHEN $4 OR NOT news_private THEN news END AS news
 				FROM changes WHERE seq > $1 AND seq <= $2 ORDER BY seq LIMIT $3) c,
@@ -193,7 +195,7 @@ func (s *Store) Changes(ctx context.Context, since int64, limit int) (changes []
 		ORDER BY seq`, since, head.Seq, limit, access.SeesPrivate(ctx))
 	var c Change
 	var body, secret, news string
-	_, err = pgx.ForEachRow(rows, []any{&c.Seq, &body, &c.Chain, &secret, &news, &c.Withheld}, func() error {
+	_, err = pgx.ForEachRow(rows, []any{&c.Seq, &body, &c.Chain, &secret, &news, &c.Withheld, &c.Private}, func() error {
 		c.Body, c.Secret, c.News = json.RawMessage(body), nil, nil
 		if secret != "" {
 			c.Secret = json.RawMessage(secret)

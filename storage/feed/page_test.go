@@ -29,6 +29,9 @@ func TestPageOfTooManyChanges(t *testing.T) {
 			t.Errorf("%d changes: %d, head %d, %v", n, len(got.Changes), got.Head.Seq, err)
 		}
 	}
+	if err := json.Unmarshal([]byte(page(MaxPage+1)), new(Page)); err == nil {
+		t.Errorf("%d changes were read", MaxPage+1)
+	}
 	for _, none := range []string{`{"changes":[]}`, `{"changes":null}`, `{}`} {
 		var got Page
 		if err := json.Unmarshal([]byte(none), &got); err != nil || len(got.Changes) != 0 {

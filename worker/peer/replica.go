@@ -120,7 +120,7 @@ func (r *Replica) Run(ctx context.Context) error {
 			}
 			if times++; times >= sameLie {
 				r.Log.ErrorContext(ctx, "replication halted: the central contradicts itself", "reason", lie)
-				err = errors.Join(err, r.DB.Feed.Halt(ctx, lie))
+				err = errors.Join(err, r.DB.Feed.Halt(ctx, text(lie)))
 			}
 		}
 		r.Log.WarnContext(ctx, "central not followed", "err", err)
@@ -364,7 +364,7 @@ func (r *Replica) retryAside(ctx context.Context) error {
 			err = r.DB.Feed.SetAsideDone(ctx, s.Seq)
 		case ctx.Err() == nil && !ownTrouble(err) && !errors.Is(err, errAway):
 			r.Log.WarnContext(ctx, "change stays aside", "seq", s.Seq, "package", s.Package, "reason", err)
-			err = r.DB.Feed.SetAsideFailed(ctx, s.Seq, err.Error())
+			err = r.DB.Feed.SetAsideFailed(ctx, s.Seq, text(err.Error()))
 		}
 	}
 	return err
@@ -378,6 +378,8 @@ func (r *Replica) publishAside(ctx context.Context, s feed.SetAside) error {
 	switch {
 	case body.IsNews():
 		return r.takeNews(ctx, body, s.Private)
+	case body.Decision == feed.DecisionPublic && s.Private:
+		return nil
 	case body.Decision != "":
 		return r.decide(ctx, body)
 	}
@@ -518,6 +520,9 @@ func parseBody(c feed.Change) (body *feed.Body, private bool, err error) {
 	}
 	if c.Withheld && body.Decision == "" {
 		return nil, private, nil
+	}
+	if body.Decision == feed.DecisionPublic && (private || c.Withheld) {
+		return nil, private, nil // that it is private again was decided later
 	}
 	return body, private, nil
 }

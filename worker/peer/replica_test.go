@@ -38,7 +38,11 @@ func serve(t *testing.T, r *workertest.Registry) (url string) {
 			http.Error(w, err.Error(), http.StatusBadRequest)
 			return
 		}
-		changes, head, err := r.Feed.Changes(req.Context(), since, 200)
+		ctx := req.Context()
+		if req.Header.Get("Authorization") != "" {
+			ctx = access.SeePrivate(ctx)
+		}
+		changes, head, err := r.Feed.Changes(ctx, since, 200)
 		if err != nil {
 			http.Error(w, err.Error(), http.StatusInternalServerError)
 			return
@@ -46,7 +50,7 @@ func serve(t *testing.T, r *workertest.Registry) (url string) {
 		_ = json.NewEncoder(w).Encode(map[string]any{"changes": changes, "head": map[string]any{"seq": head.Seq, "chain": head.Chain}})
 	})
 	mux.HandleFunc("GET /api/blobs/{digest}", func(w http.ResponseWriter, req *http.Request) {
-		if _, err := r.BlobByDigest(req.Context(), req.PathValue("digest")); err != nil {
+		if _, err := r.BlobByDigest(access.SeePrivate(req.Context()), req.PathValue("digest")); err != nil {
 			http.Error(w, err.Error(), http.StatusNotFound)
 			return
 		}
@@ -58,13 +62,14 @@ func serve(t *testing.T, r *workertest.Registry) (url string) {
 }
 
 // follow has an edge follow central until stop is called.
-func follow(t *testing.T, edge *workertest.Registry, central string) (stop func()) {
+func follow(t *testing.T, edge *workertest.Registry, central string, token ...string) (stop func()) {
 	t.Helper()
 	rep := &peer.Replica{
 		DB: edge.DB, Blobs: edge.Blobs, Staging: edge.Staging, Central: central, HTTP: http.DefaultClient, Retry: 5 * time.Millisecond, Scrub: 2 * time.Second,
 		Log:    slog.New(slog.NewTextHandler(&edge.Log, nil)),
 		Prober: &probe.Prober{DB: edge.DB, Staging: edge.Staging, Git: http.NotFoundHandler(), Limits: gitpack.StoredLimits()},
 	}
+	rep.Token = strings.Join(token, "")
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- rep.Run(ctx) }()
@@ -123,6 +128,56 @@ func asideOf(t *testing.T, edge *workertest.Registry) []feed.SetAside {
 	return all
 }
 
+// A package that is private now is at no time public on an edge that reads the feed from its beginning, with a token or
+// without, whatever was decided before.
+func TestPrivateNow(t *testing.T) {
+	t.Parallel()
+	central, known, stranger := workertest.New(t), workertest.New(t), workertest.New(t)
+	defer central.Work()()
+	central.Mirror("hello", "v1.0.0")
+	url := serve(t, central)
+	leave := follow(t, stranger, url)
+	caughtUp(t, stranger, central)
+	leave()
+	for _, private := range []bool{true, false, true} {
+		central.Must(central.SetVisibility(access.SeePrivate(t.Context()), "hello", private))
+	}
+	for _, again := range []bool{false, true} {
+		for _, edge := range []*workertest.Registry{known, stranger} {
+			if again { // as after an upgrade
+				_, err := edge.Pool.Exec(t.Context(), `UPDATE replication SET news = false, seq = 0, chain = '', head = 0`)
+				edge.Must(err)
+			}
+			token := ""
+			if edge == known {
+				token = "x"
+			}
+			leave := follow(t, edge, url, token)
+			edge.Eventually("the feed is read", func() bool {
+				at, err := edge.Feed.Replication(t.Context())
+				return err == nil && at.Seq == at.Head && at.Seq >= 4
+			})
+			leave()
+			all, _, err := edge.Feed.Changes(access.SeePrivate(t.Context()), 0, 100)
+			edge.Must(err)
+			for i, c := range all {
+				if decided := string(c.Body); strings.Contains(decided, `"public"`) || edge == known && i == 0 && c.Secret == nil {
+					t.Errorf("with the token %q, again %v: the edge said to all: %s", token, again, decided)
+				}
+			}
+			if pkg, err := edge.PackageByName(access.SeePrivate(t.Context()), "hello"); err != nil || !pkg.Private {
+				t.Errorf("with the token %q, again %v: private %v, %v", token, again, pkg.Private, err)
+			}
+		}
+	}
+	central.Must(central.SetVisibility(access.SeePrivate(t.Context()), "hello", false))
+	follow(t, known, url, "x")
+	known.Eventually("it is public", func() bool {
+		pkg, err := known.PackageByName(t.Context(), "hello")
+		return err == nil && !pkg.Private
+	})
+}
+
 // One release whose bytes are rotten at the central is set aside, the others
 // of its batch are not; once it is mended it is here, also after a restart.
 func TestRottenRelease(t *testing.T) {
@@ -162,6 +217,36 @@ func TestRottenRelease(t *testing.T) {
 	follow(t, edge, url) // an operator restarts it: no need to wait
 	edge.Eventually("nothing is aside any more", func() bool { return len(asideOf(t, edge)) == 0 })
 	same(t, edge, central, "hello")
+}
+
+// What a central answers, even what no database stores, stops nothing: neither when it is set aside nor when it is tried again.
+func TestUnprintableAnswer(t *testing.T) {
+	t.Parallel()
+	central, edge := workertest.New(t), workertest.New(t)
+	defer central.Work()()
+	central.Mirror("hello", "v1.0.0")
+	real := serve(t, central)
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !strings.HasPrefix(r.URL.Path, feed.BlobsPath) {
+			http.Redirect(w, r, real+r.URL.String(), http.StatusFound)
+			return
+		}
+		conn, _, err := w.(http.Hijacker).Hijack()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer conn.Close()
+		_, _ = conn.Write([]byte("HTTP/1.1 500 no\x00thing\xff\r\nContent-Length: 0\r\n\r\n"))
+	}))
+	t.Cleanup(srv.Close)
+	follow(t, edge, srv.URL)
+	caughtUp(t, edge, central)
+	edge.Must(edge.Feed.RetrySetAside(t.Context()))
+	edge.Eventually("it was tried again", func() bool {
+		aside := asideOf(t, edge)
+		return len(aside) == 1 && aside[0].Tries == 2 && strings.Contains(aside[0].Reason, "500 nothing")
+	})
 }
 
 // What an edge cannot take over, a central does not publish; what a central's
