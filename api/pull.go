@@ -185,7 +185,7 @@ func (m *mirror) requestPull(ctx context.Context, d name.Dependency) (job jobs.J
 		job, created, err = m.requestRef(ctx, d)
 	} else {
 		job.Kind = jobs.FetchArchive
-		job.ID, created, err = m.trees.RequestArchive(ctx, d.URL, "")
+		job.ID, created, err = m.trees.RequestPull(ctx, d.URL)
 		if err == nil {
 			job, err = m.db.Jobs.ByID(access.SeePrivate(ctx), job.ID)
 		}
@@ -193,10 +193,6 @@ func (m *mirror) requestPull(ctx context.Context, d name.Dependency) (job jobs.J
 	if err != nil || !created {
 		return job, err
 	}
-	if err := m.db.Jobs.MarkPull(ctx, job.ID); err != nil {
-		return job, err
-	}
-	job.Pull = true
 	m.enqueue(ctx, job)
 	return job, nil
 }
@@ -212,7 +208,7 @@ func (m *mirror) requestRef(ctx context.Context, d name.Dependency) (job jobs.Jo
 	if err != nil {
 		return job, false, err
 	}
-	return m.db.RequestFetch(ctx, pkg, up)
+	return m.db.RequestPull(ctx, pkg, up)
 }
 
 // nameFor returns the name of the package of an upstream, or that of a new one. Strangers do not take short names,

@@ -52,12 +52,21 @@ func (db *DB) AddChild(ctx context.Context, run int64, cand catalog.Candidate) (
 // fetch it, a new one (created) or one that is open already.
 // It returns a *BoundError if the name belongs to another upstream.
 func (db *DB) RequestFetch(ctx context.Context, name string, up name.Upstream) (job jobs.Job, created bool, err error) {
+	return db.requestFetch(ctx, name, up, false)
+}
+
+// RequestPull is RequestFetch for clients without a token.
+func (db *DB) RequestPull(ctx context.Context, name string, up name.Upstream) (job jobs.Job, created bool, err error) {
+	return db.requestFetch(ctx, name, up, true)
+}
+
+func (db *DB) requestFetch(ctx context.Context, name string, up name.Upstream, pull bool) (job jobs.Job, created bool, err error) {
 	err = db.Tx(ctx, func(tx pgx.Tx) error {
 		owner, err := claimName(ctx, tx, name, up)
 		if err != nil {
 			return err
 		}
-		job, created, err = jobs.Add(ctx, tx, jobs.Job{Kind: jobs.FetchPackage, Package: owner, Target: up.Target})
+		job, created, err = jobs.Add(ctx, tx, jobs.Job{Kind: jobs.FetchPackage, Package: owner, Target: up.Target, Pull: pull})
 		return err
 	})
 	if err != nil {

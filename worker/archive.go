@@ -159,7 +159,10 @@ func (a *archiveFetch) download(ctx context.Context) error {
 // downloader starts the child that talks with upstream, and dials for it until
 // ctx ends. Its output is frames.
 func (a *archiveFetch) downloader(ctx context.Context) (c *child, frames *os.File, err error) {
-	client := upstream.New(a.w.opt.Egress)
+	client, err := a.client(a.row.URL)
+	if err != nil {
+		return nil, nil, err
+	}
 	u, err := url.Parse(a.row.URL)
 	if err != nil {
 		return nil, nil, fmt.Errorf("start download: %w", err)

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"cmp"
 	"compress/gzip"
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -21,10 +22,12 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/ulikunitz/xz"
 
 	"github.com/francescobianco/packbase/storage/access"
 	"github.com/francescobianco/packbase/storage/jobs"
+	"github.com/francescobianco/packbase/storage/name"
 	"github.com/francescobianco/packbase/storage/tree"
 	"github.com/francescobianco/packbase/worker"
 	"github.com/francescobianco/packbase/worker/upstream"
@@ -423,6 +426,102 @@ func (c *cutWriter) Write(b []byte) (int, error) {
 }
 
 // What needs credentials is private, and they go nowhere but where they belong.
+// What strangers have pulled goes to no host that is not open for them, and gets no credentials; with a token both are as ever.
+func TestPull(t *testing.T) {
+	t.Parallel()
+	r, up, second, third := workertest.New(t), newFileServer(t), newFileServer(t), newFileServer(t)
+	netrc := filepath.Join(t.TempDir(), "netrc")
+	r.Must(os.WriteFile(netrc, []byte("machine 127.0.0.1 login us password s3cret\n"), 0o600))
+	r.Work(allowed(t), func(o *worker.Options) {
+		o.Egress.Netrc, o.Pull = netrc, []string{strings.TrimPrefix(second.URL, "http://")}
+	})
+	targz := sends("application/gzip", gz(t, tarOf(t, "a/", files("one"))))
+	var dialled atomic.Int32
+	to := func(host *fileServer, path string) http.HandlerFunc {
+		at := host.serve(path, func(w http.ResponseWriter, req *http.Request) { dialled.Add(1); targz(w, req) })
+		return func(w http.ResponseWriter, req *http.Request) { http.Redirect(w, req, at, http.StatusFound) }
+	}
+	git := func(w http.ResponseWriter, req *http.Request) {
+		if _, _, ok := req.BasicAuth(); ok {
+			dialled.Add(1)
+		}
+		w.WriteHeader(http.StatusUnauthorized)
+	}
+	closed := func(w http.ResponseWriter, req *http.Request) {
+		if _, _, ok := req.BasicAuth(); !ok {
+			http.NotFound(w, req)
+			return
+		}
+		dialled.Add(1)
+		targz(w, req)
+	}
+	up.serve("/o/r/info/refs", git)
+	for _, tt := range []struct {
+		path    string
+		handler http.HandlerFunc
+		code    string // of a pull; "" if it succeeds
+		dials   int32  // of what it must not, or may
+	}{
+		{"/open.tar.gz", to(second, "/x"), "", 1},
+		{"/elsewhere.tar.gz", to(third, "/x"), upstream.CodeRedirect, 0},
+		{"/round.tar.gz", to(second, "/y"), upstream.CodeRedirect, 0},
+		{"/closed.tar.gz", closed, upstream.CodeNotFound, 0},
+		{"git", nil, upstream.CodeAuth, 0},
+	} {
+		if tt.path == "/round.tar.gz" { // by a host that is open
+			second.serve("/y", to(third, "/y"))
+		}
+		ctx, store := access.SeePrivate(t.Context()), tree.New(r.DB.DB)
+		ended := func(id uuid.UUID, err error) (job jobs.Job) {
+			r.Must(err)
+			r.Eventually("the job has ended", func() bool {
+				job, err = r.Jobs.ByID(ctx, id)
+				r.Must(err)
+				return !job.Open()
+			})
+			return job
+		}
+		var job jobs.Job
+		request := func(pull bool) (uuid.UUID, error) {
+			ask := store.RequestPull
+			if !pull {
+				ask = func(ctx context.Context, url string) (uuid.UUID, bool, error) {
+					return store.RequestArchive(ctx, url, "")
+				}
+			}
+			id, _, err := ask(ctx, up.URL+tt.path)
+			return id, err
+		}
+		if tt.path == "git" {
+			ref, err := name.ParseUpstream(up.URL + "/o/r")
+			r.Must(err)
+			request = func(pull bool) (uuid.UUID, error) {
+				ask := r.RequestPull
+				if !pull {
+					ask = r.RequestFetch
+				}
+				job, _, err := ask(ctx, "r", ref)
+				return job.ID, err
+			}
+		} else {
+			up.serve(tt.path, tt.handler)
+		}
+		dialled.Store(0)
+		if job = ended(request(true)); job.ErrorCode != tt.code || dialled.Load() != tt.dials {
+			t.Errorf("%s pulled: %q %s, %d requests, want %q, %d", tt.path, job.ErrorCode, job.ErrorMessage, dialled.Load(), tt.code, tt.dials)
+		}
+		if tt.code == "" {
+			continue
+		}
+		again, err := r.Jobs.Retry(ctx, job.ID)
+		r.Must(err)
+		if job = ended(again.ID, nil); (job.State != jobs.Succeeded && tt.path != "git") || dialled.Load() == 0 {
+			t.Errorf("%s tried again by somebody with a token: %s, %d requests", tt.path, job.ErrorMessage, dialled.Load())
+		}
+		dialled.Store(0)
+	}
+}
+
 func TestFetchPrivateArchive(t *testing.T) {
 	t.Parallel()
 	r, up, elsewhere := workertest.New(t), newFileServer(t), newFileServer(t)

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -75,10 +76,30 @@ func (f *fetch) ingest(ctx context.Context) error {
 	return err
 }
 
+// client returns what dials for a job that fetches from a URL. What strangers have pulled gets no credentials, and
+// leads nowhere but to hosts that are open for them.
+func (f *fetch) client(from string) (*upstream.Client, error) {
+	egress := f.w.opt.Egress
+	if f.job.Job.Pull {
+		u, err := url.Parse(from)
+		if err != nil {
+			return nil, fault.New(upstream.CodeURL, "the upstream URL does not parse")
+		}
+		egress.Netrc, egress.Hosts = "", nil
+		for _, host := range append([]string{u.Host}, f.w.opt.Pull...) {
+			egress.Hosts = append(egress.Hosts, name.Servers(host)...)
+		}
+	}
+	return upstream.New(egress), nil
+}
+
 // download starts the child that talks with upstream, connected to parser,
 // and dials for it until ctx ends.
 func (f *fetch) download(ctx context.Context, parser *child) (*child, error) {
-	client := upstream.New(f.w.opt.Egress)
+	client, err := f.client(f.pkg.CloneURL)
+	if err != nil {
+		return nil, err
+	}
 	login, err := client.LoginFor(f.pkg.CloneURL)
 	if err != nil {
 		return nil, err

@@ -52,6 +52,7 @@ type Options struct {
 	Child  func(ctx context.Context, name string) *exec.Cmd // one of our own processes: `packbase ingest`, `download` or `confine`
 	Limits ingest.Limits
 	Egress upstream.Options
+	Pull   []string     // hosts that are open for pulls, besides the one that was asked for
 	Git    http.Handler // the Git interface, to be probed
 
 	// May be left out.

@@ -69,7 +69,7 @@ type Job struct {
 	CreatedAt    time.Time
 	StartedAt    *time.Time
 	EndedAt      *time.Time
-	Pull         bool // only clients without a token wait for it: others go first
+	Pull         bool // clients without a token asked for it: others go first, and it is done as strangers may
 }
 
 // Open reports whether the job has not ended.
@@ -120,8 +120,8 @@ func Add(ctx context.Context, tx pgx.Tx, j Job) (job Job, created bool, err erro
 		return Job{}, false, fmt.Errorf("make job id: %w", err)
 	}
 	rows, _ := tx.Query(ctx, `
-		INSERT INTO jobs (id, kind, package, target, run_id) VALUES ($1, $2, $3, $4, $5)
-		ON CONFLICT DO NOTHING RETURNING `+columns, id, j.Kind, j.Package, j.Target, j.RunID)
+		INSERT INTO jobs (id, kind, package, target, run_id, pull) VALUES ($1, $2, $3, $4, $5, $6)
+		ON CONFLICT DO NOTHING RETURNING `+columns, id, j.Kind, j.Package, j.Target, j.RunID, j.Pull)
 	job, err = pgx.CollectExactlyOneRow(rows, pgx.RowToStructByName[Job])
 	if err == nil {
 		return job, true, nil
@@ -495,15 +495,6 @@ func (s *Store) Due(ctx context.Context, stale time.Duration, limit int) ([]DueJ
 	return all, nil
 }
 
-// MarkPull notes that only clients without a token wait for a job.
-func (s *Store) MarkPull(ctx context.Context, id uuid.UUID) error {
-	_, err := s.db.Pool.Exec(ctx, `UPDATE jobs SET pull = true WHERE id = $1 AND state = 'queued'`, id)
-	if err != nil {
-		return fmt.Errorf("mark pull %s: %w", id, pg.Translate(err))
-	}
-	return nil
-}
-
 // Hurry has a job that was a pull go before pulls: the queue is told of it again.
 func (s *Store) Hurry(ctx context.Context, id uuid.UUID) error {
 	_, err := s.db.Pool.Exec(ctx, `UPDATE jobs SET pull = false, enqueued_at = NULL WHERE id = $1 AND pull AND state = 'queued'`, id)
@@ -533,7 +524,7 @@ func (s *Store) Retry(ctx context.Context, id uuid.UUID) (job Job, err error) {
 		rows, _ := tx.Query(ctx, `
 			UPDATE jobs
 			SET state = 'queued', attempts = 0, crashes = 0, cancelling = false, run_at = now(), enqueued_at = NULL,
-				started_at = NULL, ended_at = NULL, error_code = '', error_message = '', result = NULL, progress = '{}',
+				started_at = NULL, ended_at = NULL, error_code = '', error_message = '', result = NULL, progress = '{}', pull = false,
 				run_id = CASE WHEN kind = 'catalog:update' THEN run_id END
 			WHERE id = $1 AND state IN ('failed', 'cancelled')
 			RETURNING `+columns, id)

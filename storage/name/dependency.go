@@ -120,6 +120,14 @@ func forgeArchive(u *url.URL) (repository, ref string) {
 // Forges are the hosts that packages are usually at, and those that serve their archives.
 var Forges = []string{"github.com", "codeload.github.com", "codeberg.org", "gitlab.com", "git.sr.ht"}
 
+// servers are the hosts that forges redirect to for their archives, and for files of releases and of repositories.
+var servers = map[string][]string{
+	"github.com": {"codeload.github.com", "objects.githubusercontent.com", "raw.githubusercontent.com", "release-assets.githubusercontent.com"},
+}
+
+// Servers returns a host, and those that it redirects to if it is a known forge.
+func Servers(host string) []string { return append([]string{host}, servers[host]...) }
+
 // Archives returns the URLs at which the forge of a repository may have an archive of a commit, the likeliest
 // first; none if its forge is not known by the host.
 func Archives(repository, commit string) []string {

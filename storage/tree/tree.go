@@ -166,7 +166,7 @@ func (s *Store) Retry(ctx context.Context, name string) (c Capture, err error) {
 
 // open finds the open job of the revision, or makes one. The tree's row is locked.
 func (c *Capture) open(ctx context.Context, tx pgx.Tx) error {
-	job, created, err := addJob(ctx, tx, jobs.CaptureTree, c.Tree, strconv.Itoa(c.Revision))
+	job, created, err := addJob(ctx, tx, jobs.CaptureTree, c.Tree, strconv.Itoa(c.Revision), false)
 	if err != nil || !created {
 		c.Job = job
 		return err
@@ -180,8 +180,17 @@ func (c *Capture) open(ctx context.Context, tx pgx.Tx) error {
 // RequestArchive returns the open job that downloads a URL, a new one (created) or one that is open already. pin is the
 // Zig hash that it has to have; "" for whatever comes.
 func (s *Store) RequestArchive(ctx context.Context, url, pin string) (job uuid.UUID, created bool, err error) {
+	return s.requestArchive(ctx, url, pin, false)
+}
+
+// RequestPull is RequestArchive for clients without a token.
+func (s *Store) RequestPull(ctx context.Context, url string) (job uuid.UUID, created bool, err error) {
+	return s.requestArchive(ctx, url, "", true)
+}
+
+func (s *Store) requestArchive(ctx context.Context, url, pin string, pull bool) (job uuid.UUID, created bool, err error) {
 	err = s.db.Tx(ctx, func(tx pgx.Tx) error {
-		job, created, err = addJob(ctx, tx, jobs.FetchArchive, url, pin)
+		job, created, err = addJob(ctx, tx, jobs.FetchArchive, url, pin, pull)
 		return err
 	})
 	if err != nil {
@@ -192,13 +201,13 @@ func (s *Store) RequestArchive(ctx context.Context, url, pin string) (job uuid.U
 
 // addJob inserts a job without a package, or finds the open one that is the same. That one is held until the
 // transaction ends: it does not end unseen.
-func addJob(ctx context.Context, tx pgx.Tx, kind, target, pin string) (id uuid.UUID, created bool, err error) {
+func addJob(ctx context.Context, tx pgx.Tx, kind, target, pin string, pull bool) (id uuid.UUID, created bool, err error) {
 	if id, err = uuid.NewV7(); err != nil {
 		return uuid.Nil, false, fmt.Errorf("make job id: %w", err)
 	}
 	for {
 		tag, err := tx.Exec(ctx, `
-			INSERT INTO jobs (id, kind, target, pin) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING`, id, kind, target, pin)
+			INSERT INTO jobs (id, kind, target, pin, pull) VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING`, id, kind, target, pin, pull)
 		if err != nil || tag.RowsAffected() == 1 {
 			return id, err == nil, err
 		}

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -167,13 +169,22 @@ func isPublic(ip netip.Addr) bool {
 	return ip.IsValid()
 }
 
+// isAt reports whether open, a host as in a URL, is the host at that port.
+func isAt(open, host, port string) bool {
+	u := url.URL{Host: open}
+	return foldHost(u.Hostname()) == foldHost(host) && (u.Port() == port || u.Port() == "" && (port == "80" || port == "443"))
+}
+
 // dial is the DialContext of every connection. The check is made on the
 // address that the socket connects to, after the name was looked up, so that
 // no answer of a name server can get around it.
 func (c *Client) dial(ctx context.Context, network, hostport string) (net.Conn, error) {
-	host, _, err := net.SplitHostPort(hostport)
+	host, port, err := net.SplitHostPort(hostport)
 	if err != nil {
 		return nil, fmt.Errorf("split %q: %w", hostport, err)
+	}
+	if c.hosts != nil && !slices.ContainsFunc(c.hosts, func(open string) bool { return isAt(open, host, port) }) {
+		return nil, &Error{Code: CodeRedirect, Message: "upstream redirects to a host that is not open for pulls (PACKBASE_PULL); somebody with a token can have it fetched"}
 	}
 	d := net.Dialer{
 		Timeout: c.limits.Connect,

@@ -47,10 +47,11 @@ import (
 
 // Options say what a Client may do.
 type Options struct {
-	Allow     []Allow // places that are open although the address rules close them
-	Netrc     string  // path of a netrc file, read for each session; "" for none
-	Limits    Limits  // a zero field means the default
-	UserAgent string  // header; "" means "packbase"
+	Allow     []Allow  // places that are open although the address rules close them
+	Netrc     string   // path of a netrc file, read for each session; "" for none
+	Hosts     []string // the only ones dialled, each with its port unless that is 80 or 443; nil for any
+	Limits    Limits   // a zero field means the default
+	UserAgent string   // header; "" means "packbase"
 
 	// For a process without files and network; see [Client.LoginFor] and
 	// [DialThrough].
@@ -109,6 +110,7 @@ func (l Limits) orDefaults() Limits {
 // A Client dials upstream. It is safe for concurrent use.
 type Client struct {
 	allow  allowList
+	hosts  []string
 	netrc  string
 	given  Login // in place of netrc
 	dialer func(ctx context.Context, network, hostport string) (net.Conn, error)
@@ -121,6 +123,7 @@ type Client struct {
 func New(o Options) *Client {
 	c := &Client{
 		allow:  o.Allow,
+		hosts:  o.Hosts,
 		netrc:  o.Netrc,
 		given:  o.Login,
 		dialer: o.Dial,

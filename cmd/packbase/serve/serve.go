@@ -134,6 +134,7 @@ func NewWorker(cfg *Config, s *Stores, reg prometheus.Registerer, log *slog.Logg
 		Quota:       cfg.Quota,
 		Egress: upstream.Options{Allow: slices.Concat(cfg.Allow, cfg.FallbackPlaces), Netrc: cfg.Netrc, UserAgent: "packbase/" + cfg.Release,
 			Limits: upstream.Limits{MinRate: cfg.MinRate}},
+		Pull:           cfg.Pull,
 		Peers:          cfg.Fallbacks,
 		Git:            git.Handler(s.DB, s.Blobs, cfg.Release),
 		Zig:            cfg.Zig,
