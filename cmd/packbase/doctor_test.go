@@ -75,7 +75,7 @@ func TestDoctor(t *testing.T) {
 		{"no Postgres", []string{"--database-url", "postgres://localhost:1/x"}, "postgres", "FAIL", "is PACKBASE_DATABASE_URL right"},
 		{"no Redis", []string{"--redis-url", "redis://127.0.0.1:1"}, "redis", "FAIL", "is PACKBASE_REDIS_URL right"},
 		{"Redis of no kind", []string{"--redis-url", "amqp://127.0.0.1:1"}, "redis", "FAIL", "PACKBASE_REDIS_URL"},
-		{"an edge", []string{"--read-only", "true", "--redis-url", ""}, "", "", "an edge needs none"},
+		{"an edge", []string{"--read-only", "--redis-url", ""}, "", "", "an edge needs none"},
 		{"port of a packbase", []string{"--port", port(s.url)}, "", "", "is a packbase that is ready"},
 		{"port of something else", []string{"--port", port(foreign.URL)}, "port", "FAIL", "in use by something else"},
 		{"zig that is not there", []string{"--zig", "/no/such/zig"}, "zig", "FAIL", "PACKBASE_ZIG"},

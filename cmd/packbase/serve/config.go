@@ -152,7 +152,11 @@ func AddSettings(p *term.Program, cmd *cobra.Command) *Config {
 	cfg := &Config{Release: p.Release, Limits: ingest.DefaultLimits(), MinRate: pace.Default().Rate}
 	for _, s := range settings() {
 		cmd.Flags().String(s.name, "", fmt.Sprintf("%s [%s]", s.help, s.env()))
-		cmd.Flags().Lookup(s.name).DefValue = s.standard
+		flag := cmd.Flags().Lookup(s.name)
+		flag.DefValue = s.standard
+		if s.standard == "false" {
+			flag.NoOptDefVal = "true"
+		}
 	}
 	cmd.PreRunE = func(cmd *cobra.Command, _ []string) error {
 		_, err := readSettings(p, cfg, cmd.Flags())
