@@ -540,11 +540,11 @@ func (s *scene) pages() []call {
 		get(s.registry, asset+"nope", 404), get(s.registry, asset+"%70", 400),
 		get(s.registry, "/favicon.ico", 302), get(s.registry, "/robots.txt", 200), get(s.registry, "/why", 200),
 	}
-	for _, path := range []string{"/", "/packages", "/jobs", job, "/hello"} {
+	for _, path := range []string{"/", "/packages", "/jobs", job, "/hello", "/trees", "/trees/app"} {
 		calls = append(calls, get(s.registry, path, 200), get(s.registry, path, 200, browser...), get(s.registry, path, 400, badHost...),
 			get(s.away, path, 503), get(s.away, path, 503, browser...))
 	}
-	for _, path := range []string{"/jobs/" + uuid.NewString(), "/nope"} {
+	for _, path := range []string{"/jobs/" + uuid.NewString(), "/nope", "/trees/nope"} {
 		calls = append(calls, get(s.registry, path, 404), get(s.registry, path, 404, browser...))
 	}
 	return calls

@@ -118,7 +118,7 @@ func newSite(s *Server) *pages.Site {
 		Release: s.opt.Release, Auth: s.authWord(), Central: s.opt.Central, Source: s.opt.Source,
 		News: &s.news, Status: s.statusNow, Job: s.jobOf, Jobs: jobFilter,
 		JSON:  pages.JSON{Status: s.getStatus, Packages: s.listPackages, Jobs: s.listJobs, Job: s.getJob, Trees: s.listTrees, Tree: s.getTree, Package: s.answerInfo},
-		Trees: s.trees.List, Tree: s.treeInfo, Large: s.sendLarge,
+		Trees: s.trees.List, Tree: s.treeInfo, Dependents: s.dependents, Large: s.sendLarge,
 	}, s.log)
 }
 

@@ -47,6 +47,7 @@ func (s *Server) treeRoutes(r chi.Router) {
 	r.Get(route.TreeBundle, s.handle(s.getTreeBundle))
 	r.Get(route.TreeSBOM, s.handle(s.getTreeSBOM))
 	r.Get(route.Archives, s.handle(s.getArchive))
+	r.Get(route.Dependents, s.handle(s.getDependents))
 	r.With(s.sameSite).Post(route.Bundle, s.handle(s.postBundle))
 	r.Group(func(r chi.Router) {
 		r.Use(s.sameSite, s.authorize(access.ScopeWrite))

@@ -105,6 +105,8 @@ func (s *scene) treeCalls() []call {
 		post(s.registry, "/api/bundle", want(whole, false), 403, []string{"Origin", "https://evil.example", "Sec-Fetch-Site", "cross-site"}),
 		post(s.away, "/api/bundle", want(whole, false), 503, nil),
 
+		get(s.registry, "/api/dependents/hello", 200), get(s.registry, "/api/dependents/nope", 404), get(s.registry, "/api/dependents/hello?limit=x", 400),
+		get(s.away, "/api/dependents/hello", 503),
 		get(s.registry, archives(at), 200), get(s.registry, archives("https://files.example/nope"), 404), get(s.registry, archives("nonsense"), 400),
 		get(s.away, archives(at), 503),
 	}
@@ -280,5 +282,54 @@ func TestArchiveByHash(t *testing.T) {
 	a := g.get("/z/" + legacy + ".tar.gz")
 	if a.StatusCode != 200 || a.Header.Get("Content-Type") != "application/gzip" || a.Header.Get("ETag") != `"`+rel.Digest+`"` || int64(len(a.body)) != rel.Size {
 		t.Errorf("by hash: %d %v, %d bytes", a.StatusCode, a.Header, len(a.body))
+	}
+}
+
+// Who uses a package is told from captured trees, to those who may see these.
+func TestDependents(t *testing.T) {
+	t.Parallel()
+	g := newRegistry(t)
+	hello := g.publish("hello", tagged{tag: "v1.0.0", files: zon("hello", "1.0.0")})[0]
+	user := g.publish("user", tagged{tag: "v2.0.0", files: zon("user", "2.0.0")})[0]
+	trees := tree.New(g.db.DB)
+	put := func(name string, private bool, nodes ...tree.Node) {
+		t.Helper()
+		c, err := trees.Begin(t.Context(), name, []tree.Root{{File: "build.zig.zon", Text: asManifest(nodes[0].Hash)}}, private)
+		g.must(err)
+		g.must(trees.Put(t.Context(), name, c.Revision, tree.Whole, nodes, nil))
+	}
+	node := func(hash string, parents ...string) tree.Node {
+		return tree.Node{Hash: hash, URLs: []string{"https://files.example/x"}, Parents: parents, Depth: 1, State: tree.Stored}
+	}
+	put("old", false, node(hello.ZigHash, ""))
+	put("old", false, node(user.ZigHash, "")) // the newest revision counts
+	put("app", false, node(user.ZigHash, ""), node(hello.ZigHash, user.ZigHash))
+	put("Both", false, node(hello.ZigLegacyHash, "", user.ZigHash), node(user.ZigHash, ""))
+	put("secret", true, node(hello.ZigHash, ""))
+	get := func(path string, header ...string) (out wire.Dependents) {
+		t.Helper()
+		g.get(path, header...).into(t, &out)
+		return out
+	}
+	first := get("/api/dependents/hello?limit=1")
+	if len(first.Dependents) != 1 || first.Next == "" {
+		t.Fatalf("the first page = %+v", first)
+	}
+	if d := first.Dependents[0]; d.Tree != "app" || d.Hash != hello.ZigHash || d.Tag != "v1.0.0" || d.Direct || len(d.By) != 1 || d.By[0].Name != "user" || d.By[0].Package != "user" || d.Named != 1 {
+		t.Errorf("of app: %+v", d)
+	}
+	second := get(first.Next)
+	if len(second.Dependents) != 1 || second.Dependents[0].Tree != "Both" || !second.Dependents[0].Direct || second.Dependents[0].Hash != hello.ZigLegacyHash {
+		t.Errorf("the second page = %+v", second)
+	}
+	if all := get("/api/dependents/hello"); len(all.Dependents) != 2 {
+		t.Errorf("a stranger sees %+v", all)
+	}
+	if all := get("/api/dependents/hello", "Authorization", "Bearer "+token); len(all.Dependents) != 3 || all.Dependents[2].Tree != "secret" {
+		t.Errorf("with a token: %+v", all)
+	}
+	page := string(g.get("/hello", "Accept", browser).body)
+	if !strings.Contains(page, `href="/trees/app"`) || strings.Contains(page, "secret") {
+		t.Error("the package's page does not say who uses it, or tells of a private tree")
 	}
 }

@@ -114,7 +114,9 @@ type packagePage struct {
 	Rejected  []storage.RejectedTag
 	Moved     []storage.MovedTag
 	More      more
-	Open      *jobView // under way for the package
+
+	Dependents wire.Dependents // the first of them
+	Open       *jobView        // under way for the package
 }
 
 func (*packagePage) template() string { return "package" }

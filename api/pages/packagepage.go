@@ -88,6 +88,9 @@ func (s *Site) getPackagePage(w http.ResponseWriter, r *http.Request, name strin
 	slices.Reverse(page.Moved)
 	page.More.Rejected, page.Rejected = cut(page.Rejected, othersMost)
 	page.More.Moved, page.Moved = cut(page.Moved, othersMost)
+	if page.Dependents, err = s.opt.Dependents(ctx, p.Name, "", othersMost); err != nil {
+		return err
+	}
 	jobs, err := s.db.Jobs.List(ctx, jobs.Filter{Package: p.Name, Limit: 1})
 	if err != nil {
 		return err

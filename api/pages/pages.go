@@ -45,8 +45,9 @@ type Options struct {
 	Jobs   func(*http.Request) (jobs.Filter, error) // that the query asks for
 	JSON   JSON
 
-	Trees func(ctx context.Context, after string, limit int) ([]tree.Tree, error)
-	Tree  func(*http.Request) (wire.TreeInfo, error) // that the path names
+	Trees      func(ctx context.Context, after string, limit int) ([]tree.Tree, error)
+	Tree       func(*http.Request) (wire.TreeInfo, error) // that the path names
+	Dependents func(ctx context.Context, pkg, after string, limit int) (wire.Dependents, error)
 	// Large answers with what make writes, which counts among the answers of
 	// the client. The headers are set by make.
 	Large func(w http.ResponseWriter, r *http.Request, make func(io.Writer) error) error

@@ -48,6 +48,7 @@ const (
 	TreeSBOM   = "/api/trees/{name}/sbom"
 	Bundle     = "/api/bundle"
 	Archives   = "/api/archives"
+	Dependents = "/api/dependents/{package}"
 )
 
 // What the paths of a release's files end in.

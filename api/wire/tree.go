@@ -151,3 +151,29 @@ type Moved struct {
 	ZigLegacyHash string    `json:"zig_legacy_hash"`
 	SeenAt        time.Time `json:"seen_at"`
 }
+
+// Dependents are the places in captured trees where a package stands.
+type Dependents struct {
+	Package    string      `json:"package"`
+	Dependents []Dependent `json:"dependents"`
+	Next       string      `json:"next,omitempty"` // the path of the next page
+}
+
+// A Dependent is one place in one tree.
+type Dependent struct {
+	Tree   string        `json:"tree"`
+	Hash   string        `json:"hash"` // that is pinned there
+	Tag    string        `json:"tag,omitempty"`
+	Commit string        `json:"commit"`
+	Direct bool          `json:"direct"` // the project itself names it
+	By     []DependentBy `json:"by"`     // packages that name it, the first 20
+	Named  int           `json:"named"`  // by how many, the project counted
+}
+
+// A DependentBy is a package that names another one. Of what is not stored there is the hash alone.
+type DependentBy struct {
+	Hash    string `json:"hash"`
+	Name    string `json:"name,omitempty"`
+	Version string `json:"version,omitempty"`
+	Package string `json:"package,omitempty"` // here
+}
