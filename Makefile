@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help up build test test-zig test-clients test-faults fuzz bench lint ci
+.PHONY: help up build test test-zig test-smoke test-clients test-faults fuzz bench lint ci
 
 # Zig versions to test with: the newest and the one most packages are written
 # for; and for test-zig each that differs in how it fetches.
@@ -52,6 +52,11 @@ test-zig: ## run the tests that use Zig with each version from 0.13 to 0.17
 	@.ci/install up test
 	$(ENV) '$(ALL_ZIGS)' -- go test -race -timeout 30m \
 		$$(git grep --untracked -l PACKBASE_TEST_ZIGS -- '*.go' ':!tests/env' | xargs -rn1 dirname | sort -u | sed 's|^|./|')
+
+test-smoke: ## try what the first packbase's scripts tried, and with a Docker engine docker/smoke.sh, too
+	@.ci/install up test
+	$(ENV) '$(ZIGS)' -- go test -count=1 -run 'TestFirstPackbase|TestWorkerSeeds' ./tests
+	if docker info >/dev/null 2>&1; then docker/smoke.sh; else echo "docker/smoke.sh left out: no Docker engine answers"; fi
 
 test-clients: ## run the tests with real clients, at length, and print who can do what
 	@.ci/install up test

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/francescobianco/packbase/api/wire"
 	"github.com/francescobianco/packbase/tests/harness"
 )
 
@@ -275,8 +276,13 @@ func TestFixtures(t *testing.T) {
 		t.Fatal(err)
 	}
 	s := harness.Start(t, "PACKBASE_FIXTURES="+folder, "PACKBASE_UPDATE_COOLDOWN=0s")
-	if got := update(t, s); got.TarballsCreated != 4 {
-		t.Fatalf("update: %+v, want 4 tarballs", got)
+	harness.Eventually(t, "the fixtures were imported at the start", func() bool {
+		var st wire.Status
+		s.Do(http.MethodGet, "/api/status", "", nil).Into(t, &st)
+		return st.Releases == 4 && st.Queue.Pending+st.Queue.Active+st.Queue.Retry == 0
+	})
+	if got := update(t, s); got.TarballsPresent != 4 || got.TarballsCreated != 0 {
+		t.Fatalf("update: %+v, want 4 tarballs that are there", got)
 	}
 	if info := s.Info("plain"); info.LatestTag != "v0.3.0" {
 		t.Errorf("plain folder: tag %s, want v0.3.0", info.LatestTag)

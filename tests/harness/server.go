@@ -67,7 +67,7 @@ const token = "token-of-the-end-to-end-tests"
 // env, for a test that brings its own.
 func Start(t testing.TB, env ...string) *Server {
 	t.Helper()
-	s := newServer(t, env)
+	s := newServer(t, slices.Concat([]string{"PACKBASE_NO_HELLO=true"}, env)) // tests have packages of that name
 	if s.DatabaseURL = valueOf(env, "PACKBASE_DATABASE_URL"); s.DatabaseURL == "" {
 		s.DatabaseURL = storagetest.NewURL(t)
 		s.Env = append(s.Env, "PACKBASE_MIGRATE_DATABASE_URL="+s.DatabaseURL, "PACKBASE_DATABASE_URL="+storagetest.AsServer(t, s.DatabaseURL))

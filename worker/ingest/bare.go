@@ -66,11 +66,26 @@ func (b *bareFixture) objects(context.Context, []gitpack.OID, *os.File) (*gitpac
 	return b.repo.Objects, nil
 }
 
-// history stages everything that the repository's branches and tags lead to.
-func (m *mirror) history(ctx context.Context, b *bareFixture) error {
+func (b *bareFixture) whole() (objects *gitpack.Objects, head string, err error) {
+	return b.repo.Objects, cmp.Or(b.repo.Head, "refs/heads/main"), nil
+}
+
+// A local source is read whole.
+type local interface {
+	source
+	// whole returns all that it holds, and the ref that is its HEAD.
+	whole() (objects *gitpack.Objects, head string, err error)
+}
+
+// history stages everything that the source's branches and tags lead to.
+func (m *mirror) history(ctx context.Context, src local) error {
+	objects, head, err := src.whole()
+	if err != nil {
+		return err
+	}
 	refs := map[string]string{}
 	var tips []gitpack.OID
-	has := b.refs()
+	has := src.refs()
 	for prefix, named := range map[string]map[string]gitpack.OID{branchPrefix: has.branches, tagPrefix: has.tags} {
 		for name, id := range named {
 			refs[prefix+name] = id.String()
@@ -78,7 +93,7 @@ func (m *mirror) history(ctx context.Context, b *bareFixture) error {
 		}
 	}
 	slices.SortFunc(tips, func(x, y gitpack.OID) int { return bytes.Compare(x[:], y[:]) })
-	ids, err := b.repo.Objects.History(ctx, tips, m.req.Limits.Git)
+	ids, err := objects.History(ctx, tips, m.req.Limits.Git)
 	if err != nil || len(ids) == 0 {
 		return err
 	}
@@ -87,7 +102,7 @@ func (m *mirror) history(ctx context.Context, b *bareFixture) error {
 		return err
 	}
 	defer file.Close()
-	index, err := gitpack.WriteSegment(ctx, file, b.repo.Objects, ids)
+	index, err := gitpack.WriteSegment(ctx, file, objects, ids)
 	if err != nil {
 		return fmt.Errorf("write history: %w", err)
 	}
@@ -107,6 +122,6 @@ func (m *mirror) history(ctx context.Context, b *bareFixture) error {
 		return fmt.Errorf("write history: %w", err)
 	}
 	return m.events.send(Event{History: &History{
-		Head: cmp.Or(b.repo.Head, "refs/heads/main"), Refs: refs, Name: hex.EncodeToString(trailer), File: name, Index: indexName,
+		Head: head, Refs: refs, Name: hex.EncodeToString(trailer), File: name, Index: indexName,
 	}})
 }

@@ -28,6 +28,7 @@ type fixture struct {
 	folder *os.Root
 	tag    string
 	commit gitpack.OID
+	spool  *os.File // of whole; nil before that
 }
 
 func openFixture(req Request, folder *os.Root) (source, error) {
@@ -49,7 +50,21 @@ func openFixture(req Request, folder *os.Root) (source, error) {
 	return f, err
 }
 
-func (f *fixture) close() { f.folder.Close() }
+func (f *fixture) close() {
+	f.folder.Close()
+	if f.spool != nil {
+		f.spool.Close()
+		os.Remove(f.spool.Name())
+	}
+}
+
+func (f *fixture) whole() (objects *gitpack.Objects, head string, err error) {
+	if f.spool, err = os.CreateTemp(f.req.Dir, "fixture"); err != nil {
+		return nil, "", fmt.Errorf("make spool: %w", err)
+	}
+	objects, err = f.load(f.spool)
+	return objects, branchPrefix + "main", err
+}
 
 func (f *fixture) refs() sourceRefs {
 	return sourceRefs{

@@ -81,8 +81,8 @@ func run(ctx context.Context, req Request, events *eventWriter) error {
 	if err := m.all(ctx, wants); err != nil {
 		return err
 	}
-	if bare, ok := src.(*bareFixture); ok {
-		return m.history(ctx, bare)
+	if local, ok := src.(local); ok {
+		return m.history(ctx, local)
 	}
 	return nil
 }

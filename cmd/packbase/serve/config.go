@@ -35,6 +35,7 @@ type Config struct {
 	Port         int
 	AdminAddr    string // metrics and pprof; "" for none
 	Token        string
+	MinToken     int // where others can reach the listener, with no proxy in front
 	AuthNone     bool
 	Source       string
 	DatabaseURL  string
@@ -45,6 +46,7 @@ type Config struct {
 	Central      string
 	CentralToken string
 	Fixtures     string
+	NoHello      bool
 	Allow        []upstream.Allow
 	Netrc        string
 	Zig          string
@@ -98,6 +100,7 @@ func settings() []setting {
 		{name: "port", standard: "8080", help: "port to listen on", set: count(0, 65535, func(c *Config) *int { return &c.Port })},
 		{name: "admin-addr", standard: "127.0.0.1:9090", help: "address of metrics and pprof; off for none", set: adminAddr},
 		{name: "token", secret: true, help: "bearer token that writes need", set: token},
+		{name: "min-token", standard: "0", help: "characters that the token has at least where more than this machine can reach the port, unless PACKBASE_PROXIES says that a proxy with TLS is in front", set: count(0, 1000, func(c *Config) *int { return &c.MinToken })},
 		{name: "auth", help: "none: writes need no token, whoever can reach the port", set: auth},
 		{name: "source", help: "URL of the package catalog: http, https or file", set: text(func(c *Config) *string { return &c.Source })},
 		{name: "database-url", secret: true, help: "postgres:// URL; empty for a private Postgres (up only)", set: text(func(c *Config) *string { return &c.DatabaseURL })},
@@ -108,6 +111,7 @@ func settings() []setting {
 		{name: "central", help: "URL of the central that an edge follows, and names to those who want to write", set: text(func(c *Config) *string { return &c.Central })},
 		{name: "central-token", secret: true, help: "token of the central with the scope read, for an edge that has private packages, too", set: text(func(c *Config) *string { return &c.CentralToken })},
 		{name: "fixtures", help: "folder of local packages to import", set: text(func(c *Config) *string { return &c.Fixtures })},
+		{name: "no-hello", standard: "false", help: "bring no package hello where there are no packages yet", set: boolean(func(c *Config) *bool { return &c.NoHello })},
 		{name: "upstream-allow", help: "private places that may be mirrored: CIDR, CIDR:port or host:port, separated by commas", set: allow},
 		{name: "netrc", help: "netrc file with credentials for private upstreams", set: text(func(c *Config) *string { return &c.Netrc })},
 		{name: "zig", help: "a zig executable to probe releases with", set: text(func(c *Config) *string { return &c.Zig })},
@@ -336,12 +340,12 @@ func adminAddr(c *Config, s string) error {
 	return nil
 }
 
-// minToken is the least length of a token: shorter ones can be guessed.
-const minToken = 16
+// goodToken is the length of a token that nobody guesses.
+const goodToken = 16
 
 func token(c *Config, s string) error {
-	if len(s) < minToken || strings.ContainsAny(s, " \t\r\n") {
-		return fmt.Errorf("a token has at least %d characters and no spaces; `openssl rand -hex 24` makes a good one", minToken)
+	if strings.ContainsAny(s, " \t\r\n") {
+		return errors.New("a token has no spaces; `openssl rand -hex 24` makes a good one")
 	}
 	c.Token = s
 	return nil

@@ -87,6 +87,9 @@ func (p *program) workerCommand() *cobra.Command {
 			return err
 		}
 		logWalls(ctx, log)
+		if err := requestLocal(ctx, cfg, s); err != nil {
+			log.Warn("local packages are not asked for yet", "err", err)
+		}
 		log.Info("working", "concurrency", cfg.Concurrency)
 		return w.Run(ctx)
 	}

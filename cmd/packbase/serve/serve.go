@@ -87,6 +87,13 @@ func NewAPI(cfg *Config, s *Stores, reg prometheus.Registerer, log *slog.Logger)
 		return nil, term.Usage("PACKBASE_TOKEN is not set, and %s can be reached from elsewhere: set a token, or PACKBASE_AUTH=none to let everybody write",
 			cmp.Or(cfg.Addr, "the listener"))
 	}
+	if n := len(cfg.Token); n > 0 && n < goodToken {
+		if n < cfg.MinToken && !cfg.Loopback() && len(cfg.Proxies) == 0 {
+			return nil, term.Usage("PACKBASE_TOKEN has %d characters, PACKBASE_MIN_TOKEN wants %d where %s can be reached from elsewhere: `openssl rand -hex 24` makes a good one",
+				n, cfg.MinToken, cmp.Or(cfg.Addr, "the listener"))
+		}
+		log.Warn("PACKBASE_TOKEN is so short that it can be guessed; `openssl rand -hex 24` makes a good one", "characters", n)
+	}
 	open := cfg.Token == "" && !cfg.ReadOnly
 	if open {
 		log.Warn("writes need no token", "addr", cfg.Addr)

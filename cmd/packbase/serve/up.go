@@ -14,6 +14,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"text/tabwriter"
 	"time"
 
@@ -24,6 +25,7 @@ import (
 	"github.com/francescobianco/packbase/storage/engines"
 	"github.com/francescobianco/packbase/storage/jobs"
 	"github.com/francescobianco/packbase/storage/name"
+	"github.com/francescobianco/packbase/worker/ingest"
 )
 
 func (p *program) upCommand() *cobra.Command {
@@ -107,7 +109,7 @@ func (p *program) up(ctx context.Context, cfg *Config, resume bool, log *slog.Lo
 	g.Go(func() error { return work(ctx) })
 	seeding, cancel := context.WithTimeout(ctx, 10*time.Second)
 	if err := SeedHello(seeding, cfg, s); err != nil && ctx.Err() == nil {
-		log.Warn("the hello package is not there yet", "err", err)
+		log.Warn("local packages are not there yet", "err", err)
 	}
 	cancel()
 	if ctx.Err() == nil {
@@ -177,35 +179,15 @@ var hello embed.FS
 // builtin returns the folder of the packages that packbase itself brings.
 func builtin(cfg *Config) string { return filepath.Join(cfg.Root, "builtin") }
 
-// SeedHello puts the built-in package into a registry that has none, so that
-// a new instance always has something to fetch, and waits until it is there or
-// ctx ends.
+// SeedHello has the local packages imported, as requestLocal does, and waits
+// until hello is there, if that is one of them, or ctx ends.
 func SeedHello(ctx context.Context, cfg *Config, s *Stores) error {
-	if cfg.Fixtures != "" || cfg.ReadOnly {
-		return nil
-	}
-	files, err := fs.Sub(hello, "hello")
+	job, err := requestHello(ctx, cfg, s)
 	if err != nil {
 		return err
 	}
-	folder := filepath.Join(builtin(cfg), "hello")
-	if err := os.RemoveAll(folder); err != nil {
-		return err
-	}
-	if err := os.CopyFS(folder, files); err != nil {
-		return err
-	}
-	known, err := s.DB.Packages(ctx)
-	if err != nil || len(known) > 0 {
-		return err
-	}
-	up, err := name.FixtureUpstream("hello")
-	if err != nil {
-		return err
-	}
-	job, _, err := s.DB.RequestFetch(ctx, up.Name, up)
-	if err != nil {
-		return err
+	if job == nil {
+		return requestFixtures(ctx, cfg, s)
 	}
 	for job.Open() {
 		select {
@@ -213,7 +195,7 @@ func SeedHello(ctx context.Context, cfg *Config, s *Stores) error {
 			return fmt.Errorf("job %s is %s: %w", job.ID, job.State, ctx.Err())
 		case <-time.After(50 * time.Millisecond):
 		}
-		if job, err = s.DB.Jobs.ByID(ctx, job.ID); err != nil {
+		if *job, err = s.DB.Jobs.ByID(ctx, job.ID); err != nil {
 			return err
 		}
 	}
@@ -221,6 +203,88 @@ func SeedHello(ctx context.Context, cfg *Config, s *Stores) error {
 		return fmt.Errorf("job %s is %s: %s", job.ID, job.State, job.ErrorMessage)
 	}
 	return nil
+}
+
+// requestLocal has the packages of PACKBASE_FIXTURES imported, or without
+// these the built-in one into a registry that has none: a new instance always
+// has something to fetch. Workers find the jobs' rows.
+func requestLocal(ctx context.Context, cfg *Config, s *Stores) error {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	if _, err := requestHello(ctx, cfg, s); err != nil {
+		return err
+	}
+	return requestFixtures(ctx, cfg, s)
+}
+
+// requestHello returns the job that imports the built-in package, nil if there
+// is no need.
+func requestHello(ctx context.Context, cfg *Config, s *Stores) (*jobs.Job, error) {
+	if cfg.Fixtures != "" || cfg.ReadOnly || cfg.NoHello {
+		return nil, nil
+	}
+	if err := placeHello(filepath.Join(builtin(cfg), "hello")); err != nil {
+		return nil, err
+	}
+	known, err := s.DB.Packages(ctx)
+	if err != nil || len(known) > 0 {
+		return nil, err
+	}
+	up, err := name.FixtureUpstream("hello")
+	if err != nil {
+		return nil, err
+	}
+	job, _, err := s.DB.RequestFetch(ctx, up.Name, up)
+	return &job, err
+}
+
+// placeHello puts the built-in package into folder. Other workers on the same
+// volume do so, too: it is never seen in part.
+func placeHello(folder string) error {
+	files, err := fs.Sub(hello, "hello")
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Dir(folder), 0o755); err != nil {
+		return err
+	}
+	fresh, err := os.MkdirTemp(filepath.Dir(folder), ".hello-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(fresh)
+	if err := os.CopyFS(filepath.Join(fresh, "new"), files); err != nil {
+		return err
+	}
+	if err := os.Rename(folder, filepath.Join(fresh, "old")); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	err = os.Rename(filepath.Join(fresh, "new"), folder)
+	if errors.Is(err, fs.ErrExist) || errors.Is(err, syscall.ENOTEMPTY) { // another worker's
+		return nil
+	}
+	return err
+}
+
+// requestFixtures has each package of PACKBASE_FIXTURES imported.
+func requestFixtures(ctx context.Context, cfg *Config, s *Stores) error {
+	if cfg.Fixtures == "" || cfg.ReadOnly {
+		return nil
+	}
+	folders, err := ingest.Fixtures(cfg.Fixtures)
+	if err != nil {
+		return fmt.Errorf("PACKBASE_FIXTURES: %w", err)
+	}
+	var all error
+	for _, folder := range folders {
+		up, err := name.FixtureUpstream(folder)
+		if err != nil {
+			continue // an update says so
+		}
+		_, _, err = s.DB.RequestFetch(ctx, up.Name, up)
+		all = errors.Join(all, err)
+	}
+	return all
 }
 
 // banner says what to do next.
