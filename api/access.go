@@ -213,6 +213,24 @@ func (s *Server) postVisibility(w http.ResponseWriter, r *http.Request) error {
 	return s.answerCheck(w, r, pkg)
 }
 
+// postRename serves POST /api/rename: a package is shown under another name,
+// and goes on answering to those that it has.
+func (s *Server) postRename(w http.ResponseWriter, r *http.Request) error {
+	var in wire.Rename
+	if err := readJSON(w, r, &in); err != nil {
+		return err
+	}
+	if name.ValidPackage(in.Package) != nil {
+		return answer.NoPackage(in.Package)
+	}
+	p, err := s.db.Rename(r.Context(), in.Package, in.Name)
+	if err != nil {
+		return answer.OrNotFound(err, answer.NoPackage(in.Package))
+	}
+	s.decided(r.Context(), p.Name)
+	return s.answerCheck(w, r, p.Name)
+}
+
 // postRemove serves POST /api/remove: a release, a commit or a whole package is
 // served to nobody any more.
 func (s *Server) postRemove(w http.ResponseWriter, r *http.Request) error {

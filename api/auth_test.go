@@ -22,6 +22,7 @@ var writes = []string{
 	"POST /api/jobs/{id}/cancel",
 	"POST /api/jobs/{id}/retry",
 	"POST /api/remove",
+	"POST /api/rename",
 	"POST /api/review/{package}",
 	"POST /api/tokens",
 	"POST /api/tokens/{name}/revoke",

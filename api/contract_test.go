@@ -330,12 +330,25 @@ func (s *scene) writes() []call {
 		calls = append(calls, post(s.registry, nobody+"/"+action, "", 404, auth), post(s.registry, "/api/jobs/%6e/"+action, "", 400, auth),
 			post(s.away, nobody+"/"+action, "", 503, auth))
 	}
+	calls = append(calls, s.renames(post, auth, long)...)
 	calls = append(calls, s.removals(post, auth, long)...)
 	calls = append(calls, s.tokenCalls(post, auth, wrong, long)...)
-	for _, path := range []string{"/api/fetch", "/api/check", "/api/review/frozen", "/api/remove", "/api/visibility/frozen", "/api/tokens", "/api/tokens/x/revoke", nobody + "/retry", nobody + "/cancel"} {
+	for _, path := range []string{"/api/fetch", "/api/check", "/api/review/frozen", "/api/remove", "/api/rename", "/api/visibility/frozen", "/api/tokens", "/api/tokens/x/revoke", nobody + "/retry", nobody + "/cancel"} {
 		calls = append(calls, post(s.registry, path, "{}", 401, nil), post(s.registry, path, "{}", 403, wrong), post(s.edge, path, "{}", 403, auth))
 	}
 	return calls
+}
+
+// renames rename a package that nothing else here asks for, and remove it.
+func (s *scene) renames(post func(*registry, string, string, int, []string) call, auth []string, long string) []call {
+	s.publish("owner.repo", tagged{tag: "v1", files: zon("renamed", "1.0.0")})
+	rename := func(what string, status int) call { return post(s.registry, "/api/rename", what, status, auth) }
+	return []call{
+		rename(`{"package":"owner.repo","name":"repo"}`, 200), rename(`{"package":"repo","name":"trees"}`, 400), rename(`{"package":"repo"}`, 400),
+		rename(`{"package":"nope","name":"any"}`, 404), rename(`{"package":"repo","name":"frozen"}`, 409), rename(long, 413),
+		post(s.away, "/api/rename", `{"package":"repo","name":"any"}`, 503, auth),
+		post(s.registry, "/api/remove", `{"package":"repo","reason":"x"}`, 200, auth), rename(`{"package":"repo","name":"any"}`, 410),
+	}
 }
 
 // removals remove a release that nothing else here asks for, and the only one

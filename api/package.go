@@ -61,6 +61,9 @@ func (s *Server) describe(r *http.Request, pkg string) (*wire.Package, error) {
 		return nil, err
 	}
 	body := newPackageBody(p)
+	if body.Names, err = s.db.Names(ctx, p.Name); err != nil {
+		return nil, err
+	}
 	if err := s.fillTarballs(r, body, p); err != nil {
 		return nil, err
 	}
@@ -127,7 +130,7 @@ func (s *Server) fillTarballs(r *http.Request, body *wire.Package, p storage.Pac
 		return err
 	}
 	if next := offset + len(body.Tarballs); more || next < len(tags) && len(body.Tarballs) > 0 {
-		body.Next = fmt.Sprintf("%s?offset=%d&limit=%d", route.Path(route.Info, p.Name), next, limit)
+		body.Next = fmt.Sprintf("%s?offset=%d&limit=%d", route.Path(route.Info, p.Called()), next, limit)
 	}
 	slices.Reverse(snapshots)
 	_, err = s.addTarballs(r.Context(), snapshots, func(t wire.Tarball) { body.Snapshots = append(body.Snapshots, t) })
@@ -164,7 +167,7 @@ func (s *Server) addTarballs(ctx context.Context, refs []storage.TagRef, add fun
 
 func newPackageBody(p storage.Package) *wire.Package {
 	b := &wire.Package{
-		Package: p.Name, Local: p.ReleaseCount > 0, Available: p.ReleaseCount > 0, TarballDir: p.ReleaseCount > 0,
+		Package: p.Called(), Local: p.ReleaseCount > 0, Available: p.ReleaseCount > 0, TarballDir: p.ReleaseCount > 0,
 		TarballCount: p.ReleaseCount, LatestSize: p.LatestSize, SizeBytes: p.SizeBytes,
 		UpdatedAt: p.UpdatedAt, UpdatedUnix: p.UpdatedAt.Unix(), Language: p.Language, Description: p.Description,
 		State: p.State, StateReason: p.StateReason, Upstream: p.Upstream, Registered: p.Registered, Private: p.Private,
@@ -186,7 +189,7 @@ func newPackageBody(p storage.Package) *wire.Package {
 
 func newTarballBody(r *storage.Release) wire.Tarball {
 	return wire.Tarball{
-		Tag: r.Tag, URL: route.Tarball(r.Package, r.Tag, r.CommitOID), Size: r.Size, ManifestPresent: true,
+		Tag: r.Tag, URL: route.Tarball(r.Called(), r.Tag, r.CommitOID), Size: r.Size, ManifestPresent: true,
 		Commit: r.CommitOID, Tree: r.TreeOID, TagObject: r.TagOID,
 		SHA256: r.Digest, MD5: r.MD5, CRC32: r.CRC32, ContentDigest: r.ContentDigest,
 		CommitTime: r.CommitTime, CreatedAt: r.CreatedAt, Zig: wire.Zig(r.Zig),
@@ -212,12 +215,12 @@ func (s *Server) listPackages(w http.ResponseWriter, r *http.Request) error {
 	}
 	out := wire.List{Local: []string{}, Packages: []string{}, Registered: []string{}}
 	for _, p := range v.Packages {
-		out.Packages = append(out.Packages, p.Name)
+		out.Packages = append(out.Packages, p.Called())
 		if p.ReleaseCount > 0 {
-			out.Local = append(out.Local, p.Name)
+			out.Local = append(out.Local, p.Called())
 		}
 		if p.Registered {
-			out.Registered = append(out.Registered, p.Name)
+			out.Registered = append(out.Registered, p.Called())
 		}
 	}
 	answer.JSON(w, http.StatusOK, out)

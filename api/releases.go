@@ -131,7 +131,11 @@ func (s *Server) warmPackages(ctx context.Context, packages []*directory.Listing
 		if p.ReleaseCount == 0 || warmed[p.Name] == p.Revision {
 			continue
 		}
-		if err := s.warm(ctx, p.Name); err != nil {
+		err := s.warm(ctx, p.Name)
+		if err == nil && p.Shown != "" {
+			err = s.warm(ctx, p.Shown)
+		}
+		if err != nil {
 			if ctx.Err() == nil {
 				s.log.WarnContext(ctx, "package not kept in memory", "package", p.Name, "err", err)
 			}
@@ -144,12 +148,14 @@ func (s *Server) warmPackages(ctx context.Context, packages []*directory.Listing
 	}
 }
 
+// warm keeps what it takes to serve a package by one of its names.
 func (s *Server) warm(ctx context.Context, pkg string) error {
 	releases, err := s.db.Releases(ctx, pkg)
 	if err != nil {
 		return err
 	}
 	for i := range releases {
+		releases[i].Package = pkg
 		if err := s.releases.warm(ctx, &releases[i]); err != nil {
 			return err
 		}

@@ -155,6 +155,7 @@ func (s *Server) Handler() http.Handler {
 		r.Use(s.sameSite, s.authorize(access.ScopeAdmin))
 		r.Post(route.Review, s.handle(s.postReview))
 		r.Post(route.Remove, s.handle(s.postRemove))
+		r.Post(route.Rename, s.handle(s.postRename))
 		r.Group(func(r chi.Router) {
 			r.Use(s.guarded)
 			r.Post(route.Visibility, s.handle(s.postVisibility))

@@ -38,6 +38,11 @@ func (db *DB) PackageRecord(ctx context.Context, pkg string) (rec *PackageRecord
 	if rec.Moved, err = db.MovedTags(ctx, p.Name); err != nil {
 		return nil, "", err
 	}
+	names, err := db.Names(ctx, p.Name)
+	if err != nil {
+		return nil, "", err
+	}
+	rec.Names, rec.Shown = names[1:], p.Shown
 	branches, err := branchesOf(ctx, db.Pool, p.Name)
 	for _, b := range branches {
 		rec.Branches[b.Name] = b.Commit
@@ -127,6 +132,9 @@ func (db *DB) Adopt(ctx context.Context, name string, from Adoption) error {
 		}
 		if from.Record != nil {
 			if err := adoptRecord(ctx, tx, from.Record, from.RecordBlob); err != nil {
+				return err
+			}
+			if err := adoptNames(ctx, tx, name, from.Record); err != nil {
 				return err
 			}
 		}
@@ -221,6 +229,23 @@ func adoptRecord(ctx context.Context, tx pgx.Tx, r *PackageRecord, in blob.Ref) 
 		return err
 	}
 	return keepRecord(ctx, tx, r.Package, in)
+}
+
+// adoptNames has a package answer to the names that its record tells of.
+func adoptNames(ctx context.Context, tx pgx.Tx, pkg string, r *PackageRecord) error {
+	for _, to := range r.Names {
+		if err := name.ValidPackage(to); err != nil {
+			return err
+		}
+		if _, err := tx.Exec(ctx, `INSERT INTO package_names (name, package) VALUES ($1, $2)`, to, pkg); err != nil {
+			return err
+		}
+	}
+	_, err := tx.Exec(ctx, `UPDATE packages SET shown = $2 WHERE name = $1`, pkg, r.Shown)
+	if err != nil {
+		return err
+	}
+	return announceNames(ctx, tx, pkg)
 }
 
 // An Inconsistency is a row that contradicts another.

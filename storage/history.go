@@ -67,7 +67,7 @@ func mayKeep(ctx context.Context, tx pgx.Tx, pkg string, h History) (ok bool, er
 func (db *DB) HistoryOf(ctx context.Context, pkg string) (History, error) {
 	rows, _ := db.Pool.Query(ctx, `
 		SELECT package, head, refs, pack_name, pack_digest, index_digest FROM histories
-		WHERE lower(package) = lower($1) AND seen(package, $2)`, pkg, access.SeesPrivate(ctx))
+		WHERE lower(package) = lower(first_name($1)) AND seen(package, $2)`, pkg, access.SeesPrivate(ctx))
 	h, err := pgx.CollectExactlyOneRow(rows, pgx.RowToStructByName[History])
 	if err != nil {
 		return History{}, fmt.Errorf("history of %q: %w", pkg, pg.Translate(err))

@@ -1,6 +1,7 @@
 package storage
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"time"
@@ -19,9 +20,10 @@ const packageColumns = `
 	latest_tag, latest_size, release_count, size_bytes,
 	sync_at, sync_ok, sync_code, sync_message, sync_failures, synced_at, next_sync_at,
 	registered, moved_count, smart_http_ready, pseudo_git_fetchable, probe_commit, probe_error, healthy, probed_at,
-	private, head_oid, revision, created_at, updated_at, changed_at`
+	private, shown, head_oid, revision, created_at, updated_at, changed_at`
 
-// PackageByName returns the package called name, in any case of letters.
+// PackageByName returns the package that name means, in any case of letters:
+// its first one, or one that it was renamed to.
 // It returns ErrNotFound if there is none, a *GoneError if it was removed.
 func (db *DB) PackageByName(ctx context.Context, name string) (Package, error) {
 	return packageByName(ctx, db.Pool, name)
@@ -39,7 +41,7 @@ func packageByName(ctx context.Context, q pg.Querier, name string) (Package, err
 func packageRow(ctx context.Context, q pg.Querier, name string) (Package, error) {
 	rows, _ := q.Query(ctx, `
 		SELECT `+packageColumns+` FROM packages
-		WHERE lower(name) = lower($1) AND ($2 OR NOT private)`, name, access.SeesPrivate(ctx))
+		WHERE lower(name) = lower(first_name($1)) AND ($2 OR NOT private)`, name, access.SeesPrivate(ctx))
 	p, err := pgx.CollectExactlyOneRow(rows, pgx.RowToStructByName[Package])
 	if err != nil {
 		return Package{}, fmt.Errorf("package %q: %w", name, pg.Translate(err))
@@ -60,8 +62,12 @@ func claimName(ctx context.Context, tx pgx.Tx, name string, up name.Upstream) (o
 	}
 	// One claim of a name at a time: ON CONFLICT watches the folded name alone,
 	// and of two claims at once one would fail on the primary key.
-	if _, err := tx.Exec(ctx, `SELECT pg_advisory_xact_lock(hashtext('packbase claim ' || lower($1)))`, name); err != nil {
+	if err := lockName(ctx, tx, name); err != nil {
 		return "", fmt.Errorf("claim %q: %w", name, pg.Translate(err))
+	}
+	asked := name
+	if err := tx.QueryRow(ctx, `SELECT first_name($1)`, asked).Scan(&name); err != nil {
+		return "", fmt.Errorf("claim %q: %w", asked, pg.Translate(err))
 	}
 	// What was known of the upstream before goes with it.
 	_, err = tx.Exec(ctx, `
@@ -74,6 +80,7 @@ func claimName(ctx context.Context, tx pgx.Tx, name string, up name.Upstream) (o
 			AND packages.state = 'active'
 			AND packages.sync_ok = false
 			AND NOT EXISTS (SELECT FROM releases r WHERE r.package = packages.name)
+			AND NOT EXISTS (SELECT FROM package_names n WHERE n.package = packages.name)
 			AND NOT EXISTS (SELECT FROM jobs j WHERE j.package = packages.name AND j.state IN ('queued', 'running'))
 			AND NOT EXISTS (SELECT FROM catalog_entries c WHERE lower(c.name) = lower(packages.name)
 				AND c.upstream = packages.upstream AND c.problem = '')
@@ -83,24 +90,24 @@ func claimName(ctx context.Context, tx pgx.Tx, name string, up name.Upstream) (o
 	if err != nil {
 		return "", fmt.Errorf("claim %q: %w", name, pg.Translate(err))
 	}
-	var upstream string
+	var upstream, shown string
 	var private, published bool
 	gone := &fault.GoneError{}
 	err = tx.QueryRow(ctx, `
-		SELECT name, upstream, private, EXISTS (SELECT FROM releases r WHERE r.package = p.name),
+		SELECT name, shown, upstream, private, EXISTS (SELECT FROM releases r WHERE r.package = p.name),
 			CASE WHEN state = 'removed' THEN name ELSE '' END, state_reason, updated_at
 		FROM packages p WHERE lower(name) = lower($1) FOR UPDATE`, name).
-		Scan(&owner, &upstream, &private, &published, &gone.What, &gone.Reason, &gone.At)
+		Scan(&owner, &shown, &upstream, &private, &published, &gone.What, &gone.Reason, &gone.At)
 	if err != nil {
 		return "", fmt.Errorf("claim %q: %w", name, pg.Translate(err))
 	}
 	switch {
 	case upstream != up.Canonical && private && !access.SeesPrivate(ctx):
-		return "", &fault.BoundError{Package: name}
+		return "", &fault.BoundError{Package: asked}
 	case gone.What != "":
 		return "", gone
 	case upstream != up.Canonical:
-		return "", &fault.BoundError{Package: owner, Upstream: upstream}
+		return "", &fault.BoundError{Package: cmp.Or(shown, owner), Upstream: upstream}
 	case up.Private && !private && published:
 		return "", fmt.Errorf("claim %q: %w: it is public already", name, fault.ErrConflict)
 	case up.Private && !private:
@@ -129,7 +136,7 @@ func branchesOf(ctx context.Context, q pg.Querier, pkg string) ([]Branch, error)
 func (db *DB) BranchCommit(ctx context.Context, pkg, branch string) (string, error) {
 	var oid string
 	err := db.Pool.QueryRow(ctx, `
-		SELECT commit_oid FROM branches WHERE package = $1 AND branch = $2 AND seen(package, $3)`, pkg, branch, access.SeesPrivate(ctx)).Scan(&oid)
+		SELECT commit_oid FROM branches WHERE package = first_name($1) AND branch = $2 AND seen(package, $3)`, pkg, branch, access.SeesPrivate(ctx)).Scan(&oid)
 	if err != nil {
 		return "", fmt.Errorf("branch %s of %s: %w", branch, pkg, pg.Translate(err))
 	}
@@ -227,7 +234,7 @@ func (db *DB) Review(ctx context.Context, pkg string, accept bool) error {
 		var name, state, cause string
 		err := tx.QueryRow(ctx, `
 			SELECT name, state, frozen_for FROM packages
-			WHERE lower(name) = lower($1) AND ($2 OR NOT private) FOR UPDATE`, pkg, access.SeesPrivate(ctx)).Scan(&name, &state, &cause)
+			WHERE lower(name) = lower(first_name($1)) AND ($2 OR NOT private) FOR UPDATE`, pkg, access.SeesPrivate(ctx)).Scan(&name, &state, &cause)
 		if err != nil {
 			return err
 		}

@@ -28,6 +28,8 @@ type PackageRecord struct {
 	Registered  bool              `json:"registered,omitempty"`
 	Releases    int               `json:"releases,omitempty"` // releases and snapshots that are served
 	Private     bool              `json:"private,omitempty"`
+	Names       []string          `json:"names,omitempty"` // it was renamed to, in that order
+	Shown       string            `json:"shown,omitempty"` // of all names the one in use; "" for Package
 	Rejected    []RejectedTag     `json:"rejected_tags,omitempty"`
 	Moved       []MovedTag        `json:"moved_tags,omitempty"`
 	Removed     []Tombstone       `json:"removed,omitempty"`

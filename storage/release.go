@@ -21,16 +21,16 @@ import (
 
 const releaseColumns = `
 	id, package, COALESCE(tag, '') AS tag, COALESCE(tag_oid, '') AS tag_oid, commit_oid, tree_oid, commit_time,
-	digest, size, content_digest, md5, crc32, manifest_digest, zig_hash, zig_legacy_hash, zig, created_at, private`
+	digest, size, content_digest, md5, crc32, manifest_digest, zig_hash, zig_legacy_hash, zig, created_at, private, shown`
 
 // ReleaseByTag returns the release of pkg published under tag.
 // It returns ErrNotFound if there is none, a *GoneError if it was removed.
 func (db *DB) ReleaseByTag(ctx context.Context, pkg, tag string) (Release, error) {
 	rows, _ := db.Pool.Query(ctx, `
 		SELECT `+releaseColumns+` FROM served_releases
-		WHERE package = $1 AND tag = $2 AND ($3 OR NOT private)`, pkg, tag, access.SeesPrivate(ctx))
+		WHERE package = first_name($1) AND tag = $2 AND ($3 OR NOT private)`, pkg, tag, access.SeesPrivate(ctx))
 	r, err := oneRelease(rows, pkg+"@"+tag)
-	return r, db.orGone(ctx, err, `package = $1 AND tag = $2`, pkg, tag)
+	return r, db.orGone(ctx, err, `package = first_name($1) AND tag = $2`, pkg, tag)
 }
 
 // ReleaseByCommit returns the release or snapshot of a commit that was
@@ -39,9 +39,9 @@ func (db *DB) ReleaseByTag(ctx context.Context, pkg, tag string) (Release, error
 func (db *DB) ReleaseByCommit(ctx context.Context, pkg, oid string) (Release, error) {
 	rows, _ := db.Pool.Query(ctx, `
 		SELECT `+releaseColumns+` FROM served_releases
-		WHERE id = (SELECT min(id) FROM releases WHERE package = $1 AND commit_oid = $2) AND ($3 OR NOT private)`, pkg, oid, access.SeesPrivate(ctx))
+		WHERE id = (SELECT min(id) FROM releases WHERE package = first_name($1) AND commit_oid = $2) AND ($3 OR NOT private)`, pkg, oid, access.SeesPrivate(ctx))
 	r, err := oneRelease(rows, pkg+"#"+oid)
-	return r, db.orGone(ctx, err, `package = $1 AND commit_oid = $2`, pkg, oid)
+	return r, db.orGone(ctx, err, `package = first_name($1) AND commit_oid = $2`, pkg, oid)
 }
 
 // ReleaseByZigHash returns a release with the given Zig hash, in either form,
@@ -87,7 +87,7 @@ func (db *DB) Releases(ctx context.Context, pkg string) ([]Release, error) {
 
 func releasesOf(ctx context.Context, q pg.Querier, pkg string) ([]Release, error) {
 	rows, _ := q.Query(ctx, `
-		SELECT `+releaseColumns+` FROM served_releases WHERE package = $1 AND ($2 OR NOT private) ORDER BY id`, pkg, access.SeesPrivate(ctx))
+		SELECT `+releaseColumns+` FROM served_releases WHERE package = first_name($1) AND ($2 OR NOT private) ORDER BY id`, pkg, access.SeesPrivate(ctx))
 	all, err := pgx.CollectRows(rows, pgx.RowToStructByName[Release])
 	if err != nil {
 		return nil, fmt.Errorf("releases of %s: %w", pkg, pg.Translate(err))

@@ -177,7 +177,7 @@ func ValidReason(reason string) error {
 
 // lockPackage locks the row of a package that was not removed.
 func lockPackage(ctx context.Context, tx pgx.Tx, name string) (Package, error) {
-	if _, err := tx.Exec(ctx, `SELECT FROM packages WHERE lower(name) = lower($1) FOR UPDATE`, name); err != nil {
+	if _, err := tx.Exec(ctx, `SELECT FROM packages WHERE lower(name) = lower(first_name($1)) FOR UPDATE`, name); err != nil {
 		return Package{}, err
 	}
 	return packageByName(ctx, tx, name)
@@ -186,7 +186,8 @@ func lockPackage(ctx context.Context, tx pgx.Tx, name string) (Package, error) {
 func removePackage(ctx context.Context, tx pgx.Tx, r Removal, done *RemovalResult) error {
 	var published bool
 	err := tx.QueryRow(ctx, `
-		SELECT EXISTS (SELECT FROM releases WHERE package = $1) OR EXISTS (SELECT FROM tombstones WHERE package = $1)`, r.Package).Scan(&published)
+		SELECT EXISTS (SELECT FROM releases WHERE package = $1) OR EXISTS (SELECT FROM tombstones WHERE package = $1)
+			OR EXISTS (SELECT FROM package_names WHERE package = $1)`, r.Package).Scan(&published)
 	if err != nil {
 		return err
 	}

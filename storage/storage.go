@@ -7,6 +7,7 @@
 package storage
 
 import (
+	"cmp"
 	"time"
 
 	"github.com/francescobianco/packbase/storage/release"
@@ -36,9 +37,10 @@ type Package struct {
 	SyncedAt     *time.Time // when a sync last succeeded
 	NextSyncAt   *time.Time // not before, after failures
 
-	Registered bool // in the catalog
-	Private    bool // only who sees private packages may be shown it
-	MovedCount int  // released tags that upstream moved or deleted
+	Registered bool   // in the catalog
+	Private    bool   // only who sees private packages may be shown it
+	Shown      string // the name that an operator gave it; "" for Name
+	MovedCount int    // released tags that upstream moved or deleted
 	Probe
 
 	HeadOID   string    `db:"head_oid"` // HEAD without releases; "" if no branch was asked for
@@ -47,6 +49,10 @@ type Package struct {
 	UpdatedAt time.Time // when something was last published
 	ChangedAt time.Time // when anything here last changed
 }
+
+// Called returns what people are shown as the package's name. The package
+// answers to it as to Name, which never changes.
+func (p Package) Called() string { return cmp.Or(p.Shown, p.Name) }
 
 // A Probe is how the newest release fetched back through our own Git interface.
 type Probe struct {
@@ -89,7 +95,11 @@ type Release struct {
 	Zig            release.Zig
 	CreatedAt      time.Time // when published, UTC
 	Private        bool      // its package is: only who sees private packages may be shown it
+	Shown          string    // its package's
 }
+
+// Called returns what people are shown as the name of the release's package.
+func (r *Release) Called() string { return cmp.Or(r.Shown, r.Package) }
 
 // OID returns what refs/tags/<tag> names: the tag object, else the commit.
 func (r *Release) OID() string {

@@ -37,7 +37,7 @@ func (db *DB) SetVisibility(ctx context.Context, pkg string, private bool) error
 		var name string
 		var was bool
 		err := tx.QueryRow(ctx, `
-			SELECT name, private FROM packages WHERE lower(name) = lower($1) AND ($2 OR NOT private) FOR UPDATE`, pkg, access.SeesPrivate(ctx)).Scan(&name, &was)
+			SELECT name, private FROM packages WHERE lower(name) = lower(first_name($1)) AND ($2 OR NOT private) FOR UPDATE`, pkg, access.SeesPrivate(ctx)).Scan(&name, &was)
 		if err != nil || was == private {
 			return err
 		}
@@ -79,7 +79,7 @@ func changeVisibility(ctx context.Context, tx pgx.Tx, pkg string, private bool) 
 			return err
 		}
 	}
-	return nil
+	return announceNames(ctx, tx, pkg)
 }
 
 func setPrivate(ctx context.Context, tx pgx.Tx, pkg string, private bool) error {

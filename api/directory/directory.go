@@ -40,7 +40,7 @@ const (
 // A Listing is a package as lists show it.
 type Listing struct {
 	storage.Package
-	folded string // name, description and upstream in lower case, apart by NUL
+	folded string // the name in use, the first one, description and upstream in lower case, apart by NUL
 }
 
 // A View is the directory at one moment. It does not change.
@@ -97,7 +97,7 @@ func (d *Directory) ask(ctx context.Context) (fresh.PerReader[*View], error) {
 			continue
 		}
 		stale = true
-		d.byName[p.Name] = &Listing{Package: *p, folded: strings.ToLower(p.Name + "\x00" + p.Description + "\x00" + p.Upstream)}
+		d.byName[p.Name] = &Listing{Package: *p, folded: strings.ToLower(p.Called() + "\x00" + p.Name + "\x00" + p.Description + "\x00" + p.Upstream)}
 		if p.ChangedAt.After(d.since) {
 			d.since = p.ChangedAt
 		}
@@ -141,7 +141,7 @@ func newView(byName map[string]*Listing, private bool) *View {
 		v.Packages = append(v.Packages, p)
 		v.Totals.add(p)
 	}
-	slices.SortFunc(v.Packages, func(a, b *Listing) int { return strings.Compare(a.Name, b.Name) })
+	slices.SortFunc(v.Packages, func(a, b *Listing) int { return strings.Compare(a.Called(), b.Called()) })
 	return v
 }
 

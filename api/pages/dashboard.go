@@ -222,7 +222,7 @@ func (s *Site) countPackages(d *dashboard, v *directory.View) (c census) {
 		}
 	}
 	if len(v.Packages) == 1 && (packageView{Package: v.Packages[0].Package}).Link() == "" && v.Packages[0].ReleaseCount > 0 {
-		d.Start = v.Packages[0].Name
+		d.Start = v.Packages[0].Called()
 	}
 	return c
 }

@@ -65,7 +65,7 @@ func (s *Site) getPackageFeed(w http.ResponseWriter, r *http.Request, name strin
 	if err != nil {
 		return err
 	}
-	return writeFeed(w, r, "/"+p.Name, p.Name+": new releases", p.CreatedAt, releases)
+	return writeFeed(w, r, "/"+p.Name, p.Called()+": new releases", p.CreatedAt, releases)
 }
 
 // writeFeed answers with the feed of the page at path. since is when an empty
@@ -105,13 +105,13 @@ func writeFeed(w http.ResponseWriter, r *http.Request, path, title string, since
 }
 
 func newAtomEntry(base string, rel *storage.Release) atomEntry {
-	page := base + "/" + rel.Package + "?" + url.Values{"tag": {rel.Tag}}.Encode()
+	page := base + "/" + rel.Called() + "?" + url.Values{"tag": {rel.Tag}}.Encode()
 	return atomEntry{
-		ID: feedID(rel.Package + "@" + rel.Tag), Title: rel.Package + " " + rel.Tag,
+		ID: feedID(rel.Package + "@" + rel.Tag), Title: rel.Called() + " " + rel.Tag,
 		Published: atomTime(rel.CreatedAt), Updated: atomTime(rel.CreatedAt),
 		Links: []atomLink{
 			{Rel: "alternate", Type: "text/html", Href: page},
-			{Rel: "enclosure", Type: "application/gzip", Href: base + route.Tarball(rel.Package, rel.Tag, rel.CommitOID), Length: rel.Size},
+			{Rel: "enclosure", Type: "application/gzip", Href: base + route.Tarball(rel.Called(), rel.Tag, rel.CommitOID), Length: rel.Size},
 		},
 		Summary: "Commit " + rel.CommitOID + ", Zig hash " + rel.ZigHash,
 	}

@@ -53,7 +53,7 @@ func (p packageView) Health() condition {
 
 // About is the description, if it says more than the name.
 func (p packageView) About() string {
-	if strings.EqualFold(p.Description, p.Name) {
+	if strings.EqualFold(p.Description, p.Called()) {
 		return ""
 	}
 	return p.Description
@@ -126,7 +126,7 @@ type more struct{ Snapshots, Rejected, Moved int }
 
 // At returns the URL of the n-th page of releases.
 func (p *packagePage) At(n int) string {
-	return "/" + p.Package.Name + "?page=" + strconv.Itoa(n) + "#releases"
+	return "/" + p.Package.Called() + "?page=" + strconv.Itoa(n) + "#releases"
 }
 
 // A releaseRow is a release in a table.
@@ -147,13 +147,13 @@ func (r releaseRow) Name() string {
 // Path is where the row's release is shown in full.
 func (r releaseRow) Path() string {
 	if r.Tag == "" {
-		return "/" + r.Package + "?commit=" + r.CommitOID
+		return "/" + r.Called() + "?commit=" + r.CommitOID
 	}
-	return "/" + r.Package + "?" + url.Values{"tag": {r.Tag}}.Encode()
+	return "/" + r.Called() + "?" + url.Values{"tag": {r.Tag}}.Encode()
 }
 
 // Tarball is the path of the release's tarball.
-func (r releaseRow) Tarball() string { return route.Tarball(r.Package, r.Tag, r.CommitOID) }
+func (r releaseRow) Tarball() string { return route.Tarball(r.Called(), r.Tag, r.CommitOID) }
 
 // CommitLink is the commit's page at upstream, "" if we do not know it.
 func (p *packagePage) CommitLink(oid string) string { return commitLink(p.Package.Upstream, oid) }
@@ -229,7 +229,7 @@ func (r *releaseView) GitURL() string {
 		ref = r.CommitOID
 	}
 	u := url.URL{Fragment: ref}
-	return "git+" + r.Base + "/" + r.Package + u.String()
+	return "git+" + r.Base + "/" + r.Called() + u.String()
 }
 
 // SaveGit is the command that adds the Git URL to a project.
@@ -242,7 +242,7 @@ func (r *releaseView) Entry() string {
 	name := r.Zig.Name
 	if !bareName.MatchString(name) {
 		// Quoted, as the package's name may be a keyword.
-		name = "@" + zigString(cmp.Or(name, r.Package))
+		name = "@" + zigString(cmp.Or(name, r.Called()))
 	}
 	hash := r.Zig.Hash
 	if hash == "" {

@@ -181,7 +181,7 @@ func languages(all []*directory.Listing, filter string) map[string]int {
 func sortListings(all []*directory.Listing, by string) {
 	order := map[string]func(a, b *directory.Listing) int{
 		"name": func(a, b *directory.Listing) int {
-			return strings.Compare(strings.ToLower(a.Name), strings.ToLower(b.Name))
+			return strings.Compare(strings.ToLower(a.Called()), strings.ToLower(b.Called()))
 		},
 		"releases": func(a, b *directory.Listing) int { return cmp.Compare(b.ReleaseCount, a.ReleaseCount) },
 		"size":     func(a, b *directory.Listing) int { return cmp.Compare(b.SizeBytes, a.SizeBytes) },

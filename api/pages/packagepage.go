@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 
@@ -66,15 +67,16 @@ func (s *Site) getPackagePage(w http.ResponseWriter, r *http.Request, name strin
 	if err != nil {
 		return err
 	}
-	if p.Name != name {
-		http.Redirect(w, r, "/"+p.Name, http.StatusFound)
+	if p.Called() != name {
+		to := url.URL{Path: "/" + p.Called(), RawQuery: r.URL.RawQuery}
+		http.Redirect(w, r, to.String(), http.StatusFound)
 		return nil
 	}
-	frame, err := s.frame(r, p.Name, "package")
+	frame, err := s.frame(r, p.Called(), "package")
 	if err != nil {
 		return err
 	}
-	frame.Feed = "/" + p.Name + ".atom"
+	frame.Feed = "/" + p.Called() + ".atom"
 	page := &packagePage{frame: frame, Package: packageView{Package: p}}
 	if err := s.fillReleases(r, page); err != nil {
 		return err
@@ -206,12 +208,12 @@ func (s *Site) shownID(r *http.Request, p *packageView, all *order) (int64, erro
 	q := r.URL.Query()
 	if oid := q.Get("commit"); name.ValidOID(oid) {
 		rel, err := s.db.ReleaseByCommit(r.Context(), p.Name, strings.ToLower(oid))
-		return rel.ID, notFoundPage(err, "The commit %s of %s is not mirrored.", oid, p.Name)
+		return rel.ID, notFoundPage(err, "The commit %s of %s is not mirrored.", oid, p.Called())
 	}
 	if tag := cmp.Or(q.Get("tag"), p.Latest()); tag != "" {
 		i := slices.IndexFunc(all.tags, func(ref storage.TagRef) bool { return ref.Tag == tag })
 		if i < 0 {
-			return 0, notFoundPage(fault.ErrNotFound, "There is no release “%s” of %s here.", answer.Cut(tag, name.MaxTagName), p.Name)
+			return 0, notFoundPage(fault.ErrNotFound, "There is no release “%s” of %s here.", answer.Cut(tag, name.MaxTagName), p.Called())
 		}
 		return all.tags[i].ID, nil
 	}

@@ -31,6 +31,7 @@ const (
 	Review     = "/api/review/{package}"
 	Visibility = "/api/visibility/{package}"
 	Remove     = "/api/remove"
+	Rename     = "/api/rename"
 	Tokens     = "/api/tokens"
 	Revoke     = "/api/tokens/{name}/revoke"
 	Changes    = feed.ChangesPath

@@ -36,6 +36,7 @@ type Match struct {
 // A Package is all that is told of a package.
 type Package struct {
 	Package          string        `json:"package"`
+	Names            []string      `json:"names"` // all that it answers to, the first one first
 	Available        bool          `json:"available"`
 	Registered       bool          `json:"registered"`
 	Private          bool          `json:"private"`
@@ -174,6 +175,12 @@ type Review struct {
 // Visibility says who may read a package.
 type Visibility struct {
 	Visibility string `json:"visibility"` // public or private
+}
+
+// Rename asks for a package to be shown under another name.
+type Rename struct {
+	Package string `json:"package"` // any of its names
+	Name    string `json:"name"`
 }
 
 // Remove asks for a release, a commit, or without these a whole package to be

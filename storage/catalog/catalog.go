@@ -68,7 +68,7 @@ func (s *Store) Replace(ctx context.Context, source, digest string, entries []En
 		}
 		batch.Queue(`
 			UPDATE packages p SET registered = c.id IS NOT NULL, language = COALESCE(c.language, p.language)
-			FROM packages q LEFT JOIN catalog_entries c ON lower(c.name) = lower(q.name) AND c.upstream = q.upstream AND c.problem = ''
+			FROM packages q LEFT JOIN catalog_entries c ON lower(first_name(c.name)) = lower(q.name) AND c.upstream = q.upstream AND c.problem = ''
 			WHERE q.name = p.name AND (p.registered <> (c.id IS NOT NULL) OR p.language <> COALESCE(c.language, p.language))`)
 		batch.Queue(`
 			INSERT INTO catalog (source, digest, fetched_at) VALUES ($1, $2, now())
@@ -122,10 +122,12 @@ func (s *Store) Failed(ctx context.Context, source, code, message string) error 
 	return nil
 }
 
-// Updated returns what the catalog's entry for pkg says now.
+// Updated returns what the catalog's entry for pkg says now, under whichever of its names.
 func (s *Store) Updated(ctx context.Context, pkg string) (updated string, err error) {
 	err = s.db.Pool.QueryRow(ctx, `
-		SELECT source_updated FROM catalog_entries WHERE lower(name) = lower($1) AND problem = ''`, pkg).Scan(&updated)
+		SELECT source_updated FROM catalog_entries
+		WHERE problem = '' AND lower(name) IN (SELECT lower($1) UNION ALL SELECT lower(n.name) FROM package_names n WHERE n.package = $1)
+		ORDER BY lower(name) <> lower($1), id LIMIT 1`, pkg).Scan(&updated)
 	if err != nil && !errors.Is(err, pgx.ErrNoRows) {
 		return "", fmt.Errorf("catalog entry of %s: %w", pkg, pg.Translate(err))
 	}
@@ -158,7 +160,7 @@ func (s *Store) Candidates(ctx context.Context, rules string) ([]Candidate, erro
 				AND NOT EXISTS (SELECT FROM rejected_tags r WHERE r.package = p.name AND (r.rules <> $1 OR r.retry_at <= now())
 					AND NOT EXISTS (SELECT FROM releases WHERE package = p.name AND tag = r.tag)), false) AS fresh,
 			COALESCE(p.state <> 'active' OR p.next_sync_at > now() AND p.upstream = c.upstream, false) AS waiting
-		FROM catalog_entries c LEFT JOIN packages p ON lower(p.name) = lower(c.name)
+		FROM catalog_entries c LEFT JOIN packages p ON lower(p.name) = lower(first_name(c.name))
 		WHERE c.problem = '' ORDER BY c.name`, rules)
 	all, err := pgx.CollectRows(rows, pgx.RowToStructByName[Candidate])
 	if err != nil {

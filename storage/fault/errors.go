@@ -24,6 +24,17 @@ func (e *BoundError) Error() string {
 // Unwrap returns ErrConflict.
 func (e *BoundError) Unwrap() error { return ErrConflict }
 
+// A TakenError says that a name cannot be given to a package, as it means
+// another one or did so once. It is an ErrConflict.
+type TakenError struct{ Name string }
+
+func (e *TakenError) Error() string {
+	return fmt.Sprintf("the name %q is taken: it means another package, or did so once, and no name ever means two", e.Name)
+}
+
+// Unwrap returns ErrConflict.
+func (e *TakenError) Unwrap() error { return ErrConflict }
+
 // An InvalidError says what is wrong with a value and what would be right.
 // It is an ErrInvalid.
 type InvalidError struct {
@@ -97,12 +108,15 @@ func (e *Error) AsFinal() *Error {
 func From(err error) *Error {
 	var e *Error
 	var bound *BoundError
+	var taken *TakenError
 	var gone *GoneError
 	switch {
 	case errors.As(err, &e):
 		return e
 	case errors.As(err, &bound):
 		return New("name_conflict", bound.Error())
+	case errors.As(err, &taken):
+		return New("name_conflict", taken.Error())
 	case errors.As(err, &gone):
 		return New("removed", gone.Error())
 	}

@@ -85,12 +85,13 @@ type Body struct {
 	Nonce    string   `json:"nonce,omitempty"`    // of a private package: keeps its body from being guessed
 
 	// News, which is of no release.
-	Branch  string   `json:"branch,omitempty"` // of Package, is at Commit
+	Branch  string   `json:"branch,omitempty"`  // of Package, is at Commit
+	Renamed string   `json:"renamed,omitempty"` // what Package is called from now on
 	Archive *Archive `json:"archive,omitempty"`
 }
 
 // IsNews reports whether the change is of no release.
-func (b *Body) IsNews() bool { return b.Branch != "" || b.Archive != nil }
+func (b *Body) IsNews() bool { return b.Branch != "" || b.Renamed != "" || b.Archive != nil }
 
 // An Archive says which blobs make up what a URL answered.
 type Archive struct {

@@ -100,7 +100,7 @@ func (s *Store) RequestProbe(ctx context.Context, pkg string) (job Job, created 
 	err = s.db.Tx(ctx, func(tx pgx.Tx) error {
 		var name string
 		err := tx.QueryRow(ctx, `
-			SELECT name FROM packages WHERE lower(name) = lower($1) AND ($2 OR NOT private)`, pkg, access.SeesPrivate(ctx)).Scan(&name)
+			SELECT name FROM packages WHERE lower(name) = lower(first_name($1)) AND ($2 OR NOT private)`, pkg, access.SeesPrivate(ctx)).Scan(&name)
 		if err != nil {
 			return pg.Translate(err)
 		}
@@ -177,7 +177,7 @@ func (s *Store) List(ctx context.Context, f Filter) ([]Job, error) {
 	rows, _ := s.db.Pool.Query(ctx, `
 		SELECT `+columns+` FROM jobs
 		WHERE (@state = '' OR state = @state)
-			AND (@package = '' OR package = @package)
+			AND (@package = '' OR package = first_name(@package))
 			AND seen_job(kind, package, @private)
 			AND (@first OR (created_at, id) < (SELECT created_at, id FROM jobs WHERE id = @before))
 		ORDER BY created_at DESC, id DESC LIMIT @limit`,

@@ -49,7 +49,9 @@ func recordSync(ctx context.Context, tx pgx.Tx, pkg string, s Sync) error {
 		return err
 	}
 	if s.OK {
-		_, err = tx.Exec(ctx, `UPDATE catalog_entries SET synced_updated = $2 WHERE lower(name) = lower($1) AND problem = ''`, pkg, s.Catalog)
+		_, err = tx.Exec(ctx, `
+			UPDATE catalog_entries SET synced_updated = $2
+			WHERE problem = '' AND lower(name) IN (SELECT lower($1) UNION ALL SELECT lower(n.name) FROM package_names n WHERE n.package = $1)`, pkg, s.Catalog)
 	}
 	if err != nil || s.Branch == "" {
 		return err

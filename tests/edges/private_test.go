@@ -211,13 +211,7 @@ func TestRemoval(t *testing.T) {
 		}
 	}
 
-	harness.Eventually(t, "the record is kept", func() bool {
-		var jobs struct{ Jobs []wire.Job }
-		decode(t, central.Get("/api/jobs?state=queued"), &jobs)
-		running := jobs
-		decode(t, central.Get("/api/jobs?state=running"), &running)
-		return len(jobs.Jobs)+len(running.Jobs) == 0
-	})
+	idle(t, central)
 	for _, s := range []*harness.Server{central, edge} {
 		s.Stop()
 		clean(t, s)
@@ -237,4 +231,16 @@ func TestRemoval(t *testing.T) {
 	gone("rebuilt", fresh)
 	fresh.Fetch(repo.URL)
 	gone("rebuilt, after a sync", fresh)
+}
+
+// idle waits until no job is open: records are kept then.
+func idle(t testing.TB, s *harness.Server) {
+	t.Helper()
+	harness.Eventually(t, "the record is kept", func() bool {
+		var jobs struct{ Jobs []wire.Job }
+		decode(t, s.Get("/api/jobs?state=queued"), &jobs)
+		running := jobs
+		decode(t, s.Get("/api/jobs?state=running"), &running)
+		return len(jobs.Jobs)+len(running.Jobs) == 0
+	})
 }

@@ -23,6 +23,9 @@ func (r *Replica) takeNews(ctx context.Context, c *feed.Body, private bool) erro
 	if c.Archive != nil {
 		return r.takeArchive(ctx, c.Archive, private)
 	}
+	if c.Renamed != "" {
+		return r.rename(ctx, c.Package, c.Renamed)
+	}
 	err := r.DB.FollowBranch(ctx, c.Package, storage.Branch{Name: c.Branch, Commit: c.Commit})
 	if errors.Is(err, fault.ErrNotFound) {
 		return fmt.Errorf("branch %s of %s: its commit %s is not here", c.Branch, c.Package, c.Commit)
@@ -39,6 +42,32 @@ func (r *Replica) takeNews(ctx context.Context, c *feed.Body, private bool) erro
 		}
 	}
 	return err
+}
+
+// rename gives a package the names that it got at the central, in their order: those that were set aside first.
+func (r *Replica) rename(ctx context.Context, pkg string, to ...string) error {
+	aside, err := r.DB.Feed.SetAsideOf(ctx, pkg)
+	var old []string
+	var done []int64
+	for _, s := range aside {
+		if body, bad := readBody([]byte(s.Body)); bad == nil && body.Renamed != "" {
+			old, done = append(old, body.Renamed), append(done, s.Seq)
+		}
+	}
+	for _, name := range append(old, to...) {
+		if err == nil {
+			_, err = r.DB.Rename(ctx, pkg, name)
+		}
+	}
+	if err != nil && !errors.Is(err, fault.ErrGone) {
+		return err
+	}
+	for _, seq := range done {
+		if err := r.DB.Feed.SetAsideDone(ctx, seq); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // takeArchive copies, checks and publishes an archive.

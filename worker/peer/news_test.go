@@ -118,6 +118,10 @@ func TestNews(t *testing.T) {
 	central.FetchArchive(up + "/one.zip")
 	first := branch(t, central, "hello", "v2.0.0")
 	central.Mirror("hello", "v3.0.0")
+	for _, to := range []string{"greeting", "hi"} {
+		_, err := central.Rename(t.Context(), "hello", to)
+		central.Must(err)
+	}
 	central.Must(central.AnnounceBranches(t.Context()))
 
 	var old atomic.Bool
@@ -152,6 +156,34 @@ func TestNews(t *testing.T) {
 			t.Errorf("an edge has %s, want %s", got, want)
 		}
 		same(t, e, central, "hello")
+		if p, err := e.PackageByName(t.Context(), "greeting"); err != nil || p.Name != "hello" || p.Called() != "hi" {
+			t.Errorf("greeting is %q of %q, %v, want hi of hello", p.Called(), p.Name, err)
+		}
+	}
+}
+
+// New names of a package that is not here yet wait for it, and come in their order.
+func TestRenameSetAside(t *testing.T) {
+	t.Parallel()
+	central, edge := workertest.New(t), workertest.New(t)
+	stop := central.Work(workertest.Loopback)
+	central.Mirror("hello", "v1.0.0")
+	stop()
+	url := serve(t, central)
+	leave := follow(t, edge, url)
+	caughtUp(t, edge, central)
+	leave()
+	for seq, to := range []string{"third", "first", "second"} {
+		body := `{"package":"hello","renamed":"` + to + `"}`
+		_, err := edge.Pool.Exec(t.Context(), `INSERT INTO set_aside (seq, body, package, private, reason) VALUES ($1, $2, 'hello', false, 'x')`, []int{1003, 1001, 1002}[seq], body)
+		edge.Must(err)
+	}
+	follow(t, edge, url)
+	edge.Eventually("nothing is set aside", func() bool { return len(asideOf(t, edge)) == 0 })
+	p, err := edge.PackageByName(t.Context(), "first")
+	edge.Must(err)
+	if p.Name != "hello" || p.Called() != "third" {
+		t.Errorf("first is %q of %q, want third of hello", p.Called(), p.Name)
 	}
 }
 

@@ -376,6 +376,8 @@ func (r *Replica) publishAside(ctx context.Context, s feed.SetAside) error {
 		return err
 	}
 	switch {
+	case body.Renamed != "":
+		return r.rename(ctx, body.Package)
 	case body.IsNews():
 		return r.takeNews(ctx, body, s.Private)
 	case body.Decision == feed.DecisionPublic && s.Private:
@@ -539,6 +541,9 @@ func readBody(raw []byte) (*feed.Body, error) {
 	err := name.ValidPackage(body.Package)
 	if err == nil && body.Decision != "" {
 		return body, nil
+	}
+	if body.Renamed != "" {
+		return body, errors.Join(err, name.ValidPackage(body.Renamed))
 	}
 	if err == nil && body.Tag != "" {
 		err = name.ValidTag(body.Tag)

@@ -11,6 +11,7 @@ import (
 	"io/fs"
 	"maps"
 	"slices"
+	"strings"
 
 	"github.com/francescobianco/packbase/storage"
 	"github.com/francescobianco/packbase/storage/blob"
@@ -38,11 +39,8 @@ func (a *Auditor) Rebuild(ctx context.Context) error {
 	for _, p := range known {
 		delete(found, p.Name)
 	}
-	names := make([]string, 0, len(found))
-	for name := range found {
-		names = append(names, name)
-	}
-	slices.Sort(names)
+	forgetFreed(found)
+	names := slices.Sorted(maps.Keys(found))
 	for i, name := range names {
 		a.progress("packages", i, len(names))
 		if err := a.rebuildPackage(ctx, name, found[name]); err != nil {
@@ -53,6 +51,20 @@ func (a *Auditor) Rebuild(ctx context.Context) error {
 		}
 	}
 	return a.rebuildArchives(ctx, archives)
+}
+
+// forgetFreed leaves out packages under whose name nothing was ever published, and which another package has taken since:
+// their records may not have been swept yet.
+func forgetFreed(found map[string]*packageBlobs) {
+	taken := map[string]bool{}
+	for _, r := range found {
+		if r.record != nil {
+			for _, name := range r.record.Names {
+				taken[strings.ToLower(name)] = true
+			}
+		}
+	}
+	maps.DeleteFunc(found, func(name string, r *packageBlobs) bool { return len(r.manifests) == 0 && taken[strings.ToLower(name)] })
 }
 
 // unusable reports whether err is a verdict on stored bytes: they are lost, not

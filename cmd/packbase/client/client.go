@@ -44,7 +44,7 @@ type program struct{ *term.Program }
 func Commands(run *term.Program) []*cobra.Command {
 	p := &program{run}
 	return []*cobra.Command{p.fetchCommand(), p.updateCommand(), p.listCommand(), p.searchCommand(), p.infoCommand(), p.checkCommand(),
-		p.reviewCommand(), p.visibilityCommand(), p.removeCommand(), p.tokenCommand(), p.jobsCommand(), p.statusCommand(), p.runCommand(), p.envCommand(),
+		p.reviewCommand(), p.visibilityCommand(), p.removeCommand(), p.renameCommand(), p.tokenCommand(), p.jobsCommand(), p.statusCommand(), p.runCommand(), p.envCommand(),
 		p.captureCommand(), p.treeCommand(), p.warmCommand(), p.bundleCommand()}
 }
 

@@ -124,6 +124,9 @@ func packageFields(s *term.Screen, info wire.Package) [][]term.Cell {
 		term.Field("latest", info.LatestTag),
 		term.Field("in the catalog", term.YesNo(info.Registered)),
 	}
+	if len(info.Names) > 1 {
+		rows = append(rows, term.Field("answers to", strings.Join(info.Names, ", ")))
+	}
 	if info.Private {
 		rows = append(rows, term.Field("read by", "those with a token"))
 	}
