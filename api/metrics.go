@@ -61,6 +61,7 @@ type registryCollector struct {
 	reconciled, oldestDue                              *prometheus.Desc // not of an edge
 	behind, halted, aside                              *prometheus.Desc // of an edge
 	unread, damaged                                    *prometheus.Desc // blobs
+	lost                                               *prometheus.Desc // trees
 }
 
 func newRegistryCollector(s *Server) *registryCollector {
@@ -77,6 +78,7 @@ func newRegistryCollector(s *Server) *registryCollector {
 		up:         desc("database_up", "1 if Postgres answered this scrape."),
 		reconciled: desc("reconcile_age_seconds", "Time since a worker looked after all jobs without an error."),
 		oldestDue:  desc("oldest_due_job_seconds", "How long a job has waited for a worker and nothing else, at most."),
+		lost:       desc("trees_lost", "Captured trees of which upstream has something no more, or other files."),
 		unread:     desc("blobs_unread", "Blobs that nobody has read for longer than PACKBASE_SCRUB."),
 		damaged:    desc("blobs_damaged", "Blobs that are damaged or lost, and could not be mended yet."),
 		behind:     desc("replication_behind", "Changes of the central that are not here yet."),
@@ -87,7 +89,7 @@ func newRegistryCollector(s *Server) *registryCollector {
 
 // Describe implements prometheus.Collector.
 func (c *registryCollector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{c.packages, c.releases, c.movedTags, c.blobBytes, c.jobs, c.up, c.reconciled, c.oldestDue, c.unread, c.damaged, c.behind, c.aside, c.halted} {
+	for _, d := range []*prometheus.Desc{c.packages, c.releases, c.movedTags, c.blobBytes, c.jobs, c.up, c.reconciled, c.oldestDue, c.lost, c.unread, c.damaged, c.behind, c.aside, c.halted} {
 		ch <- d
 	}
 }
@@ -107,6 +109,10 @@ func (c *registryCollector) Collect(ch chan<- prometheus.Metric) {
 	var pulse jobs.Pulse
 	if err == nil && c.s.queue != nil {
 		pulse, err = c.s.db.Jobs.Pulse(ctx)
+	}
+	var lost int
+	if err == nil {
+		lost, err = c.s.trees.LostTrees(ctx)
 	}
 	var blobs wire.Blobs
 	if err == nil {
@@ -129,6 +135,7 @@ func (c *registryCollector) Collect(ch chan<- prometheus.Metric) {
 	gauge(c.releases, float64(v.Totals.Releases))
 	gauge(c.movedTags, float64(v.Totals.MovedTags))
 	gauge(c.blobBytes, float64(v.Totals.Bytes))
+	gauge(c.lost, float64(lost))
 	gauge(c.unread, float64(blobs.Behind))
 	gauge(c.damaged, float64(blobs.Damaged))
 	for _, j := range counts {

@@ -374,6 +374,7 @@ func hashesOf(nodes []tree.Node) []string {
 
 func newTreeNode(n tree.Node, sources map[string]tree.Source) wire.TreeNode {
 	out := wire.TreeNode{Hash: n.Hash, URLs: n.URLs, Parents: n.Parents, Lazy: n.Lazy, Depth: n.Depth, State: n.State, Code: n.Code, Reason: n.Reason,
+		UpstreamState: n.UpstreamState, UpstreamAt: n.UpstreamAt,
 		Tried: make([]wire.TreeTry, len(n.Tried))}
 	for i, t := range n.Tried {
 		out.Tried[i] = wire.TreeTry(t)

@@ -37,7 +37,12 @@ func (f *fetch) queueAtHost(ctx context.Context) error {
 	if err := f.roomAtHost(ctx, host); err != nil {
 		return err
 	}
-	wait, err := f.w.db.Jobs.ReserveHost(ctx, host, hostSpacing)
+	return f.w.awaitHost(ctx, host)
+}
+
+// awaitHost waits for the host's turn, or has the job come back for it.
+func (w *Worker) awaitHost(ctx context.Context, host string) error {
+	wait, err := w.db.Jobs.ReserveHost(ctx, host, hostSpacing)
 	if err != nil {
 		return err
 	}

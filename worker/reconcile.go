@@ -59,7 +59,7 @@ const stepTime = 10 * time.Second
 // all went well.
 func (w *Worker) reconcileOnce(ctx context.Context) error {
 	var all error
-	for _, step := range []func(context.Context) error{w.signIn, w.reap, w.requestDue, w.db.Jobs.CloseRuns, w.tellDue, w.db.AnnounceBranches, w.keepRemovals} {
+	for _, step := range []func(context.Context) error{w.signIn, w.reap, w.requestDue, w.requestChecks, w.db.Jobs.CloseRuns, w.tellDue, w.db.AnnounceBranches, w.keepRemovals} {
 		ctx, cancel := context.WithTimeout(ctx, stepTime)
 		all = errors.Join(all, step(ctx))
 		cancel()
@@ -94,6 +94,13 @@ func (w *Worker) requestDue(ctx context.Context) error {
 	}
 	_, _, err := w.db.Jobs.RequestDueUpdate(ctx, w.opt.UpdateInterval, w.opt.UpdateCooldown)
 	return err
+}
+
+func (w *Worker) requestChecks(ctx context.Context) error {
+	if w.opt.CheckTrees <= 0 {
+		return nil
+	}
+	return w.trees.RequestDueChecks(ctx, w.opt.CheckTrees)
 }
 
 // tellDue tells the queue of due jobs. A job that it was told of before is

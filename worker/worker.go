@@ -65,6 +65,7 @@ type Options struct {
 	Builtin        string        // folder of packbase's own packages, when there are no fixtures
 	UpdateInterval time.Duration // between updates that start by themselves
 	UpdateCooldown time.Duration // between the beginnings of any two updates, at least
+	CheckTrees     time.Duration // between looks at what upstream still has of a tree; 0 for never
 	Scrub          time.Duration // in which all blobs are read again; 0 for never
 	Metrics        prometheus.Registerer
 }
@@ -100,6 +101,7 @@ func New(db *storage.DB, q *queue.Queue, blobs blob.Store, opt Options, log *slo
 		jobs.UpdateCatalog: w.updateCatalog,
 		jobs.FetchArchive:  w.fetchArchive,
 		jobs.CaptureTree:   w.captureTree,
+		jobs.CheckTree:     w.checkTree,
 	}
 	w.aside = make(chan struct{}, asideOf(opt.Concurrency))
 	w.jobSeconds = prometheus.NewHistogramVec(prometheus.HistogramOpts{

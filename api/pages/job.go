@@ -126,6 +126,8 @@ func work(kind string) string {
 		return "Download"
 	case jobs.CaptureTree:
 		return "Capture"
+	case jobs.CheckTree:
+		return "Ask upstream for"
 	}
 	return kind
 }

@@ -59,6 +59,18 @@ func (s *Site) getTreeList(w http.ResponseWriter, r *http.Request) error {
 // A treeView is a tree in words.
 type treeView struct{ wire.Tree }
 
+// Survival says whether the tree would build today from its upstreams alone, "" if
+// they were not all asked yet.
+func (t treeView) Survival() condition {
+	switch {
+	case t.Lost > 0:
+		return condition{"warn", "needs packbase", "Without packbase it would not build today: upstream has no more, or has other files of, " + counted(t.Lost, "package", "packages") + "."}
+	case t.CheckedAt != nil:
+		return condition{"ok", "", "Upstream still has all of it, as far as that is told without a download."}
+	}
+	return condition{}
+}
+
 // Path is where the tree's page is.
 func (t treeView) Path() string { return treePath(t.Name) }
 
@@ -275,6 +287,21 @@ func (n *treeNode) Condition() condition {
 		return condition{Level: "bad", Word: "missing"}
 	case tree.Waiting:
 		return condition{Level: "busy", Word: "waiting"}
+	}
+	return condition{}
+}
+
+// Upstream is what upstream had when it was last asked.
+func (n *treeNode) Upstream() condition {
+	switch n.UpstreamState {
+	case tree.Same:
+		return condition{"ok", "upstream", ""}
+	case tree.Moved:
+		return condition{"warn", "changed upstream", ""}
+	case tree.Gone:
+		return condition{"bad", "gone upstream", ""}
+	case tree.Away:
+		return condition{"idle", "upstream away", ""}
 	}
 	return condition{}
 }

@@ -39,15 +39,17 @@ type Captured struct {
 
 // A Tree is the dependencies of a project, at one revision.
 type Tree struct {
-	Name      string    `json:"name"`
-	Revision  int       `json:"revision"`
-	State     string    `json:"state"` // open, whole or holes
-	Nodes     int       `json:"nodes"`
-	Missing   int       `json:"missing"` // of them, those that are not stored
-	SizeBytes int64     `json:"size_bytes"`
-	Private   bool      `json:"private"`
-	CreatedAt time.Time `json:"created_at"`
-	UpdatedAt time.Time `json:"updated_at"`
+	Name      string     `json:"name"`
+	Revision  int        `json:"revision"`
+	State     string     `json:"state"` // open, whole or holes
+	Nodes     int        `json:"nodes"`
+	Missing   int        `json:"missing"` // of them, those that are not stored
+	SizeBytes int64      `json:"size_bytes"`
+	Lost      int        `json:"lost"`                 // how many upstream has no more, or has other files of
+	CheckedAt *time.Time `json:"checked_at,omitempty"` // when upstream was asked for all of them
+	Private   bool       `json:"private"`
+	CreatedAt time.Time  `json:"created_at"`
+	UpdatedAt time.Time  `json:"updated_at"`
 }
 
 // Trees is a page of a list.
@@ -76,6 +78,9 @@ type TreeNode struct {
 	Reason  string      `json:"reason,omitempty"` // why it is a hole
 	Tried   []TreeTry   `json:"tried"`
 	Source  *TreeSource `json:"source,omitempty"` // what is stored for it
+
+	UpstreamState string     `json:"upstream_state,omitempty"` // same, moved, gone or away
+	UpstreamAt    *time.Time `json:"upstream_at,omitempty"`    // when that was so
 }
 
 // A TreeTry is a way in which a package could not be had.

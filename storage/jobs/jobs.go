@@ -33,6 +33,7 @@ const (
 	UpdateCatalog = "catalog:update" // download the catalog and fetch what changed
 	FetchArchive  = "archive:fetch"  // store what a URL answers
 	CaptureTree   = "tree:capture"   // bring what a project depends on, and what that does
+	CheckTree     = "tree:check"     // ask upstream whether it still has that
 )
 
 // States of a job.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/url"
 	"os"
 	"slices"
 	"strings"
@@ -153,10 +154,14 @@ func (p *program) treeCommand() *cobra.Command {
 	}
 	r := p.addRemote(cmd)
 	sbom := cmd.Flags().Bool("sbom", false, "print it as a software bill of materials, in CycloneDX 1.6")
+	survival := cmd.Flags().Bool("survival", false, "say, for all trees or the one, which would not build today from upstream alone")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		c, err := p.client(r)
 		if err != nil {
 			return err
+		}
+		if *survival && len(args) == 0 {
+			return p.survival(cmd.Context(), r, c)
 		}
 		name := ""
 		if len(args) > 0 {
@@ -181,9 +186,50 @@ func (p *program) treeCommand() *cobra.Command {
 			return err
 		}
 		raw, err := c.get(cmd.Context(), route.Path(route.Tree, name), nil)
+		if *survival {
+			return show(p, r, raw, err, func(s *term.Screen, t wire.TreeInfo) { drawSurvival(s, t.Tree) })
+		}
 		return show(p, r, raw, err, drawTree)
 	}
 	return cmd
+}
+
+// survival shows one line for each tree, page by page.
+func (p *program) survival(ctx context.Context, r *remote, c *client) error {
+	for path := route.Trees + "?limit=500"; path != ""; {
+		at, query, _ := strings.Cut(path, "?")
+		values, err := url.ParseQuery(query)
+		if err != nil {
+			return err
+		}
+		raw, err := c.get(ctx, at, values)
+		if err == nil {
+			var page wire.Trees
+			if page, err = decode[wire.Trees](raw); err == nil {
+				path = page.Next
+			}
+		}
+		err = show(p, r, raw, err, func(s *term.Screen, page wire.Trees) {
+			for _, t := range page.Trees {
+				drawSurvival(s, t)
+			}
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func drawSurvival(s *term.Screen, t wire.Tree) {
+	said := s.Paint(term.Green, "upstream has all of it")
+	switch {
+	case t.Lost > 0:
+		said = s.Paint(term.Yellow, fmt.Sprintf("would not build without packbase: upstream lost %d of %s", t.Lost, term.Plural(t.Nodes, "package")))
+	case t.CheckedAt == nil:
+		said = s.Paint(term.Dim, "upstream was not asked yet")
+	}
+	s.Printf("%s  %s\n", term.Printable(t.Name), said)
 }
 
 // drawTree draws each package below the first that names it, and in one line where others do.

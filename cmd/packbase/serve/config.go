@@ -56,6 +56,7 @@ type Config struct {
 	Concurrency    int
 	UpdateCooldown time.Duration
 	UpdateInterval time.Duration
+	CheckTrees     time.Duration
 	Scrub          time.Duration
 	Lease          time.Duration
 	Reconcile      time.Duration
@@ -119,6 +120,7 @@ func settings() []setting {
 		{name: "worker-concurrency", standard: number(max(2, runtime.NumCPU())), help: "jobs that a worker does at once", set: count(1, 1000, func(c *Config) *int { return &c.Concurrency })},
 		{name: "update-cooldown", standard: "15s", help: "shortest time between two catalog updates", set: duration(0, func(c *Config) *time.Duration { return &c.UpdateCooldown })},
 		{name: "update-interval", standard: "0", help: "time between catalog updates that start by themselves; 0 for never", set: duration(0, func(c *Config) *time.Duration { return &c.UpdateInterval })},
+		{name: "check-trees", standard: "24h", help: "time between looks at what upstream still has of a captured tree; 0 for never", set: duration(0, func(c *Config) *time.Duration { return &c.CheckTrees })},
 		{name: "scrub", standard: "720h", help: "time in which all stored bytes are read again and compared with their digests; 0 for never", set: duration(0, func(c *Config) *time.Duration { return &c.Scrub })},
 		{name: "lease", standard: "15s", help: "how long a worker that vanished keeps its jobs", set: duration(time.Second, func(c *Config) *time.Duration { return &c.Lease })},
 		{name: "reconcile", standard: "2s", help: "how often jobs that the queue forgot are looked for", set: duration(100*time.Millisecond, func(c *Config) *time.Duration { return &c.Reconcile })},

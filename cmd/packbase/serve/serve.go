@@ -151,6 +151,7 @@ func NewWorker(cfg *Config, s *Stores, reg prometheus.Registerer, log *slog.Logg
 		Builtin:        builtin(cfg),
 		UpdateInterval: cfg.UpdateInterval,
 		UpdateCooldown: cfg.UpdateCooldown,
+		CheckTrees:     cfg.CheckTrees,
 		Scrub:          cfg.Scrub,
 		Metrics:        reg,
 	}, log), nil
