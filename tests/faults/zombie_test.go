@@ -51,8 +51,9 @@ func TestZombieWorker(t *testing.T) {
 		harness.Within(t, recoveryTime, "the zombie has given up", func() bool {
 			return gaveUp(zombie.Log(), id)
 		})
-		if job := s.Job(id); job.State != jobs.Succeeded || job.Attempts != 2 {
-			t.Errorf("job = %+v, want success at the second attempt", job)
+		// On a busy machine the other one may need more than one.
+		if job := s.Job(id); job.State != jobs.Succeeded || job.Attempts < 2 {
+			t.Errorf("job = %+v, want success at a later attempt", job)
 		}
 		if after := c.rows(s.DatabaseURL); !slices.Equal(after, before) {
 			t.Errorf("releases after the zombie: %q, want %q", after, before)
