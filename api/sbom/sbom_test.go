@@ -16,7 +16,7 @@ var tree = wire.TreeInfo{
 	Packages: []wire.TreeNode{
 		{Hash: "zap-0.1.0-aaaa", URLs: []string{"git+https://github.com/zigzap/ZAP.git?ref=v0.1.0#" + strings.Repeat("c", 40)}, Parents: []string{""}, State: "stored",
 			Source: &wire.TreeSource{Kind: "release", Package: "zap", Tag: "v0.1.0", Commit: strings.Repeat("c", 40), Name: "zap", Version: "0.1.0", SHA256: strings.Repeat("a", 64)}},
-		{Hash: "N-V-__8AAAA", URLs: []string{"https://ex.example/lib 1+2.tar.gz"}, Parents: []string{"zap-0.1.0-aaaa", ""}, Lazy: true, State: "hole", Reason: "404"},
+		{Hash: "N-V-__8AAAA", URLs: []string{"https://ex.example/lib%201+2.tar.gz"}, Parents: []string{"zap-0.1.0-aaaa", ""}, Lazy: true, State: "hole", Reason: "404"},
 	},
 }
 
@@ -45,7 +45,7 @@ func TestWrite(t *testing.T) {
 	if last := refs[len(refs)-1]; last.URL != "https://packbase.example/z/zap-0.1.0-aaaa.tar.gz" || (*last.Hashes)[0].Value != strings.Repeat("a", 64) {
 		t.Errorf("zap is to be had at %+v", last)
 	}
-	if want := "pkg:generic/N-V-__8AAAA?download_url=https%3A%2F%2Fex.example%2Flib%201%2B2.tar.gz"; hole.PackageURL != want || hole.Scope != cdx.ScopeOptional {
+	if want := "pkg:generic/N-V-__8AAAA?download_url=https%3A%2F%2Fex.example%2Flib%25201%2B2.tar.gz"; hole.PackageURL != want || hole.Scope != cdx.ScopeOptional {
 		t.Errorf("the hole is %s, %s, want %s", hole.PackageURL, hole.Scope, want)
 	}
 	on := map[string][]string{}
