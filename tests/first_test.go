@@ -74,11 +74,12 @@ func TestFirstPackbase(t *testing.T) {
 	for _, z := range harness.Zigs(t) {
 		project := z.Project("app", "hello")
 		for range 2 {
-			if _, err := z.Run(project, "fetch", "--save", "git+"+s.URL+"/hello"); err != nil {
+			// Of hello's manifest Zig 0.13 does not read the name; no manifest is one for it and for later ones.
+			if _, err := z.Run(project, "fetch", "--save", "git+"+s.URL+"/hello"); (err != nil) != z.LegacyHash() {
 				t.Fatalf("Zig %s: fetch: %v", z.Version, err)
 			}
 		}
-		if _, err := z.Run(project, "build"); err != nil {
+		if _, err := z.Run(project, "build"); err != nil && !z.LegacyHash() {
 			t.Errorf("Zig %s: build: %v", z.Version, err)
 		}
 		many := z.Project("many", "")
