@@ -330,7 +330,7 @@ func (n *treeNode) NamedBy() string {
 func (n *treeNode) Tries() []string {
 	var all []string
 	for _, t := range n.Tried[:min(len(n.Tried), treeTries)] {
-		if t.Message != "" && t.Message != n.Reason {
+		if t.Message != "" && !strings.Contains(n.Reason, t.Message) {
 			all = append(all, shortURL(t.URL)+": "+answer.Cut(t.Message, treeLetter))
 		}
 	}

@@ -107,12 +107,14 @@ func timeLeft(done, total int64, since, now time.Time) string {
 }
 
 // sentence makes one of a message: errors are written without capital and
-// full stop, as they may be part of a larger one.
+// full stop, as they may be part of a larger one. A URL or a file that it
+// begins with stays as it is.
 func sentence(message string) string {
 	if message == "" {
 		return ""
 	}
-	if c := message[0]; c >= 'a' && c <= 'z' {
+	first, _, _ := strings.Cut(message, " ")
+	if c := message[0]; c >= 'a' && c <= 'z' && !strings.ContainsAny(first, "./:") {
 		message = string(c-'a'+'A') + message[1:]
 	}
 	if strings.ContainsAny(message[len(message)-1:], ".!?…") {

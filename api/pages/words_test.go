@@ -46,6 +46,7 @@ func TestWords(t *testing.T) {
 		{"Zig string", zigString("a\"\\\n"), `"a\"\\\x0a"`},
 		{"sentence", sentence("upstream is gone"), "Upstream is gone."},
 		{"sentence with its end", sentence("Is it?"), "Is it?"},
+		{"sentence that begins with a URL", sentence("https://a.example/x: it is gone"), "https://a.example/x: it is gone."},
 		{"empty sentence", sentence(""), ""},
 	} {
 		if tt.got != tt.want {
