@@ -56,7 +56,7 @@ func TestCheckTree(t *testing.T) {
 	r.Eventually("upstream was asked for all", func() bool {
 		app, err := trees.ByName(ctx, "app")
 		r.Must(err)
-		return app.CheckedAt != nil && app.Lost == 3
+		return app.CheckedAt != nil && app.Lost == 3 && app.Untold == 1
 	})
 	got, _, err := trees.Nodes(ctx, "app", c.Revision)
 	r.Must(err)

@@ -65,6 +65,8 @@ func (t treeView) Survival() condition {
 	switch {
 	case t.Lost > 0:
 		return condition{"warn", "needs packbase", "Without packbase it would not build today: upstream has no more, or has other files of, " + counted(t.Lost, "package", "packages") + "."}
+	case t.CheckedAt != nil && t.Untold > 0:
+		return condition{"warn", "", "Upstream did not say whether it still has " + counted(t.Untold, "package", "packages") + "; of all others it has what is pinned, as far as that is told without a download."}
 	case t.CheckedAt != nil:
 		return condition{"ok", "", "Upstream still has all of it, as far as that is told without a download."}
 	}

@@ -46,6 +46,7 @@ type Tree struct {
 	Missing   int        `json:"missing"` // of them, those that are not stored
 	SizeBytes int64      `json:"size_bytes"`
 	Lost      int        `json:"lost"`                 // how many upstream has no more, or has other files of
+	Untold    int        `json:"untold"`               // of how many it did not say, when it was last asked
 	CheckedAt *time.Time `json:"checked_at,omitempty"` // when upstream was asked for all of them
 	Private   bool       `json:"private"`
 	CreatedAt time.Time  `json:"created_at"`

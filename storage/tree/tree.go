@@ -62,6 +62,7 @@ type Tree struct {
 	Missing   int        // of them, those that are not stored
 	SizeBytes int64      // of the tarballs of those that are
 	Lost      int        // how many upstream has no more, or has other files of
+	Untold    int        // of how many it did not say, when it was last asked
 	CheckedAt *time.Time // when the first of them was last asked for there; nil if it never was
 	Private   bool       // only who sees private packages may be shown it
 	CreatedAt time.Time
@@ -360,12 +361,13 @@ func (s *Store) Nodes(ctx context.Context, name string, revision int) (nodes []N
 
 // selectTrees is without its end. A tree is as private as anything in it.
 const selectTrees = `
-	SELECT t.name, t.revision, r.state, n.nodes, n.missing, n.size, n.lost, n.checked_at, n.private OR t.private AS private, t.created_at, t.updated_at
+	SELECT t.name, t.revision, r.state, n.nodes, n.missing, n.size, n.lost, n.untold, n.checked_at, n.private OR t.private AS private, t.created_at, t.updated_at
 	FROM trees t JOIN tree_revisions r ON r.tree = t.name AND r.revision = t.revision
 	CROSS JOIN LATERAL (
 		SELECT count(*) AS nodes, count(*) FILTER (WHERE h.state <> 'stored') AS missing,
 			COALESCE(sum(s.size), 0)::bigint AS size, COALESCE(bool_or(s.private), false) AS private,
 			count(*) FILTER (WHERE h.upstream_state IN ('gone', 'moved')) AS lost,
+			count(*) FILTER (WHERE h.upstream_state = 'away') AS untold,
 			CASE WHEN bool_and(h.upstream_at IS NOT NULL) THEN min(h.upstream_at) END AS checked_at
 		FROM tree_nodes h LEFT JOIN LATERAL (` + bestSource + `) s ON true
 		WHERE h.tree = t.name AND h.revision = t.revision) n

@@ -226,6 +226,8 @@ func drawSurvival(s *term.Screen, t wire.Tree) {
 	switch {
 	case t.Lost > 0:
 		said = s.Paint(term.Yellow, fmt.Sprintf("would not build without packbase: upstream lost %d of %s", t.Lost, term.Plural(t.Nodes, "package")))
+	case t.CheckedAt != nil && t.Untold > 0:
+		said = s.Paint(term.Yellow, fmt.Sprintf("upstream did not say whether it still has %d of %s", t.Untold, term.Plural(t.Nodes, "package")))
 	case t.CheckedAt == nil:
 		said = s.Paint(term.Dim, "upstream was not asked yet")
 	}
