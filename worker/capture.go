@@ -138,19 +138,25 @@ func (c *capturing) plan(ctx context.Context, n *capture.Node) error {
 
 // findAbsent finds the Git URLs of stored nodes whose commits are not served as those of their repositories.
 func (c *capturing) findAbsent(ctx context.Context, nodes []*capture.Node) error {
-	pinned := map[string]map[tree.Commit]capture.Way{} // by hash
+	type pin struct {
+		hash   string
+		commit tree.Commit
+		way    capture.Way
+	}
+	var pins []pin
 	var commits []tree.Commit
 	for _, n := range nodes {
-		pinned[n.Hash] = map[tree.Commit]capture.Way{}
+		if !n.Stored {
+			continue
+		}
 		for _, raw := range n.URLs {
 			d, err := name.ParseDependency(raw)
-			if err != nil || !n.Stored || !d.Git || !name.ValidOID(d.Ref) {
+			if err != nil || !d.Git || !name.ValidOID(d.Ref) {
 				continue
 			}
 			if up, err := name.ParseUpstream(d.Repository); err == nil {
 				at := tree.Commit{Upstream: up.Canonical, OID: d.Ref}
-				pinned[n.Hash][at] = capture.Way{Kind: capture.BySnapshot, URL: d.Repository, Ref: d.Ref}
-				commits = append(commits, at)
+				pins, commits = append(pins, pin{n.Hash, at, capture.Way{Kind: capture.BySnapshot, URL: d.Repository, Ref: d.Ref}}), append(commits, at)
 			}
 		}
 	}
@@ -159,11 +165,9 @@ func (c *capturing) findAbsent(ctx context.Context, nodes []*capture.Node) error
 		return err
 	}
 	c.absent = map[string][]capture.Way{}
-	for hash, ways := range pinned {
-		for at, way := range ways {
-			if !mirrored[at] {
-				c.absent[hash] = append(c.absent[hash], way)
-			}
+	for _, p := range pins {
+		if !mirrored[p.commit] {
+			c.absent[p.hash] = append(c.absent[p.hash], p.way)
 		}
 	}
 	return nil
@@ -224,13 +228,14 @@ func (c *capturing) settle(ctx context.Context, n *capture.Node, id uuid.UUID, o
 	case job.Open():
 		c.open = append(c.open, id)
 		return true, nil
-	case job.State == jobs.Succeeded && n.Stored:
-		last.Code, last.Message = "no_such_ref", "the repository was mirrored, and this commit is not among what is served of it"
 	case job.State == jobs.Succeeded:
-		// It may have ended since the walk.
-		if _, err := c.w.trees.ByHash(ctx, n.Hash); err == nil {
+		if c.came(ctx, n, last) { // since the walk
 			c.open = append(c.open, id)
 			return true, nil
+		}
+		if n.Stored {
+			last.Code, last.Message = "no_such_ref", "the repository was mirrored, and this commit is not among what is served of it"
+			break
 		}
 		last.Code, last.Message = "hash_mismatch", fmt.Sprintf("%s is pinned, and the files of %s have another hash", n.Hash, last.Ref)
 	default:
@@ -238,6 +243,21 @@ func (c *capturing) settle(ctx context.Context, n *capture.Node, id uuid.UUID, o
 	}
 	out.Job = nil
 	return false, nil
+}
+
+// came reports whether what a try was to bring is here: the files of a node, or a commit of one that is stored.
+func (c *capturing) came(ctx context.Context, n *capture.Node, t *tree.Try) bool {
+	if !n.Stored {
+		_, err := c.w.trees.ByHash(ctx, n.Hash)
+		return err == nil
+	}
+	up, err := name.ParseUpstream(t.URL)
+	if err != nil {
+		return false
+	}
+	at := tree.Commit{Upstream: up.Canonical, OID: t.Ref}
+	mirrored, err := c.w.trees.Mirrored(ctx, []tree.Commit{at})
+	return err == nil && mirrored[at]
 }
 
 // reasonOf returns why a node is a hole: what is wrong with the place that its
