@@ -1,8 +1,6 @@
 package tests_test
 
 import (
-	"archive/zip"
-	"bytes"
 	"fmt"
 	"net/http"
 	"os"
@@ -135,23 +133,10 @@ func (u *unedited) script(line string) string {
 func TestPulled(t *testing.T) {
 	t.Parallel()
 	files, repos := harness.NewUpstream(t), harness.NewUpstream(t)
-	var zipped bytes.Buffer
-	w := zip.NewWriter(&zipped)
-	for _, name := range []string{"x-1.0/a.txt", "x-1.0/b/c.txt"} {
-		f, err := w.Create(name)
-		if err == nil {
-			_, err = f.Write([]byte(name))
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := w.Close(); err != nil {
-		t.Fatal(err)
-	}
+	archive := zipped(t, harness.Files{"a.txt": "a", "b/c.txt": "c"})
 	files.Answer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/zip")
-		_, _ = w.Write(zipped.Bytes()) // the client may have gone
+		_, _ = w.Write(archive) // the client may have gone
 	}))
 	commit := repos.Repo("r").Commit(harness.Files{"a.txt": "a"}) // without a tag
 	urls := []string{files.URL + "/a%2Fb//x.zip?y=1", "git+" + repos.URL + "/r#" + commit}

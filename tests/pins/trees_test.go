@@ -76,14 +76,14 @@ func TestProjects(t *testing.T) {
 	for _, z := range harness.Zigs(t) {
 		zigs[z.Version] = z
 	}
-	var all []*mirrored
+	var all []*checkout
 	for _, each := range strings.Split(os.Getenv("PACKBASE_PINS_PROJECTS"), ",") {
 		repo, rest, _ := strings.Cut(each, "@")
 		ref, zig, ok := strings.Cut(rest, "=")
 		if !ok || zigs[zig] == nil {
 			t.Fatalf("%q is no owner/name@ref=zig with a Zig at hand", each)
 		}
-		b := &mirrored{t: t, project: project{repo, ref, zig}, z: zigs[zig].For(t), s: s, dir: t.TempDir()}
+		b := &checkout{t: t, project: project{repo, ref, zig}, z: zigs[zig].For(t), s: s, dir: t.TempDir()}
 		b.checkOut()
 		all = append(all, b)
 	}
@@ -143,7 +143,8 @@ func TestPinsCaptured(t *testing.T) {
 	t.Log(count, "pins;", len(info.Packages), "nodes")
 }
 
-type mirrored struct {
+// A checkout is a project's files, to be built.
+type checkout struct {
 	project
 	t    *testing.T
 	z    *harness.Zig
@@ -152,7 +153,7 @@ type mirrored struct {
 	tree wire.TreeInfo
 }
 
-func (b *mirrored) checkOut() {
+func (b *checkout) checkOut() {
 	b.t.Helper()
 	out, err := exec.Command("git", "-c", "safe.directory=*", "-C", mirror(b.repo), "archive", "--format=tar", b.ref).Output()
 	if err != nil {
@@ -184,7 +185,7 @@ func (b *mirrored) checkOut() {
 	}
 }
 
-func (b *mirrored) packbase(args ...string) error {
+func (b *checkout) packbase(args ...string) error {
 	stdout, stderr, err := harness.Run(b.t, append(slices.Clone(b.s.Env), "PACKBASE_URL="+b.s.URL), args...)
 	if err != nil {
 		return fmt.Errorf("%w\n%s%s", err, stdout, stderr)
@@ -192,7 +193,7 @@ func (b *mirrored) packbase(args ...string) error {
 	return nil
 }
 
-func (b *mirrored) capture() {
+func (b *checkout) capture() {
 	if err := b.packbase("capture", "--wait", "--name", b.name(), b.dir); err != nil {
 		b.t.Logf("%v: %v", b, err)
 	}
@@ -206,9 +207,9 @@ func (b *mirrored) capture() {
 	}
 }
 
-func (b *mirrored) name() string { return strings.ToLower(filepath.Base(b.repo)) + "-" + b.ref }
+func (b *checkout) name() string { return strings.ToLower(filepath.Base(b.repo)) + "-" + b.ref }
 
-func (b *mirrored) build(before error) error {
+func (b *checkout) build(before error) error {
 	if before != nil {
 		return before
 	}
@@ -218,7 +219,7 @@ func (b *mirrored) build(before error) error {
 	return err
 }
 
-func (b *mirrored) row() string {
+func (b *checkout) row() string {
 	verdicts := []string{}
 	way := func(name string, build func() error) {
 		b.z.Forget(b.dir)
@@ -266,7 +267,7 @@ func (b *mirrored) row() string {
 }
 
 // prefix fetches each package by its URLs behind the server's.
-func (b *mirrored) prefix() error {
+func (b *checkout) prefix() error {
 	for _, n := range b.tree.Packages {
 		if n.State != "stored" {
 			continue
