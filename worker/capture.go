@@ -228,6 +228,8 @@ func (c *capturing) settle(ctx context.Context, n *capture.Node, id uuid.UUID, o
 	case job.Open():
 		c.open = append(c.open, id)
 		return true, nil
+	case job.State == jobs.Succeeded && n.Stored && !slices.Contains(c.absent[n.Hash], capture.Way{Kind: last.Kind, URL: last.URL, Ref: last.Ref}):
+		out.Tried = out.Tried[:len(out.Tried)-1] // it brought what it was to bring
 	case job.State == jobs.Succeeded:
 		if c.came(ctx, n, last) { // since the walk
 			c.open = append(c.open, id)
