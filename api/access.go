@@ -149,31 +149,31 @@ func (s *Server) guarded(next http.Handler) http.Handler {
 	})
 }
 
-// keptTokens bounds the tokens in memory.
-const keptTokens = 1024
+// maxCachedTokens bounds the tokens in memory.
+const maxCachedTokens = 1024
 
 // A tokenCache keeps the tokens that were shown lately, until one is revoked.
 type tokenCache struct {
 	db    *storage.DB
 	epoch *stored.Epoch
-	kept  *lru.Cache[[sha256.Size]byte, keptToken]
+	cache *lru.Cache[[sha256.Size]byte, cachedToken]
 }
 
-type keptToken struct {
+type cachedToken struct {
 	access.Token
 	epoch int64
 	noted time.Time // when its use was last noted
 }
 
 func newTokenCache(db *storage.DB, e *stored.Epoch) *tokenCache {
-	kept, _ := lru.New[[sha256.Size]byte, keptToken](keptTokens) // the error is about sizes below one
-	return &tokenCache{db: db, epoch: e, kept: kept}
+	cache, _ := lru.New[[sha256.Size]byte, cachedToken](maxCachedTokens) // the error is about sizes below one
+	return &tokenCache{db: db, epoch: e, cache: cache}
 }
 
 // bySecret returns a token that was not revoked, and notes that it is used.
 func (c *tokenCache) bySecret(ctx context.Context, secret string, sum [sha256.Size]byte) (access.Token, error) {
 	now := c.epoch.Now(ctx)
-	t, ok := c.kept.Get(sum)
+	t, ok := c.cache.Get(sum)
 	if !ok || t.epoch != now {
 		ctx, cancel := context.WithTimeout(ctx, findTimeout)
 		defer cancel()
@@ -181,7 +181,7 @@ func (c *tokenCache) bySecret(ctx context.Context, secret string, sum [sha256.Si
 		if err != nil {
 			return access.Token{}, err
 		}
-		t = keptToken{Token: found, epoch: now, noted: t.noted}
+		t = cachedToken{Token: found, epoch: now, noted: t.noted}
 	}
 	if time.Since(t.noted) > time.Minute {
 		ctx, cancel := context.WithTimeout(ctx, time.Second)
@@ -189,7 +189,7 @@ func (c *tokenCache) bySecret(ctx context.Context, secret string, sum [sha256.Si
 		_ = c.db.Access.TokenUsed(ctx, t.Name) // a replica of Postgres cannot be written to
 		t.noted = time.Now()
 	}
-	c.kept.Add(sum, t)
+	c.cache.Add(sum, t)
 	return t.Token, nil
 }
 

@@ -53,7 +53,7 @@ func newScene(t *testing.T) *scene {
 	s.digest = s.hello[0].Digest
 	g.publish("other", tagged{tag: "v0.1.0", files: zon("other", "0.1.0")})
 	s.breakBlob()
-	s.keepHistory()
+	s.setHistory()
 	s.describe()
 	s.makeJobs()
 
@@ -510,14 +510,14 @@ func (s *scene) git() (calls []call) {
 	return calls
 }
 
-// keepHistory gives a package a history. Nobody here looks into its pack.
-func (s *scene) keepHistory() {
+// setHistory gives a package a history. Nobody here looks into its pack.
+func (s *scene) setHistory() {
 	s.t.Helper()
 	commit := s.publish("kept", tagged{tag: "v1", files: zon("kept", "1.0.0")})[0].CommitOID
 	c := s.claim("kept")
 	pack, index := s.put([]byte("the pack")), s.put([]byte("its index"))
 	s.packName = strings.Repeat("5", 40)
-	s.must(s.db.KeepHistory(s.t.Context(), c, storage.History{
+	s.must(s.db.SetHistory(s.t.Context(), c, storage.History{
 		Package: "kept", Head: "refs/heads/main", Refs: map[string]string{"refs/heads/main": commit, "refs/tags/v1": commit},
 		PackName: s.packName, PackDigest: pack.Digest, IndexDigest: index.Digest,
 	}, pack, index))

@@ -174,6 +174,6 @@ func (s *Server) waitFor(w http.ResponseWriter, r *http.Request, job jobs.Job, w
 		}
 		now = next
 	}
-	s.told(now)
+	s.jobReported(now)
 	return *now, nil
 }

@@ -17,7 +17,7 @@ import (
 func TestWhatIsDoneIsSeen(t *testing.T) {
 	t.Parallel()
 	g := newRegistry(t)
-	look := func() (packages []string, body statusAnswer) {
+	read := func() (packages []string, body statusAnswer) {
 		var list struct{ Packages []string }
 		g.get("/api/list").into(t, &list)
 		g.get("/api/status").into(t, &body)
@@ -25,16 +25,16 @@ func TestWhatIsDoneIsSeen(t *testing.T) {
 	}
 	wantPackage := func(pkg string, how string) {
 		t.Helper()
-		if packages, status := look(); !slices.Contains(packages, pkg) || status.PackagesTotal != len(packages) {
+		if packages, status := read(); !slices.Contains(packages, pkg) || status.PackagesTotal != len(packages) {
 			t.Errorf("%s: list has %q and status counts %d, want %s", how, packages, status.PackagesTotal, pkg)
 		}
 	}
 
-	look()
+	read()
 	if a := g.post("/api/update", ""); a.StatusCode != http.StatusAccepted {
 		t.Fatalf("update: status = %d, want 202", a.StatusCode)
 	}
-	if _, status := look(); status.Update.State != jobs.Queued {
+	if _, status := read(); status.Update.State != jobs.Queued {
 		t.Errorf("an update was started and status says %q, want queued", status.Update.State)
 	}
 
@@ -45,8 +45,8 @@ func TestWhatIsDoneIsSeen(t *testing.T) {
 		}
 		a.into(t, &job)
 		path := "/api/jobs/" + job.JobID
-		var told sync.WaitGroup
-		told.Go(func() {
+		var readers sync.WaitGroup
+		readers.Go(func() {
 			switch pkg {
 			case "waited":
 				g.post("/api/fetch?wait=60", `{"url":"`+upstreamOf(t, pkg).Canonical+`"}`)
@@ -67,12 +67,12 @@ func TestWhatIsDoneIsSeen(t *testing.T) {
 				case <-stop:
 					return
 				default:
-					look()
+					read()
 				}
 			}
 		})
 		g.publish(pkg, tagged{tag: "v1.0.0", files: zon(pkg, "1.0.0")})
-		told.Wait()
+		readers.Wait()
 		wantPackage(pkg, pkg)
 		close(stop)
 		others.Wait()
@@ -88,9 +88,9 @@ func TestManyFollowers(t *testing.T) {
 	c := g.claim("hello")
 	path := "/api/jobs/" + c.Job.ID.String()
 	behind, postgres := g.gated()
-	var told sync.WaitGroup
+	var readers sync.WaitGroup
 	for i := range n {
-		told.Go(func() {
+		readers.Go(func() {
 			if i%3 == 0 {
 				behind.get("/api/changes?wait=60") // edges wait, too
 			} else if i%3 == 1 {
@@ -113,7 +113,7 @@ func TestManyFollowers(t *testing.T) {
 	}
 	g.must(g.db.Jobs.End(t.Context(), c, jobs.Outcome{State: jobs.Failed, Code: "no_tags", Message: "there are none"}))
 	g.publish("other", tagged{tag: "v1.0.0", files: zon("other", "1.0.0")})
-	told.Wait()
+	readers.Wait()
 }
 
 type statusAnswer struct {

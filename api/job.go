@@ -106,7 +106,7 @@ func (s *Server) getJob(w http.ResponseWriter, r *http.Request) error {
 
 // told notes that somebody hears how the job ended: lists and status must show
 // what it did from now on. Whoever asks for an old job heard no news.
-func (s *Server) told(job *jobs.Job) {
+func (s *Server) jobReported(job *jobs.Job) {
 	if !job.Open() && time.Since(*job.EndedAt) < time.Minute {
 		s.news.Add(1)
 	}
@@ -119,7 +119,7 @@ func (s *Server) jobOf(r *http.Request) (jobs.Job, error) {
 	}
 	job, err := s.db.Jobs.ByID(r.Context(), id)
 	if err == nil {
-		s.told(&job)
+		s.jobReported(&job)
 	}
 	return job, err
 }
@@ -160,7 +160,7 @@ func (s *Server) followJob(w http.ResponseWriter, r *http.Request) error {
 				return err
 			}
 			message, last = fmt.Sprintf("event: job\ndata: %s\n\n", body), now
-			s.told(now)
+			s.jobReported(now)
 		} else if time.Since(said) > 10*time.Second {
 			message = ": still here\n\n"
 		}

@@ -38,26 +38,26 @@ type mirror struct {
 	*Server
 	pulls *pulls
 
-	archives  *lru.Cache[string, keptArchive] // by URL
-	converted *lru.Cache[string, bool]        // see isConverted; by the tarball's digest
+	archives  *lru.Cache[string, cachedArchive] // by URL
+	converted *lru.Cache[string, bool]          // see isConverted; by the tarball's digest
 	reading   singleflight.Group
 	turns     chan struct{} // of those who read whole tarballs
 }
 
-type keptArchive struct {
+type cachedArchive struct {
 	tree.Archive
 	epoch int64
 }
 
 const (
-	keptArchives  = 8192
-	keptConverted = 8192
-	readers       = 2 // at once
+	maxCachedArchives    = 8192
+	maxCachedConversions = 8192
+	readers              = 2 // at once
 )
 
 func newProxy(s *Server) *proxy.Proxy {
-	converted, _ := lru.New[string, bool](keptConverted) // the error is about sizes below one
-	archives, _ := lru.New[string, keptArchive](keptArchives)
+	converted, _ := lru.New[string, bool](maxCachedConversions) // the error is about sizes below one
+	archives, _ := lru.New[string, cachedArchive](maxCachedArchives)
 	m := &mirror{Server: s, pulls: newPulls(), archives: archives, converted: converted, turns: make(chan struct{}, readers)}
 	return proxy.New(m, proxy.Options{
 		Own: proxy.Own(s.opt.Names, func(host string) bool {
@@ -203,7 +203,7 @@ func (m *mirror) archive(ctx context.Context, at string) (tree.Archive, error) {
 		return a, err
 	}
 	a.Zig = release.Zig{} // the largest part, and nobody needs it
-	m.archives.Add(at, keptArchive{a, epoch})
+	m.archives.Add(at, cachedArchive{a, epoch})
 	return a, nil
 }
 
@@ -269,7 +269,7 @@ func (m *mirror) snapshot(ctx context.Context, pkg, ref string) (rel storage.Rel
 	if err != nil {
 		return rel, false, err
 	}
-	commit, ok := lookUp(repo, ref)
+	commit, ok := resolveRef(repo, ref)
 	if !ok {
 		return rel, false, fault.ErrNotFound
 	}
@@ -277,9 +277,9 @@ func (m *mirror) snapshot(ctx context.Context, pkg, ref string) (rel storage.Rel
 	return rel, true, err
 }
 
-// lookUp finds the commit that a branch, a tag or the beginning of a commit names; ok is false if there is none, or
+// resolveRef finds the commit that a branch, a tag or the beginning of a commit names; ok is false if there is none, or
 // more than one begins so.
-func lookUp(repo *smarthttp.Repository, ref string) (commit gitpack.OID, ok bool) {
+func resolveRef(repo *smarthttp.Repository, ref string) (commit gitpack.OID, ok bool) {
 	short := strings.ToLower(ref)
 	begin := func(id gitpack.OID) bool { return len(short) >= shortest && strings.HasPrefix(id.String(), short) }
 	known := slices.Clone(repo.Snapshots)

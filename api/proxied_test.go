@@ -138,7 +138,7 @@ func TestProxiedArchives(t *testing.T) {
 }
 
 // keep stores an archive as a worker does: what one zip came to.
-func (g *registry) keep(url, what string) (a tree.Archive) {
+func (g *registry) addArchive(url, what string) (a tree.Archive) {
 	g.t.Helper()
 	whole, tarball, record := g.put([]byte("zip of "+what)), g.put([]byte("tarball of "+what)), g.put([]byte("record of "+url))
 	a = tree.Archive{URL: url, ZigLegacyHash: "1220" + tarball.Digest, Digest: whole.Digest, Size: whole.Size, ContentType: "application/zip",
@@ -156,10 +156,10 @@ func TestProxiedStored(t *testing.T) {
 	rel := g.publish("gone", tagged{tag: "v1.0.0", files: zon("gone", "1.0.0")})[0]
 	g.publish("hello", tagged{tag: "v1.0.0", files: zon("hello", "1.0.0")})
 	const file = "https://files.example.org/a%2Fb//x.zip?y=%20"
-	g.keep(file, "x")
-	g.keep(file, "something later")
-	g.keep("https://files.example.org/secret.zip", "private x")
-	g.keep("https://git.example/owner/hello/archive/v1.0.0.tar.gz", "what the forge made")
+	g.addArchive(file, "x")
+	g.addArchive(file, "something later")
+	g.addArchive("https://files.example.org/secret.zip", "private x")
+	g.addArchive("https://git.example/owner/hello/archive/v1.0.0.tar.gz", "what the forge made")
 	for _, tt := range []struct {
 		target, header, value string
 		status                int
@@ -190,7 +190,7 @@ func TestProxiedStored(t *testing.T) {
 	}
 	// What was removed is removed, whichever way it came.
 	const copied = "https://files.example.org/gone.zip"
-	a := g.keep(copied, "gone")
+	a := g.addArchive(copied, "gone")
 	g.exec(`ALTER TABLE archives DISABLE TRIGGER USER`)
 	g.exec(fmt.Sprintf(`UPDATE archives SET zig_legacy_hash = '%s' WHERE url = '%s'`, rel.ZigLegacyHash, copied))
 	if got := g.mustVia("GET", copied, "", "User-Agent", "curl/8"); got.StatusCode != http.StatusOK || int64(len(got.body)) != a.Size {
@@ -286,7 +286,7 @@ func (g *registry) puller(pace time.Duration, commits chan<- storage.Release) {
 	g.work(func(ctx context.Context, c jobs.Claim) error {
 		if c.Job.Kind == jobs.FetchArchive && !strings.Contains(c.Job.Target, "broken") {
 			time.Sleep(pace)
-			g.keep(c.Job.Target, "pulled")
+			g.addArchive(c.Job.Target, "pulled")
 			return g.db.Jobs.End(ctx, c, jobs.Outcome{State: jobs.Succeeded, Result: map[string]any{}})
 		}
 		if c.Job.Kind == jobs.FetchArchive {

@@ -26,7 +26,7 @@ const (
 	mostWaiting      = 4096
 	clientsWaiting   = 1024 // of one client
 	clientsPulls     = 64   // different ones of one client
-	keptFailures     = 4096
+	maxFailures      = 4096
 	failureRemembers = 30 * time.Second // and the same is not tried again for as long
 	longestJob       = 2 * time.Hour    // that a client is held to account for
 )
@@ -41,7 +41,7 @@ type pulls struct {
 }
 
 func newPulls() *pulls {
-	return &pulls{failed: expirable.NewLRU[string, *proxy.Refusal](keptFailures, nil, failureRemembers), clients: map[string]map[string]int{}}
+	return &pulls{failed: expirable.NewLRU[string, *proxy.Refusal](maxFailures, nil, failureRemembers), clients: map[string]map[string]int{}}
 }
 
 // enter gives a client a place to wait, until leave is called, or says that there is none. The place is free then; what

@@ -17,9 +17,9 @@ import (
 	"github.com/francescobianco/packbase/storage/release"
 )
 
-// keptReleases is how many are kept in memory. A release is named by its tag, its
+// maxCachedReleases is how many are kept in memory. A release is named by its tag, its
 // commit and two Zig hashes, each of which takes about 1 KB.
-const keptReleases = 4 * git.RoomForReleases
+const maxCachedReleases = 4 * git.RoomForReleases
 
 // findTimeout bounds a question that an index answers in no time.
 const findTimeout = 5 * time.Second
@@ -32,17 +32,17 @@ const findTimeout = 5 * time.Second
 type releaseCache struct {
 	db    *storage.DB
 	epoch *stored.Epoch
-	kept  *lru.Cache[string, keptRelease]
+	cache *lru.Cache[string, cachedRelease]
 }
 
-type keptRelease struct {
+type cachedRelease struct {
 	storage.Release
 	epoch int64
 }
 
 func newReleaseCache(db *storage.DB, e *stored.Epoch) *releaseCache {
-	kept, _ := lru.New[string, keptRelease](keptReleases) // the error is about sizes below one
-	return &releaseCache{db: db, epoch: e, kept: kept}
+	cache, _ := lru.New[string, cachedRelease](maxCachedReleases) // the error is about sizes below one
+	return &releaseCache{db: db, epoch: e, cache: cache}
 }
 
 // byTag is storage's ReleaseByTag. Like those of byCommit and byZigHash, its
@@ -61,7 +61,7 @@ func (c *releaseCache) byZigHash(ctx context.Context, hash string) (storage.Rele
 
 func (c *releaseCache) find(ctx context.Context, key string, query func(context.Context) (storage.Release, error)) (storage.Release, error) {
 	epoch := c.epoch.Now(ctx)
-	if r, ok := c.kept.Get(key); ok && r.epoch == epoch && (!r.Private || access.SeesPrivate(ctx)) {
+	if r, ok := c.cache.Get(key); ok && r.epoch == epoch && (!r.Private || access.SeesPrivate(ctx)) {
 		return r.Release, nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, findTimeout)
@@ -71,7 +71,7 @@ func (c *releaseCache) find(ctx context.Context, key string, query func(context.
 		return r, err
 	}
 	r.Zig = release.Zig{} // the largest part, and no path needs it
-	c.kept.Add(key, keptRelease{r, epoch})
+	c.cache.Add(key, cachedRelease{r, epoch})
 	return r, nil
 }
 
@@ -125,7 +125,7 @@ func (s *Server) warmPackages(ctx context.Context, packages []*directory.Listing
 	room, first := git.RoomForReleases, len(warmed) == 0
 	for i, p := range newest {
 		room -= p.ReleaseCount
-		if i >= git.KeptRepos || room < 0 {
+		if i >= git.MaxCachedRepositories || room < 0 {
 			break
 		}
 		if p.ReleaseCount == 0 || warmed[p.Name] == p.Revision {

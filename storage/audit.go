@@ -58,13 +58,13 @@ func (db *DB) PackageRecord(ctx context.Context, pkg string) (rec *PackageRecord
 	return rec, held, nil
 }
 
-// KeepRecord names the blob of the claimed package's record.
-func (db *DB) KeepRecord(ctx context.Context, c jobs.Claim, record blob.Ref) error {
+// SetRecord names the blob of the claimed package's record.
+func (db *DB) SetRecord(ctx context.Context, c jobs.Claim, record blob.Ref) error {
 	err := db.Tx(ctx, func(tx pgx.Tx) error {
 		if err := jobs.HoldFence(ctx, tx, c); err != nil {
 			return err
 		}
-		return keepRecord(ctx, tx, c.Job.Package, record)
+		return setRecord(ctx, tx, c.Job.Package, record)
 	})
 	if err != nil {
 		return fmt.Errorf("keep record of %s: %w", c.Job.Package, pg.Translate(err))
@@ -87,7 +87,7 @@ func (db *DB) ReplaceRecord(ctx context.Context, pkg, old string, record blob.Re
 	return nil
 }
 
-func keepRecord(ctx context.Context, tx pgx.Tx, pkg string, record blob.Ref) error {
+func setRecord(ctx context.Context, tx pgx.Tx, pkg string, record blob.Ref) error {
 	if err := putBlobRow(ctx, tx, record); err != nil {
 		return err
 	}
@@ -228,7 +228,7 @@ func adoptRecord(ctx context.Context, tx pgx.Tx, r *PackageRecord, in blob.Ref) 
 	if err := tx.SendBatch(ctx, batch).Close(); err != nil {
 		return err
 	}
-	return keepRecord(ctx, tx, r.Package, in)
+	return setRecord(ctx, tx, r.Package, in)
 }
 
 // adoptNames has a package answer to the names that its record tells of.

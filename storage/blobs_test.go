@@ -20,8 +20,8 @@ func TestNamedBlobsHasEveryForeignKey(t *testing.T) {
 	f.publish("hello", "v1.0.0")
 	c := f.claim("hello")
 	f.must(f.AppendSegment(f.ctx, c, release.Segment{Package: "hello", Objects: 1, Digest: hash("segment", 64), Size: 1}, blob("segment index")))
-	f.must(f.KeepRecord(f.ctx, c, blob("record")))
-	f.must(f.KeepHistory(f.ctx, c, storage.History{Refs: map[string]string{}, PackName: hash("history", 40)}, blob("history"), blob("history index")))
+	f.must(f.SetRecord(f.ctx, c, blob("record")))
+	f.must(f.SetHistory(f.ctx, c, storage.History{Refs: map[string]string{}, PackName: hash("history", 40)}, blob("history"), blob("history index")))
 
 	_, _, err := tree.New(f.DB.DB).Publish(f.ctx, tree.Archive{URL: "https://h/x.zip", Format: "zip", ZigLegacyHash: "1220" + hash("files", 64),
 		Digest: hash("body", 64), Size: 1, TarballDigest: hash("flat", 64), TarballSize: 1, RecordDigest: hash("its record", 64), RecordSize: 1}, false)

@@ -23,11 +23,11 @@ type History struct {
 	IndexDigest string
 }
 
-// KeepHistory stores the claimed package's history, in place of an older one.
+// SetHistory stores the claimed package's history, in place of an older one.
 // Its blobs must be durable. The pack is served whole: so there is none once
 // something of the package was removed, and where upstream moved the tag of a
 // release, the older one stays.
-func (db *DB) KeepHistory(ctx context.Context, c jobs.Claim, h History, pack, index blob.Ref) error {
+func (db *DB) SetHistory(ctx context.Context, c jobs.Claim, h History, pack, index blob.Ref) error {
 	err := db.Tx(ctx, func(tx pgx.Tx) error {
 		if err := jobs.HoldFence(ctx, tx, c); err != nil {
 			return err

@@ -230,18 +230,18 @@ func TestClock(t *testing.T) {
 			t.Errorf("reaped %+v, %v; want %d", lost, err, reaped)
 		}
 	}
-	take := func(pkg string) jobs.Claim {
+	claim := func(pkg string) jobs.Claim {
 		t.Helper()
 		c, err := f.Jobs.Claim(f.ctx, f.request(pkg).ID, "tests", lease)
 		f.must(err)
 		return c
 	}
 	watch(0)
-	before := take("before")
+	before := claim("before")
 	set(time.Hour)
 	watch(0)
-	ahead := take("ahead")
-	told, retried := f.request("told"), take("retried")
+	ahead := claim("ahead")
+	told, retried := f.request("told"), claim("retried")
 	f.must(f.Jobs.MarkEnqueued(f.ctx, told.ID))
 	f.must(f.Jobs.Requeue(f.ctx, retried, time.Second, true, "busy", "later"))
 	f.must(f.Jobs.PauseHost(f.ctx, "git.example", time.Second))

@@ -175,7 +175,7 @@ func TestFence(t *testing.T) {
 		"moved tag":    func(c jobs.Claim) error { return f.RecordMoves(f.ctx, c, []storage.MovedTag{{Tag: "v1"}}) },
 		"sync":         func(c jobs.Claim) error { return f.Jobs.RecordSync(f.ctx, c, jobs.Sync{OK: true}) },
 		"freeze":       func(c jobs.Claim) error { return f.Freeze(f.ctx, c, "why") },
-		"record":       func(c jobs.Claim) error { return f.KeepRecord(f.ctx, c, index) },
+		"record":       func(c jobs.Claim) error { return f.SetRecord(f.ctx, c, index) },
 		"end with sync": func(c jobs.Claim) error {
 			return f.Jobs.End(f.ctx, c, jobs.Outcome{State: jobs.Succeeded, Sync: &jobs.Sync{OK: true}})
 		},

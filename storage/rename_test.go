@@ -136,29 +136,29 @@ func TestRenamePrivate(t *testing.T) {
 	f.must(f.SetVisibility(f.ctx, "hidden", true))
 	_, err := f.Rename(f.ctx, "hidden", "new")
 	f.want("a stranger renames it", err, fault.ErrNotFound)
-	see := access.SeePrivate(f.ctx)
-	_, err = f.Rename(see, "hidden", "new")
+	sees := access.SeePrivate(f.ctx)
+	_, err = f.Rename(sees, "hidden", "new")
 	f.must(err)
 	for _, name := range []string{"hidden", "new"} {
 		_, err = f.PackageByName(f.ctx, name)
 		f.want("a stranger sees "+name, err, fault.ErrNotFound)
 		_, err = f.ReleaseByTag(f.ctx, name, "v1")
 		f.want("a stranger sees a release of "+name, err, fault.ErrNotFound)
-		_, err = f.ReleaseByTag(see, name, "v1")
+		_, err = f.ReleaseByTag(sees, name, "v1")
 		f.want("who sees private packages sees "+name, err, nil)
 	}
 	if names, err := f.Names(f.ctx, "hidden"); len(names) > 0 || err != nil {
 		t.Errorf("a stranger sees the names %q, %v", names, err)
 	}
-	if told := f.renames(f.ctx); len(told) > 0 {
-		t.Errorf("edges of strangers are told of %q", told)
+	if listed := f.renames(f.ctx); len(listed) > 0 {
+		t.Errorf("edges of strangers are told of %q", listed)
 	}
-	if told := f.renames(see); !slices.Equal(told, []string{"new"}) {
-		t.Errorf("edges with a token are told of %q", told)
+	if listed := f.renames(sees); !slices.Equal(listed, []string{"new"}) {
+		t.Errorf("edges with a token are told of %q", listed)
 	}
-	f.must(f.SetVisibility(see, "new", false))
-	if told := f.renames(f.ctx); len(told) == 0 || told[len(told)-1] != "new" {
-		t.Errorf("edges of a public package are told of %q", told)
+	f.must(f.SetVisibility(sees, "new", false))
+	if listed := f.renames(f.ctx); len(listed) == 0 || listed[len(listed)-1] != "new" {
+		t.Errorf("edges of a public package are told of %q", listed)
 	}
 }
 
@@ -236,7 +236,7 @@ func TestAdoptNames(t *testing.T) {
 	if names, err := g.Names(g.ctx, "mid"); err != nil || !slices.Equal(names, []string{"old", "mid", "new"}) || g.pkg("old").Called() != "new" {
 		t.Errorf("names are %q, %q is shown, %v", names, g.pkg("old").Called(), err)
 	}
-	if told := g.renames(g.ctx); len(told) == 0 || told[len(told)-1] != "new" {
-		t.Errorf("edges are told of %q", told)
+	if listed := g.renames(g.ctx); len(listed) == 0 || listed[len(listed)-1] != "new" {
+		t.Errorf("edges are told of %q", listed)
 	}
 }

@@ -54,7 +54,7 @@ func TestNoPathIsPublic(t *testing.T) {
 	s := harness.Start(t, "PACKBASE_ROOT="+place+"/root", "PACKBASE_FIXTURES="+place+"/fixtures", "PACKBASE_NETRC="+lay("netrc", "machine\n"),
 		"PACKBASE_SOURCE=file://"+place+"/catalog.json", "PACKBASE_ZIG="+zig, "PACKBASE_UPDATE_COOLDOWN=0s", "PACKBASE_JOB_ATTEMPTS=1", "TMPDIR="+place)
 	answers := 0
-	look := func(what string, a *harness.Answer) {
+	wantSafe := func(what string, a *harness.Answer) {
 		t.Helper()
 		answers++
 		for _, word := range []string{telltale, "/tmp/", "packbase-zig-"} {
@@ -68,10 +68,10 @@ func TestNoPathIsPublic(t *testing.T) {
 	ask := func(method, path, body string) *harness.Answer {
 		t.Helper()
 		if method == http.MethodGet { // the page, where there is one
-			look("page "+path, s.Do(method, path, "", http.Header{"Accept": {"text/html"}}))
+			wantSafe("page "+path, s.Do(method, path, "", http.Header{"Accept": {"text/html"}}))
 		}
 		a := s.Do(method, path, body, nil)
-		look(method+" "+path, a)
+		wantSafe(method+" "+path, a)
 		return a
 	}
 	update := func() { ask(http.MethodPost, "/api/update?wait=120", "") }

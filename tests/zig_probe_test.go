@@ -37,12 +37,12 @@ func TestZigProbe(t *testing.T) {
 					t.Errorf("%s is healthy: %v, %q, want that zig took it", name, info.Healthy, info.Error)
 				}
 			}
-			kept, err := filepath.Glob(filepath.Join(s.Root, "zig-cache", "*"))
-			if err != nil || len(kept) != 1 || !strings.HasPrefix(filepath.Base(kept[0]), "zig-") {
-				t.Fatalf("the cache holds %q, %v, want that of one zig", kept, err)
+			caches, err := filepath.Glob(filepath.Join(s.Root, "zig-cache", "*"))
+			if err != nil || len(caches) != 1 || !strings.HasPrefix(filepath.Base(caches[0]), "zig-") {
+				t.Fatalf("the cache holds %q, %v, want that of one zig", caches, err)
 			}
 			for _, name := range []string{"p", "tmp"} {
-				if _, err := os.Stat(filepath.Join(kept[0], name)); err == nil {
+				if _, err := os.Stat(filepath.Join(caches[0], name)); err == nil {
 					t.Errorf("the kept cache has %s", name)
 				}
 			}

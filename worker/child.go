@@ -242,7 +242,7 @@ func (f *fetch) events(ctx context.Context, out io.Reader, stage func(*ingest.Re
 		case ev.Segment != nil:
 			err = f.appendSegment(ctx, *ev.Segment)
 		case ev.History != nil:
-			err = f.keepHistory(ctx, ev.History)
+			err = f.setHistory(ctx, ev.History)
 		case ev.Release != nil:
 			f.usage.releases++
 			// What the child says here is proven before it is stored.

@@ -264,7 +264,7 @@ func (f *fetch) reject(ctx context.Context, t storage.RejectedTag) error {
 // operator's own.
 func (f *fetch) recordMoves(ctx context.Context, refs ingest.Refs) error {
 	f.refs = refs
-	if err := f.keepPrivate(ctx, refs); err != nil {
+	if err := f.privatize(ctx, refs); err != nil {
 		return err
 	}
 	listed := slices.AppendSeq(refs.Misnamed, maps.Keys(refs.Tags))
@@ -311,10 +311,10 @@ func (f *fetch) recordMoves(ctx context.Context, refs ingest.Refs) error {
 	return errFrozen(f.pkg.Name, reason)
 }
 
-// keepPrivate makes the package private if upstream wanted credentials, before
+// privatize makes the package private if upstream wanted credentials, before
 // anything of it is published. One with releases that anybody may read is
 // frozen instead: they stay as they are, and an operator decides.
-func (f *fetch) keepPrivate(ctx context.Context, refs ingest.Refs) error {
+func (f *fetch) privatize(ctx context.Context, refs ingest.Refs) error {
 	switch {
 	case !refs.Private || f.pkg.Private:
 		return nil

@@ -57,8 +57,8 @@ func (f *fetch) appendSegment(ctx context.Context, s ingest.Segment) error {
 	return f.w.db.AppendSegment(ctx, f.job.Claim, f.segments.Last(), indexed)
 }
 
-// keepHistory stores the history of a local bare repository.
-func (f *fetch) keepHistory(ctx context.Context, h *ingest.History) error {
+// setHistory stores the history of a local bare repository.
+func (f *fetch) setHistory(ctx context.Context, h *ingest.History) error {
 	pack, err := f.put(ctx, h.File)
 	if err != nil {
 		return err
@@ -67,7 +67,7 @@ func (f *fetch) keepHistory(ctx context.Context, h *ingest.History) error {
 	if err != nil {
 		return err
 	}
-	return f.w.db.KeepHistory(ctx, f.job.Claim, storage.History{Head: h.Head, Refs: h.Refs, PackName: h.Name}, pack, index)
+	return f.w.db.SetHistory(ctx, f.job.Claim, storage.History{Head: h.Head, Refs: h.Refs, PackName: h.Name}, pack, index)
 }
 
 // store makes the bytes of a staged release durable.
@@ -141,8 +141,8 @@ func (f *fetch) publish(ctx context.Context, pub storage.Publication) error {
 	return nil
 }
 
-// keepRecord is putRecord for a job that fetches nothing.
-func (w *Worker) keepRecord(ctx context.Context, j *job) error {
+// recordOnly is putRecord for a job that fetches nothing.
+func (w *Worker) recordOnly(ctx context.Context, j *job) error {
 	// While this is held, the record is not swept before it is named.
 	unlock, err := w.db.Scrub.Share(ctx)
 	if err != nil {
@@ -185,7 +185,7 @@ func (f *fetch) putRecord(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return f.w.db.KeepRecord(ctx, f.job.Claim, put)
+	return f.w.db.SetRecord(ctx, f.job.Claim, put)
 }
 
 // putDocument stores a JSON document as a blob.

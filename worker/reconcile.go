@@ -41,15 +41,15 @@ func every(ctx context.Context, interval time.Duration, do func()) {
 }
 
 const (
-	sweepEvery = time.Hour
-	keptJobs   = 30 * 24 * time.Hour // after their end
+	sweepEvery   = time.Hour
+	jobRetention = 30 * 24 * time.Hour // after their end
 )
 
 // sweep removes what crashed writers left in staging, and old jobs. Blobs are
 // swept by `packbase gc` alone.
 func (w *Worker) sweep(ctx context.Context) error {
 	age := 2 * w.opt.JobTimeout
-	return errors.Join(w.opt.Staging.Sweep(ctx, 0), w.blobs.Sweep(ctx, age), w.db.Jobs.Prune(ctx, keptJobs))
+	return errors.Join(w.opt.Staging.Sweep(ctx, 0), w.blobs.Sweep(ctx, age), w.db.Jobs.Prune(ctx, jobRetention))
 }
 
 // stepTime bounds a step of reconcileOnce: the next round goes on with it.
@@ -59,7 +59,7 @@ const stepTime = 10 * time.Second
 // all went well.
 func (w *Worker) reconcileOnce(ctx context.Context) error {
 	var all error
-	for _, step := range []func(context.Context) error{w.signIn, w.reap, w.requestDue, w.requestChecks, w.db.Jobs.CloseRuns, w.tellDue, w.db.AnnounceBranches, w.keepRemovals} {
+	for _, step := range []func(context.Context) error{w.signIn, w.reap, w.requestDue, w.requestChecks, w.db.Jobs.CloseRuns, w.enqueueDue, w.db.AnnounceBranches, w.keepRemovals} {
 		ctx, cancel := context.WithTimeout(ctx, stepTime)
 		all = errors.Join(all, step(ctx))
 		cancel()
@@ -103,10 +103,10 @@ func (w *Worker) requestChecks(ctx context.Context) error {
 	return w.trees.RequestDueChecks(ctx, w.opt.CheckTrees)
 }
 
-// tellDue tells the queue of due jobs. A job that it was told of before is
+// enqueueDue tells the queue of due jobs. A job that it was told of before is
 // told of again only when no message is left waiting: as long as there are
 // some, the workers are busy and the job's turn comes.
-func (w *Worker) tellDue(ctx context.Context) error {
+func (w *Worker) enqueueDue(ctx context.Context) error {
 	const most = 500
 	due, err := w.db.Jobs.Due(ctx, 2*w.opt.Reconcile, most)
 	if err != nil || len(due) == 0 {

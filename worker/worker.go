@@ -252,7 +252,7 @@ func (w *Worker) probePackage(ctx context.Context, j *job) (any, error) {
 	if err != nil && !errors.Is(err, fault.ErrGone) {
 		return nil, err
 	}
-	return found, w.keepRecord(ctx, j)
+	return found, w.recordOnly(ctx, j)
 }
 
 var errUnforeseen = fault.New("internal", "the job failed in a way that was not foreseen; the worker's log has the details").AsFinal()

@@ -116,9 +116,9 @@ const revisionTimeout = 2 * time.Second
 // What is kept in memory: repositories, and the packs of so many releases, each
 // under the ids of its commit and its tag object.
 const (
-	KeptRepos       = 256
-	RoomForReleases = 8192
-	keptPacks       = 2 * RoomForReleases
+	MaxCachedRepositories = 256
+	RoomForReleases       = 8192
+	maxCachedPacks        = 2 * RoomForReleases
 )
 
 // A repository is what smarthttp serves, as of a revision of the package.
@@ -131,8 +131,8 @@ type repository struct {
 
 func newStore(db *storage.DB, blobs *stored.Blobs, e *stored.Epoch) *store {
 	// The error is about sizes below one.
-	repos, _ := lru.New[string, *repository](KeptRepos)
-	packs, _ := lru.New[string, gitpack.Stored](keptPacks)
+	repos, _ := lru.New[string, *repository](MaxCachedRepositories)
+	packs, _ := lru.New[string, gitpack.Stored](maxCachedPacks)
 	return &store{db: db, blobs: blobs, epoch: e, repos: repos, packs: packs}
 }
 
@@ -141,18 +141,18 @@ func (g *store) Repository(ctx context.Context, pkg string) (*smarthttp.Reposito
 	if name.ValidPackage(pkg) != nil {
 		return nil, g.none(ctx, pkg)
 	}
-	kept, ok := g.repos.Get(strings.ToLower(pkg))
+	cached, ok := g.repos.Get(strings.ToLower(pkg))
 	epoch := g.epoch.Now(ctx)
-	ok = ok && kept.epoch == epoch && (!kept.private || access.SeesPrivate(ctx))
+	ok = ok && cached.epoch == epoch && (!cached.private || access.SeesPrivate(ctx))
 	if !ok {
-		kept = nil
+		cached = nil
 	}
 	if ok && time.Now().UnixNano() < g.away.Load() {
-		return &kept.Repository, nil
+		return &cached.Repository, nil
 	}
-	repo, err := g.current(ctx, pkg, kept)
+	repo, err := g.current(ctx, pkg, cached)
 	switch {
-	case err == nil && repo != kept:
+	case err == nil && repo != cached:
 		repo.epoch = epoch
 		g.repos.Add(strings.ToLower(pkg), repo)
 		return &repo.Repository, nil
@@ -162,7 +162,7 @@ func (g *store) Repository(ctx context.Context, pkg string) (*smarthttp.Reposito
 		return nil, g.none(ctx, pkg)
 	case ok && ctx.Err() == nil && (pg.IsAway(err) || errors.Is(err, context.DeadlineExceeded)):
 		g.away.Store(time.Now().Add(stored.AwayFor).UnixNano())
-		return &kept.Repository, nil
+		return &cached.Repository, nil
 	}
 	return nil, gitError(err)
 }
@@ -185,9 +185,9 @@ func (g *store) none(ctx context.Context, pkg string) *smarthttp.Error {
 
 // current returns the repository as it is now: kept, if that is up to date.
 // kept may be nil.
-func (g *store) current(ctx context.Context, name string, kept *repository) (*repository, error) {
+func (g *store) current(ctx context.Context, name string, cached *repository) (*repository, error) {
 	short, cancel := ctx, func() {}
-	if kept != nil {
+	if cached != nil {
 		short, cancel = context.WithTimeout(ctx, revisionTimeout)
 	}
 	pkg, err := g.db.PackageByName(short, name)
@@ -195,8 +195,8 @@ func (g *store) current(ctx context.Context, name string, kept *repository) (*re
 	if err != nil {
 		return nil, err
 	}
-	if kept != nil && kept.revision == pkg.Revision {
-		return kept, nil
+	if cached != nil && cached.revision == pkg.Revision {
+		return cached, nil
 	}
 	return g.load(ctx, pkg.Name)
 }

@@ -158,8 +158,8 @@ type order struct {
 	hidden          map[string]string // why Git clients do not see a tag
 }
 
-// keptOrders bounds the orders in memory; one takes about 100 bytes a tag.
-const keptOrders = 64
+// maxOrders bounds the orders in memory; one takes about 100 bytes a tag.
+const maxOrders = 64
 
 func (s *Site) order(ctx context.Context, p storage.Package) (*order, error) {
 	if o, ok := s.orders.Get(p.Name); ok && o.revision == p.Revision {

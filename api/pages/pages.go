@@ -80,7 +80,7 @@ type Site struct {
 func New(db *storage.DB, q *queue.Queue, blobs *stored.Blobs, d *directory.Directory, opt Options, log *slog.Logger) *Site {
 	s := &Site{db: db, queue: q, blobs: blobs, directory: d, opt: opt, log: log, renderer: newRenderer()}
 	s.overview.All.News, s.overview.Public.News = opt.News, opt.News
-	s.orders, _ = lru.New[string, *order](keptOrders) // the error is about sizes below one
+	s.orders, _ = lru.New[string, *order](maxOrders) // the error is about sizes below one
 	return s
 }
 

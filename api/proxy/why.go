@@ -9,8 +9,8 @@ import (
 
 // How much is kept for GET /why.
 const (
-	keptClients  = 1000
-	keptRefusals = 20
+	maxClients  = 1000
+	maxRefusals = 20
 )
 
 // refusals are the last refusals of each client, the oldest first.
@@ -23,12 +23,12 @@ func (k *refusals) add(client, reason string) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.last == nil {
-		k.last, _ = lru.New[string, []string](keptClients) // the error is about sizes below one
+		k.last, _ = lru.New[string, []string](maxClients) // the error is about sizes below one
 	}
 	all, _ := k.last.Get(client)
 	all = slices.DeleteFunc(slices.Clone(all), func(r string) bool { return r == reason })
 	all = append(all, reason)
-	k.last.Add(client, all[max(0, len(all)-keptRefusals):])
+	k.last.Add(client, all[max(0, len(all)-maxRefusals):])
 }
 
 func (k *refusals) of(client string) []string {

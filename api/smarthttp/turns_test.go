@@ -33,7 +33,7 @@ func (t *turns) waiters() int {
 func TestTurns(t *testing.T) {
 	t.Parallel()
 	turns := newTurns(4, 2, 3)
-	take := func(client, pkg string) func() {
+	acquire := func(client, pkg string) func() {
 		t.Helper()
 		end, err := turns.acquire(t.Context(), client, pkg, time.Minute)
 		if err != nil {
@@ -47,11 +47,11 @@ func TestTurns(t *testing.T) {
 			t.Errorf("a turn of %s at %s too many", client, pkg)
 		}
 	}
-	ends := []func(){take("a", "p"), take("a", "p")}
+	ends := []func(){acquire("a", "p"), acquire("a", "p")}
 	refuse("a", "q") // the client's
-	ends = append(ends, take("b", "p"))
+	ends = append(ends, acquire("b", "p"))
 	refuse("b", "p") // the package's
-	ends = append(ends, take("b", "q"))
+	ends = append(ends, acquire("b", "q"))
 	refuse("c", "r") // all
 	gone, cancel := context.WithCancel(t.Context())
 	cancel()
@@ -77,7 +77,7 @@ func TestTurnsAreFair(t *testing.T) {
 		end    func()
 	}
 	begun := make(chan turn, 1)
-	take := func(client string) {
+	acquire := func(client string) {
 		end, err := turns.acquire(t.Context(), client, client, time.Minute)
 		if err != nil {
 			t.Error(err)
@@ -86,11 +86,11 @@ func TestTurnsAreFair(t *testing.T) {
 	}
 	var running []turn
 	for _, client := range []string{"greedy", "modest", "greedy", "modest", "greedy"} {
-		take(client)
+		acquire(client)
 		running = append(running, <-begun)
 	}
 	for i, client := range []string{"greedy", "modest", "new", "modest", "newer"} {
-		go take(client)
+		go acquire(client)
 		await(t, client+" waits", func() bool { return turns.waiters() == i+1 })
 	}
 	var order []string

@@ -23,17 +23,17 @@ import (
 // Blobs opens the blobs that rows promise. What is damaged or lost is never
 // served, and told to the workers, which mend it.
 type Blobs struct {
-	db     *storage.DB
-	Blobs  *blob.Checked
-	Window int // bytes to ask a blob for at once; 0 if that does not matter
-	log    *slog.Logger
-	told   *lru.Cache[string, time.Time] // when a blob was last complained of
+	db         *storage.DB
+	Blobs      *blob.Checked
+	Window     int // bytes to ask a blob for at once; 0 if that does not matter
+	log        *slog.Logger
+	complaints *lru.Cache[string, time.Time] // when a blob was last complained of
 }
 
 // New returns the blobs of a store, which are checked when they are read.
 func New(db *storage.DB, blobs blob.Store, log *slog.Logger) *Blobs {
-	told, _ := lru.New[string, time.Time](1024) // the error is about sizes below one
-	return &Blobs{db: db, Blobs: blob.Check(blobs), Window: blob.Window(blobs), log: log, told: told}
+	complaints, _ := lru.New[string, time.Time](1024) // the error is about sizes below one
+	return &Blobs{db: db, Blobs: blob.Check(blobs), Window: blob.Window(blobs), log: log, complaints: complaints}
 }
 
 const (
@@ -85,10 +85,10 @@ func (p *Blobs) with(ctx context.Context, digest string, method func(context.Con
 // complain tells the workers of a blob that is damaged or lost. On an edge
 // whose database cannot be written to, the log is all there is.
 func (p *Blobs) complain(ctx context.Context, digest string, err error) {
-	if at, ok := p.told.Get(digest); ok && time.Since(at) < complainEvery {
+	if at, ok := p.complaints.Get(digest); ok && time.Since(at) < complainEvery {
 		return
 	}
-	p.told.Add(digest, time.Now())
+	p.complaints.Add(digest, time.Now())
 	p.log.ErrorContext(ctx, "blob damaged", "digest", digest, "err", err)
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), complainTimeout)
 	defer cancel()

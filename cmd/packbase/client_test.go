@@ -227,8 +227,8 @@ func TestCommands(t *testing.T) {
 // Every command says how it goes, with an example.
 func TestHelp(t *testing.T) {
 	t.Parallel()
-	var look func(command ...string)
-	look = func(command ...string) {
+	var checkHelp func(command ...string)
+	checkHelp = func(command ...string) {
 		r := cli(t.Context(), nil, append(append([]string{"__complete"}, command...), "")...)
 		for line := range strings.Lines(r.out) {
 			name, short, ok := strings.Cut(strings.TrimSpace(line), "\t")
@@ -239,10 +239,10 @@ func TestHelp(t *testing.T) {
 			if short == "" || !strings.Contains(help.out, "Examples:\n  ") {
 				t.Errorf("%v %s: got %q, %s\nwant it explained, with an example", command, name, short, help.out)
 			}
-			look(append(command, name)...)
+			checkHelp(append(command, name)...)
 		}
 	}
-	look()
+	checkHelp()
 }
 
 // With --json, scripts get what the API answers, byte for byte.

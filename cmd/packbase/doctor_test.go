@@ -46,7 +46,7 @@ func TestDoctor(t *testing.T) {
 		return u.Port()
 	}
 	// Redis of the tests may keep less than one in earnest should.
-	usual := map[string]string{"settings": "ok", "token": "ok", "root": "ok", "blobs": "ok", "postgres": "ok", "port": "ok", "catalog": "ok", "zig": "ok", "walls": "ok"}
+	defaults := map[string]string{"settings": "ok", "token": "ok", "root": "ok", "blobs": "ok", "postgres": "ok", "port": "ok", "catalog": "ok", "zig": "ok", "walls": "ok"}
 	env := map[string]string{
 		"PACKBASE_ROOT": s.cfg.Root, "PACKBASE_TOKEN": testToken, "PACKBASE_ADDR": "127.0.0.1", "PACKBASE_PORT": "0", "PACKBASE_ADMIN_ADDR": "off",
 		"PACKBASE_DATABASE_URL": s.cfg.DatabaseURL, "PACKBASE_REDIS_URL": s.cfg.RedisURL, "PACKBASE_SOURCE": "file://" + good,
@@ -54,7 +54,7 @@ func TestDoctor(t *testing.T) {
 	tests := []struct {
 		name  string
 		args  []string
-		check string // whose level differs from the usual
+		check string // whose level differs from the defaults
 		level string
 		says  string
 	}{
@@ -92,7 +92,7 @@ func TestDoctor(t *testing.T) {
 			}
 			r.check(t, code, tt.says)
 			found := findings(r.out)
-			for name, want := range usual {
+			for name, want := range defaults {
 				if name == tt.check {
 					want = tt.level
 				}

@@ -26,19 +26,19 @@ type Store struct {
 
 func New(db *pg.DB) *Store { return &Store{db} }
 
-type seePrivateKey struct{}
+type privateKey struct{}
 
 // SeePrivate returns a context whose reads see private packages. Without it
 // every read of this package takes them for not there: a reader that forgets
 // to ask who it is for sees too little, and never too much.
 func SeePrivate(ctx context.Context) context.Context {
-	return context.WithValue(ctx, seePrivateKey{}, true)
+	return context.WithValue(ctx, privateKey{}, true)
 }
 
 // SeesPrivate reports whether reads with ctx see private packages.
 func SeesPrivate(ctx context.Context) bool {
-	see, _ := ctx.Value(seePrivateKey{}).(bool)
-	return see
+	sees, _ := ctx.Value(privateKey{}).(bool)
+	return sees
 }
 
 // HasPrivate reports whether there are private packages.

@@ -52,7 +52,7 @@ func stateOf(b Blob) state {
 }
 
 const (
-	keptVerdicts = 1 << 16 // about 250 bytes each
+	maxVerdicts = 1 << 16 // about 250 bytes each
 
 	// streamed is the size from which a blob that is read from its beginning
 	// to its end is checked meanwhile and not before, in bytes.
@@ -66,7 +66,7 @@ const (
 
 // Check returns s with its blobs checked.
 func Check(s Store) *Checked {
-	known, _ := lru.New[string, verdict](keptVerdicts) // the error is about sizes below one
+	known, _ := lru.New[string, verdict](maxVerdicts) // the error is about sizes below one
 	return &Checked{Store: s, known: known, turns: make(chan struct{}, max(2, runtime.GOMAXPROCS(0)))}
 }
 

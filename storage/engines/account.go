@@ -54,7 +54,7 @@ func makeHome(home string, users ...string) (account, error) {
 		return a, nil
 	}
 	if a.uid == 0 { // no engine runs as root
-		if a, err = lookUp(users...); err != nil {
+		if a, err = firstAccount(users...); err != nil {
 			return account{}, err
 		}
 		if err := os.Chown(home, int(a.uid), int(a.gid)); err != nil {
@@ -72,8 +72,8 @@ func owner(path string) (account, error) {
 	return account{uid: st.Uid, gid: st.Gid}, nil
 }
 
-// lookUp returns the first of the users that exists.
-func lookUp(names ...string) (account, error) {
+// firstAccount returns the first of the users that exists.
+func firstAccount(names ...string) (account, error) {
 	for _, name := range names {
 		u, err := user.Lookup(name)
 		if err != nil {

@@ -355,7 +355,7 @@ func TestUnprivileged(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("the other tests run unprivileged already")
 	}
-	nobody, err := lookUp("nobody")
+	nobody, err := firstAccount("nobody")
 	if err != nil {
 		t.Fatal(err)
 	}

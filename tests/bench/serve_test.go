@@ -57,7 +57,7 @@ func BenchmarkServe(b *testing.B) {
 	}
 	for _, p := range packages {
 		path := "/p/" + p.name + "/tag/v1.0.0.tar.gz"
-		n := nginx.keep(b, p.name+".tar.gz", s.Get(path))
+		n := nginx.serveFile(b, p.name+".tar.gz", s.Get(path))
 		what := fmt.Sprintf("tarball of %d KB, 50 connections, nginx", n/1000)
 		row(what, p.target, func() float64 { return wrk(b, 50, s.URL+path, "").rate },
 			func() float64 { return wrk(b, 50, nginx.URL+"/"+p.name+".tar.gz", "").rate })
@@ -73,7 +73,7 @@ func BenchmarkServe(b *testing.B) {
 	commit := s.Info(name).Release(b, tag).Commit
 	path := "/" + name + "/git-upload-pack"
 	url, script := s.URL+path, fetchScript(b, commit)
-	n := nginx.keep(b, "pack", depthOne(b, url, commit))
+	n := nginx.serveFile(b, "pack", depthOne(b, url, commit))
 	what := fmt.Sprintf("depth-1 fetch of %d KB, 8 connections", n/1000)
 	ours := func() *load { return wrk(b, 8, url, script) }
 	theirs := func() *load { return wrk(b, 8, nginx.URL+"/git"+path, script) }
@@ -156,7 +156,7 @@ type peer struct {
 }
 
 // keep makes nginx serve content at /name and returns its length.
-func (p *peer) keep(b *testing.B, name string, content []byte) int {
+func (p *peer) serveFile(b *testing.B, name string, content []byte) int {
 	b.Helper()
 	if err := os.WriteFile(filepath.Join(p.dir, "files", name), content, 0o644); err != nil {
 		b.Fatal(err)

@@ -54,7 +54,7 @@ func newTab(t *testing.T, base string) *tab {
 	if err := chromedp.Do(ctx); err != nil {
 		t.Fatal(err)
 	}
-	b.do(b.look("wide-light"))
+	b.do(b.wantTidy("wide-light"))
 	messages := chromedp.Console(ctx)
 	go func() {
 		for m, err := range messages {
@@ -148,7 +148,7 @@ func (b *tab) await(selector, want string) {
 }
 
 // look makes the page wide or narrow and light or dark: "wide-light".
-func (b *tab) look(kind string) chromedp.Action[chromedp.Void] {
+func (b *tab) wantTidy(kind string) chromedp.Action[chromedp.Void] {
 	width, scheme := int64(1280), "light"
 	if strings.HasPrefix(kind, "narrow") {
 		width = 390
@@ -171,7 +171,7 @@ var audit string
 func (b *tab) shoot(name string) {
 	b.t.Helper()
 	for _, kind := range []string{"wide-dark", "narrow-dark", "narrow-light", "wide-light"} {
-		b.do(b.look(kind))
+		b.do(b.wantTidy(kind))
 		for _, problem := range eval[[]string](b, audit) {
 			b.t.Errorf("%s, %s: %s", name, kind, problem)
 		}

@@ -28,30 +28,30 @@ func TestUpgrade(t *testing.T) {
 	s := harness.Start(t, binary+old)
 	s.Fetch(repo.URL)
 	u := &upgrade{t, s, map[string]string{}}
-	u.look("the old release", 1)
+	u.wantReleases("the old release", 1)
 
 	if _, stderr, err := harness.Run(t, append(s.Env, binary+harness.Binary(t)), "migrate"); err != nil {
 		t.Fatalf("%v\n%s", err, stderr)
 	}
-	u.look("the old release, on the new schema", 1)
+	u.wantReleases("the old release, on the new schema", 1)
 	repo.Release("v1.1.0")
 	s.Fetch(repo.URL)
 	s.Fetch(other.URL)
 	if a := s.Do("POST", "/api/update?wait=300", "", nil); a.Status != 200 {
 		t.Errorf("update by the old release on the new schema: %d %s", a.Status, a.Body)
 	}
-	u.look("the old release, after work on the new schema", 2)
+	u.wantReleases("the old release, after work on the new schema", 2)
 
 	s.Worker.Use(binary + harness.Binary(t))
 	s.Worker.Restart()
 	s.AwaitWorker(s.Worker)
 	repo.Release("v1.2.0")
 	s.Fetch(repo.URL)
-	u.look("the old api beside the new worker", 3)
+	u.wantReleases("the old api beside the new worker", 3)
 	s.API.Use(binary + harness.Binary(t))
 	s.API.Restart()
 	s.AwaitReady()
-	u.look("the new release", 3)
+	u.wantReleases("the new release", 3)
 	if stdout, stderr, err := harness.Run(t, append(s.Env, binary+harness.Binary(t)), "fsck"); err != nil {
 		t.Errorf("%v\n%s%s", err, stdout, stderr)
 	}
@@ -66,7 +66,7 @@ func TestUpgrade(t *testing.T) {
 	s.Restart()
 	repo.Release("v1.3.0")
 	s.Fetch(repo.URL)
-	u.look("the old release again", 4)
+	u.wantReleases("the old release again", 4)
 }
 
 // An upgrade keeps what was served, by path.
@@ -78,7 +78,7 @@ type upgrade struct {
 
 // look checks that so many releases of hello are served, each with the bytes
 // it always had, and that Git lists them.
-func (u *upgrade) look(state string, releases int) {
+func (u *upgrade) wantReleases(state string, releases int) {
 	u.t.Helper()
 	info := u.s.Info("hello")
 	if len(info.Tarballs) != releases {

@@ -46,7 +46,7 @@ func TestBackup(t *testing.T) {
 		repos[i].Annotate("v1.0.0", repos[i].Release("v1.0.0"))
 		s.Fetch(repos[i].URL)
 	}
-	stop, jobs := keepWriting(t, s, repos)
+	stop, jobs := publishUntil(t, s, repos)
 	harness.Eventually(t, "some releases are written", func() bool { return len(jobs()) > 6 })
 	before, acknowledged := served(t, s), jobs()
 
@@ -88,9 +88,9 @@ func TestBackup(t *testing.T) {
 	clean(t, restored)
 }
 
-// keepWriting releases and mirrors until stop is called. jobs returns the ids
+// publishUntil releases and mirrors until stop is called. jobs returns the ids
 // of those acknowledged so far.
-func keepWriting(t *testing.T, s *harness.Server, repos []*harness.Repo) (stop func(), jobs func() []string) {
+func publishUntil(t *testing.T, s *harness.Server, repos []*harness.Repo) (stop func(), jobs func() []string) {
 	t.Helper()
 	var mu sync.Mutex
 	var ids []string

@@ -210,7 +210,7 @@ func (c *campaign) load() (stop func()) {
 	sha := c.s.Info("big").Tarballs[0].SHA256
 	ctx, cancel := context.WithCancel(c.t.Context())
 	var wg sync.WaitGroup
-	wg.Go(func() { c.keepUpdating(ctx) })
+	wg.Go(func() { c.requestUpdates(ctx) })
 	wg.Go(func() { c.watch(ctx) })
 	for range 3 {
 		wg.Go(func() { c.readSlowly(ctx, url, sha) })
@@ -223,8 +223,8 @@ func (c *campaign) load() (stop func()) {
 	}
 }
 
-// keepUpdating asks for updates, so that one runs and one waits.
-func (c *campaign) keepUpdating(ctx context.Context) {
+// requestUpdates asks for updates, so that one runs and one waits.
+func (c *campaign) requestUpdates(ctx context.Context) {
 	for tick := time.NewTicker(100 * time.Millisecond); ctx.Err() == nil; <-tick.C {
 		a, err := c.post("/api/update", "")
 		switch {
@@ -427,9 +427,9 @@ func (c *campaign) harm() {
 			}
 		})},
 	}
-	usual := len(all)
+	calm := len(all)
 	for {
-		f := all[c.rnd.IntN(usual)]
+		f := all[c.rnd.IntN(calm)]
 		if strings.HasSuffix(f.name, "long") && (!atLength || c.rnd.IntN(2) == 0) {
 			continue
 		}

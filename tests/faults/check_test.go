@@ -55,7 +55,7 @@ func newChecker(t *testing.T, s *harness.Server) *checker {
 
 // see notes what a client was told. Whatever was said once must be said again
 // whenever the same is asked (I3).
-func (c *checker) see(value string, asked ...string) {
+func (c *checker) observe(value string, asked ...string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	what := strings.Join(asked, " ")
@@ -65,8 +65,8 @@ func (c *checker) see(value string, asked ...string) {
 	c.ledger[what] = value
 }
 
-func (c *checker) seeRelease(pkg string, r wire.Tarball) {
-	c.see(r.SHA256+" "+r.Commit+" "+r.Tree+" "+r.TagObject+" "+r.Zig.Hash, "info", pkg, r.Tag)
+func (c *checker) observeRelease(pkg string, r wire.Tarball) {
+	c.observe(r.SHA256+" "+r.Commit+" "+r.Tree+" "+r.TagObject+" "+r.Zig.Hash, "info", pkg, r.Tag)
 }
 
 // know adds packages to those that are checked.
@@ -158,7 +158,7 @@ func (c *checker) complete(repo *harness.Repo) int {
 	refs := c.refs(clone)
 	want := c.refs(repo.Dir)
 	for _, r := range info.Tarballs {
-		c.seeRelease(pkg, r)
+		c.observeRelease(pkg, r)
 		if got, want := c.tarball(pkg, r), c.archive(repo, r.Commit); got != want {
 			c.t.Errorf("I2: tar stream of %s@%s is %s, upstream's %s", pkg, r.Tag, got, want)
 		}
@@ -207,7 +207,7 @@ func (c *checker) archive(repo *harness.Repo, commit string) string {
 func (c *checker) releases(pkg string, info harness.Info) {
 	c.t.Helper()
 	for _, r := range info.Tarballs {
-		c.seeRelease(pkg, r)
+		c.observeRelease(pkg, r)
 		c.tarball(pkg, r)
 	}
 }
@@ -217,12 +217,12 @@ func (c *checker) releases(pkg string, info harness.Info) {
 func (c *checker) tarball(pkg string, r wire.Tarball) string {
 	c.t.Helper()
 	b := c.s.Get(r.URL)
-	c.see(sum(b), "tarball", pkg, r.Tag)
+	c.observe(sum(b), "tarball", pkg, r.Tag)
 	if sum(b) != r.SHA256 {
 		c.t.Errorf("I2: tarball of %s@%s is %s, info says %s", pkg, r.Tag, sum(b), r.SHA256)
 	}
 	raw := c.s.Get(strings.TrimSuffix(r.URL, ".tar.gz") + ".json")
-	c.see(sum(raw), "manifest", pkg, r.Tag)
+	c.observe(sum(raw), "manifest", pkg, r.Tag)
 	var man release.Manifest
 	if err := json.Unmarshal(raw, &man); err != nil {
 		c.t.Fatal(err)

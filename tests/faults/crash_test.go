@@ -32,7 +32,7 @@ func TestKill9Random(t *testing.T) {
 	k := &killing{t: t, c: c, up: up, rnd: rnd}
 	began := time.Now()
 	k.round(0, false)
-	k.usual = time.Since(began)
+	k.undisturbed = time.Since(began)
 	for n := 1; n <= rounds(30, 200) && !t.Failed(); n++ {
 		k.round(n, true)
 	}
@@ -46,11 +46,11 @@ func TestKill9Random(t *testing.T) {
 
 // killing is one run of TestKill9Random.
 type killing struct {
-	t     *testing.T
-	c     *checker
-	up    *harness.Upstream
-	rnd   *rand.Rand
-	usual time.Duration // that a round takes when nobody is killed
+	t           *testing.T
+	c           *checker
+	up          *harness.Upstream
+	rnd         *rand.Rand
+	undisturbed time.Duration // that a round takes when nobody is killed
 }
 
 // round mirrors three packages of five tags.
@@ -63,7 +63,7 @@ func (k *killing) round(n int, kill bool) {
 		k.c.settled(settleTime, <-asked...)
 		return
 	}
-	after := upTo(k.rnd, k.usual*6/5)
+	after := upTo(k.rnd, k.undisturbed*6/5)
 	both := k.rnd.IntN(3) == 0
 	<-time.After(after)
 	k.c.s.Worker.SignalGroup(syscall.SIGKILL)
@@ -86,7 +86,7 @@ func (k *killing) round(n int, kill bool) {
 		k.t.Errorf("I6: round %d: upstream got %d requests, want at most %d", n, got, most)
 	}
 	if k.t.Failed() {
-		k.t.Errorf("round %d: killed after %v of %v, api too: %v", n, after, k.usual, both)
+		k.t.Errorf("round %d: killed after %v of %v, api too: %v", n, after, k.undisturbed, both)
 	}
 }
 
@@ -185,9 +185,9 @@ func (c *checker) readOne(rnd *rand.Rand) {
 		return
 	}
 	r := info.Tarballs[rnd.IntN(len(info.Tarballs))]
-	c.seeRelease(pkg, r)
+	c.observeRelease(pkg, r)
 	if b := c.tryGet(r.URL); b != nil {
-		c.see(sum(b.Body), "tarball", pkg, r.Tag)
+		c.observe(sum(b.Body), "tarball", pkg, r.Tag)
 		if sum(b.Body) != r.SHA256 {
 			c.t.Errorf("I2: tarball of %s@%s is %s, info says %s", pkg, r.Tag, sum(b.Body), r.SHA256)
 		}
@@ -219,7 +219,7 @@ func (c *checker) readRefs(pkg string) {
 	for line := range strings.Lines(string(refs.Body)) {
 		oid, name, ok := strings.Cut(strings.TrimSpace(line), " refs/tags/")
 		if ok && len(oid) >= 40 {
-			c.see(oid[len(oid)-40:], "refs", pkg, name)
+			c.observe(oid[len(oid)-40:], "refs", pkg, name)
 		}
 	}
 }

@@ -32,19 +32,19 @@ func TestMain(m *testing.M) {
 }
 
 // rounds returns how often to do what a test does.
-func rounds(usual, long int) int {
+func rounds(short, long int) int {
 	if atLength {
 		return long
 	}
-	return usual
+	return short
 }
 
 // faults is rounds for the campaign; PACKBASE_TEST_FAULTS sets another number.
-func faults(t *testing.T, usual, long int) int {
+func faults(t *testing.T, short, long int) int {
 	t.Helper()
 	text := os.Getenv("PACKBASE_TEST_FAULTS")
 	if text == "" {
-		return rounds(usual, long)
+		return rounds(short, long)
 	}
 	n, err := strconv.Atoi(text)
 	if err != nil {

@@ -74,7 +74,7 @@ func withoutPostgres(t *testing.T, s *harness.Server, c *checker) {
 		a := s.Do(http.MethodGet, path, "", nil)
 		switch {
 		case a.Status == http.StatusOK && strings.HasSuffix(path, ".tar.gz"):
-			c.see(sum(a.Body), "tarball", "first", "v0.0.0") // it is remembered, and right
+			c.observe(sum(a.Body), "tarball", "first", "v0.0.0") // it is remembered, and right
 		case a.Status == http.StatusOK:
 		case a.Status != http.StatusServiceUnavailable || a.Header.Get("Retry-After") == "" || a.Header.Get("X-Packbase-Error") == "":
 			t.Errorf("GET %s: %d %v, want 503, Retry-After and a code", path, a.Status, a.Header)

@@ -235,7 +235,7 @@ func (f *redisFaults) job(t *testing.T, pkg string) string {
 func (f *redisFaults) badPayload(t *testing.T) {
 	pid := f.s.Worker.PID()
 	client := f.client(t)
-	tell := asynq.NewClientFromRedisClient(client)
+	tasks := asynq.NewClientFromRedisClient(client)
 	noise := noise("payload", 0)
 	payloads := []string{
 		"", "null", "{}", "[]", `"x"`, `{"job":null}`, `{"job":""}`, `{"job":"../../../etc/passwd"}`, `{"job":7}`,
@@ -249,7 +249,7 @@ func (f *redisFaults) badPayload(t *testing.T) {
 	kinds := []string{jobs.FetchPackage, jobs.UpdateCatalog, "package:explode", "\x1b[2J", strings.Repeat("k", 1000)}
 	for n, payload := range payloads {
 		for _, q := range []string{"fetch", "control"} {
-			_, err := tell.Enqueue(asynq.NewTask(kinds[n%len(kinds)], []byte(payload)), asynq.Queue(q), asynq.MaxRetry(n%3))
+			_, err := tasks.Enqueue(asynq.NewTask(kinds[n%len(kinds)], []byte(payload)), asynq.Queue(q), asynq.MaxRetry(n%3))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -297,18 +297,18 @@ func TestDuplicateDelivery(t *testing.T) {
 		tagReleases(t, repo, 0, 2, 1000)
 		arrived, open := g.hold()
 		id := s.Ask(g.of(repo))
-		tell := func(times int) {
+		deliver := func(times int) {
 			for range times {
 				if err := q.Enqueue(t.Context(), jobs.FetchPackage, uuid.MustParse(id), false); err != nil {
 					t.Fatal(err)
 				}
 			}
 		}
-		tell(30)
+		deliver(30)
 		<-arrived
-		tell(40)
+		deliver(40)
 		open()
-		tell(30)
+		deliver(30)
 		c := newChecker(t, s)
 		c.settled(settleTime, id)
 		harness.Within(t, settleTime, "all messages are taken", func() bool {

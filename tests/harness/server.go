@@ -38,7 +38,7 @@ type Server struct {
 // settings are those that make tests quick. What the test gives comes later
 // and wins.
 func settings(root string, port int, env []string) []string {
-	usual := []string{
+	settings := []string{
 		"PACKBASE_ROOT=" + root,
 		"PACKBASE_ADDR=127.0.0.1",
 		"PACKBASE_PORT=" + strconv.Itoa(port),
@@ -52,9 +52,9 @@ func settings(root string, port int, env []string) []string {
 	}
 	if RaceEnabled {
 		// The race detector reserves more addresses than there is memory.
-		usual = append(usual, "PACKBASE_INGEST_MEMORY=1PiB")
+		settings = append(settings, "PACKBASE_INGEST_MEMORY=1PiB")
 	}
-	return slices.Concat(usual, env)
+	return slices.Concat(settings, env)
 }
 
 const token = "token-of-the-end-to-end-tests"

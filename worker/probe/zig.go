@@ -90,20 +90,20 @@ func (p *Prober) copyCache(ctx context.Context, dir string) error {
 		return fmt.Errorf("find zig: %w", err)
 	}
 	sum := sha256.Sum256(fmt.Appendf(nil, "%s %d %d", p.Zig, info.Size(), info.ModTime().UnixNano()))
-	kept := filepath.Join(p.ZigCache, "zig-"+hex.EncodeToString(sum[:8]))
-	if _, err := os.Stat(kept); errors.Is(err, fs.ErrNotExist) {
-		if err := p.compile(ctx, kept); err != nil {
+	warm := filepath.Join(p.ZigCache, "zig-"+hex.EncodeToString(sum[:8]))
+	if _, err := os.Stat(warm); errors.Is(err, fs.ErrNotExist) {
+		if err := p.compile(ctx, warm); err != nil {
 			return err
 		}
 	}
-	if err := os.CopyFS(dir, os.DirFS(kept)); err != nil {
+	if err := os.CopyFS(dir, os.DirFS(warm)); err != nil {
 		return fmt.Errorf("copy zig's cache: %w", err)
 	}
 	return nil
 }
 
 // compile fetches a package of ours, and keeps the cache.
-func (p *Prober) compile(ctx context.Context, kept string) error {
+func (p *Prober) compile(ctx context.Context, warm string) error {
 	dir, remove, err := p.zigDir()
 	if err != nil {
 		return fmt.Errorf("make zig's cache: %w", err)
@@ -117,9 +117,9 @@ func (p *Prober) compile(ctx context.Context, kept string) error {
 	if out, err := p.zig(ctx, dir, 0, "fetch", "package"); err != nil {
 		return fmt.Errorf("zig fetch of a package of our own: %w: %.500s", err, out)
 	}
-	cache, fresh := filepath.Join(dir, "cache"), kept+".new"
+	cache, fresh := filepath.Join(dir, "cache"), warm+".new"
 	err = errors.Join(os.RemoveAll(filepath.Join(cache, "p")), os.RemoveAll(filepath.Join(cache, "tmp")), os.RemoveAll(fresh),
-		os.CopyFS(fresh, os.DirFS(cache)), os.Rename(fresh, kept))
+		os.CopyFS(fresh, os.DirFS(cache)), os.Rename(fresh, warm))
 	if err != nil {
 		return fmt.Errorf("keep zig's cache: %w", err)
 	}

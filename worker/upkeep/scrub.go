@@ -32,7 +32,7 @@ type pace struct {
 }
 
 const (
-	keepEvery    = 2 * time.Second // damage is looked for
+	idleWait     = 2 * time.Second // damage is looked for
 	restEvery    = time.Minute     // another keeper is at work
 	slowest      = 1 << 20         // bytes a second
 	paceEvery    = 10 * time.Minute
@@ -43,7 +43,7 @@ const (
 // Run keeps the registry until ctx ends.
 func (k *Keeper) Run(ctx context.Context) {
 	for ctx.Err() == nil {
-		wait := keepEvery
+		wait := idleWait
 		if k.Period > 0 {
 			wait = min(wait, max(k.Period/20, 50*time.Millisecond))
 		}
@@ -131,13 +131,13 @@ func (k *Keeper) scrub(ctx context.Context) error {
 		}
 		k.pace.rate, k.pace.worked = max(float64(s.Bytes)/(k.Period/2).Seconds(), slowest), now
 	}
-	for until := now.Add(keepEvery); time.Now().Before(until) && time.Now().After(k.pace.next); {
+	for until := now.Add(idleWait); time.Now().Before(until) && time.Now().After(k.pace.next); {
 		due, err := k.DB.Scrub.Unchecked(ctx, k.Period/2, scrubbed)
 		if err != nil || len(due) == 0 {
 			return err
 		}
 		for _, b := range due {
-			if wait := time.Until(k.pace.next); wait > keepEvery {
+			if wait := time.Until(k.pace.next); wait > idleWait {
 				return nil
 			} else if wait > 0 {
 				sleep(ctx, wait)

@@ -15,14 +15,14 @@ import (
 // A progress shows how far a job is: on a terminal one line that is drawn
 // again and again, elsewhere a line for each step.
 type progress struct {
-	s     *term.Screen
-	step  string
-	since time.Time // when the step began
-	told  time.Time // when a line was last written; not on a terminal
+	s        *term.Screen
+	step     string
+	since    time.Time // when the step began
+	reported time.Time // when a line was last written; not on a terminal
 }
 
-// tellEvery is how often a long step is told of where there is no terminal.
-const tellEvery = 10 * time.Second
+// reportInterval is how often a long step is told of where there is no terminal.
+const reportInterval = 10 * time.Second
 
 func (g *progress) show(j job) {
 	now := g.s.Now()
@@ -35,8 +35,8 @@ func (g *progress) show(j job) {
 	switch {
 	case g.s.Terminal():
 		g.s.Printf("\r%s\x1b[K", line)
-	case isNew || now.Sub(g.told) >= tellEvery:
-		g.told = now
+	case isNew || now.Sub(g.reported) >= reportInterval:
+		g.reported = now
 		g.s.Printf("%s\n", line)
 	}
 }
