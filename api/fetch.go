@@ -85,10 +85,7 @@ func (s *Server) roomFor(ctx context.Context, most int) error {
 func (s *Server) enqueue(ctx context.Context, job jobs.Job) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 	defer cancel()
-	err := s.queue.Enqueue(ctx, job.Kind, job.ID, job.Pull)
-	if err == nil {
-		err = s.db.Jobs.MarkEnqueued(ctx, job.ID)
-	}
+	err := s.db.Jobs.Enqueue(ctx, s.queue, job.Kind, job.ID, job.Pull)
 	s.news.Add(1)
 	if err != nil {
 		s.log.WarnContext(ctx, "queue not told", "job", job.ID, "err", err)

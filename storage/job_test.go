@@ -214,7 +214,7 @@ func TestOneRunningJobOfPackage(t *testing.T) {
 	if !created || one.ID == all.ID || probe.ID == all.ID || probe.Package != "hello" {
 		t.Errorf("jobs %s, %s (%s) and %s (%s), want three of hello", all.ID, one.ID, one.Target, probe.ID, probe.Package)
 	}
-	f.must(f.Jobs.MarkEnqueued(f.ctx, all.ID, one.ID, probe.ID))
+	f.enqueue(all, one, probe)
 	c, err := f.Jobs.Claim(f.ctx, all.ID, "tests", time.Minute)
 	f.must(err)
 	for _, other := range []jobs.Job{one, probe} {
@@ -233,6 +233,18 @@ func TestOneRunningJobOfPackage(t *testing.T) {
 	_, _, err = f.Jobs.RequestProbe(f.ctx, "nope")
 	f.want("probe of no package", err, fault.ErrNotFound)
 }
+
+// enqueue has a queue told of the jobs that nobody listens to.
+func (f *fixture) enqueue(all ...jobs.Job) {
+	f.t.Helper()
+	for _, job := range all {
+		f.must(f.Jobs.Enqueue(f.ctx, silent{}, job.Kind, job.ID, job.Pull))
+	}
+}
+
+type silent struct{}
+
+func (silent) Enqueue(context.Context, string, uuid.UUID, bool) error { return nil }
 
 func (f *fixture) due(stale time.Duration) []jobs.DueJob {
 	f.t.Helper()
@@ -253,9 +265,9 @@ func TestDueJobs(t *testing.T) {
 		repeated bool
 	}{
 		{"new", func() {}, 1, false},
-		{"told", func() { f.must(f.Jobs.MarkEnqueued(f.ctx, job.ID)) }, 0, false},
+		{"told", func() { f.enqueue(job) }, 0, false},
 		{"told long ago", func() { f.must(f.exec(`UPDATE jobs SET enqueued_at = now() - interval '1 hour'`)) }, 1, true},
-		{"told again", func() { f.must(f.Jobs.MarkEnqueued(f.ctx, job.ID)) }, 0, false},
+		{"told again", func() { f.enqueue(job) }, 0, false},
 		{"running", func() { _, err := f.Jobs.Claim(f.ctx, job.ID, "tests", time.Minute); f.must(err) }, 0, false},
 		{"lost", func() {
 			f.must(f.exec(`UPDATE jobs SET lease_until = now() - interval '1 second'`))

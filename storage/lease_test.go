@@ -179,7 +179,7 @@ func TestNextUpdateIsTold(t *testing.T) {
 		c := f.update()
 		next, _, err := f.Jobs.RequestUpdate(f.ctx, 0)
 		f.must(err)
-		f.must(f.Jobs.MarkEnqueued(f.ctx, next.ID))
+		f.enqueue(next)
 		if due := f.due(time.Hour); len(due) > 0 {
 			t.Errorf("%s: due %v, want nothing that the queue knows of", name, due)
 		}
@@ -242,7 +242,7 @@ func TestClock(t *testing.T) {
 	watch(0)
 	ahead := claim("ahead")
 	told, retried := f.request("told"), claim("retried")
-	f.must(f.Jobs.MarkEnqueued(f.ctx, told.ID))
+	f.enqueue(told)
 	f.must(f.Jobs.Requeue(f.ctx, retried, time.Second, true, "busy", "later"))
 	f.must(f.Jobs.PauseHost(f.ctx, "git.example", time.Second))
 	update, _, err := f.Jobs.RequestDueUpdate(f.ctx, time.Minute, 0)

@@ -362,11 +362,7 @@ func (c *capturing) put(ctx context.Context, problems []capture.Problem) error {
 // enqueue has the queue told of new jobs. If that fails, the reconciler does it.
 func (c *capturing) enqueue(ctx context.Context) {
 	for _, job := range c.fresh {
-		err := c.w.queue.Enqueue(ctx, job.Kind, job.ID, false)
-		if err == nil {
-			err = c.w.db.Jobs.MarkEnqueued(ctx, job.ID)
-		}
-		if err != nil {
+		if err := c.w.db.Jobs.Enqueue(ctx, c.w.queue, job.Kind, job.ID, false); err != nil {
 			c.w.log.WarnContext(ctx, "queue not told", "job", job.ID, "err", err)
 			return
 		}

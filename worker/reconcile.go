@@ -120,10 +120,7 @@ func (w *Worker) enqueueDue(ctx context.Context) error {
 		if job.Repeated && waiting > 0 {
 			continue
 		}
-		if err := w.queue.Enqueue(ctx, job.Kind, job.ID, job.Pull); err != nil {
-			return err
-		}
-		if err := w.db.Jobs.MarkEnqueued(ctx, job.ID); err != nil {
+		if err := w.db.Jobs.Enqueue(ctx, w.queue, job.Kind, job.ID, job.Pull); err != nil {
 			return err
 		}
 	}

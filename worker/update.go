@@ -174,12 +174,9 @@ func (u *update) addChild(ctx context.Context, cand catalog.Candidate) error {
 		return err
 	}
 	u.n.ReposScanned++
-	if !created {
-		return nil
-	}
-	// A queue that is away is the reconciler's business.
-	if u.w.queue.Enqueue(ctx, job.Kind, job.ID, false) == nil {
-		return u.w.db.Jobs.MarkEnqueued(ctx, job.ID)
+	if created {
+		// A queue that is away is the reconciler's business.
+		_ = u.w.db.Jobs.Enqueue(ctx, u.w.queue, job.Kind, job.ID, false)
 	}
 	return nil
 }

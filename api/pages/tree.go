@@ -5,7 +5,6 @@ import (
 	"io"
 	"net/http"
 	"net/url"
-	"slices"
 	"strings"
 
 	"github.com/francescobianco/packbase/api/answer"
@@ -126,22 +125,16 @@ func (s *Site) getTreePage(w http.ResponseWriter, r *http.Request) error {
 func newTreePage(f frame, info *wire.TreeInfo) *treePage {
 	f.Title = info.Name
 	p := &treePage{frame: f, Tree: treeView{info.Tree}, Roots: info.Roots, Problems: info.Problems}
-	d := treeDrawing{nodes: map[string]*wire.TreeNode{}, below: map[string][]*wire.TreeNode{}, drawn: map[string]bool{}, left: treeLines}
+	d := treeDrawing{nodes: map[string]*wire.TreeNode{}, below: info.Below(), drawn: map[string]bool{}, left: treeLines}
 	for i := range info.Packages {
 		n := &info.Packages[i]
 		d.nodes[n.Hash] = n
-		for _, parent := range n.Parents {
-			d.below[parent] = append(d.below[parent], n)
-		}
 		switch n.State {
 		case tree.Hole:
 			p.Holes = append(p.Holes, &treeNode{TreeNode: n, parents: d.nodes})
 		case tree.Waiting:
 			p.Waiting++
 		}
-	}
-	for _, nodes := range d.below {
-		slices.SortFunc(nodes, func(a, b *wire.TreeNode) int { return cmp.Compare(nodeTitle(a), nodeTitle(b)) })
 	}
 	p.Drawn = d.draw("")
 	p.More.Lines = len(d.nodes) - len(d.drawn)
@@ -219,13 +212,10 @@ type treeNode struct {
 func (n *treeNode) Title() string { return nodeTitle(n.TreeNode) }
 
 func nodeTitle(n *wire.TreeNode) string {
-	switch {
-	case n.Source != nil && n.Source.Name != "":
-		return n.Source.Name
-	case len(n.URLs) > 0:
-		return shortURL(n.URLs[0])
+	if title := n.Title(); len(n.URLs) == 0 || title != n.URLs[0] {
+		return title
 	}
-	return n.Hash
+	return shortURL(n.URLs[0])
 }
 
 // shortURL is a URL as far as it tells what is there.

@@ -1,6 +1,10 @@
 package wire
 
-import "time"
+import (
+	"cmp"
+	"slices"
+	"time"
+)
 
 // A TreeManifest is a build.zig.zon of a project.
 type TreeManifest struct {
@@ -67,6 +71,22 @@ type TreeInfo struct {
 	Problems []TreeProblem `json:"problems"` // dependencies that cannot be had by anybody
 }
 
+// Below returns the nodes by the hash of who names them, "" for the roots, each in the order of their titles. A node
+// stands below each of its parents.
+func (t *TreeInfo) Below() map[string][]*TreeNode {
+	below := map[string][]*TreeNode{}
+	for i := range t.Packages {
+		n := &t.Packages[i]
+		for _, parent := range n.Parents {
+			below[parent] = append(below[parent], n)
+		}
+	}
+	for _, nodes := range below {
+		slices.SortFunc(nodes, func(a, b *TreeNode) int { return cmp.Compare(a.Title(), b.Title()) })
+	}
+	return below
+}
+
 // A TreeNode is a package in a tree, known by the hash that manifests pin.
 type TreeNode struct {
 	Hash    string      `json:"hash"`
@@ -82,6 +102,17 @@ type TreeNode struct {
 
 	UpstreamState string     `json:"upstream_state,omitempty"` // same, moved, gone or away
 	UpstreamAt    *time.Time `json:"upstream_at,omitempty"`    // when that was so
+}
+
+// Title is what people know the package by: its name, else the first URL, else its hash.
+func (n *TreeNode) Title() string {
+	switch {
+	case n.Source != nil && n.Source.Name != "":
+		return n.Source.Name
+	case len(n.URLs) > 0:
+		return n.URLs[0]
+	}
+	return n.Hash
 }
 
 // A TreeTry is a way in which a package could not be had.

@@ -505,11 +505,20 @@ func (s *Store) Hurry(ctx context.Context, id uuid.UUID) error {
 	return nil
 }
 
-// MarkEnqueued notes that the queue was told of the jobs.
-func (s *Store) MarkEnqueued(ctx context.Context, ids ...uuid.UUID) error {
-	_, err := s.db.Pool.Exec(ctx, `UPDATE jobs SET enqueued_at = now() WHERE id = ANY($1) AND state = 'queued'`, ids)
+// A Queue is told of jobs that are due.
+type Queue interface {
+	Enqueue(ctx context.Context, kind string, job uuid.UUID, pull bool) error
+}
+
+// Enqueue tells q of the job and notes that. A job whose queue is away is not
+// lost: it stays [Store.Due].
+func (s *Store) Enqueue(ctx context.Context, q Queue, kind string, job uuid.UUID, pull bool) error {
+	if err := q.Enqueue(ctx, kind, job, pull); err != nil {
+		return err
+	}
+	_, err := s.db.Pool.Exec(ctx, `UPDATE jobs SET enqueued_at = now() WHERE id = $1 AND state = 'queued'`, job)
 	if err != nil {
-		return fmt.Errorf("mark jobs enqueued: %w", pg.Translate(err))
+		return fmt.Errorf("enqueue job %s: %w", job, pg.Translate(err))
 	}
 	return nil
 }

@@ -34,7 +34,7 @@ func (s *Store) Dependents(ctx context.Context, pkg, tree, hash string, limit in
 			ORDER BY lower(t.name), n.hash)
 		SELECT name, hash, tag, commit_oid, parents, named FROM places
 		WHERE $2 OR NOT private AND NOT EXISTS (
-			SELECT FROM tree_nodes h CROSS JOIN LATERAL (`+seenSource+`) s
+			SELECT FROM tree_nodes h CROSS JOIN LATERAL (`+anySource+`) s
 			WHERE h.tree = places.name AND h.revision = places.revision AND s.private)
 		ORDER BY lower(name), hash LIMIT $5`, pkg, access.SeesPrivate(ctx), tree, hash, limit)
 	all, err := pgx.CollectRows(rows, pgx.RowToStructByPos[Dependent])
@@ -43,9 +43,3 @@ func (s *Store) Dependents(ctx context.Context, pkg, tree, hash string, limit in
 	}
 	return all, nil
 }
-
-// seenSource is bestSource for who sees everything: a tree is as private as anything in it.
-const seenSource = `
-	SELECT private FROM sources
-	WHERE zig_hash = h.hash AND zig_hash <> '' OR zig_legacy_hash = h.hash AND zig_legacy_hash <> ''
-	ORDER BY private, kind = 'archive', id LIMIT 1`

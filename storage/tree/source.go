@@ -32,8 +32,15 @@ type Source struct {
 // first of each. $2 says whether the private is seen.
 const bestSource = `
 	SELECT kind, package, tag, commit_oid, url, zig_hash, zig_legacy_hash, digest, size, private, zig FROM sources
-	WHERE (zig_hash = h.hash AND zig_hash <> '' OR zig_legacy_hash = h.hash AND zig_legacy_hash <> '') AND ($2 OR NOT private)
-	ORDER BY private, kind = 'archive', id LIMIT 1`
+	WHERE (` + pinned + `) AND ($2 OR NOT private) ` + bestFirst
+
+// anySource is bestSource for who sees everything: a tree is as private as anything in it.
+const anySource = `SELECT private FROM sources WHERE ` + pinned + bestFirst
+
+const (
+	pinned    = `zig_hash = h.hash AND zig_hash <> '' OR zig_legacy_hash = h.hash AND zig_legacy_hash <> ''`
+	bestFirst = ` ORDER BY private, kind = 'archive', id LIMIT 1`
+)
 
 // Sources returns what is stored under Zig hashes of either form, by them.
 func (s *Store) Sources(ctx context.Context, hashes []string) (map[string]Source, error) {

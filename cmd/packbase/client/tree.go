@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"net/url"
 	"os"
-	"slices"
 	"strings"
 	"time"
 
@@ -244,13 +243,7 @@ func drawTree(s *term.Screen, t wire.TreeInfo) {
 		s.Printf(", %s", s.Paint(term.Red, fmt.Sprintf("%d missing", t.Missing)))
 	}
 	s.Printf("\n")
-	d := treeDrawing{s: s, below: map[string][]*wire.TreeNode{}, drawn: map[string]bool{}}
-	for i := range t.Packages {
-		n := &t.Packages[i]
-		for _, parent := range n.Parents {
-			d.below[parent] = append(d.below[parent], n)
-		}
-	}
+	d := treeDrawing{s: s, below: t.Below(), drawn: map[string]bool{}}
 	d.draw("", "")
 	for _, problem := range t.Problems {
 		s.Printf("%s %s: %s\n", s.Paint(term.Red, "no package"), term.Printable(problem.Name), term.Printable(problem.Reason))
@@ -270,7 +263,6 @@ type treeDrawing struct {
 
 func (d *treeDrawing) draw(parent, indent string) {
 	nodes := d.below[parent]
-	slices.SortFunc(nodes, func(a, b *wire.TreeNode) int { return cmp.Compare(nodeName(a), nodeName(b)) })
 	for i, n := range nodes {
 		branch, next := "├── ", "│   "
 		if i == len(nodes)-1 {
@@ -284,21 +276,11 @@ func (d *treeDrawing) draw(parent, indent string) {
 	}
 }
 
-// nodeName is what people know a package by.
-func nodeName(n *wire.TreeNode) string {
-	switch {
-	case n.Source != nil && n.Source.Name != "":
-		return strings.TrimSpace(n.Source.Name + " " + n.Source.Version)
-	case len(n.URLs) > 0:
-		return n.URLs[0]
-	}
-	return n.Hash
-}
-
 func (d *treeDrawing) line(n *wire.TreeNode) string {
-	line := term.Printable(nodeName(n))
+	line := term.Printable(n.Title())
 	var notes []string
 	if n.Source != nil {
+		line = strings.TrimSpace(line + " " + term.Printable(n.Source.Version))
 		notes = append(notes, term.Size(n.Source.SizeBytes))
 	}
 	if n.Lazy {
