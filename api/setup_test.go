@@ -235,11 +235,15 @@ func (g *registry) publish(pkg string, releases ...tagged) []storage.Release {
 		all = append(all, p.publish(r))
 	}
 	last := releases[len(releases)-1]
+	branches := map[string]string{}
+	if last.branch != "" {
+		branches[last.branch] = all[len(all)-1].CommitOID
+	}
 	err := g.db.Jobs.End(g.t.Context(), p.claim, jobs.Outcome{
 		State: jobs.Succeeded,
 		Result: map[string]any{"package": pkg, "tag": last.tag, "commit": all[len(all)-1].CommitOID,
 			"tarballs_created": len(all), "tarballs_present": 0, "tarball_count": len(all)},
-		Sync: &jobs.Sync{OK: true, Branch: last.branch, Commit: all[len(all)-1].CommitOID},
+		Sync: &jobs.Sync{OK: true, Branches: branches},
 	})
 	g.must(err)
 	return all

@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -164,6 +166,54 @@ func TestCandidates(t *testing.T) {
 	}
 	if !slices.IsSortedFunc(candidates, func(a, b catalog.Candidate) int { return strings.Compare(a.Name, b.Name) }) {
 		t.Error("candidates are not sorted")
+	}
+}
+
+// A policy says how long a sync holds, and one that changed is followed at once.
+func TestCandidatesOfPolicies(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	with := func(name, updated string, p catalog.Policy) catalog.Entry {
+		e := entry(name, name, updated)
+		e.Policy = p
+		return e
+	}
+	hourly, branches := catalog.Policy{Refresh: 3600}, catalog.Policy{Branches: catalog.Patterns{"stable"}}
+	entries := []catalog.Entry{with("hourly", "t1", hourly), with("hourly-no-time", "", hourly), with("hourly-old", "t1", hourly), with("hourly-updated", "t1", hourly),
+		with("hourly-nothing", "t1", hourly), with("branches", "t1", branches), with("branch-by-hand", "t1", catalog.Policy{}), with("changed", "t1", catalog.Policy{}),
+		with("hourly-branches", "t1", catalog.Policy{Refresh: 3600, Branches: branches.Branches})}
+	f.catalog(entries...)
+	for _, e := range entries {
+		if e.Name != "hourly-nothing" {
+			f.publish(e.Name, "v1")
+		}
+		s := jobs.Sync{OK: true, Catalog: e.Updated}
+		if e.Name == "branch-by-hand" {
+			s.Branches = map[string]string{"main": hash("tip", 40)}
+		}
+		c := f.claim(e.Name)
+		f.must(f.Jobs.End(f.ctx, c, jobs.Outcome{State: jobs.Succeeded, Sync: &s}))
+	}
+	f.must(f.exec(`UPDATE packages SET synced_at = now() - interval '61 minutes' WHERE name = 'hourly-old'`))
+	entries[3].Updated, entries[7].Policy = "t2", catalog.Policy{Tags: catalog.Patterns{"v*"}}
+	if diff := f.catalog(entries...); diff != (catalog.Diff{Updated: 2}) {
+		t.Errorf("diff %+v, want what has another time and what has another policy", diff)
+	}
+	want := map[string]bool{"hourly": true, "hourly-no-time": true, "hourly-old": false, "hourly-updated": false, "hourly-nothing": false,
+		"branches": false, "branch-by-hand": false, "changed": false, "hourly-branches": true}
+	all, err := f.Catalog.Candidates(f.ctx, "rules")
+	f.must(err)
+	got := map[string]bool{}
+	for _, c := range all {
+		got[c.Name] = c.Fresh
+	}
+	if !maps.Equal(got, want) {
+		t.Errorf("fresh %v, want %v", got, want)
+	}
+	for upstream, want := range map[string]catalog.Policy{entries[0].Upstream: hourly, "https://git.example/somebody/else": {}} {
+		if _, p, err := f.Catalog.Listed(f.ctx, "hourly", upstream); err != nil || !reflect.DeepEqual(p, want) {
+			t.Errorf("the policy for %s is %+v, %v; want %+v", upstream, p, err, want)
+		}
 	}
 }
 

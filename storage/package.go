@@ -116,10 +116,15 @@ func claimName(ctx context.Context, tx pgx.Tx, name string, up name.Upstream) (o
 	return owner, nil
 }
 
-// A Branch is a branch that was asked for.
+// A Branch is a branch that was asked for, or that the catalog has followed.
 type Branch struct {
 	Name   string // without "refs/heads/"
 	Commit string // the last that was mirrored of it
+}
+
+// Branches returns the mirrored branches of a package, the one that was seen last first.
+func (db *DB) Branches(ctx context.Context, pkg string) ([]Branch, error) {
+	return branchesOf(ctx, db.Pool, pkg)
 }
 
 func branchesOf(ctx context.Context, q pg.Querier, pkg string) ([]Branch, error) {

@@ -117,7 +117,7 @@ func TestRecordSync(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	c := f.claim("hello")
-	f.must(f.Jobs.RecordSync(f.ctx, c, jobs.Sync{OK: true, Branch: "main", Commit: hash("tip", 40)}))
+	f.must(f.Jobs.RecordSync(f.ctx, c, jobs.Sync{OK: true, Branches: map[string]string{"main": hash("tip", 40)}}))
 	good := f.pkg("hello")
 	if good.SyncOK == nil || !*good.SyncOK || good.SyncedAt == nil || good.NextSyncAt != nil || good.SyncFailures != 0 {
 		t.Fatalf("after a good sync: %+v", good)
@@ -133,7 +133,7 @@ func TestRecordSync(t *testing.T) {
 	if tip, err := f.BranchCommit(f.ctx, "hello", "main"); err != nil || tip != hash("tip", 40) {
 		t.Errorf("branch at %s, %v; want it where it was", tip, err)
 	}
-	f.must(f.Jobs.RecordSync(f.ctx, c, jobs.Sync{OK: true, Branch: "main", Commit: hash("newer", 40)}))
+	f.must(f.Jobs.RecordSync(f.ctx, c, jobs.Sync{OK: true, Branches: map[string]string{"main": hash("newer", 40)}}))
 	if p := f.pkg("hello"); !*p.SyncOK || p.SyncFailures != 0 || p.NextSyncAt != nil || p.SyncCode != "" {
 		t.Errorf("after a good sync again: %+v, want no trace of failures", p)
 	}

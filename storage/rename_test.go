@@ -177,7 +177,7 @@ func TestRenameAndCatalog(t *testing.T) {
 		if !f.pkg("new").Registered {
 			t.Errorf("listed as %s it is not registered", listed)
 		}
-		updated, err := f.Catalog.Updated(f.ctx, "old")
+		updated, _, err := f.Catalog.Listed(f.ctx, "old", e.Upstream)
 		f.must(err)
 		if updated != "t2" {
 			t.Errorf("listed as %s it was updated %q, want t2", listed, updated)

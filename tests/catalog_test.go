@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/francescobianco/packbase/api/wire"
@@ -22,6 +23,7 @@ type catalogItem struct {
 	Language   string            `json:"language,omitempty"`
 	UpdatedAt  string            `json:"updated_at"`
 	Repository map[string]string `json:"repository"`
+	Policy     json.RawMessage   `json:"packbase,omitempty"`
 }
 
 // writeCatalog replaces the catalog's file.
@@ -213,6 +215,101 @@ func checkFailed(t *testing.T, s *harness.Server, pkg, code string) {
 	if info.Count != 2 || info.LastSync.OK || info.LastSync.Next == "" || code != "" && info.LastSync.Error.Code != code {
 		t.Errorf("%s: got %+v, want two releases and the failure %q", pkg, info, code)
 	}
+}
+
+// What a policy says is what updates mirror, and branches are followed: those
+// that the catalog names and those that were asked for. What is here stays.
+func TestCatalogPolicies(t *testing.T) {
+	t.Parallel()
+	up := harness.NewUpstream(t)
+	narrow, tagless, asked := up.Repo("narrow"), up.Repo("tagless"), up.Repo("asked")
+	for _, tag := range []string{"v0.9.0", "v1.0.0", "v1.1.0", "v1.2.0-rc1", "nightly"} {
+		narrow.Release(tag)
+	}
+	tagless.Commit(harness.Files{"a.zig": "one\n"})
+	tagless.Git("branch", "stable")
+	asked.Release("v1.0.0")
+	asked.Commit(harness.Files{"b.zig": "one\n"})
+	item := func(repo *harness.Repo, policy string) catalogItem {
+		c := catalogItem{ID: filepath.Base(repo.URL), UpdatedAt: "2026-01-01", Repository: map[string]string{"url": repo.URL}}
+		if policy != "" {
+			c.Policy = json.RawMessage(policy)
+		}
+		return c
+	}
+	items := []catalogItem{item(narrow, `{"tags":["v1.*"],"retention":{"tags":2}}`), item(tagless, `{"branches":["sta*"]}`), item(asked, ""), item(up.Repo("typo"), `{"tag":"v1.*"}`)}
+	source := filepath.Join(t.TempDir(), "catalog.json")
+	writeCatalog(t, source, items)
+	s := harness.Start(t, "PACKBASE_SOURCE=file://"+source, "PACKBASE_UPDATE_COOLDOWN=100ms")
+	s.Fetch(asked.GitURL("main"))
+
+	if r := update(t, s); r.SourceSkipped != 1 || r.PackagesSynced != 3 {
+		t.Errorf("first update: %+v, want three packages, and the one whose policy has a typo skipped", r)
+	}
+	if got := tagsOf(s.Info("narrow")); !slices.Equal(got, []string{"v1.0.0", "v1.1.0"}) {
+		t.Errorf("tags %q, want the two latest that match", got)
+	}
+	at := func(pkg, branch string) string {
+		a := s.Do(http.MethodGet, "/p/"+pkg+"/branch/"+branch+".tar.gz", "", nil)
+		if a.Status != http.StatusOK {
+			t.Errorf("branch %s of %s: status %d", branch, pkg, a.Status)
+		}
+		return a.Header.Get("X-Packbase-Commit")
+	}
+	tip := func(repo *harness.Repo, branch string) string { return repo.Git("rev-parse", branch) }
+	if got, want := at("tagless", "stable"), tip(tagless, "stable"); got != want {
+		t.Errorf("stable is at %s, want %s", got, want)
+	}
+	if a := s.Do(http.MethodGet, "/p/tagless/branch/main.tar.gz", "", nil); a.Status != http.StatusNotFound {
+		t.Errorf("main, which nobody follows: status %d", a.Status)
+	}
+
+	tagless.Commit(harness.Files{"a.zig": "two\n"})
+	tagless.Git("branch", "--force", "stable", "main")
+	asked.Commit(harness.Files{"b.zig": "two\n"})
+	narrow.Release("v1.3.0")
+	items[0].UpdatedAt = "2026-01-02"
+	writeCatalog(t, source, items)
+	update(t, s)
+	for repo, branch := range map[*harness.Repo]string{tagless: "stable", asked: "main"} {
+		pkg := filepath.Base(repo.URL)
+		if got, want := at(pkg, branch), tip(repo, branch); got != want {
+			t.Errorf("%s of %s is at %s after an update, want %s", branch, pkg, got, want)
+		}
+	}
+	if got := tagsOf(s.Info("narrow")); !slices.Equal(got, []string{"v1.0.0", "v1.1.0", "v1.3.0"}) {
+		t.Errorf("tags %q, want the new one too, and none taken away", got)
+	}
+	s.Fetch(narrow.GitURL("nightly")) // by name, whatever the policy
+	if got := tagsOf(s.Info("narrow")); !slices.Contains(got, "nightly") {
+		t.Errorf("tags %q, want the one that was asked for", got)
+	}
+
+	// A tip that cannot be published leaves the branch where it was, and the
+	// tags go on.
+	before := at("asked", "main")
+	asked.Release("v1.1.0")
+	asked.Git("update-ref", "refs/heads/main", asked.CommitTree("120000 blob "+asked.Blob("/etc/passwd")+"\tlink"))
+	update(t, s)
+	if got := at("asked", "main"); got != before {
+		t.Errorf("main is at %s, want %s", got, before)
+	}
+	if got := tagsOf(s.Info("asked")); !slices.Contains(got, "v1.1.0") {
+		t.Errorf("tags %q, want the new one", got)
+	}
+	var list wire.Jobs
+	s.Do(http.MethodGet, "/api/jobs?package=asked&state=succeeded&limit=1", "", nil).Into(t, &list)
+	if len(list.Jobs) != 1 || !strings.Contains(string(list.Jobs[0].Result), `"code":"symlink_escape"`) {
+		t.Errorf("the job says %+v, want why main is not followed", list.Jobs)
+	}
+}
+
+func tagsOf(info harness.Info) (tags []string) {
+	for _, r := range info.Tarballs {
+		tags = append(tags, r.Tag)
+	}
+	slices.Sort(tags)
+	return tags
 }
 
 // A catalog that cannot be had leaves the stored one in force, and the run

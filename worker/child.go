@@ -239,6 +239,9 @@ func (f *fetch) events(ctx context.Context, out io.Reader, stage func(*ingest.Re
 			err = f.recordMoves(ctx, *ev.Refs)
 		case ev.Rejected != nil:
 			err = f.reject(ctx, *ev.Rejected)
+		case ev.Unfit != nil:
+			f.unfit = append(f.unfit, *ev.Unfit)
+			f.w.log.WarnContext(ctx, "branch not mirrored", "package", f.pkg.Name, "branch", ev.Unfit.Branch, "code", ev.Unfit.Code, "reason", ev.Unfit.Reason)
 		case ev.Segment != nil:
 			err = f.appendSegment(ctx, *ev.Segment)
 		case ev.History != nil:

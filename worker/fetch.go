@@ -17,6 +17,7 @@ import (
 
 	"github.com/francescobianco/packbase/storage"
 	"github.com/francescobianco/packbase/storage/blob"
+	"github.com/francescobianco/packbase/storage/catalog"
 	"github.com/francescobianco/packbase/storage/fault"
 	"github.com/francescobianco/packbase/storage/gitpack"
 	"github.com/francescobianco/packbase/storage/jobs"
@@ -33,6 +34,9 @@ type FetchResult struct {
 	Created int    `json:"tarballs_created"`
 	Present int    `json:"tarballs_present"` // releases that were there already
 	Count   int    `json:"tarball_count"`    // releases that are there now
+
+	Branches map[string]string `json:"branches,omitempty"`       // those that are followed, with their tips
+	Unfit    []ingest.Unfit    `json:"branches_unfit,omitempty"` // those whose tips cannot be published
 }
 
 // fetchPackage publishes the upstream tags that are not yet releases.
@@ -130,7 +134,10 @@ type fetch struct {
 	created  int
 	rejected int
 	patience patience
+	unfit    []ingest.Unfit
 	catalog  string // the catalog's updated_at when the look at upstream began
+	policy   catalog.Policy
+	branches []storage.Branch
 }
 
 // stage makes the folders that the job and its child write to, until the stage is closed.
@@ -171,7 +178,10 @@ func (f *fetch) here(ctx context.Context) (any, error) {
 
 // load reads what the package has.
 func (f *fetch) load(ctx context.Context) (err error) {
-	if f.catalog, err = f.w.db.Catalog.Updated(ctx, f.pkg.Name); err != nil {
+	if f.catalog, f.policy, err = f.w.db.Catalog.Listed(ctx, f.pkg.Name, f.pkg.Upstream); err != nil {
+		return err
+	}
+	if f.branches, err = f.w.db.Branches(ctx, f.pkg.Name); err != nil {
 		return err
 	}
 	if f.releases, err = f.w.db.Releases(ctx, f.pkg.Name); err != nil {
@@ -207,6 +217,7 @@ func (f *fetch) request(rejected []storage.RejectedTag) ingest.Request {
 		Target:   f.job.Job.Target,
 		// What went wrong with many may go well with few.
 		Batch:    max(1, ingest.BatchTags>>(2*(f.job.Job.Attempts-1))),
+		Policy:   f.policy,
 		Released: map[string]string{},
 		Rejected: map[string]string{},
 		Dir:      f.staged,
@@ -228,6 +239,9 @@ func (f *fetch) request(rejected []storage.RejectedTag) ingest.Request {
 		if t.Rules == f.w.rules && time.Now().Before(t.RetryAt) {
 			req.Rejected[t.Tag] = t.OID
 		}
+	}
+	for _, b := range f.branches[:min(len(f.branches), ingest.MaxBranches/2)] {
+		req.Branches = append(req.Branches, b.Name) // no pattern: Git forbids * and ? and [ in names
 	}
 	for i := range f.segments.Rows {
 		req.Indexes = append(req.Indexes, indexFile(i))
@@ -350,12 +364,18 @@ func (f *fetch) result(ctx context.Context) (FetchResult, error) {
 		return FetchResult{}, err
 	}
 	r := FetchResult{Package: pkg.Name, Created: f.created, Count: pkg.ReleaseCount, Present: pkg.ReleaseCount - f.created}
-	f.job.sync = &jobs.Sync{OK: true, Catalog: f.catalog}
+	if r.Branches, err = f.arrived(ctx); err != nil {
+		return FetchResult{}, err
+	}
+	r.Unfit = f.unfit
+	f.job.sync = &jobs.Sync{OK: true, Catalog: f.catalog, Branches: r.Branches}
 	switch target := f.job.Job.Target; {
 	case f.refs.Commit != "":
-		r.Commit, r.Present = f.refs.Commit, pkg.ReleaseCount
+		r.Commit, r.Present, r.Branches = f.refs.Commit, pkg.ReleaseCount, nil
 		// A look at one commit says nothing about the package's tags.
-		f.job.sync = f.branchSync()
+		if f.job.sync.Catalog = ""; len(f.refs.Branches) == 0 {
+			f.job.sync = nil
+		}
 	case target != "":
 		r.Tag = target
 		if err := f.targetRejected(ctx, target); err != nil {
@@ -363,6 +383,9 @@ func (f *fetch) result(ctx context.Context) (FetchResult, error) {
 		}
 	case pkg.LatestTag != nil:
 		r.Tag = *pkg.LatestTag
+	case len(r.Branches) > 0:
+	case len(r.Unfit) > 0:
+		return FetchResult{}, fault.New(r.Unfit[0].Code, fmt.Sprintf("the branch %q cannot be published: %s", r.Unfit[0].Branch, r.Unfit[0].Reason))
 	default:
 		return FetchResult{}, fault.New("no_releases",
 			"none of upstream's tags can be published; /api/info/"+pkg.Name+" says why, tag by tag")
@@ -370,11 +393,18 @@ func (f *fetch) result(ctx context.Context) (FetchResult, error) {
 	return r, nil
 }
 
-func (f *fetch) branchSync() *jobs.Sync {
-	if f.refs.Branch == "" {
-		return nil
+// arrived returns the branches that were wanted and whose tips are here.
+func (f *fetch) arrived(ctx context.Context) (map[string]string, error) {
+	here := map[string]string{}
+	for branch, commit := range f.refs.Branches {
+		switch _, err := f.w.db.ReleaseByCommit(ctx, f.pkg.Name, commit); {
+		case err == nil:
+			here[branch] = commit
+		case !errors.Is(err, fault.ErrNotFound):
+			return nil, err
+		}
 	}
-	return &jobs.Sync{OK: true, Branch: f.refs.Branch, Commit: f.refs.Commit}
+	return here, nil
 }
 
 // targetRejected returns why the one tag asked for was not published.

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math"
 	"os"
 	"time"
@@ -169,9 +170,7 @@ func (f *fetch) putRecord(ctx context.Context) error {
 	if s := f.job.sync; s != nil {
 		now := time.Now().UTC().Truncate(time.Second)
 		rec.SyncOK, rec.SyncCode, rec.SyncMessage, rec.SyncedAt = s.OK, s.Code, s.Message, &now
-		if s.Branch != "" {
-			rec.Branches[s.Branch] = s.Commit
-		}
+		maps.Copy(rec.Branches, s.Branches)
 	}
 	if held != "" {
 		raw, err := blob.ReadAll(ctx, f.w.blobs, held)

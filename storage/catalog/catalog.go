@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"reflect"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -30,6 +31,7 @@ type Entry struct {
 	Language    string
 	Description string
 	Updated     string `db:"source_updated"` // updated_at as the catalog writes it
+	Policy      Policy
 	Problem     string // why the entry is not used; "" when it is
 }
 
@@ -56,7 +58,7 @@ func (s *Store) Replace(ctx context.Context, source, digest string, entries []En
 			switch old, ok := known[e.ID]; {
 			case !ok:
 				diff.Added++
-			case old != e:
+			case !reflect.DeepEqual(old, e):
 				diff.Updated++
 			}
 			delete(known, e.ID)
@@ -84,18 +86,19 @@ func (s *Store) Replace(ctx context.Context, source, digest string, entries []En
 
 func queueEntry(batch *pgx.Batch, e Entry) {
 	batch.Queue(`
-		INSERT INTO catalog_entries (id, name, upstream, clone_url, language, description, source_updated, problem)
-		VALUES (@id, @name, @upstream, @clone_url, @language, @description, @updated, @problem)
+		INSERT INTO catalog_entries AS c (id, name, upstream, clone_url, language, description, source_updated, policy, problem)
+		VALUES (@id, @name, @upstream, @clone_url, @language, @description, @updated, @policy, @problem)
 		ON CONFLICT (id) DO UPDATE
 		SET name = EXCLUDED.name, upstream = EXCLUDED.upstream, clone_url = EXCLUDED.clone_url, language = EXCLUDED.language,
-			description = EXCLUDED.description, source_updated = EXCLUDED.source_updated, problem = EXCLUDED.problem`,
+			description = EXCLUDED.description, source_updated = EXCLUDED.source_updated, policy = EXCLUDED.policy, problem = EXCLUDED.problem,
+			synced_updated = CASE WHEN c.policy = EXCLUDED.policy THEN c.synced_updated ELSE '' END`,
 		pgx.NamedArgs{"id": e.ID, "name": e.Name, "upstream": e.Upstream, "clone_url": e.CloneURL, "language": e.Language,
-			"description": e.Description, "updated": e.Updated, "problem": e.Problem})
+			"description": e.Description, "updated": e.Updated, "policy": e.Policy, "problem": e.Problem})
 }
 
 func catalogEntries(ctx context.Context, tx pgx.Tx) ([]Entry, error) {
 	rows, _ := tx.Query(ctx, `
-		SELECT id, name, upstream, clone_url, language, description, source_updated, problem FROM catalog_entries`)
+		SELECT id, name, upstream, clone_url, language, description, source_updated, policy, problem FROM catalog_entries`)
 	return pgx.CollectRows(rows, pgx.RowToStructByName[Entry])
 }
 
@@ -122,16 +125,17 @@ func (s *Store) Failed(ctx context.Context, source, code, message string) error 
 	return nil
 }
 
-// Updated returns what the catalog's entry for pkg says now, under whichever of its names.
-func (s *Store) Updated(ctx context.Context, pkg string) (updated string, err error) {
+// Listed returns what the catalog's entry for pkg says now, under whichever of its names: its updated_at and, if it is of
+// that upstream, its policy. Both are zero if there is none.
+func (s *Store) Listed(ctx context.Context, pkg, upstream string) (updated string, policy Policy, err error) {
 	err = s.db.Pool.QueryRow(ctx, `
-		SELECT source_updated FROM catalog_entries
+		SELECT source_updated, CASE WHEN upstream = $2 THEN policy ELSE '{}' END FROM catalog_entries
 		WHERE problem = '' AND lower(name) IN (SELECT lower($1) UNION ALL SELECT lower(n.name) FROM package_names n WHERE n.package = $1)
-		ORDER BY lower(name) <> lower($1), id LIMIT 1`, pkg).Scan(&updated)
+		ORDER BY lower(name) <> lower($1), id LIMIT 1`, pkg, upstream).Scan(&updated, &policy)
 	if err != nil && !errors.Is(err, pgx.ErrNoRows) {
-		return "", fmt.Errorf("catalog entry of %s: %w", pkg, pg.Translate(err))
+		return "", Policy{}, fmt.Errorf("catalog entry of %s: %w", pkg, pg.Translate(err))
 	}
-	return updated, nil
+	return updated, policy, nil
 }
 
 // A Candidate is a package that an update may have to look at.
@@ -150,13 +154,18 @@ type Candidate struct {
 // mirrored on request alone is not for updates, which anybody may start.
 //
 // Fresh is what has an unchanged, non-empty updated_at in the catalog, a
-// release, a last sync that succeeded, and no rejected tag that is to be tried
-// again: its time has come, or it was judged by other rules.
+// release, a last sync that succeeded, no branch, and no rejected tag that is to
+// be tried again: its time has come, or it was judged by other rules. Where the
+// policy has a refresh interval, that has not passed since the last sync, and
+// branches and an empty updated_at do not matter.
 func (s *Store) Candidates(ctx context.Context, rules string) ([]Candidate, error) {
 	rows, _ := s.db.Pool.Query(ctx, `
 		SELECT c.id, c.name, c.upstream, c.clone_url, c.language, c.description AS text,
-			COALESCE(c.source_updated <> '' AND c.synced_updated = c.source_updated
-				AND p.release_count > 0 AND p.sync_ok AND p.upstream = c.upstream
+			COALESCE(c.synced_updated = c.source_updated AND p.sync_ok AND p.upstream = c.upstream
+				AND CASE WHEN c.policy ? 'refresh_interval_seconds'
+					THEN p.synced_at > now() - make_interval(secs => (c.policy ->> 'refresh_interval_seconds')::int) AND (p.release_count > 0 OR p.head_oid <> '')
+					ELSE c.source_updated <> '' AND p.release_count > 0 AND NOT c.policy ? 'branches'
+						AND NOT EXISTS (SELECT FROM branches b WHERE b.package = p.name) END
 				AND NOT EXISTS (SELECT FROM rejected_tags r WHERE r.package = p.name AND (r.rules <> $1 OR r.retry_at <= now())
 					AND NOT EXISTS (SELECT FROM releases WHERE package = p.name AND tag = r.tag)), false) AS fresh,
 			COALESCE(p.state <> 'active' OR p.next_sync_at > now() AND p.upstream = c.upstream, false) AS waiting
@@ -181,7 +190,7 @@ func (s *Store) Mark(ctx context.Context, id, problem string) error {
 // Problems returns the entries that are not used, with the reason.
 func (s *Store) Problems(ctx context.Context, limit int) ([]Entry, error) {
 	rows, _ := s.db.Pool.Query(ctx, `
-		SELECT id, name, upstream, clone_url, language, description, source_updated, problem
+		SELECT id, name, upstream, clone_url, language, description, source_updated, policy, problem
 		FROM catalog_entries WHERE problem <> '' ORDER BY id LIMIT $1`, limit)
 	all, err := pgx.CollectRows(rows, pgx.RowToStructByName[Entry])
 	if err != nil {

@@ -59,6 +59,7 @@ type item struct {
 	GitHub struct {
 		Name string `json:"name"`
 	} `json:"github"`
+	Policy json.RawMessage `json:"packbase"`
 }
 
 // An id is text or a number; "" for anything else.
@@ -143,6 +144,9 @@ func parseItem(raw json.RawMessage) Entry {
 	}
 	if in.Title != "" {
 		e.Name = in.Title
+	}
+	if e.Policy, err = parsePolicy(in.Policy); err != nil {
+		e.Problem = err.Error()
 	}
 	if err := name.ValidPackage(e.Name); err != nil {
 		e.Problem, e.Name = err.Error(), text(e.Name, 100)

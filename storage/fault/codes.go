@@ -39,6 +39,7 @@ var codes = map[string]verdict{
 	"not_an_archive":     {final, http.StatusUnprocessableEntity, ""},
 	"tag_rejected":       {final, http.StatusUnprocessableEntity, ""},
 	"too_many_tags":      {final, http.StatusUnprocessableEntity, ""},
+	"too_many_branches":  {final, http.StatusUnprocessableEntity, ""},
 	"archive_too_large":  {final, http.StatusUnprocessableEntity, ""},
 	"tree_too_large":     {final, http.StatusUnprocessableEntity, ""},
 	"tree_unfit":         {final, http.StatusBadGateway, ""},

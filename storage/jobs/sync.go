@@ -3,6 +3,8 @@ package jobs
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -12,13 +14,12 @@ import (
 
 // A Sync is how one look at a package's upstream ended.
 type Sync struct {
-	OK      bool
-	Code    string        // why it failed
-	Message string        // the same in words
-	Wait    time.Duration // before the next try, when it failed
-	Branch  string        // the branch that Commit is the tip of, if one was asked for
-	Commit  string
-	Catalog string // the catalog's updated_at when the sync began
+	OK       bool
+	Code     string            // why it failed
+	Message  string            // the same in words
+	Wait     time.Duration     // before the next try, when it failed
+	Branches map[string]string // the tips of those that were asked for or are followed, all of which are here
+	Catalog  string            // the catalog's updated_at when the sync began
 }
 
 // RecordSync stores how a sync of the claimed package ended.
@@ -53,20 +54,24 @@ func recordSync(ctx context.Context, tx pgx.Tx, pkg string, s Sync) error {
 			UPDATE catalog_entries SET synced_updated = $2
 			WHERE problem = '' AND lower(name) IN (SELECT lower($1) UNION ALL SELECT lower(n.name) FROM package_names n WHERE n.package = $1)`, pkg, s.Catalog)
 	}
-	if err != nil || s.Branch == "" {
-		return err
+	for _, branch := range slices.Sorted(maps.Keys(s.Branches)) {
+		if err == nil {
+			err = RecordBranch(ctx, tx, pkg, branch, s.Branches[branch])
+		}
 	}
-	return RecordBranch(ctx, tx, pkg, s.Branch, s.Commit)
+	return err
 }
 
 // RecordBranch notes where a branch is. HEAD goes with it unless that would be
 // back in time.
 func RecordBranch(ctx context.Context, tx pgx.Tx, pkg, branch, commit string) error {
-	_, err := tx.Exec(ctx, `
+	var moved bool
+	err := tx.QueryRow(ctx, `
 		INSERT INTO branches (package, branch, commit_oid) VALUES ($1, $2, $3)
-		ON CONFLICT (package, branch) DO UPDATE SET commit_oid = EXCLUDED.commit_oid, seen_at = now()`,
-		pkg, branch, commit)
-	if err != nil {
+		ON CONFLICT (package, branch) DO UPDATE SET commit_oid = EXCLUDED.commit_oid, seen_at = now()
+		RETURNING $3 IS DISTINCT FROM (SELECT commit_oid FROM branches WHERE package = $1 AND branch = $2)`, // as it was
+		pkg, branch, commit).Scan(&moved)
+	if err != nil || !moved {
 		return err
 	}
 	_, err = tx.Exec(ctx, `

@@ -42,7 +42,7 @@ func (m *mirror) all(ctx context.Context, wants []wanted) error {
 		return first.named()
 	}
 	for _, a := range m.aside {
-		if err := m.events.send(Event{Rejected: a.rejected(a.err)}); err != nil {
+		if err := m.events.send(a.refused(a.err)); err != nil {
 			return err
 		}
 	}
@@ -52,8 +52,11 @@ func (m *mirror) all(ctx context.Context, wants []wanted) error {
 // named returns the error with the tag's name.
 func (a *aside) named() *fault.Error {
 	e := *a.err
-	if a.Tag != "" {
+	switch {
+	case a.Tag != "":
 		e.Message = fmt.Sprintf("the tag %q cannot be fetched: %s", a.Tag, e.Message)
+	case a.branch != "":
+		e.Message = fmt.Sprintf("the branch %q cannot be fetched: %s", a.branch, e.Message)
 	}
 	return &e
 }
@@ -111,7 +114,7 @@ func culprit(batch []wanted, e *fault.Error) int {
 // end, twice.
 func (m *mirror) setAside(w wanted, e *fault.Error) error {
 	incomplete := e.Code == upstream.CodeIncomplete || e.Code == gitpack.CodeIncomplete
-	if incomplete && w.tries < 2 && w.Tag != "" {
+	if incomplete && w.tries < 2 && !w.targeted() {
 		w.tries++
 		m.again = append(m.again, w)
 	} else {

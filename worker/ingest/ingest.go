@@ -21,6 +21,7 @@ import (
 
 	"github.com/francescobianco/packbase/storage"
 	"github.com/francescobianco/packbase/storage/archive"
+	"github.com/francescobianco/packbase/storage/catalog"
 	"github.com/francescobianco/packbase/storage/fault"
 	"github.com/francescobianco/packbase/storage/gitpack"
 	"github.com/francescobianco/packbase/storage/jobs"
@@ -40,6 +41,8 @@ type Request struct {
 	Released map[string]string // tags that are releases, with what upstream's refs named then
 	Rejected map[string]string // tags that were refused, likewise
 	Commits  []string          // of releases and snapshots
+	Branches []string          // that are here
+	Policy   catalog.Policy    // what of tags and branches is mirrored when there is no Target
 	Batch    int               // tags to fetch at once
 	Indexes  []string          // files in Dir: the indexes of the package's segments, in order
 	Dir      string            // a folder with the indexes, for the child's files
@@ -86,6 +89,7 @@ type Event struct {
 	Refs     *Refs                `json:"refs,omitempty"`
 	Progress *jobs.Progress       `json:"progress,omitempty"`
 	Rejected *storage.RejectedTag `json:"rejected,omitempty"`
+	Unfit    *Unfit               `json:"unfit,omitempty"`
 	Segment  *Segment             `json:"segment,omitempty"`
 	Release  *Release             `json:"release,omitempty"`
 	History  *History             `json:"history,omitempty"`
@@ -97,10 +101,17 @@ type Event struct {
 type Refs struct {
 	Tags     map[string]string `json:"tags"`               // what each tag names: a tag object or a commit
 	Misnamed []string          `json:"misnamed,omitempty"` // tags whose names cannot be published
-	Branch   string            `json:"branch,omitempty"`   // the branch that the target turned out to be
-	Commit   string            `json:"commit,omitempty"`   // its tip, or the target commit
+	Branches map[string]string `json:"branches,omitempty"` // those that are mirrored, with their tips: the target, or all that are followed
+	Commit   string            `json:"commit,omitempty"`   // the target: a commit, or a branch's tip
 
 	Private bool `json:"private,omitempty"` // upstream wanted credentials
+}
+
+// An Unfit is a branch that is followed, and whose tip cannot be published.
+type Unfit struct {
+	Branch string `json:"branch"`
+	Code   string `json:"code"`
+	Reason string `json:"reason"`
 }
 
 // A Segment is a staged segment. It comes before the releases that need it.

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -26,6 +27,9 @@ import (
 // releases that share one segment.
 const BatchTags = 1000
 
+// MaxBranches is how many branches of a package can be followed.
+const MaxBranches = 100
+
 // cutPause is how long upstream is left alone after it cut an answer.
 const cutPause = time.Second
 
@@ -33,13 +37,21 @@ const cutPause = time.Second
 // than the tag and what upstream's ref names is known until the objects are here.
 type wanted struct {
 	release.Root
-	tries int // how often in this run what came of it was incomplete
+	branch string // that is followed, and which this commit is the tip of
+	tries  int    // how often in this run what came of it was incomplete
 }
 
 func want(tag string, oid gitpack.OID) wanted { return wanted{Root: release.Root{Tag: tag, OID: oid}} }
 
-func (w *wanted) rejected(e *fault.Error) *storage.RejectedTag {
-	return &storage.RejectedTag{Tag: w.Tag, OID: w.OID.String(), Code: e.Code, Reason: e.Message}
+// targeted reports whether it was asked for alone, so that its fault is the run's.
+func (w *wanted) targeted() bool { return w.Tag == "" && w.branch == "" }
+
+// refused is the event of one that is not targeted and cannot be published.
+func (w *wanted) refused(e *fault.Error) Event {
+	if w.branch != "" {
+		return Event{Unfit: &Unfit{Branch: w.branch, Code: e.Code, Reason: e.Message}}
+	}
+	return Event{Rejected: &storage.RejectedTag{Tag: w.Tag, OID: w.OID.String(), Code: e.Code, Reason: e.Message}}
 }
 
 // run mirrors what the request asks for.
@@ -131,18 +143,63 @@ func chooseAll(req Request, has sourceRefs) (Refs, []wanted, error) {
 		}
 		return refs, []wanted{one}, nil
 	}
-	if len(has.tags) == 0 && len(has.rejected) == 0 {
+	wants := append(req.tags(has), req.follow(has, &refs)...)
+	if n := len(refs.Branches); n > MaxBranches {
+		return refs, nil, fault.New("too_many_branches",
+			fmt.Sprintf("%d of upstream's branches are to be followed, and at most %d can be: narrow the catalog's patterns", n, MaxBranches))
+	}
+	if len(has.tags) == 0 && len(has.rejected) == 0 && len(refs.Branches) == 0 {
 		return refs, nil, fault.New("no_tags",
 			"upstream has no tags, so there is nothing to mirror; name a commit or a branch as #fragment to mirror just that")
 	}
-	var wants []wanted
-	for tag, oid := range has.tags {
-		if req.Released[tag] == "" && req.Rejected[tag] != oid.String() {
+	return refs, wants, nil
+}
+
+// tags returns the new tags that the policy wants, by name.
+func (req *Request) tags(has sourceRefs) (wants []wanted) {
+	var all []string
+	for tag := range has.tags {
+		if len(req.Policy.Tags) == 0 || req.Policy.Tags.Match(tag) {
+			all = append(all, tag)
+		}
+	}
+	if most := req.Policy.Retention.Tags; most > 0 && most < len(all) {
+		slices.SortFunc(all, func(a, b string) int {
+			return cmp.Or(name.CompareTags(b, time.Time{}, a, time.Time{}), cmp.Compare(b, a))
+		})
+		all = all[:most]
+	}
+	slices.Sort(all)
+	for _, tag := range all {
+		if oid := has.tags[tag]; req.Released[tag] == "" && req.Rejected[tag] != oid.String() {
 			wants = append(wants, want(tag, oid))
 		}
 	}
-	slices.SortFunc(wants, func(a, b wanted) int { return cmp.Compare(a.Tag, b.Tag) })
-	return refs, wants, nil
+	return wants
+}
+
+// follow notes in refs where the branches are that are here or that the policy wants, and returns the tips that are not.
+func (req *Request) follow(has sourceRefs, refs *Refs) (wants []wanted) {
+	for _, branch := range slices.Sorted(maps.Keys(has.branches)) {
+		if !req.Policy.Branches.Match(branch) && !slices.Contains(req.Branches, branch) {
+			continue
+		}
+		tip := has.branches[branch]
+		refs.addBranch(branch, tip)
+		if !slices.Contains(req.Commits, tip.String()) && !slices.ContainsFunc(wants, func(w wanted) bool { return w.OID == tip }) {
+			w := want("", tip)
+			w.branch = branch
+			wants = append(wants, w)
+		}
+	}
+	return wants
+}
+
+func (r *Refs) addBranch(branch string, tip gitpack.OID) {
+	if r.Branches == nil {
+		r.Branches = map[string]string{}
+	}
+	r.Branches[branch] = tip.String()
 }
 
 // target finds the one tag, branch or commit that is asked for.
@@ -155,7 +212,8 @@ func target(name string, has sourceRefs, refs *Refs) (wanted, error) {
 		return want(name, oid), nil
 	}
 	if oid, ok := has.branches[name]; ok {
-		refs.Branch, refs.Commit = name, oid.String()
+		refs.addBranch(name, oid)
+		refs.Commit = oid.String()
 		return want("", oid), nil
 	}
 	return wanted{}, fault.New("no_such_ref",
@@ -246,11 +304,11 @@ func (m *mirror) check(ctx context.Context, objects *gitpack.Objects, wants []wa
 		}
 		m.worked = true
 		if e != nil {
-			if w.Tag == "" {
+			if w.targeted() {
 				return nil, e
 			}
 			m.done++
-			if err := m.events.send(Event{Rejected: w.rejected(e)}); err != nil {
+			if err := m.events.send(w.refused(e)); err != nil {
 				return nil, err
 			}
 			continue
@@ -356,8 +414,8 @@ func (m *mirror) releases(ctx context.Context, objects *gitpack.Objects, wants [
 				if cerr := file.Close(); err == nil {
 					err = cerr // before the worker takes it
 				}
-				if e := asError(err); e != nil && w.Tag != "" {
-					slot <- Event{Rejected: w.rejected(e)}
+				if e := asError(err); e != nil && !w.targeted() {
+					slot <- w.refused(e)
 					return nil
 				}
 				if err != nil {
