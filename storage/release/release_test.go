@@ -2,13 +2,17 @@ package release_test
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
+	"github.com/francescobianco/packbase/storage/blob"
 	"github.com/francescobianco/packbase/storage/gitpack"
 	"github.com/francescobianco/packbase/storage/release"
 	"github.com/francescobianco/packbase/storage/release/releasetest"
@@ -56,6 +60,9 @@ func TestOddEntries(t *testing.T) {
 		if !slices.Equal(man.Git.Entries, tt.want) {
 			t.Errorf("%s: entries = %v, want %v", tt.name, man.Git.Entries, tt.want)
 		}
+		if of := []release.Submodule{{Path: tt.file.Path, Commit: tt.file.OID.String()}}; slices.Equal(man.Submodules, of) != (tt.name == "submodule") {
+			t.Errorf("%s: submodules = %v", tt.name, man.Submodules)
+		}
 		want, err := root.Objects(t.Context(), src.Objects, releasetest.Limits)
 		if err != nil {
 			t.Fatal(err)
@@ -82,11 +89,12 @@ func TestProveUntrue(t *testing.T) {
 			m.Git.Tags[0] = bytes.Replace(m.Git.Tags[0], []byte(m.Commit), []byte(m.Tree), 1)
 			m.TagObject = "1d1bb1a0e4f1cfa51ea6ff0bd27da5f4a3f31e34"
 		},
+		"tree": func(m *release.Manifest) { m.Tree = m.Commit },
 		"size": func(m *release.Manifest) { m.Tarball.Size++ },
 		"time": func(m *release.Manifest) { m.CommitTime = m.CommitTime.Add(time.Hour) },
 	} {
 		src := releasetest.New(t)
-		commit := committed(src, "v1.0.0", src.Tree(map[string]string{"a": "", "README.md": "# Hello, you\n"}), 0)
+		commit := committed(src, "v1.0.0", src.Tree(map[string]string{"CHANGES": "other\n", "a": "", "README.md": "# Hello, you\n"}), 0)
 		root := src.Root("v1.0.0", src.Add(gitpack.Tag, fmt.Sprintf("object %s\ntype commit\ntag v1.0.0\ntagger t <t@example.org> 1700000000 +0000\n\nx\n", commit.OID)))
 		var targz bytes.Buffer
 		man := src.Build(&targz, root, hello)
@@ -101,6 +109,20 @@ func TestProveUntrue(t *testing.T) {
 		if name == "tag of another commit" && !strings.Contains(err.Error(), "names") {
 			t.Errorf("lie about the %s: err = %v, want that it names another object", name, err)
 		}
+	}
+}
+
+// A full disk, a store that is away and a job that was ended say nothing about
+// a manifest.
+func TestUntrue(t *testing.T) {
+	for _, own := range []error{blob.ErrFull, blob.ErrUnavailable, blob.ErrMismatch, fs.ErrNotExist, context.Canceled, context.DeadlineExceeded,
+		&fs.PathError{Op: "read", Path: "x", Err: errors.New("broken")}, syscall.EIO} {
+		if err := release.Untrue(fmt.Errorf("prove: %w", own)); errors.Is(err, release.ErrUntrue) || !errors.Is(err, own) {
+			t.Errorf("%v became %v", own, err)
+		}
+	}
+	if err := release.Untrue(errors.New("the tree differs")); !errors.Is(err, release.ErrUntrue) {
+		t.Errorf("%v is no verdict", err)
 	}
 }
 

@@ -53,6 +53,20 @@ func TestDescribe(t *testing.T) {
 	}
 }
 
+// A manifest of an older Zig has no fingerprint, and says so by saying nothing.
+func TestFingerprint(t *testing.T) {
+	for zon, want := range map[string]string{
+		goodZon: "0x8c73652112345678",
+		".{ .name = \"foo\", .version = \"1.2.3\", .paths = .{\"\"} }": "",
+	} {
+		objects, tree := listing(t, map[string]string{"build.zig.zon": zon})
+		zig, err := Describe(objects, tree)
+		if err != nil || zig.Fingerprint != want {
+			t.Errorf("%.30q: fingerprint %q, %v; want %q", zon, zig.Fingerprint, err, want)
+		}
+	}
+}
+
 // What is remembered of one tag's files is right for the next: a link and a file of the same bytes differ.
 func TestZigFilesOfSeveralTags(t *testing.T) {
 	t.Parallel()
