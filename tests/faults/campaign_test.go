@@ -33,7 +33,8 @@ const (
 	// longestStall is how long a job that could go on may stand still.
 	longestStall = 60 * time.Second
 	// twoOpenShare is in how many of 100 looks between faults two updates have
-	// to be open: where one was cut off, the next has to start first.
+	// to be open. While the one that waited waits for a worker to begin it, no
+	// other can be asked for: such a look does not count.
 	twoOpenShare = 95
 )
 
@@ -347,10 +348,11 @@ func (c *campaign) watch(ctx context.Context) {
 			continue // nobody can tell; the time counts
 		}
 		next := map[string]seen{}
-		updates := 0
+		updates, begun := 0, false
 		for _, j := range rows {
 			if j.Kind == jobs.UpdateCatalog {
 				updates++
+				begun = begun || !strings.HasPrefix(j.State, jobs.Queued)
 			}
 			s, ok := waiting[j.ID]
 			if !ok || s.state != j.State || j.Waits {
@@ -362,7 +364,7 @@ func (c *campaign) watch(ctx context.Context) {
 			}
 		}
 		waiting = next
-		if c.harming.Load() {
+		if c.harming.Load() || updates == 1 && !begun {
 			continue // what it takes to ask for an update, or to begin one, may be away
 		}
 		if updates == 2 {
