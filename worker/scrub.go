@@ -4,6 +4,8 @@ import (
 	"context"
 	"strconv"
 
+	"github.com/francescobianco/packbase/storage/blob"
+	"github.com/francescobianco/packbase/storage/feed"
 	"github.com/francescobianco/packbase/storage/jobs"
 	"github.com/francescobianco/packbase/worker/upkeep"
 )
@@ -24,6 +26,18 @@ func (w *Worker) scrub(ctx context.Context) {
 		}
 	}}
 	k.Run(ctx)
+}
+
+// keepIndex writes what strangers are told of the feed beside the blobs, if those lie in a folder: for edges that can reach
+// nothing else.
+func (w *Worker) keepIndex(ctx context.Context) {
+	folder := blob.Folder(w.blobs)
+	if folder == "" {
+		return
+	}
+	w.db.Feed.KeepIndex(ctx, feed.IndexIn(folder), func(err error) {
+		w.log.WarnContext(ctx, "edges on the folder of blobs hear nothing new", "err", err)
+	})
 }
 
 // mend mends the stored bytes of the job's package, and has it probed again if

@@ -123,11 +123,13 @@ func New(db *storage.DB, q *queue.Queue, blobs blob.Store, opt Options, log *slo
 // Run works until ctx ends. Jobs under way are then handed back without
 // spending an attempt.
 func (w *Worker) Run(ctx context.Context) error {
+	stranger := ctx
 	ctx = access.SeePrivate(ctx)
 	var wg sync.WaitGroup
 	wg.Go(func() { w.reconcile(ctx) })
 	wg.Go(func() { w.tidy(ctx) })
 	wg.Go(func() { w.scrub(ctx) })
+	wg.Go(func() { w.keepIndex(stranger) })
 	err := w.queue.Serve(ctx, w.opt.Concurrency, func(_ context.Context, kind string, job uuid.UUID) {
 		// A job that steps aside outlives the message that told of it.
 		free := make(chan struct{})

@@ -109,7 +109,7 @@ func settings() []setting {
 		{name: "redis-url", secret: true, help: "redis:// URL; empty for a private Redis (up only)", set: text(func(c *Config) *string { return &c.RedisURL })},
 		{name: "blobs", help: "file:///folder or s3://bucket/prefix?endpoint=...; empty for the root folder", set: text(func(c *Config) *string { return &c.Blobs })},
 		{name: "read-only", standard: "false", help: "serve as an edge: no writes, no Redis, no token", set: boolean(func(c *Config) *bool { return &c.ReadOnly })},
-		{name: "central", help: "URL of the central that an edge follows, and names to those who want to write", set: text(func(c *Config) *string { return &c.Central })},
+		{name: "central", help: "URL of the central that an edge follows, and names to those who want to write; or file:// and the folder of its blobs", set: text(func(c *Config) *string { return &c.Central })},
 		{name: "central-token", secret: true, help: "token of the central with the scope read, for an edge that has private packages, too", set: text(func(c *Config) *string { return &c.CentralToken })},
 		{name: "fixtures", help: "folder of local packages to import", set: text(func(c *Config) *string { return &c.Fixtures })},
 		{name: "no-hello", standard: "false", help: "bring no package hello where there are no packages yet", set: boolean(func(c *Config) *bool { return &c.NoHello })},

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"os"
 	"path/filepath"
 	"time"
@@ -14,6 +15,7 @@ import (
 	"github.com/francescobianco/packbase/api/git"
 	"github.com/francescobianco/packbase/cmd/packbase/term"
 	"github.com/francescobianco/packbase/storage/blob"
+	"github.com/francescobianco/packbase/storage/feed"
 	"github.com/francescobianco/packbase/storage/gitpack"
 	"github.com/francescobianco/packbase/worker/peer"
 	"github.com/francescobianco/packbase/worker/probe"
@@ -36,7 +38,7 @@ which does both with a Postgres of its own.`,
 		Example: "  PACKBASE_DATABASE_URL=postgres://... packbase replicate --from https://packbase.example.org",
 		Args:    cobra.NoArgs,
 	}
-	from := cmd.Flags().String("from", "", "URL of the central [PACKBASE_CENTRAL]")
+	from := cmd.Flags().String("from", "", "URL of the central, or file:// and its folder [PACKBASE_CENTRAL]")
 	resume := cmd.Flags().Bool("resume", false, resumeHelp)
 	cfg := AddSettings(p.Program, cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
@@ -65,9 +67,9 @@ which does both with a Postgres of its own.`,
 
 // follow replicates from the central until ctx ends; resume clears a halt.
 func follow(ctx context.Context, cfg *Config, s *Stores, resume bool, log *slog.Logger) error {
-	central, place, err := parsePackbase(cfg.Central)
+	central, client, err := reach(cfg)
 	if err != nil {
-		return term.Usage("PACKBASE_CENTRAL: %w", err)
+		return err
 	}
 	staging, err := blob.OpenStaging(s.Blobs, filepath.Join(cfg.Root, "staging"))
 	if err != nil {
@@ -77,16 +79,35 @@ func follow(ctx context.Context, cfg *Config, s *Stores, resume bool, log *slog.
 	if err != nil {
 		return err
 	}
-	// The operator named the central: it may be at a private address.
-	client := upstream.New(upstream.Options{Allow: append(cfg.Allow, place), UserAgent: "packbase/" + cfg.Release})
 	if resume {
 		if err := s.DB.Feed.Resume(ctx); err != nil {
 			return err
 		}
 	}
 	r := &peer.Replica{
-		DB: s.DB, Blobs: s.Blobs, Staging: staging, Central: central, Token: cfg.CentralToken, HTTP: client.HTTP(), Retry: time.Second, Scrub: cfg.Scrub, Log: log,
+		DB: s.DB, Blobs: s.Blobs, Staging: staging, Central: central, Token: cfg.CentralToken, HTTP: client, Retry: time.Second, Scrub: cfg.Scrub, Log: log,
 		Prober: &probe.Prober{DB: s.DB, Staging: staging, Git: git.Handler(s.DB, s.Blobs, cfg.Release), Limits: gitpack.StoredLimits(), Zig: cfg.Zig, ZigCache: filepath.Join(cfg.Root, "zig-cache"), Child: child},
 	}
 	return r.Run(ctx)
+}
+
+// reach returns the URL of the central, and how to ask it.
+func reach(cfg *Config) (central string, client *http.Client, err error) {
+	folder, err := centralFolder(cfg)
+	if err != nil {
+		return "", nil, err
+	}
+	if folder != nil {
+		if cfg.CentralToken != "" {
+			return "", nil, term.Usage("PACKBASE_CENTRAL_TOKEN: a central that is a folder tells nothing of private packages")
+		}
+		dir := blob.Folder(folder)
+		return "file://" + dir, &http.Client{Transport: peer.Folder{Index: feed.IndexIn(dir), Blobs: folder}}, nil
+	}
+	central, place, err := parsePackbase(cfg.Central)
+	if err != nil {
+		return "", nil, term.Usage("PACKBASE_CENTRAL: %w", err)
+	}
+	// The operator named the central: it may be at a private address.
+	return central, upstream.New(upstream.Options{Allow: append(cfg.Allow, place), UserAgent: "packbase/" + cfg.Release}).HTTP(), nil
 }

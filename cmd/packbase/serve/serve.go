@@ -17,6 +17,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -58,6 +59,15 @@ func OpenStores(ctx context.Context, cfg *Config) (*Stores, error) {
 	if err != nil {
 		return nil, fmt.Errorf("PACKBASE_BLOBS: %w", err)
 	}
+	if below, err := centralFolder(cfg); err != nil {
+		return nil, err
+	} else if below != nil {
+		own, ok := blobs.(*blob.Disk)
+		if !ok || blob.Folder(own) == blob.Folder(below) {
+			return nil, term.Usage("PACKBASE_CENTRAL is a folder: what is made here goes to another one, PACKBASE_ROOT")
+		}
+		blobs = blob.Over(own, below)
+	}
 	s := &Stores{Blobs: blobs}
 	if cfg.RedisURL != "" {
 		if s.queue, err = queue.Open(cfg.RedisURL); err != nil {
@@ -68,6 +78,19 @@ func OpenStores(ctx context.Context, cfg *Config) (*Stores, error) {
 		return nil, errors.Join(err, s.Close())
 	}
 	return s, nil
+}
+
+// centralFolder returns the store of a central that is a folder, nil if it is none.
+func centralFolder(cfg *Config) (*blob.Disk, error) {
+	folder, ok := strings.CutPrefix(cfg.Central, "file://")
+	if !ok {
+		return nil, nil
+	}
+	d, err := blob.ReadDisk(folder)
+	if err != nil {
+		return nil, fmt.Errorf("PACKBASE_CENTRAL: %w", err)
+	}
+	return d, nil
 }
 
 func (s *Stores) Close() error {
@@ -98,8 +121,12 @@ func NewAPI(cfg *Config, s *Stores, reg prometheus.Registerer, log *slog.Logger)
 	if open {
 		log.Warn("writes need no token", "addr", cfg.Addr)
 	}
+	central := cfg.Central
+	if strings.HasPrefix(central, "file://") {
+		central = "" // nobody can write to it from elsewhere
+	}
 	return api.New(s.DB, s.queue, s.Blobs, api.Options{
-		Release: cfg.Release, Token: cfg.Token, Open: open, ReadOnly: cfg.ReadOnly, Central: cfg.Central,
+		Release: cfg.Release, Token: cfg.Token, Open: open, ReadOnly: cfg.ReadOnly, Central: central,
 		Source: cfg.Source, Cooldown: cfg.UpdateCooldown, MaxJobs: cfg.MaxJobs, Metrics: reg,
 		Scrub: cfg.Scrub, Pace: paceOf(cfg), Proxies: cfg.Proxies,
 		Names: cfg.Names, Pull: cfg.Pull, PullWait: cfg.PullWait,

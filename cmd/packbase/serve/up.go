@@ -3,7 +3,9 @@ package serve
 import (
 	"context"
 	"crypto/rand"
+	"crypto/sha256"
 	"embed"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -21,7 +23,9 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
 
+	"github.com/francescobianco/packbase/cmd/packbase/term"
 	"github.com/francescobianco/packbase/storage/engines"
 	"github.com/francescobianco/packbase/storage/jobs"
 	"github.com/francescobianco/packbase/storage/name"
@@ -38,7 +42,9 @@ Postgres and a private Redis below the root folder, unless PACKBASE_DATABASE_URL
 and PACKBASE_REDIS_URL name others. Ctrl-C stops everything.
 
 With --central URL it is an edge instead: it follows that packbase and serves
-what it has copied, also when the central is away.`,
+what it has copied, also when the central is away. With --central file:///folder,
+or a root that it may not write, it serves the blobs of that folder and follows
+the index beside them.`,
 		Example: "  packbase up --root ./data --port 8080",
 		Args:    cobra.NoArgs,
 	}
@@ -48,13 +54,43 @@ what it has copied, also when the central is away.`,
 		if cfg.Addr == "" {
 			cfg.Addr = "127.0.0.1"
 		}
+		log := cfg.Logger(os.Stderr)
+		if err := edgeOfRoot(cfg, log); err != nil {
+			return err
+		}
 		cfg.ReadOnly = cfg.ReadOnly || cfg.Central != ""
 		if cfg.Pull == nil && cfg.Loopback() {
 			cfg.Pull = name.Forges
 		}
-		return p.up(cmd.Context(), cfg, *resume, cfg.Logger(os.Stderr))
+		return p.up(cmd.Context(), cfg, *resume, log)
 	}
 	return cmd
+}
+
+// edgeOfRoot has who may not write the root be an edge of that folder. What such
+// an edge keeps itself can be made again: it has a folder for temporary files.
+func edgeOfRoot(cfg *Config, log *slog.Logger) error {
+	refused := unix.Access(cfg.Root, unix.W_OK|unix.X_OK)
+	if cfg.Central != "" || cfg.Blobs != "file://"+cfg.Root || refused == nil || errors.Is(refused, fs.ErrNotExist) {
+		return nil
+	}
+	if _, err := os.Stat(filepath.Join(cfg.Root, "blobs")); err != nil || cfg.Token != "" {
+		return term.Usage("PACKBASE_ROOT: %s cannot be written by user %d: %w; give it to that user (chown), or, to serve what another packbase keeps there, set no PACKBASE_TOKEN",
+			cfg.Root, os.Geteuid(), refused)
+	}
+	sum := sha256.Sum256([]byte(cfg.Root))
+	own := filepath.Join(os.TempDir(), "packbase-edge-"+hex.EncodeToString(sum[:6]))
+	if err := os.Mkdir(own, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return fmt.Errorf("make a folder for what an edge keeps: %w", err)
+	}
+	// Anybody can make folders there.
+	var st unix.Stat_t
+	if err := unix.Lstat(own, &st); err != nil || st.Mode != unix.S_IFDIR|0o700 || int(st.Uid) != os.Geteuid() {
+		return fmt.Errorf("%s is not a folder of user %d with mode 0700: remove it", own, os.Geteuid())
+	}
+	log.Warn("the root cannot be written: this is an edge of it", "root", cfg.Root, "because", refused, "keeps", own)
+	cfg.Central, cfg.Root, cfg.Blobs = "file://"+cfg.Root, own, "file://"+own
+	return nil
 }
 
 // up runs everything until ctx ends. resume is for edges.
