@@ -74,6 +74,7 @@ type Replica struct {
 	alone    int64 // up to this change they are taken over one by one: one of them failed
 	failing  int64 // the change that failed last
 	failures int   // of it, one after the other
+	ahead    lookout
 }
 
 // A contradiction proves that the central's history is not what it was.
@@ -96,7 +97,7 @@ func (r *Replica) Run(ctx context.Context) error {
 	defer wg.Wait()
 	keeper := upkeep.Keeper{Auditor: r.auditor(), Period: r.Scrub, Probe: r.probe, Log: r.Log}
 	wg.Go(func() { keeper.Run(ctx) })
-	r.probeRest(ctx)
+	wg.Go(func() { r.probeRest(ctx) })
 	if err := r.DB.Feed.RetrySetAside(ctx); err != nil { // this packbase may be a later one
 		return err
 	}
@@ -153,7 +154,11 @@ func (r *Replica) step(ctx context.Context) error {
 	if at.Halted != "" {
 		return fmt.Errorf("replication is halted: %s; --resume goes on once the cause is known", at.Halted)
 	}
-	if err := r.retryAside(ctx); err != nil {
+	due, err := r.DB.Feed.DueSetAside(ctx, asideAtOnce)
+	if err == nil && len(due) > 0 {
+		err = r.meanwhile(ctx, at, func() error { return r.retryAside(ctx, due) })
+	}
+	if err != nil {
 		return err
 	}
 	asked := time.Now()
@@ -161,23 +166,26 @@ func (r *Replica) step(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := checkPage(at, page); err != nil {
+	if err := checkPage(feed.Head{Seq: at.Seq, Chain: at.Chain}, page); err != nil {
 		return err
 	}
 	if err := r.DB.Feed.Seen(ctx, page.Head.Seq); err != nil {
 		return err
 	}
-	for from := 0; from < len(page.Changes); {
-		n, err := r.apply(ctx, page.Changes[from:])
-		if err != nil {
-			return err
-		}
-		from += n
-	}
 	if len(page.Changes) == 0 {
 		pause(ctx, r.Retry-time.Since(asked)) // the central did not wait
+		return nil
 	}
-	return nil
+	return r.meanwhile(ctx, at, func() error {
+		for from := 0; from < len(page.Changes); {
+			n, err := r.apply(ctx, page.Changes[from:])
+			if err != nil {
+				return err
+			}
+			from += n
+		}
+		return nil
+	})
 }
 
 func (r *Replica) changes(ctx context.Context, since int64) (feed.Page, error) {
@@ -235,7 +243,7 @@ func (r *Replica) get(ctx context.Context, target string) (io.ReadCloser, error)
 }
 
 // checkPage holds a page of the feed to what the edge knows.
-func checkPage(at feed.Replication, page feed.Page) error {
+func checkPage(at feed.Head, page feed.Page) error {
 	head := page.Head
 	switch {
 	case head.Seq < at.Seq:
@@ -290,7 +298,9 @@ func (r *Replica) apply(ctx context.Context, changes []feed.Change) (n int, err 
 		return 0, err
 	}
 	r.Log.ErrorContext(ctx, "change set aside", "seq", b.last.Seq, "package", b.pkg, "reason", err)
-	return b.changes, r.DB.Feed.SetChangeAside(ctx, b.aside(err), b.last)
+	aside := b.aside(err)
+	aside.Private = aside.Private || r.privateByNow(aside.Package)
+	return b.changes, r.DB.Feed.SetChangeAside(ctx, aside, b.last)
 }
 
 // ownTrouble reports whether err tells of this machine and not of a release.
@@ -306,7 +316,7 @@ func (r *Replica) follow(ctx context.Context, b batch) error {
 	case b.problem != nil:
 		return b.problem
 	case b.decision != nil:
-		if err := r.decide(ctx, b.decision); err != nil {
+		if err := r.decideInTurn(ctx, b.last.Seq, b.decision); err != nil {
 			return err
 		}
 	case b.news != nil:
@@ -334,25 +344,35 @@ func (r *Replica) publish(ctx context.Context, b batch, follows *feed.Change) (e
 		return err
 	}
 	defer unlock()
-	var manifests []blob.Ref
-	for _, body := range b.bodies {
+	for _, body := range r.wanted(b.bodies) {
 		if err := r.copyRelease(ctx, body); err != nil {
 			return err
 		}
+	}
+	var manifests []blob.Ref
+	for _, body := range r.wanted(b.bodies) {
 		manifests = append(manifests, body.Manifest)
 	}
+	if len(manifests) == 0 {
+		if follows == nil {
+			return nil
+		}
+		return r.DB.Feed.Advance(ctx, *follows)
+	}
 	a := r.auditor()
-	if err := a.Adopt(ctx, b.pkg, manifests, b.private, follows); err != nil {
+	if err := a.Adopt(ctx, b.pkg, manifests, b.private || r.privateByNow(b.pkg), follows); err != nil {
 		return err
 	}
-	r.Log.InfoContext(ctx, "releases replicated", "package", b.pkg, "count", len(b.bodies), "seq", b.last.Seq)
+	if err := r.decideAgain(ctx, b.pkg); err != nil {
+		return err
+	}
+	r.Log.InfoContext(ctx, "releases replicated", "package", b.pkg, "count", len(manifests), "seq", b.last.Seq)
 	r.probe(ctx, b.pkg)
 	return nil
 }
 
-// retryAside tries changes again that were set aside, when they are due.
-func (r *Replica) retryAside(ctx context.Context) error {
-	due, err := r.DB.Feed.DueSetAside(ctx, asideAtOnce)
+// retryAside tries changes again that were set aside and are due.
+func (r *Replica) retryAside(ctx context.Context, due []feed.SetAside) (err error) {
 	for _, s := range due {
 		if err != nil {
 			break
@@ -383,7 +403,7 @@ func (r *Replica) publishAside(ctx context.Context, s feed.SetAside) error {
 	case body.Decision == feed.DecisionPublic && s.Private:
 		return nil
 	case body.Decision != "":
-		return r.decide(ctx, body)
+		return r.decideInTurn(ctx, s.Seq, body)
 	}
 	b := batch{pkg: body.Package, private: s.Private, bodies: []feed.Body{*body}, changes: 1}
 	b.last.Seq = s.Seq

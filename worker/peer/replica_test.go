@@ -4,21 +4,29 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
+	"io"
+	"log"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"net/http/httputil"
+	neturl "net/url"
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/francescobianco/packbase/storage"
 	"github.com/francescobianco/packbase/storage/access"
 	"github.com/francescobianco/packbase/storage/blob"
+	"github.com/francescobianco/packbase/storage/fault"
 	"github.com/francescobianco/packbase/storage/feed"
 	"github.com/francescobianco/packbase/storage/gitpack"
 	"github.com/francescobianco/packbase/storage/jobs"
+	"github.com/francescobianco/packbase/storage/tree"
 	"github.com/francescobianco/packbase/worker/peer"
 	"github.com/francescobianco/packbase/worker/probe"
 	"github.com/francescobianco/packbase/worker/upkeep"
@@ -176,6 +184,160 @@ func TestPrivateNow(t *testing.T) {
 		pkg, err := known.PackageByName(t.Context(), "hello")
 		return err == nil && !pkg.Private
 	})
+}
+
+// held answers for the central at url; blobs it keeps back, once shut, until open is called. What is asked for is told.
+func held(t *testing.T, url string) (through string, shut func(), asked <-chan string, open func()) {
+	t.Helper()
+	to, err := neturl.Parse(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var gate atomic.Pointer[chan struct{}]
+	told := make(chan string, 100)
+	proxy := httputil.NewSingleHostReverseProxy(to)
+	proxy.ErrorLog = log.New(io.Discard, "", 0)
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if g := gate.Load(); g != nil && strings.HasPrefix(r.URL.Path, feed.BlobsPath) {
+			told <- r.URL.Path
+			select {
+			case <-*g:
+			case <-r.Context().Done():
+			}
+		}
+		proxy.ServeHTTP(w, r)
+	}))
+	t.Cleanup(srv.Close)
+	shut = func() {
+		g := make(chan struct{})
+		gate.Store(&g)
+	}
+	open = func() {
+		if g := gate.Swap(nil); g != nil {
+			close(*g)
+		}
+	}
+	t.Cleanup(open)
+	return srv.URL, shut, told, open
+}
+
+// What is decided at the central is done here at once, however long an edge copies what came before, and however far it
+// is behind: also what was decided of what is being copied, and what an operator decided anew.
+func TestDecisionsFirst(t *testing.T) {
+	t.Parallel()
+	for _, token := range []string{"", "x"} {
+		t.Run("token="+token, func(t *testing.T) {
+			t.Parallel()
+			central, edge := workertest.New(t), workertest.New(t)
+			defer central.Work(workertest.Loopback)()
+			all := access.SeePrivate(t.Context())
+			decide := func(pkg string, private bool) { central.Must(central.SetVisibility(all, pkg, private)) }
+			remove := func(r storage.Removal) {
+				r.Reason = "asked for"
+				_, err := central.Remove(all, r)
+				central.Must(err)
+			}
+			zip := central.FetchArchive(archives(t) + "/one.zip")
+			for _, pkg := range []string{"hidden", "gone", "again"} {
+				central.Mirror(pkg, "v1.0.0")
+			}
+			central.Mirror("partly", "v1.0.0", "v2.0.0")
+			decide("again", true)
+			url, shut, asked, open := held(t, serve(t, central))
+			leave := follow(t, edge, url, token)
+			caughtUp(t, edge, central)
+			leave()
+
+			for _, pkg := range []string{"first", "unseen", "buried", "half"} {
+				central.Mirror(pkg, "v1.0.0", "v2.0.0")
+			}
+			decide("again", false)
+			shut()
+			follow(t, edge, url, token)
+			<-asked // a blob of the package first
+			decide("hidden", true)
+			decide("again", true)
+			decide("unseen", true)
+			remove(storage.Removal{Package: "gone"})
+			remove(storage.Removal{Package: "partly", Tag: "v1.0.0"})
+			remove(storage.Removal{Package: "buried"})
+			remove(storage.Removal{Package: "half", Tag: "v1.0.0"})
+			_, err := tree.New(central.DB.DB).Remove(t.Context(), zip.URL, "asked for")
+			central.Must(err)
+			edge.Eventually("what was decided is done", func() bool {
+				_, gone := edge.PackageByName(all, "gone")
+				_, hidden := edge.PackageByName(t.Context(), "hidden")
+				_, removed := edge.ReleaseByTag(t.Context(), "partly", "v1.0.0")
+				_, archive := tree.New(edge.DB.DB).ByURL(t.Context(), zip.URL)
+				return errors.Is(gone, fault.ErrGone) && errors.Is(hidden, fault.ErrNotFound) && errors.Is(removed, fault.ErrGone) && errors.Is(archive, fault.ErrGone)
+			})
+			if _, err := edge.ReleaseByTag(t.Context(), "partly", "v2.0.0"); err != nil {
+				t.Errorf("what was not removed: %v", err)
+			}
+			open()
+			caughtUp(t, edge, central)
+
+			said, _, err := edge.Feed.Changes(all, 0, 1000)
+			edge.Must(err)
+			for _, c := range said {
+				body := string(c.Body)
+				if strings.Contains(body, `"public"`) || strings.Contains(body, `"unseen","`) && !strings.Contains(body, `"private"`) || strings.Contains(body, `"buried","tag"`) {
+					t.Errorf("the edge said to all: %s", body)
+				}
+			}
+			same(t, edge, central, "first")
+			same(t, edge, central, "half")
+			if aside := asideOf(t, edge); len(aside) != 0 {
+				t.Errorf("set aside: %+v", aside)
+			}
+			if token != "" {
+				p, err := edge.PackageByName(all, "unseen")
+				if err != nil || !p.Private {
+					t.Errorf("unseen: private %v, %v", p.Private, err)
+				}
+			}
+		})
+	}
+}
+
+// Decisions do not wait for what was set aside and is copied again either.
+func TestDecisionsBeforeWhatIsAside(t *testing.T) {
+	t.Parallel()
+	central, edge := workertest.New(t), workertest.New(t)
+	defer central.Work()()
+	central.Mirror("hidden", "v1.0.0")
+	slow := central.Mirror("slow", "v1.0.0")[0]
+	doomed := central.Mirror("doomed", "v1.0.0")[0]
+	for _, r := range []storage.Release{slow, doomed} {
+		central.Spoil(r.Digest, workertest.Flip)
+	}
+	url, shut, asked, open := held(t, serve(t, central))
+	leave := follow(t, edge, url)
+	caughtUp(t, edge, central)
+	leave()
+	for _, r := range []storage.Release{slow, doomed} {
+		central.Spoil(r.Digest, workertest.Flip) // as it was
+	}
+	shut()
+	follow(t, edge, url) // and tries again
+	<-asked
+	central.Must(central.SetVisibility(t.Context(), "hidden", true))
+	_, err := central.Remove(t.Context(), storage.Removal{Package: "doomed", Reason: "asked for"})
+	central.Must(err)
+	edge.Eventually("it is private", func() bool {
+		_, err := edge.PackageByName(t.Context(), "hidden")
+		return errors.Is(err, fault.ErrNotFound)
+	})
+	edge.Eventually("what was removed is not tried again", func() bool { return len(asideOf(t, edge)) == 1 })
+	open()
+	caughtUp(t, edge, central)
+	edge.Eventually("nothing is aside any more", func() bool { return len(asideOf(t, edge)) == 0 })
+	same(t, edge, central, "slow")
+	said, _, err := edge.Feed.Changes(access.SeePrivate(t.Context()), 0, 1000)
+	edge.Must(err)
+	if raw := asJSON(t, said); strings.Contains(raw, "doomed") {
+		t.Errorf("the edge published what was removed: %s", raw)
+	}
 }
 
 // One release whose bytes are rotten at the central is set aside, the others
