@@ -72,6 +72,22 @@ func (db *DB) SetRecord(ctx context.Context, c jobs.Claim, record blob.Ref) erro
 	return nil
 }
 
+// SetLaterRecord names the blob of a record whose fence is the next of its package, which no claim has: that of an edge.
+// If the package has a later one by now, that stays.
+func (db *DB) SetLaterRecord(ctx context.Context, rec *PackageRecord, record blob.Ref) error {
+	err := db.Tx(ctx, func(tx pgx.Tx) error {
+		later, err := tx.Exec(ctx, `UPDATE packages SET fence = $2 WHERE name = $1 AND fence = $2 - 1`, rec.Package, rec.Fence)
+		if err != nil || later.RowsAffected() == 0 {
+			return err
+		}
+		return setRecord(ctx, tx, rec.Package, record)
+	})
+	if err != nil {
+		return fmt.Errorf("keep record of %s: %w", rec.Package, pg.Translate(err))
+	}
+	return nil
+}
+
 // ReplaceRecord names another record, if the old one is still named.
 func (db *DB) ReplaceRecord(ctx context.Context, pkg, old string, record blob.Ref) error {
 	err := db.Tx(ctx, func(tx pgx.Tx) error {

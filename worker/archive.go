@@ -344,33 +344,3 @@ func (a *archiveFetch) store(ctx context.Context, tarball *os.File) (*ArchiveRes
 	a.w.log.InfoContext(ctx, "archive stored", "url", row.URL, "zig_hash", row.ZigHash, "size", row.Size, "created", created, "moved", moved)
 	return &ArchiveResult{URL: row.URL, ZigHash: row.ZigHash, LegacyHash: row.ZigLegacyHash, Size: row.Size, Created: created, Moved: moved}, nil
 }
-
-// keepRemovals stores what is known of removed archives, so that it can be rebuilt from blobs.
-func (w *Worker) keepRemovals(ctx context.Context) error {
-	removals, err := w.trees.Unrecorded(ctx, 20)
-	if err != nil || len(removals) == 0 {
-		return err
-	}
-	// While this is held, no blob is swept that is about to be named.
-	release, err := w.db.Scrub.Share(ctx)
-	if err != nil {
-		return err
-	}
-	defer release()
-	stage, err := w.opt.Staging.New()
-	if err != nil {
-		return err
-	}
-	defer stage.Close()
-	f := &fetch{w: w, dir: stage.Dir}
-	for i := range removals {
-		put, err := f.putDocument(ctx, &removals[i])
-		if err == nil {
-			err = w.trees.KeepRemoval(ctx, removals[i].URL, put)
-		}
-		if err != nil {
-			return err
-		}
-	}
-	return nil
-}

@@ -59,7 +59,8 @@ const stepTime = 10 * time.Second
 // all went well.
 func (w *Worker) reconcileOnce(ctx context.Context) error {
 	var all error
-	for _, step := range []func(context.Context) error{w.signIn, w.reap, w.requestDue, w.requestChecks, w.db.Jobs.CloseRuns, w.enqueueDue, w.db.AnnounceBranches, w.keepRemovals} {
+	keeper := w.auditor()
+	for _, step := range []func(context.Context) error{w.signIn, w.reap, w.requestDue, w.requestChecks, w.db.Jobs.CloseRuns, w.enqueueDue, w.db.AnnounceBranches, keeper.KeepRemovals} {
 		ctx, cancel := context.WithTimeout(ctx, stepTime)
 		all = errors.Join(all, step(ctx))
 		cancel()

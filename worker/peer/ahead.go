@@ -94,8 +94,8 @@ func (r *Replica) foresee(ctx context.Context, c feed.Change) error {
 	}
 	if body.IsNews() {
 		err = r.takeNews(ctx, body, private)
-	} else {
-		err = r.decideFirst(ctx, decided{c.Seq, *body})
+	} else if err = r.decideFirst(ctx, decided{c.Seq, *body}); err == nil {
+		err = r.keepRecord(ctx, body.Package)
 	}
 	if err != nil && ctx.Err() == nil && !ownTrouble(err) {
 		r.Log.WarnContext(ctx, "decision is done later", "seq", c.Seq, "err", err)
@@ -113,6 +113,13 @@ func (r *Replica) decideFirst(ctx context.Context, d decided) error {
 
 // decideInTurn does what was decided, unless that was overtaken by what was decided later.
 func (r *Replica) decideInTurn(ctx context.Context, seq int64, body *feed.Body) error {
+	if err := r.decideUnlessOvertaken(ctx, seq, body); err != nil {
+		return err
+	}
+	return r.keepRecord(ctx, body.Package)
+}
+
+func (r *Replica) decideUnlessOvertaken(ctx context.Context, seq int64, body *feed.Body) error {
 	r.ahead.mu.Lock()
 	defer r.ahead.mu.Unlock()
 	if body.Decision == feed.DecisionPublic && slices.ContainsFunc(r.ahead.decided, func(d decided) bool {

@@ -67,7 +67,7 @@ func (r *Replica) rename(ctx context.Context, pkg string, to ...string) error {
 			return err
 		}
 	}
-	return nil
+	return r.keepRecord(ctx, pkg)
 }
 
 // takeArchive copies, checks and publishes an archive.
@@ -112,7 +112,11 @@ func (r *Replica) removeArchive(ctx context.Context, c *feed.Body, private bool)
 			err = r.DB.Feed.SetAsideDone(ctx, s.Seq)
 		}
 	}
-	return err
+	if err != nil {
+		return err
+	}
+	a := r.auditor()
+	return a.KeepRemovals(ctx)
 }
 
 func (r *Replica) trees() *tree.Store { return tree.New(r.DB.DB) }

@@ -18,11 +18,13 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"github.com/francescobianco/packbase/storage"
 	"github.com/francescobianco/packbase/storage/access"
 	"github.com/francescobianco/packbase/storage/fault"
 	"github.com/francescobianco/packbase/storage/jobs"
 	"github.com/francescobianco/packbase/storage/name"
 	"github.com/francescobianco/packbase/storage/tree"
+	"github.com/francescobianco/packbase/worker/upkeep"
 	"github.com/francescobianco/packbase/worker/workertest"
 )
 
@@ -287,6 +289,53 @@ func TestRemovedArchive(t *testing.T) {
 			t.Errorf("set aside: %+v", aside)
 		}
 	}
+}
+
+// Who rebuilds from the blobs of an edge, as when the central is lost, has what was decided, too: nothing that was removed
+// comes back, nothing private is public, and packages are called what they were.
+func TestRebuiltFromEdge(t *testing.T) {
+	t.Parallel()
+	central, edge := workertest.New(t), workertest.New(t)
+	defer central.Work(workertest.Loopback)()
+	all := access.SeePrivate(t.Context())
+	zip := central.FetchArchive(archives(t) + "/one.zip")
+	for _, pkg := range []string{"hello", "hidden", "gone", "partly"} {
+		central.Mirror(pkg, "v1.0.0", "v2.0.0")
+	}
+	follow(t, edge, serve(t, central), "x")
+	caughtUp(t, edge, central)
+	central.Must(central.SetVisibility(all, "hidden", true))
+	for _, r := range []storage.Removal{{Package: "gone"}, {Package: "partly", Tag: "v1.0.0"}} {
+		r.Reason = "asked for"
+		_, err := central.Remove(all, r)
+		central.Must(err)
+	}
+	_, err := central.Rename(all, "hello", "hi")
+	central.Must(err)
+	_, err = tree.New(central.DB.DB).Remove(all, zip.URL, "asked for")
+	central.Must(err)
+	caughtUp(t, edge, central)
+
+	rebuilt := workertest.New(t)
+	rebuilt.Blobs, rebuilt.Staging, rebuilt.Dir = edge.Blobs, edge.Staging, edge.Dir
+	a := upkeep.Auditor{DB: rebuilt.DB, Blobs: rebuilt.Blobs, Staging: rebuilt.Staging, Report: func(f upkeep.Finding) { t.Errorf("rebuild: %+v", f) }}
+	rebuilt.Must(a.Rebuild(all))
+	for pkg, want := range map[string]error{"gone": fault.ErrGone, "hidden": fault.ErrNotFound} {
+		if _, err := rebuilt.PackageByName(t.Context(), pkg); !errors.Is(err, want) {
+			t.Errorf("%s: %v, want %v", pkg, err, want)
+		}
+	}
+	if _, err := rebuilt.ReleaseByTag(t.Context(), "partly", "v1.0.0"); !errors.Is(err, fault.ErrGone) {
+		t.Errorf("the removed release: %v, want ErrGone", err)
+	}
+	if _, err := tree.New(rebuilt.DB.DB).ByURL(t.Context(), zip.URL); !errors.Is(err, fault.ErrGone) {
+		t.Errorf("the removed archive: %v, want ErrGone", err)
+	}
+	if p, err := rebuilt.PackageByName(t.Context(), "hello"); err != nil || p.Called() != "hi" {
+		t.Errorf("hello is called %q, %v, want hi", p.Called(), err)
+	}
+	same(t, rebuilt, central, "hello")
+	same(t, rebuilt, central, "partly")
 }
 
 func asJSON(t *testing.T, v any) string {

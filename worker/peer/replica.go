@@ -430,6 +430,13 @@ func (r *Replica) decide(ctx context.Context, c *feed.Body) error {
 	return r.decideAside(ctx, c)
 }
 
+// keepRecord keeps what was decided of a package, or what it is called, among the blobs, too: who rebuilds from those of an
+// edge must not get back what was removed, nor show what is private.
+func (r *Replica) keepRecord(ctx context.Context, pkg string) error {
+	a := r.auditor()
+	return a.KeepRecord(ctx, pkg)
+}
+
 // decideAside holds to a decision what was set aside, too.
 func (r *Replica) decideAside(ctx context.Context, c *feed.Body) error {
 	if c.Decision != feed.DecisionRemoved {

@@ -12,6 +12,7 @@ import (
 	"net/http/httptest"
 	"net/http/httputil"
 	neturl "net/url"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -250,6 +251,18 @@ func TestDecisionsFirst(t *testing.T) {
 
 			for _, pkg := range []string{"first", "unseen", "buried", "half"} {
 				central.Mirror(pkg, "v1.0.0", "v2.0.0")
+			}
+			for _, pkg := range []string{"unseen", "buried", "half"} { // as when it was killed after copying
+				releases, err := central.Releases(t.Context(), pkg)
+				central.Must(err)
+				for _, r := range releases {
+					for _, digest := range []string{r.Digest, r.ManifestDigest} {
+						f, err := os.Open(central.Path(digest))
+						central.Must(err)
+						edge.Must(edge.Blobs.Put(t.Context(), digest, f))
+						f.Close()
+					}
+				}
 			}
 			decide("again", false)
 			shut()
