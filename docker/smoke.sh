@@ -6,15 +6,15 @@
 #	docker/smoke.sh
 #
 # It needs Docker with Compose 2.24 or newer, git and curl. ZIG names a zig to
-# fetch with. GO_IMAGE, POSTGRES_IMAGE, REDIS_IMAGE and CADDY_IMAGE name other
-# images. It leaves nothing but the images packbase-smoke and
-# packbase-smoke-upstream, and touches no other project.
+# fetch with. GO_IMAGE, DEBIAN_IMAGE, POSTGRES_IMAGE, REDIS_IMAGE and CADDY_IMAGE
+# name other images. It leaves nothing but the images packbase-smoke,
+# packbase-smoke-one and packbase-smoke-upstream, and touches no other project.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 zig=${ZIG:-$(command -v zig || true)}
 work=$(mktemp -d)
-port=${SMOKE_PORT:-18080} # and the four after it
+port=${SMOKE_PORT:-18080} # and the six after it
 api=http://127.0.0.1:$port
 edge=http://127.0.0.1:$((port + 1))
 replica=http://127.0.0.1:$((port + 2))
@@ -46,6 +46,9 @@ follower() {
 	PACKBASE_ENV_FILE=$work/edge.env docker compose -p packbase-smoke-edge --env-file "$work/edge.env" --progress quiet \
 		-f compose.yml -f docker/smoke/edge.yml "$@"
 }
+one() {
+	PACKBASE_TOKEN=secret SMOKE_PORT=$((port + 5)) SMOKE_EDGE_PORT=$((port + 6)) docker compose --progress quiet -f docker/smoke/one.yml "$@"
+}
 
 finish() {
 	local status=$?
@@ -54,9 +57,11 @@ finish() {
 		central ps -a
 		central logs --no-color --tail 40
 		follower logs --no-color --tail 40
+		one logs --no-color --tail 40
 		echo "FAILED" >&2
 	fi
 	# Networks go last: the edge hangs on the central's.
+	one down -v -t 5 || status=1
 	follower --profile '*' down -v -t 5 || status=1
 	central --profile '*' down -v -t 5 || status=1
 	rm -rf "$work"
@@ -96,11 +101,38 @@ zig_fetches() {
 	ok "zig fetch from $1: $git"
 }
 
+# One container with all of it, and an edge that has no more than its volume.
+trap finish EXIT
+one up -d --build --wait
+all=http://127.0.0.1:$((port + 5)) reader=http://127.0.0.1:$((port + 6))
+want "so short that it can be guessed" "$(one logs central)"
+for place in "$all" "$reader"; do eventually curl -fsS -o /dev/null "$place/p/hello/tag/v0.1.0.tar.gz"; done
+want '"status":"ok"' "$(curl -sS -H 'Authorization: Bearer secret' -d '{"url":"git+http://upstream:8000/p0"}' "$all/api/fetch?wait=60")"
+first=$(sum "$all/p/p0/tag/v1.1.0.tar.gz")
+eventually serves "$reader" p0
+[[ $(sum "$reader/p/p0/tag/v1.1.0.tar.gz") == "$first" ]] || die "the edge has other bytes"
+zig_fetches "$reader"
+want '"code":"read_only"' "$(curl -sS -d '{"url":"git+http://upstream:8000/p1"}' "$reader/api/fetch")"
+! one exec -T edge touch /data/x 2>/dev/null || die "the edge can write"
+one kill -s KILL central
+one restart edge
+eventually serves "$reader" p0
+git clone -q "$reader/p0" "$work/from-reader"
+one up -d --wait central
+[[ $(sum "$all/p/p0/tag/v1.1.0.tar.gz") == "$first" ]] || die "after a kill the container has other bytes"
+want '"status":"ok"' "$(curl -sS -H 'Authorization: Bearer secret' -d '{"package":"p0","tag":"v1.0.0","reason":"smoke"}' "$all/api/remove")"
+gone() { [[ $(curl -s -o /dev/null -w '%{http_code}' "$1/p/p0/tag/v1.0.0.tar.gz") == 410 ]]; }
+eventually gone "$reader"
+one up -d --wait --force-recreate
+eventually serves "$all" p0
+eventually serves "$reader" p0
+ok "one container: killed, started, recreated on its volume; an edge that may only read that, also while it was dead"
+one down -v -t 20
+
 if said=$(central config 2>&1); then die "there is no token, and nobody minds"; fi
 want "PACKBASE_TOKEN" "$said"
 ok "without a token: $said"
 echo "PACKBASE_TOKEN=$token" >>"$work/env"
-trap finish EXIT
 
 central up -d --build --wait --scale worker=4
 ok "up: $(central ps -q | wc -l) containers, image of $(($(docker image inspect -f '{{.Size}}' packbase-smoke) >> 20)) MiB"

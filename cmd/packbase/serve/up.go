@@ -326,6 +326,9 @@ func requestFixtures(ctx context.Context, cfg *Config, s *Stores) error {
 // banner says what to do next.
 func (p *program) banner(cfg *Config, addr net.Addr, tokenFile string) {
 	url := "http://" + addr.String()
+	if at, ok := addr.(*net.TCPAddr); ok && at.IP.IsUnspecified() {
+		url = fmt.Sprint("http://localhost:", at.Port)
+	}
 	where := tokenFile
 	switch {
 	case cfg.Central != "":
