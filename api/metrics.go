@@ -57,11 +57,11 @@ func (m *metrics) observe(r *http.Request, status int, took time.Duration) {
 type registryCollector struct {
 	s *Server
 
-	packages, releases, movedTags, blobBytes, jobs, up *prometheus.Desc
-	reconciled, oldestDue                              *prometheus.Desc // not of an edge
-	behind, halted, aside                              *prometheus.Desc // of an edge
-	unread, damaged                                    *prometheus.Desc // blobs
-	lost                                               *prometheus.Desc // trees
+	packages, releases, snapshots, movedTags, blobBytes, jobs, up *prometheus.Desc
+	reconciled, oldestDue                                         *prometheus.Desc // not of an edge
+	behind, halted, aside                                         *prometheus.Desc // of an edge
+	unread, damaged                                               *prometheus.Desc // blobs
+	lost                                                          *prometheus.Desc // trees
 }
 
 func newRegistryCollector(s *Server) *registryCollector {
@@ -72,6 +72,7 @@ func newRegistryCollector(s *Server) *registryCollector {
 		s:          s,
 		packages:   desc("packages", "Packages, by health: healthy, unhealthy or frozen.", "health"),
 		releases:   desc("releases", "Releases of all packages."),
+		snapshots:  desc("snapshots", "Commits of all packages that are here without a tag."),
 		movedTags:  desc("moved_tags", "Released tags that upstream moved or deleted."),
 		blobBytes:  desc("tarball_bytes", "Bytes of all tarballs."),
 		jobs:       desc("jobs", "Jobs, by state and kind: open ones, and those that ended within a day.", "state", "kind"),
@@ -89,7 +90,7 @@ func newRegistryCollector(s *Server) *registryCollector {
 
 // Describe implements prometheus.Collector.
 func (c *registryCollector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{c.packages, c.releases, c.movedTags, c.blobBytes, c.jobs, c.up, c.reconciled, c.oldestDue, c.lost, c.unread, c.damaged, c.behind, c.aside, c.halted} {
+	for _, d := range []*prometheus.Desc{c.packages, c.releases, c.snapshots, c.movedTags, c.blobBytes, c.jobs, c.up, c.reconciled, c.oldestDue, c.lost, c.unread, c.damaged, c.behind, c.aside, c.halted} {
 		ch <- d
 	}
 }
@@ -133,6 +134,7 @@ func (c *registryCollector) Collect(ch chan<- prometheus.Metric) {
 	gauge(c.packages, float64(v.Totals.Stale), "stale")
 	gauge(c.packages, float64(v.Totals.Waiting), "waiting")
 	gauge(c.releases, float64(v.Totals.Releases))
+	gauge(c.snapshots, float64(v.Totals.Snapshots))
 	gauge(c.movedTags, float64(v.Totals.MovedTags))
 	gauge(c.blobBytes, float64(v.Totals.Bytes))
 	gauge(c.lost, float64(lost))

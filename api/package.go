@@ -67,6 +67,13 @@ func (s *Server) describe(r *http.Request, pkg string) (*wire.Package, error) {
 	if err := s.fillTarballs(r, body, p); err != nil {
 		return nil, err
 	}
+	branches, err := s.db.ServedBranches(ctx, p.Name)
+	if err != nil {
+		return nil, err
+	}
+	body.Branches = each(firstOf(branches), func(b storage.Branch) wire.Branch {
+		return wire.Branch{Name: b.Name, Commit: b.Commit, URL: route.BranchTarball(p.Called(), b.Name)}
+	})
 	rejected, err := s.db.RejectedTags(ctx, p.Name)
 	if err != nil {
 		return nil, err
@@ -107,6 +114,9 @@ func (s *Server) fillTarballs(r *http.Request, body *wire.Package, p storage.Pac
 	refs, err := s.db.TagRefs(r.Context(), p.Name)
 	if err != nil {
 		return err
+	}
+	if head := p.Head(refs); head >= 0 {
+		body.Head = refs[head].CommitOID
 	}
 	var tags, snapshots []storage.TagRef
 	published := make([]storage.Release, len(refs))
@@ -167,7 +177,7 @@ func (s *Server) addTarballs(ctx context.Context, refs []storage.TagRef, add fun
 
 func newPackageBody(p storage.Package) *wire.Package {
 	b := &wire.Package{
-		Package: p.Called(), Local: p.ReleaseCount > 0, Available: p.ReleaseCount > 0, TarballDir: p.ReleaseCount > 0,
+		Package: p.Called(), Local: p.Local(), Available: p.Local(), TarballDir: p.Local(),
 		TarballCount: p.ReleaseCount, LatestSize: p.LatestSize, SizeBytes: p.SizeBytes,
 		UpdatedAt: p.UpdatedAt, UpdatedUnix: p.UpdatedAt.Unix(), Language: p.Language, Description: p.Description,
 		State: p.State, StateReason: p.StateReason, Upstream: p.Upstream, Registered: p.Registered, Private: p.Private,
@@ -216,7 +226,7 @@ func (s *Server) listPackages(w http.ResponseWriter, r *http.Request) error {
 	out := wire.List{Local: []string{}, Packages: []string{}, Registered: []string{}}
 	for _, p := range v.Packages {
 		out.Packages = append(out.Packages, p.Called())
-		if p.ReleaseCount > 0 {
+		if p.Local() {
 			out.Local = append(out.Local, p.Called())
 		}
 		if p.Registered {

@@ -124,11 +124,11 @@ func (s *Server) warmPackages(ctx context.Context, packages []*directory.Listing
 	newest := slices.SortedFunc(slices.Values(packages), func(a, b *directory.Listing) int { return b.UpdatedAt.Compare(a.UpdatedAt) })
 	room, first := git.RoomForReleases, len(warmed) == 0
 	for i, p := range newest {
-		room -= p.ReleaseCount
+		room -= p.ReleaseCount + p.SnapshotCount
 		if i >= git.MaxCachedRepositories || room < 0 {
 			break
 		}
-		if p.ReleaseCount == 0 || warmed[p.Name] == p.Revision {
+		if !p.Local() || warmed[p.Name] == p.Revision {
 			continue
 		}
 		err := s.warm(ctx, p.Name)

@@ -63,7 +63,7 @@ func (s *Server) workOutStatus(ctx context.Context) (*wire.Status, error) {
 		Service: "packbase", Release: s.opt.Release, Auth: s.authWord(), Languages: t.Languages, MovedTags: t.MovedTags,
 		PackagesTotal: t.Packages, PackagesHealthy: t.Healthy, PackagesUnhealthy: t.Unhealthy, PackagesFrozen: t.Frozen,
 		PackagesStale: t.Stale, PackagesWaiting: t.Waiting,
-		PackagesLocal: t.Local, Registered: t.Registered, Releases: t.Releases, Bytes: t.Bytes, Replication: replicated,
+		PackagesLocal: t.Local, Registered: t.Registered, Releases: t.Releases, Snapshots: t.Snapshots, Bytes: t.Bytes, Replication: replicated,
 	}
 	counts, err := s.db.Jobs.QueueCounts(ctx)
 	if err != nil {

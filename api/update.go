@@ -148,7 +148,7 @@ func (s *Server) searchPackages(w http.ResponseWriter, r *http.Request) error {
 
 func newFoundBody(p *directory.Listing) wire.Match {
 	b := wire.Match{Package: p.Called(), Description: p.Description, Upstream: p.Upstream, Language: p.Language,
-		Releases: p.ReleaseCount, Healthy: p.Healthy, UpdatedAt: p.UpdatedAt}
+		Releases: p.ReleaseCount, Snapshots: p.SnapshotCount, Healthy: p.Healthy, UpdatedAt: p.UpdatedAt}
 	if p.LatestTag != nil {
 		b.LatestTag = *p.LatestTag
 	}

@@ -272,10 +272,11 @@ type Inconsistency struct{ Code, Subject, Problem string }
 func (db *DB) Inconsistencies(ctx context.Context) ([]Inconsistency, error) {
 	rows, _ := db.Pool.Query(ctx, `
 		SELECT 'package_counts' AS code, p.name AS subject,
-			'the summary says ' || p.release_count || ' releases and ' || p.size_bytes || ' bytes, there are ' || r.n || ' and ' || r.bytes AS problem
+			'the summary says ' || p.release_count || ' releases, ' || p.snapshot_count || ' snapshots and ' || p.size_bytes || ' bytes, there are '
+				|| r.n || ', ' || r.snapshots || ' and ' || r.bytes AS problem
 		FROM packages p
-		JOIN LATERAL (SELECT count(tag) AS n, COALESCE(sum(size), 0) AS bytes FROM served_releases WHERE package = p.name) r ON true
-		WHERE p.release_count <> r.n OR p.size_bytes <> r.bytes
+		JOIN LATERAL (SELECT count(tag) AS n, count(*) - count(tag) AS snapshots, COALESCE(sum(size), 0) AS bytes FROM served_releases WHERE package = p.name) r ON true
+		WHERE p.release_count <> r.n OR p.snapshot_count <> r.snapshots OR p.size_bytes <> r.bytes
 		UNION ALL
 		SELECT 'package_latest', p.name, 'the latest release ' || p.latest_tag || ' is not there'
 		FROM packages p

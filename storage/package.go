@@ -17,7 +17,7 @@ import (
 
 const packageColumns = `
 	name, upstream, clone_url, state, state_reason, frozen_for, language, description,
-	latest_tag, latest_size, release_count, size_bytes,
+	latest_tag, latest_size, release_count, snapshot_count, size_bytes,
 	sync_at, sync_ok, sync_code, sync_message, sync_failures, synced_at, next_sync_at,
 	registered, moved_count, smart_http_ready, pseudo_git_fetchable, probe_commit, probe_error, healthy, probed_at,
 	private, shown, head_oid, revision, created_at, updated_at, changed_at`
@@ -125,6 +125,20 @@ type Branch struct {
 // Branches returns the mirrored branches of a package, the one that was seen last first.
 func (db *DB) Branches(ctx context.Context, pkg string) ([]Branch, error) {
 	return branchesOf(ctx, db.Pool, pkg)
+}
+
+// ServedBranches returns those of pkg's branches whose commit was not removed.
+func (db *DB) ServedBranches(ctx context.Context, pkg string) ([]Branch, error) {
+	rows, _ := db.Pool.Query(ctx, `
+		SELECT branch AS name, commit_oid AS commit FROM branches b
+		WHERE package = $1 AND seen(package, $2) AND EXISTS (
+			SELECT FROM served_releases r WHERE r.package = b.package AND r.commit_oid = b.commit_oid)
+		ORDER BY seen_at DESC, branch`, pkg, access.SeesPrivate(ctx))
+	all, err := pgx.CollectRows(rows, pgx.RowToStructByPos[Branch])
+	if err != nil {
+		return nil, fmt.Errorf("branches of %s: %w", pkg, pg.Translate(err))
+	}
+	return all, nil
 }
 
 func branchesOf(ctx context.Context, q pg.Querier, pkg string) ([]Branch, error) {

@@ -15,13 +15,30 @@ import (
 type TagRef struct {
 	ID         int64
 	Tag        string // "" for a snapshot
+	CommitOID  string
 	CommitTime time.Time
+}
+
+// Head returns the index of that of refs which HEAD and main name: the latest
+// release; without releases, what the branches asked for came to, else the
+// newest commit. It is -1 of none.
+func (p *Package) Head(refs []TagRef) int {
+	head := -1
+	for i, ref := range refs {
+		switch {
+		case p.LatestTag != nil && ref.Tag == *p.LatestTag, p.LatestTag == nil && ref.CommitOID == p.HeadOID:
+			return i
+		case head < 0 || ref.CommitTime.After(refs[head].CommitTime):
+			head = i
+		}
+	}
+	return head
 }
 
 // TagRefs returns the releases and snapshots of pkg, in order of publication.
 func (db *DB) TagRefs(ctx context.Context, pkg string) ([]TagRef, error) {
 	rows, _ := db.Pool.Query(ctx, `
-		SELECT id, COALESCE(tag, '') AS tag, commit_time FROM served_releases
+		SELECT id, COALESCE(tag, '') AS tag, commit_oid, commit_time FROM served_releases
 		WHERE package = $1 AND ($2 OR NOT private) ORDER BY id`, pkg, access.SeesPrivate(ctx))
 	all, err := pgx.CollectRows(rows, pgx.RowToStructByName[TagRef])
 	if err != nil {

@@ -254,7 +254,8 @@ func putPack(ctx context.Context, tx pgx.Tx, release int64, p Pack) error {
 	return err
 }
 
-// countRelease brings the package's summary up to date with a new release.
+// countRelease brings the package's summary up to date with a new release. The
+// schema itself counts snapshots.
 func countRelease(ctx context.Context, tx pgx.Tx, r Release, description string) error {
 	var latest *string
 	var latestTime *time.Time

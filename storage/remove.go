@@ -218,7 +218,7 @@ func removePackage(ctx context.Context, tx pgx.Tx, r Removal, done *RemovalResul
 	batch.Queue(`
 		UPDATE packages
 		SET state = 'removed', state_reason = $2, fence = fence + 1, revision = revision + 1, registered = false, description = '',
-			latest_tag = NULL, latest_size = 0, release_count = 0, size_bytes = 0, updated_at = $3,
+			latest_tag = NULL, latest_size = 0, release_count = 0, snapshot_count = 0, size_bytes = 0, updated_at = $3,
 			smart_http_ready = false, pseudo_git_fetchable = false, healthy = false, probe_commit = '', probe_error = ''
 		WHERE name = $1`, r.Package, r.Reason, r.At)
 	return tx.SendBatch(ctx, batch).Close()
@@ -322,11 +322,12 @@ func recount(ctx context.Context, tx pgx.Tx, pkg string) error {
 		return err
 	}
 	var latest *Release
-	count, bytes := 0, int64(0)
+	count, snapshots, bytes := 0, 0, int64(0)
 	for i := range releases {
 		r := &releases[i]
 		bytes += r.Size
 		if r.Tag == "" {
+			snapshots++
 			continue
 		}
 		count++
@@ -342,7 +343,7 @@ func recount(ctx context.Context, tx pgx.Tx, pkg string) error {
 	_, err = tx.Exec(ctx, `
 		UPDATE packages
 		SET description = CASE WHEN latest_tag IS DISTINCT FROM $2 THEN '' ELSE description END,
-			latest_tag = $2, latest_size = $3, release_count = $4, size_bytes = $5, revision = revision + 1
-		WHERE name = $1`, pkg, tag, size, count, bytes)
+			latest_tag = $2, latest_size = $3, release_count = $4, snapshot_count = $5, size_bytes = $6, revision = revision + 1
+		WHERE name = $1`, pkg, tag, size, count, snapshots, bytes)
 	return err
 }

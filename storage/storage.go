@@ -24,10 +24,11 @@ type Package struct {
 	Language    string
 	Description string
 
-	LatestTag    *string // nil without releases
-	LatestSize   int64   // bytes of the latest release's tarball
-	ReleaseCount int     // releases; snapshots do not count
-	SizeBytes    int64   // bytes of all tarballs
+	LatestTag     *string // nil without releases
+	LatestSize    int64   // bytes of the latest release's tarball
+	ReleaseCount  int     // releases; snapshots do not count
+	SnapshotCount int     // commits that are here without a tag
+	SizeBytes     int64   // bytes of all tarballs
 
 	SyncAt       *time.Time // when the last sync ended; nil before the first
 	SyncOK       *bool
@@ -53,6 +54,9 @@ type Package struct {
 // Called returns what people are shown as the package's name. The package
 // answers to it as to Name, which never changes.
 func (p Package) Called() string { return cmp.Or(p.Shown, p.Name) }
+
+// Local reports whether anything of the package is here: releases, or snapshots alone.
+func (p Package) Local() bool { return p.ReleaseCount+p.SnapshotCount > 0 }
 
 // A Probe is how the newest release fetched back through our own Git interface.
 type Probe struct {
@@ -108,6 +112,9 @@ func (r *Release) OID() string {
 	}
 	return r.CommitOID
 }
+
+// Ref returns what puts the release in order.
+func (r *Release) Ref() TagRef { return TagRef{r.ID, r.Tag, r.CommitOID, r.CommitTime} }
 
 // A Pack is the precomputed answer to a depth-1 fetch of a release.
 type Pack struct {

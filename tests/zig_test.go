@@ -3,6 +3,7 @@ package tests_test
 import (
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -35,6 +36,46 @@ func TestZig(t *testing.T) {
 		})
 	}
 }
+
+// A package of commits alone is taken by the lines that the command line prints for it.
+func TestZigSnapshots(t *testing.T) {
+	t.Parallel()
+	s, up := harness.Start(t), harness.NewUpstream(t)
+	for _, z := range harness.Zigs(t) {
+		repo := up.Repo("untagged-" + strings.ReplaceAll(z.Version, ".", "-"))
+		repo.Commit(z.Package("hello", "1.2.3", "hello"))
+		run := func(args ...string) string {
+			out, said, err := harness.Run(t, []string{"PACKBASE_URL=" + s.URL, "PACKBASE_TOKEN=" + s.Token}, args...)
+			if err != nil {
+				t.Fatalf("%v: %v\n%s", args, err, said)
+			}
+			return out
+		}
+		if out := run("fetch", "--wait", repo.GitURL("main")); !strings.Contains(out, "1 snapshot here, 1 new") {
+			t.Errorf("fetch says\n%s, want it to tell of one snapshot", out)
+		}
+		want, err := z.Fetch(repo.GitURL("main"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		name := filepath.Base(repo.Dir)
+		lines := zigFetches.FindAllStringSubmatch(run("info", name), -1)
+		if len(lines) != 2 {
+			t.Errorf("info prints %d lines for a project, want a tarball and a Git URL", len(lines))
+		}
+		ours := []string{"git+" + s.URL + "/" + name, "git+" + s.URL + "/" + name + "#main", s.URL + "/p/" + name + "/branch/main.tar.gz"}
+		for _, line := range lines {
+			ours = append(ours, line[1])
+		}
+		for _, url := range ours {
+			if got, err := z.Fetch(url); got != want {
+				t.Errorf("hash of %s = %q, %v, want %q as from upstream", url, got, err, want)
+			}
+		}
+	}
+}
+
+var zigFetches = regexp.MustCompile(`(?m)^  zig fetch --save (\S+)$`)
 
 // Odd packages have the hash that each Zig prints for them, and none where it
 // refuses them.

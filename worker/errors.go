@@ -7,6 +7,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/francescobianco/packbase/storage"
 	"github.com/francescobianco/packbase/storage/blob"
 	"github.com/francescobianco/packbase/storage/fault"
 )
@@ -70,6 +71,18 @@ func (w *Worker) nextSync(e *fault.Error, failures int) time.Duration {
 		wait = min(2*wait, longest)
 	}
 	return max(jitter(wait), min(e.RetryAfter, 24*time.Hour))
+}
+
+// ofTarget reports whether a failure is of the one tag, branch or commit that was asked for, or of tags where there never
+// were any: it says nothing of what is here of the package.
+func ofTarget(code string, pkg storage.Package) bool {
+	switch code {
+	case "no_such_ref", "not_a_commit", "tag_rejected", "upstream_no_such_commit":
+		return pkg.Local()
+	case "no_tags":
+		return pkg.Local() && pkg.ReleaseCount == 0
+	}
+	return false
 }
 
 // jitter spreads waits over [d/2, d*3/2).

@@ -49,7 +49,7 @@ func (w *Worker) fetchPackage(ctx context.Context, j *job) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	j.failures = pkg.SyncFailures
+	j.pkg = pkg
 	if pkg.State != storage.Active {
 		return nil, errFrozen(pkg.Name, pkg.StateReason)
 	}

@@ -154,10 +154,10 @@ type job struct {
 	jobs.Claim
 	mu       sync.Mutex
 	progress jobs.Progress
-	sync     *jobs.Sync // how the look at upstream went, if the job had one
-	failures int        // of the package's syncs in a row, before this job
-	advanced bool       // this attempt settled something that the next one need not do again
-	leave    func()     // lets the worker begin another job beside this one
+	sync     *jobs.Sync      // how the look at upstream went, if the job had one
+	pkg      storage.Package // of a fetch, as it was before
+	advanced bool            // this attempt settled something that the next one need not do again
+	leave    func()          // lets the worker begin another job beside this one
 }
 
 func (j *job) setProgress(p jobs.Progress) {
@@ -336,8 +336,8 @@ func (w *Worker) outcome(j *job, result any, err error, stopping bool) func(cont
 	out := jobs.Outcome{State: jobs.Failed, Code: e.Code, Message: e.Message}
 	if e == errCancelled {
 		out.State = jobs.Cancelled
-	} else if j.Job.Kind == jobs.FetchPackage {
-		out.Sync = &jobs.Sync{Code: e.Code, Message: e.Message, Wait: w.nextSync(e, j.failures)}
+	} else if j.Job.Kind == jobs.FetchPackage && !ofTarget(e.Code, j.pkg) {
+		out.Sync = &jobs.Sync{Code: e.Code, Message: e.Message, Wait: w.nextSync(e, j.pkg.SyncFailures)}
 	}
 	return end(out)
 }

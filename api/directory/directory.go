@@ -54,7 +54,7 @@ type View struct {
 type Totals struct {
 	Packages, Local, Registered                int
 	Healthy, Unhealthy, Stale, Waiting, Frozen int // each package in one of them: health.Class
-	Releases, MovedTags                        int
+	Releases, Snapshots, MovedTags             int
 	Bytes                                      int64
 	Languages                                  map[string]int
 }
@@ -135,7 +135,7 @@ func newView(byName map[string]*Listing, private bool) *View {
 		if other := v.Upstream[p.Upstream]; other == nil || p.before(other) {
 			v.Upstream[p.Upstream] = p
 		}
-		if p.State == storage.Removed || p.ReleaseCount == 0 && !p.Registered {
+		if p.State == storage.Removed || !p.Local() && !p.Registered {
 			continue
 		}
 		v.Packages = append(v.Packages, p)
@@ -151,15 +151,16 @@ func (p *Listing) before(other *Listing) bool {
 	if removed := p.State == storage.Removed; removed != (other.State == storage.Removed) {
 		return !removed
 	}
-	return cmp.Or(cmp.Compare(other.ReleaseCount, p.ReleaseCount), strings.Compare(p.Name, other.Name)) < 0
+	return cmp.Or(p.byCount(other), strings.Compare(p.Name, other.Name)) < 0
 }
 
 func (t *Totals) add(p *Listing) {
 	t.Packages++
 	t.Releases += p.ReleaseCount
+	t.Snapshots += p.SnapshotCount
 	t.Bytes += p.SizeBytes
 	t.MovedTags += p.MovedCount
-	if p.ReleaseCount > 0 {
+	if p.Local() {
 		t.Local++
 	}
 	if p.Registered {
@@ -182,6 +183,11 @@ func (t *Totals) add(p *Listing) {
 	}
 }
 
+// byCount puts who has more before who has less.
+func (p *Listing) byCount(other *Listing) int {
+	return cmp.Or(cmp.Compare(other.ReleaseCount, p.ReleaseCount), cmp.Compare(other.SnapshotCount, p.SnapshotCount))
+}
+
 // Search returns the packages whose name, description or upstream contains
 // every word of query, the best first: the name itself, a name that begins
 // so, a name that contains it, then the others.
@@ -197,7 +203,7 @@ func (v *View) Search(query string) []*Listing {
 		}
 	}
 	slices.SortStableFunc(found, func(a, b *Listing) int {
-		return cmp.Or(cmp.Compare(rank(a, words), rank(b, words)), cmp.Compare(b.ReleaseCount, a.ReleaseCount))
+		return cmp.Or(cmp.Compare(rank(a, words), rank(b, words)), a.byCount(b))
 	})
 	return found
 }

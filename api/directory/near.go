@@ -31,7 +31,7 @@ func (v *View) Near(pkg string, most int) []*Listing {
 		}
 	}
 	slices.SortStableFunc(found, func(a, b candidate) int {
-		return cmp.Or(cmp.Compare(a.far, b.far), cmp.Compare(b.ReleaseCount, a.ReleaseCount))
+		return cmp.Or(cmp.Compare(a.far, b.far), a.byCount(b.Listing))
 	})
 	var names []*Listing
 	for _, c := range found[:min(most, len(found))] {

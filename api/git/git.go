@@ -278,7 +278,11 @@ func (g *store) removed(ctx context.Context, pkg string) (map[gitpack.OID]string
 // list fills in what clients see.
 func (repo *repository) list(now *storage.Moment) error {
 	hidden := storage.HiddenTags(now.Releases)
-	head := headOf(now)
+	refs := make([]storage.TagRef, len(now.Releases))
+	for i := range now.Releases {
+		refs[i] = now.Releases[i].Ref()
+	}
+	head := now.Package.Head(refs)
 	for i := range now.Releases {
 		r := &now.Releases[i]
 		commit, err := gitpack.ParseOID(r.CommitOID)
@@ -288,7 +292,7 @@ func (repo *repository) list(now *storage.Moment) error {
 		if r.Tag == "" {
 			repo.Snapshots = append(repo.Snapshots, commit)
 		}
-		if r == head {
+		if i == head {
 			repo.Head = commit
 		}
 		if r.Tag == "" || hidden[r.Tag] != "" {
@@ -312,21 +316,6 @@ func (repo *repository) list(now *storage.Moment) error {
 	}
 	slices.SortFunc(repo.Refs, func(a, b smarthttp.Ref) int { return strings.Compare(a.Name, b.Name) })
 	return nil
-}
-
-// headOf returns what HEAD and main name: the latest release; without
-// releases, what the branches asked for came to, else the newest commit.
-func headOf(now *storage.Moment) (head *storage.Release) {
-	for i := range now.Releases {
-		r := &now.Releases[i]
-		switch pkg := now.Package; {
-		case pkg.LatestTag != nil && r.Tag == *pkg.LatestTag, pkg.LatestTag == nil && r.CommitOID == pkg.HeadOID:
-			return r
-		case head == nil || r.CommitTime.After(head.CommitTime):
-			head = r
-		}
-	}
-	return head
 }
 
 func errNoReleases(pkg storage.Package) error {

@@ -24,9 +24,9 @@ func Of(p *storage.Package) string {
 		return Removed
 	case p.State == storage.Frozen:
 		return Frozen
-	case failed && p.ReleaseCount == 0:
+	case failed && !p.Local():
 		return Failing
-	case p.SyncAt == nil && p.ReleaseCount == 0:
+	case p.SyncAt == nil && !p.Local():
 		return Waiting
 	case p.ProbedAt != nil && !p.Healthy:
 		return Unhealthy

@@ -18,7 +18,10 @@ func (s *Site) getBadge(w http.ResponseWriter, r *http.Request, name string) err
 	}
 	pkg := packageView{Package: p}
 	text, colour := pkg.Latest(), badgeColour(pkg.Health().Level)
-	if text == "" {
+	switch {
+	case text == "" && p.Local():
+		text = counted(p.SnapshotCount, "snapshot", "snapshots")
+	case text == "":
 		text = "no releases"
 	}
 	h := w.Header()

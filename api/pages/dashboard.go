@@ -24,7 +24,7 @@ type dashboard struct {
 	Needs []need // what waits for the operator, the worst first
 
 	Packages, Healthy, Unhealthy, Stale, Waiting, Frozen int
-	Releases, Moved                                      int
+	Releases, Snapshots, Moved                           int
 	Bytes                                                int64
 	DiskFree                                             int64 // -1 if not known
 
@@ -204,7 +204,7 @@ const lostCause = 10
 
 func (s *Site) countPackages(d *dashboard, v *directory.View) (c census) {
 	t := v.Totals
-	d.Packages, d.Releases, d.Bytes = t.Packages, t.Releases, t.Bytes
+	d.Packages, d.Releases, d.Snapshots, d.Bytes = t.Packages, t.Releases, t.Snapshots, t.Bytes
 	d.Healthy, d.Unhealthy, d.Stale, d.Waiting, d.Frozen = t.Healthy, t.Unhealthy, t.Stale, t.Waiting, t.Frozen
 	d.Shares = shares(t.Languages, 8)
 	for _, p := range v.Packages {
@@ -221,7 +221,7 @@ func (s *Site) countPackages(d *dashboard, v *directory.View) (c census) {
 			c.lost++
 		}
 	}
-	if len(v.Packages) == 1 && (packageView{Package: v.Packages[0].Package}).Link() == "" && v.Packages[0].ReleaseCount > 0 {
+	if len(v.Packages) == 1 && (packageView{Package: v.Packages[0].Package}).Link() == "" && v.Packages[0].Local() {
 		d.Start = v.Packages[0].Called()
 	}
 	return c
@@ -254,7 +254,7 @@ func (s *Site) fillDashboard(ctx context.Context, d *dashboard, c census) error 
 		return err
 	}
 	// Counting takes a second for some hundred thousand releases.
-	age := min(time.Second+time.Duration(d.Releases)*300*time.Microsecond, time.Minute)
+	age := min(time.Second+time.Duration(d.Releases+d.Snapshots)*300*time.Microsecond, time.Minute)
 	if d.Chart, err = s.chart.Of(ctx).Within(ctx, age, s.workOutChart); err != nil {
 		return err
 	}

@@ -92,9 +92,13 @@ func (p packageView) SyncProblem() string {
 	return p.SyncMessage
 }
 
-// FetchBody is the JSON that asks for a sync.
-func (p packageView) FetchBody() (string, error) {
-	b, err := json.Marshal(wire.Fetch{URL: p.CloneURL, Name: p.Name})
+// FetchBody is the JSON that asks for a sync: of all tags; of a package without releases, of the branch last asked for.
+func (p *packagePage) FetchBody() (string, error) {
+	u := p.Package.CloneURL
+	if p.Package.ReleaseCount == 0 && len(p.Branches) > 0 {
+		u += "#" + p.Branches[0].Name
+	}
+	b, err := json.Marshal(wire.Fetch{URL: u, Name: p.Package.Name})
 	return string(b), err
 }
 
@@ -110,7 +114,8 @@ type packagePage struct {
 	Count    int          // of releases, on all pages
 	pager
 
-	Snapshots []releaseRow // newest first
+	Snapshots []releaseRow     // newest first
+	Branches  []storage.Branch // the one last asked for first
 	Rejected  []storage.RejectedTag
 	Moved     []storage.MovedTag
 	More      more
@@ -132,8 +137,9 @@ func (p *packagePage) At(n int) string {
 // A releaseRow is a release in a table.
 type releaseRow struct {
 	storage.Release
-	Hidden string // why Git clients do not see the tag
-	Shown  bool
+	Hidden   string   // why Git clients do not see the tag
+	Branches []string // that were last mirrored at this commit
+	Shown    bool
 }
 
 // Name is the tag, else the short commit.

@@ -130,7 +130,7 @@ func matches(p *directory.Listing, filter string) bool {
 	case "":
 		return true
 	case "local":
-		return p.ReleaseCount > 0
+		return p.Local()
 	case "registered":
 		return p.Registered
 	case "moved":
@@ -183,9 +183,11 @@ func sortListings(all []*directory.Listing, by string) {
 		"name": func(a, b *directory.Listing) int {
 			return strings.Compare(strings.ToLower(a.Called()), strings.ToLower(b.Called()))
 		},
-		"releases": func(a, b *directory.Listing) int { return cmp.Compare(b.ReleaseCount, a.ReleaseCount) },
-		"size":     func(a, b *directory.Listing) int { return cmp.Compare(b.SizeBytes, a.SizeBytes) },
-		"updated":  func(a, b *directory.Listing) int { return b.UpdatedAt.Compare(a.UpdatedAt) },
+		"releases": func(a, b *directory.Listing) int {
+			return cmp.Or(cmp.Compare(b.ReleaseCount, a.ReleaseCount), cmp.Compare(b.SnapshotCount, a.SnapshotCount))
+		},
+		"size":    func(a, b *directory.Listing) int { return cmp.Compare(b.SizeBytes, a.SizeBytes) },
+		"updated": func(a, b *directory.Listing) int { return b.UpdatedAt.Compare(a.UpdatedAt) },
 	}[by]
 	if order != nil {
 		slices.SortStableFunc(all, order)

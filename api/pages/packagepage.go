@@ -78,6 +78,9 @@ func (s *Site) getPackagePage(w http.ResponseWriter, r *http.Request, name strin
 	}
 	frame.Feed = "/" + p.Called() + ".atom"
 	page := &packagePage{frame: frame, Package: packageView{Package: p}}
+	if page.Branches, err = s.db.ServedBranches(ctx, p.Name); err != nil {
+		return err
+	}
 	if err := s.fillReleases(r, page); err != nil {
 		return err
 	}
@@ -135,6 +138,11 @@ func (s *Site) fillReleases(r *http.Request, page *packagePage) error {
 	}
 	for i, rel := range releases {
 		row := releaseRow{Release: rel, Hidden: all.hidden[rel.Tag], Shown: rel.ID == shown}
+		for _, b := range page.Branches {
+			if b.Commit == rel.CommitOID {
+				row.Branches = append(row.Branches, b.Name)
+			}
+		}
 		if row.Shown && page.Shown == nil {
 			page.Shown = &releaseView{releaseRow: row, Base: page.Base, Place: page.Package.Link(), Prefix: s.wrapper(r.Context(), rel),
 				Latest: rel.Tag != "" && rel.Tag == page.Package.Latest()}
@@ -203,7 +211,7 @@ func sortTags(tags []storage.TagRef) {
 }
 
 // shownID returns the release that the request wants in full: ?tag= or
-// ?commit=, else the latest, else the newest. It is 0 if there is none.
+// ?commit=, else the latest, else the snapshot that HEAD names. It is 0 if there is none.
 func (s *Site) shownID(r *http.Request, p *packageView, all *order) (int64, error) {
 	q := r.URL.Query()
 	if oid := q.Get("commit"); name.ValidOID(oid) {
@@ -217,8 +225,8 @@ func (s *Site) shownID(r *http.Request, p *packageView, all *order) (int64, erro
 		}
 		return all.tags[i].ID, nil
 	}
-	if len(all.snapshots) > 0 {
-		return all.snapshots[0].ID, nil
+	if head := p.Head(all.snapshots); head >= 0 {
+		return all.snapshots[head].ID, nil
 	}
 	return 0, nil
 }

@@ -76,6 +76,9 @@ func Path(route string, values ...string) string {
 // the tag "".
 func Tarball(pkg, tag, commit string) string { return filePath(pkg, tag, commit, TarballSuffix) }
 
+// BranchTarball returns where the tarball of a branch's last mirrored commit is.
+func BranchTarball(pkg, branch string) string { return Path(Branch, pkg, branch+TarballSuffix) }
+
 // Manifest returns where the manifest beside a tarball is.
 func Manifest(pkg, tag, commit string) string { return filePath(pkg, tag, commit, ManifestSuffix) }
 

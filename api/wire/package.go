@@ -9,7 +9,7 @@ import (
 
 // List names the packages, sorted.
 type List struct {
-	Local      []string `json:"local_packages"` // those with a release here
+	Local      []string `json:"local_packages"` // those with a release or a snapshot here
 	Packages   []string `json:"packages"`
 	Registered []string `json:"registered_packages"` // those in the catalog
 }
@@ -29,6 +29,7 @@ type Match struct {
 	Language    string    `json:"language"`
 	LatestTag   string    `json:"latest_tag"`
 	Releases    int       `json:"tarball_count"`
+	Snapshots   int       `json:"snapshot_count"`
 	Healthy     bool      `json:"healthy"`
 	UpdatedAt   time.Time `json:"updated_at"`
 }
@@ -48,6 +49,8 @@ type Package struct {
 	SizeBytes        int64         `json:"size_bytes"`
 	Tarballs         []Tarball     `json:"tarballs"` // one page of the releases, the newest first
 	Snapshots        []Tarball     `json:"snapshots"`
+	Head             string        `json:"head"`     // the commit that HEAD and main name
+	Branches         []Branch      `json:"branches"` // those that were asked for, the last one first
 	SmartHTTPReady   bool          `json:"smart_http_ready"`
 	PseudoGit        bool          `json:"pseudo_git_fetchable"`
 	FetchProbeCommit string        `json:"fetch_probe_commit"`
@@ -66,6 +69,13 @@ type Package struct {
 	LastSync         *Sync         `json:"last_sync"`
 	Counts           Counts        `json:"counts"`
 	Next             string        `json:"next,omitempty"` // the path of the next page of tarballs
+}
+
+// A Branch is a branch of upstream that was asked for.
+type Branch struct {
+	Name   string `json:"name"`
+	Commit string `json:"git_commit_oid"` // the last that was mirrored of it
+	URL    string `json:"url"`            // path of its tarball
 }
 
 // Null is text that is null where there is none.

@@ -15,6 +15,7 @@ type Status struct {
 	PackagesLocal     int            `json:"packages_local"`
 	Registered        int            `json:"packages_registered"`
 	Releases          int            `json:"releases_total"`
+	Snapshots         int            `json:"snapshots_total"`
 	Bytes             int64          `json:"size_bytes"`
 	Languages         map[string]int `json:"languages"`
 	Update            Update         `json:"update"`

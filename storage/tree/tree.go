@@ -242,7 +242,7 @@ func (s *Store) Wake(ctx context.Context, job uuid.UUID) ([]uuid.UUID, error) {
 func (s *Store) PackageOf(ctx context.Context, upstream string) (name string, err error) {
 	err = s.db.Pool.QueryRow(ctx, `
 		SELECT name FROM packages WHERE upstream = $1 AND state <> 'removed' AND ($2 OR NOT private)
-		ORDER BY release_count = 0, created_at LIMIT 1`, upstream, access.SeesPrivate(ctx)).Scan(&name)
+		ORDER BY release_count + snapshot_count = 0, created_at LIMIT 1`, upstream, access.SeesPrivate(ctx)).Scan(&name)
 	if err != nil {
 		return "", fmt.Errorf("package of %s: %w", upstream, pg.Translate(err))
 	}

@@ -310,6 +310,31 @@ func TestHello(t *testing.T) {
 	b.await("#release", "zig fetch --save "+s.URL+"/p/hello/tag/v0.1.0.tar.gz")
 }
 
+// A package of commits alone has a page like any other.
+func TestUntagged(t *testing.T) {
+	t.Parallel()
+	s, up := harness.Start(t), harness.NewUpstream(t)
+	repo := up.Repo("untagged")
+	first := repo.Commit(harness.Files{"build.zig.zon": fmt.Sprintf(
+		".{ .name = .untagged, .version = \"0.1.0\", .fingerprint = 0x%08x00000001, .paths = .{\"\"} }\n", checksum("untagged"))})
+	s.Fetch(repo.GitURL(first))
+	last := repo.Commit(harness.Files{"a.zig": "const a = 1;\n"})
+	s.Fetch(repo.GitURL("main"))
+	b := newTab(t, s.URL)
+	b.open("/packages")
+	b.await("#results", "2 snapshots")
+	b.shoot("untagged-packages")
+	b.click(`#results a.name`)
+	b.await("#release", "git+"+s.URL+"/untagged#"+last)
+	b.await("#release", "branch main")
+	b.await("#snapshots", first[:7])
+	b.shoot("untagged-package")
+	b.open("/untagged?commit=" + first)
+	b.await("#release", "git+"+s.URL+"/untagged#"+first)
+	b.open("/")
+	b.await("#numbers", "2 snapshots")
+}
+
 // TestCrowd shows what an old and large packbase shows.
 func TestCrowd(t *testing.T) {
 	t.Parallel()

@@ -105,7 +105,11 @@ func drawFetched(s *term.Screen, c *client, j job, info wire.Package) {
 	if done.Created > 0 {
 		news = fmt.Sprintf("%d new", done.Created)
 	}
-	s.Printf("%s %s: %s here, %s\n\n", s.Paint(term.Green, "ok"), term.Printable(j.Package), term.Plural(done.Count, "release"), news)
+	here := term.Plural(done.Count, "release")
+	if done.Count == 0 {
+		here = term.Plural(info.Counts.Snapshots, "snapshot")
+	}
+	s.Printf("%s %s: %s here, %s\n\n", s.Paint(term.Green, "ok"), term.Printable(j.Package), here, news)
 	t := find(&info, done.Tag, done.Commit)
 	if t == nil {
 		return

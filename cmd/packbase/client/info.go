@@ -107,7 +107,7 @@ func drawPackage(s *term.Screen, c *client, info wire.Package) {
 		drawTarballs(s, info)
 	}
 	drawTagTroubles(s, info)
-	if t := find(&info, info.LatestTag, ""); t != nil {
+	if t := find(&info, info.LatestTag, info.Head); t != nil {
 		drawUse(s, c, info.Package, t)
 	}
 }
@@ -123,6 +123,9 @@ func packageFields(s *term.Screen, info wire.Package) [][]term.Cell {
 		term.Field("releases", fmt.Sprintf("%d, %s", info.TarballCount, term.Size(info.SizeBytes))),
 		term.Field("latest", info.LatestTag),
 		term.Field("in the catalog", term.YesNo(info.Registered)),
+	}
+	if info.Counts.Snapshots > 0 {
+		rows = append(rows, term.Field("snapshots", term.Number(info.Counts.Snapshots)))
 	}
 	if len(info.Names) > 1 {
 		rows = append(rows, term.Field("answers to", strings.Join(info.Names, ", ")))
@@ -162,13 +165,18 @@ func drawTarballs(s *term.Screen, info wire.Package) {
 	var rows [][]term.Cell
 	for _, t := range slices.Concat(info.Tarballs, info.Snapshots) {
 		tag := term.Cell{Text: t.Tag}
-		if t.Tag == info.LatestTag {
+		if t.Tag == info.LatestTag && (t.Tag != "" || t.Commit == info.Head) {
 			tag.Colour = term.Green
 		}
 		note := ""
 		switch {
 		case t.Tag == "":
 			note = "snapshot"
+			for _, b := range info.Branches {
+				if b.Commit == t.Commit {
+					note += ", branch " + b.Name
+				}
+			}
 		case t.GitHidden != "":
 			note = "not in Git: " + t.GitHidden
 		case t.Zig.Problem != "":

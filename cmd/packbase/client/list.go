@@ -18,15 +18,15 @@ func (p *program) listCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "list",
 		Short: "List the packages",
-		Long: `List the names of the packages, one a line: those with a release here (local)
-and those in the catalog (registered).`,
+		Long: `List the names of the packages, one a line: those with a release or a
+snapshot here (local) and those in the catalog (registered).`,
 		Example: `  packbase list
   packbase list --registered
   packbase list --local --json`,
 		Args: cobra.NoArgs,
 	}
 	r := p.addRemote(cmd)
-	cmd.Flags().BoolVar(&local, "local", false, "only those with a release here")
+	cmd.Flags().BoolVar(&local, "local", false, "only those with a release or a snapshot here")
 	cmd.Flags().BoolVar(&registered, "registered", false, "only those in the catalog")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if local && registered {
@@ -54,7 +54,7 @@ and those in the catalog (registered).`,
 	return cmd
 }
 
-// drawNames writes names, and for people which of them have no release yet.
+// drawNames writes names, and for people of which of them nothing is here yet.
 func drawNames(s *term.Screen, names, local []string) {
 	has := make(map[string]bool, len(local))
 	for _, name := range local {
@@ -102,7 +102,11 @@ func drawFound(s *term.Screen, f wire.Found) {
 	}
 	var rows [][]term.Cell
 	for _, r := range f.Results {
-		rows = append(rows, []term.Cell{{Text: r.Package, Colour: term.Bold}, {Text: r.LatestTag}, {Text: r.Upstream}, {Text: r.Description}})
+		latest := term.Cell{Text: r.LatestTag}
+		if r.LatestTag == "" && r.Snapshots > 0 {
+			latest = term.Cell{Text: term.Plural(r.Snapshots, "snapshot"), Colour: term.Dim}
+		}
+		rows = append(rows, []term.Cell{{Text: r.Package, Colour: term.Bold}, latest, {Text: r.Upstream}, {Text: r.Description}})
 	}
 	s.Table([]string{"PACKAGE", "LATEST", "UPSTREAM", "DESCRIPTION"}, rows)
 	drawMore(s, f.Total > len(f.Results))

@@ -95,7 +95,7 @@ func statusPage(s *term.Screen, c *client, raw []byte, err error) string {
 func drawStatus(s *term.Screen, c *client, st wire.Status) {
 	s.Printf("%s at %s\n\n", s.Paint(term.Bold, "packbase "+term.Printable(st.Release)), c.base)
 	s.Fields(
-		term.Field("packages", fmt.Sprintf("%s, with %s of %s", term.Number(st.PackagesTotal), term.Plural(st.Releases, "release"), term.Size(st.Bytes))),
+		term.Field("packages", packagesText(&st)),
 		term.Field("healthy", term.Number(st.PackagesHealthy), term.Green),
 		term.Field("unhealthy", term.Number(st.PackagesUnhealthy), alarm(st.PackagesUnhealthy)),
 		term.Field("frozen", term.Number(st.PackagesFrozen), alarm(st.PackagesFrozen)),
@@ -111,6 +111,14 @@ func drawStatus(s *term.Screen, c *client, st wire.Status) {
 		drawReplication(s, st)
 	}
 	drawQueue(s, st)
+}
+
+func packagesText(st *wire.Status) string {
+	what := term.Plural(st.Releases, "release")
+	if st.Snapshots > 0 {
+		what += " and " + term.Plural(st.Snapshots, "snapshot")
+	}
+	return fmt.Sprintf("%s, with %s of %s", term.Number(st.PackagesTotal), what, term.Size(st.Bytes))
 }
 
 // bytesText says how the reading of all stored bytes stands.
