@@ -151,6 +151,7 @@ func copyFixture(req Request) error {
 		return err
 	}
 	defer from.Close()
+	left := req.Limits.Git.InflatedBytes
 	err = fs.WalkDir(from.FS(), ".", func(name string, d fs.DirEntry, err error) error {
 		to := filepath.Join(req.Dir, fixtureCopy, name)
 		switch {
@@ -166,7 +167,9 @@ func copyFixture(req Request) error {
 		case !d.Type().IsRegular():
 			return fault.New("fixture_unfit", fmt.Sprintf("%q in the fixture is neither a file nor a folder nor a symlink; take it out", name))
 		}
-		return copyFile(from, name, to)
+		n, err := copyFile(from, name, to, left)
+		left -= n
+		return err
 	})
 	if err != nil {
 		return fmt.Errorf("copy fixture: %w", err)
@@ -174,20 +177,26 @@ func copyFixture(req Request) error {
 	return nil
 }
 
-func copyFile(folder *os.Root, name, to string) error {
+// copyFile copies a file of at most so many bytes, and returns how many they were.
+func copyFile(folder *os.Root, name, to string, most int64) (n int64, err error) {
 	src, err := folder.Open(name)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	defer src.Close()
 	info, err := src.Stat()
 	if err != nil {
-		return err
+		return 0, err
 	}
 	dst, err := os.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600|info.Mode()&0o100)
 	if err != nil {
-		return err
+		return 0, err
 	}
-	_, err = io.Copy(dst, src)
-	return errors.Join(err, dst.Close())
+	if n = info.Size(); n <= most {
+		n, err = io.Copy(dst, io.LimitReader(src, most+1)) // it may grow
+	}
+	if err == nil && n > most {
+		err = fault.New(gitpack.CodeInflatedTooLarge, fmt.Sprintf("the files of the fixture, with %q, have more bytes than PACKBASE_MAX_INFLATED allows", name))
+	}
+	return n, errors.Join(err, dst.Close())
 }

@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/francescobianco/packbase/storage/fault"
+	"github.com/francescobianco/packbase/storage/gitpack"
 )
 
 // lay makes files below a folder; a content "-> x" makes a symbolic link to x.
@@ -133,8 +134,30 @@ func TestFixtureOfOtherThanFiles(t *testing.T) {
 	if err := syscall.Mkfifo(filepath.Join(fixtures, "plain/pipe"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	err := copyFixture(Request{CloneURL: "fixture:plain", Fixtures: fixtures, Dir: t.TempDir()})
+	err := copyFixture(Request{CloneURL: "fixture:plain", Fixtures: fixtures, Dir: t.TempDir(), Limits: DefaultLimits()})
 	if e := asError(err); e == nil || e.Code != "fixture_unfit" || !e.Final || !strings.Contains(e.Message, `"pipe"`) {
 		t.Errorf("a named pipe: %v, want it refused by its name", err)
+	}
+}
+
+// A fixture is copied before its reader is confined, so the copy has a limit of its own.
+func TestLargeFixture(t *testing.T) {
+	t.Parallel()
+	fixtures, lim := t.TempDir(), DefaultLimits()
+	lay(t, fixtures, map[string]string{"plain/a": "12345", "plain/b": "12345"})
+	for most, want := range map[int64]string{10: "", 9: `"b"`, 4: `"a"`} {
+		lim.Git.InflatedBytes = most
+		dir := t.TempDir()
+		e := asError(copyFixture(Request{CloneURL: "fixture:plain", Fixtures: fixtures, Dir: dir, Limits: lim}))
+		if (e == nil) != (want == "") || e != nil && (e.Code != gitpack.CodeInflatedTooLarge || !strings.Contains(e.Message, want)) {
+			t.Errorf("at most %d bytes: %v, want it refused for %s", most, e, want)
+		}
+	}
+	lim.Git.InflatedBytes = 1 << 20
+	if err := os.Truncate(filepath.Join(fixtures, "plain/b"), 1<<40); err != nil {
+		t.Skip(err)
+	}
+	if e := asError(copyFixture(Request{CloneURL: "fixture:plain", Fixtures: fixtures, Dir: t.TempDir(), Limits: lim})); e == nil {
+		t.Error("a file with a hole of a terabyte was copied")
 	}
 }

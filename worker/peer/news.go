@@ -93,7 +93,7 @@ func (r *Replica) takeArchive(ctx context.Context, said *feed.Archive, private b
 	if err := a.AdoptArchive(ctx, said, private); errors.Is(err, fault.ErrGone) {
 		return nil
 	} else if err != nil {
-		return err
+		return errors.Join(err, r.forget(ctx, err, said.Record))
 	}
 	r.Log.InfoContext(ctx, "archive replicated", "url", said.URL)
 	return nil

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"io/fs"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -21,6 +22,7 @@ import (
 	"github.com/francescobianco/packbase/storage"
 	"github.com/francescobianco/packbase/storage/access"
 	"github.com/francescobianco/packbase/storage/fault"
+	"github.com/francescobianco/packbase/storage/feed"
 	"github.com/francescobianco/packbase/storage/jobs"
 	"github.com/francescobianco/packbase/storage/name"
 	"github.com/francescobianco/packbase/storage/tree"
@@ -239,6 +241,19 @@ func TestUntrueNews(t *testing.T) {
 	}
 	changes, _, err := central.Feed.Changes(t.Context(), 0, 100)
 	central.Must(err)
+	for _, c := range changes {
+		said, _, err := c.Open()
+		central.Must(err)
+		if said == nil {
+			continue
+		}
+		var body feed.Body
+		central.Must(json.Unmarshal(said, &body))
+		refused := strings.HasSuffix(body.Archive.URL, "/hash.zip") || strings.HasSuffix(body.Archive.URL, "/tarball.zip")
+		if _, err := edge.Blobs.Stat(t.Context(), body.Archive.Record.Digest); refused && !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("the record of %s, which was refused, is still there: %v", body.Archive.URL, err)
+		}
+	}
 	if raw := asJSON(t, changes); strings.Contains(raw, "private.zip") || !strings.Contains(raw, "three.zip") {
 		t.Errorf("a stranger is told of what is private: %s", raw)
 	}

@@ -361,13 +361,31 @@ func (r *Replica) publish(ctx context.Context, b batch, follows *feed.Change) (e
 	}
 	a := r.auditor()
 	if err := a.Adopt(ctx, b.pkg, manifests, b.private || r.privateByNow(b.pkg), follows); err != nil {
-		return err
+		return errors.Join(err, r.forget(ctx, err, manifests...))
 	}
 	if err := r.decideAgain(ctx, b.pkg); err != nil {
 		return err
 	}
 	r.Log.InfoContext(ctx, "releases replicated", "package", b.pkg, "count", len(manifests), "seq", b.last.Seq)
 	r.probe(ctx, b.pkg)
+	return nil
+}
+
+// forget removes the documents of what was refused, unless something that is published has the same: who rebuilds from the
+// blobs would take them for those of what was published here.
+func (r *Replica) forget(ctx context.Context, refusal error, documents ...blob.Ref) error {
+	if ctx.Err() != nil || ownTrouble(refusal) {
+		return nil
+	}
+	for _, d := range documents {
+		uses, err := r.DB.Scrub.Uses(ctx, d.Digest)
+		if err == nil && len(uses) == 0 {
+			err = r.Blobs.Delete(ctx, d.Digest)
+		}
+		if err != nil {
+			return fmt.Errorf("forget document %s: %w", d.Digest, err)
+		}
+	}
 	return nil
 }
 

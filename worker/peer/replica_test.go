@@ -2,9 +2,17 @@ package peer_test
 
 import (
 	"bytes"
+	"compress/gzip"
 	"context"
+	"crypto/md5"
+	"crypto/sha1"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
+	"fmt"
+	"hash"
+	"hash/crc32"
 	"io"
 	"log"
 	"log/slog"
@@ -20,6 +28,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+
 	"github.com/francescobianco/packbase/storage"
 	"github.com/francescobianco/packbase/storage/access"
 	"github.com/francescobianco/packbase/storage/blob"
@@ -27,6 +37,7 @@ import (
 	"github.com/francescobianco/packbase/storage/feed"
 	"github.com/francescobianco/packbase/storage/gitpack"
 	"github.com/francescobianco/packbase/storage/jobs"
+	"github.com/francescobianco/packbase/storage/release"
 	"github.com/francescobianco/packbase/storage/tree"
 	"github.com/francescobianco/packbase/worker/peer"
 	"github.com/francescobianco/packbase/worker/probe"
@@ -351,6 +362,71 @@ func TestDecisionsBeforeWhatIsAside(t *testing.T) {
 	if raw := asJSON(t, said); strings.Contains(raw, "doomed") {
 		t.Errorf("the edge published what was removed: %s", raw)
 	}
+}
+
+// What an edge refuses is not published by who rebuilds from its blobs either.
+func TestRefusedIsNotRebuilt(t *testing.T) {
+	t.Parallel()
+	central, edge := workertest.New(t), workertest.New(t)
+	stop := central.Work()
+	rel := central.Mirror("hello", "v1.0.0")[0]
+	stop()
+	raw, err := blob.ReadAll(t.Context(), central.Blobs, rel.ManifestDigest)
+	central.Must(err)
+	man, err := release.ParseManifest(raw)
+	central.Must(err)
+	packed, err := blob.ReadAll(t.Context(), central.Blobs, rel.Digest)
+	central.Must(err)
+	body, err := gzip.NewReader(bytes.NewReader(packed))
+	central.Must(err)
+	tar, err := io.ReadAll(body)
+	central.Must(err)
+
+	// A commit whose message has a NUL: Git refuses it.
+	was := man.Commit
+	man.Tag, man.TagObject, man.Git.Tags, man.Git.Commit = "v2.0.0", "", nil, append(man.Git.Commit, 0)
+	man.Commit = hexSum(sha1.New(), fmt.Appendf(nil, "commit %d\x00%s", len(man.Git.Commit), man.Git.Commit))
+	tar = bytes.ReplaceAll(tar, []byte(was), []byte(man.Commit))
+	var again bytes.Buffer
+	w := gzip.NewWriter(&again)
+	_, err = w.Write(tar)
+	central.Must(errors.Join(err, w.Close()))
+	packed = append(packed[:10:10], again.Bytes()[10:]...) // with the head of ours
+	man.Tarball.Digest, man.Tarball.Size = hexSum(sha256.New(), packed), int64(len(packed))
+	man.Tarball.MD5, man.Tarball.CRC32 = hexSum(md5.New(), packed), hexSum(crc32.NewIEEE(), packed)
+	man.Tarball.ContentDigest = hexSum(sha256.New(), tar)
+	raw, err = man.Encode()
+	central.Must(err)
+	manifest := blob.Ref{Digest: hexSum(sha256.New(), raw), Size: int64(len(raw))}
+	forged := map[string][]byte{manifest.Digest: raw, man.Tarball.Digest: packed}
+	central.Must(central.Tx(t.Context(), func(tx pgx.Tx) error {
+		return feed.Add(t.Context(), tx, feed.Body{Package: "hello", Tag: man.Tag, Commit: man.Commit, Manifest: manifest,
+			Tarball: blob.Ref{Digest: man.Tarball.Digest, Size: man.Tarball.Size}})
+	}))
+
+	real := serve(t, central)
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if b, ok := forged[strings.TrimPrefix(r.URL.Path, feed.BlobsPath)]; ok {
+			_, _ = w.Write(b)
+			return
+		}
+		http.Redirect(w, r, real+r.URL.String(), http.StatusFound)
+	}))
+	t.Cleanup(srv.Close)
+	follow(t, edge, srv.URL)
+	caughtUp(t, edge, central)
+	if aside := asideOf(t, edge); len(aside) != 1 || !strings.Contains(aside[0].Reason, "message has a NUL") {
+		t.Fatalf("set aside: %+v, want what Git refuses", aside)
+	}
+	rebuilt := workertest.New(t)
+	a := upkeep.Auditor{DB: rebuilt.DB, Blobs: edge.Blobs, Staging: edge.Staging, Report: func(f upkeep.Finding) { t.Errorf("rebuild: %+v", f) }}
+	rebuilt.Must(a.Rebuild(t.Context()))
+	same(t, rebuilt, edge, "hello")
+}
+
+func hexSum(h hash.Hash, b []byte) string {
+	h.Write(b)
+	return hex.EncodeToString(h.Sum(nil))
 }
 
 // One release whose bytes are rotten at the central is set aside, the others
