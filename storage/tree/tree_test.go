@@ -45,6 +45,7 @@ func TestPublish(t *testing.T) {
 		{"the same again", archive("https://h/x", 1), false, false, false},
 		{"other files", archive("https://h/x", 2), false, false, true},
 		{"other files, asked for by their hash", archive("https://h/x", 2), true, true, true},
+		{"other files once more", archive("https://h/x", 3), false, false, true},
 		{"the same files at another URL", archive("https://h/y", 1), false, true, false},
 	} {
 		created, moved, err := s.Publish(t.Context(), tt.archive, tt.pinned)
@@ -57,8 +58,8 @@ func TestPublish(t *testing.T) {
 		t.Errorf("ByURL = %+v, %v, want the first", got, err)
 	}
 	moves, err := s.Moves(t.Context(), "https://h/x")
-	if err != nil || len(moves) != 1 || moves[0].NewLegacyHash != legacy(2) || moves[0].OldLegacyHash != legacy(1) {
-		t.Errorf("Moves = %+v, %v, want one", moves, err)
+	if err != nil || len(moves) != 2 || moves[1].NewLegacyHash != legacy(2) || moves[0].NewLegacyHash != legacy(3) || moves[0].OldLegacyHash != legacy(1) {
+		t.Errorf("Moves = %+v, %v, want two, from the first", moves, err)
 	}
 	for _, hash := range []string{legacy(2), "a-1.0.0-2"} {
 		if src, err := s.ByHash(t.Context(), hash); err != nil || src.Digest != digest(1002) || src.Kind != "archive" {
@@ -152,7 +153,8 @@ func TestRetry(t *testing.T) {
 		t.Fatal(err)
 	}
 	hole := tree.Node{Hash: legacy(2), URLs: []string{"https://h/y"}, Parents: []string{""}, State: tree.Hole, Code: "gone", Tried: []tree.Try{{Kind: "archive", Code: "gone"}}}
-	if err := s.Put(ctx, "t", 1, tree.Holes, []tree.Node{hole}, nil); err != nil {
+	stored := tree.Node{Hash: legacy(3), URLs: []string{"https://h/z"}, Parents: []string{""}, State: tree.Stored}
+	if err := s.Put(ctx, "t", 1, tree.Holes, []tree.Node{hole, stored}, nil); err != nil {
 		t.Fatal(err)
 	}
 	if again, err := s.Retry(ctx, "t"); err != nil || again.Created || again.Job != c.Job {
@@ -167,8 +169,11 @@ func TestRetry(t *testing.T) {
 	if again, err := s.Retry(ctx, "T"); err != nil || !again.Created || again.Job == c.Job {
 		t.Errorf("Retry = %+v, %v, want another job", again, err)
 	}
-	if nodes, _, err := s.Nodes(ctx, "t", 1); err != nil || nodes[0].State != tree.Waiting || len(nodes[0].Tried) != 0 {
+	if nodes, _, err := s.Nodes(ctx, "t", 1); err != nil || nodes[0].State != tree.Waiting || len(nodes[0].Tried) != 0 || nodes[1].State != tree.Stored {
 		t.Errorf("nodes = %+v, %v, want none tried", nodes, err)
+	}
+	if tr, err := s.ByName(ctx, "t"); err != nil || tr.State != tree.Open {
+		t.Errorf("the tree is %s, %v, want it open", tr.State, err)
 	}
 	if _, err := s.Retry(ctx, "nosuch"); !errors.Is(err, fault.ErrNotFound) {
 		t.Errorf("Retry of nothing: err = %v, want ErrNotFound", err)
