@@ -101,8 +101,13 @@ zig_fetches() {
 	ok "zig fetch from $1: $git"
 }
 
-# One container with all of it, and an edge that has no more than its volume.
+if said=$(central config 2>&1); then die "there is no token, and nobody minds"; fi
+want "PACKBASE_TOKEN" "$said"
+ok "without a token: $said"
+echo "PACKBASE_TOKEN=$token" >>"$work/env"
 trap finish EXIT
+
+# One container with all of it, and an edge that has no more than its volume.
 one up -d --build --wait
 all=http://127.0.0.1:$((port + 5)) reader=http://127.0.0.1:$((port + 6))
 want "so short that it can be guessed" "$(one logs central)"
@@ -120,7 +125,7 @@ eventually serves "$reader" p0
 git clone -q "$reader/p0" "$work/from-reader"
 one up -d --wait central
 [[ $(sum "$all/p/p0/tag/v1.1.0.tar.gz") == "$first" ]] || die "after a kill the container has other bytes"
-want '"status":"ok"' "$(curl -sS -H 'Authorization: Bearer secret' -d '{"package":"p0","tag":"v1.0.0","reason":"smoke"}' "$all/api/remove")"
+want '"status":"removed"' "$(curl -sS -H 'Authorization: Bearer secret' -d '{"package":"p0","tag":"v1.0.0","reason":"smoke"}' "$all/api/remove")"
 gone() { [[ $(curl -s -o /dev/null -w '%{http_code}' "$1/p/p0/tag/v1.0.0.tar.gz") == 410 ]]; }
 eventually gone "$reader"
 one up -d --wait --force-recreate
@@ -128,11 +133,6 @@ eventually serves "$all" p0
 eventually serves "$reader" p0
 ok "one container: killed, started, recreated on its volume; an edge that may only read that, also while it was dead"
 one down -v -t 20
-
-if said=$(central config 2>&1); then die "there is no token, and nobody minds"; fi
-want "PACKBASE_TOKEN" "$said"
-ok "without a token: $said"
-echo "PACKBASE_TOKEN=$token" >>"$work/env"
 
 central up -d --build --wait --scale worker=4
 ok "up: $(central ps -q | wc -l) containers, image of $(($(docker image inspect -f '{{.Size}}' packbase-smoke) >> 20)) MiB"
