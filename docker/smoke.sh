@@ -137,7 +137,7 @@ one down -v -t 20
 central up -d --build --wait --scale worker=4
 ok "up: $(central ps -q | wc -l) containers, image of $(($(docker image inspect -f '{{.Size}}' packbase-smoke) >> 20)) MiB"
 for service in api worker edge; do
-	state=$(central ps -q "$service" | head -1 | xargs docker inspect -f '{{.Config.User}} {{.HostConfig.ReadonlyRootfs}} {{.HostConfig.CapDrop}} {{.HostConfig.Memory}}')
+	state=$(central ps -q "$service" | sed -n 1p | xargs docker inspect -f '{{.Config.User}} {{.HostConfig.ReadonlyRootfs}} {{.HostConfig.CapDrop}} {{.HostConfig.Memory}}')
 	want "65532:65532 true [ALL]" "$state"
 done
 ok "api, worker, edge: not root, root file system read-only, no capabilities"
