@@ -445,7 +445,7 @@ func (s *Server) serveBundle(w http.ResponseWriter, r *http.Request, m bundle.Ma
 		}
 		defer s.answers.hold(client, -n)
 	}
-	if len(m.Holes) > 0 && !partial {
+	if !partial && slices.ContainsFunc(m.Holes, func(h bundle.Hole) bool { return !h.Lazy }) {
 		return writeHoles(w, r, m.Holes)
 	}
 	size, err := bundle.Size(m)
@@ -487,15 +487,17 @@ func (s *Server) contentOf(ctx context.Context, deps []zigpkg.Dependency, known 
 	}
 	digests = map[string]string{}
 	place := map[string]int{} // of a package in m, by digest
-	unusable := capture.Unusable(content.Nodes)
+	unusable, required := capture.Unusable(content.Nodes), capture.Required(content.Nodes)
 	for _, n := range content.Nodes {
 		src, ok := content.Sources[n.Hash]
 		switch {
 		case !ok:
-			m.Holes = append(m.Holes, holeOf(n, reasons))
+			h := holeOf(n, reasons)
+			h.Lazy = !required[n.Hash]
+			m.Holes = append(m.Holes, h)
 			continue
 		case unusable[n.Hash]:
-			m.Holes = append(m.Holes, bundle.Hole{Hash: n.Hash, URLs: n.URLs, Code: "incomplete", Reason: "it is lazy, and what it needs is missing: Zig would look into it, and fail"})
+			m.Holes = append(m.Holes, bundle.Hole{Hash: n.Hash, URLs: n.URLs, Lazy: true, Code: "incomplete", Reason: "it is lazy, and what it needs is missing: Zig would look into it, and fail"})
 			continue
 		}
 		private = private || src.Private
@@ -552,7 +554,7 @@ func writeHoles(w http.ResponseWriter, r *http.Request, holes []bundle.Hole) err
 		Message: fmt.Sprintf("%d packages of the tree are not stored here; `packbase capture` brings them, and says why if it cannot", len(holes))}
 	out := wire.Holes{Error: wire.Error{Status: "error", Code: e.Code, Message: e.Message, RequestID: middleware.GetReqID(r.Context())}, Holes: make([]wire.Hole, len(holes))}
 	for i, h := range holes {
-		out.Holes[i] = wire.Hole{Hash: h.Hash, URLs: h.URLs, Code: h.Code, Reason: h.Reason}
+		out.Holes[i] = wire.Hole(h)
 		if h.URLs == nil {
 			out.Holes[i].URLs = []string{}
 		}

@@ -169,6 +169,14 @@ func TestBundle(t *testing.T) {
 	if whole.StatusCode != http.StatusConflict || holes.Code != "holes" || len(holes.Holes) != 1 || holes.Holes[0].URLs[0] != "https://files.example/2.tar.gz" {
 		t.Errorf("with a hole: %d %s", whole.StatusCode, whole.body)
 	}
+	// What only lazy dependencies want is missed by no build that does not ask for it: it is told, and refuses nothing.
+	lazy := strings.Replace(text, goneHash+`" }`, goneHash+`", .lazy = true }`, 1)
+	listed = bundle.Manifest{}
+	a = g.do("POST", "/api/bundle", asBody(t, wire.WantBundle{Manifests: manifests(lazy)}))
+	err = bundle.Read(bytes.NewReader(a.body), func(m bundle.Manifest) error { listed = m; return nil }, func(bundle.Package, io.Reader) error { return nil })
+	if a.StatusCode != http.StatusOK || err != nil || len(listed.Holes) != 1 || !listed.Holes[0].Lazy {
+		t.Errorf("with a lazy hole: %d, %v, holes %+v", a.StatusCode, err, listed.Holes)
+	}
 }
 
 // A bundle whose bytes are lost midway does not look whole.

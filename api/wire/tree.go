@@ -162,6 +162,7 @@ type Hole struct {
 	URLs   []string `json:"urls"`
 	Code   string   `json:"code"`
 	Reason string   `json:"reason"`
+	Lazy   bool     `json:"lazy,omitempty"` // no build needs it that does not ask for it
 }
 
 // An Archive is what one URL answered.

@@ -64,6 +64,7 @@ type Hole struct {
 	URLs   []string `json:"urls,omitempty"`
 	Code   string   `json:"code"`
 	Reason string   `json:"reason"`
+	Lazy   bool     `json:"lazy,omitempty"` // no build needs it that does not ask for it
 }
 
 // sort brings a manifest into the order that makes the bytes of a bundle.

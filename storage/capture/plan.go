@@ -82,23 +82,31 @@ func Walk(ctx context.Context, roots []zigpkg.Dependency, stored Dependencies) (
 // what is. Zig goes without a lazy package until a build asks for it, but looks into one that is there, and fails for what
 // is missing in it: it is better off without these.
 func Unusable(nodes []*Node) map[string]bool {
-	needs, neededBy := map[string][]string{}, map[string][]string{}
+	neededBy := map[string][]string{}
 	var missing []string
 	for _, n := range nodes {
 		neededBy[n.Hash] = n.neededBy
-		for _, parent := range n.neededBy {
-			needs[parent] = append(needs[parent], n.Hash)
-		}
 		if !n.Stored {
 			missing = append(missing, n.Hash)
 		}
 	}
-	required, incomplete := closure([]string{""}, needs), closure(missing, neededBy)
+	required, incomplete := Required(nodes), closure(missing, neededBy)
 	unusable := map[string]bool{}
 	for _, n := range nodes {
 		unusable[n.Hash] = n.Stored && incomplete[n.Hash] && !required[n.Hash]
 	}
 	return unusable
+}
+
+// Required returns the hashes of the packages that every build needs: there is a way to them without a lazy dependency.
+func Required(nodes []*Node) map[string]bool {
+	needs := map[string][]string{}
+	for _, n := range nodes {
+		for _, parent := range n.neededBy {
+			needs[parent] = append(needs[parent], n.Hash)
+		}
+	}
+	return closure([]string{""}, needs)
 }
 
 // closure returns what next leads to from begin, and that itself.

@@ -126,7 +126,11 @@ func (p *program) drawHoles(holes []wire.Hole) {
 		if len(h.URLs) > 0 {
 			what = h.URLs[0]
 		}
-		s.Printf("%s %s: %s\n", s.Paint(term.Yellow, "missing"), term.Printable(cmp.Or(what, "a package")), term.Printable(h.Reason))
+		word := "missing"
+		if h.Lazy {
+			word = "missing, lazy"
+		}
+		s.Printf("%s %s: %s\n", s.Paint(term.Yellow, word), term.Printable(cmp.Or(what, "a package")), term.Printable(h.Reason))
 	}
 }
 
@@ -236,7 +240,8 @@ func (p *program) bundleCommand() *cobra.Command {
 		Short: "Write all that a project depends on to one file",
 		Long: `Write all that the project in DIR depends on to one file, for a place without
 a network: packbase warm --from puts it into Zig's cache there, for every version
-of Zig. The same packages give the same bytes.`,
+of Zig. The same packages give the same bytes. Of lazy packages what is stored will
+do; it tells of those that are missing.`,
 		Example: `  packbase bundle -o zls.tar ~/src/zls
   packbase warm --from zls.tar`,
 		Args: cobra.MaximumNArgs(1),
@@ -244,7 +249,7 @@ of Zig. The same packages give the same bytes.`,
 	r := p.addRemote(cmd)
 	_ = cmd.Flags().MarkHidden("json") // it is there
 	cmd.Flags().StringVarP(&out, "output", "o", "", "the file to write; - is standard output (default the project's name and .tar)")
-	cmd.Flags().BoolVar(&partial, "partial", false, "write what there is, if something is missing")
+	cmd.Flags().BoolVar(&partial, "partial", false, "write what there is, also if a build would fail")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if out == "" {
 			manifests, err := manifestsOf(args)
