@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -110,6 +111,49 @@ func TestSingleContainer(t *testing.T) {
 	}
 	if _, stderr, err := harness.Run(t, s.Env, image.said["HEALTHCHECK"][1:]...); err != nil {
 		t.Errorf("health: %v\n%s", err, stderr)
+	}
+}
+
+// Docker's own readers of a compose file and of a Dockerfile find nothing wrong in ours.
+func TestDockerReadsThem(t *testing.T) {
+	t.Parallel()
+	check := func(dir string) (string, error) {
+		cmd := exec.Command("go", "run", ".", dir, "compose.yml", "docker/Dockerfile")
+		cmd.Dir = "../tools/compose"
+		cmd.Env = append(os.Environ(), "PACKBASE_TOKEN=t", "POSTGRES_PASSWORD=p")
+		out, err := cmd.CombinedOutput()
+		return string(out), err
+	}
+	here, err := filepath.Abs("../..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if out, err := check(here); err != nil || strings.Count(out, "packbase-server") < 4 {
+		t.Errorf("%v\n%s", err, out)
+	}
+	for file, change := range map[string][2]string{
+		"compose.yml":       {"stop_grace_period:", "stop_grace_perio:"},
+		"docker/Dockerfile": {"FROM scratch", "from scratch"},
+	} {
+		dir := t.TempDir()
+		for _, name := range []string{"compose.yml", "docker/Dockerfile"} {
+			b, err := os.ReadFile(filepath.Join(here, name))
+			if err == nil {
+				err = os.MkdirAll(filepath.Join(dir, filepath.Dir(name)), 0o755)
+			}
+			if err == nil && name == file {
+				b = []byte(strings.Replace(string(b), change[0], change[1], 1))
+			}
+			if err == nil {
+				err = os.WriteFile(filepath.Join(dir, name), b, 0o644)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		if out, err := check(dir); err == nil {
+			t.Errorf("%s with %q passes:\n%s", file, change[1], out)
+		}
 	}
 }
 
