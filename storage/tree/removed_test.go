@@ -40,6 +40,17 @@ func TestRemoved(t *testing.T) {
 	hidden := archive("https://h/hidden", 2)
 	hidden.Private = true
 	publish(hidden, nil)
+	told := func(want string) {
+		t.Helper()
+		changes, _, err := feed.New(db.DB).Changes(ctx, 0, 100)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if raw, err := json.Marshal(changes); err != nil || strings.Contains(string(raw), "hidden") || !strings.Contains(string(raw), want) {
+			t.Errorf("strangers are told %s (%v), want %s and nothing that is private", raw, err, want)
+		}
+	}
+	told("https://h/y")
 	remove("https://h/x", "https://h/y")
 	if _, err := s.Remove(ctx, "https://h/x", "asked for"); !errors.Is(err, fault.ErrGone) {
 		t.Errorf("remove it again: %v, want ErrGone", err)
@@ -62,13 +73,7 @@ func TestRemoved(t *testing.T) {
 	if _, err := s.ByURL(all, "https://h/hidden"); !errors.Is(err, fault.ErrGone) {
 		t.Errorf("what is private and removed: %v, want ErrGone", err)
 	}
-	changes, _, err := feed.New(db.DB).Changes(ctx, 0, 100)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if raw, err := json.Marshal(changes); err != nil || strings.Contains(string(raw), "hidden") || !strings.Contains(string(raw), "asked for") {
-		t.Errorf("strangers are told %s (%v)", raw, err)
-	}
+	told("asked for")
 	for _, bad := range []tree.Removal{{URL: "https://h/x"}, {Reason: "asked for"}} {
 		raw, err := bad.Encode()
 		if err != nil {
