@@ -122,11 +122,6 @@ type Branch struct {
 	Commit string // the last that was mirrored of it
 }
 
-// Branches returns the mirrored branches of a package, the one that was seen last first.
-func (db *DB) Branches(ctx context.Context, pkg string) ([]Branch, error) {
-	return branchesOf(ctx, db.Pool, pkg)
-}
-
 // ServedBranches returns those of pkg's branches whose commit was not removed.
 func (db *DB) ServedBranches(ctx context.Context, pkg string) ([]Branch, error) {
 	rows, _ := db.Pool.Query(ctx, `

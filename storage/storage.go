@@ -113,9 +113,6 @@ func (r *Release) OID() string {
 	return r.CommitOID
 }
 
-// Ref returns what puts the release in order.
-func (r *Release) Ref() TagRef { return TagRef{r.ID, r.Tag, r.CommitOID, r.CommitTime} }
-
 // A Pack is the precomputed answer to a depth-1 fetch of a release.
 type Pack struct {
 	Bitmap  []byte // roaring, over the ordinals of the package's objects

@@ -137,7 +137,7 @@ type fetch struct {
 	unfit    []ingest.Unfit
 	catalog  string // the catalog's updated_at when the look at upstream began
 	policy   catalog.Policy
-	branches []storage.Branch
+	branches []string // that are here
 }
 
 // stage makes the folders that the job and its child write to, until the stage is closed.
@@ -181,9 +181,11 @@ func (f *fetch) load(ctx context.Context) (err error) {
 	if f.catalog, f.policy, err = f.w.db.Catalog.Listed(ctx, f.pkg.Name, f.pkg.Upstream); err != nil {
 		return err
 	}
-	if f.branches, err = f.w.db.Branches(ctx, f.pkg.Name); err != nil {
+	rec, _, err := f.w.db.PackageRecord(ctx, f.pkg.Name)
+	if err != nil {
 		return err
 	}
+	f.branches = slices.Sorted(maps.Keys(rec.Branches))
 	if f.releases, err = f.w.db.Releases(ctx, f.pkg.Name); err != nil {
 		return err
 	}
@@ -240,9 +242,7 @@ func (f *fetch) request(rejected []storage.RejectedTag) ingest.Request {
 			req.Rejected[t.Tag] = t.OID
 		}
 	}
-	for _, b := range f.branches[:min(len(f.branches), ingest.MaxBranches/2)] {
-		req.Branches = append(req.Branches, b.Name) // no pattern: Git forbids * and ? and [ in names
-	}
+	req.Branches = f.branches[:min(len(f.branches), ingest.MaxBranches/2)]
 	for i := range f.segments.Rows {
 		req.Indexes = append(req.Indexes, indexFile(i))
 	}

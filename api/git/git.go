@@ -280,7 +280,8 @@ func (repo *repository) list(now *storage.Moment) error {
 	hidden := storage.HiddenTags(now.Releases)
 	refs := make([]storage.TagRef, len(now.Releases))
 	for i := range now.Releases {
-		refs[i] = now.Releases[i].Ref()
+		r := &now.Releases[i]
+		refs[i] = storage.TagRef{ID: r.ID, Tag: r.Tag, CommitOID: r.CommitOID, CommitTime: r.CommitTime}
 	}
 	head := now.Package.Head(refs)
 	for i := range now.Releases {
