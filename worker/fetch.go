@@ -99,7 +99,8 @@ func (w *Worker) fetchPackage(ctx context.Context, j *job) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return result, f.putRecord(ctx)
+	a := w.auditor()
+	return result, a.RecordJob(ctx, f.job.Claim, f.job.sync, f.dir)
 }
 
 // wantsRemoved returns why the one tag or commit that is asked for is not

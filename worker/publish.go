@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"math"
 	"os"
 	"time"
@@ -142,7 +141,7 @@ func (f *fetch) publish(ctx context.Context, pub storage.Publication) error {
 	return nil
 }
 
-// recordOnly is putRecord for a job that fetches nothing.
+// recordOnly stores the record of a package for a job that fetches nothing.
 func (w *Worker) recordOnly(ctx context.Context, j *job) error {
 	// While this is held, the record is not swept before it is named.
 	unlock, err := w.db.Scrub.Share(ctx)
@@ -155,36 +154,8 @@ func (w *Worker) recordOnly(ctx context.Context, j *job) error {
 		return fmt.Errorf("make staging folder: %w", err)
 	}
 	defer stage.Close()
-	f := &fetch{w: w, job: j, pkg: storage.Package{Name: j.Job.Package}, dir: stage.Dir}
-	return f.putRecord(ctx)
-}
-
-// putRecord stores what is known of the package besides its releases, if that
-// changed, so that it can be rebuilt from blobs.
-func (f *fetch) putRecord(ctx context.Context) error {
-	rec, held, err := f.w.db.PackageRecord(ctx, f.pkg.Name)
-	if err != nil {
-		return err
-	}
-	rec.Fence = f.job.Fence
-	if s := f.job.sync; s != nil {
-		now := time.Now().UTC().Truncate(time.Second)
-		rec.SyncOK, rec.SyncCode, rec.SyncMessage, rec.SyncedAt = s.OK, s.Code, s.Message, &now
-		maps.Copy(rec.Branches, s.Branches)
-	}
-	if held != "" {
-		raw, err := blob.ReadAll(ctx, f.w.blobs, held)
-		if err == nil {
-			if old, err := storage.ParsePackageRecord(raw); err == nil && old.Same(rec) {
-				return nil
-			}
-		}
-	}
-	put, err := f.putDocument(ctx, rec)
-	if err != nil {
-		return err
-	}
-	return f.w.db.SetRecord(ctx, f.job.Claim, put)
+	a := w.auditor()
+	return a.RecordJob(ctx, j.Claim, j.sync, stage.Dir)
 }
 
 // putDocument stores a JSON document as a blob.
