@@ -254,7 +254,7 @@ func (b *checkout) row() string {
 	way("prefix", b.prefix)
 	file := filepath.Join(b.t.TempDir(), "tree.tar")
 	way("bundle", func() error {
-		err := b.packbase("bundle", "--partial", "-o", file, b.dir)
+		err := b.packbase("bundle", "-o", file, b.dir)
 		if err == nil {
 			err = b.packbase("warm", "--from", file, "--zig", b.z.Path, "--cache-dir", b.z.Cache, b.dir)
 		}
