@@ -239,6 +239,8 @@ func (f *fetch) events(ctx context.Context, out io.Reader, stage func(*ingest.Re
 			err = f.recordMoves(ctx, *ev.Refs)
 		case ev.Rejected != nil:
 			err = f.reject(ctx, *ev.Rejected)
+		case ev.Unfit != nil && len(f.unfit) >= ingest.MaxBranches:
+			err = fault.New("ingest_untrue", "the process that reads upstream refuses more branches than it may follow")
 		case ev.Unfit != nil:
 			f.unfit = append(f.unfit, *ev.Unfit)
 			f.w.log.WarnContext(ctx, "branch not mirrored", "package", f.pkg.Name, "branch", ev.Unfit.Branch, "code", ev.Unfit.Code, "reason", ev.Unfit.Reason)

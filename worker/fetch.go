@@ -243,6 +243,7 @@ func (f *fetch) request(rejected []storage.RejectedTag) ingest.Request {
 			req.Rejected[t.Tag] = t.OID
 		}
 	}
+	// The other half is the catalog's.
 	req.Branches = f.branches[:min(len(f.branches), ingest.MaxBranches/2)]
 	for i := range f.segments.Rows {
 		req.Indexes = append(req.Indexes, indexFile(i))
@@ -394,10 +395,17 @@ func (f *fetch) result(ctx context.Context) (FetchResult, error) {
 	return r, nil
 }
 
-// arrived returns the branches that were wanted and whose tips are here.
+// arrived returns the branches that were wanted and whose tips are here. The
+// child says which those are, so neither their number nor their names are trusted.
 func (f *fetch) arrived(ctx context.Context) (map[string]string, error) {
+	if n := len(f.refs.Branches); n > ingest.MaxBranches {
+		return nil, fault.New("ingest_untrue", fmt.Sprintf("the process that reads upstream follows %d branches, more than %d", n, ingest.MaxBranches))
+	}
 	here := map[string]string{}
 	for branch, commit := range f.refs.Branches {
+		if err := name.ValidRef(branch); err != nil {
+			return nil, fault.New("ingest_untrue", "the process that reads upstream follows a branch that is none: "+err.Error())
+		}
 		switch _, err := f.w.db.ReleaseByCommit(ctx, f.pkg.Name, commit); {
 		case err == nil:
 			here[branch] = commit

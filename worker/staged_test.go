@@ -1,13 +1,17 @@
 package worker
 
 import (
+	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/francescobianco/packbase/storage/fault"
 	"github.com/francescobianco/packbase/worker/ingest"
 )
 
@@ -66,5 +70,28 @@ func TestTakeStaged(t *testing.T) {
 		if filepath.Dir(file.Name()) != dir {
 			t.Errorf("%s was taken to %s, want the worker's folder", name, file.Name())
 		}
+	}
+}
+
+// Nor is it believed which branches it follows.
+func TestBranchesOfChild(t *testing.T) {
+	t.Parallel()
+	many := map[string]string{}
+	for i := range ingest.MaxBranches + 1 {
+		many[fmt.Sprint("branch-", i)] = ""
+	}
+	for what, branches := range map[string]map[string]string{"too many": many, "no name": {"a..b": ""}, "zero byte": {"a\x00": ""}} {
+		f := &fetch{refs: ingest.Refs{Branches: branches}}
+		if _, err := f.arrived(t.Context()); fault.From(err) == nil || fault.From(err).Code != "ingest_untrue" {
+			t.Errorf("%s: %v, want ingest_untrue", what, err)
+		}
+	}
+	var out strings.Builder
+	for range ingest.MaxBranches + 1 {
+		out.WriteString(`{"unfit":{"branch":"main"}}` + "\n")
+	}
+	f := &fetch{w: &Worker{log: slog.New(slog.DiscardHandler)}}
+	if _, err := f.events(t.Context(), strings.NewReader(out.String()), nil); fault.From(err) == nil || fault.From(err).Code != "ingest_untrue" {
+		t.Errorf("too many that are unfit: %v, want ingest_untrue", err)
 	}
 }
