@@ -50,7 +50,7 @@ func (r *Replica) lookAhead(ctx context.Context) error {
 	pause(ctx, lookAfter)
 	for ctx.Err() == nil {
 		asked := time.Now()
-		seen, err := r.look(ctx)
+		seen, err := r.readAhead(ctx)
 		var lie *contradiction
 		if errors.As(err, &lie) {
 			return err
@@ -65,8 +65,8 @@ func (r *Replica) lookAhead(ctx context.Context) error {
 	return nil
 }
 
-// look does what the next page of the feed decides, or waits for one. It returns how many changes it has seen.
-func (r *Replica) look(ctx context.Context) (seen int, err error) {
+// readAhead does what the next page of the feed decides, or waits for one. It returns how many changes it has seen.
+func (r *Replica) readAhead(ctx context.Context) (seen int, err error) {
 	page, err := r.changes(ctx, r.ahead.at.Seq)
 	if err != nil {
 		return 0, err
@@ -93,9 +93,9 @@ func (r *Replica) foresee(ctx context.Context, c feed.Change) error {
 		return nil
 	}
 	if body.IsNews() {
-		err = r.takeNews(ctx, body, private)
+		err = r.applyNews(ctx, body, private)
 	} else if err = r.decideFirst(ctx, decided{c.Seq, *body}); err == nil {
-		err = r.keepRecord(ctx, body.Package)
+		err = r.storeRecord(ctx, body.Package)
 	}
 	if err != nil && ctx.Err() == nil && !ownTrouble(err) {
 		r.Log.WarnContext(ctx, "decision is done later", "seq", c.Seq, "err", err)
@@ -116,7 +116,7 @@ func (r *Replica) decideInTurn(ctx context.Context, seq int64, body *feed.Body) 
 	if err := r.decideUnlessOvertaken(ctx, seq, body); err != nil {
 		return err
 	}
-	return r.keepRecord(ctx, body.Package)
+	return r.storeRecord(ctx, body.Package)
 }
 
 func (r *Replica) decideUnlessOvertaken(ctx context.Context, seq int64, body *feed.Body) error {

@@ -16,8 +16,8 @@ import (
 	"github.com/francescobianco/packbase/storage/feed"
 )
 
-// look is how often a folder is asked for what is new.
-const look = 500 * time.Millisecond
+// pollEvery is how often a folder is asked for what is new.
+const pollEvery = 500 * time.Millisecond
 
 // A Folder answers as a central does, for one of which no more can be reached than the folder of its blobs, with the index
 // beside them: it tells what strangers are told.
@@ -67,7 +67,7 @@ func (f Folder) changes(req *http.Request) (io.ReadCloser, error) {
 			}
 		}
 		state = now
-		pause(req.Context(), look)
+		pause(req.Context(), pollEvery)
 		if err := req.Context().Err(); err != nil {
 			return nil, err
 		}

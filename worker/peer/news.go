@@ -15,13 +15,13 @@ import (
 	"github.com/francescobianco/packbase/storage/tree"
 )
 
-// takeNews does here what is news at the central.
-func (r *Replica) takeNews(ctx context.Context, c *feed.Body, private bool) error {
+// applyNews does here what is news at the central.
+func (r *Replica) applyNews(ctx context.Context, c *feed.Body, private bool) error {
 	if c.Archive != nil && c.Decision != "" {
 		return r.removeArchive(ctx, c, private)
 	}
 	if c.Archive != nil {
-		return r.takeArchive(ctx, c.Archive, private)
+		return r.applyArchive(ctx, c.Archive, private)
 	}
 	if c.Renamed != "" {
 		return r.rename(ctx, c.Package, c.Renamed)
@@ -67,11 +67,11 @@ func (r *Replica) rename(ctx context.Context, pkg string, to ...string) error {
 			return err
 		}
 	}
-	return r.keepRecord(ctx, pkg)
+	return r.storeRecord(ctx, pkg)
 }
 
-// takeArchive copies, checks and publishes an archive.
-func (r *Replica) takeArchive(ctx context.Context, said *feed.Archive, private bool) (err error) {
+// applyArchive copies, checks and publishes an archive.
+func (r *Replica) applyArchive(ctx context.Context, said *feed.Archive, private bool) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			r.Log.ErrorContext(ctx, "archive broke replication", "url", said.URL, "panic", p, "stack", string(debug.Stack()))

@@ -320,7 +320,7 @@ func (r *Replica) follow(ctx context.Context, b batch) error {
 			return err
 		}
 	case b.news != nil:
-		if err := r.takeNews(ctx, b.news, b.private); err != nil {
+		if err := r.applyNews(ctx, b.news, b.private); err != nil {
 			return err
 		}
 	case len(b.bodies) > 0:
@@ -417,7 +417,7 @@ func (r *Replica) publishAside(ctx context.Context, s feed.SetAside) error {
 	case body.Renamed != "":
 		return r.rename(ctx, body.Package)
 	case body.IsNews():
-		return r.takeNews(ctx, body, s.Private)
+		return r.applyNews(ctx, body, s.Private)
 	case body.Decision == feed.DecisionPublic && s.Private:
 		return nil
 	case body.Decision != "":
@@ -448,9 +448,9 @@ func (r *Replica) decide(ctx context.Context, c *feed.Body) error {
 	return r.decideAside(ctx, c)
 }
 
-// keepRecord keeps what was decided of a package, or what it is called, among the blobs, too: who rebuilds from those of an
+// storeRecord keeps what was decided of a package, or what it is called, among the blobs, too: who rebuilds from those of an
 // edge must not get back what was removed, nor show what is private.
-func (r *Replica) keepRecord(ctx context.Context, pkg string) error {
+func (r *Replica) storeRecord(ctx context.Context, pkg string) error {
 	a := r.auditor()
 	return a.KeepRecord(ctx, pkg)
 }
