@@ -1,6 +1,7 @@
 package storage_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/url"
@@ -129,6 +130,42 @@ func TestReapOneByOne(t *testing.T) {
 	for _, c := range good {
 		if got := f.job(c.Job); got.State != jobs.Queued {
 			t.Errorf("%s is %s, want it queued", got.Package, got.State)
+		}
+	}
+}
+
+// However long a claim waited for a row that somebody held, its lease is whole
+// when it gets it: else it is reaped as it begins, and three of those
+// quarantine a healthy job.
+func TestLeaseBeginsWhenHeld(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	const lease = 3 * time.Second
+	job := f.request("hello")
+	var c jobs.Claim
+	for _, step := range []struct {
+		name, held string
+		do         func() error
+	}{
+		{"claim", `SELECT FROM packages WHERE name = 'hello' FOR UPDATE`, func() (err error) {
+			c, err = f.Jobs.Claim(f.ctx, job.ID, "tests", lease)
+			return err
+		}},
+		{"extend", `SELECT FROM jobs FOR UPDATE`, func() error {
+			_, err := f.Jobs.Extend(f.ctx, c, lease, jobs.Progress{})
+			return err
+		}},
+	} {
+		tx, err := f.sql.Begin(f.ctx)
+		f.must(err)
+		_, err = tx.Exec(f.ctx, step.held)
+		f.must(err)
+		time.AfterFunc(lease+time.Second, func() { _ = tx.Rollback(context.Background()) })
+		f.must(step.do())
+		var left time.Duration
+		f.must(f.sql.QueryRow(f.ctx, `SELECT lease_until - now() FROM jobs`).Scan(&left))
+		if left <= 0 {
+			t.Errorf("%s: the lease ended %v ago, want it to begin when the row was had", step.name, -left)
 		}
 	}
 }

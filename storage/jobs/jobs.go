@@ -198,7 +198,9 @@ func (s *Store) Claim(ctx context.Context, id uuid.UUID, worker string, lease ti
 	c := Claim{Job: Job{ID: id}, Lease: uuid.New()}
 	err := s.db.Tx(ctx, func(tx pgx.Tx) error {
 		// The package's row is locked before the job's, as everywhere: in two
-		// orders, this and RequestFetch would deadlock.
+		// orders, this and RequestFetch would deadlock. A frozen worker can hold
+		// it for longer than a lease lasts, which therefore runs from when we
+		// have it, not from now(), when we began to wait.
 		err := tx.QueryRow(ctx, `
 			UPDATE packages SET fence = fence + 1
 			WHERE name = (SELECT package FROM jobs WHERE id = $1 AND state = 'queued')
@@ -208,7 +210,7 @@ func (s *Store) Claim(ctx context.Context, id uuid.UUID, worker string, lease ti
 		}
 		rows, _ := tx.Query(ctx, `
 			UPDATE jobs
-			SET state = 'running', attempts = attempts + 1, worker = $2, lease = $3, lease_until = now() + $4::interval,
+			SET state = 'running', attempts = attempts + 1, worker = $2, lease = $3, lease_until = clock_timestamp() + $4::interval,
 				started_at = COALESCE(started_at, now()), progress = '{}'
 			WHERE id = $1 AND state = 'queued' AND run_at <= now()
 			RETURNING `+columns, id, worker, c.Lease, lease)
@@ -232,9 +234,11 @@ func (s *Store) Claim(ctx context.Context, id uuid.UUID, worker string, lease ti
 // that somebody asked the job to end. It returns ErrLost if the claim was
 // taken over.
 func (s *Store) Extend(ctx context.Context, c Claim, lease time.Duration, p Progress) (cancelling bool, err error) {
+	// The row is locked first, so that the time of waiting for it is none of the lease's.
 	err = s.db.Pool.QueryRow(ctx, `
-		UPDATE jobs SET lease_until = now() + $3::interval, progress = $4
-		WHERE id = $1 AND lease = $2 RETURNING cancelling`, c.Job.ID, c.Lease, lease, p).Scan(&cancelling)
+		WITH held AS MATERIALIZED (SELECT id FROM jobs WHERE id = $1 AND lease = $2 FOR UPDATE)
+		UPDATE jobs SET lease_until = clock_timestamp() + $3::interval, progress = $4
+		FROM held WHERE jobs.id = held.id AND lease = $2 RETURNING cancelling`, c.Job.ID, c.Lease, lease, p).Scan(&cancelling)
 	if err = pg.Translate(err); errors.Is(err, fault.ErrNotFound) {
 		err = ErrLost
 	}
