@@ -170,6 +170,22 @@ func TestLeaseBeginsWhenHeld(t *testing.T) {
 	}
 }
 
+// A job that is queued again between the statements of a claim is claimed
+// with its package's fence: without, nothing that it does is ever published.
+func TestClaimHasItsFence(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	c := f.claim("hello")
+	f.must(f.exec(`CREATE FUNCTION requeue() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+		UPDATE jobs SET state = 'queued', lease = NULL, lease_until = NULL WHERE state = 'running'; RETURN NULL; END $$`))
+	f.must(f.exec(`CREATE TRIGGER requeue BEFORE UPDATE ON packages FOR EACH STATEMENT EXECUTE FUNCTION requeue()`))
+	again, err := f.Jobs.Claim(f.ctx, c.Job.ID, "tests", time.Minute)
+	f.must(err)
+	if again.Fence != c.Fence+1 {
+		t.Errorf("fence %d after %d, want the next", again.Fence, c.Fence)
+	}
+}
+
 // A parked update is nobody's: what is still under way with its claim does not
 // bring it back to life.
 func TestParkedUpdateKeepsNoLease(t *testing.T) {

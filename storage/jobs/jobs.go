@@ -200,10 +200,11 @@ func (s *Store) Claim(ctx context.Context, id uuid.UUID, worker string, lease ti
 		// The package's row is locked before the job's, as everywhere: in two
 		// orders, this and RequestFetch would deadlock. A frozen worker can hold
 		// it for longer than a lease lasts, which therefore runs from when we
-		// have it, not from now(), when we began to wait.
+		// have it, not from now(), when we began to wait. It is locked whatever
+		// the job's state: by the next statement it may be queued again.
 		err := tx.QueryRow(ctx, `
 			UPDATE packages SET fence = fence + 1
-			WHERE name = (SELECT package FROM jobs WHERE id = $1 AND state = 'queued')
+			WHERE name = (SELECT package FROM jobs WHERE id = $1)
 			RETURNING fence`, id).Scan(&c.Fence)
 		if err != nil && !errors.Is(err, pgx.ErrNoRows) {
 			return err
