@@ -60,7 +60,7 @@ const stepTime = 10 * time.Second
 func (w *Worker) reconcileOnce(ctx context.Context) error {
 	var all error
 	keeper := w.auditor()
-	for _, step := range []func(context.Context) error{w.signIn, w.reap, w.requestDue, w.requestChecks, w.db.Jobs.CloseRuns, w.enqueueDue, w.db.AnnounceBranches, keeper.KeepRemovals} {
+	for _, step := range []func(context.Context) error{w.signIn, w.reap, w.requestDue, w.requestChecks, w.db.Jobs.CloseRuns, w.enqueueDue, w.db.AnnounceBranches, keeper.KeepRemovals, keeper.KeepTrees} {
 		ctx, cancel := context.WithTimeout(ctx, stepTime)
 		all = errors.Join(all, step(ctx))
 		cancel()

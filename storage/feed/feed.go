@@ -88,10 +88,13 @@ type Body struct {
 	Branch  string   `json:"branch,omitempty"`  // of Package, is at Commit
 	Renamed string   `json:"renamed,omitempty"` // what Package is called from now on
 	Archive *Archive `json:"archive,omitempty"`
+	Tree    *Tree    `json:"tree,omitempty"`
 }
 
 // IsNews reports whether the change is of no release.
-func (b *Body) IsNews() bool { return b.Branch != "" || b.Renamed != "" || b.Archive != nil }
+func (b *Body) IsNews() bool {
+	return b.Branch != "" || b.Renamed != "" || b.Archive != nil || b.Tree != nil
+}
 
 // An Archive says which blobs make up what a URL answered.
 type Archive struct {
@@ -101,9 +104,16 @@ type Archive struct {
 	Tarball blob.Ref `json:"tarball"`
 }
 
+// A Tree says which blob tells of one revision of a dependency tree; with a decision, its name alone.
+type Tree struct {
+	Name     string   `json:"name"`
+	Revision int      `json:"revision,omitempty"`
+	Record   blob.Ref `json:"record,omitzero"`
+}
+
 // Decisions that edges follow.
 const (
-	DecisionPrivate = "private" // the package is read with a token only
+	DecisionPrivate = "private" // the package, or the tree, is read with a token only
 	DecisionPublic  = "public"  // anybody reads it
 	DecisionRemoved = "removed" // the package, or with a commit one release of it, is never served again
 )
@@ -187,7 +197,11 @@ func (s *Store) Changes(ctx context.Context, since int64, limit int) (changes []
 			SELECT seq, body, chain, secret, news, NOT seen(said ->> 'package', $4) OR EXISTS (
 				SELECT FROM tombstones t
 				WHERE t.package = said ->> 'package' AND t.commit_oid = said ->> 'commit' AND COALESCE(t.tag, '') = COALESCE(said ->> 'tag', ''))
-				OR said ->> 'decision' IS NULL AND EXISTS (SELECT FROM archive_tombstones t WHERE t.url = said -> 'archive' ->> 'url') AS withheld,
+				OR said ->> 'decision' IS NULL AND (
+					EXISTS (SELECT FROM archive_tombstones t WHERE t.url = said -> 'archive' ->> 'url')
+					OR said -> 'tree' IS NOT NULL AND NOT EXISTS (
+						SELECT FROM tree_revisions t
+						WHERE t.record_digest = said -> 'tree' -> 'record' ->> 'digest' AND ($4 OR NOT private_tree(t.tree, t.revision)))) AS withheld,
 				$4 AND NOT seen(said ->> 'package', false) AS private
 			FROM (
 				SELECT seq, body, chain, CASE WHEN $4 THEN secret END AS secret, CASE WHEN $4 OR NOT news_private THEN news END AS news

@@ -117,8 +117,7 @@ func noteMove(ctx context.Context, tx pgx.Tx, url, hash, legacy string) (moved b
 
 func insertArchive(ctx context.Context, tx pgx.Tx, a Archive) (created bool, err error) {
 	for digest, size := range map[string]int64{a.Digest: a.Size, a.TarballDigest: a.TarballSize, a.RecordDigest: a.RecordSize} {
-		if _, err := tx.Exec(ctx, `
-			INSERT INTO blobs (digest, size) VALUES ($1, $2) ON CONFLICT (digest) DO NOTHING`, digest, size); err != nil {
+		if err := putBlob(ctx, tx, blob.Ref{Digest: digest, Size: size}); err != nil {
 			return false, err
 		}
 	}

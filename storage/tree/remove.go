@@ -183,7 +183,7 @@ func (s *Store) KeepRemoval(ctx context.Context, url string, record blob.Ref) er
 }
 
 func keepRemoval(ctx context.Context, tx pgx.Tx, url string, record blob.Ref) error {
-	_, err := tx.Exec(ctx, `INSERT INTO blobs (digest, size) VALUES ($1, $2) ON CONFLICT (digest) DO NOTHING`, record.Digest, record.Size)
+	err := putBlob(ctx, tx, record)
 	if err == nil {
 		_, err = tx.Exec(ctx, `UPDATE archive_tombstones SET record_digest = $2 WHERE url = $1`, url, record.Digest)
 	}

@@ -109,8 +109,7 @@ func (s *Store) Begin(ctx context.Context, name string, roots []Root, private bo
 	if err != nil {
 		return Capture{}, fmt.Errorf("begin tree %s: %w", name, err)
 	}
-	sum := sha256.Sum256(encoded)
-	digest := hex.EncodeToString(sum[:])
+	digest := digestOf(encoded)
 	err = s.db.Tx(ctx, func(tx pgx.Tx) error {
 		if _, err := tx.Exec(ctx, `
 			INSERT INTO trees (name, revision) VALUES ($1, 0) ON CONFLICT (lower(name)) DO NOTHING`, name); err != nil {
@@ -132,9 +131,13 @@ func (s *Store) Begin(ctx context.Context, name string, roots []Root, private bo
 				return err
 			}
 		}
-		if _, err := tx.Exec(ctx, `
-			UPDATE trees SET revision = $2, private = private OR $3, updated_at = now() WHERE name = $1`, c.Tree, c.Revision, private); err != nil {
+		if _, err := tx.Exec(ctx, `UPDATE trees SET revision = $2, updated_at = now() WHERE name = $1`, c.Tree, c.Revision); err != nil {
 			return err
+		}
+		if private {
+			if err := hide(ctx, tx, c.Tree); err != nil {
+				return err
+			}
 		}
 		return c.open(ctx, tx)
 	})
@@ -142,6 +145,11 @@ func (s *Store) Begin(ctx context.Context, name string, roots []Root, private bo
 		return Capture{}, fmt.Errorf("begin tree %s: %w", name, pg.Translate(err))
 	}
 	return c, nil
+}
+
+func digestOf(roots []byte) string {
+	sum := sha256.Sum256(roots)
+	return hex.EncodeToString(sum[:])
 }
 
 // Retry has the holes of a tree's newest revision tried again, in every way. It returns fault.ErrNotFound if there is
@@ -296,7 +304,7 @@ func (s *Store) Put(ctx context.Context, name string, revision int, state string
 	}
 	err = s.db.Tx(ctx, func(tx pgx.Tx) error {
 		tag, err := tx.Exec(ctx, `
-			UPDATE tree_revisions SET state = $3, problems = $4, ended_at = CASE WHEN $3 = 'open' THEN NULL ELSE now() END
+			UPDATE tree_revisions SET state = $3, problems = $4, ended_at = CASE WHEN $3 = 'open' THEN NULL ELSE now() END, recorded_at = NULL
 			WHERE lower(tree) = lower($1) AND revision = $2`, name, revision, state, encoded)
 		if err == nil && tag.RowsAffected() == 0 {
 			return fault.ErrNotFound
@@ -361,10 +369,10 @@ func (s *Store) Nodes(ctx context.Context, name string, revision int) (nodes []N
 
 // selectTrees is without its end. A tree is as private as anything in it.
 const selectTrees = `
-	SELECT t.name, t.revision, r.state, n.nodes, n.missing, n.size, n.lost, n.untold, n.checked_at, n.private OR t.private AS private, t.created_at, t.updated_at
+	SELECT t.name, t.revision, CASE WHEN r.state = 'whole' AND n.missing > 0 THEN 'holes' ELSE r.state END, n.nodes, n.missing, n.size, n.lost, n.untold, n.checked_at, n.private OR t.private AS private, t.created_at, t.updated_at
 	FROM trees t JOIN tree_revisions r ON r.tree = t.name AND r.revision = t.revision
 	CROSS JOIN LATERAL (
-		SELECT count(*) AS nodes, count(*) FILTER (WHERE h.state <> 'stored') AS missing,
+		SELECT count(*) AS nodes, count(*) FILTER (WHERE h.state <> 'stored' OR s.size IS NULL) AS missing,
 			COALESCE(sum(s.size), 0)::bigint AS size, COALESCE(bool_or(s.private), false) AS private,
 			count(*) FILTER (WHERE h.upstream_state IN ('gone', 'moved')) AS lost,
 			count(*) FILTER (WHERE h.upstream_state = 'away') AS untold,

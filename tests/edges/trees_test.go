@@ -15,7 +15,7 @@ import (
 )
 
 // With the central and all upstreams gone, an edge answers Zig under the URLs of archives, as a proxy and below /u/, and
-// for snapshots and branches; and a bundle of a tree comes from it.
+// for snapshots and branches; a bundle of a tree comes from it, and the tree itself, by its name.
 func TestEdgeOfTrees(t *testing.T) {
 	t.Parallel()
 	up, central := harness.NewUpstream(t), harness.Start(t)
@@ -57,13 +57,15 @@ func TestEdgeOfTrees(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "build.zig.zon"), []byte(manifest), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	run := func(s *harness.Server, args ...string) {
+	run := func(s *harness.Server, args ...string) string {
 		t.Helper()
-		if out, stderr, err := harness.Run(t, append(s.Env, "PACKBASE_URL="+s.URL), args...); err != nil {
+		out, stderr, err := harness.Run(t, append(s.Env, "PACKBASE_URL="+s.URL), args...)
+		if err != nil {
 			t.Fatalf("%v\n%s%s", err, out, stderr)
 		}
+		return out
 	}
-	run(central, "capture", "--wait", dir)
+	run(central, "capture", "--wait", "--name", "the-app", dir)
 	edge := harness.StartEdge(t, central.URL)
 	inStep(t, edge, central)
 	harness.Eventually(t, "the edge knows the branch", func() bool {
@@ -74,6 +76,15 @@ func TestEdgeOfTrees(t *testing.T) {
 		a.Body.Close()
 		return a.StatusCode == http.StatusOK
 	})
+	harness.Eventually(t, "the edge knows the tree", func() bool {
+		a, err := http.Get(edge.URL + "/api/trees/the-app")
+		if err != nil {
+			return false
+		}
+		a.Body.Close()
+		return a.StatusCode == http.StatusOK
+	})
+	drawn := run(central, "tree", "the-app")
 	central.Stop()
 	up.Stop()
 	files.Close()
@@ -98,6 +109,12 @@ func TestEdgeOfTrees(t *testing.T) {
 		if _, err := z.Fetch(files.URL + "/other.zip"); err == nil || !strings.Contains(err.Error(), "not mirrored here") {
 			t.Errorf("zig %s of what is not here: %v", z.Version, err)
 		}
+	}
+	if got := run(edge, "tree", "the-app"); got != drawn || !strings.Contains(got, "/x.zip") {
+		t.Errorf("the edge draws\n%s, want\n%s", got, drawn)
+	}
+	if raw := edge.Get("/api/trees/the-app/bundle"); !bytes.Contains(raw, given) {
+		t.Error("the bundle of the tree lacks the package")
 	}
 	file := filepath.Join(t.TempDir(), "tree.tar")
 	run(edge, "bundle", "-o", file, dir)

@@ -93,7 +93,10 @@ func (r *Replica) foresee(ctx context.Context, c feed.Change) error {
 		return nil
 	}
 	if body.IsNews() {
-		err = r.applyNews(ctx, body, private)
+		r.ahead.mu.Lock()
+		r.ahead.decided = append(r.ahead.decided, decided{c.Seq, *body})
+		r.ahead.mu.Unlock()
+		err = r.applyNews(ctx, c.Seq, body, private)
 	} else if err = r.decideFirst(ctx, decided{c.Seq, *body}); err == nil {
 		err = r.storeRecord(ctx, body.Package)
 	}

@@ -11,17 +11,21 @@ import (
 	"github.com/francescobianco/packbase/storage/blob"
 	"github.com/francescobianco/packbase/storage/fault"
 	"github.com/francescobianco/packbase/storage/feed"
+	"github.com/francescobianco/packbase/storage/name"
 	"github.com/francescobianco/packbase/storage/release"
 	"github.com/francescobianco/packbase/storage/tree"
 )
 
-// applyNews does here what is news at the central.
-func (r *Replica) applyNews(ctx context.Context, c *feed.Body, private bool) error {
+// applyNews does here what is news at the central, its change seq.
+func (r *Replica) applyNews(ctx context.Context, seq int64, c *feed.Body, private bool) error {
 	if c.Archive != nil && c.Decision != "" {
 		return r.removeArchive(ctx, c, private)
 	}
 	if c.Archive != nil {
 		return r.applyArchive(ctx, c.Archive, private)
+	}
+	if c.Tree != nil {
+		return r.applyTree(ctx, seq, c, private)
 	}
 	if c.Renamed != "" {
 		return r.rename(ctx, c.Package, c.Renamed)
@@ -105,21 +109,71 @@ func (r *Replica) removeArchive(ctx context.Context, c *feed.Body, private bool)
 	if err != nil {
 		return err
 	}
-	aside, err := r.DB.Feed.SetAsideOf(ctx, "")
-	for _, s := range aside {
-		old, bad := readBody([]byte(s.Body))
-		if err == nil && bad == nil && old.Archive != nil && old.Archive.URL == c.Archive.URL {
-			err = r.DB.Feed.SetAsideDone(ctx, s.Seq)
-		}
-	}
-	if err != nil {
+	if err := r.forgetAside(ctx, func(old *feed.Body) bool { return old.Archive != nil && old.Archive.URL == c.Archive.URL }); err != nil {
 		return err
 	}
 	a := r.auditor()
 	return a.KeepRemovals(ctx)
 }
 
+// forgetAside leaves changes of no package for good that were set aside and that say what is of no interest any more.
+func (r *Replica) forgetAside(ctx context.Context, stale func(*feed.Body) bool) error {
+	aside, err := r.DB.Feed.SetAsideOf(ctx, "")
+	for _, s := range aside {
+		old, bad := readBody([]byte(s.Body))
+		if err == nil && bad == nil && stale(old) {
+			err = r.DB.Feed.SetAsideDone(ctx, s.Seq)
+		}
+	}
+	return err
+}
+
+// applyTree makes a revision of a tree what it is at the central, or hides the tree.
+func (r *Replica) applyTree(ctx context.Context, seq int64, c *feed.Body, private bool) error {
+	said := c.Tree
+	if c.Decision != "" {
+		if err := r.trees().Hide(ctx, said.Name); err != nil {
+			return err
+		}
+		return r.forgetAside(ctx, func(old *feed.Body) bool { return old.Tree != nil && old.Tree.Name == said.Name })
+	}
+	if r.wasDecided(func(d *decided) bool { return d.seq > seq && d.Tree != nil && d.Tree.Name == said.Name }) {
+		return nil // further on in the feed is what it is now
+	}
+	unshare, err := r.DB.Scrub.Share(ctx)
+	if err != nil {
+		return err
+	}
+	defer unshare()
+	if err := r.copy(ctx, said.Record); err != nil {
+		return fmt.Errorf("tree %s: %w", said.Name, err)
+	}
+	a := r.auditor()
+	if err := a.AdoptTree(ctx, said, private); err != nil {
+		return errors.Join(err, r.forget(ctx, err, said.Record))
+	}
+	r.Log.InfoContext(ctx, "tree replicated", "tree", said.Name, "revision", said.Revision)
+	return r.forgetAside(ctx, func(old *feed.Body) bool {
+		return old.Tree != nil && old.Tree.Name == said.Name && old.Tree.Revision == said.Revision
+	})
+}
+
 func (r *Replica) trees() *tree.Store { return tree.New(r.DB.DB) }
+
+// checkTree checks what a change says of a tree.
+func checkTree(c *feed.Body) error {
+	err := name.ValidPackage(c.Tree.Name)
+	if err != nil || c.Decision == feed.DecisionPrivate {
+		return err
+	}
+	if c.Decision != "" {
+		return fmt.Errorf("%.20q was decided about a tree, which this packbase does not know", c.Decision)
+	}
+	if c.Tree.Record.Size > release.MaxManifestSize {
+		return fmt.Errorf("the record of a tree has %d bytes", c.Tree.Record.Size)
+	}
+	return checkBlobs(c.Tree.Record)
+}
 
 // checkArchive checks what a change says of an archive.
 func checkArchive(c *feed.Body) error {

@@ -320,7 +320,7 @@ func (r *Replica) follow(ctx context.Context, b batch) error {
 			return err
 		}
 	case b.news != nil:
-		if err := r.applyNews(ctx, b.news, b.private); err != nil {
+		if err := r.applyNews(ctx, b.last.Seq, b.news, b.private); err != nil {
 			return err
 		}
 	case len(b.bodies) > 0:
@@ -417,7 +417,7 @@ func (r *Replica) publishAside(ctx context.Context, s feed.SetAside) error {
 	case body.Renamed != "":
 		return r.rename(ctx, body.Package)
 	case body.IsNews():
-		return r.applyNews(ctx, body, s.Private)
+		return r.applyNews(ctx, s.Seq, body, s.Private)
 	case body.Decision == feed.DecisionPublic && s.Private:
 		return nil
 	case body.Decision != "":
@@ -582,6 +582,9 @@ func readBody(raw []byte) (*feed.Body, error) {
 	}
 	if body.Archive != nil {
 		return body, checkArchive(body)
+	}
+	if body.Tree != nil {
+		return body, checkTree(body)
 	}
 	err := name.ValidPackage(body.Package)
 	if err == nil && body.Decision != "" {

@@ -182,10 +182,11 @@ type foundRecord struct {
 	rec  *tree.Record
 }
 
-// What the blobs tell of archives.
+// What the blobs tell of archives and trees.
 type archiveBlobs struct {
 	records  []foundRecord
 	removals []foundRemoval
+	trees    []foundTree
 }
 
 // A foundRemoval tells of an archive that was removed.
@@ -200,6 +201,13 @@ func (r *archiveBlobs) index(in blob.Ref, raw []byte) error {
 		gone, err := tree.ParseRemoval(raw)
 		if err == nil {
 			r.removals = append(r.removals, foundRemoval{in, gone})
+		}
+		return err
+	}
+	if tree.IsRevisionRecord(raw) {
+		rec, err := tree.ParseRevisionRecord(raw)
+		if err == nil {
+			r.trees = append(r.trees, foundTree{in, rec})
 		}
 		return err
 	}

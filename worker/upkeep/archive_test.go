@@ -290,3 +290,104 @@ func TestRemoveArchive(t *testing.T) {
 		t.Errorf("rebuilt after gc: %v, %v", err, found)
 	}
 }
+
+// Trees come back from their records, each revision as its last capture left it; a record that is lost is made again, and
+// nothing that a tree needs goes with gc.
+func TestRebuildTrees(t *testing.T) {
+	t.Parallel()
+	r, all := archived(t)
+	s := tree.New(r.DB.DB)
+	hole := tree.Node{Hash: "1220" + strings.Repeat("7", 64), URLs: []string{"https://h.example/x"}, Parents: []string{all[0].ZigHash}, Depth: 2, Lazy: true, State: tree.Hole,
+		Code: "gone", Reason: "404", Tried: []tree.Try{{Kind: "archive", URL: "https://h.example/x", Code: "gone", Message: "404"}}}
+	capture := func(name, text string, private bool, holes ...tree.Node) {
+		t.Helper()
+		c, err := s.Begin(t.Context(), name, []tree.Root{{File: "build.zig.zon", Text: text}}, private)
+		r.Must(err)
+		nodes := append([]tree.Node{{Hash: all[0].ZigHash, URLs: []string{all[0].URL, all[2].URL}, Parents: []string{""}, Depth: 1, State: tree.Stored}}, holes...)
+		r.Must(s.Put(t.Context(), name, c.Revision, []string{tree.Whole, tree.Holes}[len(holes)], nodes, nil))
+		_, err = r.Jobs.Cancel(t.Context(), c.Job)
+		r.Must(err)
+		a, _ := auditor(r)
+		r.Must(a.KeepTrees(t.Context()))
+	}
+	capture("app", ".{ .a = 1 }", false, hole)
+	capture("app", ".{ .a = 1 }", false) // the hole was filled
+	capture("App", ".{ .a = 2 }", false, hole)
+	capture("secret", ".{}", true)
+	said := func(s *tree.Store) (docs []string) {
+		t.Helper()
+		ended, err := s.EndedRevisions(t.Context())
+		r.Must(err)
+		for _, x := range ended {
+			rec, err := s.RevisionRecord(t.Context(), x.Tree, x.Revision)
+			r.Must(err)
+			raw, err := rec.Encode()
+			r.Must(err)
+			docs = append(docs, string(raw))
+		}
+		return docs
+	}
+	want := said(s)
+	if len(want) != 3 || len(uses(t, r)["tree record"]) != 3 {
+		t.Fatalf("%d revisions, records %q", len(want), uses(t, r)["tree record"])
+	}
+	same := func() *tree.Store {
+		t.Helper()
+		db, found := rebuild(t, r)
+		back := tree.New(db.DB)
+		if got := said(back); !slices.Equal(got, want) || len(found) != 0 {
+			t.Errorf("came back as %s, want %s; %v", got, want, found)
+		}
+		return back
+	}
+	same() // with the record of the hole that was filled
+	a, found := auditor(r)
+	if n, _, err := a.GC(t.Context(), 0, false); n != 1 || err != nil {
+		t.Errorf("gc removed %d blobs (%v), want the record that another one stands for: %v", n, err, *found)
+	}
+	back := same()
+	if app, err := back.ByName(t.Context(), "app"); err != nil || app.Revision != 2 || app.Missing != 1 || app.SizeBytes != all[0].TarballSize {
+		t.Errorf("app = %+v, %v", app, err)
+	}
+	if _, err := back.ByName(t.Context(), "secret"); !errors.Is(err, fault.ErrNotFound) {
+		t.Errorf("a stranger has the private tree: %v", err)
+	}
+	if c, err := back.Begin(t.Context(), "app", []tree.Root{{File: "build.zig.zon", Text: ".{ .a = 2 }"}}, false); err != nil || c.Revision != 2 {
+		t.Errorf("the same manifest is %+v, %v; want the same revision", c, err)
+	}
+
+	for harm, change := range map[string]func([]byte) []byte{"flip": workertest.Flip, "gone": nil} {
+		digest := uses(t, r)["tree record"][0]
+		r.Spoil(digest, change)
+		a, found := auditor(r)
+		if ok, mended, err := a.Mend(t.Context(), digest); !ok || !mended || err != nil {
+			t.Errorf("%s: right %v, mended %v, %v, %v", harm, ok, mended, err, *found)
+		}
+		r.Must(blob.Verify(t.Context(), r.Blobs, digest))
+	}
+	forge := func(change func(*tree.RevisionRecord)) {
+		rec, err := s.RevisionRecord(t.Context(), "app", 2)
+		r.Must(err)
+		change(rec)
+		raw, err := rec.Encode()
+		r.Must(err)
+		r.Must(put(t, r, raw, digestOf(raw)))
+	}
+	forge(func(rec *tree.RevisionRecord) { rec.Tree = "../x" })
+	forge(func(rec *tree.RevisionRecord) { rec.Revision = 0 })
+	forge(func(rec *tree.RevisionRecord) { rec.Revision, rec.State = 9, tree.Open })
+	forge(func(rec *tree.RevisionRecord) {
+		rec.Revision, rec.Nodes[0].URLs = 9, []string{"https://user:secret@h.example/x"}
+	})
+	forge(func(rec *tree.RevisionRecord) { rec.Revision, rec.Nodes[1].Reason = 9, "a\x00b" })
+	db, odd := rebuild(t, r)
+	if got := said(tree.New(db.DB)); len(odd) != 5 || len(got) != 3 {
+		t.Errorf("%d revisions, findings %v, want the 5 forged", len(got), odd)
+	}
+	a, found = auditor(r)
+	r.Must(a.Fsck(t.Context()))
+	r.Must(a.Verify(t.Context(), false))
+	if len(*found) != 0 {
+		t.Errorf("findings about what is right: %v", *found)
+	}
+}

@@ -24,8 +24,8 @@ import (
 
 // Rebuild makes the rows of every package that the database does not have
 // from manifests and tarballs, and their segments anew, byte for byte as they
-// were; then those of archives. What is there already stays as it is. Each
-// release and archive that it cannot make again is a finding; an error is one of
+// were; then those of archives and trees. What is there already stays as it is. Each
+// release, archive and tree that it cannot make again is a finding; an error is one of
 // the machine, which says nothing of what is stored: Rebuild may be called again.
 func (a *Auditor) Rebuild(ctx context.Context) error {
 	found, archives, err := a.scan(ctx)
@@ -50,7 +50,10 @@ func (a *Auditor) Rebuild(ctx context.Context) error {
 			a.find("not_rebuilt", name, "%v", err)
 		}
 	}
-	return a.rebuildArchives(ctx, archives)
+	if err := a.rebuildArchives(ctx, archives); err != nil {
+		return err
+	}
+	return a.rebuildTrees(ctx, archives.trees)
 }
 
 // forgetFreed leaves out packages under whose name nothing was ever published, and which another package has taken since:
@@ -92,7 +95,7 @@ type scanned struct {
 	man  *release.Manifest
 }
 
-// scan finds manifests, package records and records of archives. Of two for the same tag, which a
+// scan finds manifests, package records and records of archives and trees. Of two for the same tag, which a
 // crash may leave behind, the one of the later claim was published: an earlier
 // claim that had published would have kept the later one from writing any.
 func (a *Auditor) scan(ctx context.Context) (found map[string]*packageBlobs, archives archiveBlobs, err error) {
@@ -113,7 +116,7 @@ func (a *Auditor) scan(ctx context.Context) (found map[string]*packageBlobs, arc
 			continue
 		}
 		in := blob.Ref{Digest: info.Digest, Size: info.Size}
-		if tree.IsRecord(raw) || tree.IsRemoval(raw) {
+		if tree.IsRecord(raw) || tree.IsRemoval(raw) || tree.IsRevisionRecord(raw) {
 			err = archives.index(in, raw)
 		} else {
 			err = index(found, in, raw)

@@ -130,6 +130,8 @@ func (a *Auditor) remakeFor(ctx context.Context, digest string, u scrub.Use) err
 		return a.remakeRecord(ctx, digest, u.Package)
 	case "archive tarball", "archive record":
 		return a.remakeArchive(ctx, digest)
+	case "tree record":
+		return a.remakeTree(ctx, digest)
 	}
 	return errors.New("nothing else here holds its bytes")
 }
