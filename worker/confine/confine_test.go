@@ -445,10 +445,12 @@ func TestProgram(t *testing.T) {
 		{"cat /etc/passwd", false},
 		{"kill -URG " + strconv.Itoa(to.Parent), false},
 		{"printf %2000000s x > large", false},
+		{"x=x; for i in {1..22}; do x=$x$x; done; sleep 0.5", true},
+		{"x=x; for i in {1..28}; do x=$x$x; done; sleep 60", false},
 		{"trap true PIPE; while :; do echo for ever; done 2>/dev/null", false},
 	} {
 		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
-		out, err := Program{Room: room, Path: "/bin/bash", Args: []string{"-c", tt.script}, Env: []string{"NAME=value"}}.Output(ctx, start, 1000)
+		out, err := Program{Room: room, Path: "/bin/bash", Args: []string{"-c", tt.script}, Env: []string{"NAME=value"}, Resident: 100 << 20}.Output(ctx, start, 1000)
 		if (err == nil) != tt.works || ctx.Err() != nil {
 			t.Errorf("%s: %v, want that it works: %v; it says\n%.300s", tt.script, err, tt.works, out)
 		}

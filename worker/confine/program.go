@@ -1,12 +1,14 @@
 package confine
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
 	"io"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"runtime"
 	"strconv"
 	"strings"
@@ -22,11 +24,15 @@ type Program struct {
 	Path string
 	Args []string // without its name
 	Env  []string // all of it
+
+	// The most memory that its processes may fill together, in bytes; 0 for no limit. A limit on addresses alone would be
+	// in the way of honest programs, which reserve far more of these.
+	Resident int64
 }
 
 // Output runs the program by way of cmd, a process of ours that calls [Exec],
 // and returns what it wrote to both outputs. It is killed, with all processes
-// of its group, when ctx ends or when it writes more than limit bytes.
+// of its group, when ctx ends, when it writes more than limit bytes or fills more than its memory.
 func (p Program) Output(ctx context.Context, start func(context.Context, string) *exec.Cmd, limit int) (string, error) {
 	p.Room.Program = true
 	ctx, cancel := context.WithCancelCause(ctx)
@@ -58,12 +64,50 @@ func (p Program) Output(ctx context.Context, start func(context.Context, string)
 	if err := cmd.Start(); err != nil {
 		return "", fmt.Errorf("start %s: %w", p.Path, err)
 	}
+	if p.Resident > 0 {
+		go watch(ctx, cmd.Process.Pid, p.Resident, cancel)
+	}
 	err = cmd.Wait()
 	_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) // whom it left behind
 	if cause := context.Cause(ctx); cause != nil {
 		err = cause
 	}
 	return out.String(), err
+}
+
+// watch calls cancel when a group of processes fills more memory than it may, until ctx ends.
+func watch(ctx context.Context, group int, most int64, cancel context.CancelCauseFunc) {
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		if resident(group) > most {
+			cancel(fmt.Errorf("it took more than %d MiB of memory", most>>20))
+		}
+	}
+}
+
+// resident returns the memory that a group of processes fills, in bytes. proc_pid_stat(5).
+func resident(group int) (n int64) {
+	files, _ := filepath.Glob("/proc/[0-9]*/stat")
+	for _, name := range files {
+		b, err := os.ReadFile(name)
+		if err != nil {
+			continue // it has ended
+		}
+		// Behind the name, which may have anything in it: state, parent, group, ..., pages.
+		fields := strings.Fields(string(b[bytes.LastIndexByte(b, ')')+1:]))
+		if len(fields) < 22 || fields[2] != strconv.Itoa(group) {
+			continue
+		}
+		pages, _ := strconv.ParseInt(fields[21], 10, 64)
+		n += pages * int64(os.Getpagesize())
+	}
+	return n
 }
 
 // Exec becomes the Program that in describes, as JSON, in its room.

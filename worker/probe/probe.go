@@ -49,9 +49,9 @@ func (p *Prober) Probe(ctx context.Context, pkg string) (storage.Probe, error) {
 		return storage.Probe{}, err
 	}
 	var found storage.Probe
-	err = p.probeGit(ctx, pk.Name, &found)
+	content, err := p.probeGit(ctx, pk.Name, &found)
 	if err == nil && p.Zig != "" {
-		err = p.probeZig(ctx, pk)
+		err = p.probeZig(ctx, pk, content)
 	}
 	if err == nil {
 		err = p.probeBytes(ctx, pk.Name)
@@ -96,48 +96,48 @@ func (p *Prober) probeBytes(ctx context.Context, pkg string) error {
 	return nil
 }
 
-// probeGit asks what Zig asks: capabilities, the ref, and one commit.
-func (p *Prober) probeGit(ctx context.Context, pkg string, found *storage.Probe) error {
+// probeGit asks what Zig asks: capabilities, the ref, and one commit. It returns what is in that.
+func (p *Prober) probeGit(ctx context.Context, pkg string, found *storage.Probe) (in content, err error) {
 	repo := "/git/" + pkg
 	var caps, refs bytes.Buffer
 	if err := p.ask(ctx, &caps, http.MethodGet, repo+"/info/refs?service=git-upload-pack", ""); err != nil {
-		return fmt.Errorf("list capabilities: %w", err)
+		return in, fmt.Errorf("list capabilities: %w", err)
 	}
 	if !bytes.Contains(caps.Bytes(), []byte("version 2")) {
-		return errors.New("list capabilities: protocol version 2 is not offered")
+		return in, errors.New("list capabilities: protocol version 2 is not offered")
 	}
-	err := p.ask(ctx, &refs, http.MethodPost, repo+"/git-upload-pack",
+	err = p.ask(ctx, &refs, http.MethodPost, repo+"/git-upload-pack",
 		pktline.Lines("command=ls-refs\n", pktline.Delim, "peel\n", "symrefs\n", "ref-prefix HEAD\n", pktline.Flush))
 	if err != nil {
-		return fmt.Errorf("list refs: %w", err)
+		return in, fmt.Errorf("list refs: %w", err)
 	}
 	if refs.Len() < 44 {
-		return errors.New("list refs: HEAD is missing")
+		return in, errors.New("list refs: HEAD is missing")
 	}
 	commit, err := gitpack.ParseOID(string(refs.Bytes()[4:44]))
 	if err != nil {
-		return fmt.Errorf("list refs: %w", err)
+		return in, fmt.Errorf("list refs: %w", err)
 	}
 	found.SmartHTTPReady = true
-	if err := p.fetch(ctx, repo, commit); err != nil {
-		return fmt.Errorf("fetch %s: %w", commit, err)
+	if in, err = p.fetch(ctx, repo, commit); err != nil {
+		return in, fmt.Errorf("fetch %s: %w", commit, err)
 	}
 	found.PseudoGitFetchable, found.ProbeCommit = true, commit.String()
-	return nil
+	return in, nil
 }
 
-// fetch fetches a commit, unpacks what came and walks it.
-func (p *Prober) fetch(ctx context.Context, repo string, commit gitpack.OID) error {
+// fetch fetches a commit, unpacks what came and walks it. It returns what is in it.
+func (p *Prober) fetch(ctx context.Context, repo string, commit gitpack.OID) (in content, err error) {
 	stage, err := p.Staging.New()
 	if err != nil {
-		return err
+		return in, err
 	}
 	defer stage.Close()
 	files := map[string]*os.File{}
 	for _, name := range []string{"answer", "pack", "objects"} {
 		f, err := os.Create(filepath.Join(stage.Dir, name))
 		if err != nil {
-			return err
+			return in, err
 		}
 		defer f.Close()
 		files[name] = f
@@ -145,28 +145,32 @@ func (p *Prober) fetch(ctx context.Context, repo string, commit gitpack.OID) err
 	err = p.ask(ctx, files["answer"], http.MethodPost, repo+"/git-upload-pack",
 		pktline.Lines("command=fetch\n", pktline.Delim, "ofs-delta\n", "no-progress\n", "deepen 1\n", "want "+commit.String()+"\n", "done\n", pktline.Flush))
 	if err != nil {
-		return err
+		return in, err
 	}
 	if _, err := files["answer"].Seek(0, io.SeekStart); err != nil {
-		return err
+		return in, err
 	}
 	if err := writePack(files["pack"], bufio.NewReaderSize(files["answer"], 1<<17)); err != nil {
-		return err
+		return in, err
 	}
 	objects, err := gitpack.Unpack(ctx, files["pack"], files["objects"], p.Limits, nil)
 	if err != nil {
-		return err
+		return in, err
 	}
 	raw, err := objects.Read(commit, gitpack.Commit, p.Limits.ObjectBytes)
 	if err != nil {
-		return err
+		return in, err
 	}
 	info, err := gitpack.ParseCommit(raw)
 	if err != nil {
-		return err
+		return in, err
 	}
-	_, err = objects.Files(ctx, info.Tree, p.Limits)
-	return err
+	tree, err := objects.Files(ctx, info.Tree, p.Limits)
+	in.files = int64(len(tree.Files))
+	for _, f := range tree.Files {
+		in.largest = max(in.largest, f.Size)
+	}
+	return in, err
 }
 
 // writePack writes what the pack section's data packets carry.
@@ -246,7 +250,7 @@ func (r *recorder) Write(b []byte) (n int, err error) {
 }
 
 // probeZig has a real zig fetch the newest release, over HTTP on loopback.
-func (p *Prober) probeZig(ctx context.Context, pkg storage.Package) error {
+func (p *Prober) probeZig(ctx context.Context, pkg storage.Package, in content) error {
 	if pkg.LatestTag == nil || pkg.Private { // zig has no token to show
 		return nil
 	}
@@ -269,7 +273,7 @@ func (p *Prober) probeZig(ctx context.Context, pkg storage.Package) error {
 	if err := p.copyCache(ctx, filepath.Join(dir, "cache")); err != nil {
 		return err
 	}
-	got, err := p.zig(ctx, dir, port, "fetch", "git+http://127.0.0.1:"+strconv.Itoa(int(port))+"/git/"+pkg.Name+"#"+url.PathEscape(r.Tag))
+	got, err := p.zig(ctx, dir, port, zigMemory(in), "fetch", "git+http://127.0.0.1:"+strconv.Itoa(int(port))+"/git/"+pkg.Name+"#"+url.PathEscape(r.Tag))
 	if err != nil {
 		return fmt.Errorf("zig fetch: %w: %.500s", err, got)
 	}

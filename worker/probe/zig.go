@@ -17,16 +17,27 @@ import (
 )
 
 // zigLimits bound a zig that fetches, and from 0.16 on compiles its fetcher.
-var zigLimits = confine.Limits{Memory: 8 << 30, File: 2 << 30, CPU: 10 * time.Minute, Files: 1024, Processes: 256}
+var zigLimits = confine.Limits{Memory: 64 << 30, File: 2 << 30, CPU: 10 * time.Minute, Files: 1024, Processes: 256}
+
+// zigMemory returns the memory that zig gets to fetch a package. A build.zig.zon of 900 KB in one line, each of whose
+// errors quotes it, took all there was. Of Zig 0.13 to 0.17 none filled more than 200 MiB for the longest manifest that it
+// reads, 40 MiB more than the largest file, or 410 MiB for 80,000 files, for which 0.16 reserves 8 GiB of addresses.
+func zigMemory(p content) int64 { return 512<<20 + 2*p.largest + 8<<10*p.files }
+
+// A content is what decides how much memory zig needs for a package.
+type content struct {
+	files   int64
+	largest int64 // bytes of the largest
+}
 
 // zigOutput is the most that zig may print, in bytes. A build.zig.zon can make
 // it print for ever.
 const zigOutput = 64 << 10
 
-// zig runs zig in dir, with the folder cache there as its cache, and nothing
+// zig runs zig in dir, with the folder cache there as its cache, so much memory, 0 for all, and nothing
 // else of this machine but one port on loopback, 0 for none. It returns what
 // zig printed, without the names of dir and of zig's own folder.
-func (p *Prober) zig(ctx context.Context, dir string, port uint16, args ...string) (string, error) {
+func (p *Prober) zig(ctx context.Context, dir string, port uint16, memory int64, args ...string) (string, error) {
 	path, err := filepath.EvalSymlinks(p.Zig)
 	if err != nil {
 		return "", fmt.Errorf("find zig: %w", err)
@@ -45,7 +56,7 @@ func (p *Prober) zig(ctx context.Context, dir string, port uint16, args ...strin
 			// Its own files, and what tells it about the system's C library.
 			Read: []string{home, filepath.Join(filepath.Dir(home), "lib"), "/usr", "/lib", "/lib64", "/bin", "/etc/ld.so.cache"},
 		},
-		Path: path, Args: args,
+		Path: path, Args: args, Resident: memory,
 		Env: []string{"ZIG_GLOBAL_CACHE_DIR=" + filepath.Join(dir, "cache"), "HOME=" + dir, "TMPDIR=" + dir},
 	}.Output(ctx, p.Child, zigOutput)
 	real, e := filepath.EvalSymlinks(dir)
@@ -114,7 +125,7 @@ func (p *Prober) compile(ctx context.Context, warm string) error {
 	if err != nil {
 		return fmt.Errorf("make zig's cache: %w", err)
 	}
-	if out, err := p.zig(ctx, dir, 0, "fetch", "package"); err != nil {
+	if out, err := p.zig(ctx, dir, 0, 0, "fetch", "package"); err != nil {
 		return fmt.Errorf("zig fetch of a package of our own: %w: %.500s", err, out)
 	}
 	cache, fresh := filepath.Join(dir, "cache"), warm+".new"

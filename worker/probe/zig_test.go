@@ -1,6 +1,30 @@
 package probe
 
-import "testing"
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/francescobianco/packbase/storage/blob"
+	"github.com/francescobianco/packbase/worker/confine"
+)
+
+// The test binary is the child that becomes zig.
+func TestMain(m *testing.M) {
+	if os.Getenv("PACKBASE_TEST_CONFINE") == "" {
+		os.Exit(m.Run())
+	}
+	if err := confine.Exec(context.Background(), os.Stdin, os.Stdout); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+}
 
 // What zig prints is shown to everybody: where it ran is nobody's business.
 func TestWithoutFolder(t *testing.T) {
@@ -10,4 +34,76 @@ func TestWithoutFolder(t *testing.T) {
 	if got := withoutFolder(printed, "/tmp/packbase-zig-17", "/private/tmp/packbase-zig-17"); got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}
+}
+
+// No manifest makes zig take the machine's memory: one whose many errors each
+// quote all of it is refused, and the longest that zig reads is not.
+func TestZigMemory(t *testing.T) {
+	zigs := filepath.SplitList(os.Getenv("PACKBASE_TEST_ZIGS"))
+	if len(zigs) == 0 {
+		t.Skip("PACKBASE_TEST_ZIGS is not set")
+	}
+	manifest := func(version, paths, dependencies string) string {
+		name := `"a"`
+		if version >= "0.14" {
+			name = ".a, .fingerprint = 0xe8b7be4300000001"
+		}
+		return ".{ .name = " + name + `, .version = "1.0.0", .paths = .{"", ` + paths + "}, .dependencies = .{" + dependencies + "} }"
+	}
+	var errors, paths strings.Builder
+	for i := range 45_000 {
+		fmt.Fprintf(&errors, ".d%d = .{ .x = 1 }, ", i)
+	}
+	for i := range 700_000 {
+		fmt.Fprintf(&paths, "\"p%07d\",\n", i)
+	}
+	for _, path := range zigs {
+		version := filepath.Base(filepath.Dir(path))
+		if version >= "0.17" && os.Getenv("PACKBASE_TEST_ZIG_COMPILES") == "" {
+			continue // it compiles its fetcher first, for minutes
+		}
+		for name, zon := range map[string]string{"errors": manifest(version, "", errors.String()), "paths": manifest(version, paths.String(), "")} {
+			t.Run(version+"/"+name, func(t *testing.T) {
+				if out, err := fetchFolder(t, path, zon); (err == nil) != (name == "paths") {
+					t.Errorf("zig says %.200q, %v", out, err)
+				}
+			})
+		}
+	}
+	var used syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_CHILDREN, &used); err != nil {
+		t.Fatal(err)
+	}
+	if most := zigMemory(content{}) >> 10; used.Maxrss > 2*most || used.Maxrss < most {
+		t.Errorf("a zig took %d KiB of memory, want that it was stopped soon after %d", used.Maxrss, most)
+	}
+}
+
+// fetchFolder has zig fetch a folder with a manifest, as a probe would.
+func fetchFolder(t *testing.T, path, zon string) (string, error) {
+	t.Helper()
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	disk, err := blob.OpenDisk(t.TempDir())
+	must(err)
+	staging, err := blob.OpenStaging(disk, "")
+	must(err)
+	p := &Prober{Zig: path, ZigCache: t.TempDir(), Staging: staging, Child: func(ctx context.Context, _ string) *exec.Cmd {
+		cmd := exec.CommandContext(ctx, "/proc/self/exe")
+		cmd.Env = []string{"PACKBASE_TEST_CONFINE=1"}
+		return cmd
+	}}
+	dir, remove, err := p.zigDir()
+	must(err)
+	defer remove()
+	must(os.Mkdir(filepath.Join(dir, "package"), 0o700))
+	must(os.WriteFile(filepath.Join(dir, "package", "build.zig.zon"), []byte(zon), 0o600))
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
+	defer cancel()
+	must(p.copyCache(ctx, filepath.Join(dir, "cache")))
+	return p.zig(ctx, dir, 0, zigMemory(content{}), "fetch", "package")
 }
