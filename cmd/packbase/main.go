@@ -46,7 +46,24 @@ func main() {
 
 // run executes the command line.
 func run(ctx context.Context, args []string, getenv func(string) string, stdin io.Reader, stdout, stderr io.Writer) error {
-	p := &term.Program{Release: build(), Getenv: getenv, Stdin: stdin, Stdout: stdout, Stderr: stderr}
+	root := commands(&term.Program{Release: build(), Getenv: getenv, Stdin: stdin, Stdout: stdout, Stderr: stderr})
+	root.SetArgs(args)
+	root.SetIn(stdin)
+	root.SetOut(stdout)
+	root.SetErr(stderr)
+
+	// What goes wrong before a command begins is the command line's fault.
+	begun := false
+	root.PersistentPreRun = func(*cobra.Command, []string) { begun = true }
+	cmd, err := root.ExecuteContextC(ctx)
+	if err != nil && !begun {
+		return term.Usage("%w\n`%s --help` shows how it goes.", err, cmd.CommandPath())
+	}
+	return err
+}
+
+// commands returns the command tree.
+func commands(p *term.Program) *cobra.Command {
 	root := &cobra.Command{
 		Use:           "packbase",
 		Short:         "A self-hosted registry and mirror for Zig packages",
@@ -54,10 +71,6 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdin i
 		SilenceErrors: true,
 		Version:       release,
 	}
-	root.SetArgs(args)
-	root.SetIn(stdin)
-	root.SetOut(stdout)
-	root.SetErr(stderr)
 	root.AddGroup(
 		&cobra.Group{ID: "serve", Title: "Servers:"},
 		&cobra.Group{ID: "use", Title: "Using a server (PACKBASE_URL):"},
@@ -68,15 +81,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdin i
 	root.AddCommand(upkeep.Commands(p)...)
 	root.AddCommand(versionCommand(p), completionCommand(p), exitCodesTopic())
 	root.CompletionOptions.DisableDefaultCmd = true
-
-	// What goes wrong before a command begins is the command line's fault.
-	begun := false
-	root.PersistentPreRun = func(*cobra.Command, []string) { begun = true }
-	cmd, err := root.ExecuteContextC(ctx)
-	if err != nil && !begun {
-		return term.Usage("%w\n`%s --help` shows how it goes.", err, cmd.CommandPath())
-	}
-	return err
+	return root
 }
 
 // What this program is. A build of a tag sets release to the tag, and each that

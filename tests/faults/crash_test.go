@@ -33,7 +33,7 @@ func TestKill9Random(t *testing.T) {
 	began := time.Now()
 	k.round(0, false)
 	k.undisturbed = time.Since(began)
-	for n := 1; n <= rounds(30, 200) && !t.Failed(); n++ {
+	for n := 1; n <= rounds(15, 200) && !t.Failed(); n++ {
 		k.round(n, true)
 	}
 	stop()
