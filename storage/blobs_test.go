@@ -1,13 +1,18 @@
 package storage_test
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"testing"
 	"time"
 
 	"github.com/francescobianco/packbase/storage"
 	"github.com/francescobianco/packbase/storage/blob"
+	"github.com/francescobianco/packbase/storage/fault"
+	"github.com/francescobianco/packbase/storage/jobs"
 	"github.com/francescobianco/packbase/storage/release"
+	"github.com/francescobianco/packbase/storage/scrub"
 	"github.com/francescobianco/packbase/storage/tree"
 )
 
@@ -141,5 +146,54 @@ func TestDamagedBlob(t *testing.T) {
 	}
 	if s, err := f.Scrub.State(f.ctx, time.Hour); err != nil || s.Behind != 1 {
 		t.Errorf("behind: %+v, want 1 (%v)", s, err)
+	}
+}
+
+// What is published at once is counted together: of eight that fit alone, as
+// many are taken as fit, by every way in.
+func TestBytesAtOnce(t *testing.T) {
+	t.Parallel()
+	const room, size, fit = 1000, 300, 3
+	f := newFixture(t)
+	claims := make([]jobs.Claim, 8)
+	for i := range claims {
+		claims[i] = f.claim(fmt.Sprint("p", i))
+	}
+	full := func(err error) bool {
+		e := (*fault.Error)(nil)
+		return errors.As(err, &e) && e.Code == "quota_bytes"
+	}
+	blob := func(text string, size int64) blob.Ref { return blob.Ref{Digest: hash(text, 64), Size: size} }
+	for way, publish := range map[string]func(ctx context.Context, c jobs.Claim, pkg string) error{
+		"release": func(ctx context.Context, c jobs.Claim, pkg string) error {
+			p := publication(pkg, "v1", pkg)
+			p.Release.Size = size
+			_, err := f.Publish(ctx, c, p)
+			return err
+		},
+		"segment": func(ctx context.Context, c jobs.Claim, pkg string) error {
+			return f.AppendSegment(ctx, c, release.Segment{Package: pkg, Objects: 1, Digest: hash("segment "+pkg, 64), Size: size}, blob("index "+pkg, 10))
+		},
+		"history": func(ctx context.Context, c jobs.Claim, pkg string) error {
+			return f.SetHistory(ctx, c, storage.History{Refs: map[string]string{}, PackName: hash(pkg, 40)}, blob("history "+pkg, size), blob("history index "+pkg, 10))
+		},
+	} {
+		most := room + f.count(`SELECT COALESCE(sum(size), 0) FROM blobs`)
+		ctx := scrub.WithMaxBytes(f.ctx, int64(most))
+		taken := 0
+		for i, err := range at(len(claims), func(i int) error { return publish(ctx, claims[i], fmt.Sprint("p", i)) }) {
+			switch {
+			case err == nil:
+				taken++
+			case !full(err):
+				t.Errorf("%s of p%d: %v, want quota_bytes", way, i, err)
+			}
+		}
+		if n := f.count(`SELECT sum(size) FROM blobs`); taken != fit || n > most {
+			t.Errorf("%s: %d of them were taken, and %d bytes in all; want %d, and %d at most", way, taken, n, fit, most)
+		}
+	}
+	if _, err := f.Publish(f.ctx, claims[0], publication("p0", "v2", "more")); err != nil {
+		t.Errorf("without a limit: %v", err)
 	}
 }

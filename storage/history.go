@@ -10,6 +10,7 @@ import (
 	"github.com/francescobianco/packbase/storage/blob"
 	"github.com/francescobianco/packbase/storage/jobs"
 	"github.com/francescobianco/packbase/storage/pg"
+	"github.com/francescobianco/packbase/storage/scrub"
 )
 
 // A History is all that a local bare repository holds, as one pack. Only such
@@ -46,7 +47,10 @@ func (db *DB) SetHistory(ctx context.Context, c jobs.Claim, h History, pack, ind
 			SET head = EXCLUDED.head, refs = EXCLUDED.refs, pack_name = EXCLUDED.pack_name,
 				pack_digest = EXCLUDED.pack_digest, index_digest = EXCLUDED.index_digest`,
 			c.Job.Package, h.Head, h.Refs, h.PackName, pack.Digest, index.Digest)
-		return err
+		if err != nil {
+			return err
+		}
+		return scrub.CheckBytes(ctx, tx)
 	})
 	if err != nil {
 		return fmt.Errorf("keep history of %s: %w", c.Job.Package, pg.Translate(err))

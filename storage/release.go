@@ -17,6 +17,7 @@ import (
 	"github.com/francescobianco/packbase/storage/name"
 	"github.com/francescobianco/packbase/storage/pg"
 	"github.com/francescobianco/packbase/storage/release"
+	"github.com/francescobianco/packbase/storage/scrub"
 )
 
 const releaseColumns = `
@@ -176,8 +177,10 @@ func (db *DB) Publish(ctx context.Context, c jobs.Claim, p Publication) (created
 		if err := jobs.HoldFence(ctx, tx, c); err != nil {
 			return err
 		}
-		created, err = publish(ctx, tx, p)
-		return err
+		if created, err = publish(ctx, tx, p); err != nil || !created {
+			return err
+		}
+		return scrub.CheckBytes(ctx, tx)
 	})
 	if err != nil {
 		return false, fmt.Errorf("publish %s@%s: %w", p.Release.Package, p.Release.Tag, pg.Translate(err))
@@ -381,7 +384,10 @@ func (db *DB) AppendSegment(ctx context.Context, c jobs.Claim, s release.Segment
 		if err := jobs.HoldFence(ctx, tx, c); err != nil {
 			return err
 		}
-		return appendSegment(ctx, tx, s, index)
+		if err := appendSegment(ctx, tx, s, index); err != nil {
+			return err
+		}
+		return scrub.CheckBytes(ctx, tx)
 	})
 	if err != nil {
 		return fmt.Errorf("append segment %d of %s: %w", s.Seq, s.Package, pg.Translate(err))

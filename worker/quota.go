@@ -8,6 +8,7 @@ import (
 
 	"github.com/francescobianco/packbase/storage/blob"
 	"github.com/francescobianco/packbase/storage/fault"
+	"github.com/francescobianco/packbase/storage/scrub"
 	"github.com/francescobianco/packbase/worker/ingest"
 )
 
@@ -31,7 +32,7 @@ type usage struct {
 	releases int
 	tarballs int64 // bytes
 	objects  int64 // bytes of segments
-	total    int64 // bytes of all blobs
+	total    int64 // bytes of all blobs; what jobs at once publish is counted together when they do
 }
 
 func (f *fetch) measure(ctx context.Context) error {
@@ -58,8 +59,7 @@ func (f *fetch) room(ctx context.Context) error {
 		return fault.New("quota_releases",
 			fmt.Sprintf("PACKBASE_MAX_RELEASES allows a package %d releases and snapshots", q.Releases))
 	case q.Total > 0 && u.total > q.Total:
-		return fault.New("quota_bytes",
-			fmt.Sprintf("the registry has %s, and PACKBASE_MAX_BYTES allows %s", size(u.total), size(q.Total)))
+		return scrub.CheckQuota(u.total, q.Total)
 	case q.Package > 0 && u.tarballs+u.objects > q.Package:
 		return fault.New("quota_package_bytes",
 			fmt.Sprintf("the package would have %s, and PACKBASE_MAX_PACKAGE_BYTES allows %s", size(u.tarballs+u.objects), size(q.Package)))

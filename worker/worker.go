@@ -30,6 +30,7 @@ import (
 	"github.com/francescobianco/packbase/storage/gitpack"
 	"github.com/francescobianco/packbase/storage/jobs"
 	"github.com/francescobianco/packbase/storage/queue"
+	"github.com/francescobianco/packbase/storage/scrub"
 	"github.com/francescobianco/packbase/storage/tree"
 	"github.com/francescobianco/packbase/worker/ingest"
 	"github.com/francescobianco/packbase/worker/probe"
@@ -124,7 +125,7 @@ func New(db *storage.DB, q *queue.Queue, blobs blob.Store, opt Options, log *slo
 // spending an attempt.
 func (w *Worker) Run(ctx context.Context) error {
 	stranger := ctx
-	ctx = access.SeePrivate(ctx)
+	ctx = scrub.WithMaxBytes(access.SeePrivate(ctx), w.opt.Quota.Total)
 	var wg sync.WaitGroup
 	wg.Go(func() { w.reconcile(ctx) })
 	wg.Go(func() { w.tidy(ctx) })

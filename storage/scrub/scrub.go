@@ -8,8 +8,10 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/dustin/go-humanize"
 	"github.com/jackc/pgx/v5"
 
+	"github.com/francescobianco/packbase/storage/fault"
 	"github.com/francescobianco/packbase/storage/pg"
 )
 
@@ -217,9 +219,44 @@ func (s *Store) TryLock(ctx context.Context) (release func(), ok bool, err error
 	return release, true, nil
 }
 
+type maxBytes struct{}
+
+// WithMaxBytes bounds the blobs that rows name, in bytes, for what publishes under the context; 0 is no bound.
+func WithMaxBytes(ctx context.Context, most int64) context.Context {
+	return context.WithValue(ctx, maxBytes{}, most)
+}
+
+// CheckBytes ends a transaction that has added blobs. It returns a quota_bytes if there are more than the context allows.
+// Others that end so wait until this one has ended: what goes on at once is counted together.
+func CheckBytes(ctx context.Context, tx pgx.Tx) error {
+	most, _ := ctx.Value(maxBytes{}).(int64)
+	if most == 0 {
+		return nil
+	}
+	if _, err := tx.Exec(ctx, `SELECT pg_advisory_xact_lock(hashtext('packbase bytes ' || current_schema()))`); err != nil {
+		return err
+	}
+	var n int64
+	if err := tx.QueryRow(ctx, sumOfBytes).Scan(&n); err != nil {
+		return err
+	}
+	return CheckQuota(n, most)
+}
+
+// CheckQuota returns a quota_bytes if n bytes are more than most.
+func CheckQuota(n, most int64) error {
+	if n <= most {
+		return nil
+	}
+	return fault.New("quota_bytes", fmt.Sprintf("the registry would have %s, and PACKBASE_MAX_BYTES allows %s",
+		humanize.IBytes(uint64(n)), humanize.IBytes(uint64(most))))
+}
+
+const sumOfBytes = `SELECT COALESCE(sum(size), 0)::bigint FROM blobs`
+
 // Bytes returns the size of all blobs that rows name.
 func (s *Store) Bytes(ctx context.Context) (n int64, err error) {
-	if err := s.db.Pool.QueryRow(ctx, `SELECT COALESCE(sum(size), 0)::bigint FROM blobs`).Scan(&n); err != nil {
+	if err := s.db.Pool.QueryRow(ctx, sumOfBytes).Scan(&n); err != nil {
 		return 0, fmt.Errorf("measure blobs: %w", pg.Translate(err))
 	}
 	return n, nil

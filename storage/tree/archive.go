@@ -18,6 +18,7 @@ import (
 	"github.com/francescobianco/packbase/storage/name"
 	"github.com/francescobianco/packbase/storage/pg"
 	"github.com/francescobianco/packbase/storage/release"
+	"github.com/francescobianco/packbase/storage/scrub"
 )
 
 // An Archive is what one URL answered, frozen.
@@ -79,8 +80,10 @@ func (s *Store) Publish(ctx context.Context, a Archive, pinned bool) (created, m
 		if err != nil || moved && !pinned {
 			return err
 		}
-		created, err = insertArchive(ctx, tx, a)
-		return err
+		if created, err = insertArchive(ctx, tx, a); err != nil || !created {
+			return err
+		}
+		return scrub.CheckBytes(ctx, tx)
 	})
 	if err != nil {
 		return false, false, fmt.Errorf("publish archive %s: %w", a.URL, pg.Translate(err))
