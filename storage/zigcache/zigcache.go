@@ -101,18 +101,19 @@ func (c Cache) putFolder(pkg *archive.Package, man *zigpkg.Manifest, tmp, hash s
 		return err
 	}
 	defer root.Close()
+	buf := make([]byte, 64<<10) // most files are smaller: one read, one write
 	for _, f := range pkg.Files {
 		if !man.Includes(f.Path) {
 			continue
 		}
-		if err := putFile(root, pkg, f); err != nil {
+		if err := putFile(root, pkg, f, buf); err != nil {
 			return err
 		}
 	}
 	return appear(tmp, c.folder(hash))
 }
 
-func putFile(root *os.Root, pkg *archive.Package, f archive.File) error {
+func putFile(root *os.Root, pkg *archive.Package, f archive.File, buf []byte) error {
 	if dir := path.Dir(f.Path); dir != "." {
 		if err := root.MkdirAll(dir, 0o755); err != nil {
 			return err
@@ -121,20 +122,23 @@ func putFile(root *os.Root, pkg *archive.Package, f archive.File) error {
 	if f.Link {
 		return root.Symlink(f.Target, f.Path)
 	}
-	var magic [4]byte
-	n, err := io.ReadFull(pkg.Open(f), magic[:])
+	content := pkg.Open(f)
+	n, err := io.ReadFull(content, buf)
 	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
 		return err
 	}
 	mode := fs.FileMode(0o644)
-	if executable(magic[:n]) {
+	if executable(buf[:min(n, 4)]) {
 		mode = 0o755
 	}
 	out, err := root.OpenFile(f.Path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
 	if err != nil {
 		return err
 	}
-	_, err = io.Copy(out, pkg.Open(f))
+	_, err = out.Write(buf[:n])
+	if err == nil && n == len(buf) {
+		_, err = io.CopyBuffer(struct{ io.Writer }{out}, content, buf)
+	}
 	return errors.Join(err, out.Close())
 }
 

@@ -10,9 +10,11 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"runtime"
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/francescobianco/packbase/api/route"
 	"github.com/francescobianco/packbase/api/wire"
@@ -141,15 +143,22 @@ type warming struct {
 	cache zigcache.Cache
 	all   bool
 
-	total, done   int64 // bytes
-	here, brought int   // packages
+	stores        errgroup.Group // as many packages are stored at once as there are processors
+	total, done   int64          // bytes
+	here, brought int            // packages
 	holes         []wire.Hole
 }
 
 func (w *warming) run(ctx context.Context, stream io.Reader) error {
 	began := time.Now()
 	defer w.g.clear()
-	err := bundle.Read(stream, w.listed, func(pkg bundle.Package, body io.Reader) error { return w.put(ctx, pkg, body) })
+	w.stores.SetLimit(runtime.GOMAXPROCS(0))
+	storing, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	err := bundle.Read(stream, w.listed, func(pkg bundle.Package, body io.Reader) error { return w.put(storing, stop, pkg, body) })
+	if bad := w.stores.Wait(); bad != nil {
+		err = bad
+	}
 	w.g.clear()
 	if ctx.Err() != nil {
 		return ctx.Err()
@@ -183,8 +192,8 @@ func (w *warming) listed(m bundle.Manifest) error {
 	return nil
 }
 
-// put stores one package under all its hashes, unless it is there.
-func (w *warming) put(ctx context.Context, pkg bundle.Package, body io.Reader) error {
+// put has one package stored under all its hashes, unless it is there. If that fails, stop is called.
+func (w *warming) put(ctx context.Context, stop context.CancelCauseFunc, pkg bundle.Package, body io.Reader) error {
 	body = &countedBody{body, w}
 	var missing []string
 	for _, hash := range append([]string{pkg.Hash}, pkg.Aliases...) {
@@ -197,25 +206,29 @@ func (w *warming) put(ctx context.Context, pkg bundle.Package, body io.Reader) e
 		_, err := io.Copy(io.Discard, body)
 		return err
 	}
+	w.brought++
 	file, err := os.CreateTemp("", "packbase-warm-*")
 	if err != nil {
 		return fmt.Errorf("make temporary file: %w", err)
 	}
-	defer file.Close()
 	if err := os.Remove(file.Name()); err != nil {
-		return fmt.Errorf("make temporary file: %w", err)
+		return errors.Join(fmt.Errorf("make temporary file: %w", err), file.Close())
 	}
 	size, err := io.Copy(file, body)
 	if err != nil {
-		return err
+		return errors.Join(err, file.Close())
 	}
-	for _, hash := range missing {
-		if err := w.cache.Put(ctx, hash, file, size); err != nil {
-			return fmt.Errorf("%s: %w", hash, err)
+	w.stores.Go(func() error {
+		defer file.Close()
+		for _, hash := range missing {
+			if err := w.cache.Put(ctx, hash, file, size); err != nil {
+				stop(err)
+				return fmt.Errorf("%s: %w", hash, err)
+			}
 		}
-	}
-	w.brought++
-	return nil
+		return nil
+	})
+	return context.Cause(ctx)
 }
 
 // A countedBody shows how far the stream is.
