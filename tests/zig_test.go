@@ -1,6 +1,8 @@
 package tests_test
 
 import (
+	"html"
+	"net/http"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -120,6 +122,43 @@ func TestZigOddPackages(t *testing.T) {
 				}
 				if got, err := z.Fetch(s.URL + r.URL); got != want {
 					t.Errorf("%s: hash of the tarball = %q, %v, want %q", name, got, err, want)
+				}
+			}
+		})
+	}
+}
+
+// Each line that packbase offers for build.zig.zon works as it is pasted, also
+// where the manifest does not say what the package is called: of many real
+// packages it does not, or there is none.
+func TestPastedLines(t *testing.T) {
+	t.Parallel()
+	s, up := harness.Start(t), harness.NewUpstream(t)
+	repo := up.Repo("owner/zig-2no-manifest")
+	repo.Tag("v1.0.0", repo.Commit(harness.Files{"src/root.zig": "pub const x = 1;\n"}))
+	s.Fetch(repo.URL)
+	stdout, stderr, err := harness.Run(t, append(s.Env, "PACKBASE_URL="+s.URL), "info", "zig-2no-manifest", "v1.0.0")
+	if err != nil {
+		t.Fatalf("%v: %s", err, stderr)
+	}
+	page := html.UnescapeString(string(s.Do(http.MethodGet, "/zig-2no-manifest", "", http.Header{"Accept": {"text/html"}}).Body))
+	pasted := regexp.MustCompile(`zig (fetch --save\S* [^\s<]+)`)
+	lines := pasted.FindAllStringSubmatch(stdout+page, -1)
+	if len(lines) != 4 {
+		t.Fatalf("lines %q, want one for the tarball and one for Git, on the terminal and on the page", lines)
+	}
+	for _, z := range harness.Zigs(t) {
+		t.Run(z.Version, func(t *testing.T) {
+			t.Parallel()
+			z := z.For(t)
+			for _, line := range lines {
+				dir := z.Project("project", "")
+				if _, err := z.Run(dir, strings.Fields(line[1])...); err != nil {
+					t.Errorf("%s: %v", line[1], err)
+				}
+				zon, err := os.ReadFile(filepath.Join(dir, "build.zig.zon"))
+				if err != nil || !strings.Contains(string(zon), "zig_2no_manifest") {
+					t.Errorf("%s: build.zig.zon is\n%s, %v", line[1], zon, err)
 				}
 			}
 		})

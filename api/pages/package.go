@@ -17,6 +17,7 @@ import (
 	"github.com/francescobianco/packbase/api/route"
 	"github.com/francescobianco/packbase/api/wire"
 	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/storage/zigpkg"
 )
 
 // A packageView is a package in words.
@@ -225,7 +226,7 @@ func (r *releaseView) Usable() bool { return r.Zig.Hash != "" || r.Zig.LegacyHas
 func (r *releaseView) Download() string { return "curl -fLO " + shellWord(r.URL()) }
 
 // Save is the command that adds the tarball to a project.
-func (r *releaseView) Save() string { return "zig fetch --save " + shellWord(r.URL()) }
+func (r *releaseView) Save() string { return r.fetch(r.URL()) }
 
 // GitURL is the release as Git URL for Zig. A tag that Git clients do not see
 // is named by its commit.
@@ -239,7 +240,11 @@ func (r *releaseView) GitURL() string {
 }
 
 // SaveGit is the command that adds the Git URL to a project.
-func (r *releaseView) SaveGit() string { return "zig fetch --save " + shellWord(r.GitURL()) }
+func (r *releaseView) SaveGit() string { return r.fetch(r.GitURL()) }
+
+func (r *releaseView) fetch(url string) string {
+	return "zig fetch " + zigpkg.SaveFlag(r.Zig.Name, r.Called()) + " " + shellWord(url)
+}
 
 var bareName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
 
@@ -248,7 +253,7 @@ func (r *releaseView) Entry() string {
 	name := r.Zig.Name
 	if !bareName.MatchString(name) {
 		// Quoted, as the package's name may be a keyword.
-		name = "@" + zigString(cmp.Or(name, r.Called()))
+		name = "@" + zigString(cmp.Or(name, zigpkg.Identifier(r.Called())))
 	}
 	hash := r.Zig.Hash
 	if hash == "" {

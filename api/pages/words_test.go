@@ -79,7 +79,7 @@ func TestEntry(t *testing.T) {
 	for _, tt := range []struct{ zigName, pkg, want string }{
 		{"clap", "zig-clap", ".clap = "},
 		{"", "test", `.@"test" = `}, // a keyword
-		{"", "http.zig", `.@"http.zig" = `},
+		{"", "http.zig", `.@"http_zig" = `},
 	} {
 		r := releaseView{releaseRow: releaseRow{Release: storage.Release{Package: tt.pkg, Tag: "v1", Zig: release.Zig{Name: tt.zigName, LegacyHash: "1220"}}}, Base: "http://a"}
 		want := tt.want + ".{\n    .url = \"http://a/p/" + tt.pkg + "/tag/v1.tar.gz\",\n    .hash = \"1220\",\n},"
