@@ -5,6 +5,7 @@ go 1.26.6
 ignore ./data
 
 require (
+	filippo.io/torchwood v0.9.0
 	github.com/CycloneDX/cyclonedx-go v0.12.0
 	github.com/RoaringBitmap/roaring/v2 v2.30.0
 	github.com/chromedp/cdproto v0.159.0

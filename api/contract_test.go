@@ -56,6 +56,7 @@ func newScene(t *testing.T) *scene {
 	s.setHistory()
 	s.describe()
 	s.makeJobs()
+	s.sequence()
 
 	s.edge = g.serve(func(o *api.Options) { o.ReadOnly, o.Central = true, "https://central.example" })
 	s.open = g.serve(func(o *api.Options) { o.Token, o.Open = "", true })
@@ -210,7 +211,7 @@ func checkCaching(t testing.TB, name string, a *answer) {
 			t.Errorf("%s: status %d with Cache-Control %q, want it not kept", name, a.StatusCode, cache)
 		}
 	case strings.Contains(cache, "immutable"):
-		if !strings.Contains(name, " /p/") && !strings.Contains(name, " /z/") && !strings.Contains(name, " /api/blobs/") && !strings.Contains(name, " /assets/") &&
+		if !strings.Contains(name, " /p/") && !strings.Contains(name, " /z/") && !strings.Contains(name, " /log/tile/") && !strings.Contains(name, " /api/blobs/") && !strings.Contains(name, " /assets/") &&
 			!strings.Contains(name, "/objects/pack/") {
 			t.Errorf("%s: Cache-Control %q, want immutable for what is named by tag, commit or hash only", name, cache)
 		}
@@ -282,7 +283,11 @@ func (s *scene) reads() []call {
 			get(s.registry, f.good, 416, "Range", "bytes=99999999-"), get(s.registry, f.none, 404), get(s.registry, f.bad, 400),
 			get(s.registry, f.lost, 503), get(s.away, f.good, 503))
 	}
-	return calls
+	return append(calls, get(s.registry, "/log/policy", 200), get(s.edge, "/log/checkpoint", 200), get(s.registry, "/log/tile/entries/000.p/1", 200),
+		get(s.registry, "/log/tile/0/000.p/1", 206, "Range", "bytes=1-9"), get(s.registry, "/log/tile/0/000.p/1", 416, "Range", "bytes=99-"),
+		get(s.registry, "/log/checkpoint", 304, "If-None-Match", s.get("/log/checkpoint").Header.Get("ETag")),
+		get(s.registry, "/log/checkpoint", 412, "If-Match", `"no"`), get(s.registry, "/log/tile/0/999", 404), get(s.registry, "/log/log.key", 404),
+		get(s.registry, "/log/%74ile/0/000", 400), get(s.away, "/log/tile/0/000.p/2", 503))
 }
 
 func (s *scene) brokenCommit() string { return s.releaseOf("broken").CommitOID }

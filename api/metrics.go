@@ -12,6 +12,7 @@ import (
 	"github.com/francescobianco/packbase/api/wire"
 	"github.com/francescobianco/packbase/storage/access"
 	"github.com/francescobianco/packbase/storage/jobs"
+	"github.com/francescobianco/packbase/storage/ledger"
 )
 
 // metrics are what the HTTP side counts. Labels come from the route table and
@@ -62,6 +63,7 @@ type registryCollector struct {
 	behind, halted, aside                                         *prometheus.Desc // of an edge
 	unread, damaged                                               *prometheus.Desc // blobs
 	lost                                                          *prometheus.Desc // trees
+	logSize, logSigned, logPending                                *prometheus.Desc // not of an edge
 }
 
 func newRegistryCollector(s *Server) *registryCollector {
@@ -82,6 +84,9 @@ func newRegistryCollector(s *Server) *registryCollector {
 		lost:       desc("trees_lost", "Captured trees of which upstream has something no more, or other files."),
 		unread:     desc("blobs_unread", "Blobs that nobody has read for longer than PACKBASE_SCRUB."),
 		damaged:    desc("blobs_damaged", "Blobs that are damaged or lost, and could not be mended yet."),
+		logSize:    desc("log_entries", "Entries of the log of what is published."),
+		logSigned:  desc("log_signed_entries", "Entries of the log that are under its newest checkpoint."),
+		logPending: desc("log_pending_seconds", "How long what is published has waited for its entry in the log, at most."),
 		behind:     desc("replication_behind", "Changes of the central that are not here yet."),
 		aside:      desc("replication_set_aside", "Changes of the central that cannot be taken over for now."),
 		halted:     desc("replication_halted", "1 if the central contradicted itself, so that replication stopped."),
@@ -90,7 +95,7 @@ func newRegistryCollector(s *Server) *registryCollector {
 
 // Describe implements prometheus.Collector.
 func (c *registryCollector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{c.packages, c.releases, c.snapshots, c.movedTags, c.blobBytes, c.jobs, c.up, c.reconciled, c.oldestDue, c.lost, c.unread, c.damaged, c.behind, c.aside, c.halted} {
+	for _, d := range []*prometheus.Desc{c.packages, c.releases, c.snapshots, c.movedTags, c.blobBytes, c.jobs, c.up, c.reconciled, c.oldestDue, c.lost, c.unread, c.damaged, c.logSize, c.logSigned, c.logPending, c.behind, c.aside, c.halted} {
 		ch <- d
 	}
 }
@@ -118,6 +123,10 @@ func (c *registryCollector) Collect(ch chan<- prometheus.Metric) {
 	var blobs wire.Blobs
 	if err == nil {
 		blobs, err = c.s.workOutScrub(ctx)
+	}
+	var log ledger.State
+	if err == nil {
+		log, err = c.s.ledger.State(ctx)
 	}
 	var r *wire.Replication
 	if err == nil {
@@ -148,6 +157,9 @@ func (c *registryCollector) Collect(ch chan<- prometheus.Metric) {
 	}
 	if c.s.queue != nil {
 		gauge(c.oldestDue, pulse.OldestDue.Seconds())
+		gauge(c.logSize, float64(log.Tree.N))
+		gauge(c.logSigned, float64(log.Signed))
+		gauge(c.logPending, log.Oldest.Seconds())
 	}
 	if r != nil {
 		gauge(c.behind, float64(r.Head-r.Seq))

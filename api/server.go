@@ -39,6 +39,7 @@ import (
 	"github.com/francescobianco/packbase/storage/capture"
 	"github.com/francescobianco/packbase/storage/fault"
 	"github.com/francescobianco/packbase/storage/jobs"
+	"github.com/francescobianco/packbase/storage/ledger"
 	"github.com/francescobianco/packbase/storage/queue"
 	"github.com/francescobianco/packbase/storage/tree"
 )
@@ -73,6 +74,8 @@ type Server struct {
 	trees *tree.Store
 	deps  *capture.Reader
 
+	ledger    *ledger.Store
+	logFolder string // "" if blobs lie in no folder
 	epoch     *stored.Epoch
 	tokens    *tokenCache
 	promised  *stored.Blobs
@@ -107,6 +110,10 @@ func New(db *storage.DB, q *queue.Queue, blobs blob.Store, opt Options, log *slo
 	}
 	s.git = git.New(db, promised, e, git.Options{Release: opt.Release, Client: s.clientOf}, log)
 	s.trees = tree.New(db.DB)
+	s.ledger = ledger.New(db.DB)
+	if folder := blob.Folder(blobs); folder != "" {
+		s.logFolder = ledger.FolderBeside(folder).Dir
+	}
 	s.deps = capture.NewReader(func(ctx context.Context, digest string) (io.ReadCloser, error) { return blobs.Open(ctx, digest) })
 	s.proxy = newProxy(s)
 	s.site = newSite(s)
@@ -171,6 +178,7 @@ func (s *Server) Handler() http.Handler {
 	r.Get(route.Commit, s.handle(s.getCommitFile))
 	r.Get(route.Branch, s.handle(s.getBranchFile))
 	r.Get(route.Zig, s.handle(s.getZigPackage))
+	r.Get(route.Log, s.handle(s.getLogFile))
 
 	r.Get("/login", s.handle(s.getLogin))
 	r.Get("/why", s.handle(s.getWhy))

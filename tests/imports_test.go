@@ -48,6 +48,7 @@ var imports = []struct {
 	{"storage/blob", nil},
 	{"storage/engines", nil},
 	{"storage/gitpack", nil},
+	{"storage/logbook", nil},
 	{"storage/pktline", nil},
 	{"storage/queue", nil},
 	{"storage/release", []string{"storage/name", "storage/fault", "storage/blob", "storage/gitpack", "storage/tarball", "storage/zigpkg"}},

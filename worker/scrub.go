@@ -7,6 +7,7 @@ import (
 	"github.com/francescobianco/packbase/storage/blob"
 	"github.com/francescobianco/packbase/storage/feed"
 	"github.com/francescobianco/packbase/storage/jobs"
+	"github.com/francescobianco/packbase/storage/ledger"
 	"github.com/francescobianco/packbase/worker/upkeep"
 )
 
@@ -37,6 +38,16 @@ func (w *Worker) keepIndex(ctx context.Context) {
 	}
 	w.db.Feed.KeepIndex(ctx, feed.IndexIn(folder), func(err error) {
 		w.log.WarnContext(ctx, "edges on the folder of blobs hear nothing new", "err", err)
+	})
+}
+
+// sequence gives what is published its numbers in the log, until ctx ends.
+func (w *Worker) sequence(ctx context.Context) {
+	if w.opt.Log.Folder.Dir == "" {
+		return
+	}
+	ledger.NewSequencer(w.db.DB, w.opt.Log).Run(ctx, func(err error) {
+		w.log.ErrorContext(ctx, "the log stands still", "err", err)
 	})
 }
 

@@ -29,6 +29,7 @@ import (
 	"github.com/francescobianco/packbase/storage/fault"
 	"github.com/francescobianco/packbase/storage/gitpack"
 	"github.com/francescobianco/packbase/storage/jobs"
+	"github.com/francescobianco/packbase/storage/ledger"
 	"github.com/francescobianco/packbase/storage/queue"
 	"github.com/francescobianco/packbase/storage/scrub"
 	"github.com/francescobianco/packbase/storage/tree"
@@ -58,16 +59,17 @@ type Options struct {
 
 	// May be left out.
 	Quota          Quota
-	Peers          []string      // other packbases, which are asked by hash for what upstream does not give
-	Zig            string        // a zig to probe with
-	ZigCache       string        // a folder that it may keep
-	Source         string        // the catalog's URL
-	Fixtures       string        // folder of local packages, which updates import
-	Builtin        string        // folder of packbase's own packages, when there are no fixtures
-	UpdateInterval time.Duration // between updates that start by themselves
-	UpdateCooldown time.Duration // between the beginnings of any two updates, at least
-	CheckTrees     time.Duration // between looks at what upstream still has of a tree; 0 for never
-	Scrub          time.Duration // in which all blobs are read again; 0 for never
+	Peers          []string       // other packbases, which are asked by hash for what upstream does not give
+	Zig            string         // a zig to probe with
+	ZigCache       string         // a folder that it may keep
+	Source         string         // the catalog's URL
+	Fixtures       string         // folder of local packages, which updates import
+	Builtin        string         // folder of packbase's own packages, when there are no fixtures
+	UpdateInterval time.Duration  // between updates that start by themselves
+	UpdateCooldown time.Duration  // between the beginnings of any two updates, at least
+	CheckTrees     time.Duration  // between looks at what upstream still has of a tree; 0 for never
+	Scrub          time.Duration  // in which all blobs are read again; 0 for never
+	Log            ledger.Options // of the log; without a folder there is none
 	Metrics        prometheus.Registerer
 }
 
@@ -131,6 +133,7 @@ func (w *Worker) Run(ctx context.Context) error {
 	wg.Go(func() { w.tidy(ctx) })
 	wg.Go(func() { w.scrub(ctx) })
 	wg.Go(func() { w.keepIndex(stranger) })
+	wg.Go(func() { w.sequence(stranger) })
 	err := w.queue.Serve(ctx, w.opt.Concurrency, func(_ context.Context, kind string, job uuid.UUID) {
 		// A job that steps aside outlives the message that told of it.
 		free := make(chan struct{})

@@ -41,6 +41,7 @@ const (
 	Commit = "/p/{package}/commit/{file}"
 	Branch = "/p/{package}/branch/*"
 	Zig    = "/z/{file}"
+	Log    = "/log/*"
 
 	Trees      = "/api/trees"
 	Tree       = "/api/trees/{name}"

@@ -149,7 +149,7 @@ func (p *Blobs) Serve(w http.ResponseWriter, r *http.Request, f File) error {
 	if ranges := r.Header.Get("Range"); strings.Contains(ranges, ",") || !strings.HasPrefix(ranges, "bytes=") {
 		r.Header.Del("Range")
 	}
-	http.ServeContent(blobWriter{w}, r, "", f.At, body)
+	http.ServeContent(Uncached(w), r, "", f.At, body)
 	if err := blob.Damaged(body); err != nil {
 		// Too late for a status: the answer is shorter than its Content-Length,
 		// for which the server closes the connection.
@@ -157,6 +157,9 @@ func (p *Blobs) Serve(w http.ResponseWriter, r *http.Request, f File) error {
 	}
 	return nil
 }
+
+// Uncached returns w as one of which no cache keeps what http.ServeContent refuses.
+func Uncached(w http.ResponseWriter) http.ResponseWriter { return blobWriter{w} }
 
 // A blobWriter keeps caches from what http.ServeContent refuses.
 type blobWriter struct{ http.ResponseWriter }

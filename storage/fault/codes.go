@@ -98,6 +98,9 @@ var codes = map[string]verdict{
 	"internal":             {passing, http.StatusInternalServerError, ""},
 	"ingest_failed":        {passing, http.StatusInternalServerError, ""},
 	"ingest_untrue":        {passing, http.StatusBadGateway, ""},
+	"log_key":              {passing, http.StatusServiceUnavailable, "Bring the file of PACKBASE_LOG_KEY_FILE back from where it was; `packbase doctor` says which one is meant."},
+	"log_forked":           {final, http.StatusInternalServerError, "The database or the folder log is from elsewhere, or from another time: see \"The log\" in docs/operating.md."},
+	"log_damaged":          {passing, http.StatusServiceUnavailable, "Bring the folder log back from a backup: see \"The log\" in docs/operating.md."},
 	"quarantined":          {final, http.StatusInternalServerError, ""},
 }
 

@@ -2,6 +2,7 @@ package deploy_test
 
 import (
 	"bytes"
+	"errors"
 	"net/url"
 	"os"
 	"os/exec"
@@ -37,6 +38,12 @@ func TestBackup(t *testing.T) {
 	repo.Release("v1.2.0") // is not in the backup's rows
 	s.Fetch(repo.URL)
 	shell(t, dir, "backup", s.Root, s.DatabaseURL) // again, into the same folder
+	repo.Release("v1.2.5")                         // of which no more than the log is saved
+	s.Fetch(repo.URL)
+	shown := s.Log(5)
+	if err := errors.Join(os.RemoveAll(filepath.Join(dir, "backup/log")), os.CopyFS(filepath.Join(dir, "backup/log"), os.DirFS(filepath.Join(s.Root, "log")))); err != nil {
+		t.Fatal(err)
+	}
 	s.Stop()
 
 	command(t, dir, nil, "psql", "-qc", "CREATE DATABASE restored", s.DatabaseURL)
@@ -62,8 +69,20 @@ func TestBackup(t *testing.T) {
 		t.Errorf("verify: %v\n%s%s", err, out, errs)
 	}
 	repo.Release("v1.3.0")
-	if f := restored.Fetch(repo.URL); f.Created != 1 {
-		t.Errorf("fetched %+v, want one new", f)
+	if f := restored.Fetch(repo.URL); f.Created != 2 {
+		t.Errorf("fetched %+v, want two new", f)
+	}
+	now := restored.Log(6)
+	for i, e := range shown {
+		if string(e.Text()) != string(now[i].Text()) {
+			t.Errorf("entry %d of the log was\n%s\nand is\n%s", i, e.Text(), now[i].Text())
+		}
+	}
+	if len(now) != 6 || now[5].Value("ref") != "refs/tags/v1.3.0" {
+		t.Errorf("the log has %d entries, the last is\n%s", len(now), now[len(now)-1].Text())
+	}
+	if out, errs, err := harness.Run(t, restored.Env, "fsck"); err != nil {
+		t.Errorf("fsck: %v\n%s%s", err, out, errs)
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 	"github.com/francescobianco/packbase/storage"
 	"github.com/francescobianco/packbase/storage/blob"
 	"github.com/francescobianco/packbase/storage/gitpack"
+	"github.com/francescobianco/packbase/storage/ledger"
 	"github.com/francescobianco/packbase/storage/release"
 )
 
@@ -24,6 +25,7 @@ type Auditor struct {
 	DB      *storage.DB
 	Blobs   blob.Store
 	Staging *blob.Staging
+	Log     ledger.Folder // for Fsck
 
 	// Peer fetches a blob from another packbase into the store; it may be nil.
 	Peer func(ctx context.Context, b blob.Ref) error
@@ -53,7 +55,7 @@ func (a *Auditor) progress(step string, done, total int) {
 }
 
 // Fsck checks the rows against each other and against the blobs that they
-// name, without reading the blobs' contents.
+// name, without reading the blobs' contents, and the log against all of that.
 func (a *Auditor) Fsck(ctx context.Context) error {
 	problems, err := a.DB.Inconsistencies(ctx)
 	if err != nil {
@@ -63,6 +65,10 @@ func (a *Auditor) Fsck(ctx context.Context) error {
 		a.find(p.Code, p.Subject, "%s", p.Problem)
 	}
 	if err := a.fsckBlobs(ctx); err != nil {
+		return err
+	}
+	err = ledger.New(a.DB.DB).Audit(ctx, a.Log, func(f ledger.Finding) { a.find(f.Code, f.Subject, "%s", f.Problem) })
+	if err != nil {
 		return err
 	}
 	return a.packages(ctx)

@@ -22,6 +22,7 @@ import (
 	"github.com/francescobianco/packbase/api/pace"
 	"github.com/francescobianco/packbase/cmd/packbase/term"
 	"github.com/francescobianco/packbase/storage/gitpack"
+	"github.com/francescobianco/packbase/storage/logbook"
 	"github.com/francescobianco/packbase/worker"
 	"github.com/francescobianco/packbase/worker/ingest"
 	"github.com/francescobianco/packbase/worker/upstream"
@@ -52,6 +53,8 @@ type Config struct {
 	Zig          string
 	LogJSON      bool
 	LogLevel     slog.Level
+	LogKeyFile   string // of the log of what is published
+	LogName      string
 
 	Concurrency    int
 	UpdateCooldown time.Duration
@@ -117,6 +120,8 @@ func settings() []setting {
 		{name: "netrc", help: "netrc file with credentials for private upstreams", set: text(func(c *Config) *string { return &c.Netrc })},
 		{name: "zig", help: "a zig executable to probe releases with", set: text(func(c *Config) *string { return &c.Zig })},
 		{name: "log", standard: "text,info", help: "text or json, and debug, info, warn or error", set: logForm},
+		{name: "log-key-file", help: "file with the private key of the log of what is published, made with a new log; empty for log.key in the root folder", set: text(func(c *Config) *string { return &c.LogKeyFile })},
+		{name: "log-name", help: "name of a new log, as mirror.example.org/log; empty for the first of the names of this server, else one by chance", set: logName},
 		{name: "worker-concurrency", standard: number(max(2, runtime.NumCPU())), help: "jobs that a worker does at once", set: count(1, 1000, func(c *Config) *int { return &c.Concurrency })},
 		{name: "update-cooldown", standard: "15s", help: "shortest time between two catalog updates", set: duration(0, func(c *Config) *time.Duration { return &c.UpdateCooldown })},
 		{name: "update-interval", standard: "0", help: "time between catalog updates that start by themselves; 0 for never", set: duration(0, func(c *Config) *time.Duration { return &c.UpdateInterval })},
@@ -435,6 +440,14 @@ func hostForAllow(host string) string {
 		return "[" + host + "]"
 	}
 	return host
+}
+
+func logName(c *Config, s string) error {
+	if !logbook.ValidName(s) {
+		return fmt.Errorf("%q cannot be the name of a log: want what a URL has behind https://", s)
+	}
+	c.LogName = s
+	return nil
 }
 
 func logForm(c *Config, s string) error {

@@ -31,6 +31,7 @@ import (
 	"github.com/francescobianco/packbase/cmd/packbase/term"
 	"github.com/francescobianco/packbase/storage"
 	"github.com/francescobianco/packbase/storage/blob"
+	"github.com/francescobianco/packbase/storage/ledger"
 	"github.com/francescobianco/packbase/storage/queue"
 	"github.com/francescobianco/packbase/worker"
 	"github.com/francescobianco/packbase/worker/confine"
@@ -180,8 +181,22 @@ func NewWorker(cfg *Config, s *Stores, reg prometheus.Registerer, log *slog.Logg
 		UpdateCooldown: cfg.UpdateCooldown,
 		CheckTrees:     cfg.CheckTrees,
 		Scrub:          cfg.Scrub,
+		Log:            LogOptions(cfg, s.Blobs),
 		Metrics:        reg,
 	}, log), nil
+}
+
+// LogOptions returns where the log of what is published lies, and its key.
+func LogOptions(cfg *Config, blobs blob.Store) ledger.Options {
+	name := cfg.LogName
+	if name == "" && len(cfg.Names) > 0 {
+		name = cfg.Names[0] + "/log"
+	}
+	return ledger.Options{
+		Folder:  ledger.FolderBeside(cmp.Or(blob.Folder(blobs), cfg.Root)),
+		KeyFile: cmp.Or(cfg.LogKeyFile, filepath.Join(cfg.Root, "log.key")),
+		Name:    name,
+	}
 }
 
 // ownChild returns how to run one of the hidden commands, without our

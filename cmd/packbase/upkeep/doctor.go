@@ -55,7 +55,7 @@ anything is FAIL.`,
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		d := &doctor{p: p, cfg: cfg, s: p.Screen(p.Stdout)}
 		d.settings(cmd)
-		for _, check := range []func(context.Context){d.token, d.root, d.blobs, d.postgres, d.redis, d.ports, d.files, d.upstream, d.zig, d.proxies, d.walls} {
+		for _, check := range []func(context.Context){d.token, d.root, d.blobs, d.postgres, d.redis, d.ports, d.files, d.upstream, d.zig, d.proxies, d.walls, d.log} {
 			// What Ctrl-C broke off is no finding.
 			if err := cmd.Context().Err(); err != nil {
 				return err

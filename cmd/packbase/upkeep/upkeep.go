@@ -31,7 +31,7 @@ type program struct{ *term.Program }
 // Commands returns the commands that look after a registry's data.
 func Commands(run *term.Program) []*cobra.Command {
 	p := &program{run}
-	return []*cobra.Command{p.fsckCommand(), p.verifyCommand(), p.gcCommand(), p.rebuildCommand(), p.doctorCommand()}
+	return []*cobra.Command{p.fsckCommand(), p.verifyCommand(), p.gcCommand(), p.rebuildCommand(), p.doctorCommand(), p.logCommand()}
 }
 
 // command returns a command that works on the data of a registry, whether
@@ -65,7 +65,7 @@ func (p *program) command(cmd *cobra.Command, do func(context.Context, *upkeep.A
 			return fmt.Errorf("PACKBASE_ROOT: %w", err)
 		}
 		found := 0
-		a := &upkeep.Auditor{DB: s.DB, Blobs: s.Blobs, Staging: staging, Progress: p.progress(), Report: func(f upkeep.Finding) {
+		a := &upkeep.Auditor{DB: s.DB, Blobs: s.Blobs, Staging: staging, Log: serve.LogOptions(cfg, s.Blobs).Folder, Progress: p.progress(), Report: func(f upkeep.Finding) {
 			if !f.Mended {
 				found++
 			}
@@ -131,7 +131,7 @@ func (p *program) fsckCommand() *cobra.Command {
 	return p.command(&cobra.Command{
 		Use:     "fsck",
 		Short:   "Check that rows, blobs and Git objects agree",
-		Long:    "Check that rows agree with each other and with the blobs that they name. Reads no blob's content; see verify.\nExits with 1 if there are findings.",
+		Long:    "Check that rows agree with each other, with the blobs that they name, and with the log. Reads no blob's content; see verify.\nExits with 1 if there are findings.",
 		Example: "  packbase fsck --root ./data",
 	}, func(ctx context.Context, a *upkeep.Auditor) error { return a.Fsck(ctx) })
 }

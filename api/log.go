@@ -1,0 +1,61 @@
+package api
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"io/fs"
+	"net/http"
+	"os"
+	"path/filepath"
+	"time"
+
+	"filippo.io/torchwood"
+	"github.com/go-chi/chi/v5"
+
+	"github.com/francescobianco/packbase/api/answer"
+	"github.com/francescobianco/packbase/api/stored"
+	"github.com/francescobianco/packbase/storage/ledger"
+)
+
+// getLogFile serves GET /log/checkpoint, /log/policy and /log/tile/..., as c2sp.org/tlog-tiles has it. A server of static
+// files in front may do so as well, from the folder log beside the blobs.
+func (s *Server) getLogFile(w http.ResponseWriter, r *http.Request) error {
+	path := chi.URLParam(r, "*")
+	text := path == ledger.CheckpointFile || path == ledger.PolicyFile
+	if _, err := torchwood.ParseTilePath(path); err != nil && !text {
+		return answer.New("not_found", "the log has the files checkpoint, policy, tile/... and tile/entries/..., as c2sp.org/tlog-tiles says")
+	}
+	data, err := s.logFile(r.Context(), path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return answer.New("not_found", "the log has no such file, or not yet")
+	}
+	if err != nil {
+		return err
+	}
+	h := w.Header()
+	h.Set("Content-Type", "application/octet-stream")
+	h.Set("Cache-Control", stored.Cacheable(false))
+	if text {
+		h.Set("Content-Type", "text/plain; charset=utf-8")
+		h.Set("Cache-Control", "no-cache")
+	}
+	sum := sha256.Sum256(data)
+	h.Set("ETag", `"`+hex.EncodeToString(sum[:])+`"`)
+	h.Set("X-Content-Type-Options", "nosniff")
+	http.ServeContent(stored.Uncached(w), r, "", time.Time{}, bytes.NewReader(data))
+	return nil
+}
+
+// logFile returns a file of the log: from the folder, or, where there is none, made from rows.
+func (s *Server) logFile(ctx context.Context, path string) ([]byte, error) {
+	if s.logFolder != "" {
+		data, err := os.ReadFile(filepath.Join(s.logFolder, path))
+		if !errors.Is(err, fs.ErrNotExist) {
+			return data, err
+		}
+	}
+	return s.ledger.File(ctx, path)
+}

@@ -1,0 +1,128 @@
+package upkeep
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/francescobianco/packbase/cmd/packbase/serve"
+	"github.com/francescobianco/packbase/cmd/packbase/term"
+	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/storage/engines"
+	"github.com/francescobianco/packbase/storage/ledger"
+	"github.com/francescobianco/packbase/storage/logbook"
+)
+
+func (p *program) logCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:     "log",
+		GroupID: "keep",
+		Short:   "Look after the log of what is published",
+		Long:    "Look after the log of what is published, which anybody can check: docs/log.md says what is in it.",
+		Example: "  packbase log key --root ./data",
+	}
+	cmd.AddCommand(p.logKeyCommand())
+	return cmd
+}
+
+func (p *program) logKeyCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "key",
+		Short: "Print the public key of the log",
+		Long: `Print the public key with which anybody can check the log of what is published
+here, from the file of the private key. The first worker that runs on a database
+makes that file; with --new it is made now, if there is none, to be brought to
+where the worker runs.`,
+		Example: "  packbase log key --root ./data\n  packbase log key --new --log-name mirror.example.org/log --log-key-file ./log.key",
+		Args:    cobra.NoArgs,
+	}
+	fresh := cmd.Flags().Bool("new", false, "make a key, for a registry that has no log yet")
+	cfg := serve.AddSettings(p.Program, cmd)
+	cmd.RunE = func(*cobra.Command, []string) error {
+		opt := serve.LogOptions(cfg, nil)
+		if *fresh {
+			key, err := logbook.NewSigner(opt.Name)
+			if err != nil {
+				return term.Usage("PACKBASE_LOG_NAME: %w", err)
+			}
+			if err := ledger.WriteKey(opt.KeyFile, key); err != nil {
+				return err
+			}
+		}
+		key, err := readLogKey(opt.KeyFile)
+		if err == nil {
+			fmt.Fprintln(p.Stdout, key.Public)
+		}
+		return err
+	}
+	return cmd
+}
+
+func readLogKey(file string) (logbook.Signer, error) {
+	secret, err := os.ReadFile(file)
+	if err != nil {
+		return logbook.Signer{}, fmt.Errorf("key of the log: %w", err)
+	}
+	key, err := logbook.ParseSigner(string(secret))
+	if err != nil {
+		return key, fmt.Errorf("key of the log: %s: %w", file, err)
+	}
+	return key, nil
+}
+
+// lateLog is how long an entry may wait for its number before somebody should look.
+const lateLog = time.Minute
+
+// log checks that the log can go on from here.
+func (d *doctor) log(ctx context.Context) {
+	if d.cfg.ReadOnly || d.cfg.Central != "" {
+		d.ok("log", "an edge adds nothing to it")
+		return
+	}
+	st, known := d.logState(ctx)
+	file := serve.LogOptions(d.cfg, nil).KeyFile
+	key, err := readLogKey(file)
+	info, bad := os.Stat(file)
+	switch {
+	case errors.Is(err, fs.ErrNotExist) && known && len(st.Keys) > 0:
+		d.fail("log", "its key %s is not in %s: bring that file back, or nothing more is logged", st.Keys[len(st.Keys)-1], file)
+	case errors.Is(err, fs.ErrNotExist):
+		d.ok("log", "a worker will make its key, in %s", file)
+	case err != nil:
+		d.fail("log", "%v", err)
+	case bad == nil && info.Mode()&0o077 != 0:
+		d.fail("log", "others may read %s, and could sign in our name; chmod 600", file)
+	case known && len(st.Keys) > 0 && st.Keys[len(st.Keys)-1] != key.Public:
+		d.fail("log", "it is signed by %s, whose private key is not in %s: bring that file back, or nothing more is logged", st.Keys[len(st.Keys)-1], file)
+	case known && st.Oldest > lateLog:
+		d.warn("log", "waiting to be logged: %d, the first for %s; is a worker running, and what does it say?", st.Pending, st.Oldest.Round(time.Second))
+	case known:
+		d.ok("log", "%s has %d entries that are signed", key.Name(), st.Signed)
+	default:
+		d.ok("log", "its key is in %s", file)
+	}
+}
+
+// logState returns how far the log is, if the database can be asked now.
+func (d *doctor) logState(ctx context.Context) (st ledger.State, ok bool) {
+	url := d.cfg.DatabaseURL
+	if url == "" {
+		if url, ok = engines.Running(d.cfg.Root); !ok {
+			return st, false
+		}
+	}
+	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
+	defer cancel()
+	db, err := storage.Open(ctx, url)
+	if err != nil {
+		return st, false // which another check tells
+	}
+	defer db.Close()
+	st, err = ledger.New(db.DB).State(ctx)
+	return st, err == nil
+}

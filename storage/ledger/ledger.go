@@ -1,0 +1,127 @@
+// Package ledger is the log in Postgres, and its way from there into files: whoever publishes leaves a pending entry in the
+// same transaction (triggers of the schema do), a Sequencer gives them their numbers, and signs and writes what is committed.
+// docs/log.md says what comes of it.
+package ledger
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"time"
+
+	"filippo.io/torchwood"
+	"github.com/jackc/pgx/v5"
+	"golang.org/x/mod/sumdb/tlog"
+
+	"github.com/francescobianco/packbase/storage/logbook"
+	"github.com/francescobianco/packbase/storage/pg"
+)
+
+// A Store reads the log, and adds to it. It is safe for concurrent use; each method is one transaction.
+type Store struct {
+	db *pg.DB
+}
+
+func New(db *pg.DB) *Store { return &Store{db} }
+
+// State is how far the log is.
+type State struct {
+	Tree    tlog.Tree     // of all entries
+	Signed  int64         // entries that are under the newest checkpoint
+	Pending int           // entries without a number, without those that wait because they are private
+	Oldest  time.Duration // how long the first of these waits; 0 if there are none
+	Keys    []string      // public keys that sign the log, the oldest first; none before the first start
+}
+
+// State returns how far the log is.
+func (s *Store) State(ctx context.Context) (st State, err error) {
+	var root []byte
+	err = s.db.Pool.QueryRow(ctx, `
+		SELECT h.size, h.root, COALESCE((SELECT max(size) FROM log_checkpoints), 0), p.n, COALESCE(GREATEST(now() - p.oldest, '0'), '0'),
+			ARRAY(SELECT vkey FROM log_keys ORDER BY id)
+		FROM log_head h, (SELECT count(*) AS n, min(created_at) AS oldest FROM log_pending WHERE NOT private) p`).
+		Scan(&st.Tree.N, &root, &st.Signed, &st.Pending, &st.Oldest, &st.Keys)
+	if err != nil {
+		return State{}, fmt.Errorf("state of the log: %w", pg.Translate(err))
+	}
+	st.Tree.Hash = tlog.Hash(root)
+	return st, nil
+}
+
+// Checkpoint returns the newest checkpoint, or fs.ErrNotExist if there is none yet.
+func (s *Store) Checkpoint(ctx context.Context) (note []byte, err error) {
+	err = s.db.Pool.QueryRow(ctx, `SELECT note FROM log_checkpoints ORDER BY size DESC LIMIT 1`).Scan(&note)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return nil, fmt.Errorf("checkpoint: %w", fs.ErrNotExist)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("checkpoint: %w", pg.Translate(err))
+	}
+	return note, nil
+}
+
+// File returns the file of the log that is served at path below /log/, made from rows: the checkpoint, the policy, a tile or
+// a bundle of entries. What is not signed yet is fs.ErrNotExist.
+func (s *Store) File(ctx context.Context, path string) ([]byte, error) {
+	switch path {
+	case CheckpointFile:
+		return s.Checkpoint(ctx)
+	case PolicyFile:
+		st, err := s.State(ctx)
+		if err != nil || len(st.Keys) == 0 {
+			return nil, errors.Join(err, fs.ErrNotExist)
+		}
+		return logbook.Policy(st.Keys[len(st.Keys)-1]), nil
+	}
+	t, err := torchwood.ParseTilePath(path)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, fs.ErrNotExist)
+	}
+	st, err := s.State(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if !logbook.InTree(t, st.Signed) {
+		return nil, fmt.Errorf("%s: %w", path, fs.ErrNotExist)
+	}
+	return readTile(ctx, s.db.Pool, t)
+}
+
+// Names of files beside the tiles.
+const (
+	CheckpointFile = "checkpoint"
+	PolicyFile     = "policy"
+)
+
+// readTile returns the data of a tile, or of a bundle of entries, of the committed tree.
+func readTile(ctx context.Context, q pg.Querier, t tlog.Tile) (data []byte, err error) {
+	if t.L >= 0 {
+		err = q.QueryRow(ctx, `SELECT substr(data, 1, $3) FROM log_tiles WHERE level = $1 AND n = $2`, t.L, t.N, t.W*tlog.HashSize).Scan(&data)
+		if err == nil && len(data) != t.W*tlog.HashSize {
+			err = fmt.Errorf("it has %d bytes", len(data))
+		}
+	} else {
+		data, err = bundle(ctx, q, t)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", torchwood.TilePath(t), pg.Translate(err))
+	}
+	return data, nil
+}
+
+func bundle(ctx context.Context, q pg.Querier, t tlog.Tile) (data []byte, err error) {
+	first := t.N * torchwood.TileWidth
+	rows, _ := q.Query(ctx, `SELECT entry FROM log_entries WHERE idx >= $1 AND idx < $2 ORDER BY idx`, first, first+int64(t.W))
+	var entry []byte
+	n := 0
+	_, err = pgx.ForEachRow(rows, []any{&entry}, func() error {
+		n++
+		data, err = torchwood.AppendTileEntry(data, entry)
+		return err
+	})
+	if err == nil && n != t.W {
+		err = fmt.Errorf("there are %d entries", n)
+	}
+	return data, err
+}

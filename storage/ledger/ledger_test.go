@@ -1,0 +1,354 @@
+package ledger_test
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"filippo.io/torchwood"
+	"golang.org/x/mod/sumdb/tlog"
+
+	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/storage/access"
+	"github.com/francescobianco/packbase/storage/fault"
+	"github.com/francescobianco/packbase/storage/ledger"
+	"github.com/francescobianco/packbase/storage/logbook"
+	"github.com/francescobianco/packbase/storage/storagetest"
+)
+
+// A book is a registry's log, without the rest of the registry: what is published is written as rows.
+type book struct {
+	testing.TB
+	owner, db *storage.DB
+	dir       string
+	seq       *ledger.Sequencer
+	published int
+}
+
+func newBook(t testing.TB) *book {
+	t.Helper()
+	url := storagetest.NewURL(t)
+	storagetest.Migrate(t, url)
+	b := &book{TB: t, dir: t.TempDir()}
+	for url, db := range map[string]**storage.DB{url: &b.owner, storagetest.AsServer(t, url): &b.db} {
+		var err error
+		*db, err = storage.Open(t.Context(), url)
+		b.must(err)
+		t.Cleanup((*db).Close)
+	}
+	b.start()
+	b.exec(`INSERT INTO packages (name, upstream, clone_url) VALUES ('hello', 'https://git.example/o/hello', 'https://git.example/o/hello')`)
+	b.exec(`INSERT INTO blobs (digest, size) VALUES (repeat('a', 64), 1)`)
+	return b
+}
+
+func (b *book) start() {
+	b.seq = ledger.NewSequencer(b.db.DB, ledger.Options{Folder: b.folder(), KeyFile: filepath.Join(b.dir, "log.key"), Name: "mirror.example/log"})
+}
+
+func (b *book) folder() ledger.Folder { return ledger.Folder{Dir: filepath.Join(b.dir, "log")} }
+
+func (b *book) must(err error) {
+	b.Helper()
+	if err != nil {
+		b.Fatal(err)
+	}
+}
+
+func (b *book) exec(sql string, args ...any) {
+	b.Helper()
+	_, err := b.owner.Pool.Exec(context.Background(), sql, args...)
+	b.must(err)
+}
+
+// publish publishes n releases of a package.
+func (b *book) publish(pkg string, n int) {
+	b.Helper()
+	b.exec(`
+		INSERT INTO releases (package, tag, tag_oid, commit_oid, tree_oid, commit_time, digest, size, content_digest, md5, crc32, manifest_digest,
+			zig_hash, zig_legacy_hash)
+		SELECT $1, 'v' || i, NULL, lpad(to_hex(i), 40, '0'), lpad(to_hex(i + 1), 40, '0'), now(), repeat('a', 64), 1, repeat('b', 64), repeat('c', 32),
+			repeat('d', 8), repeat('a', 64), 'hello-1.0.' || i || '-AAAA', '1220' || lpad(to_hex(i), 64, '0')
+		FROM generate_series($2::int, $3::int) i`, pkg, b.published+1, b.published+n)
+	b.published += n
+}
+
+// step has the sequencer do all that there is to do.
+func (b *book) step() {
+	b.Helper()
+	for {
+		more, err := b.seq.Step(b.Context())
+		b.must(err)
+		if !more {
+			return
+		}
+	}
+}
+
+// read returns the entries that the folder shows, each proved, with nothing but the folder and the public key.
+func (b *book) read() (tlog.Tree, []logbook.Entry) {
+	b.Helper()
+	policy, err := os.ReadFile(filepath.Join(b.folder().Dir, "policy"))
+	b.must(err)
+	signed, err := b.folder().Checkpoint()
+	b.must(err)
+	tree, err := logbook.OpenCheckpoint(signed, policy)
+	b.must(err)
+	tiles, err := torchwood.NewTileFS(os.DirFS(b.folder().Dir))
+	b.must(err)
+	client, err := torchwood.NewClient(tiles)
+	b.must(err)
+	var all []logbook.Entry
+	for i, text := range client.AllEntries(b.Context(), tree, 0) {
+		e, err := logbook.ParseEntry(text)
+		if err != nil {
+			b.Errorf("entry %d: %v", i, err)
+		}
+		all = append(all, e)
+	}
+	b.must(client.Err())
+	if int64(len(all)) != tree.N {
+		b.Fatalf("read %d of %d entries", len(all), tree.N)
+	}
+	return tree, all
+}
+
+// audit returns the codes of what is wrong with the log.
+func (b *book) audit() (codes []string) {
+	b.Helper()
+	b.must(ledger.New(b.db.DB).Audit(b.Context(), b.folder(), func(f ledger.Finding) {
+		if !slices.Contains(codes, f.Code) {
+			b.Logf("%s  %s: %s", f.Code, f.Subject, f.Problem)
+		}
+		codes = append(codes, f.Code)
+	}))
+	slices.Sort(codes)
+	return slices.Compact(codes)
+}
+
+func (b *book) sound() {
+	b.Helper()
+	if codes := b.audit(); codes != nil {
+		b.Errorf("the log has %v", codes)
+	}
+}
+
+// refused checks that a step fails with the code, and that nothing was signed.
+func (b *book) refused(code string) {
+	b.Helper()
+	count := func() (n int) {
+		b.must(b.db.Pool.QueryRow(b.Context(), `SELECT count(*) + (SELECT size FROM log_head) FROM log_checkpoints`).Scan(&n))
+		return n
+	}
+	before, shown := count(), must(b.folder().Checkpoint())(b)
+	_, err := b.seq.Step(b.Context())
+	if e := fault.From(err); e == nil || e.Code != code {
+		b.Errorf("step: %v, want %s", err, code)
+	}
+	if count() != before || string(must(b.folder().Checkpoint())(b)) != string(shown) {
+		b.Error("something was added or signed")
+	}
+}
+
+func must[T any](v T, err error) func(testing.TB) T {
+	return func(t testing.TB) T {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return v
+	}
+}
+
+// Whatever is published is logged once, whoever publishes it.
+func TestEveryRowIsLogged(t *testing.T) {
+	t.Parallel()
+	b := newBook(t)
+	b.publish("hello", 2)
+	legacy, other := "1220"+strings.Repeat("e", 64), "1220"+strings.Repeat("f", 64)
+	oid, digest := strings.Repeat("1", 40), strings.Repeat("a", 64)
+	long := "https://files.example/" + strings.Repeat("x", 1500)
+	b.exec(`INSERT INTO releases (package, tag, tag_oid, commit_oid, tree_oid, commit_time, digest, size, content_digest, md5, crc32, manifest_digest)
+		VALUES ('hello', NULL, NULL, $1, $1, now(), $2, 1, $2, repeat('c', 32), repeat('d', 8), $2),
+			('hello', 'v9', $1, $1, $1, now(), $2, 1, $2, repeat('c', 32), repeat('d', 8), $2)`, oid, digest)
+	b.exec(`INSERT INTO archives (url, zig_hash, zig_legacy_hash, digest, size, content_type, format, tarball_digest, tarball_size, record_digest, created_at)
+		VALUES ('https://files.example/a.tar.gz', 'a-1.0.0-AAAA', $1, $2, 1, '', 'tar.gz', $2, 1, $2, now()), ($3, '', $1, $2, 1, '', 'tar.gz', $2, 1, $2, now())`, legacy, digest, long)
+	b.exec(`INSERT INTO moved_tags (package, tag, old_oid, new_oid) VALUES ('hello', 'v1', $1, $2), ('hello', 'v2', $1, '')`, oid, strings.Repeat("2", 40))
+	b.exec(`INSERT INTO moved_archives (url, old_legacy_hash, new_legacy_hash) VALUES ('https://files.example/a.tar.gz', $1, $2)`, legacy, other)
+	b.exec(`INSERT INTO tombstones (package, tag, commit_oid, reason) VALUES ('hello', 'v1', $1, 'why'), ('hello', NULL, $2, 'why')`, fmt.Sprintf("%040x", 1), oid)
+	b.exec(`INSERT INTO archive_tombstones (url, reason, removed_at) VALUES ($1, 'why', now())`, long)
+	b.exec(`INSERT INTO package_names (name, package) VALUES ('hi', 'hello')`)
+	// Another package of the same upstream says the same.
+	b.exec(`INSERT INTO packages (name, upstream, clone_url) VALUES ('twin', 'https://git.example/o/hello', 'https://git.example/o/hello')`)
+	b.exec(`INSERT INTO releases (package, tag, commit_oid, tree_oid, commit_time, digest, size, content_digest, md5, crc32, manifest_digest, zig_hash, zig_legacy_hash)
+		SELECT 'twin', tag, commit_oid, tree_oid, commit_time, digest, size, content_digest, md5, crc32, manifest_digest, zig_hash, zig_legacy_hash FROM releases WHERE tag = 'v1'`)
+	b.step()
+	_, entries := b.read()
+	count := map[string]int{}
+	for _, e := range entries {
+		count[e.Kind()]++
+	}
+	want := map[string]int{"claim": 3, "release": 3, "snapshot": 1, "archive": 2, "moved": 2, "gone": 1, "withdrawn": 3}
+	if fmt.Sprint(count) != fmt.Sprint(want) {
+		t.Errorf("the log has %v, want %v", count, want)
+	}
+	i := slices.IndexFunc(entries, func(e logbook.Entry) bool { return e.Value("zig") == "hello-1.0.1-AAAA" })
+	if e := entries[i]; e.Value("upstream") != "https://git.example/o/hello" || e.Value("ref") != "refs/tags/v1" || e.Value("commit") != fmt.Sprintf("%040x", 1) ||
+		e.Value("tarball") != "sha256:"+digest+" 1" || e.Value("content") != "sha256:"+strings.Repeat("b", 64) {
+		t.Errorf("the entry of a release is\n%s", e.Text())
+	}
+	sum := sha256.Sum256([]byte(long))
+	if !slices.ContainsFunc(entries, func(e logbook.Entry) bool { return e.Value("url-sha256") == hex.EncodeToString(sum[:]) }) {
+		t.Error("a long URL is not there as its digest")
+	}
+	b.sound()
+
+	// What is said again, as by a rebuild, gets no number.
+	b.exec(`SELECT log_add(body, package, private) FROM log_rows`)
+	b.step()
+	if tree, _ := b.read(); tree.N != int64(len(entries)) {
+		t.Errorf("the log has %d entries, had %d", tree.N, len(entries))
+	}
+	b.sound()
+}
+
+// Numbers have no gaps, trees grow, and the files are those that the rows make.
+func TestSequence(t *testing.T) {
+	t.Parallel()
+	b := newBook(t)
+	var last tlog.Tree
+	for _, n := range []int{1, 1, 253, 1, 1, 300, 700, 2} {
+		b.publish("hello", n)
+		b.step()
+		tree, _ := b.read()
+		if tree.N <= last.N {
+			t.Errorf("the log has %d entries, had %d", tree.N, last.N)
+		}
+		tiles := must(torchwood.NewTileFS(os.DirFS(b.folder().Dir)))(t)
+		if last.N > 0 {
+			hr := torchwood.TileHashReaderWithContext(t.Context(), tree, tiles)
+			if err := tlog.CheckTree(must(tlog.ProveTree(tree.N, last.N, hr))(t), tree.N, tree.Hash, last.N, last.Hash); err != nil {
+				t.Errorf("from %d to %d: %v", last.N, tree.N, err)
+			}
+		}
+		last = tree
+	}
+	if last.N != int64(b.published)+1 {
+		t.Errorf("the log has %d entries, want %d and a claim", last.N, b.published)
+	}
+	b.sound()
+	store := ledger.New(b.db.DB)
+	b.must(filepath.WalkDir(b.folder().Dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		name := strings.TrimPrefix(path, b.folder().Dir+"/")
+		made, err := store.File(t.Context(), name)
+		if err != nil || string(made) != string(must(os.ReadFile(path))(t)) {
+			t.Errorf("%s is not what the rows make: %v", name, err)
+		}
+		return nil
+	}))
+	for _, name := range []string{"", "tile/0/005", "tile/0/004.p/255", "tile/entries/005", "tile/0/000.p/0", "../log.key", "tile/8/0/000"} {
+		if data, err := store.File(t.Context(), name); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("%q has %d bytes, %v", name, len(data), err)
+		}
+	}
+	// Nobody takes anything back.
+	for _, sql := range []string{`DELETE FROM log_entries WHERE idx = 1`, `UPDATE log_entries SET entry = '' WHERE idx = 1`, `UPDATE log_head SET size = size - 1`,
+		`UPDATE log_tiles SET data = substr(data, 1, 32)`, `DELETE FROM log_tiles`, `DELETE FROM log_checkpoints`, `UPDATE log_checkpoints SET note = ''`, `DELETE FROM log_keys`,
+		`TRUNCATE log_entries`, `DELETE FROM log_head`} {
+		if _, err := b.owner.Pool.Exec(t.Context(), sql); err == nil {
+			t.Errorf("%s is not refused", sql)
+		}
+	}
+}
+
+// What is private has no entry until it is public.
+func TestPrivateIsNotLogged(t *testing.T) {
+	t.Parallel()
+	b := newBook(t)
+	b.exec(`INSERT INTO packages (name, upstream, clone_url, private) VALUES ('secret', 'https://git.example/o/secret', '', true)`)
+	b.publish("secret", 3)
+	b.publish("hello", 1)
+	b.step()
+	tree, _ := b.read()
+	if tree.N != 2 {
+		t.Errorf("the log has %d entries, want the claim and the release of hello", tree.N)
+	}
+	b.sound()
+	b.must(b.db.SetVisibility(t.Context(), "hello", true))
+	b.publish("hello", 1)
+	b.step()
+	if now, _ := b.read(); now != tree {
+		t.Errorf("the log has %d entries, had %d", now.N, tree.N)
+	}
+	b.must(b.db.SetVisibility(access.SeePrivate(t.Context()), "hello", false))
+	b.step()
+	if now, _ := b.read(); now.N != 3 {
+		t.Errorf("the log has %d entries once hello is public again, want 3", now.N)
+	}
+	b.sound()
+}
+
+// What was published before there was a log stands between two entries that say so.
+func TestHistory(t *testing.T) {
+	t.Parallel()
+	b := newBook(t)
+	for _, table := range []string{"releases", "package_names", "archives", "moved_tags", "moved_archives", "tombstones", "archive_tombstones"} {
+		b.exec(`ALTER TABLE ` + table + ` DISABLE TRIGGER ` + table + `_logged`)
+	}
+	b.publish("hello", 3)
+	if codes := b.audit(); !slices.Equal(codes, []string{"log_entry_missing"}) {
+		t.Errorf("fsck finds %v", codes)
+	}
+	step, err := os.ReadFile("../../migrations/0028_log.sql")
+	b.must(err)
+	b.exec(string(step[strings.LastIndex(string(step), "\nDO "):]))
+	b.step()
+	_, entries := b.read()
+	if len(entries) != 6 || entries[0].Value("history") != "begin" || entries[1].Kind() != "claim" || entries[5].Value("history") != "end" {
+		t.Errorf("the log has %v", entries)
+	}
+	b.sound()
+}
+
+// Whoever of many is at work, each entry gets one number.
+func TestManySequencers(t *testing.T) {
+	t.Parallel()
+	b := newBook(t)
+	ctx, stop := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	for i := range 4 {
+		seq := ledger.NewSequencer(b.db.DB, ledger.Options{Folder: b.folder(), KeyFile: filepath.Join(b.dir, "log.key")})
+		if i == 3 { // on a machine with another folder
+			seq = ledger.NewSequencer(b.db.DB, ledger.Options{Folder: ledger.Folder{Dir: filepath.Join(t.TempDir(), "log")}, KeyFile: filepath.Join(b.dir, "log.key")})
+		}
+		go func() {
+			defer func() { done <- struct{}{} }()
+			seq.Run(ctx, func(err error) { t.Errorf("sequencer %d: %v", i, err) })
+		}()
+	}
+	for range 40 {
+		b.publish("hello", 5)
+		time.Sleep(20 * time.Millisecond)
+	}
+	stop()
+	for range 4 {
+		<-done
+	}
+	b.step()
+	if tree, _ := b.read(); tree.N != 201 {
+		t.Errorf("the log has %d entries, want 201", tree.N)
+	}
+	b.sound()
+}

@@ -1,0 +1,334 @@
+package ledger
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"filippo.io/torchwood"
+	"github.com/jackc/pgx/v5"
+	"golang.org/x/mod/sumdb/tlog"
+
+	"github.com/francescobianco/packbase/storage/fault"
+	"github.com/francescobianco/packbase/storage/logbook"
+	"github.com/francescobianco/packbase/storage/pg"
+)
+
+// A Sequencer gives entries their numbers, and signs and writes what is committed. Any number may be at work: one at a time
+// does something.
+type Sequencer struct {
+	store *Store
+	opt   Options
+	key   *logbook.Signer // nil until it is read
+}
+
+// Options are a sequencer's settings.
+type Options struct {
+	Folder  Folder
+	KeyFile string // the log's key; made, 0600, if this is a new log
+	Name    string // of a new log: what a URL has behind https://; "" for one that is nobody's else
+}
+
+// NewSequencer returns a sequencer that has not begun.
+func NewSequencer(db *pg.DB, opt Options) *Sequencer { return &Sequencer{store: New(db), opt: opt} }
+
+const (
+	every     = 250 * time.Millisecond // how late a number is at most, if nothing else is to be done
+	again     = 5 * time.Second        // after trouble
+	batchSize = 10_000                 // entries of a transaction
+)
+
+// Run works until ctx ends. trouble is called for what it cannot do, when that changes; it is tried again.
+func (q *Sequencer) Run(ctx context.Context, trouble func(error)) {
+	said := ""
+	for ctx.Err() == nil {
+		more, err := q.Step(ctx)
+		wait := every
+		switch {
+		case err != nil && ctx.Err() == nil:
+			if wait = again; err.Error() != said {
+				said = err.Error()
+				trouble(err)
+			}
+		case more:
+			wait = 0
+		default:
+			said = ""
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(wait):
+		}
+	}
+}
+
+// Step does what is to be done, or a part of it: then more is true. The order is what keeps a log from forking: what the
+// folder shows is never ahead of what was signed, that never ahead of what was committed, and nothing is added before the
+// rows are known to go on from what the folder shows.
+func (q *Sequencer) Step(ctx context.Context) (more bool, err error) {
+	unlock, err := q.opt.Folder.lock()
+	if errors.Is(err, errBusy) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("folder of the log: %w", err)
+	}
+	defer func() { err = errors.Join(err, unlock()) }()
+	shown, idle, err := q.survey(ctx)
+	if err == nil && !idle {
+		if more, err = q.add(ctx, shown); err == nil {
+			err = q.publish(ctx, shown)
+		}
+	}
+	if errors.Is(err, errBusy) {
+		return false, nil
+	}
+	return more, err
+}
+
+// survey returns the tree that the folder shows, and whether there is nothing to do.
+func (q *Sequencer) survey(ctx context.Context) (shown tlog.Tree, idle bool, err error) {
+	st, err := q.store.State(ctx)
+	if err != nil {
+		return shown, false, err
+	}
+	if q.key == nil || !slices.Contains(st.Keys, q.key.Public) {
+		if err := q.open(ctx, st.Keys); err != nil {
+			return shown, false, err
+		}
+	}
+	if shown, err = q.shown(); err != nil {
+		return shown, false, err
+	}
+	return shown, st.Pending == 0 && st.Tree.N == st.Signed && (st.Tree == shown || st.Tree.N == 0 && shown.N == 0), nil
+}
+
+// shown returns the tree of the folder's checkpoint.
+func (q *Sequencer) shown() (tlog.Tree, error) {
+	signed, err := q.opt.Folder.Checkpoint()
+	if err != nil || signed == nil {
+		return tlog.Tree{}, err
+	}
+	tree, err := logbook.OpenCheckpoint(signed, logbook.Policy(q.key.Public))
+	if err != nil {
+		return tree, fault.New("log_key", fmt.Sprintf("the log in %s is not signed by the key in %s (%v): nothing is added to it", q.opt.Folder.Dir, q.opt.KeyFile, err))
+	}
+	return tree, nil
+}
+
+// add gives numbers to pending entries, in a transaction that first holds the rows to what the folder shows.
+func (q *Sequencer) add(ctx context.Context, shown tlog.Tree) (more bool, err error) {
+	err = q.store.db.Tx(ctx, func(tx pgx.Tx) error {
+		h, err := lockHead(ctx, tx)
+		if err != nil {
+			return err
+		}
+		if err := q.hold(ctx, h, shown); err != nil {
+			return err
+		}
+		entries, ids, err := h.pending(ctx, batchSize)
+		if err != nil {
+			return err
+		}
+		more = len(ids) == batchSize
+		if err := h.append(ctx, entries); err != nil {
+			return err
+		}
+		_, err = tx.Exec(ctx, `DELETE FROM log_pending WHERE id = ANY($1)`, ids)
+		return err
+	})
+	if err != nil {
+		return false, fmt.Errorf("add to the log: %w", pg.Translate(err))
+	}
+	return more, nil
+}
+
+// hold sees to it that the rows have all that the folder shows. A database that was restored to an earlier time gets what it
+// does not have from the folder; one that contradicts it is refused.
+func (q *Sequencer) hold(ctx context.Context, h *head, shown tlog.Tree) error {
+	if shown.N > h.tree.N {
+		return q.recover(ctx, h, shown)
+	}
+	hash, err := h.hash(ctx, shown.N)
+	if err != nil {
+		return err
+	}
+	if shown.N > 0 && hash != shown.Hash {
+		return forked("the first %d entries of the database are not those that %s shows", shown.N, q.opt.Folder.Dir)
+	}
+	return nil
+}
+
+// recover adds to the rows what the folder shows, each entry proved to be in the tree that was signed.
+func (q *Sequencer) recover(ctx context.Context, h *head, shown tlog.Tree) error {
+	damaged := func(err error) error {
+		return fault.New("log_damaged", fmt.Sprintf("the database has %d entries of the log, %s shows %d and cannot be read (%v): nothing is signed until it can",
+			h.tree.N, q.opt.Folder.Dir, shown.N, err))
+	}
+	tiles, hash, err := q.opt.Folder.open(ctx, shown, h.tree.N)
+	if err != nil {
+		return damaged(err)
+	}
+	if hash != h.tree.Hash {
+		return forked("the %d entries of the database are not the first that %s shows", h.tree.N, q.opt.Folder.Dir)
+	}
+	client, err := torchwood.NewClient(tiles)
+	if err != nil {
+		return err
+	}
+	var batch []numbered
+	for _, entry := range client.AllEntries(ctx, shown, h.tree.N) {
+		key := logbook.Identity(entry)
+		batch = append(batch, numbered{key[:], slices.Clone(entry)})
+		if len(batch) == batchSize {
+			if err := h.append(ctx, batch); err != nil {
+				return err
+			}
+			batch = nil
+		}
+	}
+	if err := client.Err(); err != nil {
+		return damaged(err)
+	}
+	if err := h.append(ctx, batch); err != nil {
+		return err
+	}
+	if h.tree != shown {
+		return damaged(fmt.Errorf("it ends with %d entries", h.tree.N))
+	}
+	return nil
+}
+
+// publish signs the committed tree, if the folder shows less, and writes it.
+func (q *Sequencer) publish(ctx context.Context, shown tlog.Tree) error {
+	var tree tlog.Tree
+	var signed []byte
+	err := q.store.db.Tx(ctx, func(tx pgx.Tx) error {
+		h, err := lockHead(ctx, tx)
+		if err != nil || h.tree == shown || h.tree.N == 0 {
+			return err
+		}
+		tree = h.tree
+		signed, err = h.sign(ctx, *q.key)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("sign the log: %w", pg.Translate(err))
+	}
+	if signed == nil {
+		return nil
+	}
+	return q.write(ctx, shown, tree, signed)
+}
+
+// write writes what the folder does not show yet, the checkpoint last.
+func (q *Sequencer) write(ctx context.Context, shown, tree tlog.Tree, signed []byte) error {
+	f := q.opt.Folder
+	err := f.writeTiles(logbook.NewTiles(shown.N, tree.N), func(t tlog.Tile) ([]byte, error) { return readTile(ctx, q.store.db.Pool, t) })
+	if err != nil {
+		return fmt.Errorf("write the log: %w", err)
+	}
+	if err := f.replace(PolicyFile, logbook.Policy(q.key.Public)); err != nil {
+		return err
+	}
+	return f.replace(CheckpointFile, signed)
+}
+
+func forked(format string, args ...any) error {
+	return fault.New("log_forked", fmt.Sprintf(format, args...)+": nothing is added or signed")
+}
+
+// open reads the log's key. Only of a log that is new it makes one.
+func (q *Sequencer) open(ctx context.Context, known []string) error {
+	key, made, err := q.readKey(known)
+	if err != nil {
+		return err
+	}
+	var keys []string
+	err = q.store.db.Tx(ctx, func(tx pgx.Tx) error {
+		if _, err := lockHead(ctx, tx); err != nil { // one at a time
+			return err
+		}
+		if _, err := tx.Exec(ctx, `INSERT INTO log_keys (vkey) SELECT $1 WHERE NOT EXISTS (SELECT FROM log_keys)`, key.Public); err != nil {
+			return err
+		}
+		return tx.QueryRow(ctx, `SELECT array_agg(vkey ORDER BY id) FROM log_keys`).Scan(&keys)
+	})
+	switch {
+	case errors.Is(err, errBusy):
+		return err
+	case err != nil:
+		return fmt.Errorf("key of the log: %w", pg.Translate(err))
+	case !slices.Contains(keys, key.Public) && made: // another machine was quicker
+		return errors.Join(q.wrongKey(keys), os.Remove(q.opt.KeyFile))
+	case !slices.Contains(keys, key.Public):
+		return q.wrongKey(keys)
+	}
+	q.key = &key
+	return nil
+}
+
+func (q *Sequencer) wrongKey(keys []string) error {
+	return fault.New("log_key", fmt.Sprintf("the log is signed by %s, whose private key is not in %s: this process adds nothing to it", keys[len(keys)-1], q.opt.KeyFile))
+}
+
+// readKey reads the key's file, or makes it, unless there is a log already that another key has signed.
+func (q *Sequencer) readKey(known []string) (key logbook.Signer, made bool, err error) {
+	secret, err := os.ReadFile(q.opt.KeyFile)
+	if err == nil {
+		if key, err = logbook.ParseSigner(string(secret)); err != nil {
+			err = fault.New("log_key", fmt.Sprintf("%s: %v", q.opt.KeyFile, err))
+		}
+		return key, false, err
+	}
+	if !errors.Is(err, fs.ErrNotExist) {
+		return key, false, fault.New("log_key", err.Error())
+	}
+	if len(known) > 0 {
+		return key, false, q.wrongKey(known)
+	}
+	if signed, err := q.opt.Folder.Checkpoint(); err != nil || signed != nil {
+		return key, false, errors.Join(err, fault.New("log_key", fmt.Sprintf("there is a log in %s, and its key is not in %s", q.opt.Folder.Dir, q.opt.KeyFile)))
+	}
+	name := q.opt.Name
+	if name == "" {
+		var b [8]byte
+		_, _ = rand.Read(b[:])
+		name = "packbase-" + hex.EncodeToString(b[:])
+	}
+	key, err = logbook.NewSigner(name)
+	if err == nil {
+		err = WriteKey(q.opt.KeyFile, key)
+	}
+	if errors.Is(err, fs.ErrExist) { // another process was quicker
+		return q.readKey(known)
+	}
+	return key, true, err
+}
+
+// WriteKey writes a key into a new file that its owner alone may read. Nobody sees a part of it.
+func WriteKey(file string, key logbook.Signer) error {
+	f, err := os.CreateTemp(filepath.Dir(file), ".log.key-") // 0600
+	if err != nil {
+		return fmt.Errorf("write the log's key: %w", err)
+	}
+	defer os.Remove(f.Name())
+	_, err = f.WriteString(key.Secret + "\n")
+	if err = errors.Join(err, f.Sync(), f.Close()); err == nil {
+		err = os.Link(f.Name(), file) // fails if there is one
+	}
+	if err == nil {
+		err = syncFolder(filepath.Dir(file))
+	}
+	if err != nil {
+		return fmt.Errorf("write the log's key: %w", err)
+	}
+	return nil
+}
