@@ -51,11 +51,6 @@ func (s *Server) postFetch(w http.ResponseWriter, r *http.Request) error {
 	}
 	if created {
 		s.enqueue(r.Context(), job)
-	} else if job.Pull {
-		err = s.db.Jobs.Hurry(r.Context(), job.ID)
-	}
-	if err != nil {
-		return err
 	}
 	return s.answerJob(w, r, job, wait)
 }

@@ -463,6 +463,50 @@ func TestPullEnds(t *testing.T) {
 	}
 }
 
+// Who joins a fetch of somebody with a token, which may use credentials, is not told how that ends: what there is for
+// them is what they see.
+func TestPullJoinsTokens(t *testing.T) {
+	t.Parallel()
+	g := newRegistry(t, func(o *api.Options) { o.Pull = []string{"git.example"} })
+	ctx := access.SeePrivate(t.Context())
+	url := func(repo string) string { return "https://git.example/o/" + repo + "/archive/v1.0.0.tar.gz" }
+	asked := map[string]chan *answer{}
+	for _, repo := range []string{"there", "none"} {
+		_, _, err := tree.New(g.db.DB).RequestArchive(ctx, url(repo), "")
+		g.must(err)
+		for who, header := range map[string][]string{"": nil, " with a token": {"Proxy-Authorization", "Bearer " + token}} {
+			as := make(chan *answer, 1)
+			asked[repo+who] = as
+			go func() {
+				a, err := g.via(ctx, "GET", url(repo), "", header...)
+				if err != nil {
+					t.Error(err)
+					a = &answer{Response: &http.Response{}}
+				}
+				as <- a
+			}()
+		}
+	}
+	eventually(t, "all wait", func() bool { return g.server.Followers() == 4 })
+	g.work(func(ctx context.Context, c jobs.Claim) error {
+		o := jobs.Outcome{State: jobs.Succeeded, Result: map[string]any{}}
+		if strings.Contains(c.Job.Target, "none") {
+			o = jobs.Outcome{State: jobs.Failed, Code: "not_an_archive", Message: "what was to be seen with credentials"}
+		}
+		return g.db.Jobs.End(ctx, c, o)
+	})
+	there, none := <-asked["there"], <-asked["none"]
+	if there.StatusCode != http.StatusNotFound || none.StatusCode != there.StatusCode || strings.Replace(string(none.body), "none", "there", 1) != string(there.body) {
+		t.Errorf("a stranger is told %d %s, and %d %s, want the same of both", there.StatusCode, there.body, none.StatusCode, none.body)
+	}
+	if own := <-asked["none with a token"]; !strings.Contains(string(own.body), "with credentials") {
+		t.Errorf("with a token: %d %s, want why", own.StatusCode, own.body)
+	}
+	if own := g.mustVia("GET", url("none"), ""); !strings.Contains(string(own.body), "not_an_archive") {
+		t.Errorf("a pull of their own: %d %s, want why", own.StatusCode, own.body)
+	}
+}
+
 // A page of another site cannot have a browser fetch anything here.
 func TestPullFromPages(t *testing.T) {
 	t.Parallel()

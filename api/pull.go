@@ -102,7 +102,7 @@ func (m *mirror) mayPull(r *http.Request, d name.Dependency) bool {
 }
 
 // Pull implements proxy.Store. It joins the open job that fetches the same, and ends with the client's connection;
-// the job does not.
+// the job does not. When it ends without error, there may be nothing that the client may see.
 func (m *mirror) Pull(w http.ResponseWriter, r *http.Request, d name.Dependency) error {
 	ctx := r.Context()
 	if !m.mayPull(r, d) {
@@ -132,7 +132,9 @@ func (m *mirror) Pull(w http.ResponseWriter, r *http.Request, d name.Dependency)
 		return err
 	case job.Open():
 		return &proxy.Refusal{Status: http.StatusGatewayTimeout, Reason: fmt.Sprintf("%s is still being fetched after %s; job %s goes on: try again later", d.URL, m.opt.PullWait, job.ID)}
-	case job.State == jobs.Succeeded:
+	case job.State == jobs.Succeeded, !job.Pull && !access.SeesPrivate(ctx):
+		// How a job ends that somebody with a token has, and that may have used credentials, is not for others: they have
+		// what they may see of it.
 		m.news.Add(1)
 		return nil
 	}

@@ -68,3 +68,14 @@ func TestWaiting(t *testing.T) {
 		t.Errorf("%d wait after all have gone, of %d clients", p.waiting, len(p.clients))
 	}
 }
+
+// Followers returns how many wait for a job.
+func (s *Server) Followers() (n int) {
+	w := s.watch.All
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, more := range w.followers {
+		n += more
+	}
+	return n
+}

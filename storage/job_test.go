@@ -15,6 +15,7 @@ import (
 	"github.com/francescobianco/packbase/storage/fault"
 	"github.com/francescobianco/packbase/storage/jobs"
 	"github.com/francescobianco/packbase/storage/pg"
+	"github.com/francescobianco/packbase/storage/tree"
 )
 
 // What a claimed job may become, and what it is then.
@@ -412,5 +413,63 @@ func TestIsAway(t *testing.T) {
 	// A statement that takes too long may do so each time: jobs must end.
 	if err := raise("57014"); !pg.IsAway(err) || errors.Is(pg.Translate(err), fault.ErrAway) {
 		t.Errorf("57014: %v, want it away for clients and not for jobs", err)
+	}
+}
+
+// A pull that somebody with a token asks for while a worker has it is not over when it fails: it had no credentials.
+func TestPullIsAdopted(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	trees := tree.New(f.DB.DB)
+	const url = "https://h.example/x.tar.gz"
+	for what, ask := range map[string]struct{ pull, own func() (uuid.UUID, error) }{
+		"Git": {
+			func() (uuid.UUID, error) {
+				j, _, err := f.RequestPull(f.ctx, "hello", upstreamOf("hello"))
+				return j.ID, err
+			},
+			func() (uuid.UUID, error) {
+				j, _, err := f.RequestFetch(f.ctx, "hello", upstreamOf("hello"))
+				if j.Pull {
+					t.Error("the job is a pull")
+				}
+				return j.ID, err
+			},
+		},
+		"archive": {
+			func() (uuid.UUID, error) { id, _, err := trees.RequestPull(f.ctx, url); return id, err },
+			func() (uuid.UUID, error) { id, _, err := trees.RequestArchive(f.ctx, url, ""); return id, err },
+		},
+	} {
+		id, err := ask.pull()
+		f.must(err)
+		failed := jobs.Outcome{State: jobs.Failed, Code: "upstream_auth", Message: "closed"}
+		if what == "Git" {
+			failed.Sync = &jobs.Sync{Code: "upstream_auth"}
+		}
+		c, err := f.Jobs.Claim(f.ctx, id, "w", time.Minute)
+		f.must(err)
+		joined, err := ask.own()
+		f.must(err)
+		if again, err := ask.pull(); err != nil || joined != id || again != id {
+			t.Errorf("%s: jobs %s, %s and %s, %v, want one", what, id, joined, again, err)
+		}
+		f.must(f.Jobs.End(f.ctx, c, failed))
+		job, err := f.Jobs.ByID(access.SeePrivate(f.ctx), id)
+		if err != nil || job.State != jobs.Queued || job.Pull || job.Attempts != 0 || job.ErrorCode != "" {
+			t.Errorf("%s: the job is %+v, %v, want that it is tried again", what, job, err)
+		}
+		if what == "Git" && f.pkg("hello").SyncAt != nil {
+			t.Errorf("the package's sync is %q, want nothing of it", f.pkg("hello").SyncCode)
+		}
+		c, err = f.Jobs.Claim(f.ctx, id, "w", time.Minute)
+		f.must(err)
+		if c.Job.Pull {
+			t.Errorf("%s: it is still a pull", what)
+		}
+		f.must(f.Jobs.End(f.ctx, c, failed))
+		if job, err := f.Jobs.ByID(access.SeePrivate(f.ctx), id); err != nil || job.State != jobs.Failed {
+			t.Errorf("%s: the job is %+v, %v, want that it failed", what, job, err)
+		}
 	}
 }

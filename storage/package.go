@@ -104,7 +104,7 @@ func claimName(ctx context.Context, tx pgx.Tx, name string, up name.Upstream) (o
 	switch {
 	case upstream != up.Canonical && private && !access.SeesPrivate(ctx):
 		return "", &fault.BoundError{Package: asked}
-	case gone.What != "":
+	case gone.What != "" && (!private || access.SeesPrivate(ctx)):
 		return "", gone
 	case upstream != up.Canonical:
 		return "", &fault.BoundError{Package: cmp.Or(shown, owner), Upstream: upstream}

@@ -564,3 +564,49 @@ func TestFetchPrivateArchive(t *testing.T) {
 		t.Error("the log has the password")
 	}
 }
+
+// What comes of a pull of a private package is what would come of it if nothing were here: strangers are told.
+func TestStrangersPullPrivatePackage(t *testing.T) {
+	t.Parallel()
+	r, up := workertest.New(t), newFileServer(t)
+	up.serve("/o/r/info/refs", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusUnauthorized) })
+	r.Work(allowed(t))
+	rel := r.Mirror("r", "v1.0.0", "v2.0.0")[0]
+	ref, err := name.ParseUpstream(up.URL + "/o/r")
+	r.Must(err)
+	pull := func(pkg, target string) (jobs.Job, error) {
+		ref := ref
+		ref.Target = target
+		job, _, err := r.RequestPull(t.Context(), pkg, ref)
+		if err != nil {
+			return job, err
+		}
+		r.Eventually("the job has ended", func() bool {
+			job, err = r.Jobs.ByID(access.SeePrivate(t.Context()), job.ID)
+			r.Must(err)
+			return !job.Open()
+		})
+		return job, nil
+	}
+	want, err := pull("none", "v1.0.0")
+	r.Must(err)
+	for state, change := range map[string]string{
+		"private": `private = true`,
+		"frozen":  `private = true, state = 'frozen', state_reason = 'secret'`,
+		"removed": `private = true, state = 'removed', state_reason = 'secret'`,
+	} {
+		_, err := r.Pool.Exec(t.Context(), `UPDATE packages SET upstream = $1, clone_url = $1, `+change+` WHERE name = 'r'`, ref.Canonical)
+		r.Must(err)
+		for _, target := range []string{"v1.0.0", rel.CommitOID, "v9"} {
+			job, err := pull("r", target)
+			if err != nil || job.ErrorCode != want.ErrorCode || job.ErrorMessage != want.ErrorMessage {
+				t.Errorf("%s: %s: %s %s, %v, want %s %s", state, target, job.ErrorCode, job.ErrorMessage, err, want.ErrorCode, want.ErrorMessage)
+			}
+		}
+		var failures int
+		r.Must(r.Pool.QueryRow(t.Context(), `SELECT sync_failures FROM packages WHERE name = 'r'`).Scan(&failures))
+		if failures != 0 {
+			t.Errorf("%s: pulls count as %d failures of the package", state, failures)
+		}
+	}
+}

@@ -289,11 +289,8 @@ func (c *capturing) start(ctx context.Context, n *capture.Node, way capture.Way)
 		at = strings.TrimRight(at, "/") + "/z/" + n.Hash + ".tar.gz"
 	}
 	id, created, err := c.w.trees.RequestArchive(ctx, at, n.Hash)
-	if err != nil {
+	if err != nil || !created {
 		return id, err
-	}
-	if !created {
-		return id, c.w.db.Jobs.Hurry(ctx, id)
 	}
 	c.fresh = append(c.fresh, jobs.Job{ID: id, Kind: jobs.FetchArchive})
 	return id, nil
@@ -331,11 +328,8 @@ func (c *capturing) startSnapshot(ctx context.Context, way capture.Way) (uuid.UU
 			refused = e
 			continue
 		}
-		if err != nil {
+		if err != nil || !created {
 			return job.ID, err
-		}
-		if !created {
-			return job.ID, c.w.db.Jobs.Hurry(ctx, job.ID)
 		}
 		c.fresh = append(c.fresh, job)
 		return job.ID, nil

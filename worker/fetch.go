@@ -24,6 +24,7 @@ import (
 	"github.com/francescobianco/packbase/storage/name"
 	"github.com/francescobianco/packbase/storage/release"
 	"github.com/francescobianco/packbase/worker/ingest"
+	"github.com/francescobianco/packbase/worker/upstream"
 )
 
 // FetchResult is what a fetch job did.
@@ -46,11 +47,18 @@ type FetchResult struct {
 // where this one stopped.
 func (w *Worker) fetchPackage(ctx context.Context, j *job) (any, error) {
 	pkg, err := w.db.PackageByName(ctx, j.Job.Package)
+	if errors.Is(err, fault.ErrGone) && j.Job.Pull { // it was private: of others there are no pulls
+		j.pkg.Private = true
+		return nil, upstream.Closed()
+	}
 	if err != nil {
 		return nil, err
 	}
 	j.pkg = pkg
-	if pkg.State != storage.Active {
+	switch {
+	case pkg.State != storage.Active && j.ofStranger():
+		return nil, upstream.Closed()
+	case pkg.State != storage.Active:
 		return nil, errFrozen(pkg.Name, pkg.StateReason)
 	}
 	// While this is held, no blob is swept that the job is about to name.
@@ -64,7 +72,7 @@ func (w *Worker) fetchPackage(ctx context.Context, j *job) (any, error) {
 	}
 	f := &fetch{w: w, job: j, pkg: pkg, patience: patience{room: w.aside, leave: j.leave}}
 	defer f.patience.done()
-	if here, err := f.here(ctx); err != nil || here != nil {
+	if here, err := f.here(ctx); !j.ofStranger() && (err != nil || here != nil) {
 		return here, err
 	}
 	if err := f.queueAtHost(ctx); err != nil {
@@ -78,7 +86,7 @@ func (w *Worker) fetchPackage(ctx context.Context, j *job) (any, error) {
 	if err := f.load(ctx); err != nil {
 		return nil, err
 	}
-	if err := f.wantsRemoved(); err != nil {
+	if err := f.wantsRemoved(); err != nil && !j.ofStranger() {
 		return nil, err
 	}
 	if err := f.measure(ctx); err != nil {

@@ -164,6 +164,10 @@ type job struct {
 	leave    func()          // lets the worker begin another job beside this one
 }
 
+// ofStranger reports whether somebody without a token has a private package
+// fetched. How that ends is told, so it must say nothing of what is here.
+func (j *job) ofStranger() bool { return j.Job.Pull && j.pkg.Private }
+
 func (j *job) setProgress(p jobs.Progress) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -340,7 +344,7 @@ func (w *Worker) outcome(j *job, result any, err error, stopping bool) func(cont
 	out := jobs.Outcome{State: jobs.Failed, Code: e.Code, Message: e.Message}
 	if e == errCancelled {
 		out.State = jobs.Cancelled
-	} else if j.Job.Kind == jobs.FetchPackage && !ofTarget(e.Code, j.pkg) {
+	} else if j.Job.Kind == jobs.FetchPackage && !ofTarget(e.Code, j.pkg) && !j.ofStranger() {
 		out.Sync = &jobs.Sync{Code: e.Code, Message: e.Message, Wait: w.nextSync(e, j.pkg.SyncFailures)}
 	}
 	return end(out)

@@ -193,7 +193,7 @@ func (p *Proxy) answer(w http.ResponseWriter, r *http.Request, d name.Dependency
 		return err
 	}
 	if err = p.stored(w, r, d, service); errors.Is(err, ErrMissing) {
-		return &Refusal{http.StatusNotFound, d.URL + " was fetched, and is not here for you"}
+		return &Refusal{http.StatusNotFound, d.URL + " was looked for, and is not here for you"}
 	}
 	return err
 }

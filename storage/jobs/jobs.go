@@ -114,31 +114,51 @@ func (s *Store) RequestProbe(ctx context.Context, pkg string) (job Job, created 
 	return job, created, nil
 }
 
-// Add inserts j, or returns the open job that asks for the same.
+// Add inserts j, or returns the open job that asks for the same. A pull that
+// somebody with a token asks for, too, is a pull no more.
 func Add(ctx context.Context, tx pgx.Tx, j Job) (job Job, created bool, err error) {
 	id, err := uuid.NewV7()
 	if err != nil {
 		return Job{}, false, fmt.Errorf("make job id: %w", err)
 	}
-	rows, _ := tx.Query(ctx, `
-		INSERT INTO jobs (id, kind, package, target, run_id, pull) VALUES ($1, $2, $3, $4, $5, $6)
-		ON CONFLICT DO NOTHING RETURNING `+columns, id, j.Kind, j.Package, j.Target, j.RunID, j.Pull)
-	job, err = pgx.CollectExactlyOneRow(rows, pgx.RowToStructByName[Job])
-	if err == nil {
-		return job, true, nil
+	for {
+		rows, _ := tx.Query(ctx, `
+			INSERT INTO jobs (id, kind, package, target, run_id, pull) VALUES ($1, $2, $3, $4, $5, $6)
+			ON CONFLICT DO NOTHING RETURNING `+columns, id, j.Kind, j.Package, j.Target, j.RunID, j.Pull)
+		job, err = pgx.CollectExactlyOneRow(rows, pgx.RowToStructByName[Job])
+		if err == nil {
+			return job, true, nil
+		}
+		if !errors.Is(err, pgx.ErrNoRows) {
+			return Job{}, false, fmt.Errorf("add job: %w", pg.Translate(err))
+		}
+		rows, _ = tx.Query(ctx, `
+			SELECT `+columns+` FROM jobs
+			WHERE kind = $1 AND package = $2 AND target = $3 AND state IN ('queued', 'running')
+			ORDER BY state LIMIT 1`, j.Kind, j.Package, j.Target)
+		job, err = pgx.CollectExactlyOneRow(rows, pgx.RowToStructByName[Job])
+		if err == nil && !j.Pull && job.Pull {
+			err = Adopt(ctx, tx, job.ID)
+			job.Pull = false
+		}
+		if !errors.Is(err, pgx.ErrNoRows) { // else it has ended meanwhile
+			break
+		}
 	}
-	if !errors.Is(err, pgx.ErrNoRows) {
-		return Job{}, false, fmt.Errorf("add job: %w", pg.Translate(err))
-	}
-	rows, _ = tx.Query(ctx, `
-		SELECT `+columns+` FROM jobs
-		WHERE kind = $1 AND package = $2 AND target = $3 AND state IN ('queued', 'running')
-		ORDER BY state LIMIT 1`, j.Kind, j.Package, j.Target)
-	job, err = pgx.CollectExactlyOneRow(rows, pgx.RowToStructByName[Job])
 	if err != nil {
 		return Job{}, false, fmt.Errorf("find open job: %w", pg.Translate(err))
 	}
 	return job, false, nil
+}
+
+// Adopt makes an open pull the job of somebody with a token: the queue is told of it again, before pulls, and if a worker
+// has it and it fails, it is not over. It returns pgx.ErrNoRows if it has ended.
+func Adopt(ctx context.Context, tx pgx.Tx, id uuid.UUID) error {
+	tag, err := tx.Exec(ctx, `UPDATE jobs SET pull = false, enqueued_at = NULL WHERE id = $1 AND state IN ('queued', 'running')`, id)
+	if err == nil && tag.RowsAffected() == 0 {
+		return pgx.ErrNoRows
+	}
+	return err
 }
 
 // ByID returns the job with the given id, or ErrNotFound.
@@ -268,6 +288,7 @@ func (s *Store) End(ctx context.Context, c Claim, o Outcome) error {
 	if err != nil {
 		return fmt.Errorf("end job %s: %w", c.Job.ID, err)
 	}
+	adopted := false
 	err = s.db.Tx(ctx, func(tx pgx.Tx) error {
 		if o.Sync != nil {
 			if err := HoldFence(ctx, tx, c); err != nil {
@@ -282,25 +303,34 @@ func (s *Store) End(ctx context.Context, c Claim, o Outcome) error {
 			UPDATE jobs
 			SET state = @state, error_code = @code, error_message = @message, result = @result, progress = @progress,
 				ended_at = now(), lease = NULL, lease_until = NULL
-			WHERE id = @id AND lease = @lease RETURNING run_id`,
+			WHERE id = @id AND lease = @lease RETURNING run_id, @pull AND NOT pull`,
 			pgx.NamedArgs{"id": c.Job.ID, "lease": c.Lease, "state": o.State, "code": o.Code, "message": o.Message,
-				"result": result, "progress": o.Progress}).Scan(&c.Job.RunID)
-		if errors.Is(err, pgx.ErrNoRows) {
+				"result": result, "progress": o.Progress, "pull": c.Job.Pull}).Scan(&c.Job.RunID, &adopted)
+		switch {
+		case errors.Is(err, pgx.ErrNoRows):
 			return ErrLost
-		}
-		if err != nil {
+		case err != nil:
 			return err
+		case adopted && o.State == Failed:
+			return errAdopted
 		}
 		if err := countChild(ctx, tx, c, o); err != nil {
 			return err
 		}
 		return wakePackage(ctx, tx, c.Job.Package)
 	})
+	if errors.Is(err, errAdopted) {
+		return s.Requeue(ctx, c, 0, false, "", "")
+	}
 	if err != nil {
 		return fmt.Errorf("end job %s: %w", c.Job.ID, pg.Translate(err))
 	}
 	return nil
 }
+
+// errAdopted says that a pull failed which somebody with a token asked for meanwhile: what that
+// may use was not tried.
+var errAdopted = errors.New("adopted")
 
 // wakePackage has the queue told again of jobs that waited for the package;
 // updates wait for each other as if they had one, "".
@@ -499,15 +529,6 @@ func (s *Store) Due(ctx context.Context, stale time.Duration, limit int) ([]DueJ
 		return nil, fmt.Errorf("due jobs: %w", pg.Translate(err))
 	}
 	return all, nil
-}
-
-// Hurry has a job that was a pull go before pulls: the queue is told of it again.
-func (s *Store) Hurry(ctx context.Context, id uuid.UUID) error {
-	_, err := s.db.Pool.Exec(ctx, `UPDATE jobs SET pull = false, enqueued_at = NULL WHERE id = $1 AND pull AND state = 'queued'`, id)
-	if err != nil {
-		return fmt.Errorf("hurry job %s: %w", id, pg.Translate(err))
-	}
-	return nil
 }
 
 // A Queue is told of jobs that are due.

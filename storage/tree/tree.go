@@ -226,6 +226,9 @@ func addJob(ctx context.Context, tx pgx.Tx, kind, target, pin string, pull bool)
 		err = tx.QueryRow(ctx, `
 			SELECT id FROM jobs
 			WHERE kind = $1 AND package = '' AND target = $2 AND pin = $3 AND state IN ('queued', 'running') FOR UPDATE`, kind, target, pin).Scan(&held)
+		if err == nil && !pull {
+			err = jobs.Adopt(ctx, tx, held)
+		}
 		if !errors.Is(err, pgx.ErrNoRows) {
 			return held, false, err
 		}

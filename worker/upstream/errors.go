@@ -68,6 +68,9 @@ func (e *Error) fault() *fault.Error {
 	return f
 }
 
+// Closed returns the error of an upstream that wants credentials and gets none.
+func Closed() error { return statusError(&http.Response{StatusCode: http.StatusUnauthorized}) }
+
 // statusError judges the status of an answer that is not a redirect.
 func statusError(resp *http.Response) *Error {
 	e := &Error{Status: resp.StatusCode, RetryAfter: retryAfter(resp.Header.Get("Retry-After"), time.Now())}
