@@ -35,7 +35,7 @@ func TestNamedBlobsHasEveryForeignKey(t *testing.T) {
 	f.must(tree.New(f.DB.DB).Bury(f.ctx, tree.Removal{URL: "https://h/y.zip", Reason: "x", RemovedAt: time.Now()}, blob("removal")))
 
 	f.must(f.exec(`INSERT INTO trees (name, revision) VALUES ('app', 1)`))
-	f.must(f.exec(`INSERT INTO tree_revisions (tree, revision, roots, record_digest) VALUES ('app', 1, '{}', $1)`, hash("record", 64)))
+	f.must(f.exec(`INSERT INTO tree_revisions (tree, revision, roots, roots_digest, record_digest) VALUES ('app', 1, '[]', $1, $1)`, hash("record", 64)))
 
 	rows, err := f.sql.Query(f.ctx, `
 		SELECT c.conrelid::regclass::text, a.attname::text
