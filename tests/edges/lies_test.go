@@ -19,14 +19,17 @@ import (
 
 	"github.com/francescobianco/packbase/api"
 	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/storage/access"
 	"github.com/francescobianco/packbase/storage/blob"
 	"github.com/francescobianco/packbase/storage/feed"
 	"github.com/francescobianco/packbase/storage/gitpack"
+	"github.com/francescobianco/packbase/storage/name"
 	"github.com/francescobianco/packbase/storage/release"
 	"github.com/francescobianco/packbase/storage/storagetest"
 	"github.com/francescobianco/packbase/tests/harness"
 	"github.com/francescobianco/packbase/worker/peer"
 	"github.com/francescobianco/packbase/worker/probe"
+	"github.com/francescobianco/packbase/worker/upkeep"
 )
 
 // A recording is what a real central has said, to be played with changes.
@@ -179,10 +182,12 @@ func (p *player) answer(f func(w http.ResponseWriter, r *http.Request) bool) { p
 
 // A localEdge is an edge in this process.
 type localEdge struct {
-	t   *testing.T
-	db  *storage.DB
-	api http.Handler
-	log storagetest.Log
+	t       *testing.T
+	db      *storage.DB
+	blobs   *blob.Disk
+	staging *blob.Staging
+	api     http.Handler
+	log     storagetest.Log
 }
 
 // follow starts an edge of central, which stops with the test.
@@ -196,7 +201,7 @@ func follow(t *testing.T, central string) *localEdge {
 	if err != nil {
 		t.Fatal(err)
 	}
-	e := &localEdge{t: t, db: storagetest.NewDB(t)}
+	e := &localEdge{t: t, db: storagetest.NewDB(t), blobs: blobs, staging: staging}
 	log := slog.New(slog.NewTextHandler(&e.log, nil))
 	e.api = api.New(e.db, nil, blobs, api.Options{ReadOnly: true, Central: central}, slog.New(slog.DiscardHandler)).Handler()
 	r := &peer.Replica{
@@ -216,6 +221,29 @@ func follow(t *testing.T, central string) *localEdge {
 		}
 	})
 	return e
+}
+
+// rebuilt returns what the blobs of an edge alone make, and fails if a package would be fetched from elsewhere than it was.
+func rebuilt(t *testing.T, e *localEdge) *localEdge {
+	t.Helper()
+	r := &localEdge{t: t, db: storagetest.NewDB(t), blobs: e.blobs}
+	r.api = api.New(r.db, nil, r.blobs, api.Options{ReadOnly: true}, slog.New(slog.DiscardHandler)).Handler()
+	a := upkeep.Auditor{DB: r.db, Blobs: r.blobs, Staging: e.staging, Report: func(upkeep.Finding) {}}
+	if err := a.Rebuild(access.SeePrivate(t.Context())); err != nil {
+		t.Fatal(err)
+	}
+	for _, of := range []*localEdge{e, r} {
+		all, err := of.db.Packages(access.SeePrivate(t.Context()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, p := range all {
+			if up, err := name.ParseUpstream(p.CloneURL); err != nil || up.Canonical != p.Upstream || !strings.HasSuffix(p.Upstream, "/"+p.Name) {
+				t.Errorf("%s is of %s, and cloned from %s, %v", p.Name, p.Upstream, p.CloneURL, err)
+			}
+		}
+	}
+	return r
 }
 
 // Get returns the body of a path, which must answer 200.
@@ -272,7 +300,7 @@ func TestReplica(t *testing.T) {
 	s := mirror(t)
 	tape, all := record(t, s), served(t, s)
 	s.Stop()
-	t.Run("lying central", func(t *testing.T) { testLyingCentral(t, tape) })
+	t.Run("lying central", func(t *testing.T) { testLyingCentral(t, tape, all) })
 	t.Run("corrupt transfer", func(t *testing.T) { testCorruptTransfer(t, tape, all) })
 	t.Run("resume", func(t *testing.T) { testResume(t, tape) })
 	t.Run("rotten release", func(t *testing.T) { testRotten(t, tape, all) })
@@ -281,8 +309,9 @@ func TestReplica(t *testing.T) {
 // ED-03. A central that lies is not believed, and what was served is served.
 // What proves that its history changed halts replication, with a reason in the
 // log and in the status; a release that cannot be true is set aside, and the
-// feed goes on.
-func testLyingCentral(t *testing.T, honest *recording) {
+// feed goes on. None of it becomes true when the edge is rebuilt from its blobs,
+// or made a central.
+func testLyingCentral(t *testing.T, honest *recording, truth map[string]string) {
 	t.Parallel()
 	if len(honest.feed) != releases {
 		t.Fatalf("the central has %d changes, want %d", len(honest.feed), releases)
@@ -298,7 +327,12 @@ func testLyingCentral(t *testing.T, honest *recording) {
 			lie.tell(t, central, honest.copy())
 			central.most.Store(releases)
 			lie.outcome(t, e, lie.why)
-			within(t, before, served(t, e))
+			after := served(t, e)
+			within(t, before, after)
+			within(t, after, truth)
+			again := served(t, rebuilt(t, e))
+			within(t, before, again)
+			within(t, again, truth)
 		})
 	}
 }
