@@ -21,6 +21,7 @@ import (
 	"github.com/francescobianco/packbase/storage/access"
 	"github.com/francescobianco/packbase/storage/fault"
 	"github.com/francescobianco/packbase/storage/ledger"
+	"github.com/francescobianco/packbase/storage/ledger/ledgertest"
 	"github.com/francescobianco/packbase/storage/logbook"
 	"github.com/francescobianco/packbase/storage/storagetest"
 )
@@ -135,6 +136,13 @@ func (b *book) audit() (codes []string) {
 	return slices.Compact(codes)
 }
 
+// foreign has a program that is not ours read the log.
+func (b *book) foreign() {
+	b.Helper()
+	st := must(ledger.New(b.db.DB).State(b.Context()))(b)
+	ledgertest.Fsck(b, "file://"+b.folder().Dir, st.Keys[0])
+}
+
 func (b *book) sound() {
 	b.Helper()
 	if codes := b.audit(); codes != nil {
@@ -241,6 +249,7 @@ func TestSequence(t *testing.T) {
 			}
 		}
 		last = tree
+		b.foreign()
 	}
 	if last.N != int64(b.published)+1 {
 		t.Errorf("the log has %d entries, want %d and a claim", last.N, b.published)

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/francescobianco/packbase/storage/ledger"
 	"github.com/francescobianco/packbase/storage/logbook"
 )
 
@@ -235,6 +236,11 @@ func TestLogKey(t *testing.T) {
 	if _, err := os.Stat(file); err == nil {
 		t.Error("another key was made")
 	}
+	elsewhere := t.TempDir() // a machine that has no folder, either
+	_, err := ledger.NewSequencer(b.db.DB, ledger.Options{Folder: ledger.FolderBeside(elsewhere), KeyFile: filepath.Join(elsewhere, "log.key")}).Step(t.Context())
+	if left, _ := filepath.Glob(filepath.Join(elsewhere, "*key*")); err == nil || !strings.Contains(err.Error(), "log_key") || len(left) > 0 {
+		t.Errorf("on another machine: %v, and there is %q", err, left)
+	}
 	b.must(os.WriteFile(file, []byte("PRIVATE+KEY+x"), 0o600))
 	again()
 	other := must(logbook.NewSigner("mirror.example/log"))(t)
@@ -247,7 +253,7 @@ func TestLogKey(t *testing.T) {
 	}
 	b.exec(`INSERT INTO now_log_head VALUES (true, 0, sha256(''))`)
 	b.restore("now_")
-	_, err := b.seq.Step(t.Context())
+	_, err = b.seq.Step(t.Context())
 	if err == nil || !strings.Contains(err.Error(), "log_key") {
 		t.Errorf("another key on an empty database: %v", err)
 	}
