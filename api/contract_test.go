@@ -562,7 +562,11 @@ func (s *scene) pages() []call {
 		calls = append(calls, get(s.registry, path, 200), get(s.registry, path, 200, browser...), get(s.registry, path, 400, badHost...),
 			get(s.away, path, 503), get(s.away, path, 503, browser...))
 	}
-	for _, path := range []string{"/jobs/" + uuid.NewString(), "/nope", "/trees/nope"} {
+	for _, path := range []string{"/hello/files", "/hello/diff"} {
+		calls = append(calls, get(s.registry, path, 200, browser...), get(s.registry, path, 400, badHost...), get(s.away, path, 503, browser...))
+	}
+	calls = append(calls, get(s.registry, "/hello/files?tag=v2.0.0&path=build.zig.zon", 200))
+	for _, path := range []string{"/jobs/" + uuid.NewString(), "/nope", "/trees/nope", "/nope/files", "/nope/diff"} {
 		calls = append(calls, get(s.registry, path, 404), get(s.registry, path, 404, browser...))
 	}
 	return calls

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"encoding/json"
 	"fmt"
+	"html/template"
 	"net/url"
 	"regexp"
 	"slices"
@@ -123,6 +124,7 @@ type packagePage struct {
 
 	Dependents wire.Dependents // the first of them
 	Open       *jobView        // under way for the package
+	Browsable  bool            // the files of what is shown can be looked at
 }
 
 func (*packagePage) template() string { return "package" }
@@ -214,7 +216,16 @@ type releaseView struct {
 	Prefix string // the tarball's wrapping folder with its slash, "" if it is flat
 	Place  string // the upstream's URL, "" if there is none to clone
 	Latest bool
+
+	ReadmeName string
+	Readme     template.HTML
 }
+
+// Files is the page of the release's files.
+func (r *releaseView) Files() string { return refOf(&r.Release).Files("") }
+
+// Diff is the page that compares the release with the one before it.
+func (r *releaseView) Diff() string { return refOf(&r.Release).at("/diff") }
 
 // URL is the tarball's.
 func (r *releaseView) URL() string { return r.Base + r.Tarball() }

@@ -84,6 +84,7 @@ func (s *Site) getPackagePage(w http.ResponseWriter, r *http.Request, name strin
 	if err := s.fillReleases(r, page); err != nil {
 		return err
 	}
+	s.fillReadme(ctx, page)
 	if page.Rejected, err = s.db.RejectedTags(ctx, p.Name); err != nil {
 		return err
 	}
@@ -156,6 +157,22 @@ func (s *Site) fillReleases(r *http.Request, page *packagePage) error {
 		}
 	}
 	return nil
+}
+
+// fillReadme puts the README of the release that is shown on the page. Where it
+// cannot be read, the page is complete without.
+func (s *Site) fillReadme(ctx context.Context, page *packagePage) {
+	if page.Shown == nil {
+		return
+	}
+	tree, err := s.files.At(ctx, &page.Shown.Release)
+	if err != nil {
+		return
+	}
+	page.Browsable = true
+	if entries, err := tree.Folder(ctx, ""); err == nil {
+		page.Shown.ReadmeName, page.Shown.Readme = s.readReadme(ctx, tree, refOf(&page.Shown.Release), "", entries)
+	}
 }
 
 // An order is all releases of a package as it was at one revision, the newest

@@ -21,6 +21,7 @@ import (
 	lru "github.com/hashicorp/golang-lru/v2"
 
 	"github.com/francescobianco/packbase/api/answer"
+	"github.com/francescobianco/packbase/api/browse"
 	"github.com/francescobianco/packbase/api/directory"
 	"github.com/francescobianco/packbase/api/fresh"
 	"github.com/francescobianco/packbase/api/stored"
@@ -74,13 +75,17 @@ type Site struct {
 	overview fresh.PerReader[fresh.Value[*overview]]
 	chart    fresh.PerReader[fresh.Value[chart]]
 	orders   *lru.Cache[string, *order] // of releases, by package
+	files    *browse.Files
+	readmes  *lru.Cache[string, readme] // by their address
 }
 
 // New returns the site of a registry.
 func New(db *storage.DB, q *queue.Queue, blobs *stored.Blobs, d *directory.Directory, opt Options, log *slog.Logger) *Site {
-	s := &Site{db: db, queue: q, blobs: blobs, directory: d, opt: opt, log: log, renderer: newRenderer()}
+	s := &Site{db: db, queue: q, blobs: blobs, directory: d, opt: opt, log: log, renderer: newRenderer(), files: browse.New(db, blobs)}
 	s.overview.All.News, s.overview.Public.News = opt.News, opt.News
-	s.orders, _ = lru.New[string, *order](maxOrders) // the error is about sizes below one
+	// The errors are about sizes below one.
+	s.readmes, _ = lru.New[string, readme](maxReadmes)
+	s.orders, _ = lru.New[string, *order](maxOrders)
 	return s
 }
 
@@ -94,6 +99,8 @@ func (s *Site) Route(r chi.Router) {
 	r.Get("/trees", s.page(s.getTreeList, json.Trees))
 	r.Get("/trees/{name}", s.page(s.getTreePage, json.Tree))
 	r.Get("/{repo}", s.getRepo)
+	r.Get("/{repo}/files", s.page(s.getFiles, s.getRaw))
+	r.Get("/{repo}/diff", s.page(s.getDiff, s.getDiff))
 	r.Get("/feed.atom", answer.Handler(s.log, s.getFeed))
 	r.Get("/assets/{hash}/{file}", answer.Handler(s.log, s.getAsset))
 	r.Get("/favicon.ico", s.getIcon)

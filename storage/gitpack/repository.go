@@ -266,17 +266,17 @@ func WritePackIndex(w io.Writer, segment io.ReaderAt, x *SegmentIndex) error {
 	for _, i := range order {
 		end := x.Size() - sha1.Size
 		if i+1 < x.Len() {
-			end = x.Offset(i + 1)
+			end = x.offset(i + 1)
 		}
 		sum := crc32.NewIEEE()
-		if _, err := io.Copy(sum, io.NewSectionReader(segment, x.Offset(i), end-x.Offset(i))); err != nil {
+		if _, err := io.Copy(sum, io.NewSectionReader(segment, x.offset(i), end-x.offset(i))); err != nil {
 			return fmt.Errorf("write pack index: %w", err)
 		}
 		b = binary.BigEndian.AppendUint32(b, sum.Sum32())
 	}
 	var large []byte
 	for _, i := range order {
-		off := uint64(x.Offset(i))
+		off := uint64(x.offset(i))
 		if off >= 1<<31 {
 			b = binary.BigEndian.AppendUint32(b, 1<<31|uint32(len(large)/8))
 			large = binary.BigEndian.AppendUint64(large, off)

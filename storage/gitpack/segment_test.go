@@ -103,10 +103,10 @@ func TestWriteSegmentIsPack(t *testing.T) {
 	for i, id := range m.order {
 		end := x.Size() - sha1.Size
 		if i+1 < x.Len() {
-			end = x.Offset(i + 1)
+			end = x.offset(i + 1)
 		}
 		o := m.objects[id]
-		want := fmt.Sprintf("%s %-6s %d %d %d\n", id, o.Type, o.Size, end-x.Offset(i), x.Offset(i))
+		want := fmt.Sprintf("%s %-6s %d %d %d\n", id, o.Type, o.Size, end-x.offset(i), x.offset(i))
 		if !strings.Contains(listed, want) {
 			t.Fatalf("git verify-pack does not list %q", want)
 		}
@@ -212,8 +212,8 @@ func TestSegmentIndex(t *testing.T) {
 		t.Fatal(err)
 	}
 	for i := range x.Len() {
-		if small.Offset(i) != x.Offset(i) {
-			t.Fatalf("object %d at %d, want %d", i, small.Offset(i), x.Offset(i))
+		if small.offset(i) != x.offset(i) {
+			t.Fatalf("object %d at %d, want %d", i, small.offset(i), x.offset(i))
 		}
 	}
 	if _, err := small.MarshalBinary(); err == nil {
@@ -251,8 +251,8 @@ func FuzzUnmarshalIndex(f *testing.F) {
 			t.Errorf("a second spelling of an index was read: %v", err)
 		}
 		for i := range x.Len() - 1 {
-			if x.Offset(i+1) <= x.Offset(i) {
-				t.Fatalf("offset %d then %d", x.Offset(i), x.Offset(i+1))
+			if x.offset(i+1) <= x.offset(i) {
+				t.Fatalf("offset %d then %d", x.offset(i), x.offset(i+1))
 			}
 		}
 	})
@@ -324,7 +324,7 @@ func TestSetOrdinals(t *testing.T) {
 func TestRanges(t *testing.T) {
 	t.Parallel()
 	s := newSegmented(t)
-	at := func(i int) int64 { return s.Set.segments[i/350].Offset(i % 350) }
+	at := func(i int) int64 { return s.Set.segments[i/350].offset(i % 350) }
 	end := func(k int) int64 { return s.Set.segments[k].Size() - sha1.Size }
 	tests := []struct {
 		name string
@@ -405,9 +405,9 @@ func (s *segmented) naive(b *roaring.Bitmap) []byte {
 		x := s.Set.segments[k]
 		end := x.Size() - sha1.Size
 		if i := int(i%350) + 1; i < x.Len() {
-			end = x.Offset(i)
+			end = x.offset(i)
 		}
-		out = append(out, s.segments[k][x.Offset(int(i%350)):end]...)
+		out = append(out, s.segments[k][x.offset(int(i%350)):end]...)
 	}
 	sum := sha1.Sum(out)
 	return append(out, sum[:]...)

@@ -50,8 +50,8 @@ func (x *SegmentIndex) Len() int { return x.offsets.count }
 // Size returns the length of the segment in bytes.
 func (x *SegmentIndex) Size() int64 { return x.offsets.end + sha1.Size }
 
-// Offset returns where in the segment the entry of object i starts.
-func (x *SegmentIndex) Offset(i int) int64 { return x.offsets.at(i) }
+// offset returns where in the segment the entry of object i starts.
+func (x *SegmentIndex) offset(i int) int64 { return x.offsets.at(i) }
 
 // MarshalBinary returns the binary form of x, which must have IDs.
 func (x *SegmentIndex) MarshalBinary() ([]byte, error) {

@@ -184,6 +184,18 @@ func TestWalk(t *testing.T) {
 	b.click("#release summary")
 	b.shoot("package-older-release")
 
+	// Its files, and what changed.
+	b.await("#readme", "with no surprises")
+	b.click("#release .row a")
+	b.await("#doc", "with no surprises")
+	b.shoot("files")
+	b.open("/args/files?path=build.zig")
+	b.await("#text", "pub fn build")
+	b.shoot("file")
+	b.open("/args/diff")
+	b.await("#changes", "src/root.zig")
+	b.shoot("diff")
+
 	// Search, from anywhere and as one types.
 	library(forge.real.Repo("zig-toml"), "toml", "v0.3.0")
 	library(forge.real.Repo("zig-regex"), "regex", "v0.1.1", "v0.1.2")

@@ -1,0 +1,80 @@
+package api_test
+
+import (
+	"net/http"
+	"net/url"
+	"strings"
+	"testing"
+)
+
+const png = "\x89PNG\r\n\x1a\n\x00 <script>alert(1)</script>"
+
+// A release can be looked at: its README, its files, and what changed in it.
+func TestFilesPages(t *testing.T) {
+	t.Parallel()
+	s := newPageSite(t)
+	first := files{
+		"README.md":     "# Hello\n\n![logo](docs/logo.png) [guide](docs/guide.md#use) <script>alert(2)</script>\n",
+		"docs/logo.png": png, "docs/guide.md": "# Use\n\n[back](../README.md)\n", "src/a.zig": "const a = \"<b>\";\n",
+		"src/same/x.zig": "x", "bin": "\x00\x01", "old.zig": "old", "page.html": "<script>alert(3)</script>",
+		"long": strings.Repeat("a", 600<<10), "longer": strings.Repeat("a", 4<<20+1),
+	}
+	second := files{}
+	for name, text := range first {
+		second[name] = text
+	}
+	delete(second, "old.zig")
+	second["src/a.zig"], second["new/b.zig"] = "const a = 2;\n", "b"
+	s.publish("hello", tagged{tag: "v1.0.0", files: first}, tagged{tag: "v1.1.0", files: second})
+
+	at := func(p string) string { return "/hello/files?path=" + url.QueryEscape(p) + "&tag=v1.0.0" }
+	for path, want := range map[string][]string{
+		"/hello":                             {`<h3 id="doc-hello">Hello</h3>`, `href="/hello/files?tag=v1.1.0"`, `href="/hello/diff?tag=v1.1.0"`, `src="/hello/files?path=docs%2Flogo.png&amp;raw=1&amp;tag=v1.1.0"`},
+		"/hello?tag=v1.0.0":                  {`href="/hello/files?path=docs%2Fguide.md&amp;tag=v1.0.0#doc-use"`},
+		"/hello/files?tag=v1.0.0":            {"old.zig", `href="/hello/files?path=docs&amp;tag=v1.0.0"`, ">folder<", "Hello</h3>"},
+		"/hello/files":                       {"new/", "page.html"},
+		at("docs"):                           {"logo.png", "guide.md"},
+		at("docs/guide.md"):                  {"Use</h3>", `href="/hello/files?path=README.md&amp;tag=v1.0.0"`},
+		at("src/a.zig"):                      {"const a = &#34;&lt;b&gt;&#34;;"},
+		at("page.html"):                      {"&lt;script&gt;alert(3)&lt;/script&gt;"},
+		at("bin"):                            {"It is no text."},
+		at("long"):                           {"too large to be shown"},
+		at("docs/logo.png"):                  {`<img class="shown"`},
+		"/hello/diff":                        {"3\u00a0files differ", "old.zig", "removed", "new/b.zig", "added", "src/a.zig", "changed"},
+		"/hello/diff?tag=v1.0.0&from=v1.1.0": {"3\u00a0files differ", "new/b.zig", "removed"},
+		"/hello/diff?tag=v1.0.0&from=v1.0.0": {"No file differs"},
+	} {
+		page := s.page(path, http.StatusOK)
+		s.wantIn(page, want...)
+		if strings.Contains(page, "<script>alert") || strings.Contains(page, "same/x") || strings.Contains(page, "packbase {") {
+			t.Errorf("GET %s: the page has a script of upstream, a folder that is equal, or a release for packbase's own", path)
+		}
+	}
+	for _, path := range []string{at("nope"), at("src/nope"), at("../hello"), at("src//a.zig"), at("src/./a.zig"), at("src/a.zig/x"), at("README.md/" + strings.Repeat("x/", 5000)),
+		"/hello/files?tag=v9", "/nope/files", "/hello/diff?tag=v1.0.0", "/hello/diff?from=v9", "/nope/diff", at("src") + "&raw=1", at("longer") + "&raw=1", at("") + "&raw=1"} {
+		s.page(path, http.StatusNotFound)
+	}
+	for p, kind := range map[string]string{"docs/logo.png": "image/png", "page.html": "text/plain; charset=utf-8", "bin": "application/octet-stream", "long": "text/plain; charset=utf-8"} {
+		for _, path := range []string{at(p) + "&raw=1", at(p)} {
+			accept := browser
+			if path == at(p) {
+				accept = "*/*"
+			}
+			a := s.ask(path, accept)
+			if a.StatusCode != http.StatusOK || string(a.body) != first[p] || a.Header.Get("Content-Type") != kind {
+				t.Errorf("GET %s: %d %s, %d bytes; want %s and the file", path, a.StatusCode, a.Header.Get("Content-Type"), len(a.body), kind)
+			}
+			if csp := a.Header.Get("Content-Security-Policy"); !strings.HasSuffix(csp, "sandbox") || a.Header.Get("X-Content-Type-Options") != "nosniff" {
+				t.Errorf("GET %s: a file could be a page of ours: %q", path, csp)
+			}
+		}
+	}
+	s.exec(`UPDATE packages SET private = true`)
+	again := s.again()
+	for _, path := range []string{"/hello/files", "/hello/diff", at("bin") + "&raw=1"} {
+		again.page(path, http.StatusNotFound)
+		if a := again.ask(path, browser, "Authorization", "Bearer "+token); a.StatusCode != http.StatusOK || !strings.Contains(a.Header.Get("Cache-Control"), "no-store") && !strings.Contains(a.Header.Get("Cache-Control"), "private") {
+			t.Errorf("GET %s with a token: %d, %q", path, a.StatusCode, a.Header.Get("Cache-Control"))
+		}
+	}
+}
