@@ -200,3 +200,39 @@ func TestCaptureFiveURLs(t *testing.T) {
 		t.Errorf("upstream was asked %d times, want 4", n)
 	}
 }
+
+// A URL whose files have changed may be pinned to the old and to the new ones in one tree: both are had.
+func TestCaptureOldAndNew(t *testing.T) {
+	t.Parallel()
+	r, up := workertest.New(t), newFileServer(t)
+	r.Work(allowed(t))
+	bodies, hashes := [2][]byte{}, [2]string{}
+	for i := range bodies {
+		bodies[i] = gz(t, tarOf(t, "x/", map[string]string{"build.zig": fmt.Sprint(i)}))
+		_, of := fetchArchive(t, r, up.serve(fmt.Sprint("/of/", i), sends("application/gzip", bodies[i])), "")
+		hashes[i] = of.ZigHash
+	}
+	other := workertest.New(t) // has none of them
+	other.Work(allowed(t))
+	url := up.serve("/x.tar.gz", sends("application/gzip", bodies[0]))
+	pins := func(which ...int) []tree.Root {
+		var deps [][2]string
+		for _, i := range which {
+			deps = append(deps, [2]string{url, hashes[i]})
+		}
+		return []tree.Root{{File: "build.zig.zon", Text: zon("app", deps...)}}
+	}
+	trees := tree.New(other.DB.DB)
+	c, err := trees.Begin(t.Context(), "app", pins(0), false)
+	other.Must(err)
+	capture(t, other, c.Job)
+	up.serve("/x.tar.gz", sends("application/gzip", bodies[1]))
+	c, err = trees.Begin(t.Context(), "app", pins(0, 1), false)
+	other.Must(err)
+	if got := capture(t, other, c.Job); got.Nodes != 2 || got.Stored != 2 {
+		t.Errorf("captured %+v, want both", got)
+	}
+	if held, err := trees.ByURL(t.Context(), url); err != nil || held.ZigHash != hashes[0] {
+		t.Errorf("the URL is %s, %v, want what it answered first", held.ZigHash, err)
+	}
+}
