@@ -283,7 +283,10 @@ func (s *scene) reads() []call {
 			get(s.registry, f.good, 416, "Range", "bytes=99999999-"), get(s.registry, f.none, 404), get(s.registry, f.bad, 400),
 			get(s.registry, f.lost, 503), get(s.away, f.good, 503))
 	}
-	return append(calls, get(s.registry, "/log/policy", 200), get(s.edge, "/log/checkpoint", 200), get(s.registry, "/log/tile/entries/000.p/1", 200),
+	return append(calls, get(s.registry, "/log/policy", 200), get(s.edge, "/log/checkpoint", 200),
+		get(s.registry, tag[:len(tag)-len(".tar.gz")]+".tlog-proof", 200), get(s.registry, commit+".tlog-proof", 200),
+		get(s.registry, "/z/"+s.hello[0].ZigHash+".tlog-proof", 200), get(s.registry, "/p/hello/tag/v3.tlog-proof", 404), get(s.registry, "/z/none.tlog-proof", 404),
+		get(s.registry, "/log/tile/entries/000.p/1", 200),
 		get(s.registry, "/log/tile/0/000.p/1", 206, "Range", "bytes=1-9"), get(s.registry, "/log/tile/0/000.p/1", 416, "Range", "bytes=99-"),
 		get(s.registry, "/log/checkpoint", 304, "If-None-Match", s.get("/log/checkpoint").Header.Get("ETag")),
 		get(s.registry, "/log/checkpoint", 412, "If-Match", `"no"`), get(s.registry, "/log/tile/0/999", 404), get(s.registry, "/log/log.key", 404),

@@ -17,6 +17,7 @@ import (
 
 	"github.com/francescobianco/packbase/api/answer"
 	"github.com/francescobianco/packbase/api/stored"
+	"github.com/francescobianco/packbase/storage"
 	"github.com/francescobianco/packbase/storage/ledger"
 )
 
@@ -35,10 +36,38 @@ func (s *Server) getLogFile(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	if !text {
+		w.Header().Set("Content-Type", "application/octet-stream")
+		w.Header().Set("Cache-Control", stored.Cacheable(false))
+	}
+	sendText(w, r, data)
+	return nil
+}
+
+// serveProof answers with the proof that a release, if it was found, is in the log.
+func (s *Server) serveProof(w http.ResponseWriter, r *http.Request, rel storage.Release, err error) error {
+	if err != nil {
+		return err
+	}
+	text, err := s.ledger.ReleaseProof(r.Context(), rel.ID)
+	return sendProof(w, r, text, err)
+}
+
+func sendProof(w http.ResponseWriter, r *http.Request, text []byte, err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return answer.New("not_found", "it is not in the log yet, or never will be, as it is private")
+	}
+	if err != nil {
+		return err
+	}
+	sendText(w, r, text)
+	return nil
+}
+
+// sendText answers with bytes, which are text that may change if the header does not say otherwise.
+func sendText(w http.ResponseWriter, r *http.Request, data []byte) {
 	h := w.Header()
-	h.Set("Content-Type", "application/octet-stream")
-	h.Set("Cache-Control", stored.Cacheable(false))
-	if text {
+	if h.Get("Content-Type") == "" {
 		h.Set("Content-Type", "text/plain; charset=utf-8")
 		h.Set("Cache-Control", "no-cache")
 	}
@@ -46,7 +75,6 @@ func (s *Server) getLogFile(w http.ResponseWriter, r *http.Request) error {
 	h.Set("ETag", `"`+hex.EncodeToString(sum[:])+`"`)
 	h.Set("X-Content-Type-Options", "nosniff")
 	http.ServeContent(stored.Uncached(w), r, "", time.Time{}, bytes.NewReader(data))
-	return nil
 }
 
 // logFile returns a file of the log: from the folder, or, where there is none, made from rows.

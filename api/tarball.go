@@ -18,12 +18,19 @@ import (
 	"github.com/francescobianco/packbase/storage/zigpkg"
 )
 
-// getTagFile serves GET /p/{package}/tag/{tag}.tar.gz and .json, and the last
-// as .manifest.json, too.
+// getTagFile serves GET /p/{package}/tag/{tag}.tar.gz, .json and .tlog-proof,
+// and the second as .manifest.json, too.
 //
 // The suffix is cut once, so each path names one object, also when a tag
 // itself ends in ".json".
 func (s *Server) getTagFile(w http.ResponseWriter, r *http.Request) error {
+	if tag, ok := strings.CutSuffix(chi.URLParam(r, "*"), route.ProofSuffix); ok {
+		rel, err := s.releases.byTag(r.Context(), chi.URLParam(r, "package"), tag)
+		if err != nil {
+			err = answer.OrNotFound(err, errNoTarball(chi.URLParam(r, "package"), tag))
+		}
+		return s.serveProof(w, r, rel, err)
+	}
 	tag, isManifest, err := cutSuffix(chi.URLParam(r, "*"))
 	if err != nil {
 		return err
@@ -46,8 +53,12 @@ func (s *Server) getTagFile(w http.ResponseWriter, r *http.Request) error {
 	return s.serveRelease(w, r, rel, isManifest)
 }
 
-// getCommitFile serves GET /p/{package}/commit/{oid}.tar.gz and .json.
+// getCommitFile serves GET /p/{package}/commit/{oid}.tar.gz, .json and .tlog-proof.
 func (s *Server) getCommitFile(w http.ResponseWriter, r *http.Request) error {
+	if oid, ok := strings.CutSuffix(chi.URLParam(r, "file"), route.ProofSuffix); ok {
+		rel, err := s.releases.byCommit(r.Context(), chi.URLParam(r, "package"), oid)
+		return s.serveProof(w, r, rel, err)
+	}
 	oid, isManifest, err := cutSuffix(chi.URLParam(r, "file"))
 	if err != nil {
 		return err
@@ -94,11 +105,12 @@ func (s *Server) getBranchFile(w http.ResponseWriter, r *http.Request) error {
 	return s.promised.Serve(w, r, stored.TarballOf(&rel))
 }
 
-// getZigPackage serves GET /z/{zig-hash}.tar.gz.
+// getZigPackage serves GET /z/{zig-hash}.tar.gz and .tlog-proof.
 func (s *Server) getZigPackage(w http.ResponseWriter, r *http.Request) error {
-	hash, ok := strings.CutSuffix(chi.URLParam(r, "file"), route.TarballSuffix)
+	hash, proof := strings.CutSuffix(chi.URLParam(r, "file"), route.ProofSuffix)
+	hash, ok := strings.CutSuffix(hash, route.TarballSuffix)
 	none := answer.New("not_found", "no package with that Zig hash is stored here")
-	if !ok {
+	if ok == proof {
 		return none
 	}
 	if err := zigpkg.ValidHash(hash); err != nil {
@@ -110,10 +122,14 @@ func (s *Server) getZigPackage(w http.ResponseWriter, r *http.Request) error {
 		if err != nil {
 			return answer.OrNotFound(err, none)
 		}
+		if proof {
+			text, err := s.ledger.ArchiveProof(r.Context(), src.URL, src.ZigLegacyHash)
+			return sendProof(w, r, text, err)
+		}
 		return s.serveSource(w, r, src)
 	}
-	if err != nil {
-		return err
+	if proof || err != nil {
+		return s.serveProof(w, r, rel, err)
 	}
 	return s.serveRelease(w, r, rel, false)
 }

@@ -2,13 +2,16 @@ package tests_test
 
 import (
 	"bytes"
+	"encoding/json"
 	"fmt"
+	"hash/crc32"
 	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
+	"github.com/francescobianco/packbase/storage/logbook"
 	"github.com/francescobianco/packbase/tests/harness"
 )
 
@@ -87,4 +90,116 @@ func TestLog(t *testing.T) {
 	if all := s.Log(9); all[8].Value("ref") != "refs/tags/v3.0.0" {
 		t.Errorf("the last entry is\n%s", all[8].Text())
 	}
+}
+
+// packbase warm --require-proof takes what is proved to be in the log that is trusted, and nothing else.
+func TestRequireProof(t *testing.T) {
+	t.Parallel()
+	s := harness.Start(t)
+	up := harness.NewUpstream(t)
+	fingerprint := func(name string) string { return fmt.Sprintf("0x%08x12345678", crc32.ChecksumIEEE([]byte(name))) }
+	var deps string
+	fetch := func(name string) {
+		repo := up.Repo(name)
+		commit := repo.Commit(harness.Files{"src/root.zig": "// " + name + "\n", "build.zig": "pub fn build(_: *@import(\"std\").Build) void {}\n",
+			"build.zig.zon": fmt.Sprintf(".{ .name = .%s, .version = \"1.0.0\", .fingerprint = %s, .paths = .{\"\"} }\n", name, fingerprint(name))})
+		repo.Tag("v1.0.0", commit)
+		s.Fetch(repo.URL)
+		deps += fmt.Sprintf(".%s = .{ .url = \"git+%s#%s\", .hash = \"%s\" }, ", name, repo.URL, commit, s.Info(name).Release(t, "v1.0.0").Zig.Hash)
+	}
+	project, home := t.TempDir(), t.TempDir()
+	env := append(s.Env, "PACKBASE_URL="+s.URL, "XDG_CONFIG_HOME="+home, "PATH=/nonexistent")
+	warm := func() (string, error) {
+		text := ".{ .name = .app, .version = \"0.0.0\", .fingerprint = " + fingerprint("app") + ", .paths = .{\"\"}, .dependencies = .{ " + deps + "} }\n"
+		if err := os.WriteFile(filepath.Join(project, "build.zig.zon"), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		out, errs, err := harness.Run(t, env, "warm", "--require-proof", "--cache-dir", t.TempDir(), project)
+		return out + errs, err
+	}
+	refused := func(why string) {
+		t.Helper()
+		if said, err := warm(); err == nil || !strings.Contains(said, why) {
+			t.Errorf("warm: %v, %q; want that %q", err, said, why)
+		}
+	}
+	trust := func() {
+		t.Helper()
+		if out, errs, err := harness.Run(t, env, "trust"); err != nil || !strings.Contains(out, "ok") {
+			t.Fatalf("trust: %v\n%s%s", err, out, errs)
+		}
+	}
+	fetch("one")
+	s.Log(2)
+	refused("packbase trust does so")
+	trust()
+	if said, err := warm(); err != nil || !strings.Contains(said, "1 package") {
+		t.Errorf("warm: %v, %q", err, said)
+	}
+	fetch("two")
+	s.Log(4)
+	if said, err := warm(); err != nil || !strings.Contains(said, "2 packages") {
+		t.Errorf("warm: %v, %q", err, said)
+	}
+
+	// The log shows less than it did.
+	found, err := filepath.Glob(filepath.Join(home, "packbase/trust/*"))
+	if err != nil || len(found) != 1 {
+		t.Fatalf("trusted: %v, %v", found, err)
+	}
+	saved, err := os.ReadFile(found[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	older := s.Get("/log/checkpoint")
+	fetch("three")
+	s.Log(6)
+	trust()
+	newest := filepath.Join(s.Root, "log/checkpoint")
+	shown, err := os.ReadFile(newest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Worker.Stop() // which would put it right
+	put := func(name string, data []byte) {
+		t.Helper()
+		if err := os.WriteFile(name, data, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	put(newest, older)
+	refused("was set back")
+	put(newest, shown)
+
+	// Another key signs, or what was seen was of another log.
+	put(found[0], bytes.Replace(saved, []byte("log packbase"), []byte("log backbase"), 1))
+	refused("what is trusted")
+	other, err := logbook.NewSigner("127.0.0.1/log")
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw, err := json.Marshal(map[string]string{"policy": string(logbook.Policy(other.Public))})
+	if err != nil {
+		t.Fatal(err)
+	}
+	put(found[0], raw)
+	refused("not signed by the key that is trusted")
+	if out, errs, err := harness.Run(t, env, "trust"); err == nil {
+		t.Errorf("another key is trusted without a word: %s%s", out, errs)
+	}
+	if out, errs, err := harness.Run(t, env, "trust", "--replace"); err != nil {
+		t.Errorf("trust --replace: %v\n%s%s", err, out, errs)
+	}
+	if said, err := warm(); err != nil {
+		t.Errorf("warm: %v, %q", err, said)
+	}
+
+	// What is not logged is not taken, and nothing else of the project, either.
+	if err := os.Rename(filepath.Join(s.Root, "log.key"), filepath.Join(s.Root, "log.key.away")); err != nil {
+		t.Fatal(err)
+	}
+	s.Worker.Start()
+	s.AwaitReady()
+	fetch("four")
+	refused("no proof")
 }

@@ -57,6 +57,7 @@ const (
 const (
 	TarballSuffix  = ".tar.gz"
 	ManifestSuffix = ".json"
+	ProofSuffix    = ".tlog-proof"
 )
 
 // Path returns the path of a route with values for its parameters, in their

@@ -361,3 +361,45 @@ func TestManySequencers(t *testing.T) {
 	}
 	b.sound()
 }
+
+// Each entry has a proof that other people's code takes, under the checkpoint that is shown; what has none, has none.
+func TestProofs(t *testing.T) {
+	t.Parallel()
+	b := newBook(t)
+	store := ledger.New(b.db.DB)
+	if _, err := store.ReleaseProof(t.Context(), 1); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("proof of nothing: %v", err)
+	}
+	legacy, digest := "1220"+strings.Repeat("e", 64), strings.Repeat("a", 64)
+	const url = "https://files.example/a.tar.gz"
+	b.exec(`INSERT INTO archives (url, zig_legacy_hash, digest, size, content_type, format, tarball_digest, tarball_size, record_digest, created_at)
+		VALUES ($3, $1, $2, 1, '', 'tar.gz', $2, 1, $2, now())`, legacy, digest, url)
+	b.publish("hello", 700)
+	if _, err := store.ReleaseProof(t.Context(), 1); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("proof of what is pending: %v", err)
+	}
+	b.step()
+	policy := must(torchwood.ParsePolicy(must(store.File(t.Context(), "policy"))(t)))(t)
+	holds := func(proof []byte, line string) {
+		t.Helper()
+		entry := must(torchwood.ProofExtraData(proof))(t)
+		if err := torchwood.VerifyProof(policy, tlog.RecordHash(entry), proof); err != nil || !strings.Contains(string(entry), "\n"+line+"\n") {
+			t.Errorf("%v: proof of\n%s\nwant one of %s", err, entry, line)
+		}
+		if torchwood.VerifyProof(policy, tlog.RecordHash(append(entry, 'x')), proof) == nil {
+			t.Error("the proof is one of anything")
+		}
+	}
+	holds(must(store.ArchiveProof(t.Context(), url, legacy))(t), "zig-legacy "+legacy)
+	for id := int64(1); id <= 700; id += 33 {
+		holds(must(store.ReleaseProof(t.Context(), id))(t), fmt.Sprintf("ref refs/tags/v%d", id))
+	}
+	if proof := must(store.ReleaseProof(t.Context(), 1))(t); len(proof) > 2048 {
+		t.Errorf("a proof has %d bytes: a hundred are to fit into 200 KB", len(proof))
+	}
+	// Rows that are damaged prove nothing.
+	b.exec(`ALTER TABLE log_tiles DISABLE TRIGGER USER; UPDATE log_tiles SET data = set_byte(data, 40, get_byte(data, 40) # 1) WHERE level = 0 AND n = 0; ALTER TABLE log_tiles ENABLE TRIGGER USER`)
+	if _, err := store.ReleaseProof(t.Context(), 2); err == nil {
+		t.Error("a proof is made of damaged hashes")
+	}
+}

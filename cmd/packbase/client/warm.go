@@ -27,7 +27,7 @@ import (
 
 func (p *program) warmCommand() *cobra.Command {
 	var zig, cacheDir, from string
-	var all bool
+	var all, proofs bool
 	cmd := &cobra.Command{
 		Use:   "warm [DIR]",
 		Short: "Fill Zig's cache with all that a project depends on",
@@ -37,7 +37,10 @@ package is unpacked and hashed here before it is stored, and what the cache has
 is left as it is. Nothing in the project is edited.
 
 What is missing on the server is listed: packbase capture brings it. With --from
-the packages come from a file that packbase bundle made, and no server is asked.`,
+the packages come from a file that packbase bundle made, and no server is asked.
+
+With --require-proof nothing is stored unless each package is proved to be in the
+server's log, which packbase trust has to know; also of a file the server is asked.`,
 		Example: `  packbase warm && zig build
   packbase warm --require-all --zig ~/zig-0.15.2/zig ~/src/zls
   packbase warm --from zls.tar`,
@@ -49,11 +52,17 @@ the packages come from a file that packbase bundle made, and no server is asked.
 	cmd.Flags().StringVar(&cacheDir, "cache-dir", "", "Zig's global cache (default where zig has it: ZIG_GLOBAL_CACHE_DIR, else in the home folder)")
 	cmd.Flags().StringVar(&from, "from", "", "a file that packbase bundle made, in place of the server")
 	cmd.Flags().BoolVar(&all, "require-all", false, "store nothing and fail if anything is missing")
+	cmd.Flags().BoolVar(&proofs, "require-proof", false, "store nothing unless each package is proved to be in the server's log")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		w := &warming{p: p, g: &progress{s: p.Screen(p.Stderr)}, all: all}
 		var err error
 		if w.cache, err = p.cache(cmd.Context(), zig, cacheDir); err != nil {
 			return err
+		}
+		if proofs {
+			if w.log, err = p.openTrusted(cmd.Context(), r); err != nil {
+				return err
+			}
 		}
 		stream, err := p.openBundle(cmd.Context(), r, args, from, !all)
 		if err != nil {
@@ -142,6 +151,7 @@ type warming struct {
 	g     *progress
 	cache zigcache.Cache
 	all   bool
+	log   *provedLog // nil if no proofs are asked for
 
 	stores        errgroup.Group // as many packages are stored at once as there are processors
 	total, done   int64          // bytes
@@ -155,7 +165,7 @@ func (w *warming) run(ctx context.Context, stream io.Reader) error {
 	w.stores.SetLimit(runtime.GOMAXPROCS(0))
 	storing, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
-	err := bundle.Read(stream, w.listed, func(pkg bundle.Package, body io.Reader) error { return w.put(storing, stop, pkg, body) })
+	err := bundle.Read(stream, func(m bundle.Manifest) error { return w.listed(ctx, m) }, func(pkg bundle.Package, body io.Reader) error { return w.put(storing, stop, pkg, body) })
 	if bad := w.stores.Wait(); bad != nil {
 		err = bad
 	}
@@ -177,7 +187,7 @@ func (w *warming) run(ctx context.Context, stream io.Reader) error {
 	return nil
 }
 
-func (w *warming) listed(m bundle.Manifest) error {
+func (w *warming) listed(ctx context.Context, m bundle.Manifest) error {
 	for _, pkg := range m.Packages {
 		w.total += pkg.Size
 	}
@@ -189,7 +199,15 @@ func (w *warming) listed(m bundle.Manifest) error {
 		w.p.drawHoles(w.holes)
 		return fmt.Errorf("%d packages are missing, and --require-all wants all", len(w.holes))
 	}
-	return nil
+	if w.log == nil {
+		return nil
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(8)
+	for _, pkg := range m.Packages {
+		g.Go(func() error { return w.log.prove(ctx, pkg.Hash) })
+	}
+	return g.Wait()
 }
 
 // put has one package stored under all its hashes, unless it is there. If that fails, stop is called.
