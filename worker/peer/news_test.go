@@ -19,8 +19,11 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"github.com/jackc/pgx/v5"
+
 	"github.com/francescobianco/packbase/storage"
 	"github.com/francescobianco/packbase/storage/access"
+	"github.com/francescobianco/packbase/storage/blob"
 	"github.com/francescobianco/packbase/storage/fault"
 	"github.com/francescobianco/packbase/storage/feed"
 	"github.com/francescobianco/packbase/storage/jobs"
@@ -222,8 +225,17 @@ func TestUntrueNews(t *testing.T) {
 	forge("https://h.example/private.zip", func(a *tree.Archive) { a.Private = true })
 	central.FetchArchive(up + "/three.zip")
 	stop()
+	// What is refused may name what another archive needs.
+	central.Must(central.Tx(t.Context(), func(tx pgx.Tx) error {
+		return feed.AddNews(t.Context(), tx, feed.Body{Archive: &feed.Archive{URL: "https://h.example/others.zip",
+			Record: blob.Ref{Digest: rows[0].RecordDigest, Size: recordSize(t, central, rows[0])},
+			Body:   blob.Ref{Digest: rows[0].Digest, Size: rows[0].Size}, Tarball: blob.Ref{Digest: rows[0].TarballDigest, Size: rows[0].TarballSize}}}, false)
+	}))
 	follow(t, edge, serve(t, central))
 	caughtUp(t, edge, central)
+	if _, err := edge.Blobs.Stat(t.Context(), rows[0].RecordDigest); err != nil {
+		t.Errorf("the record of an archive that is here: %v", err)
+	}
 	got, err := tree.New(edge.DB.DB).After(t.Context(), 0, 10)
 	edge.Must(err)
 	var urls []string
@@ -234,8 +246,8 @@ func TestUntrueNews(t *testing.T) {
 		t.Errorf("the edge has %q, want %q", urls, want)
 	}
 	aside := asideOf(t, edge)
-	for i, name := range []string{"hash", "tarball", "user"} {
-		if len(aside) != 3 || !strings.Contains(aside[i].Reason, name+".zip") {
+	for i, name := range []string{"hash", "tarball", "user", "others"} {
+		if len(aside) != 4 || !strings.Contains(aside[i].Reason, name+".zip") {
 			t.Fatalf("set aside: %+v, want the untrue ones by their URLs", aside)
 		}
 	}
@@ -360,4 +372,11 @@ func asJSON(t *testing.T, v any) string {
 		t.Fatal(err)
 	}
 	return string(raw)
+}
+
+func recordSize(t *testing.T, r *workertest.Registry, a tree.Archive) int64 {
+	t.Helper()
+	raw, err := blob.ReadAll(t.Context(), r.Blobs, a.RecordDigest)
+	r.Must(err)
+	return int64(len(raw))
 }

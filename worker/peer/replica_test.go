@@ -24,6 +24,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -84,12 +85,22 @@ func serve(t *testing.T, r *workertest.Registry) (url string) {
 // follow has an edge follow central until stop is called.
 func follow(t *testing.T, edge *workertest.Registry, central string, token ...string) (stop func()) {
 	t.Helper()
-	rep := &peer.Replica{
+	rep := replica(edge, central)
+	rep.Token = strings.Join(token, "")
+	return run(t, rep)
+}
+
+func replica(edge *workertest.Registry, central string) *peer.Replica {
+	return &peer.Replica{
 		DB: edge.DB, Blobs: edge.Blobs, Staging: edge.Staging, Central: central, HTTP: http.DefaultClient, Retry: 5 * time.Millisecond, Scrub: 2 * time.Second,
 		Log:    slog.New(slog.NewTextHandler(&edge.Log, nil)),
 		Prober: &probe.Prober{DB: edge.DB, Staging: edge.Staging, Git: http.NotFoundHandler(), Limits: gitpack.StoredLimits()},
 	}
-	rep.Token = strings.Join(token, "")
+}
+
+// run has a replica run until stop is called, or the test ends.
+func run(t *testing.T, rep *peer.Replica) (stop func()) {
+	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- rep.Run(ctx) }()
@@ -146,6 +157,74 @@ func asideOf(t *testing.T, edge *workertest.Registry) []feed.SetAside {
 		t.Errorf("%d are set aside, listed %d", n, len(all))
 	}
 	return all
+}
+
+// A storing store says what it is about to store.
+type storing struct {
+	blob.Store
+	digest func(string)
+}
+
+func (s storing) Put(ctx context.Context, digest string, src *os.File) error {
+	s.digest(digest)
+	return s.Store.Put(ctx, digest, src)
+}
+
+// What the central decides while an edge publishes holds when that is done, before the edge reads on.
+func TestDecidedWhilePublished(t *testing.T) {
+	t.Parallel()
+	central, edge := workertest.New(t), workertest.New(t)
+	stop := central.Work()
+	rel := central.Mirror("hello", "v1.0.0")[0]
+	stop()
+	to, err := neturl.Parse(serve(t, central))
+	central.Must(err)
+	proxy, pages := httputil.NewSingleHostReverseProxy(to), make(chan struct{})
+	proxy.ErrorLog = log.New(io.Discard, "", 0)
+	var shut atomic.Bool
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if shut.Load() && r.URL.Path == feed.ChangesPath {
+			select {
+			case <-r.Context().Done():
+				return
+			case pages <- struct{}{}: // one is let through for each that is waited for
+			}
+		}
+		proxy.ServeHTTP(w, r)
+	}))
+	t.Cleanup(srv.Close)
+	decide := sync.OnceFunc(func() {
+		shut.Store(true)
+		central.Must(central.SetVisibility(access.SeePrivate(t.Context()), "hello", true))
+		for range 3 { // the second and third are asked for when the first has been done
+			<-pages
+		}
+	})
+	rep := replica(edge, srv.URL)
+	rep.Blobs = storing{edge.Blobs, func(digest string) {
+		if digest != rel.Digest && digest != rel.ManifestDigest { // a segment: it is about to be published
+			decide()
+		}
+	}}
+	run(t, rep)
+	all := access.SeePrivate(t.Context())
+	edge.Eventually("the release is here", func() bool {
+		_, err := edge.ReleaseByTag(all, "hello", "v1.0.0")
+		return err == nil
+	})
+	edge.Eventually("it is private", func() bool { return !seesRelease(t, edge) })
+	if at, err := edge.Feed.Replication(all); err != nil || at.Seq != 1 {
+		t.Errorf("the edge is at %+v, %v, want the change before the decision", at, err)
+	}
+}
+
+func seesRelease(t *testing.T, r *workertest.Registry) bool {
+	t.Helper()
+	_, err := r.ReleaseByTag(t.Context(), "hello", "v1.0.0")
+	if err != nil && !errors.Is(err, fault.ErrNotFound) {
+		t.Fatal(err)
+	}
+	return err == nil
 }
 
 // A package that is private now is at no time public on an edge that reads the feed from its beginning, with a token or

@@ -3,6 +3,7 @@ package peer_test
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -192,5 +193,12 @@ func TestTreeNewsOfLater(t *testing.T) {
 	edge.Eventually("the feed is read again", func() bool { return seen(t, edge, true) == "one" && len(asideOf(t, edge)) == 1 })
 	if aside := asideOf(t, edge); !strings.Contains(aside[0].Reason, "user") {
 		t.Errorf("set aside: %+v", aside)
+	}
+	all, err := tree.New(central.DB.DB).EndedRevisions(t.Context())
+	central.Must(err)
+	for _, x := range all {
+		if _, err := edge.Blobs.Stat(t.Context(), x.Record); errors.Is(err, fs.ErrNotExist) != (x.Tree == "two") {
+			t.Errorf("the record of %s on the edge: %v, want those alone of what was taken", x.Tree, err)
+		}
 	}
 }
