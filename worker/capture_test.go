@@ -208,7 +208,7 @@ func TestCaptureOldAndNew(t *testing.T) {
 	r.Work(allowed(t))
 	bodies, hashes := [2][]byte{}, [2]string{}
 	for i := range bodies {
-		bodies[i] = gz(t, tarOf(t, "x/", map[string]string{"build.zig": fmt.Sprint(i)}))
+		bodies[i] = gz(t, tarOf(t, "x/", map[string]string{"build.zig": fmt.Sprint(i), "build.zig.zon": zon("x")}))
 		_, of := fetchArchive(t, r, up.serve(fmt.Sprint("/of/", i), sends("application/gzip", bodies[i])), "")
 		hashes[i] = of.ZigHash
 	}
