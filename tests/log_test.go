@@ -6,10 +6,16 @@ import (
 	"fmt"
 	"hash/crc32"
 	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
+
+	"golang.org/x/mod/sumdb/tlog"
 
 	"github.com/francescobianco/packbase/storage/logbook"
 	"github.com/francescobianco/packbase/tests/harness"
@@ -202,4 +208,98 @@ func TestRequireProof(t *testing.T) {
 	s.AwaitReady()
 	fetch("four")
 	refused("no proof")
+}
+
+// A server that has the log's key, and lies, is found out: by the proof of another package, by two trees of one size, by one
+// that does not go on from what was seen, and by none at all.
+func TestLyingLog(t *testing.T) {
+	t.Parallel()
+	s := harness.Start(t)
+	up := harness.NewUpstream(t)
+	var hashes []string
+	var dep string
+	for _, name := range []string{"one", "two"} {
+		repo := up.Repo(name)
+		commit := repo.Commit(harness.Files{"src/root.zig": "// " + name + "\n"})
+		repo.Tag("v1.0.0", commit)
+		s.Fetch(repo.URL)
+		hash := s.Info(name).Release(t, "v1.0.0").Zig.Hash
+		hashes = append(hashes, hash)
+		dep = fmt.Sprintf(".%s = .{ .url = \"git+%s#%s\", .hash = \"%s\" }", name, repo.URL, commit, hash)
+	}
+	s.Log(4)
+	secret, err := os.ReadFile(filepath.Join(s.Root, "log.key"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, err := logbook.ParseSigner(string(secret))
+	if err != nil {
+		t.Fatal(err)
+	}
+	checkpoint := func(size int64) []byte {
+		signed, err := key.Sign(tlog.Tree{N: size, Hash: tlog.RecordHash([]byte("a lie"))})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return signed
+	}
+
+	var lies sync.Map // from paths to what is answered there
+	target, err := url.Parse(s.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	proxy := httputil.NewSingleHostReverseProxy(target)
+	liar := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if lie, ok := lies.Load(r.URL.Path); ok {
+			_, _ = w.Write(lie.([]byte))
+			return
+		}
+		r.Host = target.Host
+		proxy.ServeHTTP(w, r)
+	}))
+	defer liar.Close()
+	env := append(s.Env, "PACKBASE_URL="+liar.URL, "XDG_CONFIG_HOME="+t.TempDir(), "PATH=/nonexistent")
+	if out, errs, err := harness.Run(t, env, "trust"); err != nil {
+		t.Fatalf("trust: %v\n%s%s", err, out, errs)
+	}
+	project := t.TempDir()
+	manifest := fmt.Sprintf(".{ .name = .app, .version = \"0.0.0\", .fingerprint = 0x%08x12345678, .paths = .{\"\"}, .dependencies = .{ %s } }\n", crc32.ChecksumIEEE([]byte("app")), dep)
+	if err := os.WriteFile(filepath.Join(project, "build.zig.zon"), []byte(manifest), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	warm := func() (string, error) {
+		cache := t.TempDir()
+		out, errs, err := harness.Run(t, env, "warm", "--require-proof", "--cache-dir", cache, project)
+		if stored, _ := filepath.Glob(filepath.Join(cache, "p/*")); err != nil && len(stored) > 0 {
+			t.Errorf("%q was stored without a proof", stored)
+		}
+		return out + errs, err
+	}
+	if said, err := warm(); err != nil {
+		t.Fatalf("warm: %v, %q", err, said)
+	}
+	proof := "/z/" + hashes[1] + ".tlog-proof"
+	truth := s.Get(proof)
+	for why, lie := range map[string]struct {
+		path string
+		body []byte
+	}{
+		"of another package":     {proof, s.Get("/z/" + hashes[0] + ".tlog-proof")},
+		"does not hold":          {proof, bytes.Replace(truth, []byte("index 3\n"), []byte("index 2\n"), 1)},
+		"malformed":              {proof, truth[:len(truth)/3]},
+		"two trees of 4 entries": {"/log/checkpoint", checkpoint(4)},
+		"cannot be proved":       {"/log/checkpoint", checkpoint(5)},
+		"was set back":           {"/log/checkpoint", checkpoint(0)},
+		"not signed by the key":  {"/log/checkpoint", []byte("nothing")},
+	} {
+		lies.Store(lie.path, lie.body)
+		if said, err := warm(); err == nil || !strings.Contains(said, why) {
+			t.Errorf("%s: warm: %v, %q", why, err, said)
+		}
+		lies.Delete(lie.path)
+	}
+	if said, err := warm(); err != nil {
+		t.Errorf("warm after all lies: %v, %q", err, said)
+	}
 }
