@@ -263,3 +263,38 @@ func TestRecord(t *testing.T) {
 		t.Error("a record of another format was read")
 	}
 }
+
+// A record of a tree is that of a capture which ended, whole, or none.
+func TestParseRevisionRecord(t *testing.T) {
+	t.Parallel()
+	right := func() *tree.RevisionRecord {
+		return &tree.RevisionRecord{Format: 1, Tree: "app", Revision: 1, State: tree.Holes, CreatedAt: time.Unix(1, 0).UTC(), EndedAt: time.Unix(2, 0).UTC(),
+			Nodes: []tree.RecordedNode{{Hash: "x", URLs: []string{"https://h/x.zip"}, Parents: []string{""}, State: tree.Hole}}}
+	}
+	for what, spoil := range map[string]func(*tree.RevisionRecord){
+		"right":           nil,
+		"format":          func(r *tree.RevisionRecord) { r.Format = 2 },
+		"name":            func(r *tree.RevisionRecord) { r.Tree = "../x" },
+		"revision":        func(r *tree.RevisionRecord) { r.Revision = 0 },
+		"state":           func(r *tree.RevisionRecord) { r.State = tree.Open },
+		"beginning":       func(r *tree.RevisionRecord) { r.CreatedAt = time.Time{} },
+		"end":             func(r *tree.RevisionRecord) { r.EndedAt = time.Time{} },
+		"hash":            func(r *tree.RevisionRecord) { r.Nodes[0].Hash = "" },
+		"URLs":            func(r *tree.RevisionRecord) { r.Nodes[0].URLs = nil },
+		"parents":         func(r *tree.RevisionRecord) { r.Nodes[0].Parents = nil },
+		"state of a node": func(r *tree.RevisionRecord) { r.Nodes[0].State = tree.Waiting },
+		"user":            func(r *tree.RevisionRecord) { r.Nodes[0].URLs[0] = "https://u@h/x.zip" },
+	} {
+		r := right()
+		if spoil != nil {
+			spoil(r)
+		}
+		raw, err := r.Encode()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := tree.ParseRevisionRecord(raw); errors.Is(err, fault.ErrInvalid) != (spoil != nil) {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+}

@@ -3,6 +3,7 @@ package probe
 import (
 	"context"
 	"fmt"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -106,4 +107,28 @@ func fetchFolder(t *testing.T, path, zon string) (string, error) {
 	defer cancel()
 	must(p.copyCache(ctx, filepath.Join(dir, "cache")))
 	return p.zig(ctx, dir, 0, zigMemory(content{}), "fetch", "package")
+}
+
+// A probe says what the Git interface said, and takes no other answer than 200.
+func TestAsk(t *testing.T) {
+	t.Parallel()
+	p := &Prober{Git: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodPost {
+			w.WriteHeader(http.StatusServiceUnavailable)
+		}
+		fmt.Fprint(w, "who asks: ", r.RemoteAddr)
+	})}
+	for method, want := range map[string][2]string{
+		http.MethodGet:  {"who asks: probe", ""},
+		http.MethodPost: {"", "status 503, who asks: probe"},
+	} {
+		var body strings.Builder
+		said := ""
+		if err := p.ask(t.Context(), &body, method, "/git/hello/git-upload-pack", "0000"); err != nil {
+			said = err.Error()
+		}
+		if got := [2]string{body.String(), said}; got != want {
+			t.Errorf("%s: %q, want %q", method, got, want)
+		}
+	}
 }
