@@ -1,17 +1,12 @@
 package release
 
 import (
-	"bufio"
 	"cmp"
 	"context"
 	"fmt"
 	"io"
 	"os"
-	"path"
 	"path/filepath"
-	"strings"
-	"unicode"
-	"unicode/utf8"
 
 	"github.com/francescobianco/packbase/storage/gitpack"
 	"github.com/francescobianco/packbase/storage/tarball"
@@ -112,38 +107,4 @@ func WriteTarball(ctx context.Context, w *os.File, objects *gitpack.Objects, man
 	form := cmp.Or(tarball.Form(man.Tarball.Form), tarball.Form1)
 	_, err = tarball.NewBuilder(scratch, form, tarball.Limits{}).Build(ctx, w, header, entries(objects, tree))
 	return err
-}
-
-// description returns the first line of the README that says something.
-func description(objects *gitpack.Objects, tree gitpack.Listing) string {
-	for _, f := range tree.Files {
-		if !f.IsRegular() || path.Dir(f.Path) != "." || !strings.HasPrefix(strings.ToLower(f.Path), "readme") {
-			continue
-		}
-		body, err := objects.Open(f.OID)
-		if err != nil {
-			return "" // a convenience, not worth a release
-		}
-		return firstLine(body)
-	}
-	return ""
-}
-
-// firstLine returns the first line of a README that says something, without
-// its markup. It looks at no more than the beginning.
-func firstLine(r io.Reader) string {
-	const most = 200
-	lines := bufio.NewScanner(io.LimitReader(r, 8<<10))
-	for lines.Scan() {
-		line := strings.TrimSpace(strings.TrimLeft(strings.TrimSpace(lines.Text()), "#=*-> "))
-		if line == "" || strings.HasPrefix(line, "<") || strings.HasPrefix(line, "[") || strings.HasPrefix(line, "!") ||
-			!utf8.ValidString(line) || strings.ContainsFunc(line, unicode.IsControl) {
-			continue
-		}
-		if len(line) > most {
-			line = strings.ToValidUTF8(line[:most], "") + "…"
-		}
-		return line
-	}
-	return ""
 }

@@ -94,11 +94,11 @@ func TestProveUntrue(t *testing.T) {
 		"time": func(m *release.Manifest) { m.CommitTime = m.CommitTime.Add(time.Hour) },
 	} {
 		src := releasetest.New(t)
-		commit := committed(src, "v1.0.0", src.Tree(map[string]string{"CHANGES": "other\n", "a": "", "README.md": "# Hello, you\n"}), 0)
+		commit := committed(src, "v1.0.0", src.Tree(map[string]string{"CHANGES": "other\n", "a": "", "README.md": "# Hello\n\nIt says hello to you.\n"}), 0)
 		root := src.Root("v1.0.0", src.Add(gitpack.Tag, fmt.Sprintf("object %s\ntype commit\ntag v1.0.0\ntagger t <t@example.org> 1700000000 +0000\n\nx\n", commit.OID)))
 		var targz bytes.Buffer
 		man := src.Build(&targz, root, hello)
-		if man.TagObject != root.OID.String() || man.Commit != commit.OID.String() || man.Description != "Hello, you" {
+		if man.TagObject != root.OID.String() || man.Commit != commit.OID.String() || man.Description != "It says hello to you." {
 			t.Errorf("tag %s of commit %s, description %q, want %s of %s", man.TagObject, man.Commit, man.Description, root.OID, commit.OID)
 		}
 		lie(man)
