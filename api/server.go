@@ -144,6 +144,7 @@ func (s *Server) Handler() http.Handler {
 	r.Get(route.Events, s.handle(s.followJob))
 	r.Get(route.List, s.handle(s.listPackages))
 	r.Get(route.Info, s.handle(s.getPackage))
+	r.Get(route.Versions, s.handle(s.getVersions))
 	r.Get(route.Search, s.handle(s.searchPackages))
 	r.Get(route.Status, s.handle(s.getStatus))
 	r.Get(route.Checked, s.handle(s.getCheck))

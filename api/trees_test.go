@@ -107,6 +107,9 @@ func (s *scene) treeCalls() []call {
 
 		get(s.registry, "/api/dependents/hello", 200), get(s.registry, "/api/dependents/nope", 404), get(s.registry, "/api/dependents/hello?limit=x", 400),
 		get(s.away, "/api/dependents/hello", 503),
+		get(s.registry, "/api/versions/hello", 200), get(s.registry, "/api/versions/nope", 404),
+		{on: s.registry, method: http.MethodGet, path: "/api/versions/hello", status: 400, header: []string{"Host", "-no-host-"}},
+		get(s.away, "/api/versions/hello", 503),
 		get(s.registry, archives(at), 200), get(s.registry, archives("https://files.example/nope"), 404), get(s.registry, archives("nonsense"), 400),
 		get(s.away, archives(at), 503),
 	}

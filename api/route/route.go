@@ -19,6 +19,7 @@ const (
 	Search     = "/api/search"
 	Status     = "/api/status"
 	Info       = "/api/info/{package}"
+	Versions   = "/api/versions/{package}"
 	Check      = "/api/check"
 	Checked    = "/api/check/{package}"
 	Fetch      = "/api/fetch"

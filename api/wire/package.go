@@ -135,6 +135,21 @@ type Zig struct {
 	Warnings          []string            `json:"warnings,omitempty"`
 }
 
+// Versions are the tags of a package, oldest first, as Renovate's custom
+// datasources read them.
+type Versions struct {
+	Releases  []Version `json:"releases"`
+	SourceURL string    `json:"sourceUrl"`
+	Homepage  string    `json:"homepage"`
+}
+
+// A Version is one tag.
+type Version struct {
+	Version          string    `json:"version"`
+	ReleaseTimestamp time.Time `json:"releaseTimestamp"` // the committer's time
+	Digest           string    `json:"digest"`           // the commit
+}
+
 // A RejectedTag is a tag of upstream that is not mirrored.
 type RejectedTag struct {
 	Tag     string    `json:"tag"`
