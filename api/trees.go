@@ -381,7 +381,7 @@ func newTreeNode(n tree.Node, sources map[string]tree.Source) wire.TreeNode {
 	}
 	if src, ok := sources[n.Hash]; ok {
 		out.Source = &wire.TreeSource{Kind: src.Kind, Package: src.Package, Tag: src.Tag, Commit: src.Commit, URL: src.URL,
-			Name: src.Zig.Name, Version: src.Zig.Version, SizeBytes: src.Size, SHA256: src.Digest}
+			Name: src.Zig.Name, Version: src.Zig.Version, License: src.Zig.License, SizeBytes: src.Size, SHA256: src.Digest}
 	} else if n.State == tree.Stored {
 		out.State, out.Code, out.Reason = tree.Hole, "not_stored", "it was stored when the tree was captured, and is not here: it was removed, or has not come to this edge yet"
 	}

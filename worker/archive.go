@@ -302,7 +302,20 @@ func (a *archiveFetch) describe(ctx context.Context, tarball *os.File) error {
 	}
 	a.row.ZigHash, a.row.ZigLegacyHash, a.row.TarballSize = sum.Hash, sum.Legacy, info.Size()
 	a.row.Zig = release.ZigOf(man, sum)
+	a.row.Zig.License = licenseOf(pkg)
 	return nil
+}
+
+// licenseOf returns the licence of an archive, "" if it is not known.
+func licenseOf(pkg *archive.Package) string {
+	for _, f := range pkg.Files {
+		if !f.Link && release.IsLicense(f.Path) {
+			if id := release.License(pkg.Open(f)); id != "" {
+				return id
+			}
+		}
+	}
+	return ""
 }
 
 // checkPin refuses what has another hash than the one asked for.

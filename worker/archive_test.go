@@ -106,7 +106,8 @@ const manifest = `.{ .name = .%s, .version = "1.0.0", .fingerprint = 0x%08x00000
     .paths = .{""}, .dependencies = .{ .b = .{ .url = "https://h.example/b.tar.gz", .hash = "1220%064d" } } }`
 
 func files(version string) map[string]string {
-	return map[string]string{"build.zig.zon": fmt.Sprintf(manifest, "a", 0xe8b7be43, 1), "build.zig": "// " + version + "\n", "src/root.zig": "pub const x = 1;\n"}
+	return map[string]string{"build.zig.zon": fmt.Sprintf(manifest, "a", 0xe8b7be43, 1), "build.zig": "// " + version + "\n", "src/root.zig": "pub const x = 1;\n",
+		"LICENSE": "SPDX-License-Identifier: ISC\n"}
 }
 
 func tarOf(t *testing.T, prefix string, files map[string]string) []byte {
@@ -212,6 +213,9 @@ func TestFetchArchive(t *testing.T) {
 		}
 		if deps := row.Zig.Dependencies; len(deps) != 1 || deps[0].URL != "https://h.example/b.tar.gz" {
 			t.Errorf("%s: dependencies %+v, want one", path, deps)
+		}
+		if row.Zig.License != "ISC" || rel.Zig.License != "ISC" {
+			t.Errorf("%s: licences %q and %q, want ISC", path, row.Zig.License, rel.Zig.License)
 		}
 		raw, err := os.ReadFile(r.Path(row.RecordDigest))
 		r.Must(err)

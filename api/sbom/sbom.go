@@ -86,6 +86,7 @@ func component(n wire.TreeNode, base string) cdx.Component {
 		refs = append(refs, cdx.ExternalReference{Type: kind, URL: u})
 	}
 	if src := n.Source; src != nil {
+		c.Licenses = license(src.License)
 		c.Name, c.Version = cmp.Or(src.Name, src.Package, n.Hash), cmp.Or(src.Version, src.Tag, src.Commit)
 		refs = append(refs, cdx.ExternalReference{Type: cdx.ERTypeDistribution, URL: base + "/z/" + n.Hash + ".tar.gz",
 			Hashes: &[]cdx.Hash{{Algorithm: cdx.HashAlgoSHA256, Value: src.SHA256}}})
@@ -99,6 +100,14 @@ func component(n wire.TreeNode, base string) cdx.Component {
 	slices.SortFunc(properties, func(a, b cdx.Property) int { return strings.Compare(a.Name, b.Name) })
 	c.Properties, c.ExternalReferences = &properties, &refs
 	return c
+}
+
+// license says what the licence is, by its name: that it is nothing else nobody has read.
+func license(id string) *cdx.Licenses {
+	if id == "" {
+		return nil
+	}
+	return &cdx.Licenses{{License: &cdx.License{Name: id}}}
 }
 
 // packageURL names the package as scanners know it: purl has no type for Zig, so it is GitHub's, by its commit, or a

@@ -15,7 +15,7 @@ var tree = wire.TreeInfo{
 	Tree: wire.Tree{Name: "app", Revision: 3, UpdatedAt: time.Unix(1_700_000_000, 0)},
 	Packages: []wire.TreeNode{
 		{Hash: "zap-0.1.0-aaaa", URLs: []string{"git+https://github.com/zigzap/ZAP.git?ref=v0.1.0#" + strings.Repeat("c", 40)}, Parents: []string{""}, State: "stored",
-			Source: &wire.TreeSource{Kind: "release", Package: "zap", Tag: "v0.1.0", Commit: strings.Repeat("c", 40), Name: "zap", Version: "0.1.0", SHA256: strings.Repeat("a", 64)}},
+			Source: &wire.TreeSource{Kind: "release", Package: "zap", Tag: "v0.1.0", Commit: strings.Repeat("c", 40), Name: "zap", Version: "0.1.0", License: "MIT", SHA256: strings.Repeat("a", 64)}},
 		{Hash: "N-V-__8AAAA", URLs: []string{"https://ex.example/lib%201+2.tar.gz"}, Parents: []string{"zap-0.1.0-aaaa", ""}, Lazy: true, State: "hole", Reason: "404"},
 	},
 }
@@ -40,6 +40,9 @@ func TestWrite(t *testing.T) {
 	zap, hole := (*bom.Components)[0], (*bom.Components)[1]
 	if want := "pkg:github/zigzap/zap@" + strings.Repeat("c", 40); zap.PackageURL != want || zap.Name != "zap" || zap.Version != "0.1.0" {
 		t.Errorf("zap is %s %s %s, want %s", zap.Name, zap.Version, zap.PackageURL, want)
+	}
+	if zap.Licenses == nil || (*zap.Licenses)[0].License.Name != "MIT" || hole.Licenses != nil {
+		t.Errorf("the licences are %+v and %+v, want MIT and none", zap.Licenses, hole.Licenses)
 	}
 	refs := *zap.ExternalReferences
 	if last := refs[len(refs)-1]; last.URL != "https://packbase.example/z/zap-0.1.0-aaaa.tar.gz" || (*last.Hashes)[0].Value != strings.Repeat("a", 64) {

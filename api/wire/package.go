@@ -133,6 +133,7 @@ type Zig struct {
 	UsableWith        []string            `json:"usable_with,omitempty"` // Zig releases that accept it as a dependency
 	Problem           string              `json:"problem,omitempty"`     // why no Zig accepts it
 	Warnings          []string            `json:"warnings,omitempty"`
+	License           string              `json:"license,omitempty"` // SPDX id, by its text; "" if it is not known
 }
 
 // Versions are the tags of a package, oldest first, as Renovate's custom

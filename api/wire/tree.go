@@ -133,6 +133,7 @@ type TreeSource struct {
 	URL       string `json:"url,omitempty"` // of an archive
 	Name      string `json:"name,omitempty"`
 	Version   string `json:"version,omitempty"`
+	License   string `json:"license,omitempty"` // SPDX id, by its text
 	SizeBytes int64  `json:"size_bytes"`
 	SHA256    string `json:"sha256"` // of the tarball at /z/
 }

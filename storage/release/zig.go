@@ -11,7 +11,7 @@ import (
 	"github.com/francescobianco/packbase/storage/zigpkg"
 )
 
-// Zig is what a release's build.zig.zon says and how Zig reads it.
+// Zig is what a release's build.zig.zon says and how Zig reads it, and its licence.
 type Zig struct {
 	Hash              string              `json:"hash"`        // "" if the Zigs that write it refuse the package
 	LegacyHash        string              `json:"legacy_hash"` // as Zig up to 0.13 writes it
@@ -23,6 +23,7 @@ type Zig struct {
 	UsableWith        []string            `json:"usable_with,omitempty"` // Zig releases that accept it as a dependency
 	Problem           string              `json:"problem,omitempty"`     // why no Zig accepts it
 	Warnings          []string            `json:"warnings,omitempty"`
+	License           string              `json:"license,omitempty"` // SPDX id of the licence in the root, "" if it is not known
 }
 
 // zigFiles remembers the hashes of files that several tags share.
@@ -67,6 +68,7 @@ func (z *zigFiles) describe(objects *gitpack.Objects, tree gitpack.Listing) (Zig
 		zig = ZigOf(man, zigpkg.Sum(man, all))
 	}
 	zig.Warnings = clipAll(append(clashWarnings(tree), zig.Warnings...))
+	zig.License = licensed(objects, tree)
 	return zig, nil
 }
 

@@ -238,6 +238,7 @@ func drawRelease(s *term.Screen, c *client, info wire.Package, t *wire.Tarball) 
 		term.Field("zig version", t.Zig.Version),
 		term.Field("minimum zig", t.Zig.MinimumZigVersion),
 		term.Field("usable with", strings.Join(t.Zig.UsableWith, " ")),
+		term.Field("licence", t.Zig.License),
 	)
 	if t.GitHidden != "" {
 		s.Printf("\n%s Git clients do not see it: %s\n", s.Paint(term.Yellow, "warn"), term.Printable(t.GitHidden))
