@@ -61,7 +61,7 @@ func TestRenderDocumentBound(t *testing.T) {
 		text := []byte(strings.Repeat(paragraph, max(1, maxReadme/len(paragraph))))
 		began := time.Now()
 		renderDocument("README.md", text[:min(len(text), maxReadme)], here)
-		if took := time.Since(began); took > 10*time.Second {
+		if took := time.Since(began); took > time.Minute {
 			t.Errorf("%q: %v", part, took)
 		}
 	}
