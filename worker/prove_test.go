@@ -15,6 +15,7 @@ import (
 	"github.com/francescobianco/packbase/storage/jobs"
 	"github.com/francescobianco/packbase/storage/zigpkg"
 	"github.com/francescobianco/packbase/worker"
+	"github.com/francescobianco/packbase/worker/upkeep"
 	"github.com/francescobianco/packbase/worker/workertest"
 )
 
@@ -102,6 +103,15 @@ func TestZigHashIsNotHijacked(t *testing.T) {
 	mirror(t, r, "victim")
 	if rel, err := r.ReleaseByZigHash(t.Context(), hash); err != nil || rel.Package != "victim" {
 		t.Errorf("the victim's hash is answered with %s@%s, %v", rel.Package, rel.Tag, err)
+	}
+	rebuilt := workertest.New(t)
+	a := upkeep.Auditor{DB: rebuilt.DB, Blobs: r.Blobs, Staging: r.Staging, Report: func(f upkeep.Finding) { t.Errorf("rebuild: %+v", f) }}
+	r.Must(a.Rebuild(t.Context()))
+	if rel, err := rebuilt.ReleaseByZigHash(t.Context(), hash); err != nil || rel.Package != "victim" {
+		t.Errorf("rebuilt, the victim's hash is answered with %s@%s, %v", rel.Package, rel.Tag, err)
+	}
+	if rel, err := rebuilt.ReleaseByTag(t.Context(), "evil", "v2.0.0"); err != nil || rel.ZigHash != zigHash(t, evil) {
+		t.Errorf("rebuilt, evil@v2.0.0 has the Zig hash %s, %v", rel.ZigHash, err)
 	}
 }
 
