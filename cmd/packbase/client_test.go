@@ -374,7 +374,7 @@ func TestFetch(t *testing.T) {
 
 	s.work(t)
 	r = s.cli(t, "fetch", "--wait", "--name", "odd", from)
-	r.check(t, 0, "ok odd: 2 releases here, 2 new", "zig fetch --save "+s.url+"/p/odd/tag/v1.1.0.tar.gz\n", "zig fetch --save git+"+s.url+"/odd#v1.1.0\n")
+	r.check(t, 0, "ok odd: 2 releases here, 2 new", "zig fetch --save=odd "+s.url+"/p/odd/tag/v1.1.0.tar.gz\n", "zig fetch --save=odd git+"+s.url+"/odd#v1.1.0\n")
 	if !strings.Contains(r.err, "odd  succeeded\n") {
 		t.Errorf("progress: got %q, want a line for each step", r.err)
 	}

@@ -46,18 +46,21 @@ func description(objects *gitpack.Objects, tree gitpack.Listing) string {
 var readmes = goldmark.New(goldmark.WithExtensions(extension.GFM)).Parser()
 
 // describe returns the first paragraph of a README that is a sentence, without
-// its markup: no heading, badges, table, list, quote or notice of copyright, and
-// nothing below the third heading.
+// its markup: no badges, table, list, quote or notice of copyright, and nothing
+// below the third heading. Where there is none, a heading that is one will do.
 func describe(readme []byte) string {
 	if !utf8.Valid(readme) {
 		readme = bytes.ToValidUTF8(readme, nil)
 	}
-	headings := 0
+	headings, title := 0, ""
 	for n := readmes.Parse(text.NewReader(readme)).FirstChild(); n != nil && headings <= 2; n = n.NextSibling() {
 		var said string
 		switch n := n.(type) {
 		case *ast.Heading: // what comes after some is how to use it
 			headings++
+			if said := strings.Join(strings.Fields(plainText(n, readme)), " "); title == "" && isSentence(said) {
+				title = shorten(said)
+			}
 		case *ast.Paragraph:
 			said = plainText(n, readme)
 		case *ast.HTMLBlock:
@@ -67,7 +70,7 @@ func describe(readme []byte) string {
 			return shorten(said)
 		}
 	}
-	return ""
+	return title
 }
 
 // plainText returns the text of a paragraph, without what is linked as a badge is.

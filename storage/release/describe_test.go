@@ -24,6 +24,7 @@ func TestReadmeDescribed(t *testing.T) {
 		{strings.Repeat("longer words, ", 40), strings.TrimSuffix(strings.Repeat("longer words, ", 14), ", ") + "…"},
 		{"# One\n\n## Two\n\nIt is what it is.", "It is what it is."},
 		{"# One\n\n## Two\n\n## Install\n\nRun this command before that.", ""},
+		{"# A package to try it with\n\n    code\n", "A package to try it with"},
 		{"", ""},
 	} {
 		if got := describe([]byte(tt.readme)); got != tt.want {
