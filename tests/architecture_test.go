@@ -1,7 +1,12 @@
 package tests
 
 import (
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"go/types"
 	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -56,4 +61,61 @@ func TestArchitecture(t *testing.T) {
 			t.Error(err)
 		}
 	}
+}
+
+// maxExports is the most names and methods that a package shows to others.
+const maxExports = 90
+
+// No room has so many doors that nobody knows what is behind them.
+func TestExports(t *testing.T) {
+	t.Parallel()
+	for _, pkg := range listPackages(t) {
+		dir := filepath.Join("..", pkg.path())
+		if pkg.ImportPath == module {
+			dir = ".."
+		}
+		if n := exports(t, dir); n > maxExports {
+			t.Errorf("%s exports %d names and methods, %d are allowed", pkg.path(), n, maxExports)
+		}
+	}
+}
+
+// exports counts the exported names of a package, and the methods of its
+// exported types.
+func exports(t *testing.T, dir string) (n int) {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join(dir, "*.go"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range files {
+		if strings.HasSuffix(name, "_test.go") {
+			continue
+		}
+		file, err := parser.ParseFile(token.NewFileSet(), name, nil, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !ast.FileExports(file) {
+			continue
+		}
+		for _, decl := range file.Decls {
+			switch decl := decl.(type) {
+			case *ast.FuncDecl:
+				if decl.Recv == nil || ast.IsExported(strings.TrimLeft(types.ExprString(decl.Recv.List[0].Type), "*")) {
+					n++
+				}
+			case *ast.GenDecl:
+				for _, spec := range decl.Specs {
+					switch spec := spec.(type) {
+					case *ast.TypeSpec:
+						n++
+					case *ast.ValueSpec:
+						n += len(spec.Names)
+					}
+				}
+			}
+		}
+	}
+	return n
 }

@@ -378,8 +378,11 @@ func TestCheckCommand(t *testing.T) {
 			t.Errorf("%s: the page has the commands %q, want one to clone and one to check %s", name, commands, digest)
 			continue
 		}
-		out, err := harness.Shell(t, t.TempDir(), commands[0]+" && "+commands[len(commands)-1])
-		if err != nil || !strings.HasPrefix(out, digest) {
+		shell := exec.CommandContext(t.Context(), "sh", "-c", commands[0]+" && "+commands[len(commands)-1])
+		shell.Dir = t.TempDir()
+		shell.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=/nonexistent", "GIT_CONFIG_NOSYSTEM=1"}
+		out, err := shell.Output()
+		if err != nil || !strings.HasPrefix(string(out), digest) {
 			t.Errorf("%s: %q printed %q, %v; want %s", name, commands, out, err, digest)
 		}
 		plain := sha256.Sum256([]byte(repo.Git("archive", "--format=tar", oid)))

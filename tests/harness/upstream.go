@@ -171,15 +171,6 @@ func Git(t testing.TB, dir, stdin string, args ...string) (string, error) {
 	return gitAt(t, dir, stdin, 0, args...)
 }
 
-// Shell runs a command as somebody would paste it, with the Git of Git.
-func Shell(t testing.TB, dir, command string) (string, error) {
-	t.Helper()
-	cmd := exec.CommandContext(t.Context(), "sh", "-c", command)
-	cmd.Dir, cmd.Env = dir, gitEnv()
-	out, err := cmd.Output()
-	return string(out), err
-}
-
 // gitAt is Git with the date of commits and tags, in days.
 func gitAt(t testing.TB, dir, stdin string, day int, args ...string) (string, error) {
 	t.Helper()
