@@ -499,6 +499,9 @@ func TestPullJoinsTokens(t *testing.T) {
 	if there.StatusCode != http.StatusNotFound || none.StatusCode != there.StatusCode || strings.Replace(string(none.body), "none", "there", 1) != string(there.body) {
 		t.Errorf("a stranger is told %d %s, and %d %s, want the same of both", there.StatusCode, there.body, none.StatusCode, none.body)
 	}
+	if own := <-asked["there with a token"]; own.StatusCode != http.StatusNotFound {
+		t.Errorf("with a token: %d %s, want 404: nothing was stored", own.StatusCode, own.body)
+	}
 	if own := <-asked["none with a token"]; !strings.Contains(string(own.body), "with credentials") {
 		t.Errorf("with a token: %d %s, want why", own.StatusCode, own.body)
 	}
