@@ -119,7 +119,7 @@ func TestBadManifests(t *testing.T) {
 	t.Parallel()
 	g := newRegistry(t)
 	for text, want := range map[string]string{
-		".{\n  .name = .app,\n  .dependencies = oops,\n}": "build.zig.zon:3:",
+		".{\n  .name = .app,\n  .dependencies = oops,\n}": "build.zig.zon:3:19: expected dependencies expression to be a struct",
 		".{ .name = \"a\" ": "build.zig.zon:1:",
 		"":                  "build.zig.zon:1:",
 	} {
