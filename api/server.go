@@ -279,9 +279,13 @@ func (s *Server) logRequests(next http.Handler) http.Handler {
 		start := time.Now()
 		next.ServeHTTP(s.opt.Pace.Writer(ww), r)
 		s.metrics.observe(r, ww.Status(), time.Since(start))
-		s.log.LogAttrs(context.WithoutCancel(r.Context()), slog.LevelInfo, "request",
+		line := []slog.Attr{
 			slog.String("method", r.Method), slog.String("path", s.loggedPath(r)), slog.Int("status", ww.Status()),
 			slog.Int("bytes", ww.BytesWritten()), slog.Duration("took", time.Since(start)), slog.String("request_id", id),
-			slog.String("te", strings.Join(r.TransferEncoding, ",")), slog.Int64("cl", r.ContentLength), slog.Int64("body_bytes", body.N))
+		}
+		if r.ContentLength != 0 {
+			line = append(line, slog.String("te", strings.Join(r.TransferEncoding, ",")), slog.Int64("cl", r.ContentLength), slog.Int64("body_bytes", body.N))
+		}
+		s.log.LogAttrs(context.WithoutCancel(r.Context()), slog.LevelInfo, "request", line...)
 	})
 }

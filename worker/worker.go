@@ -226,7 +226,11 @@ func (w *Worker) handle(ctx context.Context, kind string, id uuid.UUID, leave fu
 	}
 	w.wake(ctx, claim.Job)
 	w.jobSeconds.WithLabelValues(claim.Job.Kind).Observe(time.Since(start).Seconds())
-	log.InfoContext(ctx, "job ended", "took", time.Since(start).Round(time.Millisecond), "err", err)
+	line := []any{"took", time.Since(start).Round(time.Millisecond)}
+	if err != nil {
+		line = append(line, "err", err)
+	}
+	log.InfoContext(ctx, "job ended", line...)
 }
 
 // work runs the job under its time limit.
