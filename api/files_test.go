@@ -17,7 +17,7 @@ func TestFilesPages(t *testing.T) {
 		"README.md":     "# Hello\n\n![logo](docs/logo.png) [guide](docs/guide.md#use) <script>alert(2)</script>\n",
 		"docs/logo.png": png, "docs/guide.md": "# Use\n\n[back](../README.md)\n", "src/a.zig": "const a = \"<b>\";\n",
 		"src/same/x.zig": "x", "bin": "\x00\x01", "old.zig": "old", "page.html": "<script>alert(3)</script>",
-		"long": strings.Repeat("a", 600<<10), "longer": strings.Repeat("a", 4<<20+1),
+		"long": strings.Repeat("a", 600<<10), "longer": strings.Repeat("a", 4<<20+1), "long.md": strings.Repeat("# a\n\nb\n", 20<<10),
 	}
 	second := files{}
 	for name, text := range first {
@@ -38,6 +38,7 @@ func TestFilesPages(t *testing.T) {
 		at("src/a.zig"):                      {"const a = &#34;&lt;b&gt;&#34;;"},
 		at("page.html"):                      {"&lt;script&gt;alert(3)&lt;/script&gt;"},
 		at("bin"):                            {"It is no text."},
+		at("long.md"):                        {`<pre class="file"`}, // Markdown takes time
 		at("long"):                           {"too large to be shown"},
 		at("docs/logo.png"):                  {`<img class="shown"`},
 		"/hello/diff":                        {"3\u00a0files differ", "old.zig", "removed", "new/b.zig", "added", "src/a.zig", "changed"},

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/url"
 	"path"
+	"slices"
 	"strings"
 	"unicode/utf8"
 
@@ -20,6 +21,7 @@ import (
 	"github.com/francescobianco/packbase/storage"
 	"github.com/francescobianco/packbase/storage/fault"
 	"github.com/francescobianco/packbase/storage/gitpack"
+	"github.com/francescobianco/packbase/storage/release"
 )
 
 const (
@@ -153,10 +155,7 @@ func (s *Site) getFiles(w http.ResponseWriter, r *http.Request) error {
 	if err := s.fillFiles(r.Context(), page); err != nil {
 		return notFoundPage(err, "There is no file “%s” in %s %s.", answer.Cut(page.Path, 200), p.Called(), page.Of.Name())
 	}
-	return s.opt.Large(w, r, func(out io.Writer) error {
-		s.renderer.head(w.Header())
-		return s.renderer.write(out, page)
-	})
+	return s.renderLarge(w, r, func() (view, error) { return page, nil })
 }
 
 func (s *Site) fillFiles(ctx context.Context, page *filesPage) error {
@@ -174,7 +173,7 @@ func (s *Site) fillFiles(ctx context.Context, page *filesPage) error {
 		return s.folder(ctx, page, tree)
 	}
 	page.IsFile = true
-	return page.file(ctx, tree, f)
+	return s.file(ctx, page, tree, f)
 }
 
 // folder fills in the entries, folders first, and the README.
@@ -196,34 +195,46 @@ func (s *Site) folder(ctx context.Context, p *filesPage, tree *browse.Tree) erro
 
 // readReadme renders the README of a folder, if it has one that can be shown.
 func (s *Site) readReadme(ctx context.Context, tree *browse.Tree, at ref, dir string, entries []gitpack.File) (string, template.HTML) {
-	f, ok := readmeOf(entries)
+	f, ok := release.Readme(entries)
 	if !ok {
 		return "", ""
 	}
-	key := at.at("/files", "path", path.Join(dir, f.Path))
-	if doc, ok := s.readmes.Get(key); ok && doc.oid == f.OID {
-		return f.Path, doc.html
-	}
-	text, err := tree.Read(ctx, f, maxReadme)
+	name := f.Path
+	f.Path = path.Join(dir, name)
+	doc, err := s.document(ctx, tree, at, f)
 	if err != nil {
 		return "", "" // too large, or damaged: the rest of the page is of use
 	}
-	doc := readme{f.OID, renderDocument(f.Path, text, place{dir: dir, page: at.Files, raw: at.Raw})}
-	s.readmes.Add(key, doc)
-	return f.Path, doc.html
+	return name, doc.html
 }
 
-// A readme is one as it is shown.
-type readme struct {
+// document renders a document of at most maxDocument bytes, unless it was rendered before.
+func (s *Site) document(ctx context.Context, tree *browse.Tree, at ref, f gitpack.File) (document, error) {
+	key := at.Files(f.Path)
+	if doc, ok := s.documents.Get(key); ok && doc.oid == f.OID {
+		return doc, nil
+	}
+	text, err := tree.Read(ctx, f, maxDocument)
+	if err != nil {
+		return document{}, err
+	}
+	doc := document{f.OID, int64(len(text)), renderDocument(f.Path, text, place{dir: path.Dir(f.Path), page: at.Files, raw: at.Raw})}
+	s.documents.Add(key, doc)
+	return doc, nil
+}
+
+// A document is a README, or another file of Markdown, as it is shown.
+type document struct {
 	oid  gitpack.OID
+	size int64 // bytes of the file
 	html template.HTML
 }
 
-// maxReadmes bounds those in memory; one takes some 10 KB, at most about 1 MB.
-const maxReadmes = 64
+// maxDocuments bounds those in memory; one takes some 10 KB, at most about 1 MB.
+const maxDocuments = 64
 
 // file fills in what a file has in it, if a page can show that.
-func (p *filesPage) file(ctx context.Context, tree *browse.Tree, f gitpack.File) error {
+func (s *Site) file(ctx context.Context, p *filesPage, tree *browse.Tree, f gitpack.File) error {
 	switch {
 	case f.Mode == gitpack.ModeSubmodule:
 		p.Why = "A submodule: upstream names the commit " + f.OID.String() + " of another repository here, which is not in the release."
@@ -235,23 +246,33 @@ func (p *filesPage) file(ctx context.Context, tree *browse.Tree, f gitpack.File)
 	case imageType(f.Path) != "":
 		p.Image = true
 		return nil
+	case isMarkdown(f.Path):
+		doc, err := s.document(ctx, tree, p.ref, f)
+		if !isTooLarge(err) {
+			p.DocName, p.Doc, p.Size = path.Base(f.Path), doc.html, doc.size
+			return err
+		}
 	}
 	text, err := tree.Read(ctx, f, maxShown)
-	var known *gitpack.Error
 	switch {
-	case errors.As(err, &known) && known.Code == gitpack.CodeObjectTooLarge:
+	case isTooLarge(err):
 		p.Why = "It is too large to be shown here."
 	case err != nil:
 		return err
-	case bytes.IndexByte(text, 0) >= 0 || !utf8.Valid(text):
+	case !isText(text):
 		p.Why = "It is no text."
-	case strings.EqualFold(path.Ext(f.Path), ".md"):
-		p.DocName, p.Doc = path.Base(f.Path), renderDocument(f.Path, text, place{dir: path.Dir(f.Path), page: p.Files, raw: p.Raw})
 	default:
 		p.Text = string(text)
 	}
 	p.Size = int64(len(text))
 	return nil
+}
+
+func isText(content []byte) bool { return bytes.IndexByte(content, 0) < 0 && utf8.Valid(content) }
+
+func isTooLarge(err error) bool {
+	var known *gitpack.Error
+	return errors.As(err, &known) && known.Code == gitpack.CodeObjectTooLarge
 }
 
 // imageType returns the media type of images that browsers show, by the name.
@@ -287,8 +308,11 @@ func (s *Site) getRaw(w http.ResponseWriter, r *http.Request) error {
 	}
 	return s.opt.Large(w, r, func(out io.Writer) error {
 		content, err := tree.Read(ctx, f, maxRaw)
+		if isTooLarge(err) {
+			return answer.New("not_found", fmt.Sprintf("The file has more than %d bytes: take it from the tarball of %s.", maxRaw, rel.Called()))
+		}
 		if err != nil {
-			return tooLarge(err, &rel)
+			return err
 		}
 		h := w.Header()
 		h.Set("Content-Type", rawType(name, content))
@@ -300,19 +324,11 @@ func (s *Site) getRaw(w http.ResponseWriter, r *http.Request) error {
 	})
 }
 
-func tooLarge(err error, rel *storage.Release) error {
-	var known *gitpack.Error
-	if errors.As(err, &known) && known.Code == gitpack.CodeObjectTooLarge {
-		return answer.New("not_found", fmt.Sprintf("The file has more than %d bytes: take it from the tarball of %s.", maxRaw, rel.Called()))
-	}
-	return err
-}
-
 func rawType(name string, content []byte) string {
 	switch kind := imageType(name); {
 	case kind != "":
 		return kind
-	case bytes.IndexByte(content, 0) < 0 && utf8.Valid(content):
+	case isText(content):
 		return "text/plain; charset=utf-8"
 	}
 	return "application/octet-stream"
@@ -362,10 +378,7 @@ func (s *Site) getDiff(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	page.fill(changes, more)
-	return s.opt.Large(w, r, func(out io.Writer) error {
-		s.renderer.head(w.Header())
-		return s.renderer.write(out, page)
-	})
+	return s.renderLarge(w, r, func() (view, error) { return page, nil })
 }
 
 func (p *diffPage) fill(changes []browse.Change, more bool) {
@@ -397,21 +410,24 @@ func (s *Site) before(r *http.Request, p *packageView, to *storage.Release) (rel
 	if err != nil {
 		return rel, err
 	}
-	want := r.URL.Query().Get("from")
-	refs := append(append([]storage.TagRef{}, all.tags...), all.snapshots...)
-	for i, ref := range refs {
-		found := want != "" && (ref.Tag == want || ref.Tag == "" && ref.CommitOID == want)
-		if !found && (want != "" || i == 0 || refs[i-1].ID != to.ID) {
-			continue
-		}
-		releases, err := s.db.ReleasesByID(r.Context(), []int64{ref.ID})
-		if err != nil || len(releases) == 0 {
-			return rel, errors.Join(err, fault.ErrNotFound)
-		}
-		return releases[0], nil
+	refs := slices.Concat(all.tags, all.snapshots) // the newest first
+	var i int
+	none := fmt.Sprintf("There is no release of %s before this one to compare it with.", p.Called())
+	if want := r.URL.Query().Get("from"); want != "" {
+		i = slices.IndexFunc(refs, func(ref storage.TagRef) bool { return ref.Tag == want || ref.Tag == "" && ref.CommitOID == want })
+		none = fmt.Sprintf("There is no release “%s” of %s here.", answer.Cut(want, 200), p.Called())
+	} else {
+		i = 1 + slices.IndexFunc(refs, func(ref storage.TagRef) bool { return ref.ID == to.ID })
 	}
-	if want == "" {
-		return rel, notFoundPage(fault.ErrNotFound, "There is no release of %s before this one to compare it with.", p.Called())
+	if i < 0 || i == len(refs) {
+		return rel, answer.New("not_found", none)
 	}
-	return rel, notFoundPage(fault.ErrNotFound, "There is no release “%s” of %s here.", answer.Cut(want, 200), p.Called())
+	found, err := s.db.ReleasesByID(r.Context(), []int64{refs[i].ID})
+	if err == nil && len(found) == 0 {
+		err = answer.New("not_found", none) // removed meanwhile
+	}
+	if err != nil {
+		return rel, err
+	}
+	return found[0], nil
 }

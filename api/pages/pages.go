@@ -71,12 +71,12 @@ type Site struct {
 	opt       Options
 	log       *slog.Logger
 
-	renderer *renderer
-	overview fresh.PerReader[fresh.Value[*overview]]
-	chart    fresh.PerReader[fresh.Value[chart]]
-	orders   *lru.Cache[string, *order] // of releases, by package
-	files    *browse.Files
-	readmes  *lru.Cache[string, readme] // by their address
+	renderer  *renderer
+	overview  fresh.PerReader[fresh.Value[*overview]]
+	chart     fresh.PerReader[fresh.Value[chart]]
+	orders    *lru.Cache[string, *order] // of releases, by package
+	files     *browse.Files
+	documents *lru.Cache[string, document] // by their address
 }
 
 // New returns the site of a registry.
@@ -84,7 +84,7 @@ func New(db *storage.DB, q *queue.Queue, blobs *stored.Blobs, d *directory.Direc
 	s := &Site{db: db, queue: q, blobs: blobs, directory: d, opt: opt, log: log, renderer: newRenderer(), files: browse.New(db, blobs)}
 	s.overview.All.News, s.overview.Public.News = opt.News, opt.News
 	// The errors are about sizes below one.
-	s.readmes, _ = lru.New[string, readme](maxReadmes)
+	s.documents, _ = lru.New[string, document](maxDocuments)
 	s.orders, _ = lru.New[string, *order](maxOrders)
 	return s
 }
@@ -159,6 +159,21 @@ func quality(r *http.Request, mediaType string) float64 {
 		}
 	}
 	return 0
+}
+
+// renderLarge answers with a page that may be large, which counts among the answers of the client.
+func (s *Site) renderLarge(w http.ResponseWriter, r *http.Request, make func() (view, error)) error {
+	return s.opt.Large(w, r, func(to io.Writer) error {
+		page, err := make()
+		if err != nil {
+			return err
+		}
+		if err := s.renderer.write(to, page); err != nil {
+			return err
+		}
+		s.renderer.head(w.Header())
+		return nil
+	})
 }
 
 func (s *Site) frame(r *http.Request, title, section string) (frame, error) {

@@ -15,14 +15,12 @@ import (
 	goldmarkhtml "github.com/yuin/goldmark/renderer/html"
 	"golang.org/x/net/html"
 	"golang.org/x/net/html/atom"
-
-	"github.com/francescobianco/packbase/storage/gitpack"
 )
 
 const (
-	maxReadme = 128 << 10 // bytes of a README that is shown
-	maxMarks  = 1500      // of a paragraph, and
-	maxQuotes = 24        // quotes in each other: what has more is shown as text
+	maxDocument = 128 << 10 // bytes of a README that is shown, or of other Markdown
+	maxMarks    = 1500      // of a paragraph, and
+	maxQuotes   = 24        // quotes in each other: what has more is shown as text
 )
 
 // markdown reads what forges read. HTML within is let through, for the
@@ -42,16 +40,10 @@ var sanitizer = func() *bluemonday.Policy {
 	return p
 }()
 
-// readmeOf returns the README among a folder's entries: Markdown before text.
-func readmeOf(entries []gitpack.File) (found gitpack.File, ok bool) {
-	for _, want := range []string{"readme.md", "readme.markdown", "readme", "readme.txt", "readme.rst", "readme.adoc", "readme.org"} {
-		for _, e := range entries {
-			if e.IsRegular() && strings.EqualFold(e.Path, want) {
-				return e, true
-			}
-		}
-	}
-	return found, false
+// isMarkdown reports whether a file is Markdown, by its name.
+func isMarkdown(name string) bool {
+	ext := strings.ToLower(path.Ext(name))
+	return ext == ".md" || ext == ".markdown"
 }
 
 // A place makes the links of a document: of what is beside it in the same release.
@@ -61,12 +53,12 @@ type place struct {
 	raw  func(path string) string // the bytes of a file
 }
 
-// renderDocument returns a README as HTML that is safe to show. Nothing in it
+// renderDocument returns a document as HTML that is safe to show. Nothing in it
 // is asked of the network: relative images come from the release, and of others
 // their text is left. Links lead to upstream's pages, or to the release's files.
 func renderDocument(name string, text []byte, at place) template.HTML {
 	text = bytes.ToValidUTF8(text, []byte("\uFFFD"))
-	if ext := strings.ToLower(path.Ext(name)); ext != ".md" && ext != ".markdown" || tooDense(text) {
+	if !isMarkdown(name) || tooDense(text) {
 		return template.HTML("<pre>" + html.EscapeString(string(text)) + "</pre>")
 	}
 	var out bytes.Buffer

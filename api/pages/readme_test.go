@@ -4,8 +4,6 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	"github.com/francescobianco/packbase/storage/gitpack"
 )
 
 var here = place{dir: "docs", page: func(p string) string { return "/pkg/files?path=" + p }, raw: func(p string) string { return "/pkg/raw?path=" + p }}
@@ -58,9 +56,9 @@ func TestRenderDocumentBound(t *testing.T) {
 	t.Parallel()
 	for _, part := range []string{"[", "[]", "*a_", "> ", "> - ", "- ", "`a", "[a](", "<a", "![", "|a", "<div>", "&#", "~a~~", "[a]: <b\n", "1. ", "a\n", "(", "\\", "|-", "<!--", "[^a]", "- [ ] "} {
 		paragraph := strings.Repeat(part, maxMarks) + "\n\n"
-		text := []byte(strings.Repeat(paragraph, max(1, maxReadme/len(paragraph))))
+		text := []byte(strings.Repeat(paragraph, max(1, maxDocument/len(paragraph))))
 		began := time.Now()
-		renderDocument("README.md", text[:min(len(text), maxReadme)], here)
+		renderDocument("README.md", text[:min(len(text), maxDocument)], here)
 		if took := time.Since(began); took > time.Minute {
 			t.Errorf("%q: %v", part, took)
 		}
@@ -72,16 +70,5 @@ func TestRenderDocumentBound(t *testing.T) {
 	marks := strings.Repeat("*", maxMarks)
 	if tooDense([]byte(marks+"\n\n"+marks)) || !tooDense([]byte(marks+"\n*")) {
 		t.Error("marks of a paragraph are not bounded")
-	}
-}
-
-func TestReadmeOf(t *testing.T) {
-	t.Parallel()
-	entries := []gitpack.File{{Path: "README", Mode: gitpack.ModeFile}, {Path: "ReadMe.MD", Mode: gitpack.ModeFile}, {Path: "readme.markdown", Mode: gitpack.ModeDir}}
-	if f, ok := readmeOf(entries); !ok || f.Path != "ReadMe.MD" {
-		t.Errorf("the README is %v", f)
-	}
-	if _, ok := readmeOf(entries[2:]); ok {
-		t.Error("a folder is a README")
 	}
 }

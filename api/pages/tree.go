@@ -2,7 +2,6 @@ package pages
 
 import (
 	"cmp"
-	"io"
 	"net/http"
 	"net/url"
 	"strings"
@@ -108,17 +107,12 @@ func (s *Site) getTreePage(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	return s.opt.Large(w, r, func(to io.Writer) error {
+	return s.renderLarge(w, r, func() (view, error) {
 		info, err := s.opt.Tree(r)
 		if err != nil {
-			return err
+			return nil, err
 		}
-		page := newTreePage(frame, &info)
-		if err := s.renderer.write(to, page); err != nil {
-			return err
-		}
-		s.renderer.head(w.Header())
-		return nil
+		return newTreePage(frame, &info), nil
 	})
 }
 

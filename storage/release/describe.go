@@ -3,7 +3,6 @@ package release
 import (
 	"bytes"
 	"io"
-	"path"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -26,21 +25,31 @@ const (
 
 // description returns what the README says that the package is.
 func description(objects *gitpack.Objects, tree gitpack.Listing) string {
-	for _, f := range tree.Files {
-		if !f.IsRegular() || path.Dir(f.Path) != "." || !strings.HasPrefix(strings.ToLower(f.Path), "readme") {
-			continue
-		}
-		body, err := objects.Open(f.OID)
-		if err != nil {
-			return "" // a convenience, not worth a release
-		}
-		head, err := io.ReadAll(io.LimitReader(body, maxRead))
-		if err != nil {
-			return ""
-		}
-		return describe(head)
+	f, ok := Readme(tree.Files)
+	if !ok {
+		return ""
 	}
-	return ""
+	body, err := objects.Open(f.OID)
+	if err != nil {
+		return "" // a convenience, not worth a release
+	}
+	head, err := io.ReadAll(io.LimitReader(body, maxRead))
+	if err != nil {
+		return ""
+	}
+	return describe(head)
+}
+
+// Readme returns the README among the files of a folder: Markdown before text.
+func Readme(files []gitpack.File) (found gitpack.File, ok bool) {
+	for _, want := range []string{"readme.md", "readme.markdown", "readme", "readme.txt", "readme.rst", "readme.adoc", "readme.org"} {
+		for _, f := range files {
+			if f.IsRegular() && strings.EqualFold(f.Path, want) {
+				return f, true
+			}
+		}
+	}
+	return found, false
 }
 
 var readmes = goldmark.New(goldmark.WithExtensions(extension.GFM)).Parser()

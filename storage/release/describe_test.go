@@ -4,6 +4,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/francescobianco/packbase/storage/gitpack"
 )
 
 func TestReadmeDescribed(t *testing.T) {
@@ -37,5 +39,17 @@ func TestReadmeDescribed(t *testing.T) {
 		if took := time.Since(began); took > 10*time.Second {
 			t.Errorf("%q takes %v", part, took)
 		}
+	}
+}
+
+func TestReadme(t *testing.T) {
+	t.Parallel()
+	files := []gitpack.File{{Path: "README", Mode: gitpack.ModeFile}, {Path: "README-zh.md", Mode: gitpack.ModeFile},
+		{Path: "ReadMe.MD", Mode: gitpack.ModeFile}, {Path: "docs/README.md", Mode: gitpack.ModeFile}, {Path: "readme.markdown", Mode: gitpack.ModeDir}}
+	if f, ok := Readme(files); !ok || f.Path != "ReadMe.MD" {
+		t.Errorf("the README is %v", f)
+	}
+	if f, ok := Readme(files[3:]); ok {
+		t.Errorf("%v is a README of the root", f)
 	}
 }
