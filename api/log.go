@@ -18,14 +18,14 @@ import (
 	"github.com/francescobianco/packbase/api/answer"
 	"github.com/francescobianco/packbase/api/stored"
 	"github.com/francescobianco/packbase/storage"
-	"github.com/francescobianco/packbase/storage/ledger"
+	"github.com/francescobianco/packbase/storage/logbook"
 )
 
 // getLogFile serves GET /log/checkpoint, /log/policy and /log/tile/..., as c2sp.org/tlog-tiles has it. A server of static
 // files in front may do so as well, from the folder log beside the blobs.
 func (s *Server) getLogFile(w http.ResponseWriter, r *http.Request) error {
 	path := chi.URLParam(r, "*")
-	text := path == ledger.CheckpointFile || path == ledger.PolicyFile
+	text := path == logbook.CheckpointFile || path == logbook.PolicyFile
 	if _, err := torchwood.ParseTilePath(path); err != nil && !text {
 		return answer.New("not_found", "the log has the files checkpoint, policy, tile/... and tile/entries/..., as c2sp.org/tlog-tiles says")
 	}

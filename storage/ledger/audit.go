@@ -198,11 +198,11 @@ func (a *audit) files(ctx context.Context, signed []byte) error {
 		}
 	}
 	if err != nil {
-		a.find("log_file", filepath.Join(a.folder.Dir, CheckpointFile), "%v", err)
+		a.find("log_file", filepath.Join(a.folder.Dir, logbook.CheckpointFile), "%v", err)
 		return nil
 	}
 	if ok, err := a.agree(ctx, shown); err != nil || !ok {
-		a.find("log_file", filepath.Join(a.folder.Dir, CheckpointFile), "its tree of %d entries is not that of the database: %v", shown.N, err)
+		a.find("log_file", filepath.Join(a.folder.Dir, logbook.CheckpointFile), "its tree of %d entries is not that of the database: %v", shown.N, err)
 		return nil
 	}
 	for _, t := range logbook.NewTiles(0, min(shown.N, a.tree.N)) {

@@ -14,6 +14,8 @@ import (
 	"filippo.io/torchwood"
 	"golang.org/x/mod/sumdb/tlog"
 	"golang.org/x/sys/unix"
+
+	"github.com/francescobianco/packbase/storage/logbook"
 )
 
 // A Folder has the log as files, at the paths below /log/ at which they are served: any server of static files will do.
@@ -44,7 +46,7 @@ func (f Folder) lock() (unlock func() error, err error) {
 
 // Checkpoint returns the checkpoint, nil if there is none.
 func (f Folder) Checkpoint() ([]byte, error) {
-	signed, err := os.ReadFile(filepath.Join(f.Dir, CheckpointFile))
+	signed, err := os.ReadFile(filepath.Join(f.Dir, logbook.CheckpointFile))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}

@@ -65,9 +65,9 @@ func (s *Store) Checkpoint(ctx context.Context) (note []byte, err error) {
 // a bundle of entries. What is not signed yet is fs.ErrNotExist.
 func (s *Store) File(ctx context.Context, path string) ([]byte, error) {
 	switch path {
-	case CheckpointFile:
+	case logbook.CheckpointFile:
 		return s.Checkpoint(ctx)
-	case PolicyFile:
+	case logbook.PolicyFile:
 		st, err := s.State(ctx)
 		if err != nil || len(st.Keys) == 0 {
 			return nil, errors.Join(err, fs.ErrNotExist)
@@ -87,12 +87,6 @@ func (s *Store) File(ctx context.Context, path string) ([]byte, error) {
 	}
 	return readTile(ctx, s.db.Pool, t)
 }
-
-// Names of files beside the tiles.
-const (
-	CheckpointFile = "checkpoint"
-	PolicyFile     = "policy"
-)
 
 // readTile returns the data of a tile, or of a bundle of entries, of the committed tree.
 func readTile(ctx context.Context, q pg.Querier, t tlog.Tile) (data []byte, err error) {

@@ -235,10 +235,10 @@ func (q *Sequencer) write(ctx context.Context, shown, tree tlog.Tree, signed []b
 	if err != nil {
 		return fmt.Errorf("write the log: %w", err)
 	}
-	if err := f.replace(PolicyFile, logbook.Policy(q.key.Public)); err != nil {
+	if err := f.replace(logbook.PolicyFile, logbook.Policy(q.key.Public)); err != nil {
 		return err
 	}
-	return f.replace(CheckpointFile, signed)
+	return f.replace(logbook.CheckpointFile, signed)
 }
 
 func forked(format string, args ...any) error {
@@ -281,12 +281,9 @@ func (q *Sequencer) wrongKey(keys []string) error {
 
 // readKey reads the key's file, or makes it, unless there is a log already that another key has signed.
 func (q *Sequencer) readKey(known []string) (key logbook.Signer, made bool, err error) {
-	secret, err := os.ReadFile(q.opt.KeyFile)
+	key, err = ReadKey(q.opt.KeyFile)
 	if err == nil {
-		if key, err = logbook.ParseSigner(string(secret)); err != nil {
-			err = fault.New("log_key", fmt.Sprintf("%s: %v", q.opt.KeyFile, err))
-		}
-		return key, false, err
+		return key, false, nil
 	}
 	if !errors.Is(err, fs.ErrNotExist) {
 		return key, false, fault.New("log_key", err.Error())
@@ -311,6 +308,19 @@ func (q *Sequencer) readKey(known []string) (key logbook.Signer, made bool, err 
 		return q.readKey(known)
 	}
 	return key, true, err
+}
+
+// ReadKey reads the key in a file. Its error is fs.ErrNotExist if there is no file.
+func ReadKey(file string) (logbook.Signer, error) {
+	secret, err := os.ReadFile(file)
+	if err != nil {
+		return logbook.Signer{}, fmt.Errorf("key of the log: %w", err)
+	}
+	key, err := logbook.ParseSigner(string(secret))
+	if err != nil {
+		return key, fmt.Errorf("key of the log: %s: %w", file, err)
+	}
+	return key, nil
 }
 
 // WriteKey writes a key into a new file that its owner alone may read. Nobody sees a part of it.

@@ -7,6 +7,12 @@ import (
 	"golang.org/x/mod/sumdb/tlog"
 )
 
+// Names of the files beside the tiles.
+const (
+	CheckpointFile = "checkpoint"
+	PolicyFile     = "policy"
+)
+
 // An Edge is the right edge of a tree: all that is needed to add to it. The zero Edge is that of the empty tree.
 type Edge struct {
 	size  int64

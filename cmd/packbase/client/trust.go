@@ -74,7 +74,7 @@ elsewhere, or give it in a file.`,
 // policyOf returns the policy in a file, or that which the server shows.
 func (p *program) policyOf(ctx context.Context, c *client, file string) ([]byte, error) {
 	if file == "" {
-		return c.get(ctx, route.Path(route.Log, "policy"), nil)
+		return c.get(ctx, route.Path(route.Log, logbook.PolicyFile), nil)
 	}
 	policy, err := os.ReadFile(file)
 	if err != nil {
@@ -173,7 +173,7 @@ func openLog(ctx context.Context, c *client, t *trust) (*provedLog, error) {
 			return nil, fmt.Errorf("what is trusted: %s: %w", t.file, err)
 		}
 	}
-	signed, err := c.get(ctx, route.Path(route.Log, "checkpoint"), nil)
+	signed, err := c.get(ctx, route.Path(route.Log, logbook.CheckpointFile), nil)
 	if err != nil {
 		return nil, err
 	}

@@ -54,25 +54,13 @@ where the worker runs.`,
 				return err
 			}
 		}
-		key, err := readLogKey(opt.KeyFile)
+		key, err := ledger.ReadKey(opt.KeyFile)
 		if err == nil {
 			fmt.Fprintln(p.Stdout, key.Public)
 		}
 		return err
 	}
 	return cmd
-}
-
-func readLogKey(file string) (logbook.Signer, error) {
-	secret, err := os.ReadFile(file)
-	if err != nil {
-		return logbook.Signer{}, fmt.Errorf("key of the log: %w", err)
-	}
-	key, err := logbook.ParseSigner(string(secret))
-	if err != nil {
-		return key, fmt.Errorf("key of the log: %s: %w", file, err)
-	}
-	return key, nil
 }
 
 // lateLog is how long an entry may wait for its number before somebody should look.
@@ -86,7 +74,7 @@ func (d *doctor) log(ctx context.Context) {
 	}
 	st, known := d.logState(ctx)
 	file := serve.LogOptions(d.cfg, nil).KeyFile
-	key, err := readLogKey(file)
+	key, err := ledger.ReadKey(file)
 	info, bad := os.Stat(file)
 	switch {
 	case errors.Is(err, fs.ErrNotExist) && known && len(st.Keys) > 0:
