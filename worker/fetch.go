@@ -72,8 +72,10 @@ func (w *Worker) fetchPackage(ctx context.Context, j *job) (any, error) {
 	}
 	f := &fetch{w: w, job: j, pkg: pkg, patience: patience{room: w.aside, leave: j.leave}}
 	defer f.patience.done()
-	if here, err := f.here(ctx); !j.ofStranger() && (err != nil || here != nil) {
-		return here, err
+	if !j.ofStranger() {
+		if here, err := f.here(ctx); err != nil || here != nil {
+			return here, err
+		}
 	}
 	if err := f.queueAtHost(ctx); err != nil {
 		return nil, err
