@@ -15,6 +15,7 @@ import (
 
 	"github.com/francescobianco/packbase/api/wire"
 	"github.com/francescobianco/packbase/tests/harness"
+	"github.com/francescobianco/packbase/tests/harness/archives"
 )
 
 // What upstream has lost of a tree is told where people look: by the command, for all trees and the one, on the pages, in
@@ -28,7 +29,7 @@ func TestSurvivalReport(t *testing.T) {
 			return
 		}
 		w.Header().Set("Content-Type", "application/gzip")
-		w.Write(packed(t, harness.Files{"a.txt": r.URL.Path}))
+		w.Write(archives.TarGz(t, harness.Files{"a.txt": r.URL.Path}))
 	}))
 	defer web.Close()
 	admin := fmt.Sprintf("127.0.0.1:%d", harness.FreePort(t))

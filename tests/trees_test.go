@@ -1,10 +1,8 @@
 package tests_test
 
 import (
-	"archive/tar"
 	"archive/zip"
 	"bytes"
-	"compress/gzip"
 	"fmt"
 	"maps"
 	"net/http"
@@ -16,6 +14,7 @@ import (
 	"testing"
 
 	"github.com/francescobianco/packbase/tests/harness"
+	"github.com/francescobianco/packbase/tests/harness/archives"
 )
 
 // A project whose tree is made of a release asset, a commit by Git and a zip is captured as it is, and then builds with
@@ -51,7 +50,7 @@ func TestTrees(t *testing.T) {
 			b := hashed(repo.GitURL(repo.Commit(z.Package("b", "1.0.0", "b"))))
 			a := z.Package("a", "1.0.0", "a")
 			a["build.zig.zon"] = depending(a["build.zig.zon"], []string{".b = .{ " + b + " },", ".c = .{ " + hashed(web.URL+"/c.zip") + ", .lazy = true },"})
-			files["/a-1.0.0.tar.gz"] = packed(t, a)
+			files["/a-1.0.0.tar.gz"] = archives.TarGz(t, a)
 			asset := ".a = .{ " + hashed(web.URL+"/a-1.0.0.tar.gz") + " },"
 
 			dir := z.Project("project", "a")
@@ -145,29 +144,6 @@ func TestTreeOfTwins(t *testing.T) {
 			t.Errorf("%s is %s, want %s: %v", url, got, hash, err)
 		}
 	}
-}
-
-func packed(t *testing.T, files harness.Files) []byte {
-	t.Helper()
-	var buf bytes.Buffer
-	z := gzip.NewWriter(&buf)
-	w := tar.NewWriter(z)
-	for _, name := range slices.Sorted(maps.Keys(files)) {
-		err := w.WriteHeader(&tar.Header{Name: "x-1.0.0/" + name, Mode: 0o644, Size: int64(len(files[name])), Format: tar.FormatUSTAR})
-		if err == nil {
-			_, err = w.Write([]byte(files[name]))
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := w.Close(); err != nil {
-		t.Fatal(err)
-	}
-	if err := z.Close(); err != nil {
-		t.Fatal(err)
-	}
-	return buf.Bytes()
 }
 
 func zipped(t *testing.T, files harness.Files) []byte {

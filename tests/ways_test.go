@@ -11,6 +11,7 @@ import (
 
 	"github.com/francescobianco/packbase/api/wire"
 	"github.com/francescobianco/packbase/tests/harness"
+	"github.com/francescobianco/packbase/tests/harness/archives"
 )
 
 // What the URL of a manifest does not give, or gives with other bytes, is had in another way: the commit of a forge's
@@ -18,7 +19,9 @@ import (
 // nowhere, whoever sends them. Zig is then answered under the URL that its manifest has.
 func TestOtherWays(t *testing.T) {
 	t.Parallel()
-	body := func(text string) []byte { return packed(t, harness.Files{"build.zig": text, "src/x.zig": text}) }
+	body := func(text string) []byte {
+		return archives.TarGz(t, harness.Files{"build.zig": text, "src/x.zig": text})
+	}
 	files := map[string][]byte{"/gone.tar.gz": body("gone"), "/poisoned.tar.gz": body("right"), "/lost.tar.gz": body("lost"), "/changed.tar.gz": body("first")}
 	web := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "application/gzip")

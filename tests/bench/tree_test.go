@@ -1,12 +1,9 @@
 package bench
 
 import (
-	"archive/tar"
 	"bytes"
-	"compress/gzip"
 	"fmt"
 	"io"
-	"maps"
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
@@ -22,6 +19,7 @@ import (
 	"time"
 
 	"github.com/francescobianco/packbase/tests/harness"
+	"github.com/francescobianco/packbase/tests/harness/archives"
 )
 
 // BenchmarkTree compares what a project with 30 packages, of which a third come by Git, takes into an empty cache: by Zig
@@ -149,7 +147,7 @@ func dependencies(b *testing.B, z *harness.Zig, up *harness.Upstream, web *shelf
 			repo := up.Repo(name)
 			at = repo.GitURL(repo.Commit(files))
 		} else {
-			web.files["/"+name+".tar.gz"] = tarball(b, maps.All(files))
+			web.files["/"+name+".tar.gz"] = archives.TarGz(b, files)
 		}
 		hash, err := z.Fetch(at)
 		if err != nil {
@@ -175,37 +173,14 @@ func dependOn(b *testing.B, file string, lines ...string) {
 	}
 }
 
-func tarball(b *testing.B, files func(func(string, string) bool)) []byte {
-	b.Helper()
-	var buf bytes.Buffer
-	z := gzip.NewWriter(&buf)
-	w := tar.NewWriter(z)
-	for name, text := range files {
-		err := w.WriteHeader(&tar.Header{Name: "x-1.0.0/" + name, Mode: 0o644, Size: int64(len(text)), Format: tar.FormatUSTAR})
-		if err == nil {
-			_, err = io.WriteString(w, text)
-		}
-		if err != nil {
-			b.Fatal(err)
-		}
-	}
-	if err := w.Close(); err != nil {
-		b.Fatal(err)
-	}
-	if err := z.Close(); err != nil {
-		b.Fatal(err)
-	}
-	return buf.Bytes()
-}
-
 // BenchmarkBundles tells how much memory 200 clients take that read a bundle of 300 MB at once.
 func BenchmarkBundles(b *testing.B) {
-	const clients, archives, files, size = 200, 3, 10, 10 << 20
+	const clients, packages, files, size = 200, 3, 10, 10 << 20
 	web := newShelf(b)
 	s := harness.Start(b, "PACKBASE_LOG=text,info", "PACKBASE_PULL="+strings.TrimPrefix(web.URL, "http://"))
 	noise := rand.NewChaCha8([32]byte{})
 	var lines []string
-	for i := range archives {
+	for i := range packages {
 		content := map[string]string{}
 		for f := range files {
 			buf := make([]byte, size)
@@ -213,7 +188,7 @@ func BenchmarkBundles(b *testing.B) {
 			content[fmt.Sprintf("%d.bin", f)] = string(buf)
 		}
 		path := fmt.Sprintf("/%d.tar.gz", i)
-		web.files[path] = tarball(b, maps.All(content))
+		web.files[path] = archives.TarGz(b, content)
 		at := web.URL + path
 		s.Get("/u/" + strings.Replace(at, "://", "/", 1)) // it pulls
 		var a struct {
@@ -231,7 +206,7 @@ func BenchmarkBundles(b *testing.B) {
 			b.Error(err)
 			return io.NopCloser(strings.NewReader(""))
 		}
-		if resp.StatusCode != http.StatusOK || resp.ContentLength < archives*files*size {
+		if resp.StatusCode != http.StatusOK || resp.ContentLength < packages*files*size {
 			b.Errorf("bundle: %s, %d bytes", resp.Status, resp.ContentLength)
 		}
 		return resp.Body
@@ -262,6 +237,6 @@ func BenchmarkBundles(b *testing.B) {
 	wg.Wait()
 	const most = 128
 	above := float64(peak-idle) / 1_000_000
-	verdict(fmt.Sprintf("MB above idle, %d clients of a bundle of %d MB", clients, archives*files*size/1_000_000), above, most, above <= most,
+	verdict(fmt.Sprintf("MB above idle, %d clients of a bundle of %d MB", clients, packages*files*size/1_000_000), above, most, above <= most,
 		fmt.Sprintf("%d MB of idle, %d MB/s", idle/1_000_000, moved.Load()/20_000_000))
 }

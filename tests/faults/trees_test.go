@@ -1,10 +1,8 @@
 package faults
 
 import (
-	"archive/tar"
 	"bufio"
 	"bytes"
-	"compress/gzip"
 	"context"
 	"errors"
 	"fmt"
@@ -27,6 +25,7 @@ import (
 
 	"github.com/francescobianco/packbase/storage/archive"
 	"github.com/francescobianco/packbase/tests/harness"
+	"github.com/francescobianco/packbase/tests/harness/archives"
 )
 
 // Zig builds through the proxy, while of what packbase asks upstream one answer in twenty (five, in the short form) is an error, a page, cut, late or
@@ -221,27 +220,13 @@ func (o *orchard) try(z *harness.Zig, at *planted) error {
 // packed returns files as a tarball, and their hash.
 func packed(t *testing.T, files harness.Files) (body []byte, hash string) {
 	t.Helper()
-	var buf bytes.Buffer
-	z := gzip.NewWriter(&buf)
-	w := tar.NewWriter(z)
-	for name, text := range files {
-		err := w.WriteHeader(&tar.Header{Name: "x-1.0.0/" + name, Mode: 0o644, Size: int64(len(text)), Format: tar.FormatUSTAR})
-		if err == nil {
-			_, err = io.WriteString(w, text)
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := errors.Join(w.Close(), z.Close()); err != nil {
-		t.Fatal(err)
-	}
+	body = archives.TarGz(t, files)
 	scratch, err := os.CreateTemp(t.TempDir(), "")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer scratch.Close()
-	pkg, err := archive.Unpack(t.Context(), bytes.NewReader(buf.Bytes()), int64(buf.Len()), archive.TarGz, scratch)
+	pkg, err := archive.Unpack(t.Context(), bytes.NewReader(body), int64(len(body)), archive.TarGz, scratch)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -249,7 +234,7 @@ func packed(t *testing.T, files harness.Files) (body []byte, hash string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return buf.Bytes(), sum.Hash
+	return body, sum.Hash
 }
 
 // held starts a packbase that has an archive of size bytes which do not compress, and returns a folder with a project
