@@ -64,6 +64,30 @@ func TestBrokenTag(t *testing.T) {
 	}
 }
 
+// A tag that calls a commit a tree has upstream deny the commit to all that ask
+// for both at once. It costs no other tag.
+func TestTagOfAnotherType(t *testing.T) {
+	t.Parallel()
+	repo := harness.NewUpstream(t).Repo("hello")
+	good := repo.Commit(harness.Files{"a.zig": "// a\n"})
+	repo.Tag("v1.0.0", good)
+	lie := good
+	for i := 0; lie >= good; i++ { // upstream believes what it reads first, and is asked in the order of ids
+		lie = repo.GitInput(fmt.Sprintf("object %s\ntype tree\ntag v0.1.0\ntagger a <a@example.org> 1700000000 +0000\n\nlie %d\n", good, i),
+			"hash-object", "-t", "tag", "-w", "--literally", "--stdin")
+	}
+	if err := os.WriteFile(filepath.Join(repo.Dir, "refs", "tags", "v0.1.0"), []byte(lie+"\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	s := harness.Start(t)
+	if f := s.Fetch(repo.URL); f.Created != 1 || f.Tag != "v1.0.0" {
+		t.Errorf("fetched %+v, want v1.0.0", f)
+	}
+	if rejected := s.Info("hello").RejectedTags; len(rejected) != 1 || rejected[0].Tag != "v0.1.0" {
+		t.Errorf("rejected %+v, want v0.1.0", rejected)
+	}
+}
+
 // tryAgain lets the time pass after which rejected tags are tried again.
 func tryAgain(t *testing.T, s *harness.Server) {
 	t.Helper()

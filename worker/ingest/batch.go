@@ -79,7 +79,7 @@ func (m *mirror) batches(ctx context.Context, wants []wanted, most int) error {
 			return err
 		}
 		if i := culprit(batch, e); i >= 0 {
-			if err := m.setAside(batch[i], e); err != nil {
+			if err := m.setAside(batch[i], e, len(batch) == 1); err != nil {
 				return err
 			}
 			wants = slices.Delete(wants, i, i+1)
@@ -109,12 +109,13 @@ func culprit(batch []wanted, e *fault.Error) int {
 	return slices.IndexFunc(batch, func(w wanted) bool { return w.OID.String() == named })
 }
 
-// setAside keeps a tag at fault for the end of the run. What was cut or lacks
-// something is asked for again then, alone: a connection may have been at its
-// end, twice.
-func (m *mirror) setAside(w wanted, e *fault.Error) error {
+// setAside keeps a tag at fault for the end of the run. What was not asked for
+// alone is asked for again then: of a commit that another tag calls a tree
+// upstream says that it has none. So is what was cut or lacks something: a
+// connection may have been at its end, twice.
+func (m *mirror) setAside(w wanted, e *fault.Error, alone bool) error {
 	incomplete := e.Code == upstream.CodeIncomplete || e.Code == gitpack.CodeIncomplete
-	if incomplete && w.tries < 2 && !w.targeted() {
+	if (incomplete && w.tries < 2 || !alone) && !w.targeted() {
 		w.tries++
 		m.again = append(m.again, w)
 	} else {

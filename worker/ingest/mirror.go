@@ -297,7 +297,7 @@ func (m *mirror) check(ctx context.Context, objects *gitpack.Objects, wants []wa
 		e := asError(err)
 		if e != nil && e.Code == gitpack.CodeIncomplete {
 			// The pack may be at fault, and not the tag.
-			if err := m.setAside(*w, e); err != nil {
+			if err := m.setAside(*w, e, true); err != nil {
 				return nil, err
 			}
 			continue
