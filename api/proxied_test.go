@@ -379,6 +379,15 @@ func TestPull(t *testing.T) {
 	}
 }
 
+// lsRefs is the request for a tag, as Zig makes it.
+func lsRefs(tag string) string {
+	body := "0014command=ls-refs\n0001"
+	for _, prefix := range []string{tag, "refs/heads/" + tag, "refs/tags/" + tag} {
+		body += fmt.Sprintf("%04xref-prefix %s\n", len(prefix)+16, prefix)
+	}
+	return body + "0000"
+}
+
 // Of Git, what a client asks for by name is pulled, and nothing before.
 func TestPullGit(t *testing.T) {
 	t.Parallel()
@@ -392,15 +401,8 @@ func TestPullGit(t *testing.T) {
 	if n := g.fetches(); n != 0 {
 		t.Errorf("%d jobs before anything was asked for", n)
 	}
-	list := func(tag string) string {
-		body := "0014command=ls-refs\n0001"
-		for _, prefix := range []string{tag, "refs/heads/" + tag, "refs/tags/" + tag} {
-			body += fmt.Sprintf("%04xref-prefix %s\n", len(prefix)+16, prefix)
-		}
-		return body + "0000"
-	}
 	for i, tag := range []string{"v1.0.0", "v1.1.0", "v1.0.0"} { // the second is a new tag of a package that is there
-		a := g.mustVia("POST", repo+"/git-upload-pack", list(tag), git...)
+		a := g.mustVia("POST", repo+"/git-upload-pack", lsRefs(tag), git...)
 		if a.StatusCode != http.StatusOK || !bytes.Contains(a.body, []byte("refs/tags/"+tag)) {
 			t.Errorf("ls-refs of %s: %d %s", tag, a.StatusCode, a.body)
 		}
@@ -411,6 +413,25 @@ func TestPullGit(t *testing.T) {
 	// Strangers do not take the names that others may want.
 	if pkg, err := g.db.PackageByName(t.Context(), "git.example.o.r"); err != nil || pkg.Upstream != "https://git.example/o/r" {
 		t.Errorf("package = %+v, %v", pkg, err)
+	}
+}
+
+// Who had one repository pulled does not keep others from one whose owner, name, scheme or case of letters give the
+// same name.
+func TestPullsOfOneName(t *testing.T) {
+	t.Parallel()
+	g := newRegistry(t, func(o *api.Options) { o.Pull = []string{"git.example"} })
+	g.puller(0, nil)
+	for _, repo := range []string{"https://git.example/a.b/c", "https://git.example/a/b.c", "https://git.example/A/b.c", "http://git.example/a/b.c"} {
+		a := g.mustVia("POST", repo+"/git-upload-pack", lsRefs("v1.0.0"),
+			"User-Agent", zigAgent, "Git-Protocol", "version=2", "Content-Type", "application/x-git-upload-pack-request")
+		if a.StatusCode != http.StatusOK || !bytes.Contains(a.body, []byte("refs/tags/v1.0.0")) {
+			t.Errorf("%s: %d %s", repo, a.StatusCode, a.body)
+		}
+	}
+	all, err := g.db.Packages(t.Context())
+	if err != nil || len(all) != 4 {
+		t.Errorf("%d packages, %v, want 4", len(all), err)
 	}
 }
 

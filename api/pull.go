@@ -206,27 +206,20 @@ func (m *mirror) requestRef(ctx context.Context, d name.Dependency) (job jobs.Jo
 		return job, false, err
 	}
 	up.Target = d.Ref
-	pkg, err := m.nameFor(ctx, up)
-	if err != nil {
+	names := up.SureNames()
+	switch pkg, err := m.bound(ctx, up.Canonical); {
+	case err == nil:
+		names = []string{pkg.Name}
+	case !errors.Is(err, proxy.ErrMissing):
 		return job, false, err
+	case len(names) == 0:
+		return job, false, &proxy.Refusal{Status: http.StatusNotFound, Reason: up.Canonical + " has no name that a package may have; an operator can mirror it under another"}
 	}
-	return m.db.RequestPull(ctx, pkg, up)
-}
-
-// nameFor returns the name of the package of an upstream, or that of a new one. Strangers do not take short names,
-// which others may want for a better known repository.
-func (m *mirror) nameFor(ctx context.Context, up name.Upstream) (string, error) {
-	pkg, err := m.bound(ctx, up.Canonical)
-	if err == nil {
-		return pkg.Name, nil
+	for _, pkg := range names {
+		job, created, err = m.db.RequestPull(ctx, pkg, up)
+		if !errors.Is(err, fault.ErrConflict) {
+			break
+		}
 	}
-	if !errors.Is(err, proxy.ErrMissing) {
-		return "", err
-	}
-	names := up.Names()
-	u, err := url.Parse(up.Canonical)
-	if err != nil || len(names) == 0 || !strings.HasPrefix(names[len(names)-1], strings.ReplaceAll(u.Host, ":", ".")+".") {
-		return "", &proxy.Refusal{Status: http.StatusNotFound, Reason: up.Canonical + " is too long for a package's name; an operator can mirror it under another"}
-	}
-	return names[len(names)-1], nil
+	return job, created, err
 }

@@ -295,11 +295,11 @@ func TestBoundErrorIsConflict(t *testing.T) {
 func TestUpstreamNames(t *testing.T) {
 	t.Parallel()
 	for url, want := range map[string]string{
-		"https://github.com/owner/repo":                       "repo owner.repo github.com.owner.repo",
-		"https://git.example:8443/a/b/c.git":                  "c b.c git.example.8443.a.b.c",
-		"https://git.example/repo":                            "repo git.example.repo",
-		"https://github.com/zig/api":                          "zig.api github.com.zig.api",
-		"https://github.com/owner/" + strings.Repeat("x", 99): strings.Repeat("x", 99),
+		"https://github.com/owner/repo":                       "repo owner.repo github.com.owner.repo repo-d7606d02f5e0",
+		"https://git.example:8443/a/b/c.git":                  "c b.c git.example.8443.a.b.c c-a02a9b98a811",
+		"https://git.example/repo":                            "repo git.example.repo repo-850f5fd67e69",
+		"https://github.com/zig/api":                          "zig.api github.com.zig.api api-76336ee68892",
+		"https://github.com/owner/" + strings.Repeat("x", 99): strings.Repeat("x", 99) + " " + strings.Repeat("x", 80) + "-6e42f5ccd183",
 	} {
 		up, err := name.ParseUpstream(url)
 		if err != nil {

@@ -1,6 +1,7 @@
 package name
 
 import (
+	"crypto/sha256"
 	"fmt"
 	"net/netip"
 	"net/url"
@@ -215,22 +216,32 @@ func HideFolder(cloneURL string) string {
 
 // Names returns what a package of the upstream may be called when nobody says
 // how, in the order in which they are tried: the repository, with its owner
-// before it, with the host before that. Two upstreams never share the last;
-// one that is no package name is left out.
+// before it, and SureNames. One that is no package name is left out.
 func (u *Upstream) Names() []string {
-	parsed, err := url.Parse(u.Canonical)
-	if err != nil || parsed.Host == "" {
-		return nil
-	}
-	parts := append([]string{strings.ReplaceAll(parsed.Host, ":", ".")}, strings.Split(strings.Trim(parsed.Path, "/"), "/")...)
-	var names []string
-	for _, from := range []int{len(parts) - 1, len(parts) - 2, 0} {
-		name := strings.Join(parts[max(from, 0):], ".")
-		if ValidPackage(name) == nil && !slices.Contains(names, name) {
-			names = append(names, name)
-		}
-	}
-	return names
+	parts := u.parts()
+	short := valid(parts[len(parts)-1], strings.Join(parts[max(len(parts)-2, 0):], "."))
+	return slices.Compact(append(short, u.SureNames()...))
+}
+
+// SureNames returns what a package may be called that a stranger asked for:
+// not as others may want for a better known repository. The first has the
+// host, the owner and the repository; a.b/c and a/b.c share that, http and
+// https, and letters of another case. The other one is no other upstream's.
+func (u *Upstream) SureNames() []string {
+	parts := u.parts()
+	sum := sha256.Sum256([]byte(u.Canonical))
+	return valid(strings.Join(parts, "."), fmt.Sprintf("%.80s-%x", parts[len(parts)-1], sum[:6]))
+}
+
+// parts returns the host and the elements of the path.
+func (u *Upstream) parts() []string {
+	_, rest, _ := strings.Cut(u.Canonical, "://")
+	host, path, _ := strings.Cut(rest, "/")
+	return append([]string{strings.ReplaceAll(host, ":", ".")}, strings.Split(path, "/")...)
+}
+
+func valid(names ...string) []string {
+	return slices.DeleteFunc(names, func(name string) bool { return ValidPackage(name) != nil })
 }
 
 // validHost reports whether u names a host in ASCII, or by an IP address in
