@@ -49,6 +49,14 @@ func (s *Server) askWork(ctx context.Context, deps map[string]string) {
 	if s.queue != nil {
 		deps["reconciler"], deps["jobs"] = health.OfWork(s.db.Jobs.Pulse(ctx))
 	}
+	switch all, quorum, err := s.ledger.Witnesses(ctx); {
+	case err != nil:
+		deps["witnesses"] = "unknown"
+	case len(all) > 0 && quorum:
+		deps["witnesses"] = "ok"
+	case len(all) > 0:
+		deps["witnesses"] = "missing"
+	}
 	if s.opt.Scrub > 0 {
 		switch behind, err := s.db.Scrub.Behind(ctx, s.opt.Scrub); {
 		case err != nil:

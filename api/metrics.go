@@ -63,7 +63,7 @@ type registryCollector struct {
 	behind, halted, aside                                         *prometheus.Desc // of an edge
 	unread, damaged                                               *prometheus.Desc // blobs
 	lost                                                          *prometheus.Desc // trees
-	logSize, logSigned, logPending                                *prometheus.Desc // not of an edge
+	logSize, logSigned, logPending, witnesses, quorum             *prometheus.Desc // not of an edge
 }
 
 func newRegistryCollector(s *Server) *registryCollector {
@@ -87,6 +87,8 @@ func newRegistryCollector(s *Server) *registryCollector {
 		logSize:    desc("log_entries", "Entries of the log of what is published."),
 		logSigned:  desc("log_signed_entries", "Entries of the log that are under its newest checkpoint."),
 		logPending: desc("log_pending_seconds", "How long what is published has waited for its entry in the log, at most."),
+		witnesses:  desc("log_witnesses", "Witnesses of the log, by whether they cosigned when they were asked last.", "cosigned"),
+		quorum:     desc("log_quorum", "1 if as many witnesses cosign the log as its policy wants."),
 		behind:     desc("replication_behind", "Changes of the central that are not here yet."),
 		aside:      desc("replication_set_aside", "Changes of the central that cannot be taken over for now."),
 		halted:     desc("replication_halted", "1 if the central contradicted itself, so that replication stopped."),
@@ -95,7 +97,7 @@ func newRegistryCollector(s *Server) *registryCollector {
 
 // Describe implements prometheus.Collector.
 func (c *registryCollector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{c.packages, c.releases, c.snapshots, c.movedTags, c.blobBytes, c.jobs, c.up, c.reconciled, c.oldestDue, c.lost, c.unread, c.damaged, c.logSize, c.logSigned, c.logPending, c.behind, c.aside, c.halted} {
+	for _, d := range []*prometheus.Desc{c.packages, c.releases, c.snapshots, c.movedTags, c.blobBytes, c.jobs, c.up, c.reconciled, c.oldestDue, c.lost, c.unread, c.damaged, c.logSize, c.logSigned, c.logPending, c.witnesses, c.quorum, c.behind, c.aside, c.halted} {
 		ch <- d
 	}
 }
@@ -127,6 +129,11 @@ func (c *registryCollector) Collect(ch chan<- prometheus.Metric) {
 	var log ledger.State
 	if err == nil {
 		log, err = c.s.ledger.State(ctx)
+	}
+	var witnesses []ledger.WitnessState
+	quorum := false
+	if err == nil {
+		witnesses, quorum, err = c.s.ledger.Witnesses(ctx)
 	}
 	var r *wire.Replication
 	if err == nil {
@@ -160,14 +167,26 @@ func (c *registryCollector) Collect(ch chan<- prometheus.Metric) {
 		gauge(c.logSize, float64(log.Tree.N))
 		gauge(c.logSigned, float64(log.Signed))
 		gauge(c.logPending, log.Oldest.Seconds())
+		failing := 0
+		for _, w := range witnesses {
+			if w.Problem != "" {
+				failing++
+			}
+		}
+		gauge(c.witnesses, float64(failing), "false")
+		gauge(c.witnesses, float64(len(witnesses)-failing), "true")
+		gauge(c.quorum, one(quorum))
 	}
 	if r != nil {
 		gauge(c.behind, float64(r.Head-r.Seq))
 		gauge(c.aside, float64(r.SetAside))
-		halted := 0.0
-		if r.Halted != "" {
-			halted = 1
-		}
-		gauge(c.halted, halted)
+		gauge(c.halted, one(r.Halted != ""))
 	}
+}
+
+func one(yes bool) float64 {
+	if yes {
+		return 1
+	}
+	return 0
 }

@@ -17,6 +17,7 @@ import (
 
 	"golang.org/x/mod/sumdb/tlog"
 
+	"github.com/francescobianco/packbase/storage/ledger/ledgertest"
 	"github.com/francescobianco/packbase/storage/logbook"
 	"github.com/francescobianco/packbase/tests/harness"
 )
@@ -301,5 +302,64 @@ func TestLyingLog(t *testing.T) {
 	}
 	if said, err := warm(); err != nil {
 		t.Errorf("warm after all lies: %v, %q", err, said)
+	}
+}
+
+// A foreign witness cosigns the log of a running server, and whoever runs that is told when it does not.
+func TestLogWitness(t *testing.T) {
+	t.Parallel()
+	w := ledgertest.NewWitness(t, "witness.example/w")
+	dir := t.TempDir()
+	file, key := filepath.Join(dir, "witnesses"), filepath.Join(dir, "log.key")
+	if err := os.WriteFile(file, []byte(w.Line()+"quorum "+w.Name+"\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	env := []string{"PACKBASE_LOG_NAME=mirror.example/log", "PACKBASE_LOG_WITNESSES=" + file, "PACKBASE_LOG_KEY_FILE=" + key}
+	public, errs, err := harness.Run(t, env, "log", "key", "--new")
+	if err != nil {
+		t.Fatalf("log key --new: %v\n%s", err, errs)
+	}
+	w.Know("mirror.example/log", strings.TrimSpace(public))
+	s := harness.Start(t, env...)
+	repo := harness.NewUpstream(t).Repo("hello")
+	repo.Release("v1.0.0")
+	s.Fetch(repo.URL)
+	shows := func(size string) bool { // with the cosignature, unless it ends with a question mark
+		signed := string(s.Do(http.MethodGet, "/log/checkpoint", "", nil).Body)
+		size, any := strings.CutSuffix(size, "?")
+		return strings.HasPrefix(signed, "mirror.example/log\n"+size+"\n") && (any || strings.Contains(signed, "\n— witness.example/w "))
+	}
+	harness.Eventually(t, "the checkpoint is cosigned", func() bool { return shows("2") })
+	s.Log(2)
+	ready := func() string { return string(s.Get("/readyz")) }
+	if !strings.Contains(ready(), `"witnesses":"ok"`) {
+		t.Errorf("readyz: %s", ready())
+	}
+	if out, errs, err := harness.Run(t, s.Env, "doctor"); err != nil || !strings.Contains(out, "cosigned by 1 of 1 witness") {
+		t.Errorf("doctor: %v\n%s%s", err, out, errs)
+	}
+	trust := func() (string, error) {
+		out, errs, err := harness.Run(t, append(s.Env, "PACKBASE_URL="+s.URL, "XDG_CONFIG_HOME="+dir), "trust")
+		return out + errs, err
+	}
+	if said, err := trust(); err != nil || !strings.Contains(said, "witness witness.example/w") {
+		t.Errorf("trust: %v\n%s", err, said)
+	}
+
+	w.Hang()
+	repo.Release("v1.1.0")
+	s.Fetch(repo.URL)
+	harness.Eventually(t, "readyz says that the witness is missing", func() bool { return strings.Contains(ready(), `"witnesses":"missing"`) })
+	harness.Eventually(t, "the log goes on without it", func() bool { return shows("3?") })
+	if out, _, err := harness.Run(t, s.Env, "doctor"); err == nil || !strings.Contains(out, "witness.example/w does not cosign: ") || !strings.Contains(out, "does not answer within 2s") {
+		t.Errorf("doctor: %v\n%s", err, out)
+	}
+	if said, err := trust(); err == nil || !strings.Contains(said, "fewer witnesses cosigned it") {
+		t.Errorf("a checkpoint without its quorum is trusted: %v\n%s", err, said)
+	}
+	w.Resume()
+	harness.Eventually(t, "the witness is asked again", func() bool { return strings.Contains(ready(), `"witnesses":"ok"`) && shows("3") })
+	if said, err := trust(); err != nil {
+		t.Errorf("trust: %v\n%s", err, said)
 	}
 }

@@ -49,9 +49,14 @@ func (s *Store) State(ctx context.Context) (st State, err error) {
 	return st, nil
 }
 
+// newestSigned is the newest checkpoint, with the cosignatures that it has.
+const newestSigned = `
+	SELECT c.size, c.root, c.note || COALESCE((SELECT string_agg(w.cosignature, '' ORDER BY w.vkey) FROM log_witnesses w WHERE w.size = c.size), '') AS note
+	FROM log_checkpoints c ORDER BY c.size DESC LIMIT 1`
+
 // Checkpoint returns the newest checkpoint, or fs.ErrNotExist if there is none yet.
 func (s *Store) Checkpoint(ctx context.Context) (note []byte, err error) {
-	err = s.db.Pool.QueryRow(ctx, `SELECT note FROM log_checkpoints ORDER BY size DESC LIMIT 1`).Scan(&note)
+	err = s.db.Pool.QueryRow(ctx, `SELECT note FROM (`+newestSigned+`) c`).Scan(&note)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return nil, fmt.Errorf("checkpoint: %w", fs.ErrNotExist)
 	}
@@ -68,11 +73,7 @@ func (s *Store) File(ctx context.Context, path string) ([]byte, error) {
 	case logbook.CheckpointFile:
 		return s.Checkpoint(ctx)
 	case logbook.PolicyFile:
-		st, err := s.State(ctx)
-		if err != nil || len(st.Keys) == 0 {
-			return nil, errors.Join(err, fs.ErrNotExist)
-		}
-		return logbook.Policy(st.Keys[len(st.Keys)-1]), nil
+		return s.policy(ctx)
 	}
 	t, err := torchwood.ParseTilePath(path)
 	if err != nil {
@@ -86,6 +87,20 @@ func (s *Store) File(ctx context.Context, path string) ([]byte, error) {
 		return nil, fmt.Errorf("%s: %w", path, fs.ErrNotExist)
 	}
 	return readTile(ctx, s.db.Pool, t)
+}
+
+// policy returns the policy, or fs.ErrNotExist if nobody signs the log yet.
+func (s *Store) policy(ctx context.Context) (policy []byte, err error) {
+	err = s.db.Pool.QueryRow(ctx, `
+		SELECT policy FROM log_policy UNION ALL
+		(SELECT 'log ' || vkey || E'\nquorum none\n' FROM log_keys ORDER BY id DESC LIMIT 1) LIMIT 1`).Scan(&policy)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return nil, fmt.Errorf("policy: %w", fs.ErrNotExist)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("policy of the log: %w", pg.Translate(err))
+	}
+	return policy, nil
 }
 
 // readTile returns the data of a tile, or of a bundle of entries, of the committed tree.

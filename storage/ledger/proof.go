@@ -30,7 +30,7 @@ func (s *Store) proof(ctx context.Context, body string, args ...any) ([]byte, er
 	var entry, root, signed []byte
 	err := s.db.Pool.QueryRow(ctx, `
 		SELECT e.idx, e.entry, c.size, c.root, c.note
-		FROM log_entries e, (SELECT size, root, note FROM log_checkpoints ORDER BY size DESC LIMIT 1) c
+		FROM log_entries e, (`+newestSigned+`) c
 		WHERE e.key = log_key((`+body+`)) AND e.idx < c.size`, args...).Scan(&index, &entry, &size, &root, &signed)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return nil, fmt.Errorf("proof: %w", fs.ErrNotExist)

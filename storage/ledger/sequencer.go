@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -27,6 +28,9 @@ type Sequencer struct {
 	store *Store
 	opt   Options
 	key   *logbook.Signer // nil until it is read
+
+	witnesses []*witness
+	met       bool // since then nothing was said that speaks against adding to the log
 }
 
 // Options are a sequencer's settings.
@@ -34,10 +38,20 @@ type Options struct {
 	Folder  Folder
 	KeyFile string // the log's key; made, 0600, if this is a new log
 	Name    string // of a new log: what a URL has behind https://; "" for one that is nobody's else
+
+	Witnesses logbook.Witnesses
+	HTTP      *http.Client // with which they are asked
 }
 
 // NewSequencer returns a sequencer that has not begun.
-func NewSequencer(db *pg.DB, opt Options) *Sequencer { return &Sequencer{store: New(db), opt: opt} }
+func NewSequencer(db *pg.DB, opt Options) *Sequencer {
+	if opt.HTTP != nil {
+		straight := *opt.HTTP // a redirect would turn POST into GET
+		straight.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+		opt.HTTP = &straight
+	}
+	return &Sequencer{store: New(db), opt: opt}
+}
 
 const (
 	every     = 250 * time.Millisecond // how late a number is at most, if nothing else is to be done
@@ -71,7 +85,7 @@ func (q *Sequencer) Run(ctx context.Context, trouble func(error)) {
 
 // Step does what is to be done, or a part of it: then more is true. The order is what keeps a log from forking: what the
 // folder shows is never ahead of what was signed, that never ahead of what was committed, and nothing is added before the
-// rows are known to go on from what the folder shows.
+// rows are known to go on from what the folder shows, and the witnesses have seen.
 func (q *Sequencer) Step(ctx context.Context) (more bool, err error) {
 	unlock, err := q.opt.Folder.lock()
 	if errors.Is(err, errBusy) {
@@ -82,10 +96,17 @@ func (q *Sequencer) Step(ctx context.Context) (more bool, err error) {
 	}
 	defer func() { err = errors.Join(err, unlock()) }()
 	shown, idle, err := q.survey(ctx)
-	if err == nil && !idle {
+	if err == nil {
+		err = q.meet(ctx, shown)
+	}
+	switch {
+	case err != nil:
+	case !idle:
 		if more, err = q.add(ctx, shown); err == nil {
 			err = q.publish(ctx, shown)
 		}
+	case q.due(shown):
+		err = q.cosignAgain(ctx, shown)
 	}
 	if errors.Is(err, errBusy) {
 		return false, nil
@@ -225,7 +246,23 @@ func (q *Sequencer) publish(ctx context.Context, shown tlog.Tree) error {
 	if signed == nil {
 		return nil
 	}
+	if signed, err = q.cosign(ctx, tree, signed); err != nil {
+		return err
+	}
 	return q.write(ctx, shown, tree, signed)
+}
+
+// cosignAgain asks those witnesses that did not cosign what the folder shows.
+func (q *Sequencer) cosignAgain(ctx context.Context, shown tlog.Tree) error {
+	signed, err := q.opt.Folder.Checkpoint()
+	if err != nil {
+		return err
+	}
+	more, err := q.cosign(ctx, shown, signed)
+	if err != nil || len(more) == len(signed) {
+		return err
+	}
+	return q.opt.Folder.replace(logbook.CheckpointFile, more)
 }
 
 // write writes what the folder does not show yet, the checkpoint last.
@@ -234,9 +271,6 @@ func (q *Sequencer) write(ctx context.Context, shown, tree tlog.Tree, signed []b
 	err := f.writeTiles(logbook.NewTiles(shown.N, tree.N), func(t tlog.Tile) ([]byte, error) { return readTile(ctx, q.store.db.Pool, t) })
 	if err != nil {
 		return fmt.Errorf("write the log: %w", err)
-	}
-	if err := f.replace(logbook.PolicyFile, logbook.Policy(q.key.Public)); err != nil {
-		return err
 	}
 	return f.replace(logbook.CheckpointFile, signed)
 }

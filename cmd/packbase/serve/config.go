@@ -55,6 +55,8 @@ type Config struct {
 	LogLevel     slog.Level
 	LogKeyFile   string // of the log of what is published
 	LogName      string
+	Witnesses    logbook.Witnesses // who cosign it
+	places       []upstream.Allow  // where they are
 
 	Concurrency    int
 	UpdateCooldown time.Duration
@@ -122,6 +124,7 @@ func settings() []setting {
 		{name: "log", standard: "text,info", help: "text or json, and debug, info, warn or error", set: logForm},
 		{name: "log-key-file", help: "file with the private key of the log of what is published, made with a new log; empty for log.key in the root folder", set: text(func(c *Config) *string { return &c.LogKeyFile })},
 		{name: "log-name", help: "name of a new log, as mirror.example.org/log; empty for the first of the names of this server, else one by chance", set: logName},
+		{name: "log-witnesses", help: "file with the witnesses that cosign the log, and which of them have to: lines witness, group and quorum as c2sp.org/tlog-policy has them; empty for none", set: witnesses},
 		{name: "worker-concurrency", standard: number(max(2, runtime.NumCPU())), help: "jobs that a worker does at once", set: count(1, 1000, func(c *Config) *int { return &c.Concurrency })},
 		{name: "update-cooldown", standard: "15s", help: "shortest time between two catalog updates", set: duration(0, func(c *Config) *time.Duration { return &c.UpdateCooldown })},
 		{name: "update-interval", standard: "0", help: "time between catalog updates that start by themselves; 0 for never", set: duration(0, func(c *Config) *time.Duration { return &c.UpdateInterval })},
@@ -447,6 +450,24 @@ func logName(c *Config, s string) error {
 		return fmt.Errorf("%q cannot be the name of a log: want what a URL has behind https://", s)
 	}
 	c.LogName = s
+	return nil
+}
+
+func witnesses(c *Config, file string) error {
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return err
+	}
+	if c.Witnesses, err = logbook.ParseWitnesses(text); err != nil {
+		return fmt.Errorf("%s: %w", file, err)
+	}
+	for _, w := range c.Witnesses.All {
+		_, place, err := parsePackbase(w.URL)
+		if err != nil {
+			return fmt.Errorf("%s: witness %s: %w", file, w.Name, err)
+		}
+		c.places = append(c.places, place)
+	}
 	return nil
 }
 

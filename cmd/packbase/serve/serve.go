@@ -196,6 +196,9 @@ func LogOptions(cfg *Config, blobs blob.Store) ledger.Options {
 		Folder:  ledger.FolderBeside(cmp.Or(blob.Folder(blobs), cfg.Root)),
 		KeyFile: cmp.Or(cfg.LogKeyFile, filepath.Join(cfg.Root, "log.key")),
 		Name:    name,
+
+		Witnesses: cfg.Witnesses,
+		HTTP:      upstream.New(upstream.Options{Allow: slices.Concat(cfg.Allow, cfg.places), UserAgent: "packbase/" + cfg.Release}).HTTP(),
 	}
 }
 

@@ -91,13 +91,38 @@ func (d *doctor) log(ctx context.Context) {
 		d.warn("log", "waiting to be logged: %d, the first for %s; is a worker running, and what does it say?", st.Pending, st.Oldest.Round(time.Second))
 	case known:
 		d.ok("log", "%s has %d entries that are signed", key.Name(), st.Signed)
+		d.witnesses(st)
 	default:
 		d.ok("log", "its key is in %s", file)
 	}
 }
 
+// witnesses says who does not cosign the log.
+func (d *doctor) witnesses(st logState) {
+	missing := 0
+	for _, w := range st.witnesses {
+		if w.Problem != "" {
+			missing++
+			d.warn("log", "its witness %s does not cosign: %s", w.Name, w.Problem)
+		}
+	}
+	switch {
+	case !st.quorum:
+		d.fail("log", "fewer witnesses cosign it than its policy wants: who trusts that policy takes nothing new until the witnesses are back")
+	case len(st.witnesses) > 0:
+		d.ok("log", "cosigned by %d of %s", len(st.witnesses)-missing, term.Plural(len(st.witnesses), "witness"))
+	}
+}
+
+// A logState is what the database knows of the log.
+type logState struct {
+	ledger.State
+	witnesses []ledger.WitnessState
+	quorum    bool
+}
+
 // logState returns how far the log is, if the database can be asked now.
-func (d *doctor) logState(ctx context.Context) (st ledger.State, ok bool) {
+func (d *doctor) logState(ctx context.Context) (st logState, ok bool) {
 	url := d.cfg.DatabaseURL
 	if url == "" {
 		if url, ok = engines.Running(d.cfg.Root); !ok {
@@ -111,6 +136,9 @@ func (d *doctor) logState(ctx context.Context) (st ledger.State, ok bool) {
 		return st, false // which another check tells
 	}
 	defer db.Close()
-	st, err = ledger.New(db.DB).State(ctx)
+	log := ledger.New(db.DB)
+	if st.State, err = log.State(ctx); err == nil {
+		st.witnesses, st.quorum, err = log.Witnesses(ctx)
+	}
 	return st, err == nil
 }
