@@ -160,7 +160,7 @@ func (s *Server) waitFor(w http.ResponseWriter, r *http.Request, job jobs.Job, w
 			return *now, r.Context().Err()
 		case <-tick.C:
 		}
-		next, err := watch.current(ctx, job.ID)
+		next, err := watch.current(job.ID)
 		if err != nil {
 			return *now, err
 		}

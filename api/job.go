@@ -181,7 +181,7 @@ func (s *Server) followJob(w http.ResponseWriter, r *http.Request) error {
 		case <-tick.C:
 		}
 		// Postgres may be away for a moment.
-		if next, err := watch.current(r.Context(), job.ID); err == nil {
+		if next, err := watch.current(job.ID); err == nil {
 			now = next
 		}
 	}

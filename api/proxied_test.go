@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/netip"
 	"strings"
 	"sync"
 	"testing"
@@ -528,6 +529,48 @@ func TestPullJoinsTokens(t *testing.T) {
 	}
 	if own := g.mustVia("GET", url("none"), ""); !strings.Contains(string(own.body), "not_an_archive") {
 		t.Errorf("a pull of their own: %d %s, want why", own.StatusCode, own.body)
+	}
+}
+
+// Those who go while they wait take nothing from those who stay: what the server looks at for the ones, the others may see.
+func TestPullOutlivesItsClients(t *testing.T) {
+	t.Parallel()
+	g := newRegistry(t, func(o *api.Options) {
+		o.Pull, o.Proxies = []string{"git.example"}, []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}
+	})
+	const url, going = "https://git.example/o/r/archive/v1.0.0.tar.gz", 20
+	for i := range going {
+		ctx, leave := context.WithCancel(t.Context())
+		gone := make(chan struct{})
+		go func() {
+			defer close(gone)
+			if a, err := g.via(ctx, "GET", url, "", "X-Forwarded-For", fmt.Sprint("192.0.2.", i)); err == nil {
+				t.Errorf("who goes is answered: %d %s", a.StatusCode, a.body)
+			}
+		}()
+		eventually(t, "it waits", func() bool { return g.server.Followers() == i+1 })
+		leave()
+		<-gone
+	}
+	stays := make(chan *answer, 1)
+	go func() {
+		a, err := g.via(t.Context(), "GET", url, "")
+		if err != nil {
+			t.Error(err)
+		}
+		stays <- a
+	}()
+	eventually(t, "one more waits", func() bool { return g.server.Followers() == going+1 })
+	select {
+	case a := <-stays:
+		t.Errorf("who stays is answered before the job has ended: %d %s", a.StatusCode, a.body)
+	case <-time.After(2 * time.Second):
+	}
+	g.work(func(ctx context.Context, c jobs.Claim) error {
+		return g.db.Jobs.End(ctx, c, jobs.Outcome{State: jobs.Failed, Code: "not_an_archive", Message: "it is a page"})
+	})
+	if a := <-stays; !strings.Contains(string(a.body), "not_an_archive") {
+		t.Errorf("who stays is told %d %s, want how the job ended", a.StatusCode, a.body)
 	}
 }
 

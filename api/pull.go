@@ -155,7 +155,7 @@ func (m *mirror) outlive(job jobs.Job) {
 	defer tick.Stop()
 	for now.Open() && !m.draining.Load() && ctx.Err() == nil {
 		<-tick.C
-		if next, err := watch.current(ctx, job.ID); err == nil {
+		if next, err := watch.current(job.ID); err == nil {
 			now = next
 		} else if errors.Is(err, fault.ErrNotFound) {
 			return

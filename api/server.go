@@ -102,7 +102,7 @@ func New(db *storage.DB, q *queue.Queue, blobs blob.Store, opt Options, log *slo
 	e := stored.NewEpoch(db)
 	promised := stored.New(db, blobs, log)
 	s := &Server{db: db, queue: q, promised: promised, opt: opt, log: log, metrics: newMetrics(opt.Metrics), answers: newAnswers(),
-		epoch: e, tokens: newTokenCache(db, e), releases: newReleaseCache(db, e), watch: fresh.PerReader[*jobWatch]{All: newJobWatch(db), Public: newJobWatch(db)}}
+		epoch: e, tokens: newTokenCache(db, e), releases: newReleaseCache(db, e), watch: fresh.PerReader[*jobWatch]{All: newJobWatch(db, true), Public: newJobWatch(db, false)}}
 	s.directory = directory.New(db, e, &s.news)
 	s.status.All.News, s.status.Public.News = &s.news, &s.news
 	if opt.Metrics != nil {

@@ -9,6 +9,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/storage/access"
 	"github.com/francescobianco/packbase/storage/fault"
 	"github.com/francescobianco/packbase/storage/jobs"
 )
@@ -16,7 +17,8 @@ import (
 // A jobWatch looks at the jobs that somebody follows: at all of them with one
 // question to Postgres, at most once in watchAge, however many follow.
 type jobWatch struct {
-	db *storage.DB
+	db      *storage.DB
+	private bool // who follows may see private packages
 
 	mu        sync.Mutex
 	followers map[uuid.UUID]int
@@ -30,8 +32,8 @@ const (
 	watchTimeout = 3 * time.Second
 )
 
-func newJobWatch(db *storage.DB) *jobWatch {
-	return &jobWatch{db: db, followers: map[uuid.UUID]int{}, jobs: map[uuid.UUID]*jobs.Job{}}
+func newJobWatch(db *storage.DB, private bool) *jobWatch {
+	return &jobWatch{db: db, private: private, followers: map[uuid.UUID]int{}, jobs: map[uuid.UUID]*jobs.Job{}}
 }
 
 // follow has the job looked at until done is called. It returns the job as
@@ -55,11 +57,11 @@ func (w *jobWatch) follow(job jobs.Job) (seen *jobs.Job, done func()) {
 
 // current returns a job that is followed, as it is give or take watchAge, or
 // ErrNotFound. The pointer is the one of the last call if nothing changed.
-func (w *jobWatch) current(ctx context.Context, id uuid.UUID) (*jobs.Job, error) {
+func (w *jobWatch) current(id uuid.UUID) (*jobs.Job, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if time.Since(w.asked) >= watchAge {
-		w.failed = w.ask(ctx)
+		w.failed = w.ask()
 		w.asked = time.Now()
 	}
 	if w.failed != nil {
@@ -71,10 +73,13 @@ func (w *jobWatch) current(ctx context.Context, id uuid.UUID) (*jobs.Job, error)
 	return w.jobs[id], nil
 }
 
-func (w *jobWatch) ask(ctx context.Context) error {
-	// Others wait for this answer: it must come soon, and not end with a client.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), watchTimeout)
+func (w *jobWatch) ask() error {
+	// All wait for this answer: it must come soon, and neither end with a client nor depend on which one asks.
+	ctx, cancel := context.WithTimeout(context.Background(), watchTimeout)
 	defer cancel()
+	if w.private {
+		ctx = access.SeePrivate(ctx)
+	}
 	ids := make([]uuid.UUID, 0, len(w.followers))
 	for id := range w.followers {
 		ids = append(ids, id)

@@ -434,6 +434,6 @@ func TestClientOfPullVanishes(t *testing.T) {
 	got, err := io.ReadAll(resp.Body)
 	resp.Body.Close()
 	if err != nil || !bytes.Equal(got, body) || asked.Load() != 1 {
-		t.Errorf("%s, %d bytes, %v; upstream was asked %d times, want once", resp.Status, len(got), err, asked.Load())
+		t.Errorf("%s, %d bytes, %v; upstream was asked %d times, want once; %.200q", resp.Status, len(got), err, asked.Load(), got)
 	}
 }
