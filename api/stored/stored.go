@@ -171,5 +171,17 @@ func (b blobWriter) WriteHeader(status int) {
 	b.ResponseWriter.WriteHeader(status)
 }
 
-// ReadFrom keeps sendfile(2) in reach.
-func (b blobWriter) ReadFrom(src io.Reader) (int64, error) { return io.Copy(b.ResponseWriter, src) }
+// ReadFrom keeps sendfile(2) in reach, and what is in memory from being copied.
+func (b blobWriter) ReadFrom(src io.Reader) (int64, error) {
+	if part, ok := src.(*io.LimitedReader); ok {
+		if mem, ok := part.R.(interface {
+			io.WriterTo
+			Len() int
+		}); ok && int64(mem.Len()) <= part.N {
+			n, err := mem.WriteTo(b.ResponseWriter)
+			part.N -= n
+			return n, err
+		}
+	}
+	return io.Copy(b.ResponseWriter, src)
+}

@@ -23,6 +23,7 @@ import (
 type Checked struct {
 	Store
 	known   *lru.Cache[string, verdict]
+	hot     *hot
 	reading singleflight.Group // by digest: many who ask cost one reading
 	turns   chan struct{}      // how many are read at once
 }
@@ -67,30 +68,43 @@ const (
 // Check returns s with its blobs checked.
 func Check(s Store) *Checked {
 	known, _ := lru.New[string, verdict](maxVerdicts) // the error is about sizes below one
-	return &Checked{Store: s, known: known, turns: make(chan struct{}, max(2, runtime.GOMAXPROCS(0)))}
+	return &Checked{Store: s, known: known, hot: newHot(), turns: make(chan struct{}, max(2, runtime.GOMAXPROCS(0)))}
 }
 
 // Open implements Store. It returns ErrMismatch for a blob whose bytes are not
 // those of digest.
 func (c *Checked) Open(ctx context.Context, digest string) (Blob, error) {
+	if b := c.hot.get(digest); b != nil {
+		return b, nil
+	}
+	b, err := c.Store.Open(ctx, digest)
+	if err != nil {
+		return nil, err
+	}
+	return c.check(ctx, digest, b)
+}
+
+// check returns b, or one opened anew, once its bytes are known to be those of digest.
+func (c *Checked) check(ctx context.Context, digest string, b Blob) (Blob, error) {
 	for range attempts {
-		b, err := c.Store.Open(ctx, digest)
-		if err != nil {
-			return nil, err
-		}
 		v, ok := c.known.Get(digest)
 		if ok && v.state == stateOf(b) {
 			if v.err == nil {
-				return b, nil
+				return c.hot.offer(digest, b), nil
 			}
 			b.Close()
 			return nil, v.err
 		}
 		b.Close()
-		if err := c.read(ctx, digest); err != nil && !errors.Is(err, ErrMismatch) {
+		err := c.read(ctx, digest)
+		if err != nil && !errors.Is(err, ErrMismatch) {
+			return nil, err
+		}
+		if b, err = c.Store.Open(ctx, digest); err != nil {
 			return nil, err
 		}
 	}
+	b.Close()
 	return nil, fmt.Errorf("open blob: %w: %s changes while it is read", ErrUnavailable, digest)
 }
 
@@ -145,13 +159,15 @@ func (c *Checked) remember(digest string, in state, err error) error {
 // bytes are held back until all of them match. Reading ends with ErrMismatch
 // if they do not.
 func (c *Checked) Stream(ctx context.Context, digest string) (Blob, error) {
+	if b := c.hot.get(digest); b != nil {
+		return b, nil
+	}
 	b, err := c.Store.Open(ctx, digest)
 	if err != nil {
 		return nil, err
 	}
 	if v, ok := c.known.Get(digest); b.Size() < streamed || ok && v.state == stateOf(b) {
-		b.Close()
-		return c.Open(ctx, digest)
+		return c.check(ctx, digest, b)
 	}
 	return &stream{Blob: b, by: c, digest: digest, sum: sha256.New()}, nil
 }

@@ -22,12 +22,14 @@ import (
 type counted struct {
 	blob.Store
 	read  atomic.Int64
+	opens atomic.Int64
 	began chan struct{} // closed by the first read
 	hold  chan struct{} // which then waits for this to be closed
 	once  sync.Once
 }
 
 func (c *counted) Open(ctx context.Context, digest string) (blob.Blob, error) {
+	c.opens.Add(1)
 	b, err := c.Store.Open(ctx, digest)
 	return &countedBlob{b, c}, err
 }
@@ -270,5 +272,51 @@ func testCheckedS3(t *testing.T, server *blobtest.S3Server) {
 	}
 	if _, err := c.Open(t.Context(), digest); !errors.Is(err, blob.ErrMismatch) {
 		t.Errorf("wrong bytes: %v", err)
+	}
+}
+
+// A small blob that is opened all the time is opened in memory, and damage and loss show all the same.
+func TestCheckedHot(t *testing.T) {
+	t.Parallel()
+	disk, path := newDisk(t)
+	under := &counted{Store: disk}
+	c := blob.Check(under)
+	raw, large := blobtest.Bytes(1, 64<<10), blobtest.Bytes(2, 64<<10+1)
+	small, big := putBytes(t, disk, raw), putBytes(t, disk, large)
+	for digest, want := range map[string][]byte{small: raw, big: large} {
+		for i := range 100 {
+			open := c.Open
+			if i%2 == 0 {
+				open = c.Stream
+			}
+			b, err := open(t.Context(), digest)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got, err := io.ReadAll(b)
+			if _, seek := b.Seek(0, io.SeekStart); err != nil || seek != nil || !bytes.Equal(got, want) || b.Size() != int64(len(want)) || b.ModTime().IsZero() {
+				t.Errorf("opening %d: %d bytes, %v, %v", i, len(got), err, seek)
+			}
+			b.Close()
+		}
+		if n := under.opens.Swap(0); (n < 50) != (digest == small) {
+			t.Errorf("a blob of %d bytes that is opened a hundred times is opened %d times in the store", len(want), n)
+		}
+	}
+	overwrite(t, path(small), make([]byte, len(raw)))
+	until := time.Now().Add(10 * time.Second)
+	for {
+		if _, err := openAll(t, c, small); errors.Is(err, blob.ErrMismatch) {
+			break
+		}
+		if time.Now().After(until) {
+			t.Fatal("damage of what is in memory never shows")
+		}
+	}
+	if err := os.Remove(path(small)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := openAll(t, c, small); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("a blob that is gone: %v", err)
 	}
 }

@@ -31,7 +31,7 @@ func BenchmarkServe(b *testing.B) {
 		name        string
 		files, size int
 		target      float64
-	}{{"small", 8, 4_500, 0.6}, {"middle", 100, 5_300, 0.85}, {"large", 300, 29_500, 0.85}}
+	}{{"small", 8, 4_500, 0.8}, {"middle", 100, 5_300, 0.9}, {"large", 300, 29_500, 0.95}}
 	for _, p := range packages {
 		files := harness.Files{}
 		for i := range p.files {
@@ -77,9 +77,9 @@ func BenchmarkServe(b *testing.B) {
 	what := fmt.Sprintf("depth-1 fetch of %d KB, 8 connections", n/1000)
 	ours := func() *load { return wrk(b, 8, url, script) }
 	theirs := func() *load { return wrk(b, 8, nginx.URL+"/git"+path, script) }
-	row(what+", nginx", 0.5, func() float64 { return ours().rate }, func() float64 { return wrk(b, 8, nginx.URL+"/pack", "").rate })
-	row(what+", http-backend", 50, func() float64 { return ours().rate }, func() float64 { return theirs().rate })
-	row("ms of CPU for one of those", 0.1,
+	row(what+", nginx", 0.7, func() float64 { return ours().rate }, func() float64 { return wrk(b, 8, nginx.URL+"/pack", "").rate })
+	row(what+", http-backend", 80, func() float64 { return ours().rate }, func() float64 { return theirs().rate })
+	row("ms of CPU for one of those", 1./15,
 		func() float64 { return cpuPerRequest(ours, s.API.PID()) }, func() float64 { return cpuPerRequest(theirs, nginx.pid, backend) })
 }
 
