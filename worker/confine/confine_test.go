@@ -443,6 +443,8 @@ func TestProgram(t *testing.T) {
 		{"echo x > " + to.Blob + ".new", false},
 		{"cat /proc/" + strconv.Itoa(to.Parent) + "/environ", false},
 		{"cat /etc/passwd", false},
+		{"setsid true; exit $?", false}, // or it would outlive the program
+		{"perl -e 'exit !setpgrp'; exit $?", false},
 		{"kill -URG " + strconv.Itoa(to.Parent), false},
 		{"printf %2000000s x > large", false},
 		{"x=x; for i in {1..22}; do x=$x$x; done; sleep 0.5", true},

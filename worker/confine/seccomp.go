@@ -72,7 +72,9 @@ func refused() []call {
 		unix.SYS_KEYCTL, unix.SYS_ADD_KEY, unix.SYS_REQUEST_KEY, unix.SYS_OPEN_BY_HANDLE_AT, unix.SYS_NAME_TO_HANDLE_AT,
 		unix.SYS_INIT_MODULE, unix.SYS_FINIT_MODULE, unix.SYS_DELETE_MODULE, unix.SYS_KEXEC_LOAD, unix.SYS_REBOOT,
 		unix.SYS_SETHOSTNAME, unix.SYS_SETDOMAINNAME, unix.SYS_SWAPON, unix.SYS_SWAPOFF, unix.SYS_ACCT, unix.SYS_QUOTACTL,
-		unix.SYS_LISTEN, unix.SYS_SOCKETPAIR)...)
+		unix.SYS_LISTEN, unix.SYS_SOCKETPAIR,
+		// Whoever leaves the group outlives it, and is not counted with it.
+		unix.SYS_SETSID, unix.SYS_SETPGID)...)
 	for family := range uint32(unix.AF_MAX) {
 		if family != unix.AF_INET && family != unix.AF_INET6 {
 			list = append(list, call{unix.SYS_SOCKET, 1, ^uint32(0), family})
