@@ -41,6 +41,9 @@ func TestChildrenAreConfined(t *testing.T) {
 		if !strings.Contains(status, "CapEff:\t0000000000000000") {
 			t.Errorf("%s has capabilities:\n%s", name, status)
 		}
+		if limits := strings.Join(strings.Fields(readProc(t, pid, "limits")), " "); name == "download" && !strings.Contains(limits, "Max file size 0 0 bytes") {
+			t.Errorf("%s, which writes no file, may: %s", name, limits)
+		}
 		if os.Geteuid() != 0 {
 			continue
 		}
