@@ -268,11 +268,11 @@ func (p *Prober) probeZig(ctx context.Context, pkg storage.Package, in content) 
 		return err
 	}
 	defer stop()
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
-	defer cancel()
 	if err := p.copyCache(ctx, filepath.Join(dir, "cache")); err != nil {
 		return err
 	}
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
+	defer cancel()
 	got, err := p.zig(ctx, dir, port, zigMemory(in), "fetch", "git+http://127.0.0.1:"+strconv.Itoa(int(port))+"/git/"+pkg.Name+"#"+url.PathEscape(r.Tag))
 	if err != nil {
 		return fmt.Errorf("zig fetch: %w: %.500s", err, got)

@@ -30,6 +30,10 @@ type content struct {
 	largest int64 // bytes of the largest
 }
 
+// compileTimeout is how long zig may take to compile what it fetches with: a
+// minute of two processors, of which a busy machine gives a tenth.
+const compileTimeout = 30 * time.Minute
+
 // zigOutput is the most that zig may print, in bytes. A build.zig.zon can make
 // it print for ever.
 const zigOutput = 64 << 10
@@ -115,6 +119,8 @@ func (p *Prober) copyCache(ctx context.Context, dir string) error {
 
 // compile fetches a package of ours, and keeps the cache.
 func (p *Prober) compile(ctx context.Context, warm string) error {
+	ctx, cancel := context.WithTimeout(ctx, compileTimeout)
+	defer cancel()
 	dir, remove, err := p.zigDir()
 	if err != nil {
 		return fmt.Errorf("make zig's cache: %w", err)

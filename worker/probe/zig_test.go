@@ -65,9 +65,10 @@ func TestZigMemory(t *testing.T) {
 			continue // it compiles its fetcher first, for minutes
 		}
 		ran = true
+		cache := t.TempDir()
 		for name, zon := range map[string]string{"errors": manifest(version, "", errors.String()), "paths": manifest(version, paths.String(), "")} {
 			t.Run(version+"/"+name, func(t *testing.T) {
-				if out, err := fetchFolder(t, path, zon); (err == nil) != (name == "paths") {
+				if out, err := fetchFolder(t, path, cache, zon); (err == nil) != (name == "paths") {
 					t.Errorf("zig says %.200q, %v", out, err)
 				}
 			})
@@ -85,8 +86,8 @@ func TestZigMemory(t *testing.T) {
 	}
 }
 
-// fetchFolder has zig fetch a folder with a manifest, as a probe would.
-func fetchFolder(t *testing.T, path, zon string) (string, error) {
+// fetchFolder has zig fetch a folder with a manifest, as a probe would. What zig compiles for itself is kept in cache.
+func fetchFolder(t *testing.T, path, cache, zon string) (string, error) {
 	t.Helper()
 	must := func(err error) {
 		t.Helper()
@@ -98,7 +99,7 @@ func fetchFolder(t *testing.T, path, zon string) (string, error) {
 	must(err)
 	staging, err := blob.OpenStaging(disk, "")
 	must(err)
-	p := &Prober{Zig: path, ZigCache: t.TempDir(), Staging: staging, Child: func(ctx context.Context, _ string) *exec.Cmd {
+	p := &Prober{Zig: path, ZigCache: cache, Staging: staging, Child: func(ctx context.Context, _ string) *exec.Cmd {
 		cmd := exec.CommandContext(ctx, "/proc/self/exe")
 		cmd.Env = []string{"PACKBASE_TEST_CONFINE=1"}
 		return cmd
@@ -108,9 +109,16 @@ func fetchFolder(t *testing.T, path, zon string) (string, error) {
 	defer remove()
 	must(os.Mkdir(filepath.Join(dir, "package"), 0o700))
 	must(os.WriteFile(filepath.Join(dir, "package", "build.zig.zon"), []byte(zon), 0o600))
+	must(p.copyCache(t.Context(), filepath.Join(dir, "cache")))
+	kept, err := filepath.Glob(filepath.Join(cache, "zig-*", "*"))
+	must(err)
+	copied, err := filepath.Glob(filepath.Join(dir, "cache", "*"))
+	must(err)
+	if len(copied) != len(kept) {
+		t.Errorf("of what zig compiled, %q, the probe has %q", kept, copied)
+	}
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 	defer cancel()
-	must(p.copyCache(ctx, filepath.Join(dir, "cache")))
 	return p.zig(ctx, dir, 0, zigMemory(content{}), "fetch", "package")
 }
 
