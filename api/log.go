@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"filippo.io/torchwood"
@@ -25,7 +26,7 @@ import (
 // files in front may do so as well, from the folder log beside the blobs.
 func (s *Server) getLogFile(w http.ResponseWriter, r *http.Request) error {
 	path := chi.URLParam(r, "*")
-	text := path == logbook.CheckpointFile || path == logbook.PolicyFile
+	text := path == logbook.CheckpointFile || path == logbook.PolicyFile || strings.HasPrefix(path, "key/")
 	if _, err := torchwood.ParseTilePath(path); err != nil && !text {
 		return answer.New("not_found", "the log has the files checkpoint, policy, tile/... and tile/entries/..., as c2sp.org/tlog-tiles says")
 	}

@@ -363,3 +363,55 @@ func TestLogWitness(t *testing.T) {
 		t.Errorf("trust: %v\n%s", err, said)
 	}
 }
+
+// A client that trusted the old key of a log follows to the new one, while both sign and later, and to no other key.
+func TestLogRotation(t *testing.T) {
+	t.Parallel()
+	s := harness.Start(t)
+	repo := harness.NewUpstream(t).Repo("hello")
+	repo.Release("v1.0.0")
+	s.Fetch(repo.URL)
+	s.Log(2)
+	early, late := t.TempDir(), t.TempDir()
+	trust := func(home string) (string, error) {
+		out, errs, err := harness.Run(t, append(s.Env, "PACKBASE_URL="+s.URL, "XDG_CONFIG_HOME="+home), "trust")
+		return out + errs, err
+	}
+	rotate := func(args ...string) (public string, err error) {
+		out, _, err := harness.Run(t, s.Env, append([]string{"log", "rotate"}, args...)...)
+		return strings.TrimSpace(out), err
+	}
+	follows := func(home, public string) {
+		t.Helper()
+		if said, err := trust(home); err != nil || !strings.Contains(said, "log "+public+" ") {
+			t.Errorf("trust: %v\n%s\nwant it to follow to %s", err, said, public)
+		}
+	}
+	for _, home := range []string{early, late} {
+		if said, err := trust(home); err != nil {
+			t.Fatalf("trust: %v\n%s", err, said)
+		}
+	}
+	if _, err := rotate("--finish"); err == nil {
+		t.Error("the only key may go")
+	}
+	public, err := rotate()
+	if err != nil {
+		t.Fatal(err)
+	}
+	harness.Eventually(t, "the new key signs", func() bool {
+		return string(s.Get("/log/policy")) == "log "+public+"\nquorum none\n" && bytes.HasPrefix(s.Get("/log/checkpoint"), []byte(strings.Split(public, "+")[0]+"\n3\n"))
+	})
+	if e := s.Log(3)[2]; e.Value("vkey") != public {
+		t.Errorf("the log ends with\n%s", e.Text())
+	}
+	follows(early, public)
+	if got, err := rotate("--finish"); err != nil || got != public {
+		t.Errorf("rotate --finish: %v, %s", err, got)
+	}
+	repo.Release("v1.1.0")
+	s.Fetch(repo.URL)
+	s.Log(4)
+	follows(early, public)
+	follows(late, public)
+}

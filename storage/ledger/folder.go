@@ -166,9 +166,12 @@ func syncFolder(name string) error {
 
 // replace writes a file that may be there already, durably.
 func (f Folder) replace(name string, data []byte) error {
-	err := writeFile(filepath.Join(f.Dir, name), data, map[string]bool{})
-	if err == nil {
-		err = syncFolder(f.Dir)
+	folders := map[string]bool{}
+	err := writeFile(filepath.Join(f.Dir, name), data, folders)
+	for folder := range folders {
+		if err == nil {
+			err = syncFolder(folder)
+		}
 	}
 	if err != nil {
 		return fmt.Errorf("write %s of the log: %w", name, err)

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"strings"
 	"time"
 
 	"filippo.io/torchwood"
@@ -74,6 +75,9 @@ func (s *Store) File(ctx context.Context, path string) ([]byte, error) {
 		return s.Checkpoint(ctx)
 	case logbook.PolicyFile:
 		return s.policy(ctx)
+	}
+	if strings.HasPrefix(path, "key/") {
+		return s.keyProof(ctx, path)
 	}
 	t, err := torchwood.ParseTilePath(path)
 	if err != nil {

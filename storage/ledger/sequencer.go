@@ -2,14 +2,10 @@ package ledger
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
 	"net/http"
-	"os"
-	"path/filepath"
 	"slices"
 	"time"
 
@@ -28,6 +24,8 @@ type Sequencer struct {
 	store *Store
 	opt   Options
 	key   *logbook.Signer // nil until it is read
+
+	keyInfo fs.FileInfo // of its file then
 
 	witnesses []*witness
 	met       bool // since then nothing was said that speaks against adding to the log
@@ -120,24 +118,32 @@ func (q *Sequencer) survey(ctx context.Context) (shown tlog.Tree, idle bool, err
 	if err != nil {
 		return shown, false, err
 	}
-	if q.key == nil || !slices.Contains(st.Keys, q.key.Public) {
+	if q.key == nil || !slices.Contains(st.Keys, q.key.Public) || q.changed() {
 		if err := q.open(ctx, st.Keys); err != nil {
 			return shown, false, err
 		}
+		st, err = q.store.State(ctx) // there may be a new key, and an entry that says so
 	}
-	if shown, err = q.shown(); err != nil {
+	if err == nil {
+		shown, err = q.shown(st.Keys)
+	}
+	if err != nil {
 		return shown, false, err
 	}
 	return shown, st.Pending == 0 && st.Tree.N == st.Signed && (st.Tree == shown || st.Tree.N == 0 && shown.N == 0), nil
 }
 
 // shown returns the tree of the folder's checkpoint.
-func (q *Sequencer) shown() (tlog.Tree, error) {
+func (q *Sequencer) shown(known []string) (tree tlog.Tree, err error) {
 	signed, err := q.opt.Folder.Checkpoint()
 	if err != nil || signed == nil {
 		return tlog.Tree{}, err
 	}
-	tree, err := logbook.OpenCheckpoint(signed, logbook.Policy(q.key.Public))
+	for _, key := range slices.Concat([]string{q.key.Public}, q.key.Older, known) {
+		if tree, err = logbook.OpenCheckpoint(signed, logbook.Policy(key)); err == nil {
+			break
+		}
+	}
 	if err != nil {
 		return tree, fault.New("log_key", fmt.Sprintf("the log in %s is not signed by the key in %s (%v): nothing is added to it", q.opt.Folder.Dir, q.opt.KeyFile, err))
 	}
@@ -272,107 +278,12 @@ func (q *Sequencer) write(ctx context.Context, shown, tree tlog.Tree, signed []b
 	if err != nil {
 		return fmt.Errorf("write the log: %w", err)
 	}
+	if err := q.writeKeyProofs(ctx); err != nil {
+		return err
+	}
 	return f.replace(logbook.CheckpointFile, signed)
 }
 
 func forked(format string, args ...any) error {
 	return fault.New("log_forked", fmt.Sprintf(format, args...)+": nothing is added or signed")
-}
-
-// open reads the log's key. Only of a log that is new it makes one.
-func (q *Sequencer) open(ctx context.Context, known []string) error {
-	key, made, err := q.readKey(known)
-	if err != nil {
-		return err
-	}
-	var keys []string
-	err = q.store.db.Tx(ctx, func(tx pgx.Tx) error {
-		if _, err := lockHead(ctx, tx); err != nil { // one at a time
-			return err
-		}
-		if _, err := tx.Exec(ctx, `INSERT INTO log_keys (vkey) SELECT $1 WHERE NOT EXISTS (SELECT FROM log_keys)`, key.Public); err != nil {
-			return err
-		}
-		return tx.QueryRow(ctx, `SELECT array_agg(vkey ORDER BY id) FROM log_keys`).Scan(&keys)
-	})
-	switch {
-	case errors.Is(err, errBusy):
-		return err
-	case err != nil:
-		return fmt.Errorf("key of the log: %w", pg.Translate(err))
-	case !slices.Contains(keys, key.Public) && made: // another machine was quicker
-		return errors.Join(q.wrongKey(keys), os.Remove(q.opt.KeyFile))
-	case !slices.Contains(keys, key.Public):
-		return q.wrongKey(keys)
-	}
-	q.key = &key
-	return nil
-}
-
-func (q *Sequencer) wrongKey(keys []string) error {
-	return fault.New("log_key", fmt.Sprintf("the log is signed by %s, whose private key is not in %s: this process adds nothing to it", keys[len(keys)-1], q.opt.KeyFile))
-}
-
-// readKey reads the key's file, or makes it, unless there is a log already that another key has signed.
-func (q *Sequencer) readKey(known []string) (key logbook.Signer, made bool, err error) {
-	key, err = ReadKey(q.opt.KeyFile)
-	if err == nil {
-		return key, false, nil
-	}
-	if !errors.Is(err, fs.ErrNotExist) {
-		return key, false, fault.New("log_key", err.Error())
-	}
-	if len(known) > 0 {
-		return key, false, q.wrongKey(known)
-	}
-	if signed, err := q.opt.Folder.Checkpoint(); err != nil || signed != nil {
-		return key, false, errors.Join(err, fault.New("log_key", fmt.Sprintf("there is a log in %s, and its key is not in %s", q.opt.Folder.Dir, q.opt.KeyFile)))
-	}
-	name := q.opt.Name
-	if name == "" {
-		var b [8]byte
-		_, _ = rand.Read(b[:])
-		name = "packbase-" + hex.EncodeToString(b[:])
-	}
-	key, err = logbook.NewSigner(name)
-	if err == nil {
-		err = WriteKey(q.opt.KeyFile, key)
-	}
-	if errors.Is(err, fs.ErrExist) { // another process was quicker
-		return q.readKey(known)
-	}
-	return key, true, err
-}
-
-// ReadKey reads the key in a file. Its error is fs.ErrNotExist if there is no file.
-func ReadKey(file string) (logbook.Signer, error) {
-	secret, err := os.ReadFile(file)
-	if err != nil {
-		return logbook.Signer{}, fmt.Errorf("key of the log: %w", err)
-	}
-	key, err := logbook.ParseSigner(string(secret))
-	if err != nil {
-		return key, fmt.Errorf("key of the log: %s: %w", file, err)
-	}
-	return key, nil
-}
-
-// WriteKey writes a key into a new file that its owner alone may read. Nobody sees a part of it.
-func WriteKey(file string, key logbook.Signer) error {
-	f, err := os.CreateTemp(filepath.Dir(file), ".log.key-") // 0600
-	if err != nil {
-		return fmt.Errorf("write the log's key: %w", err)
-	}
-	defer os.Remove(f.Name())
-	_, err = f.WriteString(key.Secret + "\n")
-	if err = errors.Join(err, f.Sync(), f.Close()); err == nil {
-		err = os.Link(f.Name(), file) // fails if there is one
-	}
-	if err == nil {
-		err = syncFolder(filepath.Dir(file))
-	}
-	if err != nil {
-		return fmt.Errorf("write the log's key: %w", err)
-	}
-	return nil
 }

@@ -14,11 +14,13 @@ import (
 	"golang.org/x/mod/sumdb/tlog"
 )
 
-// A Signer has the key of a log. The key's name is the log's origin.
+// A Signer has the key of a log, whose name is the log's origin. While it takes the place of older ones, these sign, too.
 type Signer struct {
-	Secret string // as note.NewSigner reads it
-	Public string // as note.NewVerifier reads it
-	signer note.Signer
+	Secret string   // as note.NewSigner reads it; each older one on a line before
+	Public string   // as note.NewVerifier reads it
+	Older  []string // public keys, the oldest first
+
+	signers []note.Signer // its own is the first
 }
 
 // ValidName reports whether a log may be called so: as what a URL has behind https://, without spaces, plus signs and what
@@ -42,6 +44,38 @@ func NewSigner(name string) (Signer, error) {
 
 // ParseSigner reads the secret of a Signer. Its errors do not quote it.
 func ParseSigner(secret string) (Signer, error) {
+	var k Signer
+	for line := range strings.Lines(strings.TrimSpace(secret) + "\n") {
+		one, err := parseSecret(line)
+		switch {
+		case err != nil:
+			return Signer{}, err
+		case k.Public == "":
+			k = one
+			continue
+		case one.Name() != k.Name():
+			return Signer{}, errors.New("its keys are of logs of several names")
+		}
+		k = Signer{k.Secret + "\n" + one.Secret, one.Public, append(k.Older, k.Public), append(one.signers, k.signers...)}
+	}
+	return k, nil
+}
+
+// Next returns a Signer with a new key, along with which all others sign until Alone.
+func (k Signer) Next() (Signer, error) {
+	next, err := NewSigner(k.Name())
+	if err != nil {
+		return Signer{}, err
+	}
+	return ParseSigner(k.Secret + "\n" + next.Secret)
+}
+
+// Alone returns the Signer without the older keys.
+func (k Signer) Alone() (Signer, error) {
+	return ParseSigner(k.Secret[strings.LastIndexByte(k.Secret, '\n')+1:])
+}
+
+func parseSecret(secret string) (Signer, error) {
 	secret = strings.TrimSpace(secret)
 	signer, err := note.NewSigner(secret)
 	if err != nil {
@@ -56,16 +90,16 @@ func ParseSigner(secret string) (Signer, error) {
 	if err != nil {
 		return Signer{}, err
 	}
-	return Signer{Secret: secret, Public: public, signer: signer}, nil
+	return Signer{Secret: secret, Public: public, signers: []note.Signer{signer}}, nil
 }
 
 // Name returns the log's origin.
-func (k Signer) Name() string { return k.signer.Name() }
+func (k Signer) Name() string { return k.signers[0].Name() }
 
 // Sign returns a checkpoint of the tree, as c2sp.org/tlog-checkpoint has it. Of one tree it always has the same bytes.
 func (k Signer) Sign(tree tlog.Tree) ([]byte, error) {
 	text := torchwood.Checkpoint{Origin: k.Name(), Tree: tree}.String()
-	return note.Sign(&note.Note{Text: text}, k.signer)
+	return note.Sign(&note.Note{Text: text}, k.signers...)
 }
 
 // Policy returns what a checkpoint of the log with that public key has to be signed with, as c2sp.org/tlog-policy writes it.
@@ -87,6 +121,30 @@ func OpenCheckpoint(signed, policy []byte) (tlog.Tree, error) {
 		}
 	}
 	return tlog.Tree{}, fmt.Errorf("checkpoint: %w", err)
+}
+
+// KeyProofFile returns where the proof is, below /log/, that another key has taken the place of that public one.
+func KeyProofFile(public string) string {
+	_, rest, _ := strings.Cut(public, "+")
+	id, _, _ := strings.Cut(rest, "+")
+	return "key/" + id + ProofSuffix
+}
+
+// FollowKey returns the policy with the key that has taken the place of its own, by a proof which that one signed, and the
+// tree that the proof is under.
+func FollowKey(policy, proof []byte) (next []byte, tree tlog.Tree, err error) {
+	old := PolicyKey(policy)
+	e, checkpoint, err := OpenProof(proof, Policy(old))
+	if err != nil {
+		return nil, tree, err
+	}
+	public := e.Value("vkey")
+	v, err := note.NewVerifier(public)
+	if err != nil || e.Kind() != "key" || public == old || v.Name() != strings.SplitN(old, "+", 2)[0] {
+		return nil, tree, errors.New("the proof is not of another key of this log")
+	}
+	tree, err = OpenCheckpoint(checkpoint, Policy(old))
+	return bytes.Replace(policy, []byte(old), []byte(public), 1), tree, err
 }
 
 // PolicyKey returns the public key of the log that a policy is of, "" if it has none.

@@ -53,16 +53,20 @@ elsewhere, or give it in a file.`,
 		}
 		t, err := p.trusted(c.base)
 		switch {
-		case err == nil && t.Policy != string(policy) && !replace:
-			return fmt.Errorf("the log of %s was signed by another key when it was trusted: ask its operator why, then use --replace", c.base)
 		case err != nil && !errors.Is(err, errUntrusted):
 			return err
 		case err != nil || replace:
 			t = &trust{file: t.file, Policy: string(policy)}
 		}
-		l, err := openLog(cmd.Context(), c, t)
+		l, err := openLog(cmd.Context(), c, t, logbook.PolicyKey(policy))
 		if err != nil {
 			return err
+		}
+		switch {
+		case logbook.PolicyKey(policy) != logbook.PolicyKey(l.policy):
+			return fmt.Errorf("the log of %s was signed by another key when it was trusted: ask its operator why, then use --replace", c.base)
+		case t.Policy != string(policy):
+			return fmt.Errorf("the log of %s had other witnesses when it was trusted: ask its operator why, then use --replace", c.base)
 		}
 		s := p.Screen(p.Stdout)
 		s.Printf("%s %s: %s, signed as follows\n%s", s.Paint(term.Green, "ok"), c.base, term.Plural(int(l.tree.N), "publication"), term.Printable(t.Policy))
@@ -126,7 +130,7 @@ func (p *program) openTrusted(ctx context.Context, r *remote) (*provedLog, error
 	if err != nil {
 		return nil, err
 	}
-	return openLog(ctx, c, t)
+	return openLog(ctx, c, t, "")
 }
 
 // remember replaces the file as a whole.
@@ -161,8 +165,9 @@ type provedLog struct {
 }
 
 // openLog reads the server's checkpoint, demands that it is signed as is trusted and goes on from the largest that was
-// seen, and remembers it.
-func openLog(ctx context.Context, c *client, t *trust) (*provedLog, error) {
+// seen, and remembers it. If another key has taken the place of the one that is trusted, that is followed: as far as need be,
+// or to the one that is wanted, "" for none.
+func openLog(ctx context.Context, c *client, t *trust, wanted string) (*provedLog, error) {
 	tiles, err := torchwood.NewTileFetcher(c.url("/log", nil))
 	if err != nil {
 		return nil, err
@@ -177,10 +182,17 @@ func openLog(ctx context.Context, c *client, t *trust) (*provedLog, error) {
 	if err != nil {
 		return nil, err
 	}
+	if _, bad := logbook.OpenCheckpoint(signed, l.policy); bad != nil || wanted != "" && wanted != logbook.PolicyKey(l.policy) {
+		err = l.followKeys(ctx, signed)
+		if err != nil && bad != nil {
+			return nil, fmt.Errorf("the log of %s is not signed by the key that is trusted: %w; %w", l.c.base, bad, err)
+		}
+	}
 	tree, err := l.follow(ctx, signed)
 	if err != nil {
 		return nil, err
 	}
+	t.Policy = string(l.policy)
 	if tree.N < l.tree.N {
 		return nil, fmt.Errorf("the log of %s has %d entries, and had %d: it was set back, or this is not it", c.base, tree.N, l.tree.N)
 	}
@@ -196,25 +208,34 @@ func (l *provedLog) follow(ctx context.Context, signed []byte) (tlog.Tree, error
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	small, large := l.tree, tree
+	if err := l.goesOn(ctx, l.tree, tree); err != nil {
+		return tree, err
+	}
+	if l.tree.N < tree.N {
+		l.tree = tree
+	}
+	return tree, nil
+}
+
+// goesOn demands that the larger of two trees has all that the smaller one has.
+func (l *provedLog) goesOn(ctx context.Context, small, large tlog.Tree) error {
 	if small.N > large.N {
 		small, large = large, small
 	}
 	switch {
 	case small == large, small.N == 0:
 	case small.N == large.N:
-		return tree, fmt.Errorf("the log of %s was forked: two trees of %d entries are signed", l.c.base, small.N)
+		return fmt.Errorf("the log of %s was forked: two trees of %d entries are signed", l.c.base, small.N)
 	default:
 		proof, err := tlog.ProveTree(large.N, small.N, torchwood.TileHashReaderWithContext(ctx, large, l.tiles))
 		if err == nil {
 			err = tlog.CheckTree(proof, large.N, large.Hash, small.N, small.Hash)
 		}
 		if err != nil {
-			return tree, fmt.Errorf("the log of %s cannot be proved to have with %d entries what it had with %d: %w", l.c.base, large.N, small.N, err)
+			return fmt.Errorf("the log of %s cannot be proved to have with %d entries what it had with %d: %w", l.c.base, large.N, small.N, err)
 		}
 	}
-	l.tree = large
-	return tree, nil
+	return nil
 }
 
 // prove demands a proof that a package with that hash was published.

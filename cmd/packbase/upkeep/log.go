@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -26,7 +27,7 @@ func (p *program) logCommand() *cobra.Command {
 		Long:    "Look after the log of what is published, which anybody can check: docs/log.md says what is in it.",
 		Example: "  packbase log key --root ./data",
 	}
-	cmd.AddCommand(p.logKeyCommand())
+	cmd.AddCommand(p.logKeyCommand(), p.logRotateCommand())
 	return cmd
 }
 
@@ -55,6 +56,49 @@ where the worker runs.`,
 			}
 		}
 		key, err := ledger.ReadKey(opt.KeyFile)
+		if err == nil {
+			fmt.Fprintln(p.Stdout, key.Public)
+		}
+		return err
+	}
+	return cmd
+}
+
+func (p *program) logRotateCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "rotate",
+		Short: "Have another key sign the log",
+		Long: `Make a new key for the log, in the file of the old one. The worker, which need
+not be started anew, logs which key takes the place of the old one, and signs with
+both. Clients that trusted the old key follow. Tell witnesses of the new key, and
+whoever else checks the log; then --finish takes the old key out of the file. On
+several machines, copy the file to each after both steps.`,
+		Example: "  packbase log rotate --root ./data\n  packbase log rotate --finish --root ./data",
+		Args:    cobra.NoArgs,
+	}
+	finish := cmd.Flags().Bool("finish", false, "sign with the new key alone from now on")
+	cfg := serve.AddSettings(p.Program, cmd)
+	cmd.RunE = func(*cobra.Command, []string) error {
+		opt := serve.LogOptions(cfg, nil)
+		if folder, ok := strings.CutPrefix(cfg.Blobs, "file://"); ok {
+			opt.Folder = ledger.FolderBeside(folder)
+		}
+		key, err := ledger.ReadKey(opt.KeyFile)
+		switch {
+		case err != nil:
+			return err
+		case *finish && len(key.Older) == 0:
+			return term.Usage("only one key signs the log: packbase log rotate makes another")
+		case *finish:
+			if err = opt.Folder.FinishRotation(key); err == nil {
+				key, err = key.Alone()
+			}
+		default:
+			key, err = key.Next()
+		}
+		if err == nil {
+			err = ledger.ReplaceKey(opt.KeyFile, key)
+		}
 		if err == nil {
 			fmt.Fprintln(p.Stdout, key.Public)
 		}
