@@ -13,6 +13,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/francescobianco/packbase/storage/access"
+	"github.com/francescobianco/packbase/storage/blob"
 	"github.com/francescobianco/packbase/storage/fault"
 	"github.com/francescobianco/packbase/storage/release"
 	"github.com/francescobianco/packbase/storage/storagetest"
@@ -203,6 +204,31 @@ func TestOneArchiveJob(t *testing.T) {
 	}
 	if _, other, err := s.RequestArchive(t.Context(), "https://h/x", ""); err != nil || !other || n != 1 {
 		t.Errorf("%d jobs for one hash, another for none: %v, %v; want one each", n, other, err)
+	}
+}
+
+// A tree is hidden once: its records are not made anew for each archive that it has and that is private.
+func TestHiddenOnce(t *testing.T) {
+	t.Parallel()
+	s, ctx := tree.New(storagetest.NewDB(t).DB), access.SeePrivate(t.Context())
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	_, err := s.Begin(ctx, "app", []tree.Root{{File: "build.zig.zon"}}, false)
+	must(err)
+	must(s.Put(ctx, "app", 1, tree.Whole, nil, nil))
+	for i, want := range []int{1, 0} {
+		must(s.Hide(ctx, "app"))
+		left, err := s.UnrecordedRevisions(ctx, 10)
+		if err != nil || len(left) != want {
+			t.Errorf("hidden %d times: %d revisions without a record, %v, want %d", i+1, len(left), err, want)
+		}
+		rec, err := s.RevisionRecord(ctx, "app", 1)
+		must(err)
+		must(s.SetRevisionRecord(ctx, rec, blob.Ref{Digest: digest(7), Size: 1}))
 	}
 }
 
