@@ -64,6 +64,7 @@ type registryCollector struct {
 	unread, damaged                                               *prometheus.Desc // blobs
 	lost                                                          *prometheus.Desc // trees
 	logSize, logSigned, logPending, witnesses, quorum             *prometheus.Desc // not of an edge
+	comparisons, differences                                      *prometheus.Desc // of logs, not of an edge
 }
 
 func newRegistryCollector(s *Server) *registryCollector {
@@ -71,33 +72,35 @@ func newRegistryCollector(s *Server) *registryCollector {
 		return prometheus.NewDesc("packbase_"+name, help, labels, nil)
 	}
 	return &registryCollector{
-		s:          s,
-		packages:   desc("packages", "Packages, by health: healthy, unhealthy or frozen.", "health"),
-		releases:   desc("releases", "Releases of all packages."),
-		snapshots:  desc("snapshots", "Commits of all packages that are here without a tag."),
-		movedTags:  desc("moved_tags", "Released tags that upstream moved or deleted."),
-		blobBytes:  desc("tarball_bytes", "Bytes of all tarballs."),
-		jobs:       desc("jobs", "Jobs, by state and kind: open ones, and those that ended within a day.", "state", "kind"),
-		up:         desc("database_up", "1 if Postgres answered this scrape."),
-		reconciled: desc("reconcile_age_seconds", "Time since a worker looked after all jobs without an error."),
-		oldestDue:  desc("oldest_due_job_seconds", "How long a job has waited for a worker and nothing else, at most."),
-		lost:       desc("trees_lost", "Captured trees of which upstream has something no more, or other files."),
-		unread:     desc("blobs_unread", "Blobs that nobody has read for longer than PACKBASE_SCRUB."),
-		damaged:    desc("blobs_damaged", "Blobs that are damaged or lost, and could not be mended yet."),
-		logSize:    desc("log_entries", "Entries of the log of what is published."),
-		logSigned:  desc("log_signed_entries", "Entries of the log that are under its newest checkpoint."),
-		logPending: desc("log_pending_seconds", "How long what is published has waited for its entry in the log, at most."),
-		witnesses:  desc("log_witnesses", "Witnesses of the log, by whether they cosigned when they were asked last.", "cosigned"),
-		quorum:     desc("log_quorum", "1 if as many witnesses cosign the log as its policy wants."),
-		behind:     desc("replication_behind", "Changes of the central that are not here yet."),
-		aside:      desc("replication_set_aside", "Changes of the central that cannot be taken over for now."),
-		halted:     desc("replication_halted", "1 if the central contradicted itself, so that replication stopped."),
+		s:           s,
+		packages:    desc("packages", "Packages, by health: healthy, unhealthy or frozen.", "health"),
+		releases:    desc("releases", "Releases of all packages."),
+		snapshots:   desc("snapshots", "Commits of all packages that are here without a tag."),
+		movedTags:   desc("moved_tags", "Released tags that upstream moved or deleted."),
+		blobBytes:   desc("tarball_bytes", "Bytes of all tarballs."),
+		jobs:        desc("jobs", "Jobs, by state and kind: open ones, and those that ended within a day.", "state", "kind"),
+		up:          desc("database_up", "1 if Postgres answered this scrape."),
+		reconciled:  desc("reconcile_age_seconds", "Time since a worker looked after all jobs without an error."),
+		oldestDue:   desc("oldest_due_job_seconds", "How long a job has waited for a worker and nothing else, at most."),
+		lost:        desc("trees_lost", "Captured trees of which upstream has something no more, or other files."),
+		unread:      desc("blobs_unread", "Blobs that nobody has read for longer than PACKBASE_SCRUB."),
+		damaged:     desc("blobs_damaged", "Blobs that are damaged or lost, and could not be mended yet."),
+		logSize:     desc("log_entries", "Entries of the log of what is published."),
+		logSigned:   desc("log_signed_entries", "Entries of the log that are under its newest checkpoint."),
+		logPending:  desc("log_pending_seconds", "How long what is published has waited for its entry in the log, at most."),
+		witnesses:   desc("log_witnesses", "Witnesses of the log, by whether they cosigned when they were asked last.", "cosigned"),
+		quorum:      desc("log_quorum", "1 if as many witnesses cosign the log as its policy wants."),
+		comparisons: desc("log_comparisons", "Packbases with whose logs that of this one is compared, by whether they could be read at the last look.", "ok"),
+		differences: desc("log_differences", "What logs contradict each other in."),
+		behind:      desc("replication_behind", "Changes of the central that are not here yet."),
+		aside:       desc("replication_set_aside", "Changes of the central that cannot be taken over for now."),
+		halted:      desc("replication_halted", "1 if the central contradicted itself, so that replication stopped."),
 	}
 }
 
 // Describe implements prometheus.Collector.
 func (c *registryCollector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{c.packages, c.releases, c.snapshots, c.movedTags, c.blobBytes, c.jobs, c.up, c.reconciled, c.oldestDue, c.lost, c.unread, c.damaged, c.logSize, c.logSigned, c.logPending, c.witnesses, c.quorum, c.behind, c.aside, c.halted} {
+	for _, d := range []*prometheus.Desc{c.packages, c.releases, c.snapshots, c.movedTags, c.blobBytes, c.jobs, c.up, c.reconciled, c.oldestDue, c.lost, c.unread, c.damaged, c.logSize, c.logSigned, c.logPending, c.witnesses, c.quorum, c.comparisons, c.differences, c.behind, c.aside, c.halted} {
 		ch <- d
 	}
 }
@@ -134,6 +137,14 @@ func (c *registryCollector) Collect(ch chan<- prometheus.Metric) {
 	quorum := false
 	if err == nil {
 		witnesses, quorum, err = c.s.ledger.Witnesses(ctx)
+	}
+	var compared []ledger.Comparison
+	differences := 0
+	if err == nil {
+		compared, err = c.s.ledger.Comparisons(ctx)
+	}
+	if err == nil {
+		_, differences, err = c.s.ledger.Differences(ctx, 0)
 	}
 	var r *wire.Replication
 	if err == nil {
@@ -176,6 +187,15 @@ func (c *registryCollector) Collect(ch chan<- prometheus.Metric) {
 		gauge(c.witnesses, float64(failing), "false")
 		gauge(c.witnesses, float64(len(witnesses)-failing), "true")
 		gauge(c.quorum, one(quorum))
+		bad := 0
+		for _, with := range compared {
+			if with.Problem != "" {
+				bad++
+			}
+		}
+		gauge(c.comparisons, float64(bad), "false")
+		gauge(c.comparisons, float64(len(compared)-bad), "true")
+		gauge(c.differences, float64(differences))
 	}
 	if r != nil {
 		gauge(c.behind, float64(r.Head-r.Seq))

@@ -70,6 +70,7 @@ type Options struct {
 	CheckTrees     time.Duration  // between looks at what upstream still has of a tree; 0 for never
 	Scrub          time.Duration  // in which all blobs are read again; 0 for never
 	Log            ledger.Options // of the log; without a folder there is none
+	Comparing      Comparing      // of the log with others
 	Metrics        prometheus.Registerer
 }
 
@@ -134,6 +135,7 @@ func (w *Worker) Run(ctx context.Context) error {
 	wg.Go(func() { w.scrub(ctx) })
 	wg.Go(func() { w.keepIndex(stranger) })
 	wg.Go(func() { w.sequence(stranger) })
+	wg.Go(func() { w.compareLogs(stranger) })
 	err := w.queue.Serve(ctx, w.opt.Concurrency, func(_ context.Context, kind string, job uuid.UUID) {
 		// A job that steps aside outlives the message that told of it.
 		free := make(chan struct{})

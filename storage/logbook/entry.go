@@ -152,6 +152,12 @@ func (e Entry) Value(key string) string {
 	return ""
 }
 
+// Seen returns when the entry says that it was published.
+func (e Entry) Seen() time.Time {
+	at, _ := time.Parse(seenForm, e[len(e)-1].Value) // which was checked
+	return at
+}
+
 // Text returns the entry's bytes, as they are hashed.
 func (e Entry) Text() []byte {
 	var b []byte

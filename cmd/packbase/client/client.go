@@ -45,7 +45,7 @@ func Commands(run *term.Program) []*cobra.Command {
 	p := &program{run}
 	return []*cobra.Command{p.fetchCommand(), p.updateCommand(), p.listCommand(), p.searchCommand(), p.infoCommand(), p.checkCommand(),
 		p.reviewCommand(), p.visibilityCommand(), p.removeCommand(), p.renameCommand(), p.tokenCommand(), p.jobsCommand(), p.statusCommand(), p.runCommand(), p.envCommand(),
-		p.captureCommand(), p.treeCommand(), p.warmCommand(), p.bundleCommand(), p.trustCommand()}
+		p.captureCommand(), p.treeCommand(), p.warmCommand(), p.bundleCommand(), p.trustCommand(), p.compareCommand()}
 }
 
 // A remote is the flags of a command that asks a server.

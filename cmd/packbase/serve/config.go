@@ -30,33 +30,36 @@ import (
 
 // Config is what an operator can set. It is read once, when a command starts.
 type Config struct {
-	Release      string // of packbase; it is no setting
-	Root         string
-	Addr         string // without the port; "" for all addresses
-	Port         int
-	AdminAddr    string // metrics and pprof; "" for none
-	Token        string
-	MinToken     int // where others can reach the listener, with no proxy in front
-	AuthNone     bool
-	Source       string
-	DatabaseURL  string
-	MigrateURL   string // of the owner of the tables; "" if that is DatabaseURL
-	RedisURL     string
-	Blobs        string
-	ReadOnly     bool
-	Central      string
-	CentralToken string
-	Fixtures     string
-	NoHello      bool
-	Allow        []upstream.Allow
-	Netrc        string
-	Zig          string
-	LogJSON      bool
-	LogLevel     slog.Level
-	LogKeyFile   string // of the log of what is published
-	LogName      string
-	Witnesses    logbook.Witnesses // who cosign it
-	places       []upstream.Allow  // where they are
+	Release       string // of packbase; it is no setting
+	Root          string
+	Addr          string // without the port; "" for all addresses
+	Port          int
+	AdminAddr     string // metrics and pprof; "" for none
+	Token         string
+	MinToken      int // where others can reach the listener, with no proxy in front
+	AuthNone      bool
+	Source        string
+	DatabaseURL   string
+	MigrateURL    string // of the owner of the tables; "" if that is DatabaseURL
+	RedisURL      string
+	Blobs         string
+	ReadOnly      bool
+	Central       string
+	CentralToken  string
+	Fixtures      string
+	NoHello       bool
+	Allow         []upstream.Allow
+	Netrc         string
+	Zig           string
+	LogJSON       bool
+	LogLevel      slog.Level
+	LogKeyFile    string // of the log of what is published
+	LogName       string
+	Witnesses     logbook.Witnesses // who cosign it
+	places        []upstream.Allow  // where they are
+	Compare       []string          // URLs of packbases with whose logs it is compared
+	comparePlaces []upstream.Allow
+	CompareEvery  time.Duration
 
 	Concurrency    int
 	UpdateCooldown time.Duration
@@ -125,6 +128,8 @@ func settings() []setting {
 		{name: "log-key-file", help: "file with the private key of the log of what is published, made with a new log; empty for log.key in the root folder", set: text(func(c *Config) *string { return &c.LogKeyFile })},
 		{name: "log-name", help: "name of a new log, as mirror.example.org/log; empty for the first of the names of this server, else one by chance", set: logName},
 		{name: "log-witnesses", help: "file with the witnesses that cosign the log, and which of them have to: lines witness, group and quorum as c2sp.org/tlog-policy has them; empty for none", set: witnesses},
+		{name: "log-compare", help: "URLs of other packbases with whose logs that of this one is compared, separated by commas", set: compare},
+		{name: "log-compare-interval", standard: "1h", help: "time between two comparisons", set: duration(time.Second, func(c *Config) *time.Duration { return &c.CompareEvery })},
 		{name: "worker-concurrency", standard: number(max(2, runtime.NumCPU())), help: "jobs that a worker does at once", set: count(1, 1000, func(c *Config) *int { return &c.Concurrency })},
 		{name: "update-cooldown", standard: "15s", help: "shortest time between two catalog updates", set: duration(0, func(c *Config) *time.Duration { return &c.UpdateCooldown })},
 		{name: "update-interval", standard: "0", help: "time between catalog updates that start by themselves; 0 for never", set: duration(0, func(c *Config) *time.Duration { return &c.UpdateInterval })},
@@ -409,15 +414,25 @@ func pull(c *Config, s string) error {
 	return hosts(func(c *Config) *[]string { return &c.Pull })(c, s)
 }
 
-func fallbacks(c *Config, s string) error {
+func fallbacks(c *Config, s string) (err error) {
+	c.Fallbacks, c.FallbackPlaces, err = parsePackbases(s)
+	return err
+}
+
+func compare(c *Config, s string) (err error) {
+	c.Compare, c.comparePlaces, err = parsePackbases(s)
+	return err
+}
+
+func parsePackbases(s string) (urls []string, places []upstream.Allow, err error) {
 	for part := range strings.SplitSeq(s, ",") {
 		at, place, err := parsePackbase(strings.TrimSpace(part))
 		if err != nil {
-			return err
+			return nil, nil, err
 		}
-		c.Fallbacks, c.FallbackPlaces = append(c.Fallbacks, at), append(c.FallbackPlaces, place)
+		urls, places = append(urls, at), append(places, place)
 	}
-	return nil
+	return urls, places, nil
 }
 
 // parsePackbase reads the URL of another packbase. The operator names it: it may be at a private address, which is place.

@@ -182,7 +182,9 @@ func NewWorker(cfg *Config, s *Stores, reg prometheus.Registerer, log *slog.Logg
 		CheckTrees:     cfg.CheckTrees,
 		Scrub:          cfg.Scrub,
 		Log:            LogOptions(cfg, s.Blobs),
-		Metrics:        reg,
+		Comparing: worker.Comparing{Peers: cfg.Compare, Every: cfg.CompareEvery, Evidence: filepath.Join(cfg.Root, "evidence"),
+			Egress: upstream.Options{Allow: slices.Concat(cfg.Allow, cfg.comparePlaces), UserAgent: "packbase/" + cfg.Release}},
+		Metrics: reg,
 	}, log), nil
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -136,6 +137,7 @@ func (d *doctor) log(ctx context.Context) {
 	case known:
 		d.ok("log", "%s has %d entries that are signed", key.Name(), st.Signed)
 		d.witnesses(st)
+		d.comparisons(st)
 	default:
 		d.ok("log", "its key is in %s", file)
 	}
@@ -158,11 +160,35 @@ func (d *doctor) witnesses(st logState) {
 	}
 }
 
+// comparisons says what the logs of others and this one contradict each other in.
+func (d *doctor) comparisons(st logState) {
+	for _, c := range st.comparisons {
+		if c.Problem != "" {
+			d.warn("log", "it is not compared with that of %s: %s", c.Peer, c.Problem)
+		} else {
+			d.ok("log", "compared with that of %s %s ago", c.Peer, time.Since(c.At).Round(time.Second))
+		}
+	}
+	for _, f := range st.differences {
+		d.fail("log", "it and that of %s contradict each other about %s: packbase verify --evidence %s explains it", f.Peer, f.About, filepath.Join(d.cfg.Root, "evidence", f.Name))
+	}
+	if n := st.allDifferences - len(st.differences); n > 0 {
+		d.fail("log", "and %d contradictions more", n)
+	}
+}
+
+// toldDifferences is how many of them the doctor tells of one by one.
+const toldDifferences = 10
+
 // A logState is what the database knows of the log.
 type logState struct {
 	ledger.State
 	witnesses []ledger.WitnessState
 	quorum    bool
+
+	comparisons    []ledger.Comparison
+	differences    []ledger.Difference
+	allDifferences int
 }
 
 // logState returns how far the log is, if the database can be asked now.
@@ -183,6 +209,12 @@ func (d *doctor) logState(ctx context.Context) (st logState, ok bool) {
 	log := ledger.New(db.DB)
 	if st.State, err = log.State(ctx); err == nil {
 		st.witnesses, st.quorum, err = log.Witnesses(ctx)
+	}
+	if err == nil {
+		st.comparisons, err = log.Comparisons(ctx)
+	}
+	if err == nil {
+		st.differences, st.allDifferences, err = log.Differences(ctx, toldDifferences)
 	}
 	return st, err == nil
 }

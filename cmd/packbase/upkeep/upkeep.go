@@ -31,7 +31,7 @@ type program struct{ *term.Program }
 // Commands returns the commands that look after a registry's data.
 func Commands(run *term.Program) []*cobra.Command {
 	p := &program{run}
-	return []*cobra.Command{p.fsckCommand(), p.verifyCommand(), p.gcCommand(), p.rebuildCommand(), p.doctorCommand(), p.logCommand()}
+	return []*cobra.Command{p.fsckCommand(), p.verifyCommand(), p.gcCommand(), p.rebuildCommand(), p.doctorCommand(), p.logCommand(), p.watchCommand()}
 }
 
 // command returns a command that works on the data of a registry, whether
@@ -142,11 +142,14 @@ func (p *program) verifyCommand() *cobra.Command {
 		Short: "Read every blob and compare it with its digest and with upstream's ids",
 		Long: `Read every blob that a row names, compare it with its digest, and compare the
 files in each tarball with upstream's commit id, those of each archive with its
-Zig hashes. Wrong bytes are moved to quarantine. Exits with 1 if there are findings that were not mended.`,
-		Example: "  packbase verify --root ./data --repair",
+Zig hashes. Wrong bytes are moved to quarantine. Exits with 1 if there are findings that were not mended.
+
+With --evidence it explains a file that packbase compare or a server wrote, in
+which two logs contradict each other, and needs nothing but that file.`,
+		Example: "  packbase verify --root ./data --repair\n  packbase verify --evidence evidence-1f0c9d3ab27e4456.json",
 	}
 	repair := cmd.Flags().Bool("repair", false, "make wrong or missing tarballs again from the Git objects, if that gives equal bytes")
-	return p.command(cmd, func(ctx context.Context, a *upkeep.Auditor) error { return a.Verify(ctx, *repair) })
+	return p.orEvidence(p.command(cmd, func(ctx context.Context, a *upkeep.Auditor) error { return a.Verify(ctx, *repair) }))
 }
 
 func (p *program) gcCommand() *cobra.Command {

@@ -1,0 +1,198 @@
+// Package otherlog reads the logs of others, and holds them to what they showed before, to each other and to themselves.
+// What two logs contradict each other in is evidence that convinces who knows neither. docs/log.md is the specification.
+package otherlog
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net/http"
+	"os"
+	"strings"
+	"time"
+
+	"filippo.io/torchwood"
+	"golang.org/x/mod/sumdb/tlog"
+
+	"github.com/francescobianco/packbase/storage/logbook"
+)
+
+// Limits of what is read of somebody else's log.
+const (
+	maxFile      = 1 << 20 // bytes of a checkpoint, a policy or a proof
+	maxEntries   = 10_000_000
+	maxRotations = 100 // keys that it may have had since it was seen
+	readTime     = 30 * time.Second
+)
+
+// A Memory is what is kept of a log between two looks at it. The zero Memory is that of a log that was never seen.
+type Memory struct {
+	Policy     []byte // by whom it is signed; nil for what it says itself
+	Checkpoint []byte // the largest that was seen
+}
+
+// A Log is a log at the moment of a checkpoint.
+type Log struct {
+	Memory
+	Where string // a URL, or a folder
+	Tree  tlog.Tree
+	tiles torchwood.TileReader
+}
+
+// Open reads the checkpoint of the log of a packbase at a URL. It must be signed as is remembered, and go on from what was
+// seen. A key that has taken the place of the one that is remembered is followed.
+func Open(ctx context.Context, client *http.Client, base string, seen Memory) (*Log, error) {
+	base = strings.TrimRight(base, "/")
+	tiles, err := torchwood.NewTileFetcher(base+"/log", torchwood.WithHTTPClient(client))
+	if err != nil {
+		return nil, err
+	}
+	return open(ctx, base, tiles, seen, func(path string) ([]byte, error) { return get(ctx, client, base+"/log/"+path) })
+}
+
+// OpenFolder reads the checkpoint of a log whose files are in a folder. Its error is fs.ErrNotExist if there is none yet.
+func OpenFolder(ctx context.Context, dir string, seen Memory) (*Log, error) {
+	tiles, err := torchwood.NewTileFS(os.DirFS(dir))
+	if err != nil {
+		return nil, err
+	}
+	root := os.DirFS(dir)
+	l, err := open(ctx, dir, tiles, seen, func(path string) ([]byte, error) { return fs.ReadFile(root, path) })
+	if err == nil {
+		l.Where, _, _ = strings.Cut(logbook.PolicyKey(l.Policy), "+") // no path of this machine
+	}
+	return l, err
+}
+
+func get(ctx context.Context, client *http.Client, url string) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, readTime)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return nil, err
+	}
+	res, err := client.Do(req)
+	if err != nil {
+		return nil, err
+	}
+	defer res.Body.Close()
+	if res.StatusCode != http.StatusOK {
+		return nil, fmt.Errorf("%s answers %s", url, res.Status)
+	}
+	b, err := io.ReadAll(io.LimitReader(res.Body, maxFile+1))
+	if err == nil && len(b) > maxFile {
+		err = fmt.Errorf("%s has more than %d bytes", url, maxFile)
+	}
+	return b, err
+}
+
+func open(ctx context.Context, where string, tiles torchwood.TileReader, seen Memory, file func(path string) ([]byte, error)) (*Log, error) {
+	l := &Log{Memory: seen, Where: where, tiles: tiles}
+	var err error
+	if l.Policy == nil {
+		if l.Policy, err = file(logbook.PolicyFile); err != nil {
+			return nil, fmt.Errorf("log of %s: %w", where, err)
+		}
+	}
+	var before tlog.Tree
+	if len(seen.Checkpoint) > 0 {
+		if before, err = logbook.OpenCheckpoint(seen.Checkpoint, l.Policy); err != nil {
+			return nil, fmt.Errorf("log of %s: what was seen of it: %w", where, err)
+		}
+	}
+	if l.Checkpoint, err = file(logbook.CheckpointFile); err != nil {
+		return nil, fmt.Errorf("log of %s: %w", where, err)
+	}
+	if l.Tree, err = l.signed(ctx, file); err != nil {
+		return nil, fmt.Errorf("log of %s: %w", where, err)
+	}
+	switch {
+	case l.Tree.N < before.N:
+		return nil, fmt.Errorf("the log of %s has %d entries, and had %d: it was set back, or this is not it", where, l.Tree.N, before.N)
+	case l.Tree.N > maxEntries:
+		return nil, fmt.Errorf("the log of %s has %d entries, at most %d are read", where, l.Tree.N, int64(maxEntries))
+	}
+	return l, l.contains(ctx, before)
+}
+
+// signed returns the tree of the checkpoint, if it is signed as is trusted, or by a key that has taken the place of that one.
+func (l *Log) signed(ctx context.Context, file func(path string) ([]byte, error)) (tlog.Tree, error) {
+	tree, bad := logbook.OpenCheckpoint(l.Checkpoint, l.Policy)
+	if bad == nil {
+		return tree, nil
+	}
+	policy := l.Policy
+	for range maxRotations {
+		proof, err := file(logbook.KeyProofFile(logbook.PolicyKey(policy)))
+		if err != nil {
+			return tree, fmt.Errorf("it is not signed by the key that it was signed by: %w", bad)
+		}
+		var then tlog.Tree
+		if policy, then, err = logbook.FollowKey(policy, proof); err != nil {
+			return tree, err
+		}
+		if tree, err = logbook.OpenCheckpoint(l.Checkpoint, policy); err == nil {
+			l.Policy, l.Tree = policy, tree
+			return tree, l.contains(ctx, then)
+		}
+	}
+	return tree, errors.New("it had too many keys")
+}
+
+// contains demands that the log has all that it had when it was that tree.
+func (l *Log) contains(ctx context.Context, before tlog.Tree) error {
+	if before.N == 0 || before == l.Tree {
+		return nil
+	}
+	err := errors.New("there are two trees of that size")
+	if before.N < l.Tree.N {
+		var proof tlog.TreeProof
+		proof, err = tlog.ProveTree(l.Tree.N, before.N, torchwood.TileHashReaderWithContext(ctx, l.Tree, l.tiles))
+		if err == nil {
+			err = tlog.CheckTree(proof, l.Tree.N, l.Tree.Hash, before.N, before.Hash)
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("the log of %s cannot be proved to have with %d entries what it had with %d: it was forked, or this is not it: %w", l.Where, l.Tree.N, before.N, err)
+	}
+	return nil
+}
+
+// Entries calls yield with each entry from one on, proved to be in the tree.
+func (l *Log) Entries(ctx context.Context, from int64, yield func(index int64, e logbook.Entry) error) error {
+	client, err := torchwood.NewClient(l.tiles)
+	if err != nil {
+		return err
+	}
+	for i, text := range client.AllEntries(ctx, l.Tree, from) {
+		e, err := logbook.ParseEntry(text)
+		if err == nil {
+			err = yield(i, e)
+		}
+		if err != nil {
+			return fmt.Errorf("log of %s: entry %d: %w", l.Where, i, err)
+		}
+	}
+	if err := errors.Join(client.Err(), ctx.Err()); err != nil {
+		return fmt.Errorf("log of %s: %w", l.Where, err)
+	}
+	return nil
+}
+
+// prove returns the proof of an entry, and the entry.
+func (l *Log) prove(ctx context.Context, index int64) (proof []byte, e logbook.Entry, err error) {
+	client, err := torchwood.NewClient(l.tiles)
+	if err != nil {
+		return nil, nil, err
+	}
+	text, path, err := client.Entry(ctx, l.Tree, index)
+	if err == nil {
+		e, err = logbook.ParseEntry(text)
+	}
+	if err != nil {
+		return nil, nil, fmt.Errorf("log of %s: entry %d: %w", l.Where, index, err)
+	}
+	return torchwood.FormatProofWithExtraData(index, text, path, l.Checkpoint), e, nil
+}

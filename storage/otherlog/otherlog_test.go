@@ -1,0 +1,172 @@
+package otherlog
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"filippo.io/torchwood"
+	"golang.org/x/mod/sumdb/tlog"
+
+	"github.com/francescobianco/packbase/storage/logbook"
+)
+
+// write makes a folder that is the log of a key, with those entries.
+func write(t *testing.T, dir string, key logbook.Signer, entries ...string) {
+	t.Helper()
+	var edge logbook.Edge
+	var bundle []byte
+	var err error
+	for _, e := range entries {
+		if _, err := logbook.ParseEntry([]byte(e)); err != nil {
+			t.Fatalf("%v:\n%s", err, e)
+		}
+		edge.Append(tlog.RecordHash([]byte(e)), nil)
+		if bundle, err = torchwood.AppendTileEntry(bundle, []byte(e)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	put := func(path string, data []byte) {
+		t.Helper()
+		name := filepath.Join(dir, path)
+		if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(name, data, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w := fmt.Sprintf("000.p/%d", len(entries))
+	edge.Partial(func(_ int, _ int64, data []byte) { put("tile/0/"+w, data) })
+	put("tile/entries/"+w, bundle)
+	tree, err := edge.Tree()
+	if err != nil {
+		t.Fatal(err)
+	}
+	signed, err := key.Sign(tree)
+	if err != nil {
+		t.Fatal(err)
+	}
+	put(logbook.CheckpointFile, signed)
+	put(logbook.PolicyFile, logbook.Policy(key.Public))
+}
+
+func newKey(t *testing.T, name string) logbook.Signer {
+	t.Helper()
+	key, err := logbook.NewSigner(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return key
+}
+
+func release(ref, commit, content, seen string) string {
+	return fmt.Sprintf("packbase/1 release\nupstream https://git.example/o/hello\nref refs/tags/%s\ncommit %s\ntree %s\ncontent sha256:%s\ntarball sha256:%s 1\nseen %s\n",
+		ref, strings.Repeat(commit, 40), strings.Repeat("e", 40), strings.Repeat(content, 64), strings.Repeat("0", 64), seen)
+}
+
+// What two logs may differ in without a lie is none, and what they may not is.
+func TestCompare(t *testing.T) {
+	t.Parallel()
+	const now, later, before = "2026-11-29T12:00:00Z", "2026-11-29T13:30:00Z", "2026-11-29T11:30:00Z"
+	v1 := release("v1", "a", "b", now)
+	archive := func(zig, seen string) string {
+		return fmt.Sprintf("packbase/1 archive\nurl https://x.example/a.tar.gz\nbody sha256:%s 7\nzig-legacy 1220%s\nseen %s\n", strings.Repeat(zig, 64), strings.Repeat(zig, 64), seen)
+	}
+	moved := fmt.Sprintf("packbase/1 moved\nupstream https://git.example/o/hello\nref refs/tags/v1\nold %s\nnew %s\nseen %s\n", strings.Repeat("a", 40), strings.Repeat("c", 40), now)
+	snapshot := func(content string) string {
+		return fmt.Sprintf("packbase/1 snapshot\nupstream https://git.example/o/hello\ncommit %s\ntree %s\ncontent sha256:%s\ntarball sha256:%s 1\nseen %s\n",
+			strings.Repeat("a", 40), strings.Repeat("e", 40), strings.Repeat(content, 64), strings.Repeat("0", 64), now)
+	}
+	for name, c := range map[string]struct {
+		a, b []string
+		want string
+	}{
+		"the same at another time":         {[]string{v1}, []string{release("v1", "a", "b", later)}, ""},
+		"more":                             {[]string{v1, release("v2", "c", "d", now)}, []string{v1}, ""},
+		"another tarball":                  {[]string{v1}, []string{strings.Replace(v1, strings.Repeat("0", 64)+" 1", strings.Repeat("1", 64)+" 2", 1)}, ""},
+		"another commit":                   {[]string{v1}, []string{release("v1", "c", "b", now)}, "tag https://git.example/o/hello refs/tags/v1 [commit]"},
+		"another content":                  {[]string{v1}, []string{release("v1", "a", "c", now)}, "tag https://git.example/o/hello refs/tags/v1 [content]"},
+		"a move that one tells of":         {[]string{v1, moved}, []string{release("v1", "c", "d", now)}, ""},
+		"a move to something else":         {[]string{v1, moved}, []string{release("v1", "d", "d", now)}, "tag https://git.example/o/hello refs/tags/v1 [commit content]"},
+		"a commit under two tags":          {[]string{v1}, []string{release("v2", "a", "c", now)}, "commit https://git.example/o/hello " + strings.Repeat("a", 40) + " [content]"},
+		"a commit with and without a tag":  {[]string{v1}, []string{snapshot("c")}, "commit https://git.example/o/hello " + strings.Repeat("a", 40) + " [content]"},
+		"the same with and without a tag":  {[]string{v1}, []string{snapshot("b")}, ""},
+		"a URL":                            {[]string{archive("a", now)}, []string{archive("b", now)}, "url https://x.example/a.tar.gz [zig-legacy]"},
+		"a URL with other bytes":           {[]string{archive("a", now)}, []string{strings.Replace(archive("a", now), " 7\n", " 8\n", 1)}, ""},
+		"a date":                           {[]string{release("v2", "c", "d", later), v1}, nil, "dates [seen]"},
+		"a little disorder":                {[]string{v1, release("v2", "c", "d", before)}, nil, ""},
+		"a date of the other, and content": {[]string{v1}, []string{release("v2", "c", "d", later), release("v1", "a", "c", now)}, "dates [seen] tag https://git.example/o/hello refs/tags/v1 [content]"},
+	} {
+		var readings [2]Reading
+		for i, entries := range [][]string{c.a, c.b} {
+			dir := t.TempDir()
+			write(t, dir, newKey(t, fmt.Sprint("log", i)), append([]string{"packbase/1 claim\nupstream x\nname x\nseen 2026-11-29T07:00:00Z\n"}, entries...)...)
+			l, err := OpenFolder(t.Context(), dir, Memory{})
+			if err == nil {
+				err = readings[i].Read(t.Context(), l)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		found, err := Compare(t.Context(), &readings[0], &readings[1], 100)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for _, e := range found {
+			_, raw := e.File()
+			again, err := ParseEvidence(raw)
+			if err != nil {
+				t.Fatal(err)
+			}
+			f, err := again.Check()
+			if err != nil {
+				t.Errorf("%s: %v", name, err)
+			}
+			got = append(got, fmt.Sprint(f.About, " ", f.Differ))
+		}
+		if got := strings.Join(got, " "); got != c.want {
+			t.Errorf("%s: found %q, want %q", name, got, c.want)
+		}
+	}
+}
+
+// A log that was seen may only grow, whoever signs it then.
+func TestMemory(t *testing.T) {
+	t.Parallel()
+	key, dir := newKey(t, "log"), t.TempDir()
+	const now = "2026-11-29T12:00:00Z"
+	v1, v2 := release("v1", "a", "b", now), release("v2", "c", "d", now)
+	write(t, dir, key, v1, v2)
+	l, err := OpenFolder(t.Context(), dir, Memory{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for want, do := range map[string]func(dir string){
+		"":                       func(dir string) { write(t, dir, key, v1, v2, release("v3", "e", "f", now)) },
+		"had 2: it was set back": func(dir string) { write(t, dir, key, v1) },
+		"two trees of that size": func(dir string) { write(t, dir, key, v2, v1) },
+		"it was forked":          func(dir string) { write(t, dir, key, v2, v1, v1) },
+		"signed by the key":      func(dir string) { write(t, dir, newKey(t, "log"), v1, v2) },
+		"no such file":           func(string) {},
+		"malformed note":         func(dir string) { write(t, dir, key, v1, v2); cut(t, filepath.Join(dir, logbook.CheckpointFile)) },
+		"bad result slice":       func(dir string) { write(t, dir, key, v1, v2, v1); cut(t, filepath.Join(dir, "tile/0/000.p/3")) },
+	} {
+		dir := t.TempDir()
+		do(dir)
+		if _, err := OpenFolder(t.Context(), dir, l.Memory); err == nil != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
+			t.Errorf("%v, want %q", err, want)
+		}
+	}
+}
+
+func cut(t *testing.T, file string) {
+	t.Helper()
+	if err := os.Truncate(file, 40); err != nil {
+		t.Fatal(err)
+	}
+}
