@@ -23,6 +23,7 @@ import (
 
 	"github.com/francescobianco/packbase/api"
 	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/storage/access"
 	"github.com/francescobianco/packbase/storage/jobs"
 	"github.com/francescobianco/packbase/storage/pktline"
 )
@@ -560,6 +561,12 @@ func (s *scene) pages() []call {
 		get(s.registry, asset+"packbase.css", 200), get(s.registry, asset+"packbase.js", 200), get(s.registry, asset+"icon.svg", 200),
 		get(s.registry, asset+"nope", 404), get(s.registry, asset+"%70", 400),
 		get(s.registry, "/favicon.ico", 302), get(s.registry, "/robots.txt", 200), get(s.registry, "/why", 200),
+	}
+	_, revoked, err := s.db.Access.CreateToken(s.t.Context(), "revoked", access.ScopeRead, nil)
+	s.must(err)
+	s.must(s.db.Access.RevokeToken(s.t.Context(), "revoked"))
+	for _, path := range []string{"/favicon.ico", "/robots.txt", "/why", "/healthz", "/readyz", "/api/list", "/api/status"} {
+		calls = append(calls, get(s.registry, path, 401, "Authorization", "Bearer "+revoked))
 	}
 	for _, path := range []string{"/", "/packages", "/jobs", job, "/hello", "/trees", "/trees/app"} {
 		calls = append(calls, get(s.registry, path, 200), get(s.registry, path, 200, browser...), get(s.registry, path, 400, badHost...),
