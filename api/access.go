@@ -244,12 +244,21 @@ func (s *Server) postRemove(w http.ResponseWriter, r *http.Request) error {
 	switch {
 	case name.ValidPackage(in.Package) != nil:
 		return answer.NoPackage(in.Package)
-	case in.Tag != "" && in.Commit != "":
+	case in.Tag != nil && in.Commit != nil:
 		return answer.New("invalid", "give a tag or a commit, not both; neither is the whole package")
-	case in.Commit != "" && !name.ValidOID(in.Commit):
+	case in.Tag != nil && *in.Tag == "": // a variable that was never set, most likely
+		return answer.New("invalid", "tag: it is empty; leave it out to remove the whole package")
+	case in.Commit != nil && !name.ValidOID(*in.Commit):
 		return answer.New("invalid", "commit: want the 40 hex digits of a commit id")
 	}
-	done, err := s.db.Remove(r.Context(), storage.Removal{Package: in.Package, Tag: in.Tag, Commit: strings.ToLower(in.Commit), Reason: in.Reason})
+	what := storage.Removal{Package: in.Package, Reason: in.Reason}
+	if in.Tag != nil {
+		what.Tag = *in.Tag
+	}
+	if in.Commit != nil {
+		what.Commit = strings.ToLower(*in.Commit)
+	}
+	done, err := s.db.Remove(r.Context(), what)
 	if err != nil {
 		return answer.OrNotFound(err, answer.New("not_found", fmt.Sprintf("%q has nothing like that here; /api/info/%s lists what it has", in.Package, in.Package)))
 	}

@@ -38,8 +38,8 @@ func readJSONUpTo(w http.ResponseWriter, r *http.Request, into any, most int64) 
 	if !utf8.Valid(body) {
 		return malformed("it is not UTF-8")
 	}
-	if key := repeatedKey(body); key != "" {
-		return malformed(fmt.Sprintf("it has %q twice", key))
+	if problem := keyProblem(body); problem != "" {
+		return malformed(problem)
 	}
 	dec := json.NewDecoder(bytes.NewReader(body))
 	dec.DisallowUnknownFields()
@@ -67,9 +67,9 @@ func jsonProblem(err error) string {
 	return strings.TrimPrefix(err.Error(), "json: ")
 }
 
-// repeatedKey returns a key that the JSON object has twice, in any case of
-// letters, or "". Parsers differ in which of the two they take.
-func repeatedKey(body []byte) string {
+// keyProblem says which key the JSON object has twice, in any case of letters, or with null, or "". Parsers differ in which
+// of the two they take, and nobody asks for all who has no value for the one.
+func keyProblem(body []byte) string {
 	dec := json.NewDecoder(bytes.NewReader(body))
 	if t, err := dec.Token(); err != nil || t != json.Delim('{') {
 		return ""
@@ -82,12 +82,15 @@ func repeatedKey(body []byte) string {
 			return ""
 		}
 		if seen[strings.ToLower(key)] {
-			return key
+			return fmt.Sprintf("it has %q twice", key)
 		}
 		seen[strings.ToLower(key)] = true
 		var value json.RawMessage
 		if dec.Decode(&value) != nil {
 			return ""
+		}
+		if string(value) == "null" {
+			return fmt.Sprintf("%q is null; leave it out", key)
 		}
 	}
 	return ""

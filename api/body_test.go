@@ -41,6 +41,7 @@ func TestBodies(t *testing.T) {
 		{"list of it", `{"url":["https://git.example/owner/xx"]}`, bad},
 		{"NaN", `{"url":NaN}`, bad},
 		{"unknown field", "{" + url + `,"nmae":"y"}`, bad},
+		{"null for nothing", "{" + url + `,"name":null}`, bad},
 		{"key twice", "{" + url + "," + url + "}", bad},
 		{"key twice in another case", "{" + url + `,"URL":"https://git.example/owner/y"}`, bad},
 		{"unfinished", "{" + url, bad},

@@ -32,7 +32,11 @@ func (s *Server) getChanges(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if r.URL.Query().Get("private") != "" && !access.SeesPrivate(r.Context()) {
+	switch private := r.URL.Query().Get("private"); {
+	case private == "":
+	case private != "1":
+		return answer.New("invalid", "private: want 1, or nothing")
+	case !access.SeesPrivate(r.Context()):
 		return unauthorized("private changes are for those who send a token of the scope read")
 	}
 	wait = min(wait, time.Minute)

@@ -248,7 +248,7 @@ func (s *scene) reads() []call {
 		get(s.away, "/api/search?q=hello", 503),
 		get(s.registry, "/api/changes", 200), get(s.registry, "/api/changes?since=2&limit=1", 200), get(s.registry, "/api/changes?since=999&wait=1", 200),
 		get(s.registry, "/api/changes?private=1", 401), get(s.registry, "/login", 401), get(s.registry, "/login", 302, "Authorization", basic("x", token)),
-		get(s.registry, "/api/changes?since=x", 400), get(s.registry, "/api/changes?since=-1", 400), get(s.away, "/api/changes", 503),
+		get(s.registry, "/api/changes?private=null", 400), get(s.registry, "/api/changes?since=x", 400), get(s.registry, "/api/changes?since=-1", 400), get(s.away, "/api/changes", 503),
 
 		get(s.registry, "/api/jobs", 200), get(s.registry, "/api/jobs?state=failed&package=hello&limit=1", 200),
 		get(s.registry, "/api/jobs?before="+s.ended.String(), 200), get(s.registry, "/api/jobs?before="+uuid.NewString(), 200),
@@ -357,6 +357,9 @@ func (s *scene) renames(post func(*registry, string, string, int, []string) call
 		rename(`{"package":"nope","name":"any"}`, 404), rename(`{"package":"repo","name":"frozen"}`, 409), rename(long, 413),
 		post(s.away, "/api/rename", `{"package":"repo","name":"any"}`, 503, auth),
 		post(s.registry, "/api/remove", `{"package":"repo","reason":"x"}`, 200, auth), rename(`{"package":"repo","name":"any"}`, 410),
+		post(s.registry, "/api/remove", `{"package":"hello","tag":"","reason":"a variable that is not set"}`, 400, auth),
+		post(s.registry, "/api/check", `{"package":"repo"}`, 410, auth), post(s.registry, "/api/visibility/repo", `{"visibility":"public"}`, 410, auth),
+		post(s.registry, "/api/review/repo", `{"decision":"accept"}`, 409, auth),
 	}
 }
 
@@ -501,6 +504,7 @@ func (s *scene) git() (calls []call) {
 			pack(s.registry, "hello", "nonsense", 400), pack(s.registry, "hello", string(gzipped([]byte(bomb))), 413, "Content-Encoding", "gzip"),
 			pack(s.registry, "hello", fetch, 415, "Content-Encoding", "br"), pack(s.registry, "nope", fetch, 404), pack(s.away, "hello", fetch, 503),
 			call{on: s.registry, method: http.MethodPost, path: prefix + "hello/git-upload-pack?service=git-receive-pack", status: 403, header: v2},
+			refs(s.registry, "repo", "?service=git-upload-pack", 410), pack(s.registry, "repo", fetch, 410),
 			call{on: s.registry, method: http.MethodPost, path: prefix + "hello/git-receive-pack", body: "0000", status: 403},
 			call{on: s.registry, method: http.MethodPost, path: prefix + "hell%6f/git-receive-pack", status: 400},
 		)
@@ -509,7 +513,7 @@ func (s *scene) git() (calls []call) {
 				return call{on: on, method: http.MethodGet, path: prefix + repo + "/" + file, status: status, header: header}
 			}
 			calls = append(calls, get(s.registry, "kept", 200), get(s.registry, "hello", 403), get(s.registry, "nope", 404), get(s.registry, "-", 404),
-				get(s.registry, "kep%74", 400), get(s.away, "kept", 503))
+				get(s.registry, "repo", 410), get(s.registry, "kep%74", 400), get(s.away, "kept", 503))
 			if strings.HasSuffix(file, ".pack") {
 				calls = append(calls, get(s.registry, "kept", 206, "Range", "bytes=0-3"), get(s.registry, "kept", 416, "Range", "bytes=999999-"),
 					get(s.registry, "kept", 412, "If-Match", `"no"`), get(s.registry, "kept", 304, "If-None-Match", "*"))
@@ -554,7 +558,7 @@ func (s *scene) pages() []call {
 	asset := regexp.MustCompile(`/assets/[0-9a-f]+/`).FindString(string(page.body))
 	job := "/jobs/" + s.ended.String()
 	calls := []call{
-		get(s.registry, "/hello.atom", 200), get(s.registry, "/hello.svg", 200), get(s.registry, "/nope.svg", 404), get(s.registry, "/HELLO", 302, browser...),
+		get(s.registry, "/hello.atom", 200), get(s.registry, "/hello.svg", 200), get(s.registry, "/repo", 410, browser...), get(s.registry, "/nope.svg", 404), get(s.registry, "/HELLO", 302, browser...),
 		get(s.registry, "/hello.atom", 304, "If-None-Match", s.get("/hello.atom").Header.Get("ETag")),
 		get(s.registry, "/feed.atom", 200), get(s.registry, "/feed.atom", 304, "If-None-Match", s.get("/feed.atom").Header.Get("ETag")),
 		get(s.registry, "/feed.atom", 400, "Host", "-no-host-"), get(s.away, "/feed.atom", 503),

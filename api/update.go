@@ -186,6 +186,9 @@ func (s *Server) postCheck(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	if _, err := s.db.PackageByName(r.Context(), in.Package); err != nil {
+		return answer.OrNotFound(err, answer.NoPackage(in.Package))
+	}
 	job, created, err := s.db.Jobs.RequestProbe(r.Context(), in.Package)
 	if err != nil {
 		return answer.OrNotFound(err, answer.NoPackage(in.Package))

@@ -212,11 +212,11 @@ type Rename struct {
 // Remove asks for a release, a commit, or without these a whole package to be
 // served to nobody any more.
 type Remove struct {
-	Package string `json:"package,omitempty"`
-	Archive string `json:"archive,omitempty"` // instead: the URL of an archive
-	Tag     string `json:"tag,omitempty"`
-	Commit  string `json:"commit,omitempty"`
-	Reason  string `json:"reason"`
+	Package string  `json:"package,omitempty"`
+	Archive string  `json:"archive,omitempty"` // instead: the URL of an archive
+	Tag     *string `json:"tag,omitempty"`     // with neither a tag nor a commit, all of the package
+	Commit  *string `json:"commit,omitempty"`
+	Reason  string  `json:"reason"`
 }
 
 // Removed is the answer to Remove.

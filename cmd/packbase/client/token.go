@@ -166,10 +166,12 @@ URL is that of an archive, as a build.zig.zon has it: nothing is stored for it a
 		}
 		switch {
 		case len(args) == 1:
+		case args[1] == "":
+			return term.Usage("the tag is empty; leave it out to remove all of %s", args[0])
 		case name.ValidOID(args[1]):
-			in.Commit = args[1]
+			in.Commit = &args[1]
 		default:
-			in.Tag = args[1]
+			in.Tag = &args[1]
 		}
 		c, err := p.client(r)
 		if err != nil {
