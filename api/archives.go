@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/francescobianco/packbase/api/answer"
+	"github.com/francescobianco/packbase/api/route"
 	"github.com/francescobianco/packbase/api/stored"
 	"github.com/francescobianco/packbase/api/wire"
 	"github.com/francescobianco/packbase/storage/name"
@@ -25,10 +26,15 @@ func (s *Server) getArchive(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	place, err := s.ledger.ArchivePlace(r.Context(), a.URL, a.ZigLegacyHash)
+	if err != nil {
+		return err
+	}
 	out := wire.Archive{
 		URL: a.URL, ZigHash: a.ZigHash, ZigLegacyHash: a.ZigLegacyHash, SHA256: a.Digest, SizeBytes: a.Size, ContentType: a.ContentType,
 		Format: a.Format, FinalURL: a.FinalURL, TarballSHA256: a.TarballDigest, TarballBytes: a.TarballSize,
 		MinimumZig: a.Zig.MinimumZigVersion, CreatedAt: a.CreatedAt, MovedSince: make([]wire.Moved, len(moves)), DependencyCount: len(a.Zig.Dependencies),
+		Logged: newLogged(place, route.Path(route.Zig, a.ZigLegacyHash+route.ProofSuffix)),
 	}
 	for i, m := range moves {
 		out.MovedSince[i] = wire.Moved{ZigHash: m.NewHash, ZigLegacyHash: m.NewLegacyHash, SeenAt: m.SeenAt}

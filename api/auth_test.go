@@ -38,6 +38,7 @@ var guarded = []string{"POST /api/tokens", "POST /api/tokens/{name}/revoke", "PO
 // update is limited by time, Git's requests read, and pushes are refused.
 var public = []string{
 	"POST /api/bundle", // writes nothing: a tree goes in, its bundle comes out
+	"POST /api/proofs",
 	"POST /api/update",
 	"POST /git/{repo}/git-upload-pack", "POST /{repo}/git-upload-pack",
 	"* /git/{repo}/git-receive-pack", "* /{repo}/git-receive-pack",

@@ -6,10 +6,12 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"io/fs"
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -17,9 +19,13 @@ import (
 	"github.com/go-chi/chi/v5"
 
 	"github.com/francescobianco/packbase/api/answer"
+	"github.com/francescobianco/packbase/api/route"
 	"github.com/francescobianco/packbase/api/stored"
+	"github.com/francescobianco/packbase/api/wire"
 	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/storage/ledger"
 	"github.com/francescobianco/packbase/storage/logbook"
+	"github.com/francescobianco/packbase/storage/zigpkg"
 )
 
 // getLogFile serves GET /log/checkpoint, /log/policy and /log/tile/..., as c2sp.org/tlog-tiles has it. A server of static
@@ -54,6 +60,22 @@ func (s *Server) serveProof(w http.ResponseWriter, r *http.Request, rel storage.
 	return sendProof(w, r, text, err)
 }
 
+// showLog tells beside a manifest, whose bytes are older than its place in the log, where the release is in there. What may be
+// cached for ever does not tell that it is pending.
+func (s *Server) showLog(w http.ResponseWriter, r *http.Request, rel *storage.Release) {
+	places, err := s.ledger.Places(r.Context(), []int64{rel.ID})
+	place, ok := places[rel.ID]
+	h := w.Header()
+	switch {
+	case err != nil || !ok: // Postgres is away, and the manifest is not
+	case place.Proved():
+		h.Set("Link", "<"+route.Proof(rel.Called(), rel.Tag, rel.CommitOID)+`>; rel="https://c2sp.org/tlog-proof"`)
+		h.Set("X-Packbase-Log", place.String())
+	case h.Get("Cache-Control") == "no-cache" && place != ledger.Unlogged:
+		h.Set("X-Packbase-Log", place.String())
+	}
+}
+
 func sendProof(w http.ResponseWriter, r *http.Request, text []byte, err error) error {
 	if errors.Is(err, fs.ErrNotExist) {
 		return answer.New("not_found", "it is not in the log yet, or never will be, as it is private")
@@ -63,6 +85,41 @@ func sendProof(w http.ResponseWriter, r *http.Request, text []byte, err error) e
 	}
 	sendText(w, r, text)
 	return nil
+}
+
+// maxProofs is how many packages are asked about at once.
+const maxProofs = 1000
+
+// postProofs serves POST /api/proofs: what the log says of packages.
+func (s *Server) postProofs(w http.ResponseWriter, r *http.Request) error {
+	var in wire.WantProofs
+	free, err := s.readManifests(w, r, &in)
+	defer free()
+	if err != nil {
+		return err
+	}
+	if n := len(in.Hashes); n == 0 || n > maxProofs {
+		return answer.New("invalid", fmt.Sprintf("hashes: want 1 to %d Zig hashes, not %d", maxProofs, n))
+	}
+	for _, hash := range in.Hashes {
+		if err := zigpkg.ValidHash(hash); err != nil {
+			return answer.New("invalid", fmt.Sprintf("hashes: %v", err))
+		}
+	}
+	raw, err := s.answers.make(r.Context(), func() (any, error) {
+		checkpoint, said, err := s.ledger.Proofs(r.Context(), in.Hashes)
+		out := wire.Proofs{Checkpoint: checkpoint, Proofs: []wire.Proof{}}
+		for _, hash := range slices.Compact(slices.Sorted(slices.Values(in.Hashes))) {
+			if one, ok := said[hash]; ok {
+				out.Proofs = append(out.Proofs, wire.Proof{Hash: hash, Proof: one.Proof, Later: each(one.Later, func(p string) string { return p })})
+			}
+		}
+		return out, err
+	})
+	if err == nil {
+		err = s.answers.send(w, s.clientOf(r), raw)
+	}
+	return err
 }
 
 // sendText answers with bytes, which are text that may change if the header does not say otherwise.

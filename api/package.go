@@ -14,6 +14,7 @@ import (
 	"github.com/francescobianco/packbase/api/wire"
 	"github.com/francescobianco/packbase/storage"
 	"github.com/francescobianco/packbase/storage/fault"
+	"github.com/francescobianco/packbase/storage/ledger"
 	"github.com/francescobianco/packbase/storage/name"
 )
 
@@ -161,6 +162,10 @@ func (s *Server) addTarballs(ctx context.Context, refs []storage.TagRef, add fun
 		if err != nil {
 			return false, err
 		}
+		places, err := s.ledger.Places(ctx, ids)
+		if err != nil {
+			return false, err
+		}
 		for i := range releases {
 			raw, err := json.Marshal(releases[i].Zig)
 			if err != nil {
@@ -169,7 +174,9 @@ func (s *Server) addTarballs(ctx context.Context, refs []storage.TagRef, add fun
 			if size += 800 + len(raw); size > infoBytes && i > 0 {
 				return true, nil
 			}
-			add(newTarballBody(&releases[i]))
+			body := newTarballBody(&releases[i])
+			body.Logged = newLogged(places[releases[i].ID], route.Proof(releases[i].Called(), body.Tag, body.Commit))
+			add(body)
 		}
 	}
 	return false, nil
@@ -204,6 +211,13 @@ func newTarballBody(r *storage.Release) wire.Tarball {
 		SHA256: r.Digest, MD5: r.MD5, CRC32: r.CRC32, ContentDigest: r.ContentDigest,
 		CommitTime: r.CommitTime, CreatedAt: r.CreatedAt, Zig: wire.Zig(r.Zig),
 	}
+}
+
+func newLogged(p ledger.Place, proof string) wire.Logged {
+	if !p.Proved() {
+		proof = ""
+	}
+	return wire.Logged{Log: p.String(), Proof: proof}
 }
 
 func newRejectedTag(t storage.RejectedTag) wire.RejectedTag {

@@ -44,6 +44,7 @@ func (s *Server) getTagFile(w http.ResponseWriter, r *http.Request) error {
 	if short, ok := strings.CutSuffix(tag, ".manifest"); ok && isManifest && errors.Is(err, fault.ErrNotFound) {
 		if rel, err = s.releases.byTag(r.Context(), pkg, short); err == nil {
 			w.Header().Set("Cache-Control", "no-cache")
+			s.showLog(w, r, &rel)
 			return s.promised.Serve(w, r, stored.ManifestOf(&rel))
 		}
 	}
@@ -154,6 +155,7 @@ func errNoTarball(pkg, tag string) *answer.Error {
 func (s *Server) serveRelease(w http.ResponseWriter, r *http.Request, rel storage.Release, isManifest bool) error {
 	w.Header().Set("Cache-Control", stored.Cacheable(rel.Private))
 	if isManifest {
+		s.showLog(w, r, &rel)
 		return s.promised.Serve(w, r, stored.ManifestOf(&rel))
 	}
 	return s.promised.Serve(w, r, stored.TarballOf(&rel))

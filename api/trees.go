@@ -49,6 +49,7 @@ func (s *Server) treeRoutes(r chi.Router) {
 	r.Get(route.Archives, s.handle(s.getArchive))
 	r.Get(route.Dependents, s.handle(s.getDependents))
 	r.With(s.sameSite).Post(route.Bundle, s.handle(s.postBundle))
+	r.With(s.sameSite).Post(route.Proofs, s.handle(s.postProofs))
 	r.Group(func(r chi.Router) {
 		r.Use(s.sameSite, s.authorize(access.ScopeWrite))
 		r.Post(route.Trees, s.handle(s.postTree))
@@ -514,7 +515,25 @@ func (s *Server) contentOf(ctx context.Context, deps []zigpkg.Dependency, known 
 	for _, p := range content.Problems {
 		m.Holes = append(m.Holes, bundle.Hole{Code: "no_hash", Reason: fmt.Sprintf("the dependency %q: %s", p.Name, p.Reason)})
 	}
+	s.addProofs(ctx, &m)
 	return m, digests, private, nil
+}
+
+// addProofs puts what the log says of packages beside them. A log that cannot be read keeps nobody from what he needs.
+func (s *Server) addProofs(ctx context.Context, m *bundle.Manifest) {
+	hashes := make([]string, len(m.Packages))
+	for i, p := range m.Packages {
+		hashes[i] = p.Hash
+	}
+	checkpoint, said, err := s.ledger.Proofs(ctx, hashes)
+	if err != nil {
+		s.log.ErrorContext(ctx, "bundle without proofs", "err", err)
+		return
+	}
+	m.Checkpoint = checkpoint
+	for i, p := range m.Packages {
+		m.Packages[i].Proof, m.Packages[i].Later = said[p.Hash].Proof, said[p.Hash].Later
+	}
 }
 
 // weightOf is about what a list of packages and holes takes up until a client has read it, in bytes.
@@ -522,7 +541,7 @@ func weightOf(m bundle.Manifest) (n int) {
 	const each = 512
 	n = each * (len(m.Packages) + len(m.Holes))
 	for _, p := range m.Packages {
-		n += len(strings.Join(p.URLs, "")) + len(strings.Join(p.Aliases, ""))
+		n += len(strings.Join(p.URLs, "")) + len(strings.Join(p.Aliases, "")) + len(p.Proof) + len(strings.Join(p.Later, ""))
 	}
 	for _, h := range m.Holes {
 		n += len(strings.Join(h.URLs, "")) + len(h.Reason)

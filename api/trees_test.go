@@ -105,6 +105,12 @@ func (s *scene) treeCalls() []call {
 		post(s.registry, "/api/bundle", want(whole, false), 403, []string{"Origin", "https://evil.example", "Sec-Fetch-Site", "cross-site"}),
 		post(s.away, "/api/bundle", want(whole, false), 503, nil),
 
+		post(s.registry, "/api/proofs", asBody(s.t, wire.WantProofs{Hashes: []string{s.hello[0].ZigHash, goneHash}}), 200, nil),
+		post(s.registry, "/api/proofs", `{"hashes":[]}`, 400, nil), post(s.registry, "/api/proofs", `{"hashes":["../x"]}`, 400, nil),
+		post(s.registry, "/api/proofs", strings.Replace(long, `"name":"x",`, "", 1), 413, nil),
+		post(s.registry, "/api/proofs", `{"hashes":["`+goneHash+`"]}`, 403, []string{"Origin", "https://evil.example", "Sec-Fetch-Site", "cross-site"}),
+		post(s.away, "/api/proofs", `{"hashes":["`+goneHash+`"]}`, 503, nil),
+
 		get(s.registry, "/api/dependents/hello", 200), get(s.registry, "/api/dependents/nope", 404), get(s.registry, "/api/dependents/hello?limit=x", 400),
 		get(s.away, "/api/dependents/hello", 503),
 		get(s.registry, "/api/versions/hello", 200), get(s.registry, "/api/versions/nope", 404),

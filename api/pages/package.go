@@ -18,6 +18,7 @@ import (
 	"github.com/francescobianco/packbase/api/route"
 	"github.com/francescobianco/packbase/api/wire"
 	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/storage/ledger"
 	"github.com/francescobianco/packbase/storage/zigpkg"
 )
 
@@ -164,6 +165,9 @@ func (r releaseRow) Path() string {
 // Tarball is the path of the release's tarball.
 func (r releaseRow) Tarball() string { return route.Tarball(r.Called(), r.Tag, r.CommitOID) }
 
+// Proof is where the proof is that the release is in the log.
+func (r releaseRow) Proof() string { return route.Proof(r.Called(), r.Tag, r.CommitOID) }
+
 // CommitLink is the commit's page at upstream, "" if we do not know it.
 func (p *packagePage) CommitLink(oid string) string { return commitLink(p.Package.Upstream, oid) }
 
@@ -216,6 +220,7 @@ type releaseView struct {
 	Prefix string // the tarball's wrapping folder with its slash, "" if it is flat
 	Place  string // the upstream's URL, "" if there is none to clone
 	Latest bool
+	Log    ledger.Place
 
 	ReadmeName string
 	Readme     template.HTML

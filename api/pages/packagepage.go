@@ -137,6 +137,10 @@ func (s *Site) fillReleases(r *http.Request, page *packagePage) error {
 	if err != nil {
 		return err
 	}
+	places, err := s.ledger.Places(r.Context(), []int64{shown})
+	if err != nil {
+		return err
+	}
 	for i, rel := range releases {
 		row := releaseRow{Release: rel, Hidden: all.hidden[rel.Tag], Shown: rel.ID == shown}
 		for _, b := range page.Branches {
@@ -146,7 +150,7 @@ func (s *Site) fillReleases(r *http.Request, page *packagePage) error {
 		}
 		if row.Shown && page.Shown == nil {
 			page.Shown = &releaseView{releaseRow: row, Base: page.Base, Place: page.Package.Link(), Prefix: s.wrapper(r.Context(), rel),
-				Latest: rel.Tag != "" && rel.Tag == page.Package.Latest()}
+				Log: places[shown], Latest: rel.Tag != "" && rel.Tag == page.Package.Latest()}
 		}
 		switch {
 		case i >= len(ids): // the one shown, if it is in neither table

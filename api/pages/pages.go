@@ -29,6 +29,7 @@ import (
 	"github.com/francescobianco/packbase/storage"
 	"github.com/francescobianco/packbase/storage/fault"
 	"github.com/francescobianco/packbase/storage/jobs"
+	"github.com/francescobianco/packbase/storage/ledger"
 	"github.com/francescobianco/packbase/storage/queue"
 	"github.com/francescobianco/packbase/storage/tree"
 )
@@ -67,6 +68,7 @@ type Site struct {
 	db        *storage.DB
 	queue     *queue.Queue // nil on an edge
 	blobs     *stored.Blobs
+	ledger    *ledger.Store
 	directory *directory.Directory
 	opt       Options
 	log       *slog.Logger
@@ -81,7 +83,7 @@ type Site struct {
 
 // New returns the site of a registry.
 func New(db *storage.DB, q *queue.Queue, blobs *stored.Blobs, d *directory.Directory, opt Options, log *slog.Logger) *Site {
-	s := &Site{db: db, queue: q, blobs: blobs, directory: d, opt: opt, log: log, renderer: newRenderer(), files: browse.New(db, blobs)}
+	s := &Site{db: db, queue: q, blobs: blobs, ledger: ledger.New(db.DB), directory: d, opt: opt, log: log, renderer: newRenderer(), files: browse.New(db, blobs)}
 	s.overview.All.News, s.overview.Public.News = opt.News, opt.News
 	// The errors are about sizes below one.
 	s.documents, _ = lru.New[string, document](maxDocuments)

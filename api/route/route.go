@@ -50,6 +50,7 @@ const (
 	TreeBundle = "/api/trees/{name}/bundle"
 	TreeSBOM   = "/api/trees/{name}/sbom"
 	Bundle     = "/api/bundle"
+	Proofs     = "/api/proofs"
 	Archives   = "/api/archives"
 	Dependents = "/api/dependents/{package}"
 )
@@ -84,6 +85,9 @@ func BranchTarball(pkg, branch string) string { return Path(Branch, pkg, branch+
 
 // Manifest returns where the manifest beside a tarball is.
 func Manifest(pkg, tag, commit string) string { return filePath(pkg, tag, commit, ManifestSuffix) }
+
+// Proof returns where the proof is that it is in the log.
+func Proof(pkg, tag, commit string) string { return filePath(pkg, tag, commit, ProofSuffix) }
 
 func filePath(pkg, tag, commit, suffix string) string {
 	if tag == "" {

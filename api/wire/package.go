@@ -119,6 +119,13 @@ type Tarball struct {
 	CreatedAt       time.Time `json:"created_at"`
 	Zig             Zig       `json:"zig"`
 	GitHidden       string    `json:"git_hidden,omitempty"` // why Git clients do not see the tag
+	Logged
+}
+
+// Logged says where in the log something is.
+type Logged struct {
+	Log   string `json:"log,omitempty"`   // "index 12"; "pending", or "private" without one; "" where there is no log
+	Proof string `json:"proof,omitempty"` // path of the proof, once there is an index
 }
 
 // Zig is what Zig makes of a release.

@@ -182,6 +182,26 @@ type Archive struct {
 	CreatedAt       time.Time `json:"created_at"`
 	MovedSince      []Moved   `json:"moved"` // what the URL answered later
 	DependencyCount int       `json:"dependencies"`
+	Logged
+}
+
+// WantProofs asks what the log says of packages.
+type WantProofs struct {
+	Hashes []string `json:"hashes"` // of Zig, in either form
+}
+
+// Proofs are what the log says of packages. Each text, with the checkpoint behind it, is a proof (c2sp.org/tlog-proof) with the
+// entry as extra data. Packages that have none are left out.
+type Proofs struct {
+	Checkpoint string  `json:"checkpoint"` // "" if there is no proof
+	Proofs     []Proof `json:"proofs"`
+}
+
+// A Proof is what the log says of one package.
+type Proof struct {
+	Hash  string   `json:"hash"`
+	Proof string   `json:"proof"`
+	Later []string `json:"later"` // that it was moved, is gone or was withdrawn since
 }
 
 // Moved is what a URL answers instead of what is frozen.

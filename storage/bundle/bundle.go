@@ -3,11 +3,11 @@
 //
 // A bundle is a tar stream (ustar, and pax for the longest names; all times 0, mode 0644) of
 //
-//	packbase-bundle.json   a [Manifest], two spaces indented
+//	packbase-bundle.json   a [Manifest], two spaces indented; also the proofs that packages are in a log
 //	p/<hash>.tar.gz        each package, in the order of the manifest
 //
 // A package that several manifests know by different hashes, of the old and the new form, is one entry and hard
-// links to it. The same packages give the same bytes. Unpacked into the global cache of Zig 0.16 and later,
+// links to it. The same packages give the same bytes, under the same checkpoint of the log. Unpacked into the global cache of Zig 0.16 and later,
 // a bundle is what they look for; `packbase warm --from` does so for all of them, and checks every hash.
 package bundle
 
@@ -45,6 +45,9 @@ type Manifest struct {
 	Format   int       `json:"format"` // 1
 	Packages []Package `json:"packages"`
 	Holes    []Hole    `json:"holes"` // of the tree, and not in the bundle
+
+	// Checkpoint is the log's that all proofs are under; "" if there are none.
+	Checkpoint string `json:"checkpoint,omitempty"`
 }
 
 // A Package is one node of the tree.
@@ -56,6 +59,11 @@ type Package struct {
 	URLs    []string `json:"urls,omitempty"` // where manifests say that it is
 	SHA256  string   `json:"sha256"`         // of the tarball: 64 lowercase hex digits
 	Size    int64    `json:"size"`           // of the tarball, in bytes
+
+	// Proof, with the checkpoint behind it, proves that the package is in the log (c2sp.org/tlog-proof, with the entry as extra
+	// data); "" if it is not. Later has such proofs of what was logged of it since: that it was moved, is gone or was withdrawn.
+	Proof string   `json:"proof,omitempty"`
+	Later []string `json:"later,omitempty"`
 }
 
 // A Hole is a node that could not be had.

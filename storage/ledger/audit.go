@@ -23,10 +23,12 @@ type Finding struct{ Code, Subject, Problem string }
 
 // An audit reads the whole log, at one moment.
 type audit struct {
+	store  *Store
 	tx     pgx.Tx
 	folder Folder
 	report func(Finding)
 	tree   tlog.Tree // of the entries
+	found  bool
 }
 
 // mostFindings is how many of one kind are told.
@@ -42,7 +44,7 @@ func (s *Store) Audit(ctx context.Context, folder Folder, report func(Finding)) 
 	}
 	one := pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}
 	err = pgx.BeginTxFunc(ctx, s.db.Pool, one, func(tx pgx.Tx) error {
-		a := &audit{tx: tx, folder: folder, report: report}
+		a := &audit{store: s, tx: tx, folder: folder, report: report}
 		if err := a.entries(ctx); err != nil {
 			return err
 		}
@@ -58,6 +60,7 @@ func (s *Store) Audit(ctx context.Context, folder Folder, report func(Finding)) 
 }
 
 func (a *audit) find(code, subject, format string, args ...any) {
+	a.found = true
 	a.report(Finding{code, subject, fmt.Sprintf(format, args...)})
 }
 
@@ -213,7 +216,10 @@ func (a *audit) files(ctx context.Context, signed []byte) error {
 			return err
 		}
 	}
-	return nil
+	if a.found { // proofs cannot be made of what is wrong
+		return nil
+	}
+	return a.proofs(ctx, keys)
 }
 
 // agree reports whether the tree of the folder and that of the database are one, at two times. That of a database that was

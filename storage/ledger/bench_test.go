@@ -1,6 +1,8 @@
 package ledger_test
 
 import (
+	"os"
+	"path/filepath"
 	"syscall"
 	"testing"
 
@@ -26,6 +28,19 @@ func BenchmarkSequence(b *testing.B) {
 	for left := b.N; left > 0; left -= 10_000 {
 		s.publish("hello", min(left, 10_000))
 	}
+	defer cpu(b)()
+	b.ResetTimer()
+	s.step()
+}
+
+// What the files of proofs cost, and how many bytes one has.
+func BenchmarkProofFiles(b *testing.B) {
+	s := newBook(b)
+	for left := b.N; left > 0; left -= 10_000 {
+		s.publish("hello", min(left, 10_000))
+	}
+	s.step()
+	s.must(os.RemoveAll(filepath.Join(s.folder().Dir, "proof")))
 	defer cpu(b)()
 	b.ResetTimer()
 	s.step()

@@ -55,6 +55,66 @@ const newestSigned = `
 	SELECT c.size, c.root, c.note || COALESCE((SELECT string_agg(w.cosignature, '' ORDER BY w.vkey) FROM log_witnesses w WHERE w.size = c.size), '') AS note
 	FROM log_checkpoints c ORDER BY c.size DESC LIMIT 1`
 
+// A Place says where in the log something is: its index, or that it has none.
+type Place int64
+
+const (
+	Pending  Place = -1 - iota // it will have one
+	Private                    // it will have none, until its package is public
+	Unlogged                   // there is no log here
+)
+
+func (p Place) String() string {
+	switch p {
+	case Pending:
+		return "pending"
+	case Private:
+		return "private"
+	case Unlogged:
+		return ""
+	}
+	return fmt.Sprintf("index %d", int64(p))
+}
+
+// Proved reports whether there is a proof.
+func (p Place) Proved() bool { return p >= 0 }
+
+// place is the SQL of a Place, where e is the entry, if there is one.
+const place = `CASE
+	WHEN e.idx < (SELECT max(size) FROM log_checkpoints) THEN e.idx
+	WHEN NOT EXISTS (SELECT FROM log_keys) THEN -3
+	WHEN private THEN -2 ELSE -1 END`
+
+// Places returns where in the log releases and snapshots are, by id.
+func (s *Store) Places(ctx context.Context, ids []int64) (map[int64]Place, error) {
+	rows, _ := s.db.Pool.Query(ctx, `
+		SELECT r.id, `+place+`
+		FROM releases r JOIN packages p ON p.name = r.package LEFT JOIN log_entries e ON e.key = log_key(log_release(r, p.upstream))
+		WHERE r.id = ANY($1)`, ids)
+	places := make(map[int64]Place, len(ids))
+	var id int64
+	var p Place
+	_, err := pgx.ForEachRow(rows, []any{&id, &p}, func() error {
+		places[id] = p
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("places in the log: %w", pg.Translate(err))
+	}
+	return places, nil
+}
+
+// ArchivePlace returns where in the log it is what a URL answered.
+func (s *Store) ArchivePlace(ctx context.Context, url, legacyHash string) (p Place, err error) {
+	err = s.db.Pool.QueryRow(ctx, `
+		SELECT `+place+` FROM archives a LEFT JOIN log_entries e ON e.key = log_key(log_archive(a))
+		WHERE a.url = $1 AND a.zig_legacy_hash = $2`, url, legacyHash).Scan(&p)
+	if err != nil {
+		return Unlogged, fmt.Errorf("place in the log: %w", pg.Translate(err))
+	}
+	return p, nil
+}
+
 // Checkpoint returns the newest checkpoint, or fs.ErrNotExist if there is none yet.
 func (s *Store) Checkpoint(ctx context.Context) (note []byte, err error) {
 	err = s.db.Pool.QueryRow(ctx, `SELECT note FROM (`+newestSigned+`) c`).Scan(&note)

@@ -257,6 +257,9 @@ func TestSequence(t *testing.T) {
 	b.sound()
 	store := ledger.New(b.db.DB)
 	b.must(filepath.WalkDir(b.folder().Dir, func(path string, d fs.DirEntry, err error) error {
+		if d.Name() == "proof" {
+			return fs.SkipDir // TestProofFiles has it
+		}
 		if err != nil || d.IsDir() {
 			return err
 		}
@@ -401,5 +404,92 @@ func TestProofs(t *testing.T) {
 	b.exec(`ALTER TABLE log_tiles DISABLE TRIGGER USER; UPDATE log_tiles SET data = set_byte(data, 40, get_byte(data, 40) # 1) WHERE level = 0 AND n = 0; ALTER TABLE log_tiles ENABLE TRIGGER USER`)
 	if _, err := store.ReleaseProof(t.Context(), 2); err == nil {
 		t.Error("a proof is made of damaged hashes")
+	}
+}
+
+// Proofs are files, beside the log, that need nothing else, written once for all of their names, and again where they are lost
+// or the policy changes.
+func TestProofFiles(t *testing.T) {
+	t.Parallel()
+	b := newBook(t)
+	at := func(name string) string { return filepath.Join(b.folder().Dir, "proof", name) }
+	read := func(name string) string { return string(must(os.ReadFile(at(name)))(t)) }
+	policy := func() []byte { return must(os.ReadFile(filepath.Join(b.folder().Dir, "policy")))(t) }
+	holds := func(id int) string {
+		t.Helper()
+		text := read(fmt.Sprintf("p/hello/tag/v%d.tlog-proof", id))
+		e, _, err := logbook.OpenProof([]byte(text), policy())
+		if err != nil || e.Value("ref") != fmt.Sprintf("refs/tags/v%d", id) {
+			t.Errorf("the file of v%d: %v, %v", id, e, err)
+		}
+		for _, name := range []string{fmt.Sprintf("z/hello-1.0.%d-AAAA", id), fmt.Sprintf("z/1220%064x", id)} {
+			if read(name+".tlog-proof") != text {
+				t.Errorf("%s is another proof", name)
+			}
+		}
+		return text
+	}
+	b.publish("hello", 300)
+	b.step()
+	first := holds(7)
+	b.exec(`INSERT INTO packages (name, upstream, clone_url, private) VALUES ('hidden', 'https://git.example/o/hello', 'https://git.example/o/hello', true)`)
+	b.publish("hello", 800)
+	b.step()
+	for _, id := range []int{1, 255, 256, 299, 300, 301, 1000, 1001, 1100} {
+		holds(id)
+	}
+	if holds(7) != first {
+		t.Error("a proof was written twice")
+	}
+	if _, err := os.Stat(at("p/hidden")); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("a private package has a folder: %v", err)
+	}
+	b.sound()
+
+	// What is damaged is found, and written again.
+	b.must(os.WriteFile(at("p/hello/tag/v9.tlog-proof"), []byte(first[:100]), 0o644))
+	b.must(os.Remove(at("z/hello-1.0.10-AAAA.tlog-proof")))
+	b.must(os.Remove(at("p/hello/tag/v11.tlog-proof")))
+	b.must(os.WriteFile(at("p/hello/tag/v11.tlog-proof"), []byte(first), 0o644))
+	if codes := b.audit(); !slices.Equal(codes, []string{"log_proof"}) {
+		t.Errorf("fsck finds %v", codes)
+	}
+	size := read("size")
+	b.must(os.Remove(at("size")))
+	b.step()
+	for _, id := range []int{9, 10, 11} {
+		holds(id)
+	}
+	b.sound()
+	b.must(os.WriteFile(at("size"), []byte(size[:len(size)-3]+"00\n"), 0o644)) // as under another policy
+	b.must(os.Remove(at("p/hello/tag/v9.tlog-proof")))
+	b.step()
+	holds(9)
+	if read("size") != size {
+		t.Errorf("size is %q, was %q", read("size"), size)
+	}
+}
+
+// Tags that cannot be names of files beside each other, or lead out of the folder, hold nothing up.
+func TestOddProofFiles(t *testing.T) {
+	t.Parallel()
+	b := newBook(t)
+	b.publish("hello", 9)
+	for i, tag := range []string{"a", "a.tlog-proof/b", "c.tlog-proof/d", "c", "e/" + strings.Repeat("x", 250), "../../../escaped", "ü/ö"} {
+		b.exec(`UPDATE log_pending SET entry = replace(entry, 'refs/tags/v' || $1::int || E'\n', 'refs/tags/' || $2 || E'\n')`, i+1, tag)
+		b.exec(`UPDATE log_pending SET key = sha256(convert_to(regexp_replace(entry, 'seen .*\n$', ''), 'UTF8'))`)
+	}
+	b.step()
+	for name, want := range map[string]bool{"p/hello/tag/a.tlog-proof": true, "p/hello/tag/a.tlog-proof/b.tlog-proof": false, "p/hello/tag/c.tlog-proof/d.tlog-proof": true,
+		"p/hello/tag/ü/ö.tlog-proof": true, "p/hello/tag/v8.tlog-proof": true, "z/hello-1.0.4-AAAA.tlog-proof": true, "z/hello-1.0.5-AAAA.tlog-proof": true} {
+		info, err := os.Stat(filepath.Join(b.folder().Dir, "proof", name))
+		if (err == nil && info.Mode().IsRegular()) != want {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	for _, out := range []string{"escaped.tlog-proof", "../escaped.tlog-proof"} {
+		if _, err := os.Lstat(filepath.Join(b.dir, out)); err == nil {
+			t.Errorf("%s was written", out)
+		}
 	}
 }

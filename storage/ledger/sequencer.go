@@ -106,6 +106,10 @@ func (q *Sequencer) Step(ctx context.Context) (more bool, err error) {
 	case q.due(shown):
 		err = q.cosignAgain(ctx, shown)
 	}
+	if err == nil {
+		left, bad := q.writeProofs(ctx)
+		more, err = more || left, bad
+	}
 	if errors.Is(err, errBusy) {
 		return false, nil
 	}

@@ -22,10 +22,13 @@ func OpenProof(proof, policy []byte) (e Entry, checkpoint []byte, err error) {
 	if err != nil {
 		return nil, nil, fmt.Errorf("log policy: %w", err)
 	}
+	_, checkpoint, _ = bytes.Cut(proof, []byte("\n\n"))
 	if err := torchwood.VerifyProof(p, tlog.RecordHash(text), proof); err != nil {
+		if _, bad := OpenCheckpoint(checkpoint, policy); bad != nil {
+			err = bad
+		}
 		return nil, nil, fmt.Errorf("the proof does not hold: %w", err)
 	}
-	_, checkpoint, _ = bytes.Cut(proof, []byte("\n\n"))
 	e, err = ParseEntry(text)
 	return e, checkpoint, err
 }

@@ -221,7 +221,7 @@ func drawTagTroubles(s *term.Screen, info wire.Package) {
 func drawRelease(s *term.Screen, c *client, info wire.Package, t *wire.Tarball) {
 	s.Printf("%s\n\n", s.Paint(term.Bold, term.Printable(info.Package+" "+releaseName(t))))
 	file := c.url(t.URL, nil)
-	s.Fields(
+	fields := [][]term.Cell{
 		term.Field("tarball", file),
 		term.Field("manifest", strings.TrimSuffix(file, route.TarballSuffix)+route.ManifestSuffix),
 		term.Field("size", term.Size(t.Size)),
@@ -239,7 +239,14 @@ func drawRelease(s *term.Screen, c *client, info wire.Package, t *wire.Tarball) 
 		term.Field("minimum zig", t.Zig.MinimumZigVersion),
 		term.Field("usable with", strings.Join(t.Zig.UsableWith, " ")),
 		term.Field("licence", t.Zig.License),
-	)
+	}
+	if t.Log != "" {
+		fields = append(fields, term.Field("log", t.Log))
+	}
+	if t.Proof != "" {
+		fields = append(fields, term.Field("proof", c.url(t.Proof, nil)))
+	}
+	s.Fields(fields...)
 	if t.GitHidden != "" {
 		s.Printf("\n%s Git clients do not see it: %s\n", s.Paint(term.Yellow, "warn"), term.Printable(t.GitHidden))
 	}
