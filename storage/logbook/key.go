@@ -102,6 +102,39 @@ func (k Signer) Sign(tree tlog.Tree) ([]byte, error) {
 	return note.Sign(&note.Note{Text: text}, k.signers...)
 }
 
+// Cosigner returns the public key of the cosignatures that the Signer makes of the logs of others.
+func (k Signer) Cosigner() (string, error) {
+	c, err := k.cosigner()
+	if err != nil {
+		return "", err
+	}
+	return c.Verifier().String(), nil
+}
+
+// Cosign returns the line that cosigns a checkpoint of another log now, as c2sp.org/tlog-cosignature has it.
+func (k Signer) Cosign(signed []byte) (line string, err error) {
+	c, err := k.cosigner()
+	if err != nil {
+		return "", err
+	}
+	text, _, _ := bytes.Cut(signed, []byte("\n\n"))
+	all, err := note.Sign(&note.Note{Text: string(text) + "\n"}, c)
+	if err != nil {
+		return "", err
+	}
+	_, sig, _ := bytes.Cut(all, []byte("\n\n"))
+	return string(sig), nil
+}
+
+func (k Signer) cosigner() (*torchwood.CosignatureSigner, error) {
+	fields := strings.SplitN(k.Secret[strings.LastIndexByte(k.Secret, '\n')+1:], "+", 5)
+	seed, err := base64.StdEncoding.DecodeString(fields[len(fields)-1])
+	if err != nil || len(seed) != 1+ed25519.SeedSize { // which was checked
+		return nil, errors.New("it is no Ed25519 key")
+	}
+	return torchwood.NewCosignatureSigner(k.Name(), ed25519.NewKeyFromSeed(seed[1:]))
+}
+
 // Policy returns what a checkpoint of the log with that public key has to be signed with, as c2sp.org/tlog-policy writes it.
 func Policy(public string) []byte { return []byte("log " + public + "\nquorum none\n") }
 

@@ -39,6 +39,19 @@ type Log struct {
 	Where string // a URL, or a folder
 	Tree  tlog.Tree
 	tiles torchwood.TileReader
+	file  func(path string) ([]byte, error)
+}
+
+// ShownPolicy returns the policy that the log shows. It is of the key that signs it.
+func (l *Log) ShownPolicy() ([]byte, error) {
+	policy, err := l.file(logbook.PolicyFile)
+	if err == nil && logbook.PolicyKey(policy) != logbook.PolicyKey(l.Policy) {
+		err = errors.New("it is of another key")
+	}
+	if err != nil {
+		return nil, fmt.Errorf("policy of the log of %s: %w", l.Where, err)
+	}
+	return policy, nil
 }
 
 // Open reads the checkpoint of the log of a packbase at a URL. It must be signed as is remembered, and go on from what was
@@ -89,7 +102,7 @@ func get(ctx context.Context, client *http.Client, url string) ([]byte, error) {
 }
 
 func open(ctx context.Context, where string, tiles torchwood.TileReader, seen Memory, file func(path string) ([]byte, error)) (*Log, error) {
-	l := &Log{Memory: seen, Where: where, tiles: tiles}
+	l := &Log{Memory: seen, Where: where, tiles: tiles, file: file}
 	var err error
 	if l.Policy == nil {
 		if l.Policy, err = file(logbook.PolicyFile); err != nil {

@@ -38,6 +38,7 @@ import (
 	"github.com/francescobianco/packbase/storage/blob"
 	"github.com/francescobianco/packbase/storage/fault"
 	"github.com/francescobianco/packbase/storage/feed"
+	"github.com/francescobianco/packbase/storage/ledger"
 	"github.com/francescobianco/packbase/storage/name"
 	"github.com/francescobianco/packbase/storage/pg"
 	"github.com/francescobianco/packbase/storage/release"
@@ -71,6 +72,8 @@ type Replica struct {
 	Scrub   time.Duration // in which all blobs are read again; 0 for never
 	Log     *slog.Logger
 
+	Mirror *ledger.Mirror // of the central's log; nil for none
+
 	alone    int64 // up to this change they are taken over one by one: one of them failed
 	failing  int64 // the change that failed last
 	failures int   // of it, one after the other
@@ -98,6 +101,7 @@ func (r *Replica) Run(ctx context.Context) error {
 	keeper := upkeep.Keeper{Auditor: r.auditor(), Period: r.Scrub, Probe: r.probe, Log: r.Log}
 	wg.Go(func() { keeper.Run(ctx) })
 	wg.Go(func() { r.probeRest(ctx) })
+	wg.Go(func() { r.followLog(ctx) })
 	if err := r.DB.Feed.RetrySetAside(ctx); err != nil { // this packbase may be a later one
 		return err
 	}

@@ -1,6 +1,7 @@
 package serve
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -17,6 +18,7 @@ import (
 	"github.com/francescobianco/packbase/storage/blob"
 	"github.com/francescobianco/packbase/storage/feed"
 	"github.com/francescobianco/packbase/storage/gitpack"
+	"github.com/francescobianco/packbase/storage/ledger"
 	"github.com/francescobianco/packbase/worker/peer"
 	"github.com/francescobianco/packbase/worker/probe"
 	"github.com/francescobianco/packbase/worker/upstream"
@@ -86,9 +88,20 @@ func follow(ctx context.Context, cfg *Config, s *Stores, resume bool, log *slog.
 	}
 	r := &peer.Replica{
 		DB: s.DB, Blobs: s.Blobs, Staging: staging, Central: central, Token: cfg.CentralToken, HTTP: client, Retry: time.Second, Scrub: cfg.Scrub, Log: log,
+		Mirror: ledger.NewMirror(s.DB.DB, MirrorOptions(cfg, s.Blobs)),
 		Prober: &probe.Prober{DB: s.DB, Staging: staging, Git: git.Handler(s.DB, s.Blobs, cfg.Release), Limits: gitpack.StoredLimits(), Zig: cfg.Zig, ZigCache: filepath.Join(cfg.Root, "zig-cache"), Child: child},
 	}
 	return r.Run(ctx)
+}
+
+// MirrorOptions returns where an edge has its central's log, and the key by which it cosigns that.
+func MirrorOptions(cfg *Config, blobs blob.Store) ledger.Options {
+	opt := LogOptions(cfg, blobs)
+	opt.KeyFile = cmp.Or(cfg.LogKeyFile, filepath.Join(cfg.Root, "mirror.key"))
+	if cfg.LogName == "" && len(cfg.Names) > 0 {
+		opt.Name = cfg.Names[0] + "/mirror"
+	}
+	return opt
 }
 
 // reach returns the URL of the central, and how to ask it.

@@ -39,7 +39,7 @@ func (p *program) logKeyCommand() *cobra.Command {
 		Long: `Print the public key with which anybody can check the log of what is published
 here, from the file of the private key. The first worker that runs on a database
 makes that file; with --new it is made now, if there is none, to be brought to
-where the worker runs.`,
+where the worker runs. On an edge it is the key of its cosignatures.`,
 		Example: "  packbase log key --root ./data\n  packbase log key --new --log-name mirror.example.org/log --log-key-file ./log.key",
 		Args:    cobra.NoArgs,
 	}
@@ -47,6 +47,17 @@ where the worker runs.`,
 	cfg := serve.AddSettings(p.Program, cmd)
 	cmd.RunE = func(*cobra.Command, []string) error {
 		opt := serve.LogOptions(cfg, nil)
+		if cfg.Central != "" {
+			key, err := ledger.ReadKey(serve.MirrorOptions(cfg, nil).KeyFile)
+			public := ""
+			if err == nil {
+				public, err = key.Cosigner()
+			}
+			if err == nil {
+				fmt.Fprintln(p.Stdout, public)
+			}
+			return err
+		}
 		if *fresh {
 			key, err := logbook.NewSigner(opt.Name)
 			if err != nil {
