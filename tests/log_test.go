@@ -303,6 +303,21 @@ func TestLyingLog(t *testing.T) {
 	if said, err := warm(); err != nil {
 		t.Errorf("warm after all lies: %v, %q", err, said)
 	}
+
+	// A tile is cut that it takes to see that the log goes on.
+	repo := up.Repo("three")
+	repo.Release("v1.0.0")
+	s.Fetch(repo.URL)
+	s.Log(6)
+	const tile = "/log/tile/0/000.p/6"
+	lies.Store(tile, s.Get(tile)[:50])
+	if said, err := warm(); err == nil || !strings.Contains(said, "cannot be proved") {
+		t.Errorf("with a tile that is cut: warm: %v, %q", err, said)
+	}
+	lies.Delete(tile)
+	if said, err := warm(); err != nil {
+		t.Errorf("warm with the whole tile: %v, %q", err, said)
+	}
 }
 
 // A foreign witness cosigns the log of a running server, and whoever runs that is told when it does not.

@@ -32,6 +32,7 @@ type State struct {
 	Signed  int64         // entries that are under the newest checkpoint
 	Pending int           // entries without a number, without those that wait because they are private
 	Oldest  time.Duration // how long the first of these waits; 0 if there are none
+	Ahead   time.Duration // how far the newest entry is dated after now: a clock was, or is, wrong; 0 if it is not
 	Keys    []string      // public keys that sign the log, the oldest first; none before the first start
 }
 
@@ -40,9 +41,10 @@ func (s *Store) State(ctx context.Context) (st State, err error) {
 	var root []byte
 	err = s.db.Pool.QueryRow(ctx, `
 		SELECT h.size, h.root, COALESCE((SELECT max(size) FROM log_checkpoints), 0), p.n, COALESCE(GREATEST(now() - p.oldest, '0'), '0'),
+			COALESCE(GREATEST((SELECT substring(entry FROM 'seen (\S+)\s*$')::timestamptz FROM log_entries ORDER BY idx DESC LIMIT 1) - now(), '0'), '0'),
 			ARRAY(SELECT vkey FROM log_keys ORDER BY id)
 		FROM log_head h, (SELECT count(*) AS n, min(created_at) AS oldest FROM log_pending WHERE NOT private) p`).
-		Scan(&st.Tree.N, &root, &st.Signed, &st.Pending, &st.Oldest, &st.Keys)
+		Scan(&st.Tree.N, &root, &st.Signed, &st.Pending, &st.Oldest, &st.Ahead, &st.Keys)
 	if err != nil {
 		return State{}, fmt.Errorf("state of the log: %w", pg.Translate(err))
 	}

@@ -493,3 +493,26 @@ func TestOddProofFiles(t *testing.T) {
 		}
 	}
 }
+
+// A clock that jumps, ahead and back again, holds nothing up: what is logged keeps its date, and the state tells of it.
+func TestClockJumps(t *testing.T) {
+	t.Parallel()
+	b := newBook(t)
+	ahead := func() time.Duration { return must(ledger.New(b.db.DB).State(t.Context()))(t).Ahead }
+	b.publish("hello", 2)
+	b.exec(`UPDATE log_pending SET entry = regexp_replace(entry, 'seen 20', 'seen 21')`)
+	b.step()
+	if d := ahead(); d < 1000*time.Hour {
+		t.Errorf("the newest entry is %s ahead", d)
+	}
+	b.publish("hello", 2)
+	b.step()
+	if d := ahead(); d != 0 {
+		t.Errorf("with the clock set right the newest entry is %s ahead", d)
+	}
+	_, entries := b.read()
+	if len(entries) != 5 || entries[4].Value("seen") >= entries[0].Value("seen") {
+		t.Errorf("the log has %d entries, the first is of %s, the last of %s", len(entries), entries[0].Value("seen"), entries[len(entries)-1].Value("seen"))
+	}
+	b.sound()
+}

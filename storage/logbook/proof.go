@@ -22,7 +22,7 @@ func OpenProof(proof, policy []byte) (e Entry, checkpoint []byte, err error) {
 	if err != nil {
 		return nil, nil, fmt.Errorf("log policy: %w", err)
 	}
-	_, checkpoint, _ = bytes.Cut(proof, []byte("\n\n"))
+	checkpoint = ProofCheckpoint(proof)
 	if err := torchwood.VerifyProof(p, tlog.RecordHash(text), proof); err != nil {
 		if _, bad := OpenCheckpoint(checkpoint, policy); bad != nil {
 			err = bad
@@ -31,4 +31,10 @@ func OpenProof(proof, policy []byte) (e Entry, checkpoint []byte, err error) {
 	}
 	e, err = ParseEntry(text)
 	return e, checkpoint, err
+}
+
+// ProofCheckpoint returns the checkpoint that a proof is under. It has not been checked.
+func ProofCheckpoint(proof []byte) []byte {
+	_, checkpoint, _ := bytes.Cut(proof, []byte("\n\n"))
+	return checkpoint
 }

@@ -33,11 +33,12 @@ type Cache struct {
 
 // Has tells whether all that is wanted for the hash is there.
 func (c Cache) Has(hash string) bool {
-	return (!c.Folders || exists(c.folder(hash))) && (!c.Archives || exists(c.archive(hash)))
+	return (!c.Folders || exists(c.Folder(hash))) && (!c.Archives || exists(c.Tarball(hash)))
 }
 
-func (c Cache) folder(hash string) string  { return filepath.Join(c.Dir, "p", hash) }
-func (c Cache) archive(hash string) string { return filepath.Join(c.Dir, "p", hash+".tar.gz") }
+// Folder is where the package with a hash lies unpacked, if it does, and Tarball where its tarball does.
+func (c Cache) Folder(hash string) string  { return filepath.Join(c.Dir, "p", hash) }
+func (c Cache) Tarball(hash string) string { return filepath.Join(c.Dir, "p", hash+".tar.gz") }
 
 func exists(name string) bool {
 	_, err := os.Lstat(name)
@@ -68,29 +69,87 @@ func (c Cache) Put(ctx context.Context, hash string, tarball io.ReaderAt, size i
 		return fmt.Errorf("unpack: %w", err)
 	}
 	defer scratch.Close()
-	pkg, err := archive.Unpack(ctx, tarball, size, archive.TarGz, scratch)
+	pkg, man, err := unpack(ctx, hash, tarball, size, scratch)
 	if err != nil {
 		return err
 	}
-	man, sum, err := pkg.Describe()
-	if err != nil {
-		return err
-	}
-	if hash != sum.Hash && hash != sum.Legacy {
-		return fmt.Errorf("%w %s, they have %s", ErrMismatch, hash, sum.Hash)
-	}
-	if c.Folders && !exists(c.folder(hash)) {
+	if c.Folders && !exists(c.Folder(hash)) {
 		if err := c.putFolder(pkg, man, filepath.Join(tmp, "package"), hash); err != nil {
 			return fmt.Errorf("unpack %s: %w", hash, err)
 		}
 	}
-	if c.Archives && !exists(c.archive(hash)) {
+	if c.Archives && !exists(c.Tarball(hash)) {
 		if err := c.putArchive(io.NewSectionReader(tarball, 0, size), filepath.Join(tmp, "tarball"), hash); err != nil {
 			return fmt.Errorf("store %s: %w", hash, err)
 		}
 	}
 	return nil
 }
+
+// unpack unpacks a tarball that has the hash.
+func unpack(ctx context.Context, hash string, tarball io.ReaderAt, size int64, scratch *os.File) (*archive.Package, *zigpkg.Manifest, error) {
+	pkg, err := archive.Unpack(ctx, tarball, size, archive.TarGz, scratch)
+	if err != nil {
+		return nil, nil, err
+	}
+	man, sum, err := pkg.Describe()
+	if err == nil && hash != sum.Hash && hash != sum.Legacy {
+		err = fmt.Errorf("%w %s, they have %s", ErrMismatch, hash, sum.Hash)
+	}
+	return pkg, man, err
+}
+
+// Check is Put for who stores nothing. It returns what the package depends on.
+func Check(ctx context.Context, hash string, tarball io.ReaderAt, size int64) (deps []zigpkg.Dependency, err error) {
+	scratch, err := os.CreateTemp("", "packbase-check-*")
+	if err != nil {
+		return nil, fmt.Errorf("unpack: %w", err)
+	}
+	defer scratch.Close()
+	if err := os.Remove(scratch.Name()); err != nil {
+		return nil, fmt.Errorf("unpack: %w", err)
+	}
+	_, man, err := unpack(ctx, hash, tarball, size, scratch)
+	if err != nil {
+		return nil, err
+	}
+	return man.Dependencies, nil
+}
+
+// PutProof stores a proof that a package is in a log beside it, in place of an older one. Zig takes no notice of it.
+func (c Cache) PutProof(hash string, proof []byte) error {
+	err := zigpkg.ValidHash(hash)
+	if err == nil {
+		err = os.MkdirAll(filepath.Join(c.Dir, "p"), 0o755)
+	}
+	if err != nil {
+		return err
+	}
+	tmp, err := os.CreateTemp(filepath.Join(c.Dir, "p"), ".packbase-")
+	if err != nil {
+		return fmt.Errorf("store proof: %w", err)
+	}
+	defer os.Remove(tmp.Name())
+	_, err = tmp.Write(proof)
+	if err = errors.Join(err, tmp.Chmod(0o644), tmp.Close()); err == nil {
+		err = os.Rename(tmp.Name(), c.proof(hash))
+	}
+	if err != nil {
+		return fmt.Errorf("store proof: %w", err)
+	}
+	return nil
+}
+
+// Proof returns the proof of a package, nil if there is none.
+func (c Cache) Proof(hash string) ([]byte, error) {
+	proof, err := os.ReadFile(c.proof(hash))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	return proof, err
+}
+
+func (c Cache) proof(hash string) string { return filepath.Join(c.Dir, "p", hash+".tlog-proof") }
 
 func (c Cache) putFolder(pkg *archive.Package, man *zigpkg.Manifest, tmp, hash string) error {
 	if err := os.Mkdir(tmp, 0o755); err != nil {
@@ -110,7 +169,7 @@ func (c Cache) putFolder(pkg *archive.Package, man *zigpkg.Manifest, tmp, hash s
 			return err
 		}
 	}
-	return appear(tmp, c.folder(hash))
+	return appear(tmp, c.Folder(hash))
 }
 
 func putFile(root *os.Root, pkg *archive.Package, f archive.File, buf []byte) error {
@@ -165,7 +224,7 @@ func (c Cache) putArchive(tarball io.Reader, tmp, hash string) error {
 	if err := errors.Join(err, out.Close()); err != nil {
 		return err
 	}
-	return appear(tmp, c.archive(hash))
+	return appear(tmp, c.Tarball(hash))
 }
 
 // appear gives a finished file or folder its name. If another process was faster, its work stays.

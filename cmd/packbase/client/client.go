@@ -276,6 +276,12 @@ func (e *AwayError) Error() string {
 	return fmt.Sprintf("%s does not answer: %v\nIs a packbase running there? `packbase up` starts one here; PACKBASE_URL or --url names another.", e.base, e.err)
 }
 
+// isOffline reports whether there is nobody to ask, or nobody who is trusted.
+func isOffline(err error) bool {
+	var away *AwayError
+	return errors.As(err, &away) || errors.Is(err, errUntrusted)
+}
+
 func (e *AwayError) Unwrap() error { return e.err }
 
 // An AnswerError is an answer that is not 2xx.

@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 
 	"filippo.io/torchwood"
@@ -24,20 +25,22 @@ import (
 
 func (p *program) trustCommand() *cobra.Command {
 	var policyFile string
-	var replace bool
+	var replace, offline bool
 	cmd := &cobra.Command{
 		Use:   "trust [URL]",
 		Short: "Remember the key of a server's log",
 		Long: `Remember by which key a server's log is signed, and how long the log is. From
 then on packbase warm --require-proof takes no other key, and no log that has less
 or other entries than it had. Compare the key with what the operator publishes
-elsewhere, or give it in a file.`,
-		Example: "  packbase trust https://packbase.example.org\n  packbase trust --policy packbase.policy https://packbase.example.org",
+elsewhere, or give it in a file. With --offline that file is all that there is: for
+a place without a network, where bundles are checked.`,
+		Example: "  packbase trust https://packbase.example.org\n  packbase trust --policy packbase.policy --offline https://packbase.example.org",
 		Args:    cobra.MaximumNArgs(1),
 	}
 	r := p.addRemote(cmd)
 	_ = cmd.Flags().MarkHidden("json") // it is there
 	cmd.Flags().StringVar(&policyFile, "policy", "", "file with the policy (c2sp.org/tlog-policy), in place of the one that the server shows")
+	cmd.Flags().BoolVar(&offline, "offline", false, "ask no server: with --policy")
 	cmd.Flags().BoolVar(&replace, "replace", false, "forget the key that was trusted before")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if len(args) > 0 {
@@ -46,6 +49,9 @@ elsewhere, or give it in a file.`,
 		c, err := p.client(r)
 		if err != nil {
 			return err
+		}
+		if offline && policyFile == "" {
+			return term.Usage("--offline: want the policy in a file, with --policy")
 		}
 		policy, err := p.policyOf(cmd.Context(), c, policyFile)
 		if err != nil {
@@ -58,6 +64,17 @@ elsewhere, or give it in a file.`,
 		case err != nil || replace:
 			t = &trust{file: t.file, Policy: string(policy)}
 		}
+		s := p.Screen(p.Stdout)
+		if offline {
+			if _, err := torchwood.ParsePolicy(policy); err != nil {
+				return term.Usage("--policy: %s: %w", policyFile, err)
+			}
+			if t.Policy != string(policy) {
+				return fmt.Errorf("the log of %s was signed otherwise when it was trusted: ask its operator why, then use --replace", c.base)
+			}
+			s.Printf("%s %s, signed as follows\n%s", s.Paint(term.Green, "ok"), c.base, term.Printable(t.Policy))
+			return t.remember()
+		}
 		l, err := openLog(cmd.Context(), c, t, logbook.PolicyKey(policy))
 		if err != nil {
 			return err
@@ -68,7 +85,6 @@ elsewhere, or give it in a file.`,
 		case t.Policy != string(policy):
 			return fmt.Errorf("the log of %s had other witnesses when it was trusted: ask its operator why, then use --replace", c.base)
 		}
-		s := p.Screen(p.Stdout)
 		s.Printf("%s %s: %s, signed as follows\n%s", s.Paint(term.Green, "ok"), c.base, term.Plural(int(l.tree.N), "publication"), term.Printable(t.Policy))
 		return nil
 	}
@@ -92,24 +108,47 @@ type trust struct {
 	file       string
 	Policy     string `json:"policy"`     // whose signatures a checkpoint has to have
 	Checkpoint string `json:"checkpoint"` // the largest that was seen; "" if none was
+
+	// Unproved are others that were seen without a network: the log has to go on from these as well.
+	Unproved []string `json:"unproved,omitempty"`
 }
+
+// maxUnproved bounds them: whoever has seen more asks the server before.
+const maxUnproved = 1000
 
 var errUntrusted = errors.New("no key of its log is trusted yet: packbase trust does so")
 
-// trusted returns what is remembered of a server's log, or errUntrusted: then no more than the file's name.
-func (p *program) trusted(base *url.URL) (*trust, error) {
+// trustFolder is where all that is trusted is.
+func (p *program) trustFolder() (string, error) {
 	dir := p.Getenv("XDG_CONFIG_HOME")
 	if dir == "" {
 		home := p.Getenv("HOME")
 		if home == "" {
-			return nil, term.Usage("neither XDG_CONFIG_HOME nor HOME is set: there is no place for what is trusted")
+			return "", term.Usage("neither XDG_CONFIG_HOME nor HOME is set: there is no place for what is trusted")
 		}
 		dir = filepath.Join(home, ".config")
 	}
-	t := &trust{file: filepath.Join(dir, "packbase", "trust", url.PathEscape(base.String())+".json")}
+	return filepath.Join(dir, "packbase", "trust"), nil
+}
+
+// trusted returns what is remembered of a server's log, or errUntrusted: then no more than the file's name.
+func (p *program) trusted(base *url.URL) (*trust, error) {
+	dir, err := p.trustFolder()
+	if err != nil {
+		return nil, err
+	}
+	t, err := readTrust(filepath.Join(dir, url.PathEscape(base.String())+".json"))
+	if errors.Is(err, errUntrusted) {
+		return t, fmt.Errorf("%s: %w", base, err)
+	}
+	return t, err
+}
+
+func readTrust(file string) (*trust, error) {
+	t := &trust{file: file}
 	raw, err := os.ReadFile(t.file)
 	if errors.Is(err, fs.ErrNotExist) {
-		return t, fmt.Errorf("%s: %w", base, errUntrusted)
+		return t, errUntrusted
 	}
 	if err == nil {
 		err = json.Unmarshal(raw, t)
@@ -131,6 +170,32 @@ func (p *program) openTrusted(ctx context.Context, r *remote) (*provedLog, error
 		return nil, err
 	}
 	return openLog(ctx, c, t, "")
+}
+
+// openOffline opens the log that a checkpoint is of, if it is one that is trusted, without asking anybody.
+func (p *program) openOffline(checkpoint []byte) (*provedLog, error) {
+	dir, err := p.trustFolder()
+	if err != nil {
+		return nil, err
+	}
+	files, err := filepath.Glob(filepath.Join(dir, "*.json"))
+	if err != nil || len(files) == 0 {
+		return nil, errors.Join(err, errUntrusted)
+	}
+	var bad error
+	for _, file := range files {
+		t, err := readTrust(file)
+		if err != nil {
+			return nil, err
+		}
+		if _, err = logbook.OpenCheckpoint(checkpoint, []byte(t.Policy)); err != nil {
+			bad = err
+			continue
+		}
+		l := &provedLog{name: string(checkpoint[:bytes.IndexByte(checkpoint, '\n')]), policy: []byte(t.Policy), trust: t}
+		return l, l.begin()
+	}
+	return nil, fmt.Errorf("the proofs are of a log that no trusted key has signed (%w): packbase trust, with --policy and --offline if need be, says which is", bad)
 }
 
 // remember replaces the file as a whole.
@@ -156,12 +221,27 @@ func (t *trust) remember() error {
 
 // A provedLog is a server's log that goes on from what was seen of it before.
 type provedLog struct {
-	c      *client
+	name   string
+	c      *client // nil if nobody is asked
 	policy []byte
 	tiles  torchwood.TileReader
+	trust  *trust
 
 	mu   sync.Mutex
-	tree tlog.Tree // the largest that was seen
+	tree tlog.Tree            // the largest that was seen
+	seen map[string]tlog.Tree // of checkpoints that were followed: a hundred proofs are under one
+}
+
+// begin begins with what was seen.
+func (l *provedLog) begin() (err error) {
+	l.seen = map[string]tlog.Tree{}
+	if l.trust.Checkpoint == "" {
+		return nil
+	}
+	if l.tree, err = logbook.OpenCheckpoint([]byte(l.trust.Checkpoint), l.policy); err != nil {
+		return fmt.Errorf("what is trusted: %s: %w", l.trust.file, err)
+	}
+	return nil
 }
 
 // openLog reads the server's checkpoint, demands that it is signed as is trusted and goes on from the largest that was
@@ -172,11 +252,9 @@ func openLog(ctx context.Context, c *client, t *trust, wanted string) (*provedLo
 	if err != nil {
 		return nil, err
 	}
-	l := &provedLog{c: c, policy: []byte(t.Policy), tiles: tiles}
-	if t.Checkpoint != "" {
-		if l.tree, err = logbook.OpenCheckpoint([]byte(t.Checkpoint), l.policy); err != nil {
-			return nil, fmt.Errorf("what is trusted: %s: %w", t.file, err)
-		}
+	l := &provedLog{name: c.base.String(), c: c, policy: []byte(t.Policy), tiles: tiles, trust: t}
+	if err := l.begin(); err != nil {
+		return nil, err
 	}
 	signed, err := c.get(ctx, route.Path(route.Log, logbook.CheckpointFile), nil)
 	if err != nil {
@@ -185,35 +263,57 @@ func openLog(ctx context.Context, c *client, t *trust, wanted string) (*provedLo
 	if _, bad := logbook.OpenCheckpoint(signed, l.policy); bad != nil || wanted != "" && wanted != logbook.PolicyKey(l.policy) {
 		err = l.followKeys(ctx, signed)
 		if err != nil && bad != nil {
-			return nil, fmt.Errorf("the log of %s is not signed by the key that is trusted: %w; %w", l.c.base, bad, err)
+			return nil, fmt.Errorf("the log of %s is not signed by the key that is trusted: %w; %w", l.name, bad, err)
 		}
 	}
 	tree, err := l.follow(ctx, signed)
 	if err != nil {
 		return nil, err
 	}
+	for _, seen := range t.Unproved { // by the key of then
+		was, err := logbook.OpenCheckpoint([]byte(seen), []byte(t.Policy))
+		if err == nil {
+			err = l.goesOn(ctx, was, tree)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("what was seen without a network: %w", err)
+		}
+	}
 	t.Policy = string(l.policy)
 	if tree.N < l.tree.N {
 		return nil, fmt.Errorf("the log of %s has %d entries, and had %d: it was set back, or this is not it", c.base, tree.N, l.tree.N)
 	}
-	t.Checkpoint = string(signed)
+	t.Checkpoint, t.Unproved = string(signed), nil
 	return l, t.remember()
 }
 
 // follow returns the tree of a checkpoint that is signed as is trusted, and is of the same log as the largest that was seen.
-func (l *provedLog) follow(ctx context.Context, signed []byte) (tlog.Tree, error) {
-	tree, err := logbook.OpenCheckpoint(signed, l.policy)
-	if err != nil {
-		return tree, fmt.Errorf("the log of %s is not signed by the key that is trusted: %w", l.c.base, err)
-	}
+func (l *provedLog) follow(ctx context.Context, signed []byte) (tree tlog.Tree, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if tree, ok := l.seen[string(signed)]; ok {
+		return tree, nil
+	}
+	if tree, err = logbook.OpenCheckpoint(signed, l.policy); err != nil {
+		return tree, fmt.Errorf("the log of %s is not signed by the key that is trusted: %w", l.name, err)
+	}
+	alone := l.c == nil
+	if alone && 0 < l.tree.N && l.tree.N != tree.N { // nobody here can show that
+		if !slices.Contains(l.trust.Unproved, string(signed)) {
+			l.trust.Unproved = append(l.trust.Unproved, string(signed))
+		}
+		l.seen[string(signed)] = tree
+		return tree, nil
+	}
 	if err := l.goesOn(ctx, l.tree, tree); err != nil {
 		return tree, err
 	}
 	if l.tree.N < tree.N {
-		l.tree = tree
+		if l.tree = tree; alone {
+			l.trust.Checkpoint = string(signed)
+		}
 	}
+	l.seen[string(signed)] = tree
 	return tree, nil
 }
 
@@ -225,17 +325,25 @@ func (l *provedLog) goesOn(ctx context.Context, small, large tlog.Tree) error {
 	switch {
 	case small == large, small.N == 0:
 	case small.N == large.N:
-		return fmt.Errorf("the log of %s was forked: two trees of %d entries are signed", l.c.base, small.N)
+		return fmt.Errorf("the log of %s was forked: two trees of %d entries are signed", l.name, small.N)
 	default:
 		proof, err := tlog.ProveTree(large.N, small.N, torchwood.TileHashReaderWithContext(ctx, large, l.tiles))
 		if err == nil {
 			err = tlog.CheckTree(proof, large.N, large.Hash, small.N, small.Hash)
 		}
 		if err != nil {
-			return fmt.Errorf("the log of %s cannot be proved to have with %d entries what it had with %d: %w", l.c.base, large.N, small.N, err)
+			return fmt.Errorf("the log of %s cannot be proved to have with %d entries what it had with %d: %w", l.name, large.N, small.N, err)
 		}
 	}
 	return nil
+}
+
+// end remembers what was seen without a network.
+func (l *provedLog) end() error {
+	if n := len(l.trust.Unproved); n > maxUnproved {
+		return fmt.Errorf("%d checkpoints of %s were seen without a network: packbase trust has its server prove that they are of one log", n, l.name)
+	}
+	return l.trust.remember()
 }
 
 // prove demands a proof that a package with that hash was published.
@@ -244,27 +352,23 @@ func (l *provedLog) prove(ctx context.Context, hash string) error {
 	if err != nil {
 		return fmt.Errorf("%s: no proof: %w", hash, err)
 	}
-	text, err := torchwood.ProofExtraData(proof)
+	_, err = l.holds(ctx, proof, hash)
+	return err
+}
+
+// holds demands that a proof is of a package with those hashes, and in this log, and returns the entry.
+func (l *provedLog) holds(ctx context.Context, proof []byte, hashes ...string) (logbook.Entry, error) {
+	entry, signed, err := logbook.OpenProof(proof, l.policy)
+	for _, hash := range hashes {
+		if err == nil && hash != entry.Value("zig") && hash != entry.Value("zig-legacy") {
+			err = fmt.Errorf("the proof is of another package: %s", cmp.Or(entry.Value("zig"), entry.Value("zig-legacy"), entry.Kind()))
+		}
+	}
+	if err == nil {
+		_, err = l.follow(ctx, signed)
+	}
 	if err != nil {
-		return fmt.Errorf("%s: %w", hash, err)
+		return nil, fmt.Errorf("%s: %w", hashes[0], err)
 	}
-	policy, err := torchwood.ParsePolicy(l.policy)
-	if err != nil {
-		return err
-	}
-	if err := torchwood.VerifyProof(policy, tlog.RecordHash(text), proof); err != nil {
-		return fmt.Errorf("%s: the proof does not hold: %w", hash, err)
-	}
-	entry, err := logbook.ParseEntry(text)
-	if err != nil {
-		return fmt.Errorf("%s: %w", hash, err)
-	}
-	if hash != entry.Value("zig") && hash != entry.Value("zig-legacy") {
-		return fmt.Errorf("%s: the proof is of another package: %s", hash, cmp.Or(entry.Value("zig"), entry.Value("zig-legacy"), entry.Kind()))
-	}
-	_, signed, _ := bytes.Cut(proof, []byte("\n\n"))
-	if _, err := l.follow(ctx, signed); err != nil {
-		return fmt.Errorf("%s: %w", hash, err)
-	}
-	return nil
+	return entry, nil
 }

@@ -40,7 +40,8 @@ What is missing on the server is listed: packbase capture brings it. With --from
 the packages come from a file that packbase bundle made, and no server is asked.
 
 With --require-proof nothing is stored unless each package is proved to be in the
-server's log, which packbase trust has to know; also of a file the server is asked.`,
+server's log, which packbase trust has to know; of a file the proofs in it will do if
+the server is away. Proofs that come along are kept in the cache: see verify.`,
 		Example: `  packbase warm && zig build
   packbase warm --require-all --zig ~/zig-0.15.2/zig ~/src/zls
   packbase warm --from zls.tar`,
@@ -60,9 +61,14 @@ server's log, which packbase trust has to know; also of a file the server is ask
 			return err
 		}
 		if proofs {
-			if w.log, err = p.openTrusted(cmd.Context(), r); err != nil {
+			w.log, err = p.openTrusted(cmd.Context(), r)
+			if from != "" && isOffline(err) {
+				w.log, err = nil, nil
+			}
+			if err != nil {
 				return err
 			}
+			w.proofs = true
 		}
 		stream, err := p.openBundle(cmd.Context(), r, args, from, !all)
 		if err != nil {
@@ -151,7 +157,10 @@ type warming struct {
 	g     *progress
 	cache zigcache.Cache
 	all   bool
-	log   *provedLog // nil if no proofs are asked for
+	log   *provedLog // nil if no proofs are asked for, or before the file's are read
+
+	proofs     bool
+	checkpoint string // of the proofs that came along
 
 	stores        errgroup.Group // as many packages are stored at once as there are processors
 	total, done   int64          // bytes
@@ -199,8 +208,12 @@ func (w *warming) listed(ctx context.Context, m bundle.Manifest) error {
 		w.p.drawHoles(w.holes)
 		return fmt.Errorf("%d packages are missing, and --require-all wants all", len(w.holes))
 	}
-	if w.log == nil {
+	w.checkpoint = m.Checkpoint
+	if !w.proofs {
 		return nil
+	}
+	if w.log == nil {
+		return w.proveOffline(ctx, m)
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(8)
@@ -210,11 +223,33 @@ func (w *warming) listed(ctx context.Context, m bundle.Manifest) error {
 	return g.Wait()
 }
 
+// proveOffline demands the proofs that the bundle has, without asking anybody.
+func (w *warming) proveOffline(ctx context.Context, m bundle.Manifest) error {
+	log, err := w.p.openOffline([]byte(m.Checkpoint))
+	if err != nil {
+		return err
+	}
+	for _, pkg := range m.Packages {
+		if pkg.Proof == "" {
+			return fmt.Errorf("%s: the bundle has no proof of it", pkg.Hash)
+		}
+		if _, err := log.holds(ctx, []byte(pkg.Proof+m.Checkpoint), append([]string{pkg.Hash}, pkg.Aliases...)...); err != nil {
+			return err
+		}
+	}
+	return log.end()
+}
+
 // put has one package stored under all its hashes, unless it is there. If that fails, stop is called.
 func (w *warming) put(ctx context.Context, stop context.CancelCauseFunc, pkg bundle.Package, body io.Reader) error {
 	body = &countedBody{body, w}
 	var missing []string
 	for _, hash := range append([]string{pkg.Hash}, pkg.Aliases...) {
+		if pkg.Proof != "" {
+			if err := w.cache.PutProof(hash, []byte(pkg.Proof+w.checkpoint)); err != nil {
+				return err
+			}
+		}
 		if !w.cache.Has(hash) {
 			missing = append(missing, hash)
 		}

@@ -21,6 +21,9 @@ import (
 // maxManifests bounds how many manifests one project may have.
 const maxManifests = 1000
 
+// ErrNoManifest says that a folder has none.
+var ErrNoManifest = errors.New("there is no " + zigpkg.ManifestName)
+
 // A Manifest is a build.zig.zon of the project.
 type Manifest struct {
 	File string // relative to the project's folder, with slashes
@@ -50,7 +53,7 @@ func Manifests(dir string) ([]Manifest, error) {
 			continue // a dependency without a manifest has no dependencies
 		}
 		if errors.Is(err, fs.ErrNotExist) {
-			return nil, fmt.Errorf("there is no %s in %s; name the project's folder", zigpkg.ManifestName, dir)
+			return nil, fmt.Errorf("%w in %s; name the project's folder", ErrNoManifest, dir)
 		}
 		if err != nil {
 			return nil, err

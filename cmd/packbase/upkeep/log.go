@@ -143,6 +143,8 @@ func (d *doctor) log(ctx context.Context) {
 		d.fail("log", "others may read %s, and could sign in our name; chmod 600", file)
 	case known && len(st.Keys) > 0 && st.Keys[len(st.Keys)-1] != key.Public:
 		d.fail("log", "it is signed by %s, whose private key is not in %s: bring that file back, or nothing more is logged", st.Keys[len(st.Keys)-1], file)
+	case known && st.Ahead > lateLog:
+		d.warn("log", "its newest entry is dated %s after now: the database's clock was ahead, or is behind; set it right, what is logged keeps its date", st.Ahead.Round(time.Second))
 	case known && st.Oldest > lateLog:
 		d.warn("log", "waiting to be logged: %d, the first for %s; is a worker running, and what does it say?", st.Pending, st.Oldest.Round(time.Second))
 	case known:

@@ -14,11 +14,13 @@ import (
 	"github.com/dustin/go-humanize"
 	"github.com/spf13/cobra"
 
+	"github.com/francescobianco/packbase/cmd/packbase/client"
 	"github.com/francescobianco/packbase/cmd/packbase/serve"
 	"github.com/francescobianco/packbase/cmd/packbase/term"
 	"github.com/francescobianco/packbase/storage/access"
 	"github.com/francescobianco/packbase/storage/blob"
 	"github.com/francescobianco/packbase/storage/engines"
+	"github.com/francescobianco/packbase/storage/zigpkg"
 	"github.com/francescobianco/packbase/worker/upkeep"
 )
 
@@ -138,18 +140,46 @@ func (p *program) fsckCommand() *cobra.Command {
 
 func (p *program) verifyCommand() *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "verify",
-		Short: "Read every blob and compare it with its digest and with upstream's ids",
-		Long: `Read every blob that a row names, compare it with its digest, and compare the
-files in each tarball with upstream's commit id, those of each archive with its
-Zig hashes. Wrong bytes are moved to quarantine. Exits with 1 if there are findings that were not mended.
+		Use:   "verify [DIR | FILE]",
+		Short: "Check a project, a bundle, or every byte of a server",
+		Long: `With a folder or a file: check that all that the project in DIR depends on, or all
+that is in a FILE that packbase bundle made, is proved to be in a log that packbase
+trust knows. The server says what its log has; where it is away, or with --offline,
+proofs in Zig's cache, which packbase warm keeps there, or in the file will do. Tells
+what was moved or is gone upstream since. Exits with 1 if something is not proved, or
+was withdrawn. It is what is meant in a folder with a build.zig.zon, too.
+
+Without: read every blob that a row names, compare it with its digest, and compare
+the files in each tarball with upstream's commit id, those of each archive with its
+Zig hashes. Wrong bytes are moved to quarantine. Exits with 1 if there are findings
+that were not mended.
 
 With --evidence it explains a file that packbase compare or a server wrote, in
 which two logs contradict each other, and needs nothing but that file.`,
-		Example: "  packbase verify --root ./data --repair\n  packbase verify --evidence evidence-1f0c9d3ab27e4456.json",
+		Example: "  packbase verify ~/src/zls\n  packbase verify --offline zls.tar\n  packbase verify --root ./data --repair\n" +
+			"  packbase verify --evidence evidence-1f0c9d3ab27e4456.json",
 	}
-	repair := cmd.Flags().Bool("repair", false, "make wrong or missing tarballs again from the Git objects, if that gives equal bytes")
-	return p.orEvidence(p.command(cmd, func(ctx context.Context, a *upkeep.Auditor) error { return a.Verify(ctx, *repair) }))
+	repair := cmd.Flags().Bool("repair", false, "of a server: make wrong or missing tarballs again from the Git objects, if that gives equal bytes")
+	var v client.Verification
+	v.AddFlags(cmd)
+	p.command(cmd, func(ctx context.Context, a *upkeep.Auditor) error { return a.Verify(ctx, *repair) })
+	server := cmd.RunE
+	cmd.Args = cobra.MaximumNArgs(1)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		// No server keeps its data where a project is: whoever says nothing else means that.
+		if _, err := os.Stat(zigpkg.ManifestName); err == nil && len(args) == 0 && !*repair && !cmd.Flags().Changed("root") && !cmd.Flags().Changed("database-url") {
+			args = []string{"."}
+		}
+		switch {
+		case len(args) == 0:
+			return server(cmd, args)
+		case *repair:
+			return term.Usage("--repair is of a server's blobs, not of %s", args[0])
+		}
+		v.JSON, _ = cmd.Flags().GetBool("json")
+		return v.Run(cmd.Context(), p.Program, args[0])
+	}
+	return p.orEvidence(cmd)
 }
 
 func (p *program) gcCommand() *cobra.Command {
