@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net/http"
@@ -13,6 +14,7 @@ import (
 	"github.com/francescobianco/packbase/api/answer"
 	"github.com/francescobianco/packbase/api/route"
 	"github.com/francescobianco/packbase/api/wire"
+	"github.com/francescobianco/packbase/storage/fault"
 	"github.com/francescobianco/packbase/storage/jobs"
 	"github.com/francescobianco/packbase/storage/name"
 )
@@ -140,6 +142,9 @@ func writeQueued(w http.ResponseWriter, q wire.Queued) {
 	answer.JSON(w, http.StatusAccepted, q)
 }
 
+// awayTimeout is how long Postgres may be away while somebody waits for a job.
+const awayTimeout = 30 * time.Second
+
 // waitFor returns the job when it has ended or wait is over.
 func (s *Server) waitFor(w http.ResponseWriter, r *http.Request, job jobs.Job, wait time.Duration) (jobs.Job, error) {
 	if wait == 0 {
@@ -154,17 +159,19 @@ func (s *Server) waitFor(w http.ResponseWriter, r *http.Request, job jobs.Job, w
 	defer done()
 	tick := time.NewTicker(watchAge)
 	defer tick.Stop()
-	for now.Open() && !s.draining.Load() {
+	for seen := time.Now(); now.Open() && !s.draining.Load(); {
 		select {
 		case <-ctx.Done():
 			return *now, r.Context().Err()
 		case <-tick.C:
 		}
 		next, err := watch.current(job.ID)
-		if err != nil {
+		switch {
+		case err == nil:
+			now, seen = next, time.Now()
+		case errors.Is(err, fault.ErrNotFound), time.Since(seen) > awayTimeout:
 			return *now, err
 		}
-		now = next
 	}
 	s.jobReported(now)
 	return *now, nil

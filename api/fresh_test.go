@@ -79,6 +79,30 @@ func TestWhatIsDoneIsSeen(t *testing.T) {
 	}
 }
 
+// Who waits for a job is told how it ended, though Postgres was away for a moment.
+func TestWaitsWhilePostgresIsAway(t *testing.T) {
+	t.Parallel()
+	g := newRegistry(t)
+	c := g.claim("hello")
+	behind, postgres := g.gated()
+	told := make(chan string, 1)
+	go func() {
+		told <- behind.post("/api/fetch?wait=300", `{"url":"`+upstreamOf(t, "hello").Canonical+`"}`).code()
+	}()
+	eventually(t, "somebody waits", func() bool { return behind.server.Followers() == 1 })
+	postgres.hold(true)
+	select {
+	case code := <-told:
+		t.Fatalf("who waits is told %s as soon as Postgres is away", code)
+	case <-time.After(5 * time.Second): // a question gives up after three
+	}
+	postgres.hold(false)
+	g.must(g.db.Jobs.End(t.Context(), c, jobs.Outcome{State: jobs.Failed, Code: "no_tags", Message: "there are none"}))
+	if code := <-told; code != "no_tags" {
+		t.Errorf("who waits is told %s, want how the job ended", code)
+	}
+}
+
 // What many follow, a job or the feed, costs Postgres what it costs when one
 // does, and all of them hear of what comes.
 func TestManyFollowers(t *testing.T) {

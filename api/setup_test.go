@@ -366,6 +366,7 @@ type gate struct {
 	mu    sync.Mutex
 	conns map[net.Conn]bool
 	asked atomic.Int64 // how often clients sent something
+	held  bool         // nobody is let in
 }
 
 // asking counts what a client sends.
@@ -403,6 +404,9 @@ func newGate(t testing.TB, network, addr string) *gate {
 			}
 			p.mu.Lock()
 			p.conns[in], p.conns[out] = true, true
+			if p.held {
+				in.Close()
+			}
 			p.mu.Unlock()
 			pump := func(to io.Writer, from io.Reader) {
 				_, _ = io.Copy(to, from) // ends when either side does
@@ -421,8 +425,14 @@ func (p *gate) addr() string { return p.ln.Addr().String() }
 // shut closes the listener and cuts all connections.
 func (p *gate) shut() {
 	p.ln.Close()
+	p.hold(true)
+}
+
+// hold cuts all connections and lets nobody in, until it is called with false.
+func (p *gate) hold(held bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.held = held
 	for c := range p.conns {
 		c.Close()
 	}

@@ -51,6 +51,11 @@ func TestJobsMend(t *testing.T) {
 			} else if !ok() {
 				t.Errorf("%s does not mend what is %s", name, harm)
 			}
+			r.Eventually("it is known that all is well", func() bool { // else that would be said of what is spoilt next
+				due, err := r.Scrub.Due(t.Context(), 1)
+				r.Must(err)
+				return len(due) == 0
+			})
 		}
 	}
 }
