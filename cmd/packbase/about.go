@@ -2,11 +2,13 @@ package main
 
 import (
 	"fmt"
+	"os"
 	"runtime"
 	"runtime/debug"
 	"strings"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/cobra/doc"
 
 	"github.com/francescobianco/packbase/cmd/packbase/term"
 )
@@ -73,6 +75,25 @@ func completionCommand(p *term.Program) *cobra.Command {
 			default:
 				return root.GenFishCompletion(p.Stdout, true)
 			}
+		},
+	}
+}
+
+func manCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:     "man DIR",
+		Short:   "Write the manual pages of all commands into a folder",
+		Example: "  packbase man ~/.local/share/man/man1",
+		Args:    cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := os.MkdirAll(args[0], 0o755); err != nil {
+				return fmt.Errorf("make the folder of the pages: %w", err)
+			}
+			cmd.Root().DisableAutoGenTag = true
+			if err := doc.GenManTree(cmd.Root(), &doc.GenManHeader{Section: "1", Source: "packbase " + build()}, args[0]); err != nil {
+				return fmt.Errorf("write the pages: %w", err)
+			}
+			return nil
 		},
 	}
 }

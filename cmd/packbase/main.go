@@ -79,7 +79,7 @@ func commands(p *term.Program) *cobra.Command {
 	root.AddCommand(serve.Commands(p)...)
 	root.AddCommand(client.Commands(p)...)
 	root.AddCommand(upkeep.Commands(p)...)
-	root.AddCommand(versionCommand(p), completionCommand(p), exitCodesTopic())
+	root.AddCommand(versionCommand(p), completionCommand(p), manCommand(), exitCodesTopic())
 	root.CompletionOptions.DisableDefaultCmd = true
 	return root
 }

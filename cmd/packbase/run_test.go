@@ -5,9 +5,15 @@ import (
 	"context"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/spf13/cobra"
+
+	"github.com/francescobianco/packbase/cmd/packbase/term"
 )
 
 // said runs packbase with an environment, and returns what it said and its exit code.
@@ -114,5 +120,31 @@ func TestBuild(t *testing.T) {
 		if got := build(); got != tt.want {
 			t.Errorf("release %s of commit %s is %q, want %q", tt.release, commit, got, tt.want)
 		}
+	}
+}
+
+// Each command has its manual page.
+func TestManPages(t *testing.T) {
+	t.Parallel()
+	dir := filepath.Join(t.TempDir(), "man1")
+	if _, stderr, code := said(t, nil, "man", dir); code != 0 {
+		t.Fatalf("man: exit code %d: %s", code, stderr)
+	}
+	var check func(*cobra.Command)
+	check = func(cmd *cobra.Command) {
+		file := strings.ReplaceAll(cmd.CommandPath(), " ", "-") + ".1"
+		page, err := os.ReadFile(filepath.Join(dir, file))
+		if err != nil || !strings.Contains(string(page), ".TH") || !strings.Contains(string(page), cmd.Short) {
+			t.Errorf("%s: %v, %.200q", file, err, page)
+		}
+		for _, below := range cmd.Commands() {
+			if below.IsAvailableCommand() {
+				check(below)
+			}
+		}
+	}
+	check(commands(&term.Program{Getenv: func(string) string { return "" }}))
+	if _, stderr, code := said(t, nil, "man", filepath.Join(dir, "packbase.1", "x")); code != exitFailed || !strings.Contains(stderr, "not a directory") {
+		t.Errorf("man into a file: exit code %d, %q", code, stderr)
 	}
 }
