@@ -7,6 +7,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -148,3 +149,54 @@ func TestManPages(t *testing.T) {
 		t.Errorf("man into a file: exit code %d, %q", code, stderr)
 	}
 }
+
+// A file has what flags and variables do not say, and what is wrong with it is told before anything begins.
+func TestConfigFile(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		file string
+		args string
+		env  map[string]string
+		want string
+		code int
+	}{
+		{"port = 8081\npull = [\"a.example\", \"b.example\"]\nno-hello = true\nlease = \"20s\"", "", nil, "PACKBASE_PORT 8081 packbase.toml:port", 0},
+		{"pull = [\"a.example\", \"b.example\"]", "", nil, "PACKBASE_PULL a.example,b.example packbase.toml:pull", 0},
+		{"no-hello = true", "", nil, "PACKBASE_NO_HELLO true packbase.toml:no-hello", 0},
+		{"port = 8081", "", map[string]string{"PACKBASE_PORT": "8082"}, "PACKBASE_PORT 8082 PACKBASE_PORT", 0},
+		{"port = 8081", "--port 8083", map[string]string{"PACKBASE_PORT": "8082"}, "PACKBASE_PORT 8083 --port", 0},
+		{"token = \"a-token-of-some-length\"", "", nil, "PACKBASE_TOKEN (set, not shown) packbase.toml:token", 0},
+		{"", "", nil, "PACKBASE_PORT 8080 default", 0},
+		{"prot = 8081", "", nil, `no setting "prot"`, exitUsage},
+		{"port = 8081\nport = 8082", "", nil, "line 2", exitUsage},
+		{"port = true", "", nil, "packbase.toml: port: ", exitUsage},
+		{"port = 1.5", "", nil, "port: want a text, a number", exitUsage},
+		{"[log]\nform = \"json\"", "", nil, "log: want a text, a number", exitUsage},
+	} {
+		dir := t.TempDir()
+		file := filepath.Join(dir, "packbase.toml")
+		if err := os.WriteFile(file, []byte(tt.file), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		env := map[string]string{"PACKBASE_CONFIG": file}
+		for name, text := range tt.env {
+			env[name] = text
+		}
+		for _, by := range []string{"variable", "flag"} {
+			args := append([]string{"config"}, strings.Fields(tt.args)...)
+			if by == "flag" {
+				args, env["PACKBASE_CONFIG"] = append(args, "--config", file), "/not/this/one"
+			}
+			stdout, stderr, code := said(t, env, args...)
+			got := strings.ReplaceAll(strings.ReplaceAll(stdout+stderr, dir+"/", ""), "toml: ", "toml:")
+			if want := strings.ReplaceAll(tt.want, "toml: ", "toml:"); code != tt.code || !strings.Contains(spaces.ReplaceAllString(got, " "), want) {
+				t.Errorf("%q, by %s, %s, %v: exit code %d, want %d and %q in\n%s", tt.file, by, tt.args, tt.env, code, tt.code, tt.want, got)
+			}
+		}
+	}
+	if _, stderr, code := said(t, nil, "config", "--config", "/not/there.toml"); code != exitUsage || !strings.Contains(stderr, "/not/there.toml") {
+		t.Errorf("a file that is not there: exit code %d, %s", code, stderr)
+	}
+}
+
+var spaces = regexp.MustCompile(` +`)

@@ -169,6 +169,7 @@ func settings() []setting {
 // AddSettings gives cmd a flag for each setting and reads them all before it runs.
 func AddSettings(p *term.Program, cmd *cobra.Command) *Config {
 	cfg := &Config{Release: p.Release, Limits: ingest.DefaultLimits(), MinRate: pace.Default().Rate}
+	cmd.Flags().String(fileFlag, "", "file with settings, as TOML: port = 8080 [PACKBASE_CONFIG]")
 	for _, s := range settings() {
 		cmd.Flags().String(s.name, "", fmt.Sprintf("%s [%s]", s.help, s.env()))
 		flag := cmd.Flags().Lookup(s.name)
@@ -191,9 +192,13 @@ type value struct {
 }
 
 func readSettings(p *term.Program, cfg *Config, flags *pflag.FlagSet) ([]value, error) {
+	file, err := readFile(p, flags)
+	if err != nil {
+		return nil, term.Usage("%w", err)
+	}
 	var values []value
 	for _, s := range settings() {
-		v, err := valueOf(p, s, flags)
+		v, err := valueOf(p, s, flags, file)
 		if err != nil {
 			return nil, err
 		}
@@ -210,8 +215,12 @@ func readSettings(p *term.Program, cfg *Config, flags *pflag.FlagSet) ([]value, 
 // ReadAll reads the settings, and goes on after a mistake with what is standard.
 // set is how many are not that.
 func (c *Config) ReadAll(p *term.Program, flags *pflag.FlagSet) (set int, mistakes []error) {
+	file, err := readFile(p, flags)
+	if err != nil {
+		mistakes = append(mistakes, err)
+	}
 	for _, s := range settings() {
-		v, err := valueOf(p, s, flags)
+		v, err := valueOf(p, s, flags, file)
 		if err == nil && v.text != "" {
 			if err = s.set(c, v.text); err != nil {
 				err = fmt.Errorf("%s: %w", v.from, err)
@@ -231,20 +240,23 @@ func (c *Config) ReadAll(p *term.Program, flags *pflag.FlagSet) (set int, mistak
 	return set, mistakes
 }
 
-func valueOf(p *term.Program, s setting, flags *pflag.FlagSet) (value, error) {
+func valueOf(p *term.Program, s setting, flags *pflag.FlagSet, file settingsFile) (value, error) {
 	if f := flags.Lookup(s.name); f != nil && f.Changed {
 		return value{s, f.Value.String(), "--" + s.name}, nil
 	}
 	if text := p.Getenv(s.env()); text != "" {
 		return value{s, text, s.env()}, nil
 	}
-	file := s.env() + "_FILE"
-	if name := p.Getenv(file); s.secret && name != "" {
+	env := s.env() + "_FILE"
+	if name := p.Getenv(env); s.secret && name != "" {
 		b, err := os.ReadFile(name)
 		if err != nil {
-			return value{}, term.Usage("%s: %w", file, err)
+			return value{}, term.Usage("%s: %w", env, err)
 		}
-		return value{s, strings.TrimSpace(string(b)), file}, nil
+		return value{s, strings.TrimSpace(string(b)), env}, nil
+	}
+	if text, ok := file.values[s.name]; ok {
+		return value{s, text, file.name + ": " + s.name}, nil
 	}
 	return value{s, s.standard, "default"}, nil
 }
