@@ -196,3 +196,43 @@ func TestCrossSiteWrites(t *testing.T) {
 		}
 	}
 }
+
+// Pages of other origins read here if the settings say so, and never write.
+func TestOrigins(t *testing.T) {
+	t.Parallel()
+	g := newRegistry(t)
+	g.publish("hello", tagged{tag: "v1.0.0", files: zon("hello", "1.0.0")})
+	const app, other = "https://app.example.org", "https://other.example.org"
+	open := g.serve(func(o *api.Options) { o.Origins = []string{app} })
+	all := g.serve(func(o *api.Options) { o.Origins = []string{"*"} })
+	for _, path := range []string{"/api/info/hello", "/p/hello/tag/v1.0.0.tar.gz", "/api/info/nope"} {
+		for _, tt := range []struct {
+			name   string
+			on     *registry
+			origin string
+			want   string
+		}{
+			{"no setting", g, app, ""}, {"named", open, app, app}, {"another", open, other, ""}, {"all", all, other, "*"}, {"no origin", open, "", ""},
+		} {
+			a := tt.on.get(path, "Origin", tt.origin)
+			if got := a.Header.Get("Access-Control-Allow-Origin"); got != tt.want || a.Header.Get("Access-Control-Allow-Credentials") != "" {
+				t.Errorf("%s: %s is for %q, want %q", tt.name, path, got, tt.want)
+			}
+			if tt.want != "" && !strings.Contains(a.Header.Get("Access-Control-Expose-Headers"), "X-Packbase-Error") {
+				t.Errorf("%s: %s shows no headers", tt.name, path)
+			}
+		}
+	}
+	preflight := func(on *registry, method string) *answer {
+		return on.do(http.MethodOptions, "/api/info/hello", "", "Origin", app, "Access-Control-Request-Method", method, "Access-Control-Request-Headers", "authorization")
+	}
+	if a := preflight(open, "GET"); a.StatusCode >= 300 || a.Header.Get("Access-Control-Allow-Origin") != app || !strings.EqualFold(a.Header.Get("Access-Control-Allow-Headers"), "authorization") {
+		t.Errorf("may a page read with a token: %d %v", a.StatusCode, a.Header)
+	}
+	if a := preflight(open, "POST"); a.Header.Get("Access-Control-Allow-Origin") != "" || a.Header.Get("Access-Control-Allow-Methods") != "" {
+		t.Errorf("may a page write: %d %v", a.StatusCode, a.Header)
+	}
+	if a := preflight(g, "GET"); a.StatusCode != http.StatusMethodNotAllowed {
+		t.Errorf("may a page read where no setting says so: %d", a.StatusCode)
+	}
+}

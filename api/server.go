@@ -21,6 +21,7 @@ import (
 
 	"github.com/go-chi/chi/v5"
 	"github.com/go-chi/chi/v5/middleware"
+	"github.com/go-chi/cors"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/francescobianco/packbase/api/answer"
@@ -57,6 +58,7 @@ type Options struct {
 	MaxJobs  int            // open jobs; more are refused. 0 for no limit
 	Pace     pace.Limits    // what clients must move; zero for the default
 	Proxies  []netip.Prefix // whose X-Forwarded-For is believed
+	Origins  []string       // of pages that browsers may let read here: "https://host", or "*"; nil for our own only
 	Names    []string       // that clients call this packbase, in lower case; every other host is a proxy's business then
 	Pull     []string       // hosts from which what clients miss is fetched, with a port that is not the scheme's
 	PullWait time.Duration  // how long a client waits for that
@@ -132,7 +134,7 @@ func newSite(s *Server) *pages.Site {
 // Handler returns the whole route table.
 func (s *Server) Handler() http.Handler {
 	r := chi.NewRouter()
-	r.Use(identify, closeChunked, s.logRequests, s.recoverPanics, s.authenticate, s.proxy.Wrap, s.canonicalPath, middleware.GetHead)
+	r.Use(identify, closeChunked, s.logRequests, s.recoverPanics, s.shareReads, s.authenticate, s.proxy.Wrap, s.canonicalPath, middleware.GetHead)
 	r.NotFound(s.site.NotFound)
 	r.MethodNotAllowed(s.handle(methodNotAllowed))
 
@@ -187,6 +189,20 @@ func (s *Server) Handler() http.Handler {
 	s.site.Route(r)
 	s.git.Route(r)
 	return r
+}
+
+// shareReads lets pages of the origins in the settings read here. A token is theirs to send: a browser adds none by itself.
+func (s *Server) shareReads(next http.Handler) http.Handler {
+	if len(s.opt.Origins) == 0 {
+		return next
+	}
+	return cors.Handler(cors.Options{
+		AllowedOrigins: s.opt.Origins,
+		AllowedMethods: []string{http.MethodGet, http.MethodHead},
+		AllowedHeaders: []string{"Authorization", "Range", "If-None-Match", "If-Range", "Prefer"},
+		ExposedHeaders: []string{"ETag", "Link", "Retry-After", "X-Packbase-Commit", "X-Packbase-Error", "X-Packbase-Log", "X-Request-Id"},
+		MaxAge:         600,
+	})(next)
 }
 
 func (s *Server) handle(h func(http.ResponseWriter, *http.Request) error) http.HandlerFunc {

@@ -76,6 +76,7 @@ type Config struct {
 	MaxJobs        int
 	MinRate        int64 // bytes a second that clients and upstreams must move
 	Proxies        []netip.Prefix
+	Origins        []string
 	Names          []string
 	Pull           []string // hosts; nil if nothing was said
 	PullWait       time.Duration
@@ -145,6 +146,7 @@ func settings() []setting {
 		{name: "max-jobs", standard: "10000", help: "open jobs; more are refused until some have ended", set: count(1, 10_000_000, func(c *Config) *int { return &c.MaxJobs })},
 		{name: "min-rate", standard: size(pace.Default().Rate), help: "bytes a second that a client or an upstream must move, on average over a minute; who is slower is cut", set: byteSize(func(c *Config) *int64 { return &c.MinRate })},
 		{name: "proxies", help: "proxies in front whose X-Forwarded-For is believed, to tell clients apart: CIDRs, separated by commas", set: proxies},
+		{name: "cors-origins", help: "origins of pages elsewhere that browsers may let read here, as https://app.example.org, separated by commas; * for all; empty for none", set: origins},
 		{name: "names", help: "names of this server, as clients call it, separated by commas; requests for any other host are then a proxy's", set: hosts(func(c *Config) *[]string { return &c.Names })},
 		{name: "pull", help: "hosts from which what Zig asks the proxy for is fetched if it is not here, separated by commas; off for none; empty for none, or of up on loopback for the forges", set: pull},
 		{name: "pull-wait", standard: "10m", help: "how long a client waits for that", set: duration(time.Second, func(c *Config) *time.Duration { return &c.PullWait })},
@@ -398,6 +400,18 @@ func proxies(c *Config, s string) error {
 			return fmt.Errorf("%q is not a CIDR like 10.0.0.0/8 or 192.0.2.1/32", part)
 		}
 		c.Proxies = append(c.Proxies, p)
+	}
+	return nil
+}
+
+func origins(c *Config, s string) error {
+	for part := range strings.SplitSeq(s, ",") {
+		part = strings.TrimSpace(part)
+		u, err := url.Parse(part)
+		if part != "*" && (err != nil || u.Scheme != "https" && u.Scheme != "http" || part != u.Scheme+"://"+u.Host || strings.Contains(u.Host, "*")) {
+			return fmt.Errorf("%q is no origin like https://app.example.org", part)
+		}
+		c.Origins = append(c.Origins, part)
 	}
 	return nil
 }

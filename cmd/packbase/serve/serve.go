@@ -130,7 +130,7 @@ func NewAPI(cfg *Config, s *Stores, reg prometheus.Registerer, log *slog.Logger)
 		Release: cfg.Release, Token: cfg.Token, Open: open, ReadOnly: cfg.ReadOnly, Central: central,
 		Source: cfg.Source, Cooldown: cfg.UpdateCooldown, MaxJobs: cfg.MaxJobs, Metrics: reg,
 		Scrub: cfg.Scrub, Pace: paceOf(cfg), Proxies: cfg.Proxies,
-		Names: cfg.Names, Pull: cfg.Pull, PullWait: cfg.PullWait,
+		Origins: cfg.Origins, Names: cfg.Names, Pull: cfg.Pull, PullWait: cfg.PullWait,
 	}, log), nil
 }
 
