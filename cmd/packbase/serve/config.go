@@ -18,6 +18,7 @@ import (
 	"github.com/dustin/go-humanize"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+	"gopkg.in/natefinch/lumberjack.v2"
 
 	"github.com/francescobianco/packbase/api/pace"
 	"github.com/francescobianco/packbase/cmd/packbase/term"
@@ -53,6 +54,8 @@ type Config struct {
 	Zig           string
 	LogJSON       bool
 	LogLevel      slog.Level
+	LogFile       string // where up writes it in place of a terminal; it is no setting
+	logChosen     bool   // the settings say how to log
 	LogKeyFile    string // of the log of what is published
 	LogName       string
 	Witnesses     logbook.Witnesses // who cosign it
@@ -209,6 +212,7 @@ func readSettings(p *term.Program, cfg *Config, flags *pflag.FlagSet) ([]value, 
 				return nil, term.Usage("%s: %w", v.from, err)
 			}
 		}
+		cfg.logChosen = cfg.logChosen || s.name == "log" && v.from != "default"
 		values = append(values, v)
 	}
 	return values, cfg.complete()
@@ -292,8 +296,20 @@ func (c *Config) Logger(w *os.File) *slog.Logger {
 	if c.LogJSON {
 		return slog.New(slog.NewJSONHandler(w, opt))
 	}
-	return slog.New(slog.NewTextHandler(w, opt))
+	if c.LogFile == "" {
+		return slog.New(slog.NewTextHandler(w, opt))
+	}
+	file := &lumberjack.Logger{Filename: c.LogFile, MaxSize: logFileSize, MaxBackups: logFiles}
+	return slog.New(slog.NewMultiHandler(
+		slog.NewTextHandler(file, opt),
+		slog.NewTextHandler(w, &slog.HandlerOptions{Level: slog.LevelWarn}))) // what who looks at a terminal should know of
 }
+
+// Of the file that up writes on a terminal.
+const (
+	logFileSize = 16 // MB, then another one is begun
+	logFiles    = 3  // that are kept besides
+)
 
 func text(at func(*Config) *string) func(*Config, string) error {
 	return func(c *Config, s string) error {

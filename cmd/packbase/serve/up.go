@@ -54,10 +54,14 @@ the index beside them.`,
 		if cfg.Addr == "" {
 			cfg.Addr = "127.0.0.1"
 		}
-		log := cfg.Logger(os.Stderr)
-		if err := edgeOfRoot(cfg, log); err != nil {
+		if err := edgeOfRoot(cfg, cfg.Logger(os.Stderr)); err != nil {
 			return err
 		}
+		if !cfg.logChosen && p.Screen(os.Stderr).Terminal() {
+			cfg.LogFile = filepath.Join(cfg.Root, "packbase.log")
+			fmt.Fprintln(p.Stderr, "packbase is starting.")
+		}
+		log := cfg.Logger(os.Stderr)
 		cfg.ReadOnly = cfg.ReadOnly || cfg.Central != ""
 		if cfg.Pull == nil && cfg.Loopback() {
 			cfg.Pull = name.Forges
@@ -339,6 +343,10 @@ func (p *program) banner(cfg *Config, addr net.Addr, tokenFile string) {
 	case where == "":
 		where = "as set by PACKBASE_TOKEN"
 	}
+	logged := ""
+	if cfg.LogFile != "" {
+		logged = "  Log     " + cfg.LogFile + "\n"
+	}
 	fmt.Fprintf(p.Stdout, `
 packbase is ready.
 
@@ -346,10 +354,10 @@ packbase is ready.
   Token   %s
   Try     zig fetch --save git+%s/hello#v0.1.0
   Mirror  packbase fetch git+https://github.com/karlseguin/http.zig --wait
-
+%s
 Ctrl-C stops it.
 
-`, url, where, url)
+`, url, where, url, logged)
 }
 
 // printSettings writes the settings as a table, without secrets.
