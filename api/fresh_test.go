@@ -103,6 +103,34 @@ func TestWaitsWhilePostgresIsAway(t *testing.T) {
 	}
 }
 
+// A job is found by the last digits of its id, if these are one job's only.
+func TestShortJobID(t *testing.T) {
+	t.Parallel()
+	g := newRegistry(t)
+	first, second := g.claim("hello").Job.ID.String(), g.claim("other").Job.ID.String()
+	short := first[len(first)-8:]
+	var got struct{ ID string }
+	for _, path := range []string{"/api/jobs/" + short, "/jobs/" + short} {
+		a := g.get(path)
+		if a.into(t, &got); a.StatusCode != http.StatusOK || got.ID != first {
+			t.Errorf("%s: %d, the job %s, want %s", path, a.StatusCode, got.ID, first)
+		}
+	}
+	if a := g.post("/api/jobs/"+short+"/cancel", ""); a.StatusCode != http.StatusOK && a.StatusCode != http.StatusAccepted {
+		t.Errorf("cancel: %d %s", a.StatusCode, a.body)
+	}
+	for _, id := range []string{strings.ToUpper(second[len(second)-8:]) + "x", second[len(second)-7:], second[len(second)-9:], "zzzzzzzz"} {
+		if a := g.get("/api/jobs/" + id); a.StatusCode != http.StatusNotFound {
+			t.Errorf("%s: %d, want 404", id, a.StatusCode)
+		}
+	}
+	_, err := g.db.Pool.Exec(t.Context(), `UPDATE jobs SET id = (left(id::text, 28) || $2)::uuid WHERE id = $1`, second, short)
+	g.must(err)
+	if a := g.get("/api/jobs/" + short); a.StatusCode != http.StatusNotFound || !strings.Contains(string(a.body), "several") {
+		t.Errorf("two jobs that end alike: %d %s", a.StatusCode, a.body)
+	}
+}
+
 // What many follow, a job or the feed, costs Postgres what it costs when one
 // does, and all of them hear of what comes.
 func TestManyFollowers(t *testing.T) {

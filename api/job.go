@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/go-chi/chi/v5"
@@ -113,24 +114,21 @@ func (s *Server) jobReported(job *jobs.Job) {
 }
 
 func (s *Server) jobOf(r *http.Request) (jobs.Job, error) {
-	id, err := jobID(r)
-	if err != nil {
-		return jobs.Job{}, err
+	text := chi.URLParam(r, "id")
+	id, err := uuid.Parse(text)
+	var job jobs.Job
+	switch {
+	case err == nil && id.String() == text:
+		job, err = s.db.Jobs.ByID(r.Context(), id)
+	case len(text) == jobs.ShortID && strings.Trim(text, "0123456789abcdef") == "":
+		job, err = s.db.Jobs.ByShortID(r.Context(), text)
+	default:
+		err = answer.New("not_found", "that is not the id of a job; /api/jobs lists them")
 	}
-	job, err := s.db.Jobs.ByID(r.Context(), id)
 	if err == nil {
 		s.jobReported(&job)
 	}
 	return job, err
-}
-
-func jobID(r *http.Request) (uuid.UUID, error) {
-	text := chi.URLParam(r, "id")
-	id, err := uuid.Parse(text)
-	if err != nil || id.String() != text {
-		return uuid.Nil, answer.New("not_found", "that is not the id of a job; /api/jobs lists them")
-	}
-	return id, nil
 }
 
 // followJob serves GET /api/jobs/{id}/events: the job as a server-sent event

@@ -167,6 +167,27 @@ func (s *Store) ByID(ctx context.Context, id uuid.UUID) (Job, error) {
 	return oneJob(rows, id)
 }
 
+// ShortID is how many digits at the end of a job's id are as good as the whole of it.
+const ShortID = 8
+
+// ByShortID returns the job whose id ends in ShortID digits, or ErrNotFound; the code is not_found, too, if there are several.
+func (s *Store) ByShortID(ctx context.Context, digits string) (Job, error) {
+	rows, _ := s.db.Pool.Query(ctx, `
+		SELECT `+columns+` FROM jobs WHERE right(id::text, 8) = $1 AND seen_job(kind, package, $2) LIMIT 2`, digits, access.SeesPrivate(ctx))
+	all, err := pgx.CollectRows(rows, pgx.RowToStructByName[Job])
+	switch {
+	case err != nil:
+		err = pg.Translate(err)
+	case len(all) == 0:
+		err = fault.ErrNotFound
+	case len(all) > 1:
+		return Job{}, fault.New("not_found", "the ids of several jobs end in "+digits+": give the whole of one; /api/jobs lists them")
+	default:
+		return all[0], nil
+	}
+	return Job{}, fmt.Errorf("job that ends in %s: %w", digits, err)
+}
+
 // ByIDs returns those jobs of the ids that there are.
 func (s *Store) ByIDs(ctx context.Context, ids []uuid.UUID) ([]Job, error) {
 	rows, _ := s.db.Pool.Query(ctx, `SELECT `+columns+` FROM jobs WHERE id = ANY($1) AND seen_job(kind, package, $2)`, ids, access.SeesPrivate(ctx))

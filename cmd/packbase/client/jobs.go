@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 
 	"github.com/google/uuid"
 	"github.com/spf13/cobra"
@@ -22,7 +23,7 @@ func (p *program) jobsCommand() *cobra.Command {
 		Short: "List jobs, newest first; follow, retry or cancel one",
 		Example: `  packbase jobs
   packbase jobs --state failed --package hello
-  packbase jobs --follow 01a209ca-80e4-77ed-97ac-e240c8051a01`,
+  packbase jobs --follow c8051a01`,
 		Args: cobra.NoArgs,
 	}
 	r := p.addRemote(cmd)
@@ -65,7 +66,7 @@ func (p *program) jobCommand(verb, path, short string) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     verb + " ID",
 		Short:   short,
-		Example: "  packbase jobs " + verb + " 01a209ca-80e4-77ed-97ac-e240c8051a01",
+		Example: "  packbase jobs " + verb + " c8051a01",
 		Args:    cobra.ExactArgs(1),
 	}
 	r := p.addRemote(cmd)
@@ -85,8 +86,10 @@ func (p *program) jobCommand(verb, path, short string) *cobra.Command {
 }
 
 func jobArg(id string) error {
-	if u, err := uuid.Parse(id); err != nil || u.String() != id {
-		return term.Usage("%q is not the id of a job; `packbase jobs` lists them", id)
+	u, err := uuid.Parse(id)
+	short := len(id) == jobs.ShortID && strings.Trim(id, "0123456789abcdef") == ""
+	if !short && (err != nil || u.String() != id) {
+		return term.Usage("%q is not the id of a job, nor its last %d digits; `packbase jobs` lists them", id, jobs.ShortID)
 	}
 	return nil
 }
@@ -111,7 +114,11 @@ func drawJobs(s *term.Screen, page wire.Jobs) {
 	var rows [][]term.Cell
 	for _, each := range page.Jobs {
 		j := job{Job: each}
-		rows = append(rows, []term.Cell{{Text: j.ID}, {Text: j.State, Colour: term.StateColour(j.State)}, {Text: j.name()}, {Text: s.Ago(&j.CreatedAt)}, {Text: took(s, j)}, {Text: outcome(j)}})
+		id := j.ID
+		if s.Terminal() {
+			id = id[max(0, len(id)-jobs.ShortID):]
+		}
+		rows = append(rows, []term.Cell{{Text: id}, {Text: j.State, Colour: term.StateColour(j.State)}, {Text: j.name()}, {Text: s.Ago(&j.CreatedAt)}, {Text: took(s, j)}, {Text: outcome(j)}})
 	}
 	s.Table([]string{"JOB", "STATE", "PACKAGE", "ASKED FOR", "TOOK", "OUTCOME"}, rows)
 	drawMore(s, page.Next != "")
