@@ -159,8 +159,9 @@ func (a *audit) hashes(ctx context.Context, edge *logbook.Edge, tiles map[string
 	return err
 }
 
-// rows looks for what is published and neither logged nor pending, and for what is logged and was never published. What was
-// removed need not be here, once rows were rebuilt from blobs, nor do records of what moved.
+// rows looks for what is published and neither logged nor pending, for what is logged and was never published, and for what
+// the log says was removed and no row does. What was removed need not be here, once rows were rebuilt from blobs, nor do
+// records of what moved.
 func (a *audit) rows(ctx context.Context) error {
 	rows, _ := a.tx.Query(ctx, `
 		(SELECT 'log_entry_missing', split_part(body, E'\n', 1) || ' of ' || COALESCE(NULLIF(package, ''), split_part(body, E'\n', 2)),
@@ -175,6 +176,16 @@ func (a *audit) rows(ctx context.Context) error {
 			AND split_part(split_part(entry, E'\n', 1), ' ', 2) IN ('release', 'snapshot', 'archive')
 			AND NOT EXISTS (SELECT FROM tombstones t WHERE t.commit_oid = split_part(split_part(entry, E'\ncommit ', 2), E'\n', 1))
 			AND NOT EXISTS (SELECT FROM archive_tombstones t WHERE log_line('url', t.url) = split_part(entry, E'\n', 2) || E'\n')
+		ORDER BY idx LIMIT $1)
+		UNION ALL
+		(SELECT 'log_withdrawn', 'entry ' || idx, 'it was removed, and is published: ' || replace(left(entry, 200), E'\n', ', ')
+		FROM log_entries e
+		WHERE split_part(entry, E'\n', 1) = 'packbase/1 withdrawn'
+			AND NOT EXISTS (SELECT FROM (SELECT log_key(body) AS key FROM log_rows OFFSET 0) r WHERE r.key = e.key)
+			AND (EXISTS (SELECT FROM releases r JOIN packages p ON p.name = r.package
+					WHERE r.commit_oid = split_part(split_part(entry, E'\ncommit ', 2), E'\n', 1)
+						AND log_line('upstream', p.upstream) = split_part(entry, E'\n', 2) || E'\n')
+				OR EXISTS (SELECT FROM archives a WHERE log_line('url', a.url) = split_part(entry, E'\n', 2) || E'\n'))
 		ORDER BY idx LIMIT $1)`, mostFindings)
 	all, err := pgx.CollectRows(rows, pgx.RowToStructByPos[Finding])
 	for _, f := range all {

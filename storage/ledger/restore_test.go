@@ -308,7 +308,15 @@ func TestAuditFinds(t *testing.T) {
 	b.sound()
 
 	// What was removed is not there any more once rows were rebuilt.
-	b.exec(`INSERT INTO tombstones (package, tag, commit_oid, reason) SELECT package, tag, commit_oid, 'why' FROM releases WHERE tag = 'v2'`)
+	remove := `INSERT INTO tombstones (package, tag, commit_oid, reason) SELECT package, tag, commit_oid, 'why' FROM releases WHERE tag = 'v2'`
+	b.exec(remove)
+	b.step()
+	b.sound()
+	change("tombstones", `DELETE FROM tombstones`)
+	if got := strings.Join(b.audit(), " "); got != "log_withdrawn" {
+		t.Errorf("when a removal is forgotten fsck finds %s", got)
+	}
+	b.exec(remove)
 	change("releases", `DELETE FROM releases WHERE tag = 'v2'`)
 	b.sound()
 	change("releases", `DELETE FROM releases WHERE tag = 'v3'`)

@@ -23,6 +23,9 @@ var (
 
 	// ErrZig says that a manifest names Zig hashes that its files do not have.
 	ErrZig = errors.New("the files have the Zig hashes")
+
+	// ErrRefused says that Git or Zig would trip over a release.
+	ErrRefused = errors.New("refused")
 )
 
 // Untrue makes err an ErrUntrue, unless it tells of our own machine.
@@ -77,8 +80,8 @@ type Unpacked struct {
 	Root
 	Manifest  *Manifest
 	Digest    string // of the manifest
-	Zig       Zig    // what Zig makes of the files; set by Check
-	UntrueZig bool   // its hashes are not those that the manifest says; set by Check
+	Zig       Zig    // what Zig makes of the files; set by Admit
+	UntrueZig bool   // its hashes are not those that the manifest says; set by Admit
 
 	objects *gitpack.Objects
 }
@@ -139,6 +142,7 @@ func unpack(objects *gitpack.Objects, man *Manifest, targz io.Reader, lim tarbal
 // addTags stores the tag objects, which lead to the commit one by one.
 func (r *Unpacked) addTags() error {
 	r.OID = r.Commit
+	typ := gitpack.Commit
 	for _, raw := range slices.Backward(r.Manifest.Git.Tags) {
 		tag, err := gitpack.ParseTag(raw)
 		if err != nil {
@@ -147,6 +151,10 @@ func (r *Unpacked) addTags() error {
 		if tag.Object != r.OID {
 			return fmt.Errorf("a tag object in the manifest names %s, not %s", tag.Object, r.OID)
 		}
+		if tag.Type != typ {
+			return fmt.Errorf("a tag object in the manifest says that %s is a %s, it is a %s", tag.Object, tag.Type, typ)
+		}
+		typ = gitpack.Tag
 		if r.OID, err = add(r.objects, gitpack.Tag, raw); err != nil {
 			return err
 		}
@@ -166,16 +174,9 @@ func add(objects *gitpack.Objects, typ gitpack.Type, content []byte) (gitpack.OI
 	return objects.Add(typ, int64(len(content)), bytes.NewReader(content))
 }
 
-// Check compares what Zig makes of the files with what the manifest says. It
-// returns ErrZig if just that differs.
-func (r *Unpacked) Check(ctx context.Context) error {
-	_, _, err := r.check(ctx, gitpack.StoredLimits())
-	return err
-}
-
-// Admit is Check for a release that is not published yet: it refuses what Git
-// or Zig would trip over, too, as the process that reads upstream does. What
-// is published stays, whatever the rules were then.
+// Admit refuses what Git or Zig would trip over, as the process that reads
+// upstream does, and compares what Zig makes of the files with what the
+// manifest says. It returns ErrRefused, ErrZig, or both.
 func (r *Unpacked) Admit(ctx context.Context) error {
 	_, _, err := r.admit(ctx, gitpack.StoredLimits())
 	return err
@@ -199,12 +200,20 @@ func (r *Unpacked) check(ctx context.Context, lim gitpack.Limits) (gitpack.Listi
 }
 
 func (r *Unpacked) admit(ctx context.Context, lim gitpack.Limits) (gitpack.Listing, Zig, error) {
-	tree, zig, err := r.check(ctx, lim)
-	switch {
-	case err != nil:
-		return tree, zig, err
-	case name.ValidOID(r.Tag):
-		return tree, zig, fmt.Errorf("the tag %s is named like a commit: who pins that commit would get the tag", r.Tag)
+	tree, zig, untrue := r.check(ctx, lim)
+	if untrue != nil && !errors.Is(untrue, ErrZig) {
+		return tree, zig, untrue
 	}
-	return tree, zig, r.objects.Fsck(r.Commit, r.Tags, tree)
+	err := r.objects.Fsck(r.Commit, r.Tags, tree)
+	if name.ValidOID(r.Tag) {
+		err = fmt.Errorf("the tag %s is named like a commit: who pins that commit would get the tag", r.Tag)
+	}
+	switch {
+	case err == nil:
+		return tree, zig, untrue
+	case untrue == nil:
+		return tree, zig, fmt.Errorf("%w: %w", ErrRefused, err)
+	default:
+		return tree, zig, fmt.Errorf("%w: %w; %w", ErrRefused, err, untrue)
+	}
 }

@@ -2,22 +2,27 @@ package upkeep_test
 
 import (
 	"context"
+	"crypto/sha1"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/francescobianco/packbase/storage/access"
 	"github.com/francescobianco/packbase/storage/blob"
 	"github.com/francescobianco/packbase/storage/fault"
 	"github.com/francescobianco/packbase/storage/gitpack"
 	"github.com/francescobianco/packbase/storage/release"
 	"github.com/francescobianco/packbase/storage/release/releasetest"
 	"github.com/francescobianco/packbase/storage/tarball"
+	"github.com/francescobianco/packbase/worker/upkeep"
 	"github.com/francescobianco/packbase/worker/workertest"
 )
 
@@ -90,7 +95,31 @@ func TestNoOtherWayIn(t *testing.T) {
 			if _, err := r.ReleaseByTag(t.Context(), name, test.tag); (err == nil) != (test.want == "") {
 				t.Errorf("the release is here: %v, want it %v", err == nil, test.want == "")
 			}
+			db, found := rebuild(t, r)
+			if _, err := db.ReleaseByTag(access.SeePrivate(t.Context()), name, test.tag); (err == nil) != (test.want == "") {
+				t.Errorf("the release was rebuilt: %v, want it %v", err == nil, test.want == "")
+			}
+			if told := slices.ContainsFunc(found, func(f upkeep.Finding) bool {
+				return f.Code == "release_lost" && f.Subject == name+"@"+test.tag && strings.Contains(f.Problem, test.want)
+			}); told != (test.want != "") {
+				t.Errorf("rebuild finds %v, want it to refuse the release because of %q", found, test.want)
+			}
 		})
+	}
+}
+
+// A tag that says of its commit that it is something else breaks every clone.
+func TestTagOfAnotherType(t *testing.T) {
+	t.Parallel()
+	man, targz := made(t, "hello", "v1.0.0", soundWho, "", map[string]string{"build.zig": "// hello\n"})
+	for typ, want := range map[string]string{"commit": "", "tree": "says that"} {
+		raw := "object " + man.Commit + "\ntype " + typ + strings.TrimPrefix(soundTagger, "\ntype commit")
+		id := sha1.Sum(fmt.Appendf(nil, "tag %d\x00%s", len(raw), raw))
+		man.TagObject, man.Git.Tags = hex.EncodeToString(id[:]), [][]byte{[]byte(raw)}
+		_, err := release.Prove(t.Context(), t.TempDir(), man, io.NewSectionReader(targz, 0, 1<<30), tarball.Limits{}, gitpack.DefaultLimits())
+		if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
+			t.Errorf("a tag of a %s: %v, want %q", typ, err, want)
+		}
 	}
 }
 

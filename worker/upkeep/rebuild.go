@@ -40,6 +40,7 @@ func (a *Auditor) Rebuild(ctx context.Context) error {
 		delete(found, p.Name)
 	}
 	forgetFreed(found)
+	a.refuseContested(found)
 	names := slices.Sorted(maps.Keys(found))
 	for i, name := range names {
 		a.progress("packages", i, len(names))
@@ -60,14 +61,37 @@ func (a *Auditor) Rebuild(ctx context.Context) error {
 // their records may not have been swept yet.
 func forgetFreed(found map[string]*packageBlobs) {
 	taken := map[string]bool{}
-	for _, r := range found {
-		if r.record != nil {
-			for _, name := range r.record.Names {
-				taken[strings.ToLower(name)] = true
+	for own, r := range found {
+		for name := range r.names(own) {
+			if name != strings.ToLower(own) || len(r.manifests) > 0 {
+				taken[name] = true
 			}
 		}
 	}
-	maps.DeleteFunc(found, func(name string, r *packageBlobs) bool { return len(r.manifests) == 0 && taken[strings.ToLower(name)] })
+	maps.DeleteFunc(found, func(own string, r *packageBlobs) bool {
+		return len(r.manifests) == 0 && (r.record == nil || len(r.record.Removed) == 0) && taken[strings.ToLower(own)]
+	})
+}
+
+// refuseContested leaves out packages of which several want one name. No database had them all, so all but one are lies,
+// and the blobs do not say which.
+func (a *Auditor) refuseContested(found map[string]*packageBlobs) {
+	owners := map[string][]string{}
+	for _, own := range slices.Sorted(maps.Keys(found)) {
+		for name := range found[own].names(own) {
+			owners[name] = append(owners[name], own)
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(owners)) {
+		if len(owners[name]) < 2 {
+			continue
+		}
+		for _, own := range owners[name] {
+			a.find("not_rebuilt", own, "the name %s is claimed by the packages %s: take the blobs of those that are not to be believed away, and rebuild again",
+				name, strings.Join(owners[name], ", "))
+			delete(found, own)
+		}
+	}
 }
 
 // unusable reports whether err is a verdict on stored bytes: they are lost, not
@@ -89,11 +113,26 @@ type packageBlobs struct {
 	recordIn  blob.Ref
 }
 
+// names returns all names that a package called own claims, in lower case: they differ in more than that.
+func (r *packageBlobs) names(own string) map[string]bool {
+	all := map[string]bool{strings.ToLower(own): true}
+	if r.record != nil {
+		for _, name := range r.record.Names {
+			all[strings.ToLower(name)] = true
+		}
+	}
+	return all
+}
+
 // A scanned is a manifest that was found among the blobs.
 type scanned struct {
-	blob blob.Ref
-	man  *release.Manifest
+	blob  blob.Ref
+	man   *release.Manifest
+	rival string // manifest of the same claim for another commit: one of the two is a lie
 }
+
+// maxFence is more claims than any package has, and leaves room for the next ones.
+const maxFence = 1 << 53
 
 // scan finds manifests, package records and records of archives and trees. Of two for the same tag, which a
 // crash may leave behind, the one of the later claim was published: an earlier
@@ -178,6 +217,9 @@ func index(found map[string]*packageBlobs, in blob.Ref, raw []byte) error {
 	}
 	if kind.Record != 0 {
 		rec, err := storage.ParsePackageRecord(raw)
+		if err == nil && rec.Fence > maxFence {
+			return fmt.Errorf("it is of the claim %d, more than %d", rec.Fence, int64(maxFence))
+		}
 		if err == nil && (r.record == nil || rec.Fence > r.record.Fence) {
 			r.record, r.recordIn = rec, in
 		}
@@ -187,9 +229,15 @@ func index(found map[string]*packageBlobs, in blob.Ref, raw []byte) error {
 	if err != nil {
 		return err
 	}
+	if man.Fence > maxFence {
+		return fmt.Errorf("it is of the claim %d, more than %d", man.Fence, int64(maxFence))
+	}
 	key := cmp.Or(man.Tag, "#"+man.Commit)
-	if old, ok := r.manifests[key]; !ok || man.Fence > old.man.Fence {
+	switch old, ok := r.manifests[key]; {
+	case !ok || man.Fence > old.man.Fence:
 		r.manifests[key] = &scanned{blob: in, man: man}
+	case man.Fence == old.man.Fence && man.Commit != old.man.Commit:
+		old.rival = in.Digest
 	}
 	return nil
 }
@@ -238,12 +286,18 @@ func (a *Auditor) rebuildPackage(ctx context.Context, name string, r *packageBlo
 	}
 	var releases []*release.Unpacked
 	for _, s := range r.manifests {
+		what := name + "@" + cmp.Or(s.man.Tag, s.man.Commit)
+		if s.rival != "" {
+			a.find("release_lost", what, "the manifests %s and %s are of one claim and two commits: take the one that is not to be believed away, and rebuild again",
+				s.blob.Digest, s.rival)
+			continue
+		}
 		rel, err := release.Load(ctx, a.Blobs, objects, s.blob.Digest)
 		if err == nil {
-			err = rel.Check(ctx)
+			err = rel.Admit(ctx)
 		}
-		switch what := name + "@" + cmp.Or(s.man.Tag, s.man.Commit); {
-		case errors.Is(err, release.ErrZig):
+		switch {
+		case errors.Is(err, release.ErrZig) && !errors.Is(err, release.ErrRefused):
 			a.find("zig_hash", what, "%v", err)
 		case err != nil && unusable(err):
 			a.find("release_lost", what, "%v", err)

@@ -140,6 +140,58 @@ func TestRebuildOddManifests(t *testing.T) {
 	}
 }
 
+// Where blobs contradict each other about a name or a tag, neither is believed; what is not published has no say.
+func TestRebuildContested(t *testing.T) {
+	t.Parallel()
+	r := workertest.New(t)
+	stop := r.Work()
+	rel := r.Mirror("hello", "v1.0.0", "v2.0.0")
+	stop()
+	raw := contents(t, r)[rel[0].ManifestDigest]
+	manifest := func(change func(*release.Manifest)) []byte {
+		man, err := release.ParseManifest(raw)
+		r.Must(err)
+		change(man)
+		b, err := man.Encode()
+		r.Must(err)
+		return b
+	}
+	record := func(rec storage.PackageRecord) []byte {
+		rec.Version, rec.Upstream, rec.CloneURL, rec.State = storage.RecordVersion, "https://git.example/"+rec.Package, "https://git.example/"+rec.Package, "active"
+		b, err := rec.Encode()
+		r.Must(err)
+		return b
+	}
+	for name, tt := range map[string]struct {
+		odd      []byte
+		releases int // of hello
+		want     string
+	}{
+		"another case": {manifest(func(m *release.Manifest) {
+			m.Package, m.Upstream, m.CloneURL = "Hello", "https://git.example/hello", "https://git.example/hello"
+		}), 0, "not_rebuilt Hello, not_rebuilt hello"},
+		"another name":           {record(storage.PackageRecord{Package: "thief", Names: []string{"Hello"}}), 0, "not_rebuilt hello, not_rebuilt thief"},
+		"nothing published":      {record(storage.PackageRecord{Package: "HELLO"}), 2, ""},
+		"one claim, two commits": {manifest(func(m *release.Manifest) { m.Commit = strings.Repeat("1", 40) }), 1, "release_lost hello@v1.0.0"},
+		"the same commit twice":  {manifest(func(m *release.Manifest) { m.CreatedAt = m.CreatedAt.Add(1) }), 2, ""},
+		"a claim after which no other can come": {manifest(func(m *release.Manifest) { m.Fence, m.Commit = math.MaxInt64, strings.Repeat("1", 40) }), 2,
+			"release_lost "},
+	} {
+		r.Must(put(t, r, tt.odd, digestOf(tt.odd)))
+		db, found := rebuild(t, r)
+		var codes []string
+		for _, f := range found {
+			codes = append(codes, f.Code+" "+strings.ReplaceAll(f.Subject, digestOf(tt.odd), ""))
+		}
+		slices.Sort(codes)
+		got, _ := db.Releases(t.Context(), "hello")
+		if len(got) != tt.releases || strings.Join(codes, ", ") != tt.want {
+			t.Errorf("%s: %d releases, want %d; findings: %v", name, len(got), tt.releases, found)
+		}
+		r.Spoil(digestOf(tt.odd), nil)
+	}
+}
+
 // One release that cannot be held any more, for whatever its files or its
 // manifest say, is set aside and named; the others of the package come back.
 func TestRebuildOddRelease(t *testing.T) {

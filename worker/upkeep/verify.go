@@ -156,7 +156,7 @@ func (a *Auditor) verifyTree(ctx context.Context, r *storage.Release) error {
 	defer closeAll()
 	rel, err := release.Load(ctx, a.Blobs, objects, r.ManifestDigest)
 	if err == nil {
-		err = rel.Check(ctx)
+		err = rel.Admit(ctx)
 	}
 	return err
 }
