@@ -245,13 +245,10 @@ func (w *warming) put(ctx context.Context, stop context.CancelCauseFunc, pkg bun
 	body = &countedBody{body, w}
 	var missing []string
 	for _, hash := range append([]string{pkg.Hash}, pkg.Aliases...) {
-		if pkg.Proof != "" {
-			if err := w.cache.PutProof(hash, []byte(pkg.Proof+w.checkpoint)); err != nil {
-				return err
-			}
-		}
 		if !w.cache.Has(hash) {
 			missing = append(missing, hash)
+		} else if err := w.putProof(hash, pkg); err != nil {
+			return err
 		}
 	}
 	if len(missing) == 0 {
@@ -274,7 +271,11 @@ func (w *warming) put(ctx context.Context, stop context.CancelCauseFunc, pkg bun
 	w.stores.Go(func() error {
 		defer file.Close()
 		for _, hash := range missing {
-			if err := w.cache.Put(ctx, hash, file, size); err != nil {
+			err := w.cache.Put(ctx, hash, file, size)
+			if err == nil {
+				err = w.putProof(hash, pkg)
+			}
+			if err != nil {
 				stop(err)
 				return fmt.Errorf("%s: %w", hash, err)
 			}
@@ -282,6 +283,14 @@ func (w *warming) put(ctx context.Context, stop context.CancelCauseFunc, pkg bun
 		return nil
 	})
 	return context.Cause(ctx)
+}
+
+// putProof stores the proof of a package that is in the cache, if the bundle has one.
+func (w *warming) putProof(hash string, pkg bundle.Package) error {
+	if pkg.Proof == "" {
+		return nil
+	}
+	return w.cache.PutProof(hash, []byte(pkg.Proof+w.checkpoint))
 }
 
 // A countedBody shows how far the stream is.
