@@ -14,8 +14,8 @@ const (
 	// hotSize is the size up to which opening a blob takes longer than reading it, in bytes.
 	hotSize = 64 << 10
 
-	// A blob is hot that is opened more than hotOpens times in a hotTime. For as long it may be in memory only,
-	// before the store is asked again whether it is still there, and the same.
+	// A blob is hot that is opened more than hotOpens times within hotTime. Then it is opened in memory until that is over;
+	// after it the store is asked again whether the blob is still there, and the same.
 	hotOpens = 20
 	hotTime  = 100 * time.Millisecond
 

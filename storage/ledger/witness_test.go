@@ -143,14 +143,21 @@ func (b *book) read2() (int64, string) {
 	return size, origin
 }
 
+// newWitnessed returns a book that a witness has to cosign, the witness, and the policy that says so.
+func newWitnessed(t *testing.T) (b *book, w *ledgertest.Witness, policy string) {
+	t.Helper()
+	b = newBook(t)
+	w = ledgertest.NewWitness(t, "w.example/w")
+	w.Know("mirror.example/log", b.key())
+	policy = w.Line() + "quorum w.example/w\n"
+	b.witnessed(policy)
+	return b, w, policy
+}
+
 // A database that was restored together with the folder signs nothing: the witnesses have seen more.
 func TestRestoredTogether(t *testing.T) {
 	t.Parallel()
-	b := newBook(t)
-	w := ledgertest.NewWitness(t, "w.example/w")
-	w.Know("mirror.example/log", b.key())
-	policy := w.Line() + "quorum w.example/w\n"
-	b.witnessed(policy)
+	b, _, policy := newWitnessed(t)
 	b.publish("hello", 100)
 	b.step()
 	b.save("old_")
@@ -196,11 +203,7 @@ func TestRestoredTogether(t *testing.T) {
 // Two machines that sign another log with one key: the second is found out, and signs nothing more.
 func TestSplitBrain(t *testing.T) {
 	t.Parallel()
-	b := newBook(t)
-	w := ledgertest.NewWitness(t, "w.example/w")
-	w.Know("mirror.example/log", b.key())
-	policy := w.Line() + "quorum w.example/w\n"
-	b.witnessed(policy)
+	b, w, policy := newWitnessed(t)
 	b.publish("hello", 10)
 	b.step()
 	b.save("old_")
