@@ -21,10 +21,9 @@ import (
 
 // Limits of what is read of somebody else's log.
 const (
-	maxFile      = 1 << 20 // bytes of a checkpoint, a policy or a proof
-	maxEntries   = 10_000_000
-	maxRotations = 100 // keys that it may have had since it was seen
-	readTime     = 30 * time.Second
+	maxFile    = 1 << 20 // bytes of a checkpoint, a policy or a proof
+	maxEntries = 10_000_000
+	readTime   = 30 * time.Second
 )
 
 // A Memory is what is kept of a log between two looks at it. The zero Memory is that of a log that was never seen.
@@ -118,7 +117,7 @@ func open(ctx context.Context, where string, tiles torchwood.TileReader, seen Me
 	if l.Checkpoint, err = file(logbook.CheckpointFile); err != nil {
 		return nil, fmt.Errorf("log of %s: %w", where, err)
 	}
-	if l.Tree, err = l.signed(ctx, file); err != nil {
+	if l.Tree, err = l.signed(ctx); err != nil {
 		return nil, fmt.Errorf("log of %s: %w", where, err)
 	}
 	switch {
@@ -127,50 +126,27 @@ func open(ctx context.Context, where string, tiles torchwood.TileReader, seen Me
 	case l.Tree.N > maxEntries:
 		return nil, fmt.Errorf("the log of %s has %d entries, at most %d are read", where, l.Tree.N, int64(maxEntries))
 	}
-	return l, l.contains(ctx, before)
+	if err := logbook.Grew(ctx, before, l.Tree, l.tiles); err != nil {
+		return nil, fmt.Errorf("log of %s: %w", where, err)
+	}
+	return l, nil
 }
 
 // signed returns the tree of the checkpoint, if it is signed as is trusted, or by a key that has taken the place of that one.
-func (l *Log) signed(ctx context.Context, file func(path string) ([]byte, error)) (tlog.Tree, error) {
+func (l *Log) signed(ctx context.Context) (tlog.Tree, error) {
 	tree, bad := logbook.OpenCheckpoint(l.Checkpoint, l.Policy)
 	if bad == nil {
 		return tree, nil
 	}
-	policy := l.Policy
-	for range maxRotations {
-		proof, err := file(logbook.KeyProofFile(logbook.PolicyKey(policy)))
-		if err != nil {
-			return tree, fmt.Errorf("it is not signed by the key that it was signed by: %w", bad)
-		}
-		var then tlog.Tree
-		if policy, then, err = logbook.FollowKey(policy, proof); err != nil {
-			return tree, err
-		}
-		if tree, err = logbook.OpenCheckpoint(l.Checkpoint, policy); err == nil {
-			l.Policy, l.Tree = policy, tree
-			return tree, l.contains(ctx, then)
-		}
-	}
-	return tree, errors.New("it had too many keys")
-}
-
-// contains demands that the log has all that it had when it was that tree.
-func (l *Log) contains(ctx context.Context, before tlog.Tree) error {
-	if before.N == 0 || before == l.Tree {
-		return nil
-	}
-	err := errors.New("there are two trees of that size")
-	if before.N < l.Tree.N {
-		var proof tlog.TreeProof
-		proof, err = tlog.ProveTree(l.Tree.N, before.N, torchwood.TileHashReaderWithContext(ctx, l.Tree, l.tiles))
-		if err == nil {
-			err = tlog.CheckTree(proof, l.Tree.N, l.Tree.Hash, before.N, before.Hash)
-		}
-	}
+	policy, then, err := logbook.FollowKeys(l.Policy, l.Checkpoint, l.file)
 	if err != nil {
-		return fmt.Errorf("the log of %s cannot be proved to have with %d entries what it had with %d: it was forked, or this is not it: %w", l.Where, l.Tree.N, before.N, err)
+		return tree, fmt.Errorf("it is not signed by the key that it was signed by: %w; %w", bad, err)
 	}
-	return nil
+	l.Policy = policy
+	if tree, err = logbook.OpenCheckpoint(l.Checkpoint, policy); err != nil {
+		return tree, err
+	}
+	return tree, logbook.Grew(ctx, then, tree, l.tiles)
 }
 
 // Entries calls yield with each entry from one on, proved to be in the tree.

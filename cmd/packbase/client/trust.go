@@ -319,23 +319,27 @@ func (l *provedLog) follow(ctx context.Context, signed []byte) (tree tlog.Tree, 
 
 // goesOn demands that the larger of two trees has all that the smaller one has.
 func (l *provedLog) goesOn(ctx context.Context, small, large tlog.Tree) error {
-	if small.N > large.N {
-		small, large = large, small
-	}
-	switch {
-	case small == large, small.N == 0:
-	case small.N == large.N:
-		return fmt.Errorf("the log of %s was forked: two trees of %d entries are signed", l.name, small.N)
-	default:
-		proof, err := tlog.ProveTree(large.N, small.N, torchwood.TileHashReaderWithContext(ctx, large, l.tiles))
-		if err == nil {
-			err = tlog.CheckTree(proof, large.N, large.Hash, small.N, small.Hash)
-		}
-		if err != nil {
-			return fmt.Errorf("the log of %s cannot be proved to have with %d entries what it had with %d: %w", l.name, large.N, small.N, err)
-		}
+	if err := logbook.Grew(ctx, small, large, l.tiles); err != nil {
+		return fmt.Errorf("the log of %s: %w", l.name, err)
 	}
 	return nil
+}
+
+// followKeys has the log trusted by the key that has taken the place of the one that was, as that one has signed. The tree in
+// which it has is part of the log that is read then, or nothing is trusted.
+func (l *provedLog) followKeys(ctx context.Context, signed []byte) error {
+	policy, then, err := logbook.FollowKeys(l.policy, signed, func(path string) ([]byte, error) {
+		return l.c.get(ctx, route.Path(route.Log, path), nil)
+	})
+	if err != nil {
+		return err
+	}
+	now, err := logbook.OpenCheckpoint(signed, policy)
+	if err != nil {
+		return err
+	}
+	l.policy = policy
+	return l.goesOn(ctx, then, now)
 }
 
 // end remembers what was seen without a network.
