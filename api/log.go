@@ -63,17 +63,37 @@ func (s *Server) serveProof(w http.ResponseWriter, r *http.Request, rel storage.
 // showLog tells beside a manifest, whose bytes are older than its place in the log, where the release is in there. What may be
 // cached for ever does not tell that it is pending.
 func (s *Server) showLog(w http.ResponseWriter, r *http.Request, rel *storage.Release) {
-	places, err := s.ledger.Places(r.Context(), []int64{rel.ID})
-	place, ok := places[rel.ID]
+	place, ok := s.placeOf(r.Context(), rel.ID)
 	h := w.Header()
 	switch {
-	case err != nil || !ok: // Postgres is away, and the manifest is not
+	case !ok: // Postgres is away, and the manifest is not
 	case place.Proved():
 		h.Set("Link", "<"+route.Proof(rel.Called(), rel.Tag, rel.CommitOID)+`>; rel="https://c2sp.org/tlog-proof"`)
 		h.Set("X-Packbase-Log", place.String())
 	case h.Get("Cache-Control") == "no-cache" && place != ledger.Unlogged:
 		h.Set("X-Packbase-Log", place.String())
 	}
+}
+
+// placeTimeout is how long a manifest waits for what it can do without.
+const placeTimeout = time.Second
+
+// placeOf returns where in the log a release is, from memory if it has an index, which never changes.
+func (s *Server) placeOf(ctx context.Context, id int64) (ledger.Place, bool) {
+	if place, ok := s.places.Get(id); ok {
+		return place, true
+	}
+	ctx, cancel := context.WithTimeout(ctx, placeTimeout)
+	defer cancel()
+	places, err := s.ledger.Places(ctx, []int64{id})
+	if err != nil {
+		return ledger.Unlogged, false
+	}
+	place, ok := places[id]
+	if ok && place.Proved() {
+		s.places.Add(id, place)
+	}
+	return place, ok
 }
 
 func sendProof(w http.ResponseWriter, r *http.Request, text []byte, err error) error {
@@ -111,7 +131,7 @@ func (s *Server) postProofs(w http.ResponseWriter, r *http.Request) error {
 		out := wire.Proofs{Checkpoint: checkpoint, Proofs: []wire.Proof{}}
 		for _, hash := range slices.Compact(slices.Sorted(slices.Values(in.Hashes))) {
 			if one, ok := said[hash]; ok {
-				out.Proofs = append(out.Proofs, wire.Proof{Hash: hash, Proof: one.Proof, Later: each(one.Later, func(p string) string { return p })})
+				out.Proofs = append(out.Proofs, wire.Proof{Hash: hash, Proof: one.Proof, Later: append([]string{}, one.Later...)})
 			}
 		}
 		return out, err

@@ -93,6 +93,12 @@ func TestLogShown(t *testing.T) {
 	if a := g.get("/z/" + rel.ZigHash + ".tlog-proof"); a.StatusCode != 200 {
 		t.Errorf("proof: %d", a.StatusCode)
 	}
+	behind, postgres := g.gated()
+	behind.get(manifest)
+	postgres.shut()
+	if a := behind.get(manifest); a.StatusCode != 200 || a.Header.Get("X-Packbase-Log") != "index 1" {
+		t.Errorf("a manifest that was asked for, while Postgres is away: %d, %q", a.StatusCode, a.Header.Get("X-Packbase-Log"))
+	}
 	g.publish("hello", tagged{tag: "v2.0.0", files: zon("hello", "2.0.0")})
 	var info wire.Package
 	g.must(json.Unmarshal(g.get("/api/info/hello").body, &info))

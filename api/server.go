@@ -22,6 +22,7 @@ import (
 	"github.com/go-chi/chi/v5"
 	"github.com/go-chi/chi/v5/middleware"
 	"github.com/go-chi/cors"
+	lru "github.com/hashicorp/golang-lru/v2"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/francescobianco/packbase/api/answer"
@@ -77,7 +78,8 @@ type Server struct {
 	deps  *capture.Reader
 
 	ledger    *ledger.Store
-	logFolder string // "" if blobs lie in no folder
+	places    *lru.Cache[int64, ledger.Place] // of releases that have an index
+	logFolder string                          // "" if blobs lie in no folder
 	epoch     *stored.Epoch
 	tokens    *tokenCache
 	promised  *stored.Blobs
@@ -113,6 +115,7 @@ func New(db *storage.DB, q *queue.Queue, blobs blob.Store, opt Options, log *slo
 	s.git = git.New(db, promised, e, git.Options{Release: opt.Release, Client: s.clientOf}, log)
 	s.trees = tree.New(db.DB)
 	s.ledger = ledger.New(db.DB)
+	s.places, _ = lru.New[int64, ledger.Place](maxCachedReleases) // the error is about sizes below one
 	if folder := blob.Folder(blobs); folder != "" {
 		s.logFolder = ledger.FolderBeside(folder).Dir
 	}
