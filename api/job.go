@@ -6,7 +6,6 @@ import (
 	"io"
 	"net/http"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/go-chi/chi/v5"
@@ -120,7 +119,7 @@ func (s *Server) jobOf(r *http.Request) (jobs.Job, error) {
 	switch {
 	case err == nil && id.String() == text:
 		job, err = s.db.Jobs.ByID(r.Context(), id)
-	case len(text) == jobs.ShortID && strings.Trim(text, "0123456789abcdef") == "":
+	case jobs.ValidShortID(text):
 		job, err = s.db.Jobs.ByShortID(r.Context(), text)
 	default:
 		err = answer.New("not_found", "that is not the id of a job; /api/jobs lists them")

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -167,8 +168,13 @@ func (s *Store) ByID(ctx context.Context, id uuid.UUID) (Job, error) {
 	return oneJob(rows, id)
 }
 
-// ShortID is how many digits at the end of a job's id are as good as the whole of it.
+// ShortID is how many digits at the end of a job's id are as good as the whole of it. The index jobs_short has them.
 const ShortID = 8
+
+// ValidShortID reports whether text may be the end of a job's id: ShortID hex digits in lower case.
+func ValidShortID(text string) bool {
+	return len(text) == ShortID && strings.Trim(text, "0123456789abcdef") == ""
+}
 
 // ByShortID returns the job whose id ends in ShortID digits, or ErrNotFound; the code is not_found, too, if there are several.
 func (s *Store) ByShortID(ctx context.Context, digits string) (Job, error) {

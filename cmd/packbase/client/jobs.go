@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
-	"strings"
 
 	"github.com/google/uuid"
 	"github.com/spf13/cobra"
@@ -86,9 +85,7 @@ func (p *program) jobCommand(verb, path, short string) *cobra.Command {
 }
 
 func jobArg(id string) error {
-	u, err := uuid.Parse(id)
-	short := len(id) == jobs.ShortID && strings.Trim(id, "0123456789abcdef") == ""
-	if !short && (err != nil || u.String() != id) {
+	if u, err := uuid.Parse(id); !jobs.ValidShortID(id) && (err != nil || u.String() != id) {
 		return term.Usage("%q is not the id of a job, nor its last %d digits; `packbase jobs` lists them", id, jobs.ShortID)
 	}
 	return nil
