@@ -51,7 +51,7 @@ test: ## install what is missing, and run all checks and tests (ZIGS=0.17.1,0.15
 
 test-zig: ## run the tests that use Zig with each version from 0.13 to 0.17
 	@.ci/install up test
-	$(ENV) '$(ALL_ZIGS)' -- go test -race -timeout 30m \
+	PACKBASE_TEST_ZIG_COMPILES=1 $(ENV) '$(ALL_ZIGS)' -- go test -race -timeout 60m \
 		$$(git grep --untracked -l PACKBASE_TEST_ZIGS -- '*.go' ':!tests/env' | xargs -rn1 dirname | sort -u | sed 's|^|./|')
 
 test-smoke: ## try what the first packbase's scripts tried, and with a Docker engine docker/smoke.sh, too
