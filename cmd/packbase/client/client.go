@@ -54,13 +54,13 @@ type remote struct {
 	json                  bool
 }
 
-const defaultURL = "http://127.0.0.1:8080"
+const DefaultURL = "http://127.0.0.1:8080"
 
 func (p *program) addRemote(cmd *cobra.Command) *remote {
 	r := &remote{}
 	cmd.GroupID = "use"
 	f := cmd.Flags()
-	f.StringVar(&r.url, "url", "", "where the server is [PACKBASE_URL] (default "+defaultURL+")")
+	f.StringVar(&r.url, "url", "", "where the server is [PACKBASE_URL] (default "+DefaultURL+")")
 	f.StringVar(&r.token, "token", "", "token, for writes and for private packages [PACKBASE_TOKEN]")
 	f.StringVar(&r.tokenFile, "token-file", "", "file with the token [PACKBASE_TOKEN_FILE] (default $PACKBASE_ROOT/token, for a server on this machine)")
 	f.BoolVar(&r.json, "json", false, "print what the server answers, as it is")
@@ -76,7 +76,7 @@ type client struct {
 }
 
 func (p *program) client(r *remote) (*client, error) {
-	base, err := parseBase(cmp.Or(r.url, p.Getenv("PACKBASE_URL"), defaultURL))
+	base, err := parseBase(cmp.Or(r.url, p.Getenv("PACKBASE_URL"), DefaultURL))
 	if err != nil {
 		return nil, err
 	}
@@ -107,7 +107,7 @@ func parseBase(text string) (*url.URL, error) {
 	u, err := url.Parse(text)
 	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
 		// What is wrong may be a password in it.
-		return nil, term.Usage("PACKBASE_URL: want the address of a server, as in %s", defaultURL)
+		return nil, term.Usage("PACKBASE_URL: want the address of a server, as in %s", DefaultURL)
 	}
 	u.Path = strings.TrimRight(u.Path, "/")
 	u.RawPath = ""

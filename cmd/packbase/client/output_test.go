@@ -190,7 +190,7 @@ func TestHostileText(t *testing.T) {
 			t.Errorf("printable(%q) = %q, want %q", text, got, want)
 		}
 	}
-	c := newClient(must(parseBase(defaultURL)), "", "1.0.0")
+	c := newClient(must(parseBase(DefaultURL)), "", "1.0.0")
 	got := c.gitURL("x", &wire.Tarball{Tag: "a b$(id)%"})
 	if want := "git+http://127.0.0.1:8080/x#a%20b$(id)%25"; got != want {
 		t.Errorf("gitURL = %s, want %s", got, want)

@@ -30,17 +30,17 @@ func TestClientToken(t *testing.T) {
 		want   string
 		bad    bool
 	}{
-		{"none", defaultURL, nil, remote{}, "", false},
-		{"of packbase up", defaultURL, here, remote{}, "of-packbase-up", false},
+		{"none", DefaultURL, nil, remote{}, "", false},
+		{"of packbase up", DefaultURL, here, remote{}, "of-packbase-up", false},
 		{"of packbase up, by name", "http://localhost:8080", here, remote{}, "of-packbase-up", false},
 		{"of packbase up, not for others", "https://packbase.example", here, remote{}, "", false},
-		{"variable", defaultURL, map[string]string{"PACKBASE_ROOT": root, "PACKBASE_TOKEN": "of-the-variable"}, remote{}, "of-the-variable", false},
-		{"flag", defaultURL, map[string]string{"PACKBASE_TOKEN": "of-the-variable"}, remote{token: "of-the-flag"}, "of-the-flag", false},
+		{"variable", DefaultURL, map[string]string{"PACKBASE_ROOT": root, "PACKBASE_TOKEN": "of-the-variable"}, remote{}, "of-the-variable", false},
+		{"flag", DefaultURL, map[string]string{"PACKBASE_TOKEN": "of-the-variable"}, remote{token: "of-the-flag"}, "of-the-flag", false},
 		{"file", "https://packbase.example", map[string]string{"PACKBASE_TOKEN": "of-the-variable"}, remote{tokenFile: other}, "of-a-file", false},
 		{"file of variable", "https://packbase.example", map[string]string{"PACKBASE_TOKEN_FILE": other}, remote{}, "of-a-file", false},
-		{"file that is not there", defaultURL, here, remote{tokenFile: other + "x"}, "", true},
-		{"empty file", defaultURL, here, remote{tokenFile: empty}, "", true},
-		{"both", defaultURL, here, remote{token: "a", tokenFile: other}, "", true},
+		{"file that is not there", DefaultURL, here, remote{tokenFile: other + "x"}, "", true},
+		{"empty file", DefaultURL, here, remote{tokenFile: empty}, "", true},
+		{"both", DefaultURL, here, remote{token: "a", tokenFile: other}, "", true},
 	}
 	for _, tt := range tests {
 		p := &program{&term.Program{Getenv: func(name string) string { return tt.env[name] }}}

@@ -32,7 +32,7 @@ type Verification struct {
 
 // AddFlags adds the flags of a verification to a command.
 func (v *Verification) AddFlags(cmd *cobra.Command) {
-	cmd.Flags().StringVar(&v.URL, "url", "", "of DIR or FILE: where the server of the log is [PACKBASE_URL] (default "+defaultURL+")")
+	cmd.Flags().StringVar(&v.URL, "url", "", "of DIR or FILE: where the server of the log is [PACKBASE_URL] (default "+DefaultURL+")")
 	cmd.Flags().StringVar(&v.Cache, "cache-dir", "", "of DIR: Zig's global cache (default where zig has it)")
 	cmd.Flags().BoolVar(&v.Offline, "offline", false, "of DIR or FILE: ask no server; proofs are in the cache or in the file")
 }

@@ -15,6 +15,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/francescobianco/packbase/cmd/packbase/client"
 	"github.com/francescobianco/packbase/cmd/packbase/term"
 	"github.com/francescobianco/packbase/storage/gitpack"
 	"github.com/francescobianco/packbase/storage/logbook"
@@ -65,14 +66,14 @@ text without a slash. With --every it goes on, and ends at the first difference.
 		Example: "  packbase watch --url https://packbase.example.org 'https://github.com/me/*'",
 		Args:    cobra.ExactArgs(1),
 	}
-	cmd.Flags().StringVar(&mirror, "url", "", "where the mirror is [PACKBASE_URL] (default http://127.0.0.1:8080)")
+	cmd.Flags().StringVar(&mirror, "url", "", "where the mirror is [PACKBASE_URL] (default "+client.DefaultURL+")")
 	cmd.Flags().StringVar(&allow, "upstream-allow", "", "private places that may be asked, as PACKBASE_UPSTREAM_ALLOW has them")
 	cmd.Flags().DurationVar(&every, "every", 0, "look again after that time; 0 for once")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if _, err := path.Match(args[0], ""); err != nil {
 			return term.Usage("%q is no pattern: want one like https://github.com/me/*", args[0])
 		}
-		w := &watch{p: p, pattern: args[0], mirror: cmp.Or(mirror, p.Getenv("PACKBASE_URL"), "http://127.0.0.1:8080"), tags: map[string]map[string]logged{}}
+		w := &watch{p: p, pattern: args[0], mirror: cmp.Or(mirror, p.Getenv("PACKBASE_URL"), client.DefaultURL), tags: map[string]map[string]logged{}}
 		if text := cmp.Or(allow, p.Getenv("PACKBASE_UPSTREAM_ALLOW")); text != "" {
 			places, err := upstream.ParseAllow(text)
 			if err != nil {
