@@ -263,7 +263,7 @@ func openLog(ctx context.Context, c *client, t *trust, wanted string) (*provedLo
 	if _, bad := logbook.OpenCheckpoint(signed, l.policy); bad != nil || wanted != "" && wanted != logbook.PolicyKey(l.policy) {
 		err = l.followKeys(ctx, signed)
 		if err != nil && bad != nil {
-			return nil, fmt.Errorf("the log of %s is not signed by the key that is trusted: %w; %w", l.name, bad, err)
+			return nil, fmt.Errorf("the log of %s is not signed by the key that is trusted (%w; %v): ask its operator why, then packbase trust --replace takes the one that it has", l.name, bad, err)
 		}
 	}
 	tree, err := l.follow(ctx, signed)
