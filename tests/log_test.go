@@ -191,6 +191,7 @@ func TestRequireProof(t *testing.T) {
 	}
 	put(found[0], raw)
 	refused("not signed by the key that is trusted")
+	refused("or not yet): ask its operator why, then packbase trust --replace")
 	if out, errs, err := harness.Run(t, env, "trust"); err == nil {
 		t.Errorf("another key is trusted without a word: %s%s", out, errs)
 	}

@@ -329,7 +329,12 @@ func (l *provedLog) goesOn(ctx context.Context, small, large tlog.Tree) error {
 // which it has is part of the log that is read then, or nothing is trusted.
 func (l *provedLog) followKeys(ctx context.Context, signed []byte) error {
 	policy, then, err := logbook.FollowKeys(l.policy, signed, func(path string) ([]byte, error) {
-		return l.c.get(ctx, route.Path(route.Log, path), nil)
+		proof, err := l.c.get(ctx, route.Path(route.Log, path), nil)
+		var answer *AnswerError
+		if errors.As(err, &answer) {
+			err = errors.New(answer.Message) // whose advice is for other troubles
+		}
+		return proof, err
 	})
 	if err != nil {
 		return err
