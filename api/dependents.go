@@ -9,6 +9,7 @@ import (
 
 	"github.com/go-chi/chi/v5"
 
+	"github.com/francescobianco/packbase/api/answer"
 	"github.com/francescobianco/packbase/api/route"
 	"github.com/francescobianco/packbase/api/wire"
 )
@@ -22,7 +23,7 @@ func (s *Server) getDependents(w http.ResponseWriter, r *http.Request) error {
 	pkg := chi.URLParam(r, "package")
 	p, err := s.db.PackageByName(r.Context(), pkg)
 	if err != nil {
-		return s.noPackage(w, pkg, err)
+		return answer.OrNotFound(err, answer.NoPackage(pkg))
 	}
 	raw, err := s.answers.make(r.Context(), func() (any, error) {
 		return s.dependents(r.Context(), p.Name, r.URL.Query().Get("after"), limit)

@@ -37,19 +37,9 @@ func (s *Server) answerPackage(w http.ResponseWriter, r *http.Request, name stri
 		return as(body), nil
 	})
 	if err != nil {
-		return s.noPackage(w, name, err)
+		return answer.OrNotFound(err, answer.NoPackage(name))
 	}
 	return s.answers.send(w, s.clientOf(r), raw)
-}
-
-// noPackage answers for a package that is not there, as the API promises.
-func (s *Server) noPackage(w http.ResponseWriter, name string, err error) error {
-	if answer.FromError(err).Status != http.StatusNotFound {
-		return err
-	}
-	w.Header().Set("X-Packbase-Error", "not_found")
-	answer.JSON(w, http.StatusNotFound, wire.NotFound{Package: name, Status: "not_found"})
-	return nil
 }
 
 func (s *Server) describe(r *http.Request, pkg string) (*wire.Package, error) {

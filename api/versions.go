@@ -19,7 +19,7 @@ func (s *Server) getVersions(w http.ResponseWriter, r *http.Request) error {
 	pkg := chi.URLParam(r, "package")
 	p, err := s.db.PackageByName(r.Context(), pkg)
 	if err != nil {
-		return s.noPackage(w, pkg, err)
+		return answer.OrNotFound(err, answer.NoPackage(pkg))
 	}
 	raw, err := s.answers.make(r.Context(), func() (any, error) {
 		refs, err := s.db.TagRefs(r.Context(), p.Name)

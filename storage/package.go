@@ -109,7 +109,7 @@ func claimName(ctx context.Context, tx pgx.Tx, name string, up name.Upstream) (o
 	case upstream != up.Canonical:
 		return "", &fault.BoundError{Package: cmp.Or(shown, owner), Upstream: upstream}
 	case up.Private && !private && published:
-		return "", fmt.Errorf("claim %q: %w: it is public already", name, fault.ErrConflict)
+		return "", fault.Conflict("%q is here for everybody already; `packbase visibility %s private` changes that", name, name)
 	case up.Private && !private:
 		return owner, setPrivate(ctx, tx, owner, true)
 	}
@@ -253,7 +253,7 @@ func (db *DB) Review(ctx context.Context, pkg string, accept bool) error {
 			return err
 		}
 		if state != Frozen {
-			return fmt.Errorf("%w: the package is %s", fault.ErrConflict, state)
+			return fault.Conflict("%s is not frozen: there is nothing to decide about", pkg)
 		}
 		if !accept {
 			_, err := tx.Exec(ctx, `UPDATE packages SET state_reason = 'kept as it was by an operator' WHERE name = $1`, name)

@@ -30,6 +30,7 @@ type Error struct {
 	Message    string // for people: what was wrong and what to do
 	RetryAfter time.Duration
 	JobID      string // the job that failed, if one did
+	Package    string // that is not there, if that is what is wrong
 	Basic      bool   // a 401 asks for what Git and browsers can send
 }
 
@@ -126,9 +127,11 @@ func WriteError(w http.ResponseWriter, r *http.Request, e *Error) {
 	if e.RetryAfter > 0 {
 		h.Set("Retry-After", strconv.Itoa(Seconds(e.RetryAfter)))
 	}
-	JSON(w, e.Status, wire.Error{
-		Status: "error", Code: e.Code, Message: e.Message, JobID: e.JobID, RequestID: middleware.GetReqID(r.Context()),
-	})
+	body := wire.Error{Status: "error", Code: e.Code, Message: e.Message, Package: e.Package, JobID: e.JobID, RequestID: middleware.GetReqID(r.Context())}
+	if e.Package != "" {
+		body.Status = "not_found" // as the first packbase has it
+	}
+	JSON(w, e.Status, body)
 }
 
 // Seconds returns d in whole seconds, rounded up, as Retry-After has it.
@@ -168,5 +171,7 @@ func OrNotFound(err error, words *Error) error {
 
 // NoPackage is the answer for a package that is not there.
 func NoPackage(name string) *Error {
-	return New("not_found", fmt.Sprintf("there is no package %q here; /api/list names those there are", name))
+	e := New("not_found", fmt.Sprintf("there is no package %q here; /api/list names those there are", Cut(name, 200)))
+	e.Package = Cut(name, 200)
+	return e
 }

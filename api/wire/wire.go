@@ -5,17 +5,12 @@
 // the other side may be newer.
 package wire
 
-// An Error is every answer that is not 2xx, but for a NotFound.
+// An Error is every answer that is not 2xx.
 type Error struct {
-	Status    string `json:"status"` // error
+	Status    string `json:"status"` // error; not_found for a package that is not there
 	Code      string `json:"code"`   // for programs, snake_case
 	Message   string `json:"message"`
-	JobID     string `json:"job_id,omitempty"` // the job that failed, if one did
+	Package   string `json:"package,omitempty"` // that is not there
+	JobID     string `json:"job_id,omitempty"`  // the job that failed, if one did
 	RequestID string `json:"request_id"`
-}
-
-// NotFound is the answer for a package that is not there.
-type NotFound struct {
-	Package string `json:"package"`
-	Status  string `json:"status"` // not_found
 }

@@ -20,7 +20,7 @@ var codes = map[string]verdict{
 	// What is asked for.
 	"invalid":          {final, http.StatusBadRequest, ""},
 	"not_found":        {final, http.StatusNotFound, "`packbase list` shows what is here, `packbase fetch URL` mirrors a package."},
-	"conflict":         {final, http.StatusConflict, "`packbase info` and `packbase jobs` show the present state."},
+	"conflict":         {final, http.StatusConflict, ""},
 	"name_conflict":    {final, http.StatusConflict, "Give it another name here: --name NAME."},
 	"unauthorized":     {final, http.StatusUnauthorized, "Set PACKBASE_TOKEN or --token-file; `packbase up` keeps its token in the file token of its root folder."},
 	"forbidden":        {final, http.StatusForbidden, "Compare PACKBASE_TOKEN with the server's, or the file token in the root folder of `packbase up`."},

@@ -56,6 +56,19 @@ func Invalid(field, format string, args ...any) error {
 	return &InvalidError{Field: field, Problem: fmt.Sprintf(format, args...)}
 }
 
+// A ConflictError says in which state something is that does not allow what
+// was asked for. It is an ErrConflict.
+type ConflictError struct{ Problem string }
+
+func (e *ConflictError) Error() string { return e.Problem }
+
+// Unwrap returns ErrConflict.
+func (e *ConflictError) Unwrap() error { return ErrConflict }
+
+func Conflict(format string, args ...any) error {
+	return &ConflictError{fmt.Sprintf(format, args...)}
+}
+
 // Clip keeps what strangers wrote short enough for a message.
 func Clip(s string) string {
 	const most = 100
@@ -110,6 +123,7 @@ func From(err error) *Error {
 	var bound *BoundError
 	var taken *TakenError
 	var gone *GoneError
+	var conflict *ConflictError
 	switch {
 	case errors.As(err, &e):
 		return e
@@ -119,6 +133,8 @@ func From(err error) *Error {
 		return New("name_conflict", taken.Error())
 	case errors.As(err, &gone):
 		return New("removed", gone.Error())
+	case errors.As(err, &conflict):
+		return New("conflict", conflict.Error())
 	}
 	return nil
 }

@@ -594,7 +594,10 @@ func (s *Store) Retry(ctx context.Context, id uuid.UUID) (job Job, err error) {
 		job, err = oneJob(rows, id)
 		return err
 	})
-	return s.changed(ctx, id, job, err)
+	if errors.Is(err, fault.ErrConflict) {
+		return Job{}, fault.Conflict("job %s has a successor: an open job does the same", id)
+	}
+	return s.changed(ctx, id, job, err, "only one that failed or was cancelled can be tried again")
 }
 
 // Cancel ends a job that no worker has, and asks the worker of a running one to stop.
@@ -616,11 +619,11 @@ func (s *Store) Cancel(ctx context.Context, id uuid.UUID) (job Job, err error) {
 		}
 		return countEnd(ctx, tx, job)
 	})
-	return s.changed(ctx, id, job, err)
+	return s.changed(ctx, id, job, err, "only one that is queued or running can be cancelled")
 }
 
-// changed tells a job that is not there from one in the wrong state.
-func (s *Store) changed(ctx context.Context, id uuid.UUID, job Job, err error) (Job, error) {
+// changed tells a job that is not there from one in the wrong state; right says which would be right.
+func (s *Store) changed(ctx context.Context, id uuid.UUID, job Job, err error, right string) (Job, error) {
 	if !errors.Is(err, fault.ErrNotFound) {
 		return job, err
 	}
@@ -628,7 +631,7 @@ func (s *Store) changed(ctx context.Context, id uuid.UUID, job Job, err error) (
 	if err != nil {
 		return Job{}, err
 	}
-	return Job{}, fmt.Errorf("job %s is %s: %w", id, job.State, fault.ErrConflict)
+	return Job{}, fault.Conflict("job %s has the state %s: %s", id, job.State, right)
 }
 
 // Prune removes jobs that ended longer than age ago.

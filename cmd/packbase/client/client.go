@@ -291,21 +291,19 @@ type AnswerError struct {
 	Message    string
 	RequestID  string
 	JobID      string // the job that failed, if one did
+	Package    string // that is not there
 	RetryAfter time.Duration
 	body       []byte // as it came
 }
 
 func newAnswerError(res *http.Response, body []byte) *AnswerError {
 	e := &AnswerError{Status: res.StatusCode, body: body}
-	var in struct {
-		wire.Error
-		Package string `json:"package"` // of a wire.NotFound
-	}
+	var in wire.Error
 	if json.Unmarshal(body, &in) == nil {
 		e.Code, e.Message = in.Code, term.Printable(in.Message)
 		e.JobID, e.RequestID = term.Printable(in.JobID), term.Printable(in.RequestID)
-		if in.Status == "not_found" {
-			e.Code, e.Message = in.Status, fmt.Sprintf("there is no package %q here", in.Package)
+		if in.Package != "" {
+			e.Package, e.Message = in.Package, fmt.Sprintf("there is no package %q here", in.Package)
 		}
 	}
 	if seconds, err := strconv.Atoi(res.Header.Get("Retry-After")); err == nil {
@@ -327,6 +325,8 @@ func (e *AnswerError) Error() string {
 func (e *AnswerError) advice() string {
 	advice := fault.Advice(e.Code)
 	switch {
+	case e.Code == "not_found" && e.Package == "": // the message says of what there is a list
+		return ""
 	case advice != "":
 		return advice
 	case e.RetryAfter > 0:
