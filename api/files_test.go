@@ -1,13 +1,73 @@
 package api_test
 
 import (
+	"encoding/json"
 	"net/http"
 	"net/url"
 	"strings"
 	"testing"
+
+	"github.com/francescobianco/packbase/api/wire"
 )
 
 const png = "\x89PNG\r\n\x1a\n\x00 <script>alert(1)</script>"
+
+// What a build.zig offers and who refuses a build.zig.zon is on the page, and in info.
+func TestBuildFacts(t *testing.T) {
+	t.Parallel()
+	s := newPageSite(t)
+	f := zon("hello", "1.0.0")
+	f["build.zig"] = `pub fn build(b: *std.Build) void {
+		const target = b.standardTargetOptions(.{});
+		_ = b.addModule("internals", .{}); _ = b.addModule("hello", .{ .target = target });
+		_ = b.option(bool, "tls", "Speak <b>TLS</b>");
+	}`
+	s.publish("hello", tagged{tag: "v1.0.0", files: f}, tagged{tag: "v1.1.0", files: files{"build.zig.zon": `.{ .name = "hello", .version = "1.1.0", .paths = .{""} }`}})
+
+	page := s.page("/hello?tag=v1.0.0", http.StatusOK)
+	s.wantIn(page, `exe.root_module.addImport(&#34;hello&#34;, b.dependency(&#34;hello&#34;, .{`+"\n    .target = target,\n"+`}).module(&#34;hello&#34;));`,
+		"<code>internals</code>", "Speak &lt;b&gt;TLS&lt;/b&gt;", "1\u00a0build option<", "<b>0.12, 0.13</b> <bdi>build.zig.zon:1:12: expected string literal</bdi>")
+	page = s.page("/hello", http.StatusOK)
+	s.wantIn(page, "<b>0.16, 0.17</b> <bdi>build.zig.zon:1:12: expected enum literal</bdi>")
+	for _, not := range []string{"addImport", "build option", "Modules"} {
+		if strings.Contains(page, not) {
+			t.Errorf("a page without build.zig has %q", not)
+		}
+	}
+
+	var info wire.Package
+	s.must(json.Unmarshal(s.get("/api/info/hello").body, &info))
+	if b := info.Build; b == nil || b.Tag != "v1.1.0" || len(b.Modules) != 0 || b.Refused["0.17"] != "1:12: expected enum literal" || b.Refused["0.13"] != "" {
+		t.Errorf("info has %+v of the latest release", b)
+	}
+	s.publish("hello", tagged{tag: "v1.2.0", files: f})
+	info = wire.Package{}
+	s.must(json.Unmarshal(s.get("/api/info/hello").body, &info))
+	if b := info.Build; b == nil || b.Tag != "v1.2.0" || len(b.Modules) != 2 || !strings.Contains(b.Modules[1].Import, `.module("hello")`) || len(b.Options) != 1 || b.Options[0].Name != "tls" {
+		t.Errorf("info has %+v of the latest release", b)
+	}
+}
+
+// What a release depends on leads to what is here of it.
+func TestDependenciesAreLinked(t *testing.T) {
+	t.Parallel()
+	s := newPageSite(t)
+	dep := s.publish("dep", tagged{tag: "v1.0.0", files: zon("dep", "1.0.0")})[0]
+	s.pkg("far", "On a forge", "v9")
+	f := zon("hello", "1.0.0")
+	f["build.zig.zon"] = strings.Replace(f["build.zig.zon"], ".paths", `.dependencies = .{
+		.dep = .{ .url = "https://example.org/dep.tar.gz", .hash = "`+dep.Zig.Hash+`" },
+		.far = .{ .url = "git+https://github.com/owner/far#0123456789012345678901234567890123456789", .hash = "far-1.0.0-AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA" },
+		.none = .{ .url = "https://example.org/none.tar.gz", .hash = "none-1.0.0-AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA" },
+		.beside = .{ .path = "beside" } }, .paths`, 1)
+	s.publish("hello", tagged{tag: "v2.0.0", files: f})
+	s.exec(`UPDATE packages SET moved_count = 1 WHERE name = 'hello'`)
+	s.exec(`INSERT INTO moved_tags (package, tag, old_oid, new_oid) VALUES ('hello', 'v2.0.0', $1, $2)`, strings.Repeat("1", 40), strings.Repeat("2", 40))
+	page := s.page("/hello", http.StatusOK)
+	s.wantIn(page, `<a href="/dep?tag=v1.0.0"><bdi>dep v1.0.0</bdi></a>`, `<a href="/far"><bdi>far, not this release</bdi></a>`,
+		`none</bdi> <span class="soft">not here</span>`, `beside</bdi> <bdi class="soft from">beside`,
+		"Upstream moved this tag.", "The tag is not the version.", `<a class="state warn" href="#moved">moved</a></td>`)
+}
 
 // A release can be looked at: its README, its files, and what changed in it.
 func TestFilesPages(t *testing.T) {

@@ -4,8 +4,10 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/http"
 	"slices"
+	"time"
 
 	"github.com/go-chi/chi/v5"
 
@@ -16,6 +18,7 @@ import (
 	"github.com/francescobianco/packbase/storage/fault"
 	"github.com/francescobianco/packbase/storage/ledger"
 	"github.com/francescobianco/packbase/storage/name"
+	"github.com/francescobianco/packbase/storage/zigpkg"
 )
 
 // getPackage serves GET /api/info/{package}.
@@ -108,6 +111,9 @@ func (s *Server) fillTarballs(r *http.Request, body *wire.Package, p storage.Pac
 	}
 	if head := p.Head(refs); head >= 0 {
 		body.Head = refs[head].CommitOID
+		if body.Build, err = s.build(r.Context(), refs[head].ID); err != nil {
+			return err
+		}
 	}
 	var tags, snapshots []storage.TagRef
 	published := make([]storage.Release, len(refs))
@@ -137,6 +143,32 @@ func (s *Server) fillTarballs(r *http.Request, body *wire.Package, p storage.Pac
 	_, err = s.addTarballs(r.Context(), snapshots, func(t wire.Tarball) { body.Snapshots = append(body.Snapshots, t) })
 	slices.Reverse(body.Snapshots)
 	return err
+}
+
+// buildTime bounds how long the description of a package waits for what its
+// files say: it is complete without.
+const buildTime = time.Second
+
+// build tells what a release has for those who depend on it, nil if that cannot be read.
+func (s *Server) build(ctx context.Context, id int64) (*wire.Build, error) {
+	releases, err := s.db.ReleasesByID(ctx, []int64{id})
+	if err != nil || len(releases) == 0 {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, buildTime)
+	defer cancel()
+	rel := &releases[0]
+	facts, err := s.files.Facts(ctx, rel)
+	if err != nil {
+		return nil, nil // what is damaged is told of by fsck
+	}
+	b := &wire.Build{Tag: rel.Tag, Commit: rel.CommitOID, Modules: []wire.Module{}, Options: []zigpkg.Option{}, Refused: map[string]string{}}
+	for _, m := range facts.Build.Modules {
+		b.Modules = append(b.Modules, wire.Module{Name: m, Import: facts.Build.Import(zigpkg.DependencyName(rel.Zig.Name, rel.Called()), m)})
+	}
+	b.Options = append(b.Options, facts.Build.Options...)
+	maps.Copy(b.Refused, facts.Refused)
+	return b, nil
 }
 
 // addTarballs reads releases some at a time, until they are as large as one

@@ -26,6 +26,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/francescobianco/packbase/api/answer"
+	"github.com/francescobianco/packbase/api/browse"
 	"github.com/francescobianco/packbase/api/directory"
 	"github.com/francescobianco/packbase/api/fresh"
 	"github.com/francescobianco/packbase/api/git"
@@ -88,6 +89,7 @@ type Server struct {
 	answers   *answers
 	directory *directory.Directory
 	status    fresh.PerReader[fresh.Value[*wire.Status]]
+	files     *browse.Files
 	site      *pages.Site
 	openJobs  fresh.Value[jobs.QueueCounts]
 	scrub     fresh.Value[wire.Blobs]
@@ -107,7 +109,7 @@ func New(db *storage.DB, q *queue.Queue, blobs blob.Store, opt Options, log *slo
 	promised := stored.New(db, blobs, log)
 	s := &Server{db: db, queue: q, promised: promised, opt: opt, log: log, metrics: newMetrics(opt.Metrics), answers: newAnswers(),
 		epoch: e, tokens: newTokenCache(db, e), releases: newReleaseCache(db, e), watch: fresh.PerReader[*jobWatch]{All: newJobWatch(db, true), Public: newJobWatch(db, false)}}
-	s.directory = directory.New(db, e, &s.news)
+	s.directory, s.files = directory.New(db, e, &s.news), browse.New(db, promised)
 	s.status.All.News, s.status.Public.News = &s.news, &s.news
 	if opt.Metrics != nil {
 		opt.Metrics.MustRegister(newRegistryCollector(s))
@@ -130,7 +132,7 @@ func newSite(s *Server) *pages.Site {
 		Release: s.opt.Release, Auth: s.authWord(), Central: s.opt.Central, Source: s.opt.Source,
 		News: &s.news, Status: s.statusNow, Job: s.jobOf, Jobs: jobFilter,
 		JSON:  pages.JSON{Status: s.getStatus, Packages: s.listPackages, Jobs: s.listJobs, Job: s.getJob, Trees: s.listTrees, Tree: s.getTree, Package: s.answerInfo},
-		Trees: s.trees.List, Tree: s.treeInfo, Dependents: s.dependents, Large: s.sendLarge,
+		Files: s.files, Trees: s.trees.List, Tree: s.treeInfo, Sources: s.trees.Sources, Dependents: s.dependents, Large: s.sendLarge,
 	}, s.log)
 }
 

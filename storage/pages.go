@@ -17,6 +17,7 @@ type TagRef struct {
 	Tag        string // "" for a snapshot
 	CommitOID  string
 	CommitTime time.Time
+	Size       int64 // of the tarball, in bytes
 }
 
 // Head returns the index of that of refs which HEAD and main name: the latest
@@ -38,7 +39,7 @@ func (p *Package) Head(refs []TagRef) int {
 // TagRefs returns the releases and snapshots of pkg, in order of publication.
 func (db *DB) TagRefs(ctx context.Context, pkg string) ([]TagRef, error) {
 	rows, _ := db.Pool.Query(ctx, `
-		SELECT id, COALESCE(tag, '') AS tag, commit_oid, commit_time FROM served_releases
+		SELECT id, COALESCE(tag, '') AS tag, commit_oid, commit_time, size FROM served_releases
 		WHERE package = $1 AND ($2 OR NOT private) ORDER BY id`, pkg, access.SeesPrivate(ctx))
 	all, err := pgx.CollectRows(rows, pgx.RowToStructByName[TagRef])
 	if err != nil {

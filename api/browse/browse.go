@@ -4,6 +4,7 @@ package browse
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"path"
 	"strings"
@@ -15,6 +16,7 @@ import (
 	"github.com/francescobianco/packbase/storage/fault"
 	"github.com/francescobianco/packbase/storage/gitpack"
 	"github.com/francescobianco/packbase/storage/release"
+	"github.com/francescobianco/packbase/storage/zigpkg"
 )
 
 // Files reads files of releases. Make one with New. It is safe for concurrent use.
@@ -22,19 +24,65 @@ type Files struct {
 	db    *storage.DB
 	blobs *stored.Blobs
 	sets  *lru.Cache[string, *release.Segments] // by package and the last segment's digest
+	facts *lru.Cache[string, Facts]             // by tree
 	load  chan struct{}                         // holds one while a set is read
 }
 
 const (
-	maxSets    = 4       // packages whose objects are known
-	maxObjects = 200_000 // of a package that can be looked at: 50 bytes of memory each
-	maxTree    = 4 << 20 // bytes of one folder's object
+	maxSets     = 4       // packages whose objects are known
+	maxObjects  = 200_000 // of a package that can be looked at: 50 bytes of memory each
+	maxTree     = 4 << 20 // bytes of one folder's object
+	maxManifest = 1 << 20 // bytes of a build.zig.zon of which it is told why it is refused
+	maxFacts    = 256     // trees of which they are known; of one they take some 40 KB at most
 )
 
 // New returns the files of what is stored.
 func New(db *storage.DB, blobs *stored.Blobs) *Files {
 	sets, _ := lru.New[string, *release.Segments](maxSets) // the error is about sizes below one
-	return &Files{db: db, blobs: blobs, sets: sets, load: make(chan struct{}, 1)}
+	facts, _ := lru.New[string, Facts](maxFacts)
+	return &Files{db: db, blobs: blobs, sets: sets, facts: facts, load: make(chan struct{}, 1)}
+}
+
+// Facts are what the files of a release say to those who want to depend on it.
+type Facts struct {
+	Build   zigpkg.Build      // by its build.zig
+	Refused map[string]string // why Zig releases refuse its build.zig.zon: see zigpkg.Refusals
+}
+
+// Facts returns those of a release that the reader may see. It returns
+// fault.ErrNotFound for a package too large to be looked at.
+func (f *Files) Facts(ctx context.Context, rel *storage.Release) (Facts, error) {
+	if known, ok := f.facts.Get(rel.TreeOID); ok {
+		return known, nil
+	}
+	tree, err := f.At(ctx, rel)
+	if err != nil {
+		return Facts{}, err
+	}
+	entries, err := tree.Folder(ctx, "")
+	if err != nil {
+		return Facts{}, err
+	}
+	var facts Facts
+	for _, e := range entries {
+		limit := map[string]int64{zigpkg.BuildName: zigpkg.MaxBuildBytes, zigpkg.ManifestName: maxManifest}[e.Path]
+		if limit == 0 || !e.IsRegular() {
+			continue
+		}
+		text, err := tree.Read(ctx, e, limit)
+		var known *gitpack.Error
+		switch {
+		case errors.As(err, &known) && known.Code == gitpack.CodeObjectTooLarge: // of use to nobody
+		case err != nil:
+			return Facts{}, err
+		case e.Path == zigpkg.BuildName:
+			facts.Build = zigpkg.ScanBuild(text)
+		default:
+			facts.Refused = zigpkg.Refusals(text)
+		}
+	}
+	f.facts.Add(rel.TreeOID, facts)
+	return facts, nil
 }
 
 // A Tree is the files of one release.

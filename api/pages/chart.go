@@ -1,11 +1,61 @@
 package pages
 
 import (
+	"cmp"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/francescobianco/packbase/storage"
 )
+
+// A sizeChart is the size of a package's releases over time, from the first
+// commit to the last, drawn in steps.
+type sizeChart struct {
+	Points                   string // of an SVG polyline in a view box of 600 by 100
+	First, Last, Least, Most storage.TagRef
+	Count                    int
+}
+
+// minSizes are releases below which a chart says no more than the table, and
+// maxSizes are those that can be told apart.
+const (
+	minSizes = 4
+	maxSizes = 300
+)
+
+// newSizeChart draws releases in any order; it is nil of few.
+func newSizeChart(tags []storage.TagRef) *sizeChart {
+	if len(tags) < minSizes {
+		return nil
+	}
+	all := slices.Clone(tags)
+	slices.SortFunc(all, func(a, b storage.TagRef) int {
+		return cmp.Or(a.CommitTime.Compare(b.CommitTime), cmp.Compare(a.ID, b.ID))
+	})
+	bySize := func(a, b storage.TagRef) int { return cmp.Compare(a.Size, b.Size) }
+	c := &sizeChart{First: all[0], Last: all[len(all)-1], Least: slices.MinFunc(all, bySize), Most: slices.MaxFunc(all, bySize), Count: len(all)}
+	span := c.Last.CommitTime.Sub(c.First.CommitTime)
+	if span <= 0 || c.Most.Size <= 0 {
+		return nil
+	}
+	var b strings.Builder
+	y := 0.0
+	for i, ref := range all {
+		if i%(1+len(all)/maxSizes) != 0 && i != len(all)-1 {
+			continue
+		}
+		x := 600 * float64(ref.CommitTime.Sub(c.First.CommitTime)) / float64(span)
+		if i > 0 {
+			fmt.Fprintf(&b, "%.1f,%.1f ", x, y)
+		}
+		y = 100 - 96*float64(ref.Size)/float64(c.Most.Size)
+		fmt.Fprintf(&b, "%.1f,%.1f ", x, y)
+	}
+	c.Points = strings.TrimSpace(b.String())
+	return c
+}
 
 // A chart is a row of bars over time. Its units are those of an SVG view box
 // that is Width by Height.

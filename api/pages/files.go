@@ -152,13 +152,13 @@ func (s *Site) getFiles(w http.ResponseWriter, r *http.Request) error {
 			page.Crumbs = append(page.Crumbs, crumb{path.Base(page.Path[:i]), page.Path[:i]})
 		}
 	}
-	if err := s.fillFiles(r.Context(), page); err != nil {
+	if err := s.fillPath(r.Context(), page); err != nil {
 		return notFoundPage(err, "There is no file “%s” in %s %s.", answer.Cut(page.Path, 200), p.Called(), page.Of.Name())
 	}
 	return s.renderLarge(w, r, func() (view, error) { return page, nil })
 }
 
-func (s *Site) fillFiles(ctx context.Context, page *filesPage) error {
+func (s *Site) fillPath(ctx context.Context, page *filesPage) error {
 	tree, err := s.files.At(ctx, &page.Of.Release)
 	if err != nil {
 		return err

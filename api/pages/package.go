@@ -1,7 +1,6 @@
 package pages
 
 import (
-	"cmp"
 	"encoding/json"
 	"fmt"
 	"html/template"
@@ -14,6 +13,7 @@ import (
 
 	"golang.org/x/mod/semver"
 
+	"github.com/francescobianco/packbase/api/browse"
 	"github.com/francescobianco/packbase/api/health"
 	"github.com/francescobianco/packbase/api/route"
 	"github.com/francescobianco/packbase/api/wire"
@@ -115,6 +115,7 @@ type packagePage struct {
 	Shown    *releaseView // told in full; nil without releases
 	Releases []releaseRow // newest first
 	Count    int          // of releases, on all pages
+	Sizes    *sizeChart   // nil of few
 	pager
 
 	Snapshots []releaseRow     // newest first
@@ -143,6 +144,7 @@ type releaseRow struct {
 	storage.Release
 	Hidden   string   // why Git clients do not see the tag
 	Branches []string // that were last mirrored at this commit
+	Moved    bool     // upstream moved or deleted the tag
 	Shown    bool
 }
 
@@ -224,6 +226,62 @@ type releaseView struct {
 
 	ReadmeName string
 	Readme     template.HTML
+	Facts      browse.Facts
+	DependsOn  []dependencyRow
+	Moved      *storage.MovedTag // upstream did that with the tag; nil if it did not
+}
+
+// A dependencyRow is a dependency of a release, and what of it is here.
+type dependencyRow struct {
+	zigpkg.Dependency
+	Here link // Text is "" if nothing is
+}
+
+// Dependency is what the package is called in the build.zig.zon of a project.
+func (r *releaseView) Dependency() string {
+	return zigpkg.DependencyName(r.Zig.Name, r.Called())
+}
+
+// Import is the statement that gives the package's main module to a program.
+func (r *releaseView) Import() string {
+	build := &r.Facts.Build
+	if len(build.Modules) == 0 {
+		return ""
+	}
+	main := build.Modules[0]
+	for _, m := range build.Modules {
+		if strings.EqualFold(m, r.Zig.Name) {
+			main = m
+		}
+	}
+	return build.Import(r.Dependency(), main)
+}
+
+// A refusal is why some Zig releases do not take the package.
+type refusal struct{ Zigs, Why string }
+
+// Refusals says why Zig releases refuse the release, those with one reason together.
+func (r *releaseView) Refusals() (all []refusal) {
+	for _, f := range r.Fits() {
+		why := r.Facts.Refused[f.Zig]
+		switch last := len(all) - 1; {
+		case f.How != "no" || why == "":
+		case last >= 0 && all[last].Why == why:
+			all[last].Zigs += ", " + f.Zig
+		default:
+			all = append(all, refusal{f.Zig, why})
+		}
+	}
+	return all
+}
+
+// OtherVersion is the version that the manifest says, if the tag says another.
+func (r *releaseView) OtherVersion() string {
+	tag := "v" + strings.TrimPrefix(r.Tag, "v")
+	if v := "v" + r.Zig.Version; semver.IsValid(tag) && semver.IsValid(v) && semver.Compare(tag, v) != 0 {
+		return r.Zig.Version
+	}
+	return ""
 }
 
 // Files is the page of the release's files.
@@ -269,32 +327,13 @@ func (r *releaseView) Entry() string {
 	name := r.Zig.Name
 	if !bareName.MatchString(name) {
 		// Quoted, as the package's name may be a keyword.
-		name = "@" + zigString(cmp.Or(name, zigpkg.Identifier(r.Called())))
+		name = "@" + zigpkg.Quote(zigpkg.DependencyName(name, r.Called()))
 	}
 	hash := r.Zig.Hash
 	if hash == "" {
 		hash = r.Zig.LegacyHash
 	}
-	return fmt.Sprintf(".%s = .{\n    .url = %s,\n    .hash = %s,\n},", name, zigString(r.URL()), zigString(hash))
-}
-
-// zigString quotes s as a Zig string literal.
-func zigString(s string) string {
-	var b strings.Builder
-	b.WriteByte('"')
-	for i := range len(s) {
-		switch c := s[i]; {
-		case c == '"' || c == '\\':
-			b.WriteByte('\\')
-			b.WriteByte(c)
-		case c < 0x20 || c == 0x7f:
-			fmt.Fprintf(&b, `\x%02x`, c)
-		default:
-			b.WriteByte(c)
-		}
-	}
-	b.WriteByte('"')
-	return b.String()
+	return fmt.Sprintf(".%s = .{\n    .url = %s,\n    .hash = %s,\n},", name, zigpkg.Quote(r.URL()), zigpkg.Quote(hash))
 }
 
 // emptyTree has no attributes: the Gits from 2.43 to 2.45 take those of a bare

@@ -84,13 +84,17 @@ func (s *Site) getPackagePage(w http.ResponseWriter, r *http.Request, name strin
 	if err := s.fillReleases(r, page); err != nil {
 		return err
 	}
-	s.fillReadme(ctx, page)
+	s.fillFiles(ctx, page)
+	if err := s.fillDependencies(ctx, page); err != nil {
+		return err
+	}
 	if page.Rejected, err = s.db.RejectedTags(ctx, p.Name); err != nil {
 		return err
 	}
 	if page.Moved, err = s.db.MovedTags(ctx, p.Name); err != nil {
 		return err
 	}
+	page.markMoved()
 	slices.Reverse(page.Moved)
 	page.More.Rejected, page.Rejected = cut(page.Rejected, othersMost)
 	page.More.Moved, page.Moved = cut(page.Moved, othersMost)
@@ -125,7 +129,7 @@ func (s *Site) fillReleases(r *http.Request, page *packagePage) error {
 		return err
 	}
 	var from, to int
-	page.Count = len(all.tags)
+	page.Count, page.Sizes = len(all.tags), newSizeChart(all.tags)
 	page.pager, from, to = newPager(r.URL.Query().Get("page"), len(all.tags), releasesEach)
 	more, snapshots := cut(all.snapshots, othersMost)
 	page.More.Snapshots = more
@@ -163,9 +167,57 @@ func (s *Site) fillReleases(r *http.Request, page *packagePage) error {
 	return nil
 }
 
-// fillReadme puts the README of the release that is shown on the page. Where it
-// cannot be read, the page is complete without.
-func (s *Site) fillReadme(ctx context.Context, page *packagePage) {
+// markMoved says at each release what upstream did with its tag.
+func (p *packagePage) markMoved() {
+	for i, m := range p.Moved {
+		if p.Shown != nil && p.Shown.Tag == m.Tag {
+			p.Shown.Moved = &p.Moved[i]
+		}
+		for j := range p.Releases {
+			if p.Releases[j].Tag == m.Tag {
+				p.Releases[j].Moved = true
+			}
+		}
+	}
+}
+
+// fillDependencies says what is here of what the release that is shown depends on: under the hash that it pins, else
+// of the same upstream.
+func (s *Site) fillDependencies(ctx context.Context, page *packagePage) error {
+	if page.Shown == nil || len(page.Shown.Zig.Dependencies) == 0 {
+		return nil
+	}
+	var hashes []string
+	for _, d := range page.Shown.Zig.Dependencies {
+		hashes = append(hashes, d.Hash)
+	}
+	sources, err := s.opt.Sources(ctx, hashes)
+	if err != nil {
+		return err
+	}
+	view, err := s.directory.Last(ctx)
+	if err != nil {
+		return err
+	}
+	for _, d := range page.Shown.Zig.Dependencies {
+		row := dependencyRow{Dependency: d}
+		if src, ok := sources[d.Hash]; ok && d.Hash != "" {
+			row.Here = sourceLink(src.Kind, src.Package, src.Tag, src.Commit, src.URL)
+		} else if dep, err := name.ParseDependency(d.URL); err == nil && dep.Repository != "" {
+			if up, err := name.ParseUpstream(dep.Repository); err == nil {
+				if p := view.Upstream[up.Canonical]; p != nil && p.Local() && p.State != storage.Removed {
+					row.Here = link{Text: p.Called() + ", not this release", Href: "/" + p.Called()}
+				}
+			}
+		}
+		page.Shown.DependsOn = append(page.Shown.DependsOn, row)
+	}
+	return nil
+}
+
+// fillFiles puts what the files of the release that is shown say on the page.
+// Where they cannot be read, the page is complete without.
+func (s *Site) fillFiles(ctx context.Context, page *packagePage) {
 	if page.Shown == nil {
 		return
 	}
@@ -174,6 +226,9 @@ func (s *Site) fillReadme(ctx context.Context, page *packagePage) {
 		return
 	}
 	page.Browsable = true
+	if facts, err := s.files.Facts(ctx, &page.Shown.Release); err == nil {
+		page.Shown.Facts = facts
+	}
 	if entries, err := tree.Folder(ctx, ""); err == nil {
 		page.Shown.ReadmeName, page.Shown.Readme = s.readReadme(ctx, tree, refOf(&page.Shown.Release), "", entries)
 	}

@@ -47,8 +47,10 @@ type Options struct {
 	Jobs   func(*http.Request) (jobs.Filter, error) // that the query asks for
 	JSON   JSON
 
+	Files      *browse.Files
 	Trees      func(ctx context.Context, after string, limit int) ([]tree.Tree, error)
-	Tree       func(*http.Request) (wire.TreeInfo, error) // that the path names
+	Tree       func(*http.Request) (wire.TreeInfo, error)                                 // that the path names
+	Sources    func(ctx context.Context, hashes []string) (map[string]tree.Source, error) // what is stored under Zig hashes
 	Dependents func(ctx context.Context, pkg, after string, limit int) (wire.Dependents, error)
 	// Large answers with what make writes, which counts among the answers of
 	// the client. The headers are set by make.
@@ -83,7 +85,7 @@ type Site struct {
 
 // New returns the site of a registry.
 func New(db *storage.DB, q *queue.Queue, blobs *stored.Blobs, d *directory.Directory, opt Options, log *slog.Logger) *Site {
-	s := &Site{db: db, queue: q, blobs: blobs, ledger: ledger.New(db.DB), directory: d, opt: opt, log: log, renderer: newRenderer(), files: browse.New(db, blobs)}
+	s := &Site{db: db, queue: q, blobs: blobs, ledger: ledger.New(db.DB), directory: d, opt: opt, log: log, renderer: newRenderer(), files: opt.Files}
 	s.overview.All.News, s.overview.Public.News = opt.News, opt.News
 	// The errors are about sizes below one.
 	s.documents, _ = lru.New[string, document](maxDocuments)

@@ -252,15 +252,20 @@ func newLink(u string) link {
 // Stored says what is stored for it, and where that is looked at.
 func (n *treeNode) Stored() link {
 	src := n.Source
-	switch {
-	case src == nil:
+	if src == nil {
 		return link{}
-	case src.Kind == "archive":
-		return link{Text: "archive", Href: route.Archives + "?" + url.Values{"url": {src.URL}}.Encode()}
-	case src.Tag != "":
-		return link{Text: src.Package + " " + src.Tag, Href: "/" + src.Package + "?" + url.Values{"tag": {src.Tag}}.Encode()}
 	}
-	return link{Text: src.Package + " " + short(src.Commit), Href: "/" + src.Package + "?commit=" + src.Commit}
+	return sourceLink(src.Kind, src.Package, src.Tag, src.Commit, src.URL)
+}
+
+func sourceLink(kind, pkg, tag, commit, archive string) link {
+	switch {
+	case kind == "archive":
+		return link{Text: "archive", Href: route.Archives + "?" + url.Values{"url": {archive}}.Encode()}
+	case tag != "":
+		return link{Text: pkg + " " + tag, Href: "/" + pkg + "?" + url.Values{"tag": {tag}}.Encode()}
+	}
+	return link{Text: pkg + " " + short(commit), Href: "/" + pkg + "?commit=" + commit}
 }
 
 // Tarball is where its files are.

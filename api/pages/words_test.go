@@ -1,6 +1,7 @@
 package pages
 
 import (
+	"github.com/francescobianco/packbase/storage/zigpkg"
 	"testing"
 	"time"
 
@@ -43,7 +44,7 @@ func TestWords(t *testing.T) {
 		{"quote in a word", shellWord("it's"), `'it'\''s'`},
 		{"no word", shellWord(""), "''"},
 		{"comment", shellWord("#a"), "'#a'"},
-		{"Zig string", zigString("a\"\\\n"), `"a\"\\\x0a"`},
+		{"Zig string", zigpkg.Quote("a\"\\\n"), `"a\"\\\x0a"`},
 		{"sentence", sentence("upstream is gone"), "Upstream is gone."},
 		{"sentence with its end", sentence("Is it?"), "Is it?"},
 		{"sentence that begins with a URL", sentence("https://a.example/x: it is gone"), "https://a.example/x: it is gone."},

@@ -50,6 +50,7 @@ type Package struct {
 	Tarballs         []Tarball     `json:"tarballs"` // one page of the releases, the newest first
 	Snapshots        []Tarball     `json:"snapshots"`
 	Head             string        `json:"head"`     // the commit that HEAD and main name
+	Build            *Build        `json:"build"`    // of the release that HEAD names; nil if its files cannot be read
 	Branches         []Branch      `json:"branches"` // those that were asked for, the last one first
 	SmartHTTPReady   bool          `json:"smart_http_ready"`
 	PseudoGit        bool          `json:"pseudo_git_fetchable"`
@@ -69,6 +70,22 @@ type Package struct {
 	LastSync         *Sync         `json:"last_sync"`
 	Counts           Counts        `json:"counts"`
 	Next             string        `json:"next,omitempty"` // the path of the next page of tarballs
+}
+
+// A Build is what a release has for those who depend on it: what its build.zig
+// seems to offer, found without running it, and who refuses its build.zig.zon.
+type Build struct {
+	Tag     string            `json:"tag,omitempty"`
+	Commit  string            `json:"git_commit_oid"`
+	Modules []Module          `json:"modules"`
+	Options []zigpkg.Option   `json:"options"`
+	Refused map[string]string `json:"refused_by"` // by Zig release: why
+}
+
+// A Module is one of a build.zig.
+type Module struct {
+	Name   string `json:"name"`
+	Import string `json:"import"` // the statement for the build.zig of a project
 }
 
 // A Branch is a branch of upstream that was asked for.

@@ -60,6 +60,25 @@ func (m *Manifest) UsableWith() []string {
 	return m.usable.names()
 }
 
+// Refusals returns why releases, of "0.12" to "0.17", do not accept a manifest: what
+// each stumbles over first, with line and column. There is none of those that do.
+func Refusals(src []byte) map[string]string {
+	p := newParser(src)
+	if len(src) > MaxManifestBytes {
+		p.refuse(allReleases, 0, "it is longer than %d bytes", MaxManifestBytes)
+	} else {
+		p.next()
+		p.root()
+	}
+	reasons := map[string]string{}
+	for i, why := range p.why {
+		if why != "" {
+			reasons[releaseNames[i]] = why
+		}
+	}
+	return reasons
+}
+
 // A Dependency is one entry of a manifest's .dependencies.
 // It has either a URL, and a hash if it is to be fetched, or a path.
 type Dependency struct {
@@ -78,11 +97,7 @@ func ParseManifest(src []byte) (*Manifest, error) {
 	if len(src) > MaxManifestBytes {
 		return nil, fmt.Errorf("manifest is longer than %d bytes", MaxManifestBytes)
 	}
-	p := &parser{
-		src:      bytes.TrimPrefix(src, []byte("\xef\xbb\xbf")),
-		m:        Manifest{usable: allReleases},
-		depIndex: map[string]int{},
-	}
+	p := newParser(src)
 	p.next()
 	p.root()
 	if p.m.usable == 0 {
@@ -120,6 +135,11 @@ type parser struct {
 	tok      token  // the next one to read
 	m        Manifest
 	depIndex map[string]int // of m.Dependencies, by name
+	why      [len(releaseNames)]string
+}
+
+func newParser(src []byte) *parser {
+	return &parser{src: bytes.TrimPrefix(src, []byte("\xef\xbb\xbf")), m: Manifest{usable: allReleases}, depIndex: map[string]int{}}
 }
 
 // refuse takes the releases out of those that accept the file, because of what is
@@ -128,6 +148,7 @@ func (p *parser) refuse(by releases, pos int, format string, args ...any) {
 	if p.m.usable&by == 0 {
 		return
 	}
+	first := p.m.usable & by
 	p.m.usable &^= by
 	if by == allReleases {
 		p.m.Refusals = nil // now beside the point
@@ -136,6 +157,11 @@ func (p *parser) refuse(by releases, pos int, format string, args ...any) {
 	line := bytes.Count(before, []byte{'\n'}) + 1
 	column := pos - bytes.LastIndexByte(before, '\n')
 	reason := fmt.Sprintf(format, args...)
+	for i := range p.why {
+		if first&(1<<i) != 0 {
+			p.why[i] = fmt.Sprintf("%d:%d: %s", line, column, reason)
+		}
+	}
 	if by != allReleases {
 		reason += fmt.Sprintf(" (Zig %v)", by)
 	}

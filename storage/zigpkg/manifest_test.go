@@ -2,6 +2,7 @@ package zigpkg
 
 import (
 	"fmt"
+	"maps"
 	"reflect"
 	"slices"
 	"strings"
@@ -374,11 +375,41 @@ func TestManifestTime(t *testing.T) {
 	}
 }
 
+// Each release that refuses a manifest has its reason, and no other has one.
+func TestRefusals(t *testing.T) {
+	t.Parallel()
+	for _, tt := range manifestCases {
+		checkRefusals(t, []byte(tt.src))
+	}
+	got := Refusals([]byte(`.{ .name = "a b", .version = "1.0.0" }`))
+	want := map[string]string{"0.14": "1:12: name must be a valid bare zig identifier", "0.15": "1:12: name must be a valid bare zig identifier",
+		"0.16": "1:12: name must be a valid bare zig identifier", "0.17": "1:12: name must be a valid bare zig identifier"}
+	if !maps.Equal(got, want) {
+		t.Errorf("got %v, want %v", got, want)
+	}
+	if got := Refusals(make([]byte, MaxManifestBytes+1)); len(got) != len(releaseNames) {
+		t.Errorf("got %v of a file that is too long", got)
+	}
+}
+
+func checkRefusals(t *testing.T, src []byte) {
+	t.Helper()
+	reasons := Refusals(src)
+	m, err := ParseManifest(src)
+	for _, release := range releaseNames {
+		usable := err == nil && slices.Contains(m.UsableWith(), release)
+		if why := reasons[release]; (why == "") != usable {
+			t.Errorf("%.200q: Zig %s takes it: %v, and why not: %q", src, release, usable, why)
+		}
+	}
+}
+
 func FuzzParseManifest(f *testing.F) {
 	for _, tt := range manifestCases {
 		f.Add([]byte(tt.src))
 	}
 	f.Fuzz(func(t *testing.T, src []byte) {
+		checkRefusals(t, src)
 		m, err := ParseManifest(src)
 		if (m == nil) != (err != nil) {
 			t.Fatalf("got manifest %v and error %v, want one of them", m, err)
