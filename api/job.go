@@ -31,7 +31,7 @@ func newJobBody(j jobs.Job) wire.Job {
 	return b
 }
 
-// listJobs serves GET /api/jobs?state=&package=&before=&limit=, newest first.
+// listJobs serves GET /api/jobs?state=&package=&run=&before=&limit=, newest first.
 func (s *Server) listJobs(w http.ResponseWriter, r *http.Request) error {
 	f, err := jobFilter(r)
 	if err != nil {
@@ -54,7 +54,7 @@ func (s *Server) listJobs(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// jobFilter reads ?state=&package=&before=&limit=.
+// jobFilter reads ?state=&package=&run=&before=&limit=.
 func jobFilter(r *http.Request) (f jobs.Filter, err error) {
 	q := r.URL.Query()
 	f = jobs.Filter{State: q.Get("state"), Package: q.Get("package")}
@@ -68,6 +68,11 @@ func jobFilter(r *http.Request) (f jobs.Filter, err error) {
 	if f.Package != "" {
 		if err := name.ValidPackage(f.Package); err != nil {
 			return f, err
+		}
+	}
+	if run := q.Get("run"); run != "" {
+		if f.Run, err = strconv.ParseInt(run, 10, 64); err != nil || f.Run < 1 {
+			return f, answer.New("invalid", "run: want the number of an update, as run_id has it")
 		}
 	}
 	if f.Limit, err = limitOf(r, 50, 500); err != nil {

@@ -544,6 +544,32 @@ func TestUpdateOfBrokenCatalog(t *testing.T) {
 	s.cli(t, "update", "--wait").check(t, exitFailed, "the catalog's file cannot be read", "packbase jobs retry ")
 }
 
+// An update that could not mirror some packages names them, and fails.
+func TestUpdateNamesFailures(t *testing.T) {
+	t.Parallel()
+	upstream := newUpstream(t)
+	file := filepath.Join(t.TempDir(), "catalog.json")
+	text := fmt.Sprintf(`{"protocol":"v1","packages":[{"id":"1","title":"good","repository":{"url":%q}},{"id":"2","title":"gone","repository":{"url":"%s-gone"}},
+		{"id":"3","title":"taken","repository":{"url":"https://git.example/another/one"}}]}`, upstream, upstream)
+	if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	update := func(flags ...string) result {
+		s := newServer(t, func(c *serve.Config) { c.Source = "file://" + file })
+		s.work(t)
+		s.cli(t, "fetch", "--wait", "--name", "taken", upstream).check(t, 0)
+		return s.cli(t, append([]string{"update", "--wait"}, flags...)...)
+	}
+	failed := update()
+	failed.check(t, exitFailed, "2 scanned, 1 synced, 2 failed", "FAILED", "gone ", "2 packages could not be mirrored", "1 package of the catalog could not be asked for")
+	if strings.Contains(failed.out, "up to date") || strings.Contains(failed.out, "good  ") {
+		t.Errorf("got\n%s", failed.out)
+	}
+	if raw := update("--json"); raw.code != exitFailed || !strings.HasPrefix(raw.out, "{") || strings.Contains(raw.out, "FAILED") {
+		t.Errorf("--json: got %d\n%s", raw.code, raw.out)
+	}
+}
+
 func TestWatchStatus(t *testing.T) {
 	t.Parallel()
 	s := newServer(t, nil)

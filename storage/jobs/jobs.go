@@ -216,6 +216,7 @@ func oneJob(rows pgx.Rows, id uuid.UUID) (Job, error) {
 type Filter struct {
 	State   string
 	Package string
+	Run     int64     // only what this update had done; 0 for all
 	Before  uuid.UUID // only jobs created before this one; for paging
 	Limit   int
 }
@@ -226,10 +227,11 @@ func (s *Store) List(ctx context.Context, f Filter) ([]Job, error) {
 		SELECT `+columns+` FROM jobs
 		WHERE (@state = '' OR state = @state)
 			AND (@package = '' OR package = first_name(@package))
+			AND (@run = 0 OR run_id = @run)
 			AND seen_job(kind, package, @private)
 			AND (@first OR (created_at, id) < (SELECT created_at, id FROM jobs WHERE id = @before))
 		ORDER BY created_at DESC, id DESC LIMIT @limit`,
-		pgx.NamedArgs{"state": f.State, "package": f.Package, "private": access.SeesPrivate(ctx), "first": f.Before == uuid.Nil, "before": f.Before, "limit": f.Limit})
+		pgx.NamedArgs{"state": f.State, "package": f.Package, "run": f.Run, "private": access.SeesPrivate(ctx), "first": f.Before == uuid.Nil, "before": f.Before, "limit": f.Limit})
 	all, err := pgx.CollectRows(rows, pgx.RowToStructByName[Job])
 	if err != nil {
 		return nil, fmt.Errorf("list jobs: %w", pg.Translate(err))

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strconv"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -158,7 +159,8 @@ func (p *program) updateCommand() *cobra.Command {
 		Short: "Have the catalog read again, and what changed mirrored",
 		Long: `Have the catalog read again, and the packages mirrored that changed. One update
 runs at a time; a request during one makes one more follow. With --wait the
-command stays until all is done, through a cooldown as well.`,
+command stays until all is done, through a cooldown as well; it names what could
+not be mirrored, and fails if anything could not.`,
 		Example: `  packbase update
   packbase update --wait --timeout 30m`,
 		Args: cobra.NoArgs,
@@ -212,19 +214,61 @@ func (p *program) waitUpdate(ctx context.Context, r *remote, c *client, limit ti
 		return err
 	}
 	if r.json {
-		return errors.Join(p.printJob(j), j.err())
+		err = p.printJob(j)
 	}
-	if err := j.err(); err != nil {
+	if err := errors.Join(err, j.err()); err != nil {
 		return err
 	}
 	var n wire.Counters
 	if err := json.Unmarshal(j.Result, &n); err != nil {
 		return fmt.Errorf("read result of job %s: %w", j.ID, err)
 	}
+	failed := fmt.Errorf("%s could not be mirrored", term.Plural(n.SourceRepoFailed, "package"))
+	if n.SourceRepoFailed == 0 {
+		failed = nil
+	}
+	if r.json {
+		return failed
+	}
 	s := p.Screen(p.Stdout)
-	s.Printf("%s the catalog is up to date\n\n", s.Paint(term.Green, "ok"))
+	if failed == nil {
+		s.Printf("%s the catalog is up to date\n\n", s.Paint(term.Green, "ok"))
+	}
 	s.Fields(counterFields(&n)...)
-	return nil
+	if failed == nil {
+		return nil
+	}
+	raw, err := c.get(ctx, route.Jobs, query("run", strconv.FormatInt(*j.RunID, 10), "state", jobs.Failed, "limit", strconv.Itoa(mostFailures)))
+	if err != nil {
+		return errors.Join(failed, err)
+	}
+	page, err := decode[wire.Jobs](raw)
+	if err != nil {
+		return errors.Join(failed, err)
+	}
+	drawFailures(s, page.Jobs, n.SourceRepoFailed)
+	return failed
+}
+
+// mostFailures is how many packages are named that an update could not mirror.
+const mostFailures = 100
+
+// drawFailures names the packages of failed jobs, of all that an update could not mirror.
+func drawFailures(s *term.Screen, failed []wire.Job, all int) {
+	s.Printf("\n")
+	var rows [][]term.Cell
+	for _, j := range failed {
+		rows = append(rows, []term.Cell{{Text: j.Package, Colour: term.Bold}, {Text: j.Error.Message}})
+	}
+	if len(rows) > 0 {
+		s.Table([]string{"FAILED", "WHY"}, rows)
+	}
+	switch rest := all - len(failed); {
+	case rest > 0 && len(failed) == mostFailures:
+		s.Printf("and %s more: `packbase jobs --state failed --limit 500`\n", term.Number(rest))
+	case rest > 0: // no job was made for it, or it was cancelled
+		s.Printf("%s of the catalog could not be asked for: its name is another package's here, or its job was cancelled\n", term.Plural(rest, "package"))
+	}
 }
 
 // update returns the job of an update that began after the call, ended.
