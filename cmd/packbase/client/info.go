@@ -168,25 +168,21 @@ func drawTarballs(s *term.Screen, info wire.Package) {
 		if t.Tag == info.LatestTag && (t.Tag != "" || t.Commit == info.Head) {
 			tag.Colour = term.Green
 		}
-		note := ""
+		notes := slices.Clone(t.Zig.UsableWith)
 		switch {
 		case t.Tag == "":
-			note = "snapshot"
+			notes = append(notes, "snapshot")
 			for _, b := range info.Branches {
 				if b.Commit == t.Commit {
-					note += ", branch " + b.Name
+					notes = append(notes, "branch "+b.Name)
 				}
 			}
 		case t.GitHidden != "":
-			note = "not in Git: " + t.GitHidden
+			notes = append(notes, "not in Git: "+t.GitHidden)
 		case t.Zig.Problem != "":
-			note = t.Zig.Problem
+			notes = append(notes, t.Zig.Problem)
 		}
-		row := []term.Cell{tag, {Text: term.Size(t.Size)}, {Text: short(t.Commit)}, {Text: s.Ago(&t.CreatedAt)}, {Text: strings.Join(t.Zig.UsableWith, " ")}}
-		if note != "" {
-			row = append(row, term.Cell{Text: note, Colour: term.Dim})
-		}
-		rows = append(rows, row)
+		rows = append(rows, []term.Cell{tag, {Text: term.Size(t.Size)}, {Text: short(t.Commit)}, {Text: s.Ago(&t.CreatedAt)}, {Text: strings.Join(notes, ", ")}})
 	}
 	s.Table([]string{"TAG", "SIZE", "COMMIT", "MIRRORED", "ZIG"}, rows)
 }

@@ -4,9 +4,9 @@ import (
 	"fmt"
 	"strings"
 	"time"
-	"unicode/utf8"
 
 	"github.com/dustin/go-humanize"
+	"github.com/mattn/go-runewidth"
 
 	"github.com/francescobianco/packbase/api/wire"
 	"github.com/francescobianco/packbase/cmd/packbase/term"
@@ -69,7 +69,7 @@ func progressLine(s *term.Screen, j job, elapsed time.Duration) string {
 	// The bar leaves room for the longest text that is usual at its right, so
 	// that it keeps its length.
 	const least, most, text = 10, 30, 45
-	room := s.Width - utf8.RuneCountInString(left) - text
+	room := s.Width - runewidth.StringWidth(left) - text
 	if p.Total > 0 && room >= least {
 		left += "  " + bar(p, min(room, most))
 	}

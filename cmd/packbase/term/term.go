@@ -8,12 +8,13 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"time"
 	"unicode"
-	"unicode/utf8"
 
 	"github.com/dustin/go-humanize"
+	"github.com/mattn/go-runewidth"
 	"golang.org/x/sys/unix"
 )
 
@@ -140,30 +141,50 @@ func (s *Screen) Table(header []string, rows [][]Cell) {
 			if i == len(widths) {
 				widths = append(widths, 0)
 			}
-			widths[i] = max(widths[i], utf8.RuneCountInString(row[i].Text))
+			widths[i] = max(widths[i], runewidth.StringWidth(row[i].Text))
 		}
 	}
+	s.fit(widths)
 	for _, row := range rows {
 		s.row(row, widths)
 	}
 }
 
-// row writes one row. On a terminal its last field is cut so that the row
-// stays on one line, unless nothing would be left of it.
+// gap is what is between two columns of a table.
+const gap = 2
+
+// fit makes columns narrower until a row stays on one line of the terminal: the
+// last one first, then whichever is widest, as far as something is left of each.
+func (s *Screen) fit(widths []int) {
+	const least = 10
+	if !s.Terminal() || len(widths) == 0 {
+		return
+	}
+	over, last := gap*(len(widths)-1)-s.Width, len(widths)-1
+	for _, w := range widths {
+		over += w
+	}
+	cut := min(max(over, 0), max(widths[last]-least, 0))
+	widths[last] -= cut
+	for over -= cut; over > 0; over-- {
+		widest := slices.Index(widths, slices.Max(widths))
+		if widths[widest] <= least {
+			return
+		}
+		widths[widest]--
+	}
+}
+
 func (s *Screen) row(row []Cell, widths []int) {
-	const gap, least = 2, 10
 	var line strings.Builder
-	column, last := 0, len(row)-1
-	for i, c := range row[:last] {
-		line.WriteString(s.Paint(c.Colour, c.Text))
-		line.WriteString(strings.Repeat(" ", widths[i]-utf8.RuneCountInString(c.Text)+gap))
-		column += widths[i] + gap
+	for i, c := range row {
+		text := Cut(c.Text, widths[i])
+		line.WriteString(s.Paint(c.Colour, text))
+		if i < len(row)-1 {
+			line.WriteString(strings.Repeat(" ", widths[i]-runewidth.StringWidth(text)+gap))
+		}
 	}
-	text := row[last].Text
-	if room := s.Width - column; room >= least {
-		text = Cut(text, room)
-	}
-	s.Printf("%s%s\n", line.String(), s.Paint(row[last].Colour, text))
+	s.Printf("%s\n", line.String())
 }
 
 // Fields writes names with their values, a line each.
@@ -186,15 +207,12 @@ func Field(name, value string, colour ...Colour) []Cell {
 	return row
 }
 
-// Cut returns text in at most width columns.
+// Cut returns text in at most width columns, of which some characters take two.
 func Cut(text string, width int) string {
-	if utf8.RuneCountInString(text) <= width {
-		return text
-	}
 	if width < 1 {
 		return ""
 	}
-	return string([]rune(text)[:width-1]) + "…"
+	return runewidth.Truncate(text, width, "…")
 }
 
 // Printable returns text on one line without what could steer a terminal:
