@@ -58,6 +58,41 @@ func TestUpOnATerminal(t *testing.T) {
 	}
 }
 
+// A bash without the package bash-completion completes commands, and values of flags.
+func TestBashCompletes(t *testing.T) {
+	t.Parallel()
+	script, err := exec.LookPath("script")
+	if err != nil {
+		t.Skip(err)
+	}
+	var out output
+	cmd := exec.CommandContext(t.Context(), script, "-qefc", "bash --norc --noprofile -i", "/dev/null")
+	cmd.Env = []string{"PATH=" + filepath.Dir(harness.Binary(t)) + ":" + os.Getenv("PATH"), "HOME=" + t.TempDir(), "TERM=dumb", "PS1=ready> ", "INPUTRC=/dev/null"}
+	cmd.Stdout, cmd.Stderr = &out, &out
+	keys, err := cmd.StdinPipe()
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	typed := func(line, want string) {
+		t.Helper()
+		if _, err := keys.Write([]byte(line)); err != nil {
+			t.Fatal(err)
+		}
+		harness.Eventually(t, want, func() bool { return strings.Contains(out.String(), want) })
+	}
+	typed("source <(packbase completion bash); complete -p packbase\n", "-F __start_packbase packbase")
+	typed("packbase versi\t\n", "packbase version ")
+	typed("packbase jobs --state=canc\t", "--state=cancelled")
+	typed("\x15packbase jobs --state runn\t", "--state running")
+	typed("\x15exit\n", "exit")
+	if err := cmd.Wait(); err != nil {
+		t.Errorf("%v\n%s", err, out.String())
+	}
+}
+
 // output may be read while it is written.
 type output struct {
 	mu  sync.Mutex

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"io"
 	"os"
 	"runtime"
 	"runtime/debug"
@@ -69,7 +70,11 @@ func completionCommand(p *term.Program) *cobra.Command {
 		RunE: func(cmd *cobra.Command, args []string) error {
 			switch root := cmd.Root(); args[0] {
 			case "bash":
-				return root.GenBashCompletionV2(p.Stdout, true)
+				if err := root.GenBashCompletionV2(p.Stdout, true); err != nil {
+					return err
+				}
+				_, err := io.WriteString(p.Stdout, bashWords)
+				return err
 			case "zsh":
 				return root.GenZshCompletion(p.Stdout)
 			default:
@@ -78,6 +83,23 @@ func completionCommand(p *term.Program) *cobra.Command {
 		},
 	}
 }
+
+// bashWords replaces what cobra's script takes from the package bash-completion,
+// and calls where that is not loaded: there words are what spaces divide.
+const bashWords = `
+__packbase_init_completion()
+{
+    COMPREPLY=()
+    local line=${COMP_LINE:0:COMP_POINT}
+    read -ra words <<<"$line"
+    if [[ $line == *[[:space:]] ]]; then
+        words+=("")
+    fi
+    cword=$((${#words[@]} - 1))
+    cur=${words[cword]}
+    prev=${words[cword > 0 ? cword - 1 : 0]}
+}
+`
 
 func manCommand() *cobra.Command {
 	return &cobra.Command{
