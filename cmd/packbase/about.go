@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/cobra/doc"
+	"github.com/spf13/pflag"
 
 	"github.com/francescobianco/packbase/cmd/packbase/term"
 )
@@ -112,11 +113,21 @@ func manCommand() *cobra.Command {
 				return fmt.Errorf("make the folder of the pages: %w", err)
 			}
 			cmd.Root().DisableAutoGenTag = true
+			plainFlags(cmd.Root())
 			if err := doc.GenManTree(cmd.Root(), &doc.GenManHeader{Section: "1", Source: "packbase " + build()}, args[0]); err != nil {
 				return fmt.Errorf("write the pages: %w", err)
 			}
 			return nil
 		},
+	}
+}
+
+// plainFlags keeps what flags are for from being read as Markdown, in which pages are made.
+func plainFlags(cmd *cobra.Command) {
+	marks := strings.NewReplacer("[", `\[`, "<", `\<`, "*", `\*`)
+	cmd.Flags().VisitAll(func(f *pflag.Flag) { f.Usage = marks.Replace(f.Usage) })
+	for _, below := range cmd.Commands() {
+		plainFlags(below)
 	}
 }
 

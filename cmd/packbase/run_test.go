@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/francescobianco/packbase/cmd/packbase/term"
 )
@@ -138,6 +139,11 @@ func TestManPages(t *testing.T) {
 		if err != nil || !strings.Contains(string(page), ".TH") || !strings.Contains(string(page), cmd.Short) {
 			t.Errorf("%s: %v, %.200q", file, err, page)
 		}
+		cmd.Flags().VisitAll(func(f *pflag.Flag) {
+			if text := strings.NewReplacer("\\[la]", "<", "\\[ra]", ">", "\\", "").Replace(string(page)); !f.Hidden && !strings.Contains(text, f.Usage) {
+				t.Errorf("%s has not the whole of what --%s is for: %q", file, f.Name, f.Usage)
+			}
+		})
 		for _, below := range cmd.Commands() {
 			if below.IsAvailableCommand() {
 				check(below)
