@@ -7,15 +7,11 @@ import (
 	"fmt"
 	"net/http"
 	"strconv"
-	"strings"
 	"time"
-	"unicode"
-	"unicode/utf8"
 
 	"github.com/go-chi/chi/v5"
 
 	"github.com/francescobianco/packbase/api/answer"
-	"github.com/francescobianco/packbase/api/directory"
 	"github.com/francescobianco/packbase/api/wire"
 	"github.com/francescobianco/packbase/storage/fault"
 	"github.com/francescobianco/packbase/storage/jobs"
@@ -117,54 +113,6 @@ func (s *Server) lockUpdates(ctx context.Context) (left time.Duration, err error
 			Message: "the queue does not answer, so updates cannot be told apart; try again soon"}
 	}
 	return left, nil
-}
-
-// searchPackages serves GET /api/search?q=&limit=&offset=.
-func (s *Server) searchPackages(w http.ResponseWriter, r *http.Request) error {
-	q := r.URL.Query().Get("q")
-	if q == "" || len(q) > 200 || !utf8.ValidString(q) || strings.ContainsFunc(q, unicode.IsControl) {
-		return answer.New("invalid", "q: want 1 to 200 bytes of text to look for")
-	}
-	limit, err := limitOf(r, 50, 500)
-	if err != nil {
-		return err
-	}
-	offset, err := offsetOf(r)
-	if err != nil {
-		return err
-	}
-	v, err := s.directory.Last(r.Context())
-	if err != nil {
-		return err
-	}
-	found := v.Search(q)
-	out := wire.Found{Query: q, Total: len(found), Results: []wire.Match{}}
-	for _, p := range page(found, offset, limit) {
-		out.Results = append(out.Results, newFoundBody(p))
-	}
-	answer.JSON(w, http.StatusOK, out)
-	return nil
-}
-
-func newFoundBody(p *directory.Listing) wire.Match {
-	b := wire.Match{Package: p.Called(), Description: p.Description, Upstream: p.Upstream, Language: p.Language,
-		Releases: p.ReleaseCount, Snapshots: p.SnapshotCount, Healthy: p.Healthy, UpdatedAt: p.UpdatedAt}
-	if p.LatestTag != nil {
-		b.LatestTag = *p.LatestTag
-	}
-	return b
-}
-
-func offsetOf(r *http.Request) (int, error) {
-	text := r.URL.Query().Get("offset")
-	if text == "" {
-		return 0, nil
-	}
-	n, err := strconv.Atoi(text)
-	if err != nil || n < 0 || n > 10_000_000 {
-		return 0, answer.New("invalid", "offset: want a number from 0")
-	}
-	return n, nil
 }
 
 // page cuts one page out of a list.

@@ -18,7 +18,8 @@ type List struct {
 type Found struct {
 	Query   string  `json:"query"`
 	Total   int     `json:"total"`
-	Results []Match `json:"results"` // one page of them
+	Results []Match `json:"results"`        // one page of them
+	Next    string  `json:"next,omitempty"` // the path of the next one
 }
 
 // A Match is a package that a search found.

@@ -71,21 +71,27 @@ func drawNames(s *term.Screen, names, local []string) {
 
 func (p *program) searchCommand() *cobra.Command {
 	var limit int
+	var zigName, fingerprint string
 	cmd := &cobra.Command{
-		Use:   "search WORDS...",
-		Short: "Search names, descriptions and upstreams",
+		Use:   "search [WORDS...]",
+		Short: "Search names, descriptions and upstreams, or what Zig calls packages",
 		Example: `  packbase search http
-  packbase search --limit 100 argument parser`,
-		Args: cobra.MinimumNArgs(1),
+  packbase search --limit 100 argument parser
+  packbase search --zig-name hello --fingerprint 0x3610a68601d3a5e9`,
 	}
 	r := p.addRemote(cmd)
+	cmd.Flags().StringVar(&zigName, "zig-name", "", "only packages with a release of this .name in its build.zig.zon")
+	cmd.Flags().StringVar(&fingerprint, "fingerprint", "", "only packages with a release of this .fingerprint in its build.zig.zon")
 	addLimit(cmd, &limit)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if len(args) == 0 && zigName == "" && fingerprint == "" {
+			return term.Usage("want words to look for, or --zig-name, or --fingerprint")
+		}
 		c, err := p.client(r)
 		if err != nil {
 			return err
 		}
-		raw, err := c.get(cmd.Context(), route.Search, query("q", strings.Join(args, " "), "limit", strconv.Itoa(limit)))
+		raw, err := c.get(cmd.Context(), route.Search, query("q", strings.Join(args, " "), "zig_name", zigName, "fingerprint", fingerprint, "limit", strconv.Itoa(limit)))
 		return show(p, r, raw, err, drawFound)
 	}
 	return cmd
