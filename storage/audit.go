@@ -10,7 +10,6 @@ import (
 
 	"github.com/francescobianco/packbase/storage/blob"
 	"github.com/francescobianco/packbase/storage/fault"
-	"github.com/francescobianco/packbase/storage/feed"
 	"github.com/francescobianco/packbase/storage/jobs"
 	"github.com/francescobianco/packbase/storage/name"
 	"github.com/francescobianco/packbase/storage/pg"
@@ -25,7 +24,7 @@ func (db *DB) PackageRecord(ctx context.Context, pkg string) (rec *PackageRecord
 		return nil, "", err
 	}
 	rec = &PackageRecord{
-		Version: RecordVersion, Package: p.Name, Upstream: p.Upstream, CloneURL: p.CloneURL, State: p.State, StateReason: p.StateReason,
+		Package: p.Name, Upstream: p.Upstream, CloneURL: p.CloneURL, State: p.State, StateReason: p.StateReason,
 		Language: p.Language, Description: p.Description, Registered: p.Registered, Private: p.Private, Branches: map[string]string{},
 		SyncOK: p.SyncOK == nil || *p.SyncOK, SyncCode: p.SyncCode, SyncMessage: p.SyncMessage, SyncedAt: p.SyncedAt, Probe: p.Probe,
 	}
@@ -72,11 +71,13 @@ func (db *DB) SetRecord(ctx context.Context, c jobs.Claim, record blob.Ref) erro
 	return nil
 }
 
-// SetLaterRecord names the blob of a record whose fence is the next of its package, which no claim has: that of an edge.
-// If the package has a later one by now, that stays.
+// SetLaterRecord names the blob of a record whose fence is the next of its package, which no claim has. If the package has a
+// later one by now, or a job that works on it and will write one, nothing happens.
 func (db *DB) SetLaterRecord(ctx context.Context, rec *PackageRecord, record blob.Ref) error {
 	err := db.Tx(ctx, func(tx pgx.Tx) error {
-		later, err := tx.Exec(ctx, `UPDATE packages SET fence = $2 WHERE name = $1 AND fence = $2 - 1`, rec.Package, rec.Fence)
+		later, err := tx.Exec(ctx, `
+			UPDATE packages SET fence = $2 WHERE name = $1 AND fence = $2 - 1
+				AND NOT EXISTS (SELECT FROM jobs WHERE package = $1 AND state = 'running')`, rec.Package, rec.Fence)
 		if err != nil || later.RowsAffected() == 0 {
 			return err
 		}
@@ -118,9 +119,9 @@ type Adoption struct {
 	RecordBlob   blob.Ref
 	Publications []Publication // in order of publication
 	Private      bool          // the package, if it is not here yet
+	Unproven     bool          // nothing tells whether it is
 	Segments     []release.Segment
-	Indexes      []blob.Ref   // of the segments
-	Follows      *feed.Change // the change of the central that this brings an edge to
+	Indexes      []blob.Ref // of the segments
 }
 
 // Adopt makes the rows of releases that come from blobs, and of their package
@@ -146,18 +147,13 @@ func (db *DB) Adopt(ctx context.Context, name string, from Adoption) error {
 				return err
 			}
 		}
-		if from.Record != nil {
-			if err := adoptRecord(ctx, tx, from.Record, from.RecordBlob); err != nil {
-				return err
-			}
-			if err := adoptNames(ctx, tx, name, from.Record); err != nil {
-				return err
-			}
-		}
-		if from.Follows == nil {
+		if from.Record == nil {
 			return nil
 		}
-		return feed.Advance(ctx, tx, *from.Follows)
+		if err := adoptRecord(ctx, tx, from.Record, from.RecordBlob); err != nil {
+			return err
+		}
+		return adoptNames(ctx, tx, name, from.Record)
 	})
 	if err != nil {
 		return fmt.Errorf("adopt %s: %w", name, pg.Translate(err))
@@ -190,9 +186,9 @@ func adoptPackage(ctx context.Context, tx pgx.Tx, pkg string, from Adoption) err
 		up = c
 	}
 	_, err := tx.Exec(ctx, `
-		INSERT INTO packages (name, upstream, clone_url, fence, created_at, updated_at, private)
-		VALUES ($1, $2, $3, $4, COALESCE($5, now()), COALESCE($5, now()), $6)
-		ON CONFLICT DO NOTHING`, pkg, up.Canonical, up.CloneURL, fence, nullTime(created), from.Private)
+		INSERT INTO packages (name, upstream, clone_url, fence, created_at, updated_at, private, state_reason)
+		VALUES ($1, $2, $3, $4, COALESCE($5, now()), COALESCE($5, now()), $6, CASE WHEN $7 THEN $8 ELSE '' END)
+		ON CONFLICT DO NOTHING`, pkg, up.Canonical, up.CloneURL, fence, nullTime(created), from.Private, from.Unproven, Unproven)
 	if err != nil {
 		return err
 	}

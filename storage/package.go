@@ -240,6 +240,10 @@ func (p *Package) AwaitsReview() bool { return p.State == Frozen && p.FrozenFor 
 // credentials now.
 const FrozenPrivate = "upstream wants credentials now, and the releases here can be read by anybody: accept makes the package private and mirrors it again, keep leaves it public as it is"
 
+// Unproven is the reason of a package that was rebuilt from blobs that do not tell whether it is private, and is private until
+// somebody decides.
+const Unproven = "rebuilt without a record, so it is private until somebody decides: packbase visibility NAME public, or private"
+
 // Review decides about a frozen package. Accepted, its moved tags are known
 // and new ones are mirrored again; else it stays as it is for good.
 // It returns ErrConflict if the package is not frozen.

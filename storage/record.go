@@ -10,8 +10,8 @@ import (
 	"github.com/francescobianco/packbase/storage/release"
 )
 
-// RecordVersion is the version of the package record's format.
-const RecordVersion = 1
+// recordVersion is the version of the package record's format.
+const recordVersion = 1
 
 // A PackageRecord is what is known of a package besides its releases. It is
 // stored as a blob when it changes, so that it can be rebuilt, too.
@@ -42,7 +42,11 @@ type PackageRecord struct {
 }
 
 // Encode returns the record's bytes.
-func (r *PackageRecord) Encode() ([]byte, error) { return release.EncodeDocument(r) }
+func (r *PackageRecord) Encode() ([]byte, error) {
+	one := *r
+	one.Version = recordVersion
+	return release.EncodeDocument(&one)
+}
 
 // Same reports whether two records tell the same, apart from when.
 func (r *PackageRecord) Same(other *PackageRecord) bool {
@@ -64,8 +68,13 @@ func ParsePackageRecord(b []byte) (*PackageRecord, error) {
 	if err := json.Unmarshal(b, &r); err != nil {
 		return nil, fmt.Errorf("parse package record: %w", err)
 	}
-	if r.Version != RecordVersion {
-		return nil, fmt.Errorf("parse package record: version %d, want %d", r.Version, RecordVersion)
+	if r.Version != recordVersion {
+		return nil, fmt.Errorf("parse package record: version %d, want %d", r.Version, recordVersion)
+	}
+	for branch, commit := range r.Branches {
+		if name.ValidRef(branch) != nil || !name.ValidOID(commit) {
+			return nil, fmt.Errorf("parse package record: it has a branch %.100q at %.50q", branch, commit)
+		}
 	}
 	r.CloneURL = name.HideFolder(r.CloneURL)
 	return &r, nil

@@ -86,7 +86,7 @@ func TestHideFolder(t *testing.T) {
 	if man, err = release.ParseManifest(raw); err != nil || man.CloneURL != "fixture:hello.git" {
 		t.Errorf("manifest: clone URL %q (%v)", man.CloneURL, err)
 	}
-	rec := &storage.PackageRecord{Version: storage.RecordVersion, Upstream: "fixture:hello", CloneURL: "fixture:/srv/hello"}
+	rec := &storage.PackageRecord{Upstream: "fixture:hello", CloneURL: "fixture:/srv/hello"}
 	if raw, err = rec.Encode(); err != nil {
 		t.Fatal(err)
 	}

@@ -38,6 +38,9 @@ func (db *DB) SetVisibility(ctx context.Context, pkg string, private bool) error
 		var was bool
 		err := tx.QueryRow(ctx, `
 			SELECT name, private FROM packages WHERE lower(name) = lower(first_name($1)) AND ($2 OR NOT private) FOR UPDATE`, pkg, access.SeesPrivate(ctx)).Scan(&name, &was)
+		if err == nil {
+			_, err = tx.Exec(ctx, `UPDATE packages SET state_reason = '' WHERE name = $1 AND state_reason = $2`, name, Unproven)
+		}
 		if err != nil || was == private {
 			return err
 		}

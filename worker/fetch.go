@@ -97,6 +97,7 @@ func (w *Worker) fetchPackage(ctx context.Context, j *job) (any, error) {
 	err = f.ingest(ctx)
 	j.advanced = f.created+f.rejected > 0
 	if err != nil {
+		f.recordPart(ctx)
 		return nil, f.pauseHost(ctx, err)
 	}
 	if f.created > 0 || pkg.ProbedAt == nil {
@@ -111,6 +112,18 @@ func (w *Worker) fetchPackage(ctx context.Context, j *job) (any, error) {
 	}
 	a := w.auditor()
 	return result, a.RecordJob(ctx, f.job.Claim, f.job.sync, f.dir)
+}
+
+// recordPart keeps a record of what was published before the fetch failed: without one, what was published since looks as if it
+// never was.
+func (f *fetch) recordPart(ctx context.Context) {
+	if f.created == 0 {
+		return
+	}
+	a := f.w.auditor()
+	if err := a.RecordJob(ctx, f.job.Claim, nil, f.dir); err != nil && ctx.Err() == nil {
+		f.w.log.WarnContext(ctx, "record not kept", "package", f.pkg.Name, "err", err)
+	}
 }
 
 // wantsRemoved returns why the one tag or commit that is asked for is not

@@ -100,13 +100,16 @@ func (o *over) List(ctx context.Context) iter.Seq2[Info, error] {
 	}
 }
 
+// ErrOthers says that a blob cannot be deleted from here.
+var ErrOthers = errors.New("which is another packbase's")
+
 // Delete implements Store.
 func (o *over) Delete(ctx context.Context, digest string) error {
 	if err := o.Disk.Delete(ctx, digest); err != nil {
 		return err
 	}
 	if _, err := o.below.Stat(ctx, digest); err == nil {
-		return fmt.Errorf("delete blob: %w: %s lies in %s, which is another packbase's", ErrUnavailable, digest, o.below.dir)
+		return fmt.Errorf("delete blob: %w: %s lies in %s, %w", ErrUnavailable, digest, o.below.dir, ErrOthers)
 	}
 	return nil
 }

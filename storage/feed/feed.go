@@ -311,13 +311,13 @@ func (s *Store) Resume(ctx context.Context) error {
 
 // Advance notes that all up to the change is here.
 func (s *Store) Advance(ctx context.Context, to Change) error {
-	if err := Advance(ctx, s.db.Pool, to); err != nil {
+	if err := advance(ctx, s.db.Pool, to); err != nil {
 		return fmt.Errorf("advance to change %d: %w", to.Seq, pg.Translate(err))
 	}
 	return nil
 }
 
-func Advance(ctx context.Context, q interface {
+func advance(ctx context.Context, q interface {
 	Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error)
 }, to Change) error {
 	_, err := q.Exec(ctx, `UPDATE replication SET seq = $1, chain = $2, synced_at = now()`, to.Seq, to.Chain)

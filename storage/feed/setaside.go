@@ -40,7 +40,7 @@ func (s *Store) SetChangeAside(ctx context.Context, aside SetAside, follows Chan
 		if err != nil {
 			return err
 		}
-		return Advance(ctx, tx, follows)
+		return advance(ctx, tx, follows)
 	})
 	if err != nil {
 		return fmt.Errorf("set change %d aside: %w", aside.Seq, pg.Translate(err))

@@ -83,8 +83,8 @@ type Submodule struct {
 func (m *Manifest) Encode() ([]byte, error) { return EncodeDocument(m) }
 
 // Check returns an *InvalidError if no packbase would publish the release: its
-// tag is no name, its description no text, or what it was cloned from is not its
-// upstream.
+// tag is no name, its description no text, what it was cloned from is not its
+// upstream, or it is called otherwise than the folder that it comes from.
 func (m *Manifest) Check() error {
 	if strings.ContainsRune(m.Description, 0) {
 		return fault.Invalid("description", "it has a NUL, which is no text")
@@ -93,6 +93,9 @@ func (m *Manifest) Check() error {
 		if err := name.ValidTag(m.Tag); err != nil {
 			return err
 		}
+	}
+	if folder, ok := strings.CutPrefix(m.Upstream, name.FixtureScheme); ok && folder != m.Package {
+		return fault.Invalid("package", "it is called %q, and comes from the folder of %q", fault.Clip(m.Package), fault.Clip(folder))
 	}
 	return name.Upstream{Canonical: m.Upstream, CloneURL: m.CloneURL}.Check()
 }

@@ -275,3 +275,16 @@ func (s *Store) Behind(ctx context.Context, period time.Duration) (behind bool, 
 	}
 	return behind, nil
 }
+
+// Unrecorded returns some of the packages that are here and have no record.
+func (s *Store) Unrecorded(ctx context.Context, most int) ([]string, error) {
+	rows, _ := s.db.Pool.Query(ctx, `
+		SELECT name FROM packages p WHERE record_digest IS NULL AND release_count + snapshot_count > 0
+			AND NOT EXISTS (SELECT FROM jobs j WHERE j.package = p.name AND j.state = 'running')
+		ORDER BY name LIMIT $1`, most)
+	names, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return nil, fmt.Errorf("packages without a record: %w", pg.Translate(err))
+	}
+	return names, nil
+}

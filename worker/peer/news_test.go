@@ -365,6 +365,58 @@ func TestRebuiltFromEdge(t *testing.T) {
 	same(t, rebuilt, central, "partly")
 }
 
+// All that an edge has is in records, also what an earlier version of it has kept none of: it comes back as public as it was,
+// from an edge that goes on following, and from one that is a central by now.
+func TestEdgeRecordsAll(t *testing.T) {
+	t.Parallel()
+	central := workertest.New(t)
+	stop := central.Work()
+	central.Mirror("hello", "v1.0.0", "v2.0.0")
+	central.Mirror("other", "v1.0.0")
+	stop()
+	url := serve(t, central)
+	all := access.SeePrivate(t.Context())
+	for name, goesOn := range map[string]func(edge *workertest.Registry){
+		"edge":     func(edge *workertest.Registry) { follow(t, edge, url) },
+		"promoted": func(edge *workertest.Registry) { edge.Work() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			edge := workertest.New(t)
+			stop := follow(t, edge, url)
+			caughtUp(t, edge, central)
+			stop()
+			check := func(public bool) {
+				t.Helper()
+				rebuilt := workertest.New(t)
+				var found []upkeep.Finding
+				a := upkeep.Auditor{DB: rebuilt.DB, Blobs: edge.Blobs, Staging: edge.Staging, Report: func(f upkeep.Finding) { found = append(found, f) }}
+				rebuilt.Must(a.Rebuild(all))
+				seen, err := rebuilt.Packages(t.Context())
+				rebuilt.Must(err)
+				if got := len(seen) == 2 && len(found) == 0; got != public {
+					t.Errorf("rebuilt, strangers see %d packages, want all: %v; found %v", len(seen), public, found)
+				}
+			}
+			check(true)
+			for _, pkg := range []string{"hello", "other"} {
+				_, held, err := edge.PackageRecord(all, pkg)
+				edge.Must(err)
+				_, err = edge.Pool.Exec(all, `UPDATE packages SET record_digest = NULL WHERE name = $1`, pkg)
+				edge.Must(err)
+				edge.Must(edge.Blobs.Delete(all, held))
+			}
+			check(false)
+			goesOn(edge)
+			edge.Eventually("all has a record", func() bool {
+				left, err := edge.Scrub.Unrecorded(all, 1)
+				edge.Must(err)
+				return len(left) == 0
+			})
+			check(true)
+		})
+	}
+}
+
 func asJSON(t *testing.T, v any) string {
 	t.Helper()
 	raw, err := json.Marshal(v)

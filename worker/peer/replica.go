@@ -327,15 +327,24 @@ func (r *Replica) follow(ctx context.Context, b batch) error {
 		if err := r.applyNews(ctx, b.last.Seq, b.news, b.private); err != nil {
 			return err
 		}
-	case len(b.bodies) > 0:
-		return r.publish(ctx, b, &b.last)
+	case b.pkg != "":
+		if err := r.publish(ctx, b); err != nil {
+			return err
+		}
 	}
 	return r.DB.Feed.Advance(ctx, b.last)
 }
 
-// publish copies, checks and publishes the releases of a batch, and notes that
-// all up to follows is here.
-func (r *Replica) publish(ctx context.Context, b batch, follows *feed.Change) (err error) {
+// publish publishes the releases of a batch, and keeps what is known of their package by then.
+func (r *Replica) publish(ctx context.Context, b batch) error {
+	if err := r.adopt(ctx, b); err != nil {
+		return err
+	}
+	return r.storeRecord(ctx, b.pkg)
+}
+
+// adopt copies, checks and publishes the releases of a batch.
+func (r *Replica) adopt(ctx context.Context, b batch) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			r.Log.ErrorContext(ctx, "release broke replication", "package", b.pkg, "panic", p, "stack", string(debug.Stack()))
@@ -352,19 +361,19 @@ func (r *Replica) publish(ctx context.Context, b batch, follows *feed.Change) (e
 		if err := r.copyRelease(ctx, body); err != nil {
 			return err
 		}
+		if err := r.compare(ctx, body); err != nil {
+			return errors.Join(err, r.forget(ctx, err, body.Manifest))
+		}
 	}
 	var manifests []blob.Ref
 	for _, body := range r.wanted(b.bodies) {
 		manifests = append(manifests, body.Manifest)
 	}
 	if len(manifests) == 0 {
-		if follows == nil {
-			return nil
-		}
-		return r.DB.Feed.Advance(ctx, *follows)
+		return nil
 	}
 	a := r.auditor()
-	if err := a.Adopt(ctx, b.pkg, manifests, b.private || r.privateByNow(b.pkg), follows); err != nil {
+	if err := a.Adopt(ctx, b.pkg, manifests, b.private || r.privateByNow(b.pkg)); err != nil {
 		return errors.Join(err, r.forget(ctx, err, manifests...))
 	}
 	if err := r.decideAgain(ctx, b.pkg); err != nil {
@@ -386,7 +395,7 @@ func (r *Replica) forget(ctx context.Context, refusal error, documents ...blob.R
 		if err == nil && len(uses) == 0 {
 			err = r.Blobs.Delete(ctx, d.Digest)
 		}
-		if err != nil {
+		if err != nil && !errors.Is(err, blob.ErrOthers) {
 			return fmt.Errorf("forget document %s: %w", d.Digest, err)
 		}
 	}
@@ -429,7 +438,7 @@ func (r *Replica) publishAside(ctx context.Context, s feed.SetAside) error {
 	}
 	b := batch{pkg: body.Package, private: s.Private, bodies: []feed.Body{*body}, changes: 1}
 	b.last.Seq = s.Seq
-	return r.publish(ctx, b, nil)
+	return r.publish(ctx, b)
 }
 
 // decide does here what was decided at the central.
@@ -452,8 +461,8 @@ func (r *Replica) decide(ctx context.Context, c *feed.Body) error {
 	return r.decideAside(ctx, c)
 }
 
-// storeRecord keeps what was decided of a package, or what it is called, among the blobs, too: who rebuilds from those of an
-// edge must not get back what was removed, nor show what is private.
+// storeRecord keeps what is known of a package among the blobs, too: who rebuilds from those of an edge must not get back what
+// was removed, nor show what is private.
 func (r *Replica) storeRecord(ctx context.Context, pkg string) error {
 	a := r.auditor()
 	return a.KeepRecord(ctx, pkg)
@@ -604,7 +613,7 @@ func readBody(raw []byte) (*feed.Body, error) {
 		err = fmt.Errorf("%.50q is no commit id", body.Commit)
 	}
 	if body.Branch != "" {
-		return body, errors.Join(err, name.ValidTag(body.Branch))
+		return body, errors.Join(err, name.ValidRef(body.Branch))
 	}
 	return body, errors.Join(err, checkBlobs(body.Manifest, body.Tarball))
 }
@@ -649,8 +658,7 @@ func releaseKey(tag, commit string) string {
 	return tag
 }
 
-// copyRelease fetches the blobs of a release and compares the manifest with
-// the change.
+// copyRelease fetches the blobs of a release.
 func (r *Replica) copyRelease(ctx context.Context, body feed.Body) error {
 	if body.Manifest.Size > release.MaxManifestSize {
 		return fmt.Errorf("the manifest of %s@%s has %d bytes", body.Package, body.Tag, body.Manifest.Size)
@@ -660,6 +668,11 @@ func (r *Replica) copyRelease(ctx context.Context, body feed.Body) error {
 			return err
 		}
 	}
+	return nil
+}
+
+// compare holds the manifest of a release to what the change says.
+func (r *Replica) compare(ctx context.Context, body feed.Body) error {
 	b, err := r.Blobs.Open(ctx, body.Manifest.Digest)
 	if err != nil {
 		return err

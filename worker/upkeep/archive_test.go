@@ -213,6 +213,41 @@ func TestRebuildArchives(t *testing.T) {
 	}
 }
 
+// Of several records of one archive, or of one tree, the one that says that it is private is believed.
+func TestRebuildShowsNoMoreArchives(t *testing.T) {
+	t.Parallel()
+	r, all := archived(t)
+	raw, err := blob.ReadAll(t.Context(), r.Blobs, all[1].RecordDigest)
+	r.Must(err)
+	for _, by := range []time.Duration{-time.Hour, time.Hour} {
+		rec, err := tree.ParseRecord(raw)
+		r.Must(err)
+		rec.Private, rec.CreatedAt = true, rec.CreatedAt.Add(by)
+		odd, err := rec.Encode()
+		r.Must(err)
+		r.Must(put(t, r, odd, digestOf(odd)))
+		db, found := rebuild(t, r)
+		if _, err := tree.New(db.DB).ByURL(t.Context(), all[1].URL); !errors.Is(err, fault.ErrNotFound) || len(found) != 0 {
+			t.Errorf("record dated %s: %v, want ErrNotFound; found %v", by, err, found)
+		}
+		r.Spoil(digestOf(odd), nil)
+	}
+	for _, private := range []bool{true, false} {
+		rec := tree.RevisionRecord{Format: 1, Tree: "app", Revision: 1, Private: private, State: tree.Whole, Roots: []tree.Root{{File: "build.zig.zon", Text: ".{}"}},
+			CreatedAt: time.Unix(1e9, 0), EndedAt: time.Unix(1e9, 0)}
+		if !private {
+			rec.EndedAt = rec.EndedAt.Add(time.Hour)
+		}
+		odd, err := rec.Encode()
+		r.Must(err)
+		r.Must(put(t, r, odd, digestOf(odd)))
+	}
+	db, found := rebuild(t, r)
+	if _, err := tree.New(db.DB).ByName(t.Context(), "app"); !errors.Is(err, fault.ErrNotFound) || len(found) != 0 {
+		t.Errorf("tree: %v, want ErrNotFound; found %v", err, found)
+	}
+}
+
 // same returns what is the same of one archive in two databases.
 func same(t *testing.T, row tree.Archive) string {
 	t.Helper()

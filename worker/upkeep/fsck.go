@@ -26,6 +26,7 @@ type Auditor struct {
 	Blobs   blob.Store
 	Staging *blob.Staging
 	Log     ledger.Folder // for Fsck
+	Public  bool          // for Rebuild: without a record a package is public, if nothing says that it is private
 
 	// Peer fetches a blob from another packbase into the store; it may be nil.
 	Peer func(ctx context.Context, b blob.Ref) error

@@ -38,7 +38,13 @@ func (a *Auditor) Rebuild(ctx context.Context) error {
 	}
 	for _, p := range known {
 		delete(found, p.Name)
+		if a.Public && p.Private && p.StateReason == storage.Unproven {
+			if err := a.show(ctx, p.Name); err != nil {
+				return err
+			}
+		}
 	}
+	a.chooseOwners(found)
 	forgetFreed(found)
 	a.refuseContested(found)
 	names := slices.Sorted(maps.Keys(found))
@@ -57,6 +63,35 @@ func (a *Auditor) Rebuild(ctx context.Context) error {
 	return a.rebuildTrees(ctx, archives.trees)
 }
 
+// show makes a package public that came back private for want of a record.
+func (a *Auditor) show(ctx context.Context, pkg string) error {
+	if err := a.DB.SetVisibility(ctx, pkg, false); err != nil {
+		return err
+	}
+	return a.KeepRecord(ctx, pkg)
+}
+
+// chooseOwners leaves to each package the documents of its own upstream. Its name passes on only while nothing is published
+// under it: so who published has it for good, and documents of two who did are not all true.
+func (a *Auditor) chooseOwners(found map[string]*packageBlobs) {
+	for pkg, r := range found {
+		var owner string
+		for _, upstream := range slices.Sorted(maps.Keys(r.upstreams)) {
+			switch c := r.upstreams[upstream]; {
+			case owner == "" || c.rank() > r.upstreams[owner].rank() || c.rank() == r.upstreams[owner].rank() && c.fence > r.upstreams[owner].fence:
+				owner = upstream
+			}
+		}
+		for _, upstream := range slices.Sorted(maps.Keys(r.upstreams)) {
+			if upstream != owner && r.upstreams[upstream].rank() == published {
+				a.find("not_rebuilt", pkg, "its records tell of releases from %s and from %s: take the blobs of the one that is not to be believed away, and rebuild again", owner, upstream)
+				delete(found, pkg)
+			}
+		}
+		r.claimed = r.upstreams[owner]
+	}
+}
+
 // forgetFreed leaves out packages under whose name nothing was ever published, and which another package has taken since:
 // their records may not have been swept yet.
 func forgetFreed(found map[string]*packageBlobs) {
@@ -69,7 +104,7 @@ func forgetFreed(found map[string]*packageBlobs) {
 		}
 	}
 	maps.DeleteFunc(found, func(own string, r *packageBlobs) bool {
-		return len(r.manifests) == 0 && (r.record == nil || len(r.record.Removed) == 0) && taken[strings.ToLower(own)]
+		return len(r.manifests) == 0 && len(r.removed) == 0 && taken[strings.ToLower(own)]
 	})
 }
 
@@ -108,9 +143,37 @@ func refused(err error) bool {
 
 // packageBlobs are what the blobs tell of one package.
 type packageBlobs struct {
-	manifests map[string]*scanned // by tag, or "#" and the commit of a snapshot
-	record    *storage.PackageRecord
+	upstreams map[string]*claimed // that had the name, by their canonical URLs
+	*claimed                      // the one that has it
+}
+
+// claimed are the documents of one package and one upstream.
+type claimed struct {
+	manifests map[string]*scanned    // by tag, or "#" and the commit of a snapshot
+	record    *storage.PackageRecord // of the latest claim; nil if there is none
 	recordIn  blob.Ref
+	fence     int64                        // of the latest claim that any of them is of
+	private   string                       // digest of one that says that the package is private; "" if none does
+	removed   map[string]storage.Tombstone // by the keys of manifests, from all records: a removal is for good
+	gone      *storage.PackageRecord       // that tells that the whole package was removed
+	released  bool                         // a record tells of releases, or of what was removed
+}
+
+// How sure it is that an upstream has the name.
+const (
+	asked     = iota // it wanted it
+	written          // there are manifests, whether they were published or not
+	published        // a record says so
+)
+
+func (c *claimed) rank() int {
+	switch {
+	case c.released:
+		return published
+	case len(c.manifests) > 0:
+		return written
+	}
+	return asked
 }
 
 // names returns all names that a package called own claims, in lower case: they differ in more than that.
@@ -128,7 +191,7 @@ func (r *packageBlobs) names(own string) map[string]bool {
 type scanned struct {
 	blob  blob.Ref
 	man   *release.Manifest
-	rival string // manifest of the same claim for another commit: one of the two is a lie
+	rival string // digest of a manifest for another commit
 }
 
 // maxFence is more claims than any package has, and leaves room for the next ones.
@@ -200,9 +263,8 @@ func (a *Auditor) document(ctx context.Context, info blob.Info) (raw []byte, ok 
 // index notes a document under its package.
 func index(found map[string]*packageBlobs, in blob.Ref, raw []byte) error {
 	var kind struct {
-		Manifest int    `json:"packbase_manifest"`
-		Record   int    `json:"packbase_package"`
-		Package  string `json:"package"`
+		Record  int    `json:"packbase_package"`
+		Package string `json:"package"`
 	}
 	if err := json.Unmarshal(raw, &kind); err != nil {
 		return err
@@ -210,18 +272,14 @@ func index(found map[string]*packageBlobs, in blob.Ref, raw []byte) error {
 	if err := name.ValidPackage(kind.Package); err != nil {
 		return err
 	}
-	r, ok := found[kind.Package]
-	if !ok {
-		r = &packageBlobs{manifests: map[string]*scanned{}}
-		found[kind.Package] = r
-	}
 	if kind.Record != 0 {
 		rec, err := storage.ParsePackageRecord(raw)
-		if err == nil && rec.Fence > maxFence {
-			return fmt.Errorf("it is of the claim %d, more than %d", rec.Fence, int64(maxFence))
+		if err != nil {
+			return err
 		}
-		if err == nil && (r.record == nil || rec.Fence > r.record.Fence) {
-			r.record, r.recordIn = rec, in
+		c, err := claimOf(found, rec.Package, rec.Upstream, rec.Fence)
+		if err == nil {
+			c.addRecord(in, rec)
 		}
 		return err
 	}
@@ -229,45 +287,125 @@ func index(found map[string]*packageBlobs, in blob.Ref, raw []byte) error {
 	if err != nil {
 		return err
 	}
-	if man.Fence > maxFence {
-		return fmt.Errorf("it is of the claim %d, more than %d", man.Fence, int64(maxFence))
+	c, err := claimOf(found, man.Package, man.Upstream, man.Fence)
+	if err == nil {
+		c.addManifest(in, man)
+	}
+	return err
+}
+
+// claimOf returns where a document of that claim is noted.
+func claimOf(found map[string]*packageBlobs, pkg, upstream string, fence int64) (*claimed, error) {
+	if fence > maxFence {
+		return nil, fmt.Errorf("it is of the claim %d, more than %d", fence, int64(maxFence))
+	}
+	r, ok := found[pkg]
+	if !ok {
+		r = &packageBlobs{upstreams: map[string]*claimed{}}
+		found[pkg] = r
+	}
+	c, ok := r.upstreams[upstream]
+	if !ok {
+		c = &claimed{manifests: map[string]*scanned{}, removed: map[string]storage.Tombstone{}}
+		r.upstreams[upstream] = c
+	}
+	c.fence = max(c.fence, fence)
+	return c, nil
+}
+
+// addRecord believes the latest record, but for two things, as that may be forged or what was true before it: what any
+// of them says is private is not shown, and what was removed stays so.
+func (c *claimed) addRecord(in blob.Ref, rec *storage.PackageRecord) {
+	if c.record == nil || rec.Fence > c.record.Fence {
+		c.record, c.recordIn = rec, in
+	}
+	if rec.Private && !unproven(rec) {
+		c.private = in.Digest
+	}
+	if rec.State == storage.Removed {
+		c.gone = rec
+	}
+	for _, t := range rec.Removed {
+		c.removed[cmp.Or(t.Tag, "#"+t.CommitOID)] = t
+	}
+	c.released = c.released || rec.Releases > 0 || len(rec.Removed) > 0
+}
+
+// addManifest notes a manifest. Of two for one tag that a crash left behind the later was published, as an earlier claim that had
+// published would have kept the later one from writing any: but only one of them can be true if their commits differ.
+func (c *claimed) addManifest(in blob.Ref, man *release.Manifest) {
+	if man.Private {
+		c.private = in.Digest
 	}
 	key := cmp.Or(man.Tag, "#"+man.Commit)
-	switch old, ok := r.manifests[key]; {
-	case !ok || man.Fence > old.man.Fence:
-		r.manifests[key] = &scanned{blob: in, man: man}
-	case man.Fence == old.man.Fence && man.Commit != old.man.Commit:
+	now := &scanned{blob: in, man: man}
+	old, ok := c.manifests[key]
+	switch {
+	case ok && man.Commit != old.man.Commit:
 		old.rival = in.Digest
-	}
-	return nil
-}
-
-// forgetStrangers leaves out manifests of an upstream that had the name before:
-// it passes on only while nothing is published under it, so none of them was.
-func (r *packageBlobs) forgetStrangers() {
-	owner, fence := "", int64(-1)
-	if r.record != nil {
-		owner, fence = r.record.Upstream, r.record.Fence
-	}
-	for _, s := range r.manifests {
-		if s.man.Fence > fence {
-			owner, fence = s.man.Upstream, s.man.Fence
-		}
-	}
-	maps.DeleteFunc(r.manifests, func(_ string, s *scanned) bool { return s.man.Upstream != owner })
-}
-
-// forgetRemoved leaves out what the record says was removed.
-func (r *packageBlobs) forgetRemoved() {
-	if r.record == nil {
 		return
+	case ok && man.Fence <= old.man.Fence:
+		return
+	case ok:
+		now.rival = old.rival
 	}
-	if r.record.State == storage.Removed {
-		clear(r.manifests)
+	c.manifests[key] = now
+}
+
+// forgetRemoved leaves out what records say was removed.
+func (c *claimed) forgetRemoved() {
+	if c.gone != nil {
+		clear(c.manifests)
 	}
-	for _, t := range r.record.Removed {
-		delete(r.manifests, cmp.Or(t.Tag, "#"+t.CommitOID))
+	for key := range c.removed {
+		delete(c.manifests, key)
 	}
+}
+
+// unproven reports whether a record was written where there was none: it does not tell whether the package is private.
+func unproven(rec *storage.PackageRecord) bool { return rec.StateReason == storage.Unproven }
+
+// visibility decides whether the package comes back private, with so many releases: it does unless all that tells of it
+// agrees that it is public, as what was shown cannot be hidden again.
+func (a *Auditor) visibility(pkg string, c *claimed, releases int) (private, doubtful bool) {
+	show := fmt.Sprintf("it comes back private; `packbase visibility %s public` shows it", pkg)
+	switch told := c.record != nil && !unproven(c.record); {
+	case !told && c.private == "" && a.Public:
+		return false, false
+	case !told && c.private == "":
+		a.find("record_lost", pkg, "no record tells whether it is private, nor what of it was removed: %s, `packbase rebuild --public` all of which nothing says that they are private", show)
+		return true, true
+	case !told:
+		a.find("record_lost", pkg, "no record tells what of it was removed: %s", show)
+	case releases > c.record.Releases:
+		a.find("record_lost", pkg, "its latest record %s tells of %d releases, and %d are here: a later one is lost, or not all of them were published; %s",
+			c.recordIn.Digest, c.record.Releases, releases, show)
+		return true, false
+	case !c.record.Private && c.private != "":
+		a.find("record_contested", pkg, "its latest record %s says that it is public, and %s that it is private: %s", c.recordIn.Digest, c.private, show)
+	}
+	return c.private != "", false
+}
+
+// recordOf returns the latest record, with what must not be forgotten of the others.
+func (a *Auditor) recordOf(pkg string, c *claimed, private, doubtful bool) *storage.PackageRecord {
+	if c.record == nil {
+		return nil
+	}
+	rec := *c.record
+	rec.Private = private
+	if unproven(&rec) && !doubtful {
+		rec.StateReason = ""
+	}
+	if c.gone != nil && rec.State != storage.Removed {
+		a.find("record_contested", pkg, "it was removed, and its latest record %s does not say so", c.recordIn.Digest)
+		rec.State, rec.StateReason = c.gone.State, c.gone.StateReason
+	}
+	if len(c.removed) > len(rec.Removed) {
+		a.find("record_contested", pkg, "%d of its releases were removed, and its latest record %s tells of %d", len(c.removed), c.recordIn.Digest, len(rec.Removed))
+	}
+	rec.Removed = slices.Collect(maps.Values(c.removed))
+	return &rec
 }
 
 // rebuildPackage makes the rows of one package.
@@ -278,9 +416,8 @@ func (a *Auditor) rebuildPackage(ctx context.Context, name string, r *packageBlo
 	}
 	defer closeAll()
 
-	out := storage.Adoption{Record: r.record, RecordBlob: r.recordIn}
+	out := storage.Adoption{RecordBlob: r.recordIn}
 	r.forgetRemoved()
-	r.forgetStrangers()
 	if r.record != nil && r.record.Releases > len(r.manifests) {
 		a.find("release_lost", name, "its record tells of %d releases, and %d manifests are here", r.record.Releases, len(r.manifests))
 	}
@@ -288,7 +425,7 @@ func (a *Auditor) rebuildPackage(ctx context.Context, name string, r *packageBlo
 	for _, s := range r.manifests {
 		what := name + "@" + cmp.Or(s.man.Tag, s.man.Commit)
 		if s.rival != "" {
-			a.find("release_lost", what, "the manifests %s and %s are of one claim and two commits: take the one that is not to be believed away, and rebuild again",
+			a.find("release_lost", what, "the manifests %s and %s are of one tag and two commits: take the one that is not to be believed away, and rebuild again",
 				s.blob.Digest, s.rival)
 			continue
 		}
@@ -305,12 +442,13 @@ func (a *Auditor) rebuildPackage(ctx context.Context, name string, r *packageBlo
 		case err != nil:
 			return fmt.Errorf("%s: %w", what, err)
 		}
-		out.Private = out.Private || s.man.Private
 		releases = append(releases, rel)
 	}
 	if len(releases) == 0 && r.record == nil {
 		return nil
 	}
+	out.Private, out.Unproven = a.visibility(name, r.claimed, len(releases))
+	out.Record = a.recordOf(name, r.claimed, out.Private, out.Unproven)
 	segments, err := a.rebuildSegments(ctx, objects, releases, dir, &out)
 	if err != nil {
 		return err

@@ -13,8 +13,10 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/storage/access"
 	"github.com/francescobianco/packbase/storage/blob"
 	"github.com/francescobianco/packbase/storage/gitpack"
 	"github.com/francescobianco/packbase/storage/jobs"
@@ -30,7 +32,7 @@ func rebuild(t *testing.T, r *workertest.Registry) (db *storage.DB, found []upke
 	t.Helper()
 	db = storagetest.NewDB(t)
 	a := &upkeep.Auditor{DB: db, Blobs: r.Blobs, Staging: r.Staging, Report: func(f upkeep.Finding) { found = append(found, f) }}
-	r.Must(a.Rebuild(t.Context()))
+	r.Must(a.Rebuild(access.SeePrivate(t.Context())))
 	return db, found
 }
 
@@ -157,7 +159,7 @@ func TestRebuildContested(t *testing.T) {
 		return b
 	}
 	record := func(rec storage.PackageRecord) []byte {
-		rec.Version, rec.Upstream, rec.CloneURL, rec.State = storage.RecordVersion, "https://git.example/"+rec.Package, "https://git.example/"+rec.Package, "active"
+		rec.Upstream, rec.CloneURL, rec.State = "https://git.example/"+rec.Package, "https://git.example/"+rec.Package, "active"
 		b, err := rec.Encode()
 		r.Must(err)
 		return b
@@ -170,10 +172,17 @@ func TestRebuildContested(t *testing.T) {
 		"another case": {manifest(func(m *release.Manifest) {
 			m.Package, m.Upstream, m.CloneURL = "Hello", "https://git.example/hello", "https://git.example/hello"
 		}), 0, "not_rebuilt Hello, not_rebuilt hello"},
-		"another name":           {record(storage.PackageRecord{Package: "thief", Names: []string{"Hello"}}), 0, "not_rebuilt hello, not_rebuilt thief"},
-		"nothing published":      {record(storage.PackageRecord{Package: "HELLO"}), 2, ""},
-		"one claim, two commits": {manifest(func(m *release.Manifest) { m.Commit = strings.Repeat("1", 40) }), 1, "release_lost hello@v1.0.0"},
-		"the same commit twice":  {manifest(func(m *release.Manifest) { m.CreatedAt = m.CreatedAt.Add(1) }), 2, ""},
+		"another name":                  {record(storage.PackageRecord{Package: "thief", Names: []string{"Hello"}}), 0, "not_rebuilt hello, not_rebuilt thief"},
+		"nothing published":             {record(storage.PackageRecord{Package: "HELLO"}), 2, ""},
+		"one claim, two commits":        {manifest(func(m *release.Manifest) { m.Commit = strings.Repeat("1", 40) }), 1, "release_lost hello@v1.0.0"},
+		"a later claim, another commit": {manifest(func(m *release.Manifest) { m.Fence, m.Commit = m.Fence+10, strings.Repeat("1", 40) }), 1, "release_lost hello@v1.0.0"},
+		"another upstream's releases":   {record(storage.PackageRecord{Package: "hello", Fence: 100, Releases: 2}), 0, "not_rebuilt hello"},
+		"another upstream's claim":      {record(storage.PackageRecord{Package: "hello", Fence: 100}), 2, ""},
+		"a branch that is a path": {record(storage.PackageRecord{Package: "hello", Fence: 100, Branches: map[string]string{"a/../b": strings.Repeat("1", 40)}}), 2,
+			"release_lost "},
+		"a branch that is a commit": {record(storage.PackageRecord{Package: "hello", Fence: 100,
+			Branches: map[string]string{strings.Repeat("1", 40): strings.Repeat("2", 40)}}), 2, "release_lost "},
+		"the same commit twice": {manifest(func(m *release.Manifest) { m.CreatedAt = m.CreatedAt.Add(1) }), 2, ""},
 		"a claim after which no other can come": {manifest(func(m *release.Manifest) { m.Fence, m.Commit = math.MaxInt64, strings.Repeat("1", 40) }), 2,
 			"release_lost "},
 	} {
@@ -190,6 +199,171 @@ func TestRebuildContested(t *testing.T) {
 		}
 		r.Spoil(digestOf(tt.odd), nil)
 	}
+}
+
+// What is private does not become public because a record is lost or forged, nor does what was removed come back: of two
+// stories the one that shows less is taken, and told.
+func TestRebuildShowsNoMore(t *testing.T) {
+	t.Parallel()
+	r := workertest.New(t)
+	stop := r.Work()
+	r.Mirror("hello", "v1.0.0")
+	first := recordOf(t, r, "hello")
+	r.Mirror("hello", "v2.0.0")
+	all := access.SeePrivate(t.Context())
+	hide := func(private bool) []byte { // and returns the record that says so
+		r.Must(r.SetVisibility(all, "hello", private))
+		if job := r.Fetch("hello"); job.State != jobs.Succeeded {
+			t.Fatalf("fetch: %s", job.ErrorMessage)
+		}
+		return recordOf(t, r, "hello")
+	}
+	open := recordOf(t, r, "hello")
+	hidden := hide(true)
+	shown := hide(false)
+	stop()
+	later := func(raw []byte, change func(*storage.PackageRecord)) []byte {
+		rec, err := storage.ParsePackageRecord(raw)
+		r.Must(err)
+		rec.Fence += 100
+		change(rec)
+		b, err := rec.Encode()
+		r.Must(err)
+		return b
+	}
+	nothing := func(*storage.PackageRecord) {}
+	unproven := func(rec *storage.PackageRecord) { rec.Private, rec.StateReason = true, storage.Unproven }
+	removed := later(shown, func(rec *storage.PackageRecord) {
+		rec.Releases = 1
+		rec.Removed = []storage.Tombstone{{Tag: "v1.0.0", CommitOID: strings.Repeat("1", 40), Reason: "asked for", RemovedAt: time.Now()}}
+	})
+	gone := later(shown, func(rec *storage.PackageRecord) {
+		rec.State, rec.StateReason, rec.Releases = storage.Removed, "asked for", 0
+	})
+	for _, raw := range [][]byte{first, open, hidden, shown} {
+		r.Spoil(digestOf(raw), nil)
+	}
+	for name, tt := range map[string]struct {
+		records        [][]byte
+		public         bool // what the operator says
+		releases       int  // that strangers see
+		found, settled string
+	}{
+		"a record that it is public":                 {[][]byte{shown}, false, 2, "", ""},
+		"made private":                               {[][]byte{open, hidden}, false, 0, "", ""},
+		"made private, and the operator is careless": {[][]byte{open, hidden}, true, 0, "", ""},
+		"no record":                                  {nil, false, 0, "record_lost", storage.Unproven},
+		"an earlier record":                          {[][]byte{first}, true, 0, "record_lost", ""},
+		"no record, and the operator says it is so":  {nil, true, 2, "", ""},
+		"a forged one of a later claim":              {[][]byte{hidden, later(open, nothing)}, false, 0, "record_contested", ""},
+		"the same, and the operator is careless":     {[][]byte{hidden, later(open, nothing)}, true, 0, "record_contested", ""},
+		"a forged one that nobody decided":           {[][]byte{hidden, later(open, unproven)}, true, 0, "record_lost", ""},
+		"rebuilt before, and written down":           {[][]byte{later(open, unproven)}, false, 0, "record_lost", storage.Unproven},
+		"rebuilt before, and decided":                {[][]byte{later(open, unproven)}, true, 2, "", ""},
+		"a removal that a later one forgets":         {[][]byte{removed, later(removed, func(rec *storage.PackageRecord) { rec.Removed = nil })}, false, 1, "record_contested", ""},
+		"a package's removal that a later one forgets": {[][]byte{gone, later(gone, func(rec *storage.PackageRecord) { rec.State = storage.Active })}, false, 0,
+			"record_contested", "asked for"},
+	} {
+		for _, raw := range tt.records {
+			r.Must(put(t, r, raw, digestOf(raw)))
+		}
+		db := storagetest.NewDB(t)
+		var codes []string
+		a := &upkeep.Auditor{DB: db, Blobs: r.Blobs, Staging: r.Staging, Public: tt.public, Report: func(f upkeep.Finding) {
+			codes = append(codes, f.Code)
+			if f.Code == "record_lost" && !strings.Contains(f.Problem, "packbase visibility hello public") {
+				t.Errorf("%s: %s: it does not say what to do", name, f.Problem)
+			}
+		}}
+		r.Must(a.Rebuild(all))
+		seen, err := db.Releases(t.Context(), "hello")
+		r.Must(err)
+		if len(seen) != tt.releases || strings.Join(codes, " ") != tt.found {
+			t.Errorf("%s: strangers see %d releases, want %d; found %q, want %q", name, len(seen), tt.releases, codes, tt.found)
+		}
+		var reason string
+		r.Must(db.Pool.QueryRow(t.Context(), `SELECT state_reason FROM packages`).Scan(&reason))
+		if reason != tt.settled {
+			t.Errorf("%s: the reason is %q, want %q", name, reason, tt.settled)
+		}
+		for _, raw := range tt.records {
+			r.Spoil(digestOf(raw), nil)
+		}
+	}
+}
+
+// A registry that was rebuilt without records is settled by one command, also when it has worked since; what an operator
+// decided one by one stays as it is.
+func TestRebuildPublicLater(t *testing.T) {
+	t.Parallel()
+	r := workertest.New(t)
+	stop := r.Work()
+	all := access.SeePrivate(t.Context())
+	for _, pkg := range []string{"hello", "secret", "known", "hidden"} {
+		r.Mirror(pkg, "v1.0.0")
+		if pkg == "hidden" { // which its next manifest says, too
+			r.Must(r.SetVisibility(all, pkg, true))
+			r.Tag(pkg, "v2.0.0", map[string]string{"a": "b"})
+			r.Fetch(pkg)
+			r.Must(r.SetVisibility(all, pkg, false))
+			r.Fetch(pkg)
+		}
+		if raw := recordOf(t, r, pkg); pkg != "known" {
+			r.Spoil(digestOf(raw), nil)
+		}
+	}
+	stop()
+	a, _ := auditor(r)
+	_, _, err := a.GC(all, 0, false)
+	r.Must(err)
+	strangers := func() (seen []string) {
+		pkgs, err := r.Packages(t.Context())
+		r.Must(err)
+		for _, p := range pkgs {
+			seen = append(seen, p.Name)
+		}
+		slices.Sort(seen)
+		return seen
+	}
+	db := storagetest.NewDB(t)
+	r.DB.Close()
+	r.DB = db
+	found := 0
+	a = &upkeep.Auditor{DB: db, Blobs: r.Blobs, Staging: r.Staging, Report: func(upkeep.Finding) { found++ }}
+	r.Must(a.Rebuild(all))
+	if got := strangers(); found != 3 || !slices.Equal(got, []string{"known"}) {
+		t.Errorf("strangers see %q, and %d findings", got, found)
+	}
+	r.Must(db.SetVisibility(all, "secret", true))
+	r.Work()
+	r.Eventually("all have records", func() bool {
+		left, err := db.Scrub.Unrecorded(all, 10)
+		r.Must(err)
+		return len(left) == 0
+	})
+	again, _ := rebuild(t, r)
+	if pkgs, err := again.Packages(t.Context()); err != nil || len(pkgs) != 1 {
+		t.Errorf("rebuilt from the records that were written since: strangers see %d packages (%v), want 1", len(pkgs), err)
+	}
+	a.Public = true
+	r.Must(a.Rebuild(all))
+	if got := strangers(); !slices.Equal(got, []string{"hello", "known"}) {
+		t.Errorf("after the command strangers see %q, want hello and known", got)
+	}
+	settled, left := rebuild(t, r)
+	if pkgs, err := settled.Packages(t.Context()); err != nil || len(pkgs) != 2 || len(left) != 0 {
+		t.Errorf("rebuilt after that: strangers see %d packages (%v), want 2; found %v", len(pkgs), err, left)
+	}
+}
+
+// recordOf returns the record that is stored of a package.
+func recordOf(t *testing.T, r *workertest.Registry, pkg string) []byte {
+	t.Helper()
+	_, held, err := r.PackageRecord(access.SeePrivate(t.Context()), pkg)
+	r.Must(err)
+	raw, err := os.ReadFile(r.Path(held))
+	r.Must(err)
+	return raw
 }
 
 // One release that cannot be held any more, for whatever its files or its

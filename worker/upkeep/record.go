@@ -25,6 +25,17 @@ func (a *Auditor) KeepRecord(ctx context.Context, pkg string) error {
 	return a.keep(ctx, rec, func(put blob.Ref) error { return a.DB.SetLaterRecord(ctx, rec, put) })
 }
 
+// KeepRecords does the same for some of the packages that have no record: earlier edges kept those of what was decided alone.
+func (a *Auditor) KeepRecords(ctx context.Context) error {
+	names, err := a.DB.Scrub.Unrecorded(ctx, 20)
+	for _, pkg := range names {
+		if err == nil {
+			err = a.KeepRecord(ctx, pkg)
+		}
+	}
+	return err
+}
+
 // RecordJob does the same for the package of a job, whose sync, if there was one, is not yet recorded. The caller keeps
 // blobs from being swept, and dir is for files.
 func (a *Auditor) RecordJob(ctx context.Context, c jobs.Claim, sync *jobs.Sync, dir string) error {

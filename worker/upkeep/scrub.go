@@ -13,8 +13,8 @@ import (
 	"github.com/francescobianco/packbase/storage/scrub"
 )
 
-// A Keeper reads all blobs again, each at least once in Period, and mends what
-// is damaged, as soon as anybody finds it. Of many keepers of one registry one
+// A Keeper reads all blobs again, each at least once in Period, mends what
+// is damaged, as soon as anybody finds it, and writes records that are missing. Of many keepers of one registry one
 // works at a time; how far it has come is in the rows.
 type Keeper struct {
 	Auditor
@@ -66,6 +66,9 @@ func (k *Keeper) Run(ctx context.Context) {
 func (k *Keeper) turn(ctx context.Context, wait time.Duration) {
 	for range 10 {
 		err := k.mendDamaged(ctx)
+		if err == nil {
+			err = k.KeepRecords(ctx)
+		}
 		if err == nil && k.Period > 0 {
 			err = k.scrub(ctx)
 		}

@@ -95,7 +95,7 @@ type foundTree struct {
 }
 
 // rebuildTrees makes the rows of those revisions that the database does not have. Of two records for the same one, which
-// stay until gc sweeps, the later one is true.
+// stay until gc sweeps, the later one is true, but that one which says that it is private comes before.
 func (a *Auditor) rebuildTrees(ctx context.Context, found []foundTree) error {
 	here, err := a.trees().EndedRevisions(ctx)
 	if err != nil {
@@ -110,7 +110,8 @@ func (a *Auditor) rebuildTrees(ctx context.Context, found []foundTree) error {
 		known[key{r.Tree, r.Revision}] = true
 	}
 	slices.SortFunc(found, func(x, y foundTree) int {
-		return cmp.Or(cmp.Compare(x.rec.Tree, y.rec.Tree), cmp.Compare(x.rec.Revision, y.rec.Revision), y.rec.EndedAt.Compare(x.rec.EndedAt))
+		return cmp.Or(cmp.Compare(x.rec.Tree, y.rec.Tree), cmp.Compare(x.rec.Revision, y.rec.Revision),
+			compareHidden(x.rec.Private, y.rec.Private), y.rec.EndedAt.Compare(x.rec.EndedAt))
 	})
 	for i, f := range found {
 		a.progress("trees", i, len(found))
@@ -126,4 +127,15 @@ func (a *Auditor) rebuildTrees(ctx context.Context, found []foundTree) error {
 		}
 	}
 	return nil
+}
+
+// compareHidden sorts what is private before what is not.
+func compareHidden(x, y bool) int {
+	switch {
+	case x == y:
+		return 0
+	case x:
+		return -1
+	}
+	return 1
 }

@@ -188,10 +188,11 @@ func (r *Registry) Fetch(pkg string) jobs.Job {
 	r.t.Helper()
 	up, err := name.FixtureUpstream(pkg + ".git")
 	r.Must(err)
-	job, _, err := r.RequestFetch(r.t.Context(), pkg, up)
+	ctx := access.SeePrivate(r.t.Context())
+	job, _, err := r.RequestFetch(ctx, pkg, up)
 	r.Must(err)
 	r.Eventually("the job of "+pkg+" has ended", func() bool {
-		job, err = r.Jobs.ByID(r.t.Context(), job.ID)
+		job, err = r.Jobs.ByID(ctx, job.ID)
 		r.Must(err)
 		return !job.Open()
 	})

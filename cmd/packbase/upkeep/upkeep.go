@@ -208,13 +208,22 @@ func (p *program) gcCommand() *cobra.Command {
 }
 
 func (p *program) rebuildCommand() *cobra.Command {
-	return p.command(&cobra.Command{
+	cmd := &cobra.Command{
 		Use:   "rebuild",
 		Short: "Make the database's rows again from the blobs",
 		Long: `Make the rows of every package that the database does not have from the
 manifests and tarballs among the blobs, and the Git segments anew, byte for
 byte; then those of archives. What is there stays as it is. Lists every release
-and archive that cannot be made again, and exits with 1 then.`,
+and archive that cannot be made again, and exits with 1 then.
+
+A package comes back private, and is listed, unless all that the blobs tell of
+it agrees that it is public. If the blobs have no record of it, as those that an
+edge of 0.1 kept, --public makes it public, also afterwards.`,
 		Example: "  PACKBASE_DATABASE_URL=postgres://... packbase rebuild --root ./copy-of-the-blobs",
-	}, func(ctx context.Context, a *upkeep.Auditor) error { return a.Rebuild(ctx) })
+	}
+	public := cmd.Flags().Bool("public", false, "packages without a record, of which nothing says that they are private, are public")
+	return p.command(cmd, func(ctx context.Context, a *upkeep.Auditor) error {
+		a.Public = *public
+		return a.Rebuild(ctx)
+	})
 }
