@@ -130,7 +130,7 @@ func New(db *storage.DB, q *queue.Queue, blobs blob.Store, opt Options, log *slo
 func newSite(s *Server) *pages.Site {
 	return pages.New(s.db, s.queue, s.promised, s.directory, pages.Options{
 		Release: s.opt.Release, Auth: s.authWord(), Central: s.opt.Central, Source: s.opt.Source,
-		News: &s.news, Status: s.statusNow, Job: s.jobOf, Jobs: jobFilter,
+		News: &s.news, Status: s.Status, Job: s.jobOf, Jobs: jobFilter,
 		JSON:  pages.JSON{Status: s.getStatus, Packages: s.listPackages, Jobs: s.listJobs, Job: s.getJob, Trees: s.listTrees, Tree: s.getTree, Package: s.answerInfo},
 		Files: s.files, Trees: s.trees.List, Tree: s.treeInfo, Sources: s.trees.Sources, Dependents: s.dependents, Large: s.sendLarge,
 	}, s.log)

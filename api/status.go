@@ -30,7 +30,7 @@ const listedAside = 20 // changes
 
 // getStatus serves GET /api/status.
 func (s *Server) getStatus(w http.ResponseWriter, r *http.Request) error {
-	body, err := s.statusNow(r.Context())
+	body, err := s.Status(r.Context())
 	if err != nil {
 		return err
 	}
@@ -38,7 +38,8 @@ func (s *Server) getStatus(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-func (s *Server) statusNow(ctx context.Context) (*wire.Status, error) {
+// Status returns how everything is, worked out at most once a second.
+func (s *Server) Status(ctx context.Context) (*wire.Status, error) {
 	return s.status.Of(ctx).Get(ctx, s.workOutStatus)
 }
 

@@ -21,6 +21,9 @@ func TestUpOnATerminal(t *testing.T) {
 	}
 	s := harness.Up(t)
 	s.Stop()
+	if strings.Contains(s.API.Log(), "listening on http") {
+		t.Error("there is a line for a terminal where none is")
+	}
 	for _, tt := range []struct {
 		env   string
 		lines bool // of the log are shown
@@ -42,6 +45,9 @@ func TestUpOnATerminal(t *testing.T) {
 		harness.Eventually(t, "the request is logged", func() bool {
 			logged, _ := os.ReadFile(file)
 			return strings.Contains(string(logged), "/api/list") != tt.lines && strings.Contains(out.String(), "/api/list") == tt.lines
+		})
+		harness.Eventually(t, "the last line says how it is", func() bool {
+			return strings.Contains(out.String(), "\rlistening on "+s.URL+" · 1 package, 1 release") != tt.lines
 		})
 		if _, err := keys.Write([]byte{3}); err != nil { // Ctrl-C
 			t.Fatal(err)

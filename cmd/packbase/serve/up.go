@@ -26,6 +26,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/francescobianco/packbase/cmd/packbase/term"
+	"github.com/francescobianco/packbase/storage/access"
 	"github.com/francescobianco/packbase/storage/engines"
 	"github.com/francescobianco/packbase/storage/jobs"
 	"github.com/francescobianco/packbase/storage/name"
@@ -57,16 +58,19 @@ the index beside them.`,
 		if err := edgeOfRoot(cfg, cfg.Logger(os.Stderr)); err != nil {
 			return err
 		}
+		var line *statusLine
+		log := cfg.Logger(os.Stderr)
 		if !cfg.logChosen && p.Screen(os.Stderr).Terminal() {
 			cfg.LogFile = filepath.Join(cfg.Root, "packbase.log")
 			fmt.Fprintln(p.Stderr, "packbase is starting.")
+			line = &statusLine{screen: func() *term.Screen { return p.Screen(os.Stderr) }}
+			log = cfg.Logger(line)
 		}
-		log := cfg.Logger(os.Stderr)
 		cfg.ReadOnly = cfg.ReadOnly || cfg.Central != ""
 		if cfg.Pull == nil && cfg.Loopback() {
 			cfg.Pull = name.Forges
 		}
-		return p.up(cmd.Context(), cfg, *resume, log)
+		return p.up(cmd.Context(), cfg, *resume, line, log)
 	}
 	return cmd
 }
@@ -97,8 +101,8 @@ func edgeOfRoot(cfg *Config, log *slog.Logger) error {
 	return nil
 }
 
-// up runs everything until ctx ends. resume is for edges.
-func (p *program) up(ctx context.Context, cfg *Config, resume bool, log *slog.Logger) (err error) {
+// up runs everything until ctx ends. resume is for edges; line is nil where there is no terminal.
+func (p *program) up(ctx context.Context, cfg *Config, resume bool, line *statusLine, log *slog.Logger) (err error) {
 	unlock, err := engines.LockRoot(cfg.Root)
 	if err != nil {
 		return fmt.Errorf("%w; stop that one, or give this one another folder with --root", err)
@@ -154,6 +158,12 @@ func (p *program) up(ctx context.Context, cfg *Config, resume bool, log *slog.Lo
 	cancel()
 	if ctx.Err() == nil {
 		p.banner(cfg, ln.Addr(), tokenFile)
+		if line != nil {
+			g.Go(func() error {
+				line.follow(access.SeePrivate(ctx), baseURL(ln.Addr()), srv.Status)
+				return nil
+			})
+		}
 	}
 	return g.Wait()
 }
@@ -327,12 +337,17 @@ func requestFixtures(ctx context.Context, cfg *Config, s *Stores) error {
 	return all
 }
 
+// baseURL returns where a browser on this machine finds a listener.
+func baseURL(addr net.Addr) string {
+	if at, ok := addr.(*net.TCPAddr); ok && at.IP.IsUnspecified() {
+		return fmt.Sprint("http://localhost:", at.Port)
+	}
+	return "http://" + addr.String()
+}
+
 // banner says what to do next.
 func (p *program) banner(cfg *Config, addr net.Addr, tokenFile string) {
-	url := "http://" + addr.String()
-	if at, ok := addr.(*net.TCPAddr); ok && at.IP.IsUnspecified() {
-		url = fmt.Sprint("http://localhost:", at.Port)
-	}
+	url := baseURL(addr)
 	where := tokenFile
 	switch {
 	case cfg.Central != "":
