@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -366,6 +367,35 @@ func TestJobsOfTreesAreHidden(t *testing.T) {
 		f.must(err)
 		if len(failed) != want || len(workers[0].Jobs) != want || len(all) != 2*want {
 			t.Errorf("%s: %d failures, %d running, want %d of each; %d jobs, want %d", who, len(failed), len(workers[0].Jobs), want, len(all), 2*want)
+		}
+	}
+}
+
+// A failure is of no interest any more once the same was asked for again, or
+// what there is instead of tags was mirrored.
+func TestStaleFailures(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	for i, tt := range []struct {
+		code, target, later, state string
+		listed                     bool
+	}{
+		{"no_tags", "", "main", "succeeded", false},
+		{"no_tags", "", "main", "failed", true},
+		{"upstream_gone", "", "main", "succeeded", true},
+		{"upstream_gone", "v1", "v1", "queued", false},
+	} {
+		pkg := fmt.Sprint("pkg", i)
+		f.must(f.exec(`INSERT INTO packages (name, upstream, clone_url) VALUES ($1, 'https://h/' || $1, 'https://h/' || $1)`, pkg))
+		f.must(f.exec(`INSERT INTO jobs (id, kind, package, target, state, error_code, ended_at, created_at) VALUES ($1, $2, $3, $4, 'failed', $5, now(), now() - interval '1 minute')`,
+			uuid.New(), jobs.FetchPackage, pkg, tt.target, tt.code))
+		f.must(f.exec(`INSERT INTO jobs (id, kind, package, target, state, ended_at) VALUES ($1, $2, $3, $4, $5, CASE WHEN $5 <> 'queued' THEN now() END)`,
+			uuid.New(), jobs.FetchPackage, pkg, tt.later, tt.state))
+		failed, err := f.Jobs.Failures(f.ctx, 99)
+		f.must(err)
+		listed := slices.ContainsFunc(failed, func(j jobs.Job) bool { return j.Package == pkg && j.ErrorCode == tt.code })
+		if listed != tt.listed {
+			t.Errorf("%s at %q, then %s at %q: listed %v, want %v", tt.code, tt.target, tt.state, tt.later, listed, tt.listed)
 		}
 	}
 }

@@ -650,13 +650,15 @@ func (s *Store) Prune(ctx context.Context, age time.Duration) error {
 var ErrLost = errors.New("claim lost")
 
 // Failures returns the jobs that failed within a week and that nobody has
-// asked for again since, newest first.
+// asked for again since, newest first. Who was told that there are no tags, and
+// then had a branch or a commit mirrored, has what was wanted.
 func (s *Store) Failures(ctx context.Context, limit int) ([]Job, error) {
 	rows, _ := s.db.Pool.Query(ctx, `
 		SELECT `+columns+` FROM jobs j
 		WHERE state = 'failed' AND created_at > now() - interval '7 days' AND seen_job(kind, package, $2)
 			AND NOT EXISTS (SELECT FROM jobs later
-				WHERE later.package = j.package AND later.kind = j.kind AND later.target = j.target
+				WHERE later.package = j.package AND later.kind = j.kind
+					AND (later.target = j.target OR j.error_code = 'no_tags' AND later.state = 'succeeded')
 					AND (later.created_at, later.id) > (j.created_at, j.id))
 		ORDER BY created_at DESC, id DESC LIMIT $1`, limit, access.SeesPrivate(ctx))
 	all, err := pgx.CollectRows(rows, pgx.RowToStructByName[Job])
