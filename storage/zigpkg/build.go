@@ -49,7 +49,14 @@ func ScanBuild(src []byte) (found Build) {
 	for s.tok.kind != end {
 		switch {
 		case s.call("addModule"):
-			found.module(s.literal())
+			of, name := s.holder, s.literal()
+			if s.tok.kind == ',' {
+				s.next()
+			}
+			// Up to 0.11 a program was given one so: exe.addModule("name", of).
+			if of == "b" || of == "builder" || s.tok.kind == '.' {
+				found.module(name)
+			}
 		case s.call("put") && s.holder == "modules":
 			for range 4 { // b.modules.put(b.allocator, "name", of)
 				if s.tok.kind == identifier || s.tok.kind == '.' || s.tok.kind == ',' {

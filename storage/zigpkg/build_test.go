@@ -28,6 +28,7 @@ var buildCases = []struct {
 		b.modules.put(b.allocator, "b", m) catch @panic("OOM");
 		try b.modules.put("c", m);
 		map.put("no", 1);
+		exe.addModule("no", dep.module("no"));
 		const s = "b.addModule(\"no\")";
 		_ = b.addModule(name, .{});
 		const named = "n";
