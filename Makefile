@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help up build test test-zig test-smoke test-clients test-faults fuzz bench lint ci
+.PHONY: help up build test test-zig test-smoke test-clients test-faults fuzz screenshots bench lint ci
 
 # Zig versions to test with: the newest and the one most packages are written
 # for; and for test-zig each that differs in how it fetches.
@@ -75,6 +75,10 @@ test-faults: ## run the tests that kill, freeze, fill and cut, at length
 
 fuzz: ## run each fuzz target for a minute (FUZZTIME=1m says how long)
 	.ci/fuzz $(FUZZTIME)
+
+screenshots: ## take the pictures in docs/ again
+	@.ci/install up test
+	PACKBASE_PICTURES='$(CURDIR)/docs' $(ENV) '$(ZIGS)' -- go test -count=1 -run TestPictures ./tests/browser
 
 bench: ## measure against git, git http-backend and nginx side by side
 	@.ci/install up test bench

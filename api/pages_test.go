@@ -189,6 +189,9 @@ func TestPackagePageManyTags(t *testing.T) {
 	}
 	s.wantIn(page, "v1.9999.0", "v1.9975.0", "Page 1 of 400", `href="/many?page=2#releases"`, "And 4\u202f980 more")
 	s.wantIn(s.page("/many?page=400", 200), "v0.0.0", "Page 400 of 400")
+	s.wantIn(s.page("/many?tag=v1.0004.0", 404))
+	s.wantIn(s.page("/many?tag=v1.9900.0", 200), `<tr class="shown">`, "Page 4 of 400", `href="/many?page=5#releases"`)
+	s.wantIn(s.page("/many?tag=v1.9900.0&page=2", 200), "Page 2 of 400")
 	s.wantIn(s.page("/many?page=999999999999999999999", 200), "Page 1 of 400")
 }
 
@@ -209,6 +212,8 @@ func TestPackageList(t *testing.T) {
 		{"unhealthy", "/packages?filter=unhealthy", "pkg007", "pkg008"},
 		{"registered", "/packages?filter=registered", "pkg002", "pkg001<"},
 		{"language", "/packages?language=zig", "pkg009", "pkg010"},
+		{"search for what all URLs have", "/packages?q=http", "Nothing matches", "pkg001"},
+		{"search for a URL", "/packages?q=https://x.example/120", "pkg120", "pkg119"},
 		{"nothing", "/packages?q=nothing", "Nothing matches", "pkg001"},
 		{"unknown filter and sort", "/packages?filter=x&sort=y", "No package is so", "pkg001"},
 	} {

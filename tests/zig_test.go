@@ -165,6 +165,52 @@ func TestPastedLines(t *testing.T) {
 	}
 }
 
+// The statement that packbase offers for build.zig gives the module to a program.
+func TestPastedImport(t *testing.T) {
+	t.Parallel()
+	s, up := harness.Start(t), harness.NewUpstream(t)
+	for _, z := range harness.Zigs(t) {
+		if z.Version < "0.14" {
+			continue // has no b.createModule
+		}
+		t.Run(z.Version, func(t *testing.T) {
+			t.Parallel()
+			z := z.For(t)
+			name := "module" + strings.ReplaceAll(z.Version, ".", "")
+			repo := up.Repo("owner/" + name)
+			repo.Tag("v1.0.0", repo.Commit(harness.Files{"src/root.zig": "pub const x = 1;\n", "build.zig.zon": z.Manifest(name, "1.0.0"),
+				"build.zig": `pub fn build(b: *@import("std").Build) void {
+					const target = b.standardTargetOptions(.{});
+					_ = b.addModule("the module", .{ .root_source_file = b.path("src/root.zig"), .target = target });
+				}
+			`}))
+			s.Fetch(repo.URL)
+			info := s.Info(name)
+			if info.Build == nil || len(info.Build.Modules) != 1 {
+				t.Fatalf("info has %+v, want one module", info.Build)
+			}
+			dir := z.Project("project", "")
+			if _, err := z.Run(dir, "fetch", "--save", s.URL+info.Release(t, "v1.0.0").URL); err != nil {
+				t.Fatal(err)
+			}
+			build := `pub fn build(b: *@import("std").Build) void {
+				const target = b.standardTargetOptions(.{});
+				const exe = b.addExecutable(.{ .name = "app", .root_module = b.createModule(.{ .root_source_file = b.path("main.zig"), .target = target }) });
+				b.installArtifact(exe);
+				` + info.Build.Modules[0].Import + "\n}\n"
+			main := "const m = @import(\"the module\");\ncomptime { if (m.x != 1) unreachable; }\npub fn main() void {}\n"
+			for file, text := range map[string]string{"build.zig": build, "main.zig": main} {
+				if err := os.WriteFile(filepath.Join(dir, file), []byte(text), 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if _, err := z.Run(dir, "build"); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
 // testZigFetch mirrors a repository with files in two tags and a commit
 // without one, and compares what z prints.
 func testZigFetch(t *testing.T, z *harness.Zig, s *harness.Server, repo *harness.Repo, files harness.Files) {

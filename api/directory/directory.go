@@ -97,7 +97,7 @@ func (d *Directory) ask(ctx context.Context) (fresh.PerReader[*View], error) {
 			continue
 		}
 		stale = true
-		d.byName[p.Name] = &Listing{Package: *p, folded: strings.ToLower(p.Called() + "\x00" + p.Name + "\x00" + p.Description + "\x00" + p.Upstream)}
+		d.byName[p.Name] = &Listing{Package: *p, folded: strings.ToLower(p.Called() + "\x00" + p.Name + "\x00" + p.Description + "\x00" + withoutScheme(p.Upstream))}
 		if p.ChangedAt.After(d.since) {
 			d.since = p.ChangedAt
 		}
@@ -189,10 +189,13 @@ func (p *Listing) byCount(other *Listing) int {
 }
 
 // Search returns the packages whose name, description or upstream contains
-// every word of query, the best first: the name itself, a name that begins
+// every word of query, but for a URL's scheme, the best first: the name itself, a name that begins
 // so, a name that contains it, then the others.
 func (v *View) Search(query string) []*Listing {
 	words := strings.Fields(strings.ToLower(query))
+	for i := range words {
+		words[i] = withoutScheme(words[i])
+	}
 	if len(words) == 0 {
 		return nil
 	}
@@ -206,6 +209,15 @@ func (v *View) Search(query string) []*Listing {
 		return cmp.Or(cmp.Compare(rank(a, words), rank(b, words)), a.byCount(b))
 	})
 	return found
+}
+
+// withoutScheme returns a URL without what all URLs have: who looks for http
+// means a name, and who pastes a URL its place.
+func withoutScheme(u string) string {
+	if _, rest, ok := strings.Cut(u, "://"); ok && rest != "" {
+		return rest
+	}
+	return u
 }
 
 func containsAll(text string, words []string) bool {

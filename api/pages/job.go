@@ -2,11 +2,14 @@ package pages
 
 import (
 	"encoding/json"
+	"errors"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/francescobianco/packbase/api/wire"
+	"github.com/francescobianco/packbase/storage/fault"
 	"github.com/francescobianco/packbase/storage/jobs"
 )
 
@@ -30,7 +33,8 @@ type jobPage struct {
 	frame
 	Job jobView
 	// Workers is how many there are, -1 if not known.
-	Workers int
+	Workers  int
+	Upstream packageView // of the job's package; of no name without one
 	// Children of an update: how many have ended, of how many.
 	Done, Total int
 }
@@ -80,6 +84,13 @@ func (s *Site) getJobPage(w http.ResponseWriter, r *http.Request) error {
 	}
 	page := &jobPage{frame: frame, Job: jobView{Job: job}, Workers: -1}
 	page.Title = strings.TrimSpace(page.Job.Work() + " " + job.Package)
+	if job.Package != "" {
+		p, err := s.db.PackageByName(r.Context(), job.Package)
+		if err != nil && !errors.Is(err, fault.ErrNotFound) && !errors.Is(err, fault.ErrGone) {
+			return err
+		}
+		page.Upstream = packageView{p}
+	}
 	switch {
 	case job.State == jobs.Queued:
 		status, err := s.opt.Status(r.Context())
@@ -241,6 +252,37 @@ func stepWords(step string) string {
 		return "Starting"
 	}
 	return strings.ToUpper(step[:1]) + step[1:]
+}
+
+// A trailStep is one of the steps that a job goes through.
+type trailStep struct {
+	Text  string
+	State string // done, now, failed or later
+}
+
+// fetchSteps are those of a fetch, in their order.
+var fetchSteps = []string{"list refs", "download", "unpack", "check", "build", "store", "probe"}
+
+// Trail says where a fetch is among its steps, or where it failed; nothing of
+// other jobs, of one that has not begun, or had nothing to do.
+func (j jobView) Trail() (trail []trailStep) {
+	at := slices.Index(fetchSteps, j.Progress.Step)
+	if j.Kind != jobs.FetchPackage || at < 0 || j.State == jobs.Succeeded && j.Fetched().Created == 0 {
+		return nil
+	}
+	for i, step := range fetchSteps {
+		s := trailStep{stepWords(step), "later"}
+		switch {
+		case i < at || j.State == jobs.Succeeded:
+			s.State = "done"
+		case i == at && j.State == jobs.Failed:
+			s.State = "failed"
+		case i == at:
+			s.State = "now"
+		}
+		trail = append(trail, s)
+	}
+	return trail
 }
 
 // Fetched returns what a fetch that succeeded did.

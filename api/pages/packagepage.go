@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/go-chi/chi/v5"
@@ -130,7 +131,11 @@ func (s *Site) fillReleases(r *http.Request, page *packagePage) error {
 	}
 	var from, to int
 	page.Count, page.Sizes = len(all.tags), newSizeChart(all.tags)
-	page.pager, from, to = newPager(r.URL.Query().Get("page"), len(all.tags), releasesEach)
+	want := r.URL.Query().Get("page")
+	if i := slices.IndexFunc(all.tags, func(ref storage.TagRef) bool { return ref.ID == shown }); want == "" && i >= 0 && r.URL.Query().Has("tag") {
+		want = strconv.Itoa(1 + i/releasesEach) // the one that is shown is in sight
+	}
+	page.pager, from, to = newPager(want, len(all.tags), releasesEach)
 	more, snapshots := cut(all.snapshots, othersMost)
 	page.More.Snapshots = more
 	var ids []int64

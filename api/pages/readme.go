@@ -99,13 +99,26 @@ func (at place) rewrite(safe []byte) string {
 		}
 		t := z.Token()
 		if kind != html.TextToken {
-			if t.DataAtom == atom.Img {
+			switch t.DataAtom {
+			case atom.Img:
 				t = at.image(t)
+			case atom.Input: // of a list of tasks
+				t = box(t)
 			}
 			at.mark(&t)
 		}
 		out.WriteString(t.String())
 	}
+}
+
+// box returns what a list of tasks has before a task as text: nobody can tick it here.
+func box(t html.Token) html.Token {
+	for _, a := range t.Attr {
+		if a.Key == "checked" {
+			return html.Token{Type: html.TextToken, Data: "☑"}
+		}
+	}
+	return html.Token{Type: html.TextToken, Data: "☐"}
 }
 
 // image returns the image, or its text where it is not in the release.

@@ -26,6 +26,7 @@ func TestRenderDocument(t *testing.T) {
 		{`<img src="//example.org/t.gif" alt="t">`, "t"},
 		{"<p align=\"center\"><b>x</b></p>", `<p align="center"><b>x</b></p>`},
 		{"| a |\n| - |\n| b |", "<td>b</td>"},
+		{"- [x] done\n- [ ] open", "<li>☑ done</li>\n<li>☐ open</li>"},
 		{"<script>alert(1)</script>x", "x"},
 		{"[x](javascript:alert(1))", "x"},
 		{"[x](data:text/html,y)", "x"},

@@ -117,7 +117,7 @@ func sentence(message string) string {
 	if c := message[0]; c >= 'a' && c <= 'z' && !strings.ContainsAny(first, "./:") {
 		message = string(c-'a'+'A') + message[1:]
 	}
-	if strings.ContainsAny(message[len(message)-1:], ".!?…") {
+	if last := strings.TrimRight(message, `)"'”`); strings.HasSuffix(last, "…") || last != "" && strings.ContainsAny(last[len(last)-1:], ".!?") {
 		return message
 	}
 	return message + "."

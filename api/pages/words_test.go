@@ -48,6 +48,9 @@ func TestWords(t *testing.T) {
 		{"sentence", sentence("upstream is gone"), "Upstream is gone."},
 		{"sentence with its end", sentence("Is it?"), "Is it?"},
 		{"sentence that begins with a URL", sentence("https://a.example/x: it is gone"), "https://a.example/x: it is gone."},
+		{"sentence that goes on", sentence("it has 3 files and so on…"), "It has 3 files and so on…"},
+		{"sentence that ends within", sentence(`it says "No."`), `It says "No."`},
+		{"sentence of a word in brackets", sentence("it is gone (for good)"), "It is gone (for good)."},
 		{"empty sentence", sentence(""), ""},
 	} {
 		if tt.got != tt.want {

@@ -35,11 +35,12 @@ type tab struct {
 
 // newTab opens a page in a browser of its own. What the page logs as an error
 // fails the test.
-func newTab(t *testing.T, base string) *tab {
+func newTab(t *testing.T, base string, more ...chromedp.ExecAllocatorOption) *tab {
 	t.Helper()
 	opts := append(chromedp.DefaultExecAllocatorOptions[:],
 		chromedp.ExecPath(chromium(t)), chromedp.NoSandbox, chromedp.UserDataDir(t.TempDir()), chromedp.Flag("disable-quic", true),
 		chromedp.Flag("disable-component-update", true), chromedp.Flag("disable-sync", true), chromedp.WindowSize(1280, 900))
+	opts = append(opts, more...)
 	ctx, cancel := chromedp.NewExecAllocator(context.WithoutCancel(t.Context()), opts...)
 	t.Cleanup(cancel)
 	ctx, cancel = chromedp.NewContext(ctx)
@@ -147,7 +148,7 @@ func (b *tab) await(selector, want string) {
 	}
 }
 
-// look makes the page wide or narrow and light or dark: "wide-light".
+// wantTidy makes the page wide or narrow and light or dark: "wide-light".
 func (b *tab) wantTidy(kind string) chromedp.Action[chromedp.Void] {
 	width, scheme := int64(1280), "light"
 	if strings.HasPrefix(kind, "narrow") {
@@ -156,6 +157,11 @@ func (b *tab) wantTidy(kind string) chromedp.Action[chromedp.Void] {
 	if strings.HasSuffix(kind, "dark") {
 		scheme = "dark"
 	}
+	return looks(width, scheme)
+}
+
+// looks makes the page so wide, and light or dark.
+func looks(width int64, scheme string) chromedp.Action[chromedp.Void] {
 	return chromedp.Steps(chromedp.EmulateViewport(width, 860), chromedp.Func(func(ctx context.Context, _ *chromedp.Target) error {
 		_, err := chromedp.Call(ctx, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{
 			Features: []*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: scheme}, {Name: "prefers-reduced-motion", Value: "reduce"}}})

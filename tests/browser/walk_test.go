@@ -172,10 +172,10 @@ func TestWalk(t *testing.T) {
 	if got, want := eval[string](b, "navigator.clipboard.readText()"), "zig fetch --save "+s.URL+"/p/args/tag/v0.10.0.tar.gz"; got != want {
 		t.Errorf("the clipboard has %q, want %q", got, want)
 	}
-	eval[string](b, "document.querySelectorAll('#releases .copy')[1].click(), ''")
-	info := s.Info("args")
-	digest := info.Release(t, "v0.10.0").SHA256
-	b.await("#releases tr:nth-child(2) .copy", "Copied")
+	b.click("#release summary")
+	b.click(`#release [aria-label="Copy: SHA-256"]`)
+	digest := s.Info("args").Release(t, "v0.10.0").SHA256
+	b.await(`#release [aria-label="Copy: SHA-256"]`, "Copied")
 	if got := eval[string](b, "navigator.clipboard.readText()"); got != digest {
 		t.Errorf("the clipboard has %q, want the digest %q", got, digest)
 	}

@@ -44,6 +44,18 @@
     });
   }
 
+  // sure asks whether what cannot be undone is to be done.
+  function sure(text, action) {
+    const dialog = byId('sure');
+    byId('sure-text').textContent = text;
+    byId('sure-go').textContent = action;
+    dialog.returnValue = '';
+    dialog.showModal();
+    return new Promise((resolve) => {
+      dialog.addEventListener('close', () => resolve(dialog.returnValue === 'go'), { once: true });
+    });
+  }
+
   // post sends JSON, asks for the token when it is needed, and returns the
   // answer's body, null if the visitor gave up.
   async function post(path, body) {
@@ -81,6 +93,7 @@
   // run posts what a form or button says, and shows what came of it.
   async function run(element, body, wrong) {
     const button = element.matches('button') ? element : element.querySelector('[type=submit]');
+    if (element.dataset.sure && !await sure(element.dataset.sure, button.textContent)) return;
     button.disabled = true;
     if (wrong) wrong.hidden = true;
     try {
@@ -88,6 +101,10 @@
       if (!answer) return;
       if (element.dataset.then === 'job' && answer.job_id) {
         location.assign('/jobs/' + answer.job_id);
+        return;
+      }
+      if (element.dataset.go) {
+        location.assign(element.dataset.go);
         return;
       }
       say(words(answer, element.dataset.said));
@@ -108,6 +125,7 @@
     const button = event.target.closest('button');
     if (!button) return;
     if ('copy' in button.dataset) copy(button);
+    else if ('cancel' in button.dataset) button.closest('dialog').close('');
     else if (button.dataset.post) run(button, button.dataset.body);
   });
 
