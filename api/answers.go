@@ -3,11 +3,18 @@ package api
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"io"
 	"net/http"
+	"slices"
+	"strings"
 	"sync"
 	"time"
+
+	"github.com/klauspost/compress/gzhttp"
+	"github.com/klauspost/compress/gzip"
 
 	"github.com/francescobianco/packbase/api/answer"
 )
@@ -65,8 +72,19 @@ func (a *answers) write(ctx context.Context, body func(io.Writer) error) ([]byte
 	return bytes.Clone(buf.Bytes()), nil // without what it grew too far
 }
 
-// send sends an answer to a client, unless too much is being read already.
-func (a *answers) send(w http.ResponseWriter, client string, raw []byte) error {
+// send sends an answer to a client, unless that has it already or too much is being read.
+func (a *answers) send(w http.ResponseWriter, r *http.Request, client string, raw []byte) error {
+	if h := w.Header(); h.Get("Content-Type") == "" && r.Method != http.MethodPost { // JSON of ours
+		sum := sha256.Sum256(raw)
+		tag := `W/"` + hex.EncodeToString(sum[:16]) + `"` // weak: it may be compressed on the way
+		h.Set("ETag", tag)
+		h.Set("Cache-Control", "no-cache")
+		h.Add("Vary", "Authorization")
+		if known := r.Header.Get("If-None-Match"); known == "*" || slices.Contains(strings.Split(known, ", "), tag) {
+			w.WriteHeader(http.StatusNotModified)
+			return nil
+		}
+	}
 	if len(raw) > smallAnswer {
 		if !a.hold(client, len(raw)) {
 			return errManyAnswers
@@ -93,3 +111,12 @@ func (a *answers) hold(client string, n int) bool {
 
 var errManyAnswers = &answer.Error{Status: http.StatusServiceUnavailable, Code: "busy", RetryAfter: 2 * time.Second,
 	Message: "too many large answers at once: try again in a few seconds, or ask for a smaller page with ?limit="}
+
+// compressed has a handler's JSON sent as gzip to those who take that.
+func compressed() func(http.Handler) http.Handler {
+	wrap, err := gzhttp.NewWrapper(gzhttp.ContentTypes([]string{"application/json"}), gzhttp.CompressionLevel(gzip.BestSpeed))
+	if err != nil {
+		panic(err) // of options that are written here
+	}
+	return func(next http.Handler) http.Handler { return wrap(next) }
+}

@@ -24,26 +24,26 @@ func (s *stalled) Write(b []byte) (int, error) {
 // its share; who asks for little is always answered.
 func TestStalledReaders(t *testing.T) {
 	t.Parallel()
-	a := newAnswers()
+	a, request := newAnswers(), httptest.NewRequest("GET", "/", nil)
 	large, small := make([]byte, 5<<20), make([]byte, smallAnswer)
 	asked, release, sent := make(chan struct{}), make(chan struct{}), make(chan error)
 	stall := func(client string) {
-		go func() { sent <- a.send(&stalled{httptest.NewRecorder(), asked, release}, client, large) }()
+		go func() { sent <- a.send(&stalled{httptest.NewRecorder(), asked, release}, request, client, large) }()
 		<-asked
 	}
 	stall("a")
 	stall("a")
-	if err := a.send(httptest.NewRecorder(), "a", large); !errors.Is(err, errManyAnswers) {
+	if err := a.send(httptest.NewRecorder(), request, "a", large); !errors.Is(err, errManyAnswers) {
 		t.Errorf("a third answer for one client: %v, want %v", err, errManyAnswers)
 	}
 	for range 4 {
 		stall("b" + string(rune('0'+a.held>>22)))
 	}
-	if err := a.send(httptest.NewRecorder(), "c", large); !errors.Is(err, errManyAnswers) {
+	if err := a.send(httptest.NewRecorder(), request, "c", large); !errors.Is(err, errManyAnswers) {
 		t.Errorf("more than may be held in all: %v, want %v", err, errManyAnswers)
 	}
 	for _, client := range []string{"a", "c"} {
-		if err := a.send(httptest.NewRecorder(), client, small); err != nil {
+		if err := a.send(httptest.NewRecorder(), request, client, small); err != nil {
 			t.Errorf("a small answer for %s: %v", client, err)
 		}
 	}
@@ -53,7 +53,7 @@ func TestStalledReaders(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	if err := a.send(httptest.NewRecorder(), "a", large); err != nil || a.held != 0 || len(a.clients) != 0 {
+	if err := a.send(httptest.NewRecorder(), request, "a", large); err != nil || a.held != 0 || len(a.clients) != 0 {
 		t.Errorf("when all was read: %v, and %d bytes of %v are held", err, a.held, a.clients)
 	}
 

@@ -31,7 +31,7 @@ func (s *Server) getDependents(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	return s.answers.send(w, s.clientOf(r), raw)
+	return s.answers.send(w, r, s.clientOf(r), raw)
 }
 
 func (s *Server) dependents(ctx context.Context, pkg, after string, limit int) (out wire.Dependents, err error) {

@@ -137,7 +137,7 @@ func (s *Server) postProofs(w http.ResponseWriter, r *http.Request) error {
 		return out, err
 	})
 	if err == nil {
-		err = s.answers.send(w, s.clientOf(r), raw)
+		err = s.answers.send(w, r, s.clientOf(r), raw)
 	}
 	return err
 }

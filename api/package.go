@@ -42,7 +42,7 @@ func (s *Server) answerPackage(w http.ResponseWriter, r *http.Request, name stri
 	if err != nil {
 		return answer.OrNotFound(err, answer.NoPackage(name))
 	}
-	return s.answers.send(w, s.clientOf(r), raw)
+	return s.answers.send(w, r, s.clientOf(r), raw)
 }
 
 func (s *Server) describe(r *http.Request, pkg string) (*wire.Package, error) {

@@ -1,6 +1,9 @@
 package api_test
 
 import (
+	"bytes"
+	"compress/gzip"
+	"io"
 	"net/http"
 	"net/url"
 	"testing"
@@ -58,5 +61,44 @@ func TestSearchByZigName(t *testing.T) {
 		if a := g.get("/api/search?" + bad); a.StatusCode != http.StatusBadRequest {
 			t.Errorf("%s: %d %s", bad, a.StatusCode, a.body)
 		}
+	}
+}
+
+// What can be large is sent compressed to who takes that, and not again to who has it.
+func TestLargeAnswersAreSentOnce(t *testing.T) {
+	t.Parallel()
+	g := newRegistry(t)
+	g.publish("hello", tagged{tag: "v1.0.0", files: zon("hello", "1.0.0")}, tagged{tag: "v1.1.0", files: zon("hello", "1.1.0")})
+	for _, path := range []string{"/api/info/hello", "/api/check/hello", "/api/versions/hello", "/api/dependents/hello"} {
+		whole := g.get(path)
+		tag := whole.Header.Get("ETag")
+		if whole.StatusCode != http.StatusOK || tag == "" || whole.Header.Get("Content-Encoding") != "" || whole.Header.Get("Cache-Control") != "no-cache" {
+			t.Errorf("%s: %d, %v", path, whole.StatusCode, whole.Header)
+		}
+		if again := g.get(path, "If-None-Match", tag); again.StatusCode != http.StatusNotModified || len(again.body) != 0 {
+			t.Errorf("%s again: %d, %d bytes, want 304 and none", path, again.StatusCode, len(again.body))
+		}
+		if other := g.get(path, "If-None-Match", `W/"other"`); other.StatusCode != http.StatusOK || !bytes.Equal(other.body, whole.body) {
+			t.Errorf("%s with another tag: %d", path, other.StatusCode)
+		}
+	}
+	whole := g.get("/api/info/hello")
+	small := g.get("/api/info/hello", "Accept-Encoding", "gzip")
+	if small.Header.Get("Content-Encoding") != "gzip" || len(small.body) >= len(whole.body)*2/3 {
+		t.Fatalf("%v, %d bytes of %d", small.Header, len(small.body), len(whole.body))
+	}
+	zr, err := gzip.NewReader(bytes.NewReader(small.body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if raw, err := io.ReadAll(zr); err != nil || !bytes.Equal(raw, whole.body) {
+		t.Errorf("unpacked it is %d bytes, %v, want %d", len(raw), err, len(whole.body))
+	}
+	g.publish("hello", tagged{tag: "v1.2.0", files: zon("hello", "1.2.0")})
+	if a := g.get("/api/info/hello", "If-None-Match", whole.Header.Get("ETag")); a.StatusCode != http.StatusOK {
+		t.Errorf("after a change: %d, want 200", a.StatusCode)
+	}
+	if a := g.get("/api/info/nope"); a.Header.Get("ETag") != "" || a.Header.Get("Cache-Control") != "no-store" {
+		t.Errorf("an error: %v", a.Header)
 	}
 }

@@ -40,14 +40,10 @@ const (
 	maxManifests = 1000
 )
 
-// treeRoutes are those of trees and archives.
+// treeRoutes are those of trees and archives that answer more than JSON, or do something.
 func (s *Server) treeRoutes(r chi.Router) {
-	r.Get(route.Trees, s.handle(s.listTrees))
-	r.Get(route.Tree, s.handle(s.getTree))
 	r.Get(route.TreeBundle, s.handle(s.getTreeBundle))
-	r.Get(route.TreeSBOM, s.handle(s.getTreeSBOM))
 	r.Get(route.Archives, s.handle(s.getArchive))
-	r.Get(route.Dependents, s.handle(s.getDependents))
 	r.With(s.sameSite).Post(route.Bundle, s.handle(s.postBundle))
 	r.With(s.sameSite).Post(route.Proofs, s.handle(s.postProofs))
 	r.Group(func(r chi.Router) {
@@ -324,7 +320,7 @@ func (s *Server) sendLarge(w http.ResponseWriter, r *http.Request, make func(io.
 // the manifests of what is captured.
 func (s *Server) sendTree(w http.ResponseWriter, r *http.Request, raw []byte, err error) error {
 	if err == nil {
-		err = s.answers.send(w, s.clientOf(r), raw)
+		err = s.answers.send(w, r, s.clientOf(r), raw)
 	}
 	if errors.Is(err, errManyAnswers) {
 		w.Header().Del("Content-Type")

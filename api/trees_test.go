@@ -89,7 +89,7 @@ func (s *scene) treeCalls() []call {
 		post(s.away, "/api/trees", capture("app", whole), 503, auth),
 
 		get(s.registry, "/api/trees", 200), get(s.edge, "/api/trees?limit=1", 200), get(s.registry, "/api/trees?limit=0", 400), get(s.away, "/api/trees", 503),
-		get(s.registry, "/api/trees/app", 200), get(s.registry, "/api/trees/holes", 200), get(s.registry, "/api/trees/nope", 404),
+		get(s.registry, "/api/trees/app", 200), {on: s.registry, method: http.MethodGet, path: "/api/trees/app", status: 304, header: []string{"If-None-Match", "*"}}, get(s.registry, "/api/trees/holes", 200), get(s.registry, "/api/trees/nope", 404),
 		get(s.registry, "/api/trees/%61pp", 400), get(s.away, "/api/trees/app", 503),
 		post(s.registry, "/api/trees/app/retry", "", 202, auth), post(s.registry, "/api/trees/nope/retry", "", 404, auth),
 		post(s.registry, "/api/trees/app/retry?wait=x", "", 400, auth), post(s.registry, "/api/trees/app/retry", "", 401, nil),

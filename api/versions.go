@@ -34,5 +34,5 @@ func (s *Server) getVersions(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	return s.answers.send(w, s.clientOf(r), raw)
+	return s.answers.send(w, r, s.clientOf(r), raw)
 }
