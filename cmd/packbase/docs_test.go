@@ -110,6 +110,35 @@ func flagsOf(args []string) (all []string) {
 	return all
 }
 
+// Sizes have one unit in documents and in what programs say: of 1024 bytes.
+func TestDocumentsHaveOneUnit(t *testing.T) {
+	t.Parallel()
+	all := documents(t)
+	for _, name := range []string{"../../api/openapi.yaml", "../../CHANGELOG.md"} {
+		text, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all[name] = string(text)
+	}
+	templates, err := filepath.Glob("../../api/pages/templates/*")
+	if err != nil || len(templates) == 0 {
+		t.Fatal(err)
+	}
+	for _, name := range templates {
+		text, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all[name] = string(text)
+	}
+	for path, text := range all {
+		for _, found := range regexp.MustCompile(`[0-9] ?[kKMGT]B\b.{0,20}`).FindAllString(text, -1) {
+			t.Errorf("%s says %q: want KiB, MiB, GiB", filepath.Base(path), found)
+		}
+	}
+}
+
 // Links between documents lead to files, and to headings, that are there.
 func TestDocumentsLink(t *testing.T) {
 	t.Parallel()
