@@ -13,6 +13,7 @@ import (
 
 	"github.com/francescobianco/packbase/api/answer"
 	"github.com/francescobianco/packbase/api/wire"
+	"github.com/francescobianco/packbase/storage/fault"
 	"github.com/francescobianco/packbase/storage/jobs"
 	"github.com/francescobianco/packbase/storage/name"
 )
@@ -127,12 +128,13 @@ func (s *Server) jobOf(r *http.Request) (jobs.Job, error) {
 	case jobs.ValidShortID(text):
 		job, err = s.db.Jobs.ByShortID(r.Context(), text)
 	default:
-		err = answer.New("not_found", "that is not the id of a job; /api/jobs lists them")
+		err = fault.ErrNotFound
 	}
-	if err == nil {
-		s.jobReported(&job)
+	if err != nil {
+		return job, answer.OrNotFound(err, answer.New("not_found", fmt.Sprintf("there is no job %q here; /api/jobs lists them", answer.Cut(text, 40))))
 	}
-	return job, err
+	s.jobReported(&job)
+	return job, nil
 }
 
 // followJob serves GET /api/jobs/{id}/events: the job as a server-sent event

@@ -64,7 +64,7 @@ func completionCommand(p *term.Program) *cobra.Command {
 		Use:   "completion bash|zsh|fish",
 		Short: "Print what makes a shell complete commands, packages and tags",
 		Example: `  source <(packbase completion bash)
-  packbase completion zsh > ~/.zfunc/_packbase
+  mkdir -p ~/.zfunc && packbase completion zsh > ~/.zfunc/_packbase
   packbase completion fish > ~/.config/fish/completions/packbase.fish`,
 		Args:      cobra.MatchAll(cobra.ExactArgs(1), cobra.OnlyValidArgs),
 		ValidArgs: []cobra.Completion{"bash", "zsh", "fish"},
