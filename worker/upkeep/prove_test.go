@@ -115,6 +115,42 @@ func TestProveOtherCommit(t *testing.T) {
 	}
 }
 
+// Rows of a database that was altered, as in a dump, are found by verify, and a Zig hash that is another release's is not
+// answered for.
+func TestVerifyAlteredRows(t *testing.T) {
+	t.Parallel()
+	r := workertest.New(t)
+	r.DB = storagetest.NewOwner(t)
+	stop := r.Work()
+	r.Mirror("victim", "v1.0.0")
+	r.Mirror("hello", "v1.0.0", "v2.0.0")
+	stop()
+	exec := func(sql string) {
+		t.Helper()
+		_, err := r.Pool.Exec(t.Context(), sql)
+		r.Must(err)
+	}
+	exec(`ALTER TABLE releases DISABLE TRIGGER USER; CREATE TABLE was AS SELECT * FROM releases`)
+	const victim = `FROM was v WHERE v.package = 'victim' AND r.package = 'hello' AND r.tag = 'v1.0.0'`
+	for sql, code := range map[string]string{
+		`digest = v.digest, size = v.size`:               "release_tree",
+		`commit_oid = v.commit_oid, tag_oid = v.tag_oid`: "release_tree",
+		`tree_oid = v.tree_oid`:                          "release_tree",
+		`md5 = v.md5`:                                    "release_tree",
+		`zig_hash = v.zig_hash || 'A', zig_legacy_hash = v.zig_legacy_hash`: "zig_hash",
+		`manifest_digest = v.manifest_digest`:                               "release_tree",
+	} {
+		exec(`UPDATE releases r SET ` + sql + ` ` + victim)
+		a, found := auditor(r)
+		r.Must(a.Verify(t.Context(), false))
+		if len(*found) != 1 || (*found)[0].Code != code || (*found)[0].Subject != "hello@v1.0.0" {
+			t.Errorf("%s: found %v, want %s of hello@v1.0.0", sql, *found, code)
+		}
+		exec(`UPDATE releases r SET digest = v.digest, size = v.size, commit_oid = v.commit_oid, tag_oid = v.tag_oid, tree_oid = v.tree_oid, md5 = v.md5,
+			zig_hash = v.zig_hash, zig_legacy_hash = v.zig_legacy_hash, manifest_digest = v.manifest_digest FROM was v WHERE v.id = r.id`)
+	}
+}
+
 // A release whose files do not have the Zig hash of its row, as an earlier build could publish it, is found by verify and by
 // rebuild, and no longer answers for that hash.
 func TestRefutedZigHash(t *testing.T) {

@@ -8,6 +8,7 @@ import (
 
 	"github.com/francescobianco/packbase/storage"
 	"github.com/francescobianco/packbase/storage/blob"
+	"github.com/francescobianco/packbase/storage/gitpack"
 	"github.com/francescobianco/packbase/storage/release"
 )
 
@@ -146,8 +147,8 @@ func (a *Auditor) verifyTrees(ctx context.Context, pkg string, bad map[string]*F
 	return nil
 }
 
-// verifyTree compares a tarball with its manifest, with upstream's ids and with
-// Zig's hashes.
+// verifyTree compares a release's row with its manifest, and its tarball with
+// that, with upstream's ids and with Zig's hashes.
 func (a *Auditor) verifyTree(ctx context.Context, r *storage.Release) error {
 	objects, _, closeAll, err := a.spool()
 	if err != nil {
@@ -156,7 +157,26 @@ func (a *Auditor) verifyTree(ctx context.Context, r *storage.Release) error {
 	defer closeAll()
 	rel, err := release.Load(ctx, a.Blobs, objects, r.ManifestDigest)
 	if err == nil {
+		err = sameRelease(r, rel.Manifest)
+	}
+	if err == nil {
 		err = rel.Admit(ctx)
 	}
 	return err
+}
+
+// sameRelease holds a row to its manifest: a database that was restored may have been altered.
+func sameRelease(r *storage.Release, man *release.Manifest) error {
+	want := storage.PublicationOf(man, blob.Ref{Digest: r.ManifestDigest}, gitpack.Stored{}).Release
+	type tuple struct{ Package, Tag, TagOID, CommitOID, TreeOID, Digest, ContentDigest, MD5, CRC32 string }
+	of := func(r *storage.Release) tuple {
+		return tuple{r.Package, r.Tag, r.TagOID, r.CommitOID, r.TreeOID, r.Digest, r.ContentDigest, r.MD5, r.CRC32}
+	}
+	switch {
+	case of(r) != of(&want) || r.Size != want.Size:
+		return fmt.Errorf("%w: its row and its manifest do not agree: %+v of %d bytes, and %+v of %d", release.ErrUntrue, of(r), r.Size, of(&want), want.Size)
+	case r.ZigHash != want.ZigHash || r.ZigLegacyHash != want.ZigLegacyHash:
+		return fmt.Errorf("%w: its row says %q and %q, its manifest %q and %q", release.ErrZig, r.ZigHash, r.ZigLegacyHash, want.ZigHash, want.ZigLegacyHash)
+	}
+	return nil
 }
