@@ -110,7 +110,7 @@ func Check(ctx context.Context, hash string, tarball io.ReaderAt, size int64) (d
 		return nil, fmt.Errorf("unpack: %w", err)
 	}
 	_, man, err := unpack(ctx, hash, tarball, size, scratch)
-	if err != nil {
+	if err != nil || man == nil { // without a manifest it has no dependencies
 		return nil, err
 	}
 	return man.Dependencies, nil

@@ -135,3 +135,25 @@ func TestPutRefuses(t *testing.T) {
 		t.Errorf("a folder that was there has now %v", left)
 	}
 }
+
+// What has no manifest can be checked as what has one.
+func TestCheck(t *testing.T) {
+	t.Parallel()
+	const deps = ".{ .name = .foo, .version = \"1.2.3\", .fingerprint = 0x8c73652112345678, .paths = .{\"\"}, .dependencies = .{ .a = .{ .path = \"a\" } } }"
+	for text, want := range map[string]int{"": 0, zon: 0, deps: 1} {
+		files := map[string]string{"x/src/a.zig": "aaa"}
+		if text != "" {
+			files["x/build.zig.zon"] = text
+		}
+		b := tarball(t, files)
+		hash, legacy := hashes(t, b)
+		for _, h := range []string{hash, legacy} {
+			if got, err := Check(t.Context(), h, bytes.NewReader(b), int64(len(b))); err != nil || len(got) != want {
+				t.Errorf("%s: %d dependencies, %v, want %d", h, len(got), err, want)
+			}
+		}
+		if _, err := Check(t.Context(), "1220"+hash[:4], bytes.NewReader(b), int64(len(b))); !errors.Is(err, ErrMismatch) {
+			t.Errorf("another hash: %v, want ErrMismatch", err)
+		}
+	}
+}
