@@ -16,6 +16,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"syscall"
 
 	"github.com/francescobianco/packbase/storage/archive"
 	"github.com/francescobianco/packbase/storage/zigpkg"
@@ -140,13 +141,23 @@ func (c Cache) PutProof(hash string, proof []byte) error {
 	return nil
 }
 
+// maxProof is more than any proof has, in bytes.
+const maxProof = 1 << 20
+
 // Proof returns the proof of a package, nil if there is none.
 func (c Cache) Proof(hash string) ([]byte, error) {
-	proof, err := os.ReadFile(c.proof(hash))
+	f, err := os.OpenFile(c.proof(hash), os.O_RDONLY|syscall.O_NONBLOCK, 0) // a pipe nobody writes to
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
-	return proof, err
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() || info.Size() > maxProof {
+		return nil, errors.Join(err, fmt.Errorf("%s is no proof: remove it", f.Name()))
+	}
+	return io.ReadAll(io.LimitReader(f, maxProof))
 }
 
 func (c Cache) proof(hash string) string { return filepath.Join(c.Dir, "p", hash+".tlog-proof") }

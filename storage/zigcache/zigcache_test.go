@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"syscall"
 	"testing"
 
 	"github.com/klauspost/compress/gzip"
@@ -154,6 +155,32 @@ func TestCheck(t *testing.T) {
 		}
 		if _, err := Check(t.Context(), "1220"+hash[:4], bytes.NewReader(b), int64(len(b))); !errors.Is(err, ErrMismatch) {
 			t.Errorf("another hash: %v, want ErrMismatch", err)
+		}
+	}
+}
+
+// What lies where a proof should is read to a limit, and not waited for.
+func TestProof(t *testing.T) {
+	t.Parallel()
+	b := tarball(t, map[string]string{"x/src/a.zig": "aaa"})
+	hash, _ := hashes(t, b)
+	c := Cache{Dir: t.TempDir()}
+	if err := c.PutProof(hash, []byte("proof")); err != nil {
+		t.Fatal(err)
+	}
+	if proof, err := c.Proof(hash); err != nil || string(proof) != "proof" {
+		t.Errorf("got %q, %v", proof, err)
+	}
+	for name, place := range map[string]func(string) error{
+		"pipe":  func(to string) error { return syscall.Mkfifo(to, 0o600) },
+		"large": func(to string) error { return errors.Join(os.WriteFile(to, nil, 0o600), os.Truncate(to, 8<<30)) },
+		"zeros": func(to string) error { return os.Symlink("/dev/zero", to) },
+	} {
+		if err := errors.Join(os.Remove(c.proof(hash)), place(c.proof(hash))); err != nil {
+			t.Fatal(err)
+		}
+		if proof, err := c.Proof(hash); err == nil {
+			t.Errorf("%s: got %d bytes, want an error", name, len(proof))
 		}
 	}
 }
