@@ -22,6 +22,10 @@ import (
 // All but the checkpoint never change.
 type Folder struct{ Dir string }
 
+// signedFile has the checkpoint that was signed last, before anybody is shown it: the database, a witness or a reader. What
+// they have seen, the folder has, so a database of an earlier time can go on from it.
+const signedFile = "checkpoint.signed"
+
 // FolderBeside returns the folder of the log beside the blobs in a folder.
 func FolderBeside(blobs string) Folder { return Folder{filepath.Join(blobs, "log")} }
 
@@ -51,6 +55,32 @@ func (f Folder) Checkpoint() ([]byte, error) {
 		return nil, nil
 	}
 	return signed, err
+}
+
+// Signed returns the checkpoint of the largest tree that was signed, be it shown yet or not; nil if there is none.
+func (f Folder) Signed() ([]byte, error) {
+	shown, err := f.Checkpoint()
+	if err != nil {
+		return nil, err
+	}
+	signed, err := os.ReadFile(filepath.Join(f.Dir, signedFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return shown, nil
+	}
+	if err != nil || sizeOf(signed) <= sizeOf(shown) {
+		return shown, err
+	}
+	return signed, nil
+}
+
+// sizeOf returns how many entries a checkpoint says that its tree has, be it signed by whomever; -1 if it is none.
+func sizeOf(checkpoint []byte) int64 {
+	text, _, _ := strings.Cut(string(checkpoint), "\n\n")
+	c, err := torchwood.ParseCheckpoint(text + "\n")
+	if err != nil {
+		return -1
+	}
+	return c.N
 }
 
 // open returns the tiles of a tree that the folder shows, and the hash of that tree as it was when it had so many entries.

@@ -161,7 +161,7 @@ func (q *Sequencer) readKey(known []string) (key logbook.Signer, made bool, err 
 	if len(known) > 0 {
 		return key, false, q.wrongKey(known)
 	}
-	if signed, err := q.opt.Folder.Checkpoint(); err != nil || signed != nil {
+	if signed, err := q.opt.Folder.Signed(); err != nil || signed != nil {
 		return key, false, errors.Join(err, fault.New("log_key", fmt.Sprintf("there is a log in %s, and its key is not in %s", q.opt.Folder.Dir, q.opt.KeyFile)))
 	}
 	name := q.opt.Name

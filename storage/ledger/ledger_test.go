@@ -263,7 +263,7 @@ func TestSequence(t *testing.T) {
 		if err != nil || d.IsDir() {
 			return err
 		}
-		name := strings.TrimPrefix(path, b.folder().Dir+"/")
+		name := strings.TrimSuffix(strings.TrimPrefix(path, b.folder().Dir+"/"), ".signed")
 		made, err := store.File(t.Context(), name)
 		if err != nil || string(made) != string(must(os.ReadFile(path))(t)) {
 			t.Errorf("%s is not what the rows make: %v", name, err)

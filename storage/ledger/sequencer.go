@@ -81,9 +81,9 @@ func (q *Sequencer) Run(ctx context.Context, trouble func(error)) {
 	}
 }
 
-// Step does what is to be done, or a part of it: then more is true. The order is what keeps a log from forking: what the
-// folder shows is never ahead of what was signed, that never ahead of what was committed, and nothing is added before the
-// rows are known to go on from what the folder shows, and the witnesses have seen.
+// Step does what is to be done, or a part of it: then more is true. The order is what keeps a log from forking: a tree is
+// committed, then signed, then in the folder, and only then shown to anybody, by the rows, a witness or the checkpoint. Nothing
+// is added before the rows are known to go on from what the folder has, and the witnesses have seen.
 func (q *Sequencer) Step(ctx context.Context) (more bool, err error) {
 	unlock, err := q.opt.Folder.lock()
 	if errors.Is(err, errBusy) {
@@ -93,18 +93,18 @@ func (q *Sequencer) Step(ctx context.Context) (more bool, err error) {
 		return false, fmt.Errorf("folder of the log: %w", err)
 	}
 	defer func() { err = errors.Join(err, unlock()) }()
-	shown, idle, err := q.survey(ctx)
+	signed, idle, err := q.survey(ctx)
 	if err == nil {
-		err = q.meet(ctx, shown)
+		err = q.meet(ctx, signed)
 	}
 	switch {
 	case err != nil:
 	case !idle:
-		if more, err = q.add(ctx, shown); err == nil {
-			err = q.publish(ctx, shown)
+		if more, err = q.add(ctx, signed); err == nil {
+			err = q.publish(ctx, signed)
 		}
-	case q.due(shown):
-		err = q.cosignAgain(ctx, shown)
+	case q.due(signed):
+		err = q.cosignAgain(ctx, signed)
 	}
 	if err == nil {
 		left, bad := q.writeProofs(ctx)
@@ -116,30 +116,32 @@ func (q *Sequencer) Step(ctx context.Context) (more bool, err error) {
 	return more, err
 }
 
-// survey returns the tree that the folder shows, and whether there is nothing to do.
-func (q *Sequencer) survey(ctx context.Context) (shown tlog.Tree, idle bool, err error) {
+// survey returns the largest tree that the folder has signed, and whether there is nothing to do.
+func (q *Sequencer) survey(ctx context.Context) (signed tlog.Tree, idle bool, err error) {
 	st, err := q.store.State(ctx)
 	if err != nil {
-		return shown, false, err
+		return signed, false, err
 	}
 	if q.key == nil || !slices.Contains(st.Keys, q.key.Public) || q.changed() {
 		if err := q.open(ctx, st.Keys); err != nil {
-			return shown, false, err
+			return signed, false, err
 		}
 		st, err = q.store.State(ctx) // there may be a new key, and an entry that says so
 	}
 	if err == nil {
-		shown, err = q.shown(st.Keys)
+		signed, err = q.signed(st.Keys)
 	}
 	if err != nil {
-		return shown, false, err
+		return signed, false, err
 	}
-	return shown, st.Pending == 0 && st.Tree.N == st.Signed && (st.Tree == shown || st.Tree.N == 0 && shown.N == 0), nil
+	shown, err := q.opt.Folder.Checkpoint()
+	return signed, st.Pending == 0 && st.Tree.N == st.Signed &&
+		(st.Tree == signed && sizeOf(shown) == signed.N || st.Tree.N == 0 && signed.N == 0), err
 }
 
-// shown returns the tree of the folder's checkpoint.
-func (q *Sequencer) shown(known []string) (tree tlog.Tree, err error) {
-	signed, err := q.opt.Folder.Checkpoint()
+// signed returns the largest tree that the folder has signed.
+func (q *Sequencer) signed(known []string) (tree tlog.Tree, err error) {
+	signed, err := q.opt.Folder.Signed()
 	if err != nil || signed == nil {
 		return tlog.Tree{}, err
 	}
@@ -237,18 +239,20 @@ func (q *Sequencer) recover(ctx context.Context, h *head, shown tlog.Tree) error
 	return nil
 }
 
-// publish signs the committed tree, if the folder shows less, and writes it.
-func (q *Sequencer) publish(ctx context.Context, shown tlog.Tree) error {
+// publish signs the committed tree, if the folder does not show it, and shows it.
+func (q *Sequencer) publish(ctx context.Context, was tlog.Tree) error {
 	var tree tlog.Tree
 	var signed []byte
 	err := q.store.db.Tx(ctx, func(tx pgx.Tx) error {
 		h, err := lockHead(ctx, tx)
-		if err != nil || h.tree == shown || h.tree.N == 0 {
+		if err != nil || h.tree.N == 0 {
 			return err
 		}
 		tree = h.tree
-		signed, err = h.sign(ctx, *q.key)
-		return err
+		if signed, err = h.sign(ctx, *q.key); err != nil {
+			return err
+		}
+		return q.keep(ctx, tx, was, tree, signed)
 	})
 	if err != nil {
 		return fmt.Errorf("sign the log: %w", pg.Translate(err))
@@ -256,10 +260,30 @@ func (q *Sequencer) publish(ctx context.Context, shown tlog.Tree) error {
 	if signed == nil {
 		return nil
 	}
+	shown, err := q.opt.Folder.Checkpoint()
+	if err != nil {
+		return err
+	}
+	if sizeOf(shown) == tree.N { // with the cosignatures that it got
+		signed = shown
+	}
 	if signed, err = q.cosign(ctx, tree, signed); err != nil {
 		return err
 	}
-	return q.write(ctx, shown, tree, signed)
+	if err := q.writeKeyProofs(ctx); err != nil {
+		return err
+	}
+	return q.opt.Folder.replace(logbook.CheckpointFile, signed)
+}
+
+// keep has the folder have a tree that is signed, before the rows say that it is.
+func (q *Sequencer) keep(ctx context.Context, tx pgx.Tx, was, tree tlog.Tree, signed []byte) error {
+	f := q.opt.Folder
+	err := f.writeTiles(logbook.NewTiles(was.N, tree.N), func(t tlog.Tile) ([]byte, error) { return readTile(ctx, tx, t) })
+	if err != nil {
+		return fmt.Errorf("write the log: %w", err)
+	}
+	return f.replace(signedFile, signed)
 }
 
 // cosignAgain asks those witnesses that did not cosign what the folder shows.
@@ -273,19 +297,6 @@ func (q *Sequencer) cosignAgain(ctx context.Context, shown tlog.Tree) error {
 		return err
 	}
 	return q.opt.Folder.replace(logbook.CheckpointFile, more)
-}
-
-// write writes what the folder does not show yet, the checkpoint last.
-func (q *Sequencer) write(ctx context.Context, shown, tree tlog.Tree, signed []byte) error {
-	f := q.opt.Folder
-	err := f.writeTiles(logbook.NewTiles(shown.N, tree.N), func(t tlog.Tile) ([]byte, error) { return readTile(ctx, q.store.db.Pool, t) })
-	if err != nil {
-		return fmt.Errorf("write the log: %w", err)
-	}
-	if err := q.writeKeyProofs(ctx); err != nil {
-		return err
-	}
-	return f.replace(logbook.CheckpointFile, signed)
 }
 
 func forked(format string, args ...any) error {

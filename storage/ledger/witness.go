@@ -133,7 +133,7 @@ func (q *Sequencer) newest(ctx context.Context, shown tlog.Tree) (tree tlog.Tree
 	copy(tree.Hash[:], root)
 	switch {
 	case shown.N > tree.N:
-		signed, err = q.opt.Folder.Checkpoint()
+		signed, err = q.opt.Folder.Signed()
 		return shown, signed, err
 	case tree.N == 0:
 		tree.Hash, _ = tlog.TreeHash(0, nil)

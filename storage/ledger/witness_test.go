@@ -200,6 +200,51 @@ func TestRestoredTogether(t *testing.T) {
 	b.sound()
 }
 
+// What a witness or a reader has seen of the log, its folder has: whoever is killed between, and finds a database of an
+// earlier time, goes on from there.
+func TestKilledBeforeShown(t *testing.T) {
+	t.Parallel()
+	b, _, policy := newWitnessed(t)
+	b.publish("hello", 100)
+	b.step()
+	_, was := b.read()
+	b.save("old_")
+	dir := b.folder().Dir
+
+	tile := filepath.Join(dir, "tile/0/000.p/151")
+	b.must(os.MkdirAll(filepath.Join(tile, "in the way"), 0o755))
+	b.publish("hello", 50)
+	if _, err := b.seq.Step(t.Context()); err == nil {
+		t.Fatal("a tile is written where a folder is")
+	}
+	if shown, err := ledger.New(b.db.DB).Checkpoint(t.Context()); err != nil || !strings.Contains(string(shown), "\n101\n") {
+		t.Errorf("the rows show what the folder does not have: %v\n%s", err, shown)
+	}
+	b.must(os.RemoveAll(tile))
+	b.restore("old_")
+	b.witnessed(policy)
+	b.publish("hello", 1) // instead of the fifty
+	b.step()
+	was = b.grows(was)
+
+	checkpoint := filepath.Join(dir, "checkpoint")
+	shown := must(os.ReadFile(checkpoint))(t)
+	b.save("older_")
+	b.publish("hello", 50)
+	b.step()
+	b.must(os.WriteFile(checkpoint, shown, 0o644)) // which is written last
+	b.restore("older_")
+	b.witnessed(policy)
+	b.publish("hello", 7)
+	b.step()
+	if was = b.grows(was); len(was) != 102+50+7 || !b.quorum() {
+		t.Errorf("the log has %d entries, want those fifty that the witness saw, too; its quorum: %v", len(was), b.quorum())
+	}
+	b.rebuild()
+	b.step()
+	b.sound()
+}
+
 // Two machines that sign another log with one key: the second is found out, and signs nothing more.
 func TestSplitBrain(t *testing.T) {
 	t.Parallel()
