@@ -173,6 +173,114 @@ func TestCatalog(t *testing.T) {
 	checkFailed(t, s, "pkg-14", "")
 }
 
+// An update asks upstream for one list of each package that may have changed, and has jobs for those alone that have.
+func TestUnchangedUpdate(t *testing.T) {
+	t.Parallel()
+	const packages = 12
+	up := harness.NewUpstream(t)
+	var items []catalogItem
+	repos := make([]*harness.Repo, packages)
+	for i := range packages {
+		name := fmt.Sprintf("pkg-%02d", i)
+		repos[i] = up.Repo(name)
+		repos[i].Release("v1.0.0")
+		items = append(items, catalogItem{ID: name, Repository: map[string]string{"url": repos[i].URL}}) // without a date
+	}
+	source := filepath.Join(t.TempDir(), "catalog.json")
+	writeCatalog(t, source, items)
+	s := harness.Start(t, "PACKBASE_SOURCE=file://"+source, "PACKBASE_UPDATE_COOLDOWN=100ms", "PACKBASE_JOB_ATTEMPTS=1")
+	update(t, s)
+	fetches := func() (n int) {
+		t.Helper()
+		var jobs struct{ Jobs []struct{ Kind string } }
+		s.Do(http.MethodGet, "/api/jobs?limit=500", "", nil).Into(t, &jobs)
+		for _, j := range jobs.Jobs {
+			if j.Kind == "package:fetch" {
+				n++
+			}
+		}
+		return n
+	}
+	look := func(what string, jobs, most int, want updateResult) {
+		t.Helper()
+		want.Status, want.SourcePackages = "ok", packages
+		had, before := fetches(), up.Requests()
+		if got := update(t, s); got != want {
+			t.Errorf("%s: got %+v, want %+v", what, got, want)
+		}
+		if n := fetches() - had; n != jobs {
+			t.Errorf("%s: %d jobs, want %d", what, n, jobs)
+		}
+		if n := up.Requests() - before; n > most {
+			t.Errorf("%s: %d requests to upstream, want at most %d", what, n, most)
+		}
+	}
+	all := updateResult{ReposScanned: packages, PackagesSynced: packages, TarballsPresent: packages}
+	look("nothing new", 0, packages, all)
+
+	repos[3].Release("v1.1.0")
+	repos[4].Git("update-ref", "refs/pull/1/head", "HEAD") // which nobody mirrors
+	want := all
+	want.TarballsCreated = 1
+	look("one tag", 1, packages+2, want)
+	all.TarballsPresent++
+	look("nothing new again", 0, packages, all)
+
+	repos[5].Tag("v1.0.0", repos[5].Commit(harness.Files{"moved.txt": "by force\n"}))
+	repos[5].Release("v1.1.0")
+	repos[5].Tag("v0.9.0", "HEAD~1")
+	if err := os.RemoveAll(repos[6].Dir); err != nil {
+		t.Fatal(err)
+	}
+	want = all
+	want.SourceRepoFailed, want.PackagesSynced = 2, packages-2
+	want.TarballsPresent = all.TarballsPresent - 2
+	look("one is another, and one is gone", 2, packages+3, want)
+	checkLast := func(pkg string, ok bool) {
+		t.Helper()
+		var info struct {
+			LastSync struct{ OK bool } `json:"last_sync"`
+		}
+		if s.Do(http.MethodGet, "/api/info/"+pkg, "", nil).Into(t, &info); info.LastSync.OK != ok {
+			t.Errorf("%s: its last sync was good: %v", pkg, !ok)
+		}
+	}
+	checkLast("pkg-05", false)
+	checkLast("pkg-06", false)
+	checkLast("pkg-07", true)
+}
+
+// A forge that wants a rest gets it: what was not looked at is left to jobs, which wait for it.
+func TestUpdateIsRefused(t *testing.T) {
+	t.Parallel()
+	const packages = 30
+	up := harness.NewUpstream(t)
+	var items []catalogItem
+	for i := range packages {
+		repo := up.Repo(fmt.Sprintf("pkg-%02d", i))
+		repo.Release("v1.0.0")
+		items = append(items, catalogItem{ID: filepath.Base(repo.Dir), Repository: map[string]string{"url": repo.URL}})
+	}
+	source := filepath.Join(t.TempDir(), "catalog.json")
+	writeCatalog(t, source, items)
+	s := harness.Start(t, "PACKBASE_SOURCE=file://"+source, "PACKBASE_UPDATE_COOLDOWN=100ms")
+	update(t, s)
+	up.Answer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Retry-After", "3600")
+		w.WriteHeader(http.StatusTooManyRequests)
+	}))
+	before := up.Requests()
+	s.Do(http.MethodPost, "/api/update", "", nil)
+	harness.Eventually(t, "the update leaves the packages to jobs", func() bool {
+		var waiting struct{ Jobs []struct{ Kind string } }
+		s.Do(http.MethodGet, "/api/jobs?state=queued&limit=500", "", nil).Into(t, &waiting)
+		return len(waiting.Jobs) >= packages-5
+	})
+	if n := up.Requests() - before; n > 10 {
+		t.Errorf("%d requests to a forge that wants a rest", n)
+	}
+}
+
 // checkRun checks that the jobs of the last update are what it counted.
 func checkRun(t *testing.T, s *harness.Server, got updateResult) {
 	t.Helper()

@@ -104,38 +104,54 @@ func (f *fetch) download(ctx context.Context, parser *child) (*child, error) {
 	if err != nil {
 		return nil, err
 	}
-	dir := filepath.Join(f.dir, "download")
-	if err := os.Mkdir(dir, 0o700); err != nil {
-		return nil, fmt.Errorf("start download: %w", err)
+	c, ask, packs, err := f.w.downloader(ctx, client, f.dir)
+	if err != nil {
+		return nil, err
+	}
+	parser.give(packs, ask)
+	return c, c.start(f.w.downloadRequest(f.pkg.CloneURL, f.dir, login))
+}
+
+// downloadFolder is the empty folder of the child that talks with upstream, in the job's.
+const downloadFolder = "download"
+
+// downloader returns the child that talks with upstream, to be started, and
+// dials for it until ctx ends. What it is to get is written to ask, and what
+// it says is read from said.
+func (w *Worker) downloader(ctx context.Context, client *upstream.Client, dir string) (c *child, ask, said *os.File, err error) {
+	if err := os.Mkdir(filepath.Join(dir, downloadFolder), 0o700); err != nil {
+		return nil, nil, nil, fmt.Errorf("start download: %w", err)
 	}
 	dials, theirs, err := socketPair()
 	if err != nil {
-		return nil, fmt.Errorf("start download: %w", err)
+		return nil, nil, nil, fmt.Errorf("start download: %w", err)
 	}
-	defer theirs.Close()
 	go func() {
 		defer dials.Close()
 		client.ServeDials(ctx, dials)
 	}()
 	wants, ask, err := os.Pipe()
 	if err != nil {
-		return nil, fmt.Errorf("start download: %w", err)
+		return nil, nil, nil, fmt.Errorf("start download: %w", errors.Join(err, theirs.Close()))
 	}
-	packs, frames, err := os.Pipe()
+	said, out, err := os.Pipe()
 	if err != nil {
-		return nil, fmt.Errorf("start download: %w", errors.Join(err, wants.Close(), ask.Close()))
+		return nil, nil, nil, fmt.Errorf("start download: %w", errors.Join(err, theirs.Close(), wants.Close(), ask.Close()))
 	}
-	parser.give(packs, ask)
-	c := f.w.child(ctx, "download")
-	c.cmd.Stdout = frames
-	c.give(theirs, wants, frames)
+	c = w.child(ctx, "download")
+	c.cmd.Stdout = out
+	c.give(theirs, wants, out)
 	c.cmd.ExtraFiles = c.cmd.ExtraFiles[:2] // the third is its output
-	return c, c.start(ingest.DownloadRequest{
-		CloneURL: f.pkg.CloneURL,
-		Dir:      dir,
-		Egress:   upstream.Options{Login: login, Limits: f.w.opt.Egress.Limits, UserAgent: f.w.opt.Egress.UserAgent},
-		Limits:   f.w.opt.Limits,
-	})
+	return c, ask, said, nil
+}
+
+func (w *Worker) downloadRequest(cloneURL, dir string, login upstream.Login) ingest.DownloadRequest {
+	return ingest.DownloadRequest{
+		CloneURL: cloneURL,
+		Dir:      filepath.Join(dir, downloadFolder),
+		Egress:   upstream.Options{Login: login, Limits: w.opt.Egress.Limits, UserAgent: w.opt.Egress.UserAgent},
+		Limits:   w.opt.Limits,
+	}
 }
 
 // socketPair returns the two ends of a socket that keeps packets apart.

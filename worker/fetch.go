@@ -394,6 +394,9 @@ func (f *fetch) result(ctx context.Context) (FetchResult, error) {
 	}
 	r.Unfit = f.unfit
 	f.job.sync = &jobs.Sync{OK: true, Catalog: f.catalog, Branches: r.Branches}
+	if f.job.Job.Target == "" {
+		f.job.sync.Seen = f.w.seen(f.refs.Digest, f.policy)
+	}
 	switch target := f.job.Job.Target; {
 	case f.refs.Commit != "":
 		r.Commit, r.Present, r.Branches = f.refs.Commit, pkg.ReleaseCount, nil

@@ -37,12 +37,12 @@ func (f *fetch) queueAtHost(ctx context.Context) error {
 	if err := f.roomAtHost(ctx, host); err != nil {
 		return err
 	}
-	return f.w.awaitHost(ctx, host)
+	return f.w.awaitHost(ctx, host, hostSpacing)
 }
 
 // awaitHost waits for the host's turn, or has the job come back for it.
-func (w *Worker) awaitHost(ctx context.Context, host string) error {
-	wait, err := w.db.Jobs.ReserveHost(ctx, host, hostSpacing)
+func (w *Worker) awaitHost(ctx context.Context, host string, spacing time.Duration) error {
+	wait, err := w.db.Jobs.ReserveHost(ctx, host, spacing)
 	if err != nil {
 		return err
 	}

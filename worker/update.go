@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -148,13 +149,14 @@ func (u *update) fetchStale(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for i, cand := range all {
-		u.job.setProgress(jobs.Progress{Step: "plan", Done: int64(i), Total: int64(len(all)), Unit: "packages"})
-		u.n.PackagesTotal++
-		if cand.Fresh || cand.Waiting {
-			u.n.SourceSkipped++
-			continue
-		}
+	u.n.PackagesTotal += len(all)
+	stale := slices.DeleteFunc(all, func(c catalog.Candidate) bool { return c.Fresh || c.Waiting })
+	u.n.SourceSkipped += u.n.PackagesTotal - len(stale)
+	if stale, err = u.leaveUnchanged(ctx, stale); err != nil {
+		return err
+	}
+	for i, cand := range stale {
+		u.job.setProgress(jobs.Progress{Step: "plan", Done: int64(i), Total: int64(len(stale)), Unit: "packages"})
 		if err := u.addChild(ctx, cand); err != nil {
 			return err
 		}

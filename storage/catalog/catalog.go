@@ -146,9 +146,16 @@ type Candidate struct {
 	CloneURL string
 	Language string
 	Text     string // the catalog's description
+	Policy   Policy
 	Fresh    bool   // nothing changed since the last good sync
 	Waiting  bool   // failed lately, so that its next try is later, or is not active
+	Seen     string // as jobs.Sync has it: while upstream lists what it did, nothing is to be done; "" if something is to be, or may well be
+	Releases int    // that are here
 }
+
+// retried is the SQL of whether there is a rejected tag that is to be tried again.
+const retried = `EXISTS (SELECT FROM rejected_tags r WHERE r.package = p.name AND (r.rules <> $1 OR r.retry_at <= now())
+	AND NOT EXISTS (SELECT FROM releases WHERE package = p.name AND tag = r.tag))`
 
 // Candidates returns all that the catalog lists and that can be used. What was
 // mirrored on request alone is not for updates, which anybody may start.
@@ -160,14 +167,15 @@ type Candidate struct {
 // branches and an empty updated_at do not matter.
 func (s *Store) Candidates(ctx context.Context, rules string) ([]Candidate, error) {
 	rows, _ := s.db.Pool.Query(ctx, `
-		SELECT c.id, c.name, c.upstream, c.clone_url, c.language, c.description AS text,
+		SELECT c.id, c.name, c.upstream, c.clone_url, c.language, c.description AS text, c.policy, COALESCE(p.release_count, 0) AS releases,
+			CASE WHEN c.synced_updated = c.source_updated AND p.sync_ok AND p.registered AND p.upstream = c.upstream AND p.clone_url = c.clone_url AND p.language = c.language
+				AND c.description IN ('', p.description) AND NOT `+retried+` THEN p.refs_seen ELSE '' END AS seen,
 			COALESCE(c.synced_updated = c.source_updated AND p.sync_ok AND p.upstream = c.upstream
 				AND CASE WHEN c.policy ? 'refresh_interval_seconds'
 					THEN p.synced_at > now() - make_interval(secs => (c.policy ->> 'refresh_interval_seconds')::int) AND (p.release_count > 0 OR p.head_oid <> '')
 					ELSE c.source_updated <> '' AND p.release_count > 0 AND NOT c.policy ? 'branches'
 						AND NOT EXISTS (SELECT FROM branches b WHERE b.package = p.name) END
-				AND NOT EXISTS (SELECT FROM rejected_tags r WHERE r.package = p.name AND (r.rules <> $1 OR r.retry_at <= now())
-					AND NOT EXISTS (SELECT FROM releases WHERE package = p.name AND tag = r.tag)), false) AS fresh,
+				AND NOT `+retried+`, false) AS fresh,
 			COALESCE(p.state <> 'active' OR p.next_sync_at > now() AND p.upstream = c.upstream, false) AS waiting
 		FROM catalog_entries c LEFT JOIN packages p ON lower(p.name) = lower(first_name(c.name))
 		WHERE c.problem = '' ORDER BY c.name`, rules)
@@ -176,6 +184,27 @@ func (s *Store) Candidates(ctx context.Context, rules string) ([]Candidate, erro
 		return nil, fmt.Errorf("candidates: %w", pg.Translate(err))
 	}
 	return all, nil
+}
+
+// Unchanged records a good sync of candidates whose upstream lists what it did at the last one, and returns how many of these
+// are still as they were.
+func (s *Store) Unchanged(ctx context.Context, all []Candidate) (n int, err error) {
+	var ids, upstreams, seen []string
+	for i := range all {
+		ids, upstreams, seen = append(ids, all[i].ID), append(upstreams, all[i].Upstream), append(seen, all[i].Seen)
+	}
+	err = s.db.Pool.QueryRow(ctx, `
+		WITH same AS (
+			UPDATE packages p SET sync_at = now(), synced_at = now()
+			FROM unnest($1::text[], $2::text[], $3::text[]) AS c (id, upstream, seen)
+			WHERE p.upstream = c.upstream AND p.refs_seen = c.seen AND p.sync_ok AND p.state = 'active'
+			RETURNING c.id),
+		marked AS (UPDATE catalog_entries e SET synced_updated = e.source_updated FROM same WHERE e.id = same.id)
+		SELECT count(DISTINCT id) FROM same`, ids, upstreams, seen).Scan(&n)
+	if err != nil {
+		return 0, fmt.Errorf("unchanged packages: %w", pg.Translate(err))
+	}
+	return n, nil
 }
 
 // Mark records why a catalog entry cannot be used.

@@ -35,7 +35,7 @@ type Counters struct {
 	SourceRepoFailed  int  `json:"source_repo_failed"`  // packages whose sync failed
 	SourceRepoCloned  int  `json:"source_repo_cloned"`  // packages that were synced for the first time
 	SourceRepoUpdated int  `json:"source_repo_updated"` // the others that were synced
-	ReposScanned      int  `json:"repos_scanned"`       // packages with a job of this run
+	ReposScanned      int  `json:"repos_scanned"`       // packages that were looked at
 	PackagesTotal     int  `json:"packages_total"`
 	PackagesSynced    int  `json:"packages_synced"`
 	PackagesProbed    int  `json:"packages_probed"`
@@ -229,11 +229,12 @@ func (s *Store) ParkRun(ctx context.Context, c Claim, n Counters) error {
 			UPDATE runs
 			SET source_changed = @changed, source_packages = @packages, source_added = @added, source_updated = @updated,
 				source_removed = @removed, source_skipped = @skipped, source_repo_failed = source_repo_failed + @failed,
-				repos_scanned = @scanned, packages_total = @total, tarballs_present = tarballs_present + @present, updated_at = now()
+				repos_scanned = @scanned, packages_total = @total, tarballs_present = tarballs_present + @present,
+				source_repo_updated = source_repo_updated + @unchanged, packages_synced = packages_synced + @synced, updated_at = now()
 			WHERE id = @id`,
 			pgx.NamedArgs{"id": c.Job.RunID, "changed": n.SourceChanged, "packages": n.SourcePackages, "added": n.SourceAdded,
 				"updated": n.SourceUpdated, "removed": n.SourceRemoved, "skipped": n.SourceSkipped, "failed": n.SourceRepoFailed,
-				"scanned": n.ReposScanned, "total": n.PackagesTotal, "present": n.TarballsPresent})
+				"scanned": n.ReposScanned, "unchanged": n.SourceRepoUpdated, "synced": n.PackagesSynced, "total": n.PackagesTotal, "present": n.TarballsPresent})
 		if err != nil {
 			return err
 		}

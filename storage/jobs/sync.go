@@ -20,6 +20,7 @@ type Sync struct {
 	Wait     time.Duration     // before the next try, when it failed
 	Branches map[string]string // the tips of those that were asked for or are followed, all of which are here
 	Catalog  string            // the catalog's updated_at when the sync began
+	Seen     string            // digest of all that decided what is mirrored; "" after a look at less than all
 }
 
 // RecordSync stores how a sync of the claimed package ended.
@@ -43,9 +44,10 @@ func recordSync(ctx context.Context, tx pgx.Tx, pkg string, s Sync) error {
 		SET sync_at = now(), sync_ok = @ok, sync_code = @code, sync_message = @message,
 			sync_failures = CASE WHEN @ok THEN 0 ELSE sync_failures + 1 END,
 			synced_at = CASE WHEN @ok THEN now() ELSE synced_at END,
-			next_sync_at = CASE WHEN @ok THEN NULL ELSE now() + @wait::interval END
+			next_sync_at = CASE WHEN @ok THEN NULL ELSE now() + @wait::interval END,
+			refs_seen = COALESCE(NULLIF(@seen, ''), refs_seen)
 		WHERE name = @package`,
-		pgx.NamedArgs{"package": pkg, "ok": s.OK, "code": s.Code, "message": s.Message, "wait": s.Wait})
+		pgx.NamedArgs{"package": pkg, "ok": s.OK, "code": s.Code, "message": s.Message, "wait": s.Wait, "seen": s.Seen})
 	if err != nil {
 		return err
 	}

@@ -46,12 +46,13 @@ const (
 // listed is what upstream told about its repository.
 type listed struct {
 	Refs    upstream.Refs
-	Private bool // as upstream.Session has it
+	Private bool   // as upstream.Session has it
+	Digest  string // as well
 }
 
 // A DownloadRequest says whom to talk with.
 type DownloadRequest struct {
-	CloneURL string
+	CloneURL string // "" for looks at many repositories of one host
 	Dir      string // an empty folder, which stays so
 	Egress   upstream.Options
 	Limits   Limits
@@ -74,6 +75,9 @@ func Download(ctx context.Context, in io.Reader, out io.Writer) error {
 
 	req.Egress.Limits.PackBytes = req.Limits.Git.PackBytes
 	req.Egress.Dial = upstream.DialThrough(dials)
+	if req.CloneURL == "" {
+		return look(ctx, req, json.NewDecoder(wants), json.NewEncoder(out))
+	}
 	frames := bufio.NewWriterSize(out, 64<<10)
 	err = talk(ctx, req, json.NewDecoder(wants), frames)
 	if e := asError(err); e != nil {
@@ -107,7 +111,7 @@ func talk(ctx context.Context, req DownloadRequest, wants *json.Decoder, frames 
 		return err
 	}
 	defer session.Close()
-	if err := writeJSONFrame(frames, frameRefs, listed{session.Refs(), session.Private}); err != nil {
+	if err := writeJSONFrame(frames, frameRefs, listed{session.Refs(), session.Private, session.Digest}); err != nil {
 		return err
 	}
 	for {

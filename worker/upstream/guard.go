@@ -3,9 +3,11 @@ package upstream
 import (
 	"bufio"
 	"bytes"
+	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"hash"
 	"io"
 	"net/http"
 	"strings"
@@ -28,6 +30,7 @@ type guard struct {
 
 	wants   int          // in the request to come, for the size of its preamble
 	skipped []SkippedRef // from the ref list
+	digest  string       // of the ref list, once it is complete
 	body    *body        // of the last answer
 	err     error        // the first failure
 }
@@ -50,7 +53,7 @@ func (g *guard) fail(err error) error {
 
 // RoundTrip implements http.RoundTripper.
 func (g *guard) RoundTrip(req *http.Request) (*http.Response, error) {
-	g.err, g.body = nil, nil
+	g.err, g.body, g.digest = nil, nil, ""
 	resp, err := g.next.RoundTrip(req)
 	if err != nil {
 		return nil, g.fail(err)
@@ -73,7 +76,7 @@ func (g *guard) RoundTrip(req *http.Request) (*http.Response, error) {
 		g.body.left = g.limits.RefListBytes
 		g.body.over = &Error{Code: CodeRefListTooLarge, Message: fmt.Sprintf(
 			"the ref list of upstream has more than %d bytes", g.limits.RefListBytes)}
-		resp.Body = &refFilter{guard: g, src: bufio.NewReaderSize(g.body, pktline.MaxSize), Closer: g.body}
+		resp.Body = newRefFilter(g, g.body)
 		return resp, nil
 	}
 	if err := g.watchPack(resp); err != nil {
@@ -153,7 +156,12 @@ type refFilter struct {
 	caps  []byte // for the first line handed on; nil after it
 	kept  string // name of the ref handed on last
 	refs  int    // branches and tags seen
+	sum   hash.Hash
 	line  [pktline.MaxSize]byte
+}
+
+func newRefFilter(g *guard, body io.ReadCloser) *refFilter {
+	return &refFilter{guard: g, src: bufio.NewReaderSize(body, pktline.MaxSize), sum: sha256.New(), Closer: body}
 }
 
 func (f *refFilter) Read(p []byte) (int, error) {
@@ -274,6 +282,7 @@ func (f *refFilter) ref(line []byte) error {
 	}
 	if reason != "" {
 		f.guard.skipped = append(f.guard.skipped, SkippedRef{printable(name, 100), reason})
+		fmt.Fprintf(f.sum, "%s %s\n", id, name)
 		return nil
 	}
 	f.kept = name
@@ -288,6 +297,7 @@ func (f *refFilter) emit(id []byte, name string) {
 		line += "\x00" + string(f.caps)
 		f.caps = nil
 	}
+	fmt.Fprintln(f.sum, line)
 	f.out.Write(pktline.Append(f.out.AvailableBuffer(), line+"\n"))
 }
 
@@ -298,6 +308,7 @@ func (f *refFilter) end() {
 	}
 	f.out.WriteString(pktline.Flush)
 	f.ended = true
+	f.guard.digest = hex.EncodeToString(f.sum.Sum(nil))
 	drain(f.src)
 }
 

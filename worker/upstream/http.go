@@ -30,6 +30,7 @@ func (c *Client) newTransport() *http.Transport {
 		MaxResponseHeaderBytes: maxHeaderBytes,
 		DisableCompression:     true,
 		IdleConnTimeout:        30 * time.Second,
+		MaxIdleConnsPerHost:    MaxLooks,
 		Protocols:              new(http.Protocols),
 	}
 	t.Protocols.SetHTTP1(true)

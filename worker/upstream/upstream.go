@@ -187,6 +187,10 @@ type Session struct {
 	// Private says that upstream shows the repository to those with
 	// credentials only.
 	Private bool
+
+	// Digest is of all that packbase uses of the ref list, and of Private: while
+	// it stays, nothing there has changed. See [Client.Look].
+	Digest string
 }
 
 // Connect lists the refs of the repository at rawURL, in one round trip. An
@@ -210,10 +214,54 @@ func (c *Client) Connect(ctx context.Context, rawURL string) (*Session, error) {
 		return s, err
 	}
 	if s, err = c.connect(ctx, u, known); err == nil {
-		s.Private = true
+		s.Private, s.Digest = true, privateDigest(s.Digest)
 	}
 	return s, err
 }
+
+// MaxLooks is how many looks at one host use connections again.
+const MaxLooks = 4
+
+// Look returns what Digest is of a session that begins now, in one round trip as [Client.Connect], and keeps no list.
+func (c *Client) Look(ctx context.Context, rawURL string) (digest string, err error) {
+	u, err := parseURL(rawURL)
+	if err != nil {
+		return "", err
+	}
+	known, err := c.login(u)
+	if err != nil {
+		return "", err
+	}
+	ctx, cancel := c.limits.total(ctx)
+	defer cancel()
+	digest, err = c.look(ctx, u, Login{})
+	if known.isZero() || !wantsLogin(err) {
+		return digest, err
+	}
+	if digest, err = c.look(ctx, u, known); err == nil {
+		digest = privateDigest(digest)
+	}
+	return digest, err
+}
+
+func (c *Client) look(ctx context.Context, u *url.URL, as Login) (digest string, err error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String()+"/info/refs?service=git-upload-pack", nil)
+	if err != nil {
+		return "", fmt.Errorf("look at upstream: %w", err)
+	}
+	s := &Session{limits: c.limits, guard: &guard{next: &roundTripper{client: c, origin: u, login: as}, limits: c.limits}}
+	resp, err := (&http.Client{Transport: s.guard}).Do(req)
+	if err != nil {
+		return "", s.explain(ctx, err)
+	}
+	defer resp.Body.Close()
+	if _, err := io.Copy(io.Discard, resp.Body); err != nil {
+		return "", s.explain(ctx, err)
+	}
+	return s.guard.digest, nil
+}
+
+func privateDigest(digest string) string { return "private " + digest }
 
 // wantsLogin reports whether the answer to a stranger may be another one than
 // to somebody known: forges hide what is private in many ways.
@@ -239,13 +287,13 @@ func (c *Client) connect(ctx context.Context, u *url.URL, as Login) (*Session, e
 	adv, err := git.AdvertisedReferencesContext(ctx)
 	switch {
 	case errors.Is(err, transport.ErrEmptyRemoteRepository):
-		s.refs.Skipped = g.skipped
+		s.refs.Skipped, s.Digest = g.skipped, g.digest
 		return s, nil
 	case err != nil:
 		return nil, s.explain(ctx, err)
 	}
 	s.refs, s.caps = newRefs(adv), adv.Capabilities
-	s.refs.Skipped = g.skipped
+	s.refs.Skipped, s.Digest = g.skipped, g.digest
 	return s, nil
 }
 

@@ -166,6 +166,45 @@ func TestConnect(t *testing.T) {
 	}
 }
 
+// A look says whether anything is other than at the last session, and is one request.
+func TestLook(t *testing.T) {
+	t.Parallel()
+	root := t.TempDir()
+	dir, hidden := newRepo(t, root)
+	base, c := newForge(t, root)
+	url := base + "/hello.git/.git"
+	look := func() string {
+		t.Helper()
+		digest, err := c.Look(t.Context(), url)
+		if err != nil || len(digest) != 64 {
+			t.Fatalf("look: %q, %v", digest, err)
+		}
+		if s := connect(t, c, url); s.Digest != digest {
+			t.Errorf("a session has %q, a look %q", s.Digest, digest)
+		}
+		return digest
+	}
+	seen := map[string]string{look(): "before"}
+	for _, change := range [][]string{
+		{"tag", "v1.2.0"}, {"tag", "-f", "v1.1.0", "v1.0.0^{}"}, {"tag", "-f", "-a", "-m", "again", "v1.0.0", "v1.0.0^{}"}, {"tag", "-d", "v1.2.0"},
+		{"branch", "next", "dev"}, {"branch", "-f", "next", hidden}, {"symbolic-ref", "HEAD", "refs/heads/dev"}, {"update-ref", "refs/tags/HEAD", hidden},
+	} {
+		git(t, dir, change...)
+		digest := look()
+		if was, ok := seen[digest]; ok {
+			t.Errorf("git %v: nothing changed since %s", change, was)
+		}
+		seen[digest] = fmt.Sprint(change)
+	}
+	git(t, dir, "update-ref", "refs/pull/1/head", hidden)
+	if digest := look(); seen[digest] == "" {
+		t.Error("a pull request, which is not mirrored, changes what is seen")
+	}
+	if _, err := c.Look(t.Context(), base+"/other.git"); err == nil {
+		t.Error("a repository that is not there can be looked at")
+	}
+}
+
 func TestConnectEmpty(t *testing.T) {
 	t.Parallel()
 	root := t.TempDir()

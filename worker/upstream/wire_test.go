@@ -953,7 +953,7 @@ func FuzzRefList(f *testing.F) {
 	f.Add([]byte(pkt("# service=git-upload-pack\n") + "00000000"))
 	f.Fuzz(func(t *testing.T, list []byte) {
 		g := &guard{next: &roundTripper{}, limits: Limits{Refs: 100}}
-		filter := &refFilter{guard: g, src: bufio.NewReaderSize(bytes.NewReader(list), pktline.MaxSize)}
+		filter := newRefFilter(g, io.NopCloser(bytes.NewReader(list)))
 		clean, err := io.ReadAll(filter)
 		if err != nil {
 			var e *Error

@@ -1,0 +1,164 @@
+package worker
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"net/url"
+	"runtime"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/francescobianco/packbase/storage/catalog"
+	"github.com/francescobianco/packbase/storage/jobs"
+	"github.com/francescobianco/packbase/worker/ingest"
+	"github.com/francescobianco/packbase/worker/upstream"
+)
+
+const (
+	lookSpacing = 8 * time.Millisecond // between looks at one host: they are small, and few are under way at once
+	lookHosts   = 4                    // hosts that are looked at at once
+	lookTrouble = 5                    // looks in a row that fail: the rest is left to jobs, which say why
+)
+
+// seen returns what jobs.Sync keeps of a look that mirrored all: of what upstream listed, and what else decided.
+func (w *Worker) seen(listed string, policy catalog.Policy) string {
+	if listed == "" {
+		return ""
+	}
+	b, err := json.Marshal(policy)
+	if err != nil {
+		panic(err) // texts and numbers only
+	}
+	sum := sha256.Sum256(append(b, w.rules+listed...))
+	return hex.EncodeToString(sum[:])
+}
+
+// leaveUnchanged asks upstream what it lists, and returns the candidates for which that is not what it was: one small request
+// for each package, and nothing for those that a job has to look at anyway. It ends with half of the time that the job has.
+func (u *update) leaveUnchanged(ctx context.Context, all []catalog.Candidate) (rest []catalog.Candidate, err error) {
+	hosts := map[string][]catalog.Candidate{}
+	for _, cand := range all {
+		at, err := url.Parse(cand.CloneURL)
+		if err != nil || cand.Seen == "" {
+			rest = append(rest, cand)
+			continue
+		}
+		host := at.Scheme + "://" + at.Host
+		hosts[host] = append(hosts[host], cand)
+	}
+	total := int64(len(all) - len(rest))
+	look, cancel := context.WithTimeout(ctx, u.w.opt.JobTimeout/2)
+	defer cancel()
+	var mu sync.Mutex
+	var done int64
+	var same []catalog.Candidate
+	g := errgroup.Group{}
+	g.SetLimit(lookHosts)
+	for _, cands := range hosts {
+		g.Go(func() error {
+			left := map[string]catalog.Candidate{}
+			for _, cand := range cands {
+				left[cand.CloneURL] = cand
+			}
+			err := u.w.lookAt(look, cands, func(l ingest.Looked) {
+				mu.Lock()
+				defer mu.Unlock()
+				done++
+				u.job.setProgress(jobs.Progress{Step: "look", Done: done, Total: total, Unit: "packages"})
+				if cand, ok := left[l.URL]; ok && l.Error == nil && u.w.seen(l.Digest, cand.Policy) == cand.Seen {
+					same = append(same, cand)
+					delete(left, l.URL)
+				}
+			})
+			mu.Lock()
+			defer mu.Unlock()
+			for _, cand := range left {
+				rest = append(rest, cand)
+			}
+			return err
+		})
+	}
+	if err := g.Wait(); err != nil && ctx.Err() == nil {
+		u.w.log.WarnContext(ctx, "upstream was not looked at before its jobs", "err", err)
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	n, err := u.w.db.Catalog.Unchanged(ctx, same)
+	if err != nil {
+		return nil, err
+	}
+	u.n.ReposScanned, u.n.SourceRepoUpdated, u.n.PackagesSynced = n, n, n
+	for _, cand := range same {
+		u.n.TarballsPresent += cand.Releases
+	}
+	return rest, nil
+}
+
+// lookAt has a child look at repositories of one host, and calls heard with what comes of that.
+func (w *Worker) lookAt(ctx context.Context, all []catalog.Candidate, heard func(ingest.Looked)) error {
+	client := upstream.New(w.opt.Egress)
+	login, err := client.LoginFor(all[0].CloneURL)
+	if err != nil {
+		return err
+	}
+	stage, err := w.opt.Staging.New()
+	if err != nil {
+		return err
+	}
+	defer stage.Close()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	// The death signal is sent when the thread that started a child ends.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	c, ask, said, err := w.downloader(ctx, client, stage.Dir)
+	if err != nil {
+		return err
+	}
+	defer said.Close()
+	if err := c.start(w.downloadRequest("", stage.Dir, login)); err != nil {
+		return errors.Join(err, ask.Close())
+	}
+	defer c.end(cancel)
+	asked := make(chan error, 1)
+	go func() {
+		defer ask.Close()
+		wants := json.NewEncoder(ask)
+		for _, cand := range all {
+			err := w.awaitHost(ctx, hostOf(cand.CloneURL), lookSpacing)
+			if err == nil {
+				err = wants.Encode(cand.CloneURL)
+			}
+			if err != nil {
+				asked <- err
+				return
+			}
+		}
+		asked <- nil
+	}()
+	failed := 0
+	ingest.ReadLooks(said, func(l ingest.Looked) bool {
+		heard(l)
+		switch {
+		case l.Error == nil:
+			failed = 0
+		case l.Error.RetryAfter > 0:
+			failed = lookTrouble
+			err = w.db.Jobs.PauseHost(ctx, hostOf(l.URL), l.Error.RetryAfter)
+		default:
+			failed++
+		}
+		return failed < lookTrouble
+	})
+	cancel()
+	if werr := <-asked; err == nil && failed < lookTrouble && !errors.Is(werr, context.Canceled) && !errors.As(werr, new(*later)) {
+		err = werr
+	}
+	return err
+}
