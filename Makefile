@@ -42,12 +42,14 @@ build: ## build bin/packbase
 	go build -trimpath -ldflags '$(STAMP)' -o bin/packbase ./cmd/packbase
 
 # What go vet finds lint has found. The tests of whole processes run one package at a time: each fills the machine.
-# Most of their time they wait.
+# Most of their time they wait. Those that kill, cut and measure go without the race detector, as processes are what they
+# are about: what runs in them has run with it in the tests of each package, and of ./tests.
 test: ## install what is missing, and run all checks and tests (ZIGS=0.17.1,0.15.2 sets the Zig versions)
 	@.ci/install up test
 	@$(MAKE) --no-print-directory lint
 	$(ENV) '$(ZIGS)' -- go test -race -vet=off -timeout 30m $$(go list ./... | grep -v /packbase/tests)
-	$(ENV) '$(ZIGS)' -- go test -race -vet=off -p 1 -parallel 4 -timeout 30m ./tests/...
+	$(ENV) '$(ZIGS)' -- go test -race -vet=off -parallel 4 -timeout 30m ./tests
+	$(ENV) '$(ZIGS)' -- go test -vet=off -p 1 -parallel 4 -timeout 30m $$(go list ./tests/...| grep -v '/packbase/tests$$')
 
 test-zig: ## run the tests that use Zig with each version from 0.13 to 0.17
 	@.ci/install up test
