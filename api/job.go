@@ -130,11 +130,12 @@ func (s *Server) jobOf(r *http.Request) (jobs.Job, error) {
 	default:
 		err = fault.ErrNotFound
 	}
-	if err != nil {
-		return job, answer.OrNotFound(err, answer.New("not_found", fmt.Sprintf("there is no job %q here; /api/jobs lists them", answer.Cut(text, 40))))
+	if err == nil {
+		s.jobReported(&job)
+	} else if fault.From(err) == nil { // else it has better words
+		err = answer.OrNotFound(err, answer.New("not_found", fmt.Sprintf("there is no job %q here; /api/jobs lists them", answer.Cut(text, 40))))
 	}
-	s.jobReported(&job)
-	return job, nil
+	return job, err
 }
 
 // followJob serves GET /api/jobs/{id}/events: the job as a server-sent event
