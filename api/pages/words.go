@@ -6,6 +6,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/dustin/go-humanize"
 )
 
 // number writes n with thin spaces between groups of three digits.
@@ -25,21 +27,9 @@ func counted[N int | int64](n N, one, many string) string {
 	return number(n) + "\u00a0" + many
 }
 
-// size writes bytes in decimal units, as disks are sold.
+// size writes bytes with the units of all of packbase: KiB, MiB, GiB.
 func size(n int64) string {
-	if n < 1000 {
-		return fmt.Sprintf("%d\u00a0B", n)
-	}
-	value, unit := float64(n), 0
-	for value >= 999.5 {
-		value /= 1000
-		unit++
-	}
-	digits := 0
-	if value < 9.95 {
-		digits = 1
-	}
-	return strconv.FormatFloat(value, 'f', digits, 64) + "\u00a0" + [...]string{"B", "kB", "MB", "GB", "TB", "PB", "EB"}[unit]
+	return strings.ReplaceAll(humanize.IBytes(uint64(max(n, 0))), " ", "\u00a0")
 }
 
 // span writes a length of time with one unit, as people say it.
