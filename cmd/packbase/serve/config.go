@@ -54,7 +54,7 @@ type Config struct {
 	Netrc         string
 	Zig           string
 	LogJSON       bool
-	LogLevel      slog.Level
+	level         *slog.LevelVar
 	LogFile       string // where up writes it in place of a terminal; it is no setting
 	logChosen     bool   // the settings say how to log
 	LogKeyFile    string // of the log of what is published
@@ -88,6 +88,9 @@ type Config struct {
 	FallbackPlaces []upstream.Allow
 	Limits         ingest.Limits
 	Quota          worker.Quota
+
+	values []value                        // as they were read
+	read   func(*Config) ([]value, error) // again
 }
 
 // A setting is one flag and the environment variable of the same name.
@@ -185,7 +188,9 @@ func AddSettings(p *term.Program, cmd *cobra.Command) *Config {
 		}
 	}
 	cmd.PreRunE = func(cmd *cobra.Command, _ []string) error {
-		_, err := readSettings(p, cfg, cmd.Flags())
+		cfg.read = func(c *Config) ([]value, error) { return readSettings(p, c, cmd.Flags()) }
+		var err error
+		cfg.values, err = cfg.read(cfg)
 		return err
 	}
 	return cfg
@@ -293,7 +298,7 @@ func (c *Config) Loopback() bool {
 }
 
 func (c *Config) Logger(w io.Writer) *slog.Logger {
-	opt := &slog.HandlerOptions{Level: c.LogLevel}
+	opt := &slog.HandlerOptions{Level: c.level}
 	if c.LogJSON {
 		return slog.New(slog.NewJSONHandler(w, opt))
 	}
@@ -530,6 +535,7 @@ func witnesses(c *Config, file string) error {
 }
 
 func logForm(c *Config, s string) error {
+	c.level = &slog.LevelVar{}
 	for part := range strings.SplitSeq(s, ",") {
 		switch part = strings.TrimSpace(part); part {
 		case "text":
@@ -537,7 +543,7 @@ func logForm(c *Config, s string) error {
 		case "json":
 			c.LogJSON = true
 		default:
-			if err := c.LogLevel.UnmarshalText([]byte(part)); err != nil {
+			if err := c.level.UnmarshalText([]byte(part)); err != nil {
 				return errors.New("want text or json, and debug, info, warn or error, as in json,warn")
 			}
 		}

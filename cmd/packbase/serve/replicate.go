@@ -50,6 +50,7 @@ which does both with a Postgres of its own.`,
 		}
 		cfg.ReadOnly = true // no Redis is needed
 		log := cfg.Logger(os.Stderr)
+		cfg.Reload(ctx, log)
 		s, err := OpenStores(ctx, cfg)
 		if err != nil {
 			return err

@@ -38,6 +38,7 @@ func (p *program) apiCommand() *cobra.Command {
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		ctx := cmd.Context()
 		log := cfg.Logger(os.Stderr)
+		cfg.Reload(ctx, log)
 		s, err := openChecked(ctx, cfg, log)
 		if err != nil {
 			return err
@@ -73,6 +74,7 @@ func (p *program) workerCommand() *cobra.Command {
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		ctx := cmd.Context()
 		log := cfg.Logger(os.Stderr)
+		cfg.Reload(ctx, log)
 		s, err := openChecked(ctx, cfg, log)
 		if err != nil {
 			return err

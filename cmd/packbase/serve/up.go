@@ -66,6 +66,9 @@ the index beside them.`,
 			line = &statusLine{screen: func() *term.Screen { return p.Screen(os.Stderr) }}
 			log = cfg.Logger(line)
 		}
+		if !p.Screen(os.Stderr).Terminal() { // where a hangup is the end of the terminal
+			cfg.Reload(cmd.Context(), log)
+		}
 		cfg.ReadOnly = cfg.ReadOnly || cfg.Central != ""
 		if cfg.Pull == nil && cfg.Loopback() {
 			cfg.Pull = name.Forges
