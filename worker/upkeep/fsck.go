@@ -12,6 +12,7 @@ import (
 	"github.com/francescobianco/packbase/storage"
 	"github.com/francescobianco/packbase/storage/blob"
 	"github.com/francescobianco/packbase/storage/gitpack"
+	"github.com/francescobianco/packbase/storage/jobs"
 	"github.com/francescobianco/packbase/storage/ledger"
 	"github.com/francescobianco/packbase/storage/release"
 )
@@ -56,7 +57,7 @@ func (a *Auditor) progress(step string, done, total int) {
 }
 
 // Fsck checks the rows against each other and against the blobs that they
-// name, without reading the blobs' contents, and the log against all of that.
+// name, without reading the blobs' contents but those of records, and the log against all of that.
 func (a *Auditor) Fsck(ctx context.Context) error {
 	problems, err := a.DB.Inconsistencies(ctx)
 	if err != nil {
@@ -142,10 +143,42 @@ func (a *Auditor) packages(ctx context.Context) error {
 	}
 	for i, p := range all {
 		a.progress("packages", i, len(all))
+		if err := a.hiddenByRecord(ctx, p.Name); err != nil {
+			return err
+		}
 		if err := a.gitOf(ctx, p.Name); err != nil {
 			return err
 		}
 	}
+	return nil
+}
+
+// hiddenByRecord checks that a package's row hides what its record does: nothing else knows that it is private. What was decided
+// just now is in the record when the package's next job has ended.
+func (a *Auditor) hiddenByRecord(ctx context.Context, pkg string) error {
+	said, held, err := a.DB.PackageRecord(ctx, pkg)
+	if err != nil || held == "" {
+		return err
+	}
+	raw, err := blob.ReadAll(ctx, a.Blobs, held)
+	if err != nil {
+		return ctx.Err() // what is lost or damaged has a finding of its own
+	}
+	rec, err := storage.ParsePackageRecord(raw)
+	if err != nil {
+		a.find("record_unreadable", pkg, "%v", err)
+		return nil
+	}
+	if said.Private || !rec.Private {
+		return nil
+	}
+	for _, state := range []string{jobs.Queued, jobs.Running} {
+		if open, err := a.DB.Jobs.List(ctx, jobs.Filter{Package: pkg, State: state, Limit: 1}); err != nil || len(open) > 0 {
+			return err
+		}
+	}
+	a.find("record_contested", pkg, "its row says that it is public, and its record %s that it is private; "+
+		"`packbase visibility %s private` or `public` settles it", held, pkg)
 	return nil
 }
 

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/francescobianco/packbase/storage/access"
 	"github.com/francescobianco/packbase/storage/blob"
 	"github.com/francescobianco/packbase/worker/upkeep"
 	"github.com/francescobianco/packbase/worker/workertest"
@@ -170,6 +171,41 @@ func TestFsckFinds(t *testing.T) {
 	n, _, err := a.GC(t.Context(), upkeep.Grace, false)
 	if err != nil || n != 1 {
 		t.Errorf("gc removed %d blobs, want the stray one (%v)", n, err)
+	}
+}
+
+// A row that shows what its record hides, as in a dump that somebody changed, is found.
+func TestFsckFindsWhatIsNoLongerPrivate(t *testing.T) {
+	t.Parallel()
+	r := workertest.New(t)
+	stop := r.Work()
+	r.Mirror("hello", "v1.0.0")
+	all := access.SeePrivate(t.Context())
+	r.Must(r.SetVisibility(all, "hello", true))
+	a, found := auditor(r)
+	r.Must(a.KeepRecord(all, "hello"))
+	stop()
+	for _, test := range []struct {
+		private bool
+		codes   []string
+	}{{true, nil}, {false, []string{"record_contested"}}} {
+		_, err := r.Pool.Exec(all, `UPDATE packages SET private = $1`, test.private)
+		r.Must(err)
+		*found = nil
+		r.Must(a.Fsck(all))
+		var codes []string
+		for _, f := range *found {
+			codes = append(codes, f.Code)
+		}
+		if !slices.Equal(codes, test.codes) {
+			t.Errorf("private %v: found %v, want %q", test.private, *found, test.codes)
+		}
+	}
+	job, _, err := r.Jobs.RequestProbe(all, "hello")
+	r.Must(err)
+	*found = nil
+	if r.Must(a.Fsck(all)); len(*found) > 0 {
+		t.Errorf("before job %s ended, which writes the record: %v", job.ID, *found)
 	}
 }
 
