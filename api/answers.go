@@ -17,6 +17,7 @@ import (
 	"github.com/klauspost/compress/gzip"
 
 	"github.com/francescobianco/packbase/api/answer"
+	"github.com/francescobianco/packbase/storage/access"
 )
 
 // What answers about packages take up, for all clients and for one of them:
@@ -79,6 +80,9 @@ func (a *answers) send(w http.ResponseWriter, r *http.Request, client string, ra
 		tag := `W/"` + hex.EncodeToString(sum[:16]) + `"` // weak: it may be compressed on the way
 		h.Set("ETag", tag)
 		h.Set("Cache-Control", "no-cache")
+		if access.SeesPrivate(r.Context()) {
+			h.Set("Cache-Control", "private, no-cache")
+		}
 		h.Add("Vary", "Authorization")
 		if known := r.Header.Get("If-None-Match"); known == "*" || slices.Contains(strings.Split(known, ", "), tag) {
 			w.WriteHeader(http.StatusNotModified)

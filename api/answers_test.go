@@ -6,6 +6,8 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"testing"
+
+	"github.com/francescobianco/packbase/storage/access"
 )
 
 // A stalled client takes nothing of an answer until it is released.
@@ -64,5 +66,20 @@ func TestStalledReaders(t *testing.T) {
 	cancel()
 	if _, err := a.make(ctx, func() (any, error) { return 1, nil }); !errors.Is(err, errManyAnswers) {
 		t.Errorf("made without a turn: %v", err)
+	}
+}
+
+// What may have private packages in it is for no cache that others share.
+func TestAnswersForOne(t *testing.T) {
+	t.Parallel()
+	request := httptest.NewRequest("GET", "/api/info/secret", nil)
+	for want, r := range map[string]*http.Request{
+		"no-cache":          request,
+		"private, no-cache": request.WithContext(access.SeePrivate(t.Context())),
+	} {
+		w := httptest.NewRecorder()
+		if err := newAnswers().send(w, r, "a", []byte("{}")); err != nil || w.Header().Get("Cache-Control") != want {
+			t.Errorf("Cache-Control %q, want %q (%v)", w.Header().Get("Cache-Control"), want, err)
+		}
 	}
 }
