@@ -178,6 +178,7 @@ func TestConfigFile(t *testing.T) {
 		{"port = true", "", nil, "packbase.toml: port: ", exitUsage},
 		{"port = 1.5", "", nil, "port: want a text, a number", exitUsage},
 		{"[log]\nform = \"json\"", "", nil, "log: want a text, a number", exitUsage},
+		{strings.Repeat("#", 64<<10+1), "", nil, "more than 65536 bytes", exitUsage},
 	} {
 		dir := t.TempDir()
 		file := filepath.Join(dir, "packbase.toml")

@@ -2,6 +2,7 @@ package serve
 
 import (
 	"fmt"
+	"io"
 	"os"
 	"slices"
 	"strings"
@@ -15,6 +16,7 @@ import (
 const (
 	fileFlag = "config"
 	fileEnv  = "PACKBASE_CONFIG"
+	maxFile  = 64 << 10 // bytes: what is nested deeply takes a hundred times as much and more to read
 )
 
 // A settingsFile is what a file says of settings, by the names of their flags. Flags and variables go before it.
@@ -33,9 +35,17 @@ func readFile(p *term.Program, flags *pflag.FlagSet) (settingsFile, error) {
 	if f.name == "" {
 		return f, nil
 	}
-	raw, err := os.ReadFile(f.name)
+	file, err := os.Open(f.name)
 	if err != nil {
 		return f, fmt.Errorf("%s: %w", fileEnv, err)
+	}
+	defer file.Close()
+	raw, err := io.ReadAll(io.LimitReader(file, maxFile+1))
+	if err != nil {
+		return f, fmt.Errorf("%s: %w", fileEnv, err)
+	}
+	if len(raw) > maxFile {
+		return f, fmt.Errorf("%s: %s has more than %d bytes; want lines like port = 8080", fileEnv, f.name, maxFile)
 	}
 	var said map[string]any
 	if err := toml.Unmarshal(raw, &said); err != nil {
