@@ -394,7 +394,7 @@ func (f *fetch) result(ctx context.Context) (FetchResult, error) {
 	}
 	r.Unfit = f.unfit
 	f.job.sync = &jobs.Sync{OK: true, Catalog: f.catalog, Branches: r.Branches}
-	if f.job.Job.Target == "" {
+	if f.job.Job.Target == "" && !slices.ContainsFunc(f.unfit, func(u ingest.Unfit) bool { return ingest.Passing(u.Code) }) {
 		f.job.sync.Seen = f.w.seen(f.refs.Digest, f.policy)
 	}
 	switch target := f.job.Job.Target; {

@@ -11,7 +11,10 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/francescobianco/packbase/storage"
 	"github.com/francescobianco/packbase/storage/fault"
+	"github.com/francescobianco/packbase/storage/gitpack"
+	"github.com/francescobianco/packbase/storage/storagetest"
 	"github.com/francescobianco/packbase/worker/ingest"
 )
 
@@ -93,5 +96,24 @@ func TestBranchesOfChild(t *testing.T) {
 	f := &fetch{w: &Worker{log: slog.New(slog.DiscardHandler)}}
 	if _, err := f.events(t.Context(), strings.NewReader(out.String()), nil); fault.From(err) == nil || fault.From(err).Code != "ingest_untrue" {
 		t.Errorf("too many that are unfit: %v, want ingest_untrue", err)
+	}
+}
+
+// While upstream lists the same, updates leave a package alone, but for what may do better the next time.
+func TestSeenIsWhatIsSettled(t *testing.T) {
+	t.Parallel()
+	w := &Worker{db: storagetest.NewDB(t)}
+	if _, err := w.db.Pool.Exec(t.Context(), `INSERT INTO packages (name, upstream, clone_url) VALUES ('hello', 'https://a.example/hello', 'https://a.example/hello')`); err != nil {
+		t.Fatal(err)
+	}
+	for code, settled := range map[string]bool{"": true, "tree_unfit": true, gitpack.CodeIncomplete: false, "upstream_refused": false} {
+		f := &fetch{w: w, job: &job{}, pkg: storage.Package{Name: "hello"}, refs: ingest.Refs{Digest: "abc"}}
+		if code != "" {
+			f.unfit = []ingest.Unfit{{Branch: "main", Code: code}}
+		}
+		_, err := f.result(t.Context())
+		if f.job.sync == nil || (f.job.sync.Seen != "") != settled {
+			t.Errorf("a branch with %q: %+v (%v), want settled %v", code, f.job.sync, err, settled)
+		}
 	}
 }
