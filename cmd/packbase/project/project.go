@@ -13,6 +13,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/francescobianco/packbase/storage/zigpkg"
@@ -80,11 +81,14 @@ func Manifests(dir string) ([]Manifest, error) {
 }
 
 func read(name string) (string, error) {
-	f, err := os.Open(name)
+	f, err := os.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0) // a pipe nobody writes to
 	if err != nil {
 		return "", err
 	}
 	defer f.Close()
+	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
+		return "", errors.Join(err, fmt.Errorf("%s is no file", name))
+	}
 	b, err := io.ReadAll(io.LimitReader(f, zigpkg.MaxManifestBytes+1))
 	if err != nil {
 		return "", err

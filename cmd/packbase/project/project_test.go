@@ -5,7 +5,9 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
 )
 
 func write(t *testing.T, files map[string]string) string {
@@ -70,5 +72,28 @@ func TestReadsArchives(t *testing.T) {
 		if archives, known := ReadsArchives(version); [2]bool{archives, known} != want {
 			t.Errorf("ReadsArchives(%q) = %v, %v, want %v", version, archives, known, want)
 		}
+	}
+}
+
+// What is no file is not waited for.
+func TestManifestIsAPipe(t *testing.T) {
+	t.Parallel()
+	dir := write(t, map[string]string{"build.zig.zon": zon(`.a = .{ .path = "a" }`), "a/build.zig": ""})
+	pipe := filepath.Join(dir, "a", "build.zig.zon")
+	if err := syscall.Mkfifo(pipe, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	read := make(chan error, 1)
+	go func() {
+		_, err := Manifests(dir)
+		read <- err
+	}()
+	select {
+	case err := <-read:
+		if err == nil || !strings.Contains(err.Error(), pipe+" is no file") {
+			t.Errorf("%v, want that %s is no file", err, pipe)
+		}
+	case <-time.After(time.Minute):
+		t.Error("the pipe is waited for")
 	}
 }
