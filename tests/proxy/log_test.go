@@ -9,8 +9,10 @@ import (
 
 	"filippo.io/torchwood"
 
+	"github.com/francescobianco/packbase/storage/engines"
 	"github.com/francescobianco/packbase/storage/logbook"
 	"github.com/francescobianco/packbase/tests/harness"
+	"github.com/francescobianco/packbase/tests/harness/engine"
 )
 
 // The log is there while packbase and Postgres are not: nginx alone serves checkpoint, tiles and proofs, with the headers that
@@ -21,7 +23,8 @@ func TestLogWithoutPackbase(t *testing.T) {
 	repo := up.Repo("hello")
 	repo.Release("v1.0.0")
 	repo.Release("release/v1.1.0+a")
-	s := harness.Start(t, "PACKBASE_NAMES=localhost")
+	eng := engine.New(t, engines.Options{NoRedis: true})
+	s := harness.Start(t, append(eng.Env(), "PACKBASE_NAMES=localhost")...)
 	s.Fetch(repo.URL)
 	p := startNginx(t, s.URL, "/var/lib/packbase", s.Root)
 	client := p.client(t, true)
@@ -64,6 +67,7 @@ func TestLogWithoutPackbase(t *testing.T) {
 		api[path] = s.Do(http.MethodGet, path, "", nil)
 	}
 	s.Stop()
+	eng.Stop()
 	for _, path := range paths {
 		body, header := get(path)
 		if proofs[path] == "" && string(body) != string(api[path].Body) {
