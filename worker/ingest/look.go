@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"io"
 	"sync"
+	"time"
 
 	"github.com/francescobianco/packbase/storage/fault"
 	"github.com/francescobianco/packbase/worker/upstream"
@@ -16,6 +17,9 @@ type Looked struct {
 	Digest string       `json:"digest,omitempty"` // as upstream.Session has it
 	Error  *fault.Error `json:"error,omitempty"`  // why there is none
 }
+
+// lookTime is how long one look takes: many wait for all of them, and a job has all the time that it needs.
+const lookTime = time.Minute
 
 // maxLooked bounds what a Download that upstream took over can have us keep.
 const maxLooked = 64 << 10
@@ -35,6 +39,7 @@ func ReadLooks(in io.Reader, f func(Looked) bool) {
 
 // look answers wants, which are JSON strings, several at once, until there are no more.
 func look(ctx context.Context, req DownloadRequest, wants *json.Decoder, out *json.Encoder) error {
+	req.Egress.Limits.Total = lookTime
 	client := upstream.New(req.Egress)
 	var wg sync.WaitGroup
 	var one sync.Mutex

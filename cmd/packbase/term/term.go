@@ -14,6 +14,7 @@ import (
 	"unicode"
 
 	"github.com/dustin/go-humanize"
+	"github.com/dustin/go-humanize/english"
 	"github.com/mattn/go-runewidth"
 	"golang.org/x/sys/unix"
 )
@@ -248,12 +249,9 @@ func Size(n int64) string { return humanize.IBytes(uint64(max(n, 0))) }
 // Number returns "12,345".
 func Number(n int) string { return humanize.Comma(int64(n)) }
 
-// Plural returns "1 release", "2 releases".
+// Plural returns "1 release", "2 releases", "3 repositories".
 func Plural(n int, noun string) string {
-	if n != 1 {
-		noun += "s"
-	}
-	return Number(n) + " " + noun
+	return Number(n) + " " + english.PluralWord(n, noun, "")
 }
 
 // When returns a time as people say it and as clocks show it, in the zone of now.

@@ -41,3 +41,14 @@ func TestTableFits(t *testing.T) {
 		t.Errorf("what is no terminal gets less than all:\n%s", out.String())
 	}
 }
+
+func TestPlural(t *testing.T) {
+	t.Parallel()
+	for want, got := range map[string]string{
+		"1 release": Plural(1, "release"), "2,000 releases": Plural(2000, "release"), "0 repositories": Plural(0, "repository"), "3 witnesses": Plural(3, "witness"),
+	} {
+		if got != want {
+			t.Errorf("got %q, want %q", got, want)
+		}
+	}
+}
