@@ -116,33 +116,41 @@ func (b *tab) write(selector, text string) {
 // eval returns what an expression is.
 func eval[T any](b *tab, expression string) T {
 	b.t.Helper()
-	ctx, cancel := context.WithTimeout(b.ctx, time.Minute)
-	defer cancel()
-	v, err := chromedp.Run(ctx, chromedp.Evaluate[T](expression, chromedp.EvalAwaitPromise))
+	v, err := tryEval[T](b, expression)
 	if err != nil {
 		b.t.Fatalf("%s: %v", expression, err)
 	}
 	return v
 }
 
+func tryEval[T any](b *tab, expression string) (T, error) {
+	ctx, cancel := context.WithTimeout(b.ctx, time.Minute)
+	defer cancel()
+	return chromedp.Run(ctx, chromedp.Evaluate[T](expression, chromedp.EvalAwaitPromise))
+}
+
 // text returns what people read of an element, "" if it is not there.
 func (b *tab) text(selector string) string {
 	b.t.Helper()
-	return eval[string](b, fmt.Sprintf(`document.querySelector(%q)?.innerText ?? ""`, selector))
+	return eval[string](b, innerText(selector))
+}
+
+func innerText(selector string) string {
+	return fmt.Sprintf(`document.querySelector(%q)?.innerText ?? ""`, selector)
 }
 
 // await waits until an element says want, without a reload.
 func (b *tab) await(selector, want string) {
 	b.t.Helper()
-	var got string
 	deadline := time.Now().Add(time.Minute)
 	for {
-		if got = b.text(selector); strings.Contains(strings.ReplaceAll(got, "\u00a0", " "), want) {
+		got, err := tryEval[string](b, innerText(selector)) // fails while another page comes
+		if err == nil && strings.Contains(strings.ReplaceAll(got, "\u00a0", " "), want) {
 			return
 		}
 		if time.Now().After(deadline) {
 			b.shoot("gave-up")
-			b.t.Fatalf("%s says %q, want %q in it", selector, got, want)
+			b.t.Fatalf("%s says %q (%v), want %q in it", selector, got, err, want)
 		}
 		time.Sleep(50 * time.Millisecond)
 	}
