@@ -6,8 +6,10 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"errors"
+	"maps"
 	"net/url"
 	"runtime"
+	"slices"
 	"sync"
 	"time"
 
@@ -41,7 +43,8 @@ func (w *Worker) seen(listed string, policy catalog.Policy) string {
 // leaveUnchanged asks upstream what it lists, and returns the candidates for which that is not what it was: one small request
 // for each package, and nothing for those that a job has to look at anyway. It ends with half of the time that the job has.
 func (u *update) leaveUnchanged(ctx context.Context, all []catalog.Candidate) (rest []catalog.Candidate, err error) {
-	hosts := map[string][]catalog.Candidate{}
+	hosts := map[string][]string{}            // clone URLs, of which each is in a catalog once
+	waiting := map[string]catalog.Candidate{} // by clone URL, until they are looked at
 	for _, cand := range all {
 		at, err := url.Parse(cand.CloneURL)
 		if err != nil || cand.Seen == "" {
@@ -49,39 +52,29 @@ func (u *update) leaveUnchanged(ctx context.Context, all []catalog.Candidate) (r
 			continue
 		}
 		host := at.Scheme + "://" + at.Host
-		hosts[host] = append(hosts[host], cand)
+		hosts[host] = append(hosts[host], cand.CloneURL)
+		waiting[cand.CloneURL] = cand
 	}
-	total := int64(len(all) - len(rest))
+	total := int64(len(waiting))
 	look, cancel := context.WithTimeout(ctx, u.w.opt.JobTimeout/2)
 	defer cancel()
 	var mu sync.Mutex
-	var done int64
 	var same []catalog.Candidate
+	heard := func(l ingest.Looked) {
+		mu.Lock()
+		defer mu.Unlock()
+		if cand, ok := waiting[l.URL]; ok && l.Error == nil && u.w.seen(l.Digest, cand.Policy) == cand.Seen {
+			same = append(same, cand)
+		} else if ok {
+			rest = append(rest, cand)
+		}
+		delete(waiting, l.URL)
+		u.job.setProgress(jobs.Progress{Step: "look", Done: total - int64(len(waiting)), Total: total, Unit: "packages"})
+	}
 	g := errgroup.Group{}
 	g.SetLimit(lookHosts)
-	for _, cands := range hosts {
-		g.Go(func() error {
-			left := map[string]catalog.Candidate{}
-			for _, cand := range cands {
-				left[cand.CloneURL] = cand
-			}
-			err := u.w.lookAt(look, cands, func(l ingest.Looked) {
-				mu.Lock()
-				defer mu.Unlock()
-				done++
-				u.job.setProgress(jobs.Progress{Step: "look", Done: done, Total: total, Unit: "packages"})
-				if cand, ok := left[l.URL]; ok && l.Error == nil && u.w.seen(l.Digest, cand.Policy) == cand.Seen {
-					same = append(same, cand)
-					delete(left, l.URL)
-				}
-			})
-			mu.Lock()
-			defer mu.Unlock()
-			for _, cand := range left {
-				rest = append(rest, cand)
-			}
-			return err
-		})
+	for _, urls := range hosts {
+		g.Go(func() error { return u.w.lookAt(look, urls, heard) })
 	}
 	if err := g.Wait(); err != nil && ctx.Err() == nil {
 		u.w.log.WarnContext(ctx, "upstream was not looked at before its jobs", "err", err)
@@ -89,6 +82,7 @@ func (u *update) leaveUnchanged(ctx context.Context, all []catalog.Candidate) (r
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
+	rest = slices.AppendSeq(rest, maps.Values(waiting))
 	n, err := u.w.db.Catalog.Unchanged(ctx, same)
 	if err != nil {
 		return nil, err
@@ -101,9 +95,10 @@ func (u *update) leaveUnchanged(ctx context.Context, all []catalog.Candidate) (r
 }
 
 // lookAt has a child look at repositories of one host, and calls heard with what comes of that.
-func (w *Worker) lookAt(ctx context.Context, all []catalog.Candidate, heard func(ingest.Looked)) error {
+func (w *Worker) lookAt(ctx context.Context, urls []string, heard func(ingest.Looked)) error {
+	host := hostOf(urls[0])
 	client := upstream.New(w.opt.Egress)
-	login, err := client.LoginFor(all[0].CloneURL)
+	login, err := client.LoginFor(urls[0])
 	if err != nil {
 		return err
 	}
@@ -130,10 +125,10 @@ func (w *Worker) lookAt(ctx context.Context, all []catalog.Candidate, heard func
 	go func() {
 		defer ask.Close()
 		wants := json.NewEncoder(ask)
-		for _, cand := range all {
-			err := w.awaitHost(ctx, hostOf(cand.CloneURL), lookSpacing)
+		for _, repository := range urls {
+			err := w.awaitHost(ctx, host, lookSpacing)
 			if err == nil {
-				err = wants.Encode(cand.CloneURL)
+				err = wants.Encode(repository)
 			}
 			if err != nil {
 				asked <- err
@@ -150,7 +145,7 @@ func (w *Worker) lookAt(ctx context.Context, all []catalog.Candidate, heard func
 			failed = 0
 		case l.Error.RetryAfter > 0:
 			failed = lookTrouble
-			err = w.db.Jobs.PauseHost(ctx, hostOf(l.URL), l.Error.RetryAfter)
+			err = w.db.Jobs.PauseHost(ctx, host, l.Error.RetryAfter)
 		default:
 			failed++
 		}

@@ -199,24 +199,36 @@ type Session struct {
 // Credentials are sent only where upstream wants some: what strangers may read
 // is told from what they may not.
 func (c *Client) Connect(ctx context.Context, rawURL string) (*Session, error) {
-	u, err := parseURL(rawURL)
+	var s *Session
+	private, err := c.asNeeded(ctx, rawURL, func(ctx context.Context, u *url.URL, as Login) (err error) {
+		s, err = c.connect(ctx, u, as)
+		return err
+	})
 	if err != nil {
 		return nil, err
+	}
+	s.Private, s.Digest = private, digestOf(s.Digest, private)
+	return s, nil
+}
+
+// asNeeded has ask read the repository as a stranger, and with the credentials
+// for it where upstream wants some: then it is private.
+func (c *Client) asNeeded(ctx context.Context, rawURL string, ask func(context.Context, *url.URL, Login) error) (private bool, err error) {
+	u, err := parseURL(rawURL)
+	if err != nil {
+		return false, err
 	}
 	known, err := c.login(u)
 	if err != nil {
-		return nil, err
+		return false, err
 	}
 	ctx, cancel := c.limits.total(ctx)
 	defer cancel()
-	s, err := c.connect(ctx, u, Login{})
+	err = ask(ctx, u, Login{})
 	if known.isZero() || !wantsLogin(err) {
-		return s, err
+		return false, err
 	}
-	if s, err = c.connect(ctx, u, known); err == nil {
-		s.Private, s.Digest = true, privateDigest(s.Digest)
-	}
-	return s, err
+	return true, ask(ctx, u, known)
 }
 
 // MaxLooks is how many looks at one host use connections again.
@@ -224,24 +236,14 @@ const MaxLooks = 4
 
 // Look returns what Digest is of a session that begins now, in one round trip as [Client.Connect], and keeps no list.
 func (c *Client) Look(ctx context.Context, rawURL string) (digest string, err error) {
-	u, err := parseURL(rawURL)
+	private, err := c.asNeeded(ctx, rawURL, func(ctx context.Context, u *url.URL, as Login) (err error) {
+		digest, err = c.look(ctx, u, as)
+		return err
+	})
 	if err != nil {
 		return "", err
 	}
-	known, err := c.login(u)
-	if err != nil {
-		return "", err
-	}
-	ctx, cancel := c.limits.total(ctx)
-	defer cancel()
-	digest, err = c.look(ctx, u, Login{})
-	if known.isZero() || !wantsLogin(err) {
-		return digest, err
-	}
-	if digest, err = c.look(ctx, u, known); err == nil {
-		digest = privateDigest(digest)
-	}
-	return digest, err
+	return digestOf(digest, private), nil
 }
 
 func (c *Client) look(ctx context.Context, u *url.URL, as Login) (digest string, err error) {
@@ -261,7 +263,13 @@ func (c *Client) look(ctx context.Context, u *url.URL, as Login) (digest string,
 	return s.guard.digest, nil
 }
 
-func privateDigest(digest string) string { return "private " + digest }
+// digestOf returns the digest of a session, of that of its list.
+func digestOf(list string, private bool) string {
+	if private {
+		return "private " + list
+	}
+	return list
+}
 
 // wantsLogin reports whether the answer to a stranger may be another one than
 // to somebody known: forges hide what is private in many ways.
