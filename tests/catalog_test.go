@@ -64,6 +64,18 @@ func update(t *testing.T, s *harness.Server) (r updateResult) {
 	return r
 }
 
+// listed makes repositories pkg-00, pkg-01 and so on with a release each, and their entries of a catalog, without dates.
+func listed(up *harness.Upstream, n int) (repos []*harness.Repo, items []catalogItem) {
+	for i := range n {
+		name := fmt.Sprintf("pkg-%02d", i)
+		repo := up.Repo(name)
+		repo.Release("v1.0.0")
+		repos = append(repos, repo)
+		items = append(items, catalogItem{ID: name, Repository: map[string]string{"url": repo.URL}})
+	}
+	return repos, items
+}
+
 // The catalog drives the registry: sixty packages from nothing in one update,
 // a second one that downloads nothing, and a third that says exactly what
 // became of five upstreams that changed, moved, emptied, vanished and broke.
@@ -71,14 +83,10 @@ func TestCatalog(t *testing.T) {
 	t.Parallel()
 	const packages = 60
 	up := harness.NewUpstream(t)
-	var items []catalogItem
-	repos := make([]*harness.Repo, packages)
-	for i := range packages {
-		name := fmt.Sprintf("pkg-%02d", i)
-		repos[i] = up.Repo(name)
-		repos[i].Release("v1.0.0")
-		repos[i].Release("v1.1.0")
-		items = append(items, catalogItem{ID: name, UpdatedAt: "2026-01-01", Repository: map[string]string{"url": repos[i].URL}})
+	repos, items := listed(up, packages)
+	for i, repo := range repos {
+		repo.Release("v1.1.0")
+		items[i].UpdatedAt = "2026-01-01"
 	}
 	items[7].Title = "../escape"                                                                                          // not a name
 	items = append(items, catalogItem{ID: "pkg-00"})                                                                      // a duplicate without a URL
@@ -178,14 +186,7 @@ func TestUnchangedUpdate(t *testing.T) {
 	t.Parallel()
 	const packages = 12
 	up := harness.NewUpstream(t)
-	var items []catalogItem
-	repos := make([]*harness.Repo, packages)
-	for i := range packages {
-		name := fmt.Sprintf("pkg-%02d", i)
-		repos[i] = up.Repo(name)
-		repos[i].Release("v1.0.0")
-		items = append(items, catalogItem{ID: name, Repository: map[string]string{"url": repos[i].URL}}) // without a date
-	}
+	repos, items := listed(up, packages)
 	source := filepath.Join(t.TempDir(), "catalog.json")
 	writeCatalog(t, source, items)
 	s := harness.Start(t, "PACKBASE_SOURCE=file://"+source, "PACKBASE_UPDATE_COOLDOWN=100ms", "PACKBASE_JOB_ATTEMPTS=1")
@@ -255,12 +256,7 @@ func TestUpdateIsRefused(t *testing.T) {
 	t.Parallel()
 	const packages = 30
 	up := harness.NewUpstream(t)
-	var items []catalogItem
-	for i := range packages {
-		repo := up.Repo(fmt.Sprintf("pkg-%02d", i))
-		repo.Release("v1.0.0")
-		items = append(items, catalogItem{ID: filepath.Base(repo.Dir), Repository: map[string]string{"url": repo.URL}})
-	}
+	_, items := listed(up, packages)
 	source := filepath.Join(t.TempDir(), "catalog.json")
 	writeCatalog(t, source, items)
 	s := harness.Start(t, "PACKBASE_SOURCE=file://"+source, "PACKBASE_UPDATE_COOLDOWN=100ms")
