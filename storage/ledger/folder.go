@@ -19,7 +19,7 @@ import (
 )
 
 // A Folder has the log as files, at the paths below /log/ at which they are served: any server of static files will do.
-// All but the checkpoint never change.
+// All but the checkpoints and the policy never change.
 type Folder struct{ Dir string }
 
 // signedFile has the checkpoint that was signed last, before anybody is shown it: the database, a witness or a reader. What

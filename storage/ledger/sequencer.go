@@ -93,18 +93,18 @@ func (q *Sequencer) Step(ctx context.Context) (more bool, err error) {
 		return false, fmt.Errorf("folder of the log: %w", err)
 	}
 	defer func() { err = errors.Join(err, unlock()) }()
-	signed, idle, err := q.survey(ctx)
+	held, idle, err := q.survey(ctx)
 	if err == nil {
-		err = q.meet(ctx, signed)
+		err = q.meet(ctx, held)
 	}
 	switch {
 	case err != nil:
 	case !idle:
-		if more, err = q.add(ctx, signed); err == nil {
-			err = q.publish(ctx, signed)
+		if more, err = q.add(ctx, held); err == nil {
+			err = q.publish(ctx, held)
 		}
-	case q.due(signed):
-		err = q.cosignAgain(ctx, signed)
+	case q.due(held):
+		err = q.cosignAgain(ctx, held)
 	}
 	if err == nil {
 		left, bad := q.writeProofs(ctx)
@@ -117,26 +117,26 @@ func (q *Sequencer) Step(ctx context.Context) (more bool, err error) {
 }
 
 // survey returns the largest tree that the folder has signed, and whether there is nothing to do.
-func (q *Sequencer) survey(ctx context.Context) (signed tlog.Tree, idle bool, err error) {
+func (q *Sequencer) survey(ctx context.Context) (held tlog.Tree, idle bool, err error) {
 	st, err := q.store.State(ctx)
 	if err != nil {
-		return signed, false, err
+		return held, false, err
 	}
 	if q.key == nil || !slices.Contains(st.Keys, q.key.Public) || q.changed() {
 		if err := q.open(ctx, st.Keys); err != nil {
-			return signed, false, err
+			return held, false, err
 		}
 		st, err = q.store.State(ctx) // there may be a new key, and an entry that says so
 	}
 	if err == nil {
-		signed, err = q.signed(st.Keys)
+		held, err = q.signed(st.Keys)
 	}
 	if err != nil {
-		return signed, false, err
+		return held, false, err
 	}
 	shown, err := q.opt.Folder.Checkpoint()
-	return signed, st.Pending == 0 && st.Tree.N == st.Signed &&
-		(st.Tree == signed && sizeOf(shown) == signed.N || st.Tree.N == 0 && signed.N == 0), err
+	return held, st.Pending == 0 && st.Tree.N == st.Signed &&
+		(st.Tree == held && sizeOf(shown) == held.N || st.Tree.N == 0 && held.N == 0), err
 }
 
 // signed returns the largest tree that the folder has signed.
@@ -156,14 +156,14 @@ func (q *Sequencer) signed(known []string) (tree tlog.Tree, err error) {
 	return tree, nil
 }
 
-// add gives numbers to pending entries, in a transaction that first holds the rows to what the folder shows.
-func (q *Sequencer) add(ctx context.Context, shown tlog.Tree) (more bool, err error) {
+// add gives numbers to pending entries, in a transaction that first holds the rows to what the folder has.
+func (q *Sequencer) add(ctx context.Context, held tlog.Tree) (more bool, err error) {
 	err = q.store.db.Tx(ctx, func(tx pgx.Tx) error {
 		h, err := lockHead(ctx, tx)
 		if err != nil {
 			return err
 		}
-		if err := q.hold(ctx, h, shown); err != nil {
+		if err := q.hold(ctx, h, held); err != nil {
 			return err
 		}
 		entries, ids, err := h.pending(ctx, batchSize)
@@ -183,41 +183,41 @@ func (q *Sequencer) add(ctx context.Context, shown tlog.Tree) (more bool, err er
 	return more, nil
 }
 
-// hold sees to it that the rows have all that the folder shows. A database that was restored to an earlier time gets what it
+// hold sees to it that the rows have all that the folder has. A database that was restored to an earlier time gets what it
 // does not have from the folder; one that contradicts it is refused.
-func (q *Sequencer) hold(ctx context.Context, h *head, shown tlog.Tree) error {
-	if shown.N > h.tree.N {
-		return q.recover(ctx, h, shown)
+func (q *Sequencer) hold(ctx context.Context, h *head, held tlog.Tree) error {
+	if held.N > h.tree.N {
+		return q.recover(ctx, h, held)
 	}
-	hash, err := h.hash(ctx, shown.N)
+	hash, err := h.hash(ctx, held.N)
 	if err != nil {
 		return err
 	}
-	if shown.N > 0 && hash != shown.Hash {
-		return forked("the first %d entries of the database are not those that %s shows", shown.N, q.opt.Folder.Dir)
+	if held.N > 0 && hash != held.Hash {
+		return forked("the first %d entries of the database are not those that %s has", held.N, q.opt.Folder.Dir)
 	}
 	return nil
 }
 
-// recover adds to the rows what the folder shows, each entry proved to be in the tree that was signed.
-func (q *Sequencer) recover(ctx context.Context, h *head, shown tlog.Tree) error {
+// recover adds to the rows what the folder has, each entry proved to be in the tree that was signed.
+func (q *Sequencer) recover(ctx context.Context, h *head, held tlog.Tree) error {
 	damaged := func(err error) error {
-		return fault.New("log_damaged", fmt.Sprintf("the database has %d entries of the log, %s shows %d and cannot be read (%v): nothing is signed until it can",
-			h.tree.N, q.opt.Folder.Dir, shown.N, err))
+		return fault.New("log_damaged", fmt.Sprintf("the database has %d entries of the log, %s has %d and cannot be read (%v): nothing is signed until it can",
+			h.tree.N, q.opt.Folder.Dir, held.N, err))
 	}
-	tiles, hash, err := q.opt.Folder.open(ctx, shown, h.tree.N)
+	tiles, hash, err := q.opt.Folder.open(ctx, held, h.tree.N)
 	if err != nil {
 		return damaged(err)
 	}
 	if hash != h.tree.Hash {
-		return forked("the %d entries of the database are not the first that %s shows", h.tree.N, q.opt.Folder.Dir)
+		return forked("the %d entries of the database are not the first that %s has", h.tree.N, q.opt.Folder.Dir)
 	}
 	client, err := torchwood.NewClient(tiles)
 	if err != nil {
 		return err
 	}
 	var batch []numbered
-	for _, entry := range client.AllEntries(ctx, shown, h.tree.N) {
+	for _, entry := range client.AllEntries(ctx, held, h.tree.N) {
 		key := logbook.Identity(entry)
 		batch = append(batch, numbered{key[:], slices.Clone(entry)})
 		if len(batch) == batchSize {
@@ -233,7 +233,7 @@ func (q *Sequencer) recover(ctx context.Context, h *head, shown tlog.Tree) error
 	if err := h.append(ctx, batch); err != nil {
 		return err
 	}
-	if h.tree != shown {
+	if h.tree != held {
 		return damaged(fmt.Errorf("it ends with %d entries", h.tree.N))
 	}
 	return nil

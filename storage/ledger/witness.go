@@ -47,14 +47,14 @@ var errOvertaken = errors.New("another process is ahead")
 
 // meet asks all witnesses to cosign what was signed last, before this process adds anything: one that has seen more of the
 // log, or another log, knows that this is a database and a folder of an earlier time. Those that do not answer are left out.
-func (q *Sequencer) meet(ctx context.Context, shown tlog.Tree) error {
+func (q *Sequencer) meet(ctx context.Context, held tlog.Tree) error {
 	if q.met {
 		return nil
 	}
 	if err := q.summon(ctx); err != nil {
 		return err
 	}
-	tree, signed, err := q.newest(ctx, shown)
+	tree, signed, err := q.newest(ctx, held)
 	if err != nil {
 		return err
 	}
@@ -63,7 +63,7 @@ func (q *Sequencer) meet(ctx context.Context, shown tlog.Tree) error {
 	}
 	q.met = true
 	more, err := q.cosign(ctx, tree, signed)
-	if err != nil || tree != shown || len(more) == len(signed) {
+	if err != nil || tree != held || len(more) == len(signed) {
 		return err
 	}
 	return q.opt.Folder.replace(logbook.CheckpointFile, more)
@@ -121,7 +121,7 @@ func (q *Sequencer) keepPolicy(ctx context.Context) error {
 func (q *Sequencer) policy() []byte { return q.opt.Witnesses.Policy(q.key.Public) }
 
 // newest returns what was signed last, as the folder or the database has it. Of an empty log that is the empty tree.
-func (q *Sequencer) newest(ctx context.Context, shown tlog.Tree) (tree tlog.Tree, signed []byte, err error) {
+func (q *Sequencer) newest(ctx context.Context, held tlog.Tree) (tree tlog.Tree, signed []byte, err error) {
 	var root []byte
 	err = q.store.db.Pool.QueryRow(ctx, `SELECT size, root, note FROM log_checkpoints ORDER BY size DESC LIMIT 1`).Scan(&tree.N, &root, &signed)
 	if errors.Is(err, pgx.ErrNoRows) {
@@ -132,9 +132,9 @@ func (q *Sequencer) newest(ctx context.Context, shown tlog.Tree) (tree tlog.Tree
 	}
 	copy(tree.Hash[:], root)
 	switch {
-	case shown.N > tree.N:
+	case held.N > tree.N:
 		signed, err = q.opt.Folder.Signed()
-		return shown, signed, err
+		return held, signed, err
 	case tree.N == 0:
 		tree.Hash, _ = tlog.TreeHash(0, nil)
 		signed, err = q.key.Sign(tree)
