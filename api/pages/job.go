@@ -246,6 +246,8 @@ func stepWords(step string) string {
 		return "Downloading the catalog"
 	case "capture":
 		return "Having brought what is missing"
+	case "look":
+		return "Asking upstream which packages changed"
 	case "plan":
 		return "Looking what changed"
 	case "":
