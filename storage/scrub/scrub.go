@@ -44,6 +44,17 @@ func (s *Store) Named(ctx context.Context) (map[string]int64, error) {
 	return named, nil
 }
 
+// Unnamed returns blobs of at most so many bytes that no row names, of those that one has named.
+func (s *Store) Unnamed(ctx context.Context, most int64) ([]string, error) {
+	rows, _ := s.db.Pool.Query(ctx, `
+		SELECT digest FROM blobs WHERE size <= $1 AND digest NOT IN (SELECT digest FROM blob_names) ORDER BY digest`, most)
+	unnamed, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return nil, fmt.Errorf("unnamed blobs: %w", pg.Translate(err))
+	}
+	return unnamed, nil
+}
+
 // A Use is a row that names a blob.
 type Use struct {
 	Package string // "" for an archive

@@ -4,8 +4,11 @@
 package upkeep
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"time"
 
@@ -66,27 +69,30 @@ func (a *Auditor) Fsck(ctx context.Context) error {
 	for _, p := range problems {
 		a.find(p.Code, p.Subject, "%s", p.Problem)
 	}
-	if err := a.fsckBlobs(ctx); err != nil {
+	later, err := a.fsckBlobs(ctx)
+	if err != nil {
 		return err
 	}
 	err = ledger.New(a.DB.DB).Audit(ctx, a.Log, func(f ledger.Finding) { a.find(f.Code, f.Subject, "%s", f.Problem) })
 	if err != nil {
 		return err
 	}
-	return a.packages(ctx)
+	return a.packages(ctx, later)
 }
 
 // fsckBlobs compares the store's list with the rows. The registry may be live:
-// what they do not agree about is looked at again before it is a finding.
-func (a *Auditor) fsckBlobs(ctx context.Context) error {
+// what they do not agree about is looked at again before it is a finding. It returns
+// the latest of the records of each package that no row names.
+func (a *Auditor) fsckBlobs(ctx context.Context) (records map[string]*storage.PackageRecord, err error) {
 	named, err := a.DB.Scrub.Named(ctx)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	held, err := a.heldBlobs(ctx)
 	if err != nil {
-		return err
+		return nil, err
 	}
+	records = map[string]*storage.PackageRecord{}
 	done := 0
 	for digest, size := range named {
 		if done++; done%1000 == 0 {
@@ -99,29 +105,35 @@ func (a *Auditor) fsckBlobs(ctx context.Context) error {
 		uses, err := a.DB.Scrub.Uses(ctx, digest)
 		switch {
 		case err != nil:
-			return err
+			return nil, err
 		case len(uses) == 0 || problem == nil && info.Size == size:
 		case problem == nil:
 			a.find("blob_size", digest, "the blob has %d bytes, its row says %d", info.Size, size)
 		case lost(problem):
 			a.find("blob_missing", digest, "a row names this blob, and it is not in the store; `packbase verify --repair` makes it again if it can")
 		default:
-			return fmt.Errorf("look at blob %s: %w", digest, problem)
+			return nil, fmt.Errorf("look at blob %s: %w", digest, problem)
 		}
 	}
 	for digest, info := range held {
-		if _, ok := named[digest]; ok || time.Since(info.ModTime) < Grace {
+		if _, ok := named[digest]; ok {
+			continue
+		}
+		if rec, err := a.readRecord(ctx, digest); err == nil && (records[rec.Package] == nil || rec.Fence > records[rec.Package].Fence) {
+			records[rec.Package] = rec
+		}
+		if time.Since(info.ModTime) < Grace {
 			continue
 		}
 		uses, err := a.DB.Scrub.Uses(ctx, digest)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		if len(uses) == 0 {
 			a.find("blob_unnamed", digest, "no row names this blob of %d bytes; `packbase gc` removes it", info.Size)
 		}
 	}
-	return nil
+	return records, nil
 }
 
 func (a *Auditor) heldBlobs(ctx context.Context) (map[string]blob.Info, error) {
@@ -135,15 +147,15 @@ func (a *Auditor) heldBlobs(ctx context.Context) (map[string]blob.Info, error) {
 	return held, nil
 }
 
-// packages checks that the segments of each package hold its releases.
-func (a *Auditor) packages(ctx context.Context) error {
+// packages checks that no package shows what one of the later records hides, and that the segments of each hold its releases.
+func (a *Auditor) packages(ctx context.Context, later map[string]*storage.PackageRecord) error {
 	all, err := a.DB.Packages(ctx)
 	if err != nil {
 		return err
 	}
 	for i, p := range all {
 		a.progress("packages", i, len(all))
-		if err := a.hiddenByRecord(ctx, p.Name); err != nil {
+		if err := a.shownAgain(ctx, p.Name, later[p.Name]); err != nil {
 			return err
 		}
 		if err := a.gitOf(ctx, p.Name); err != nil {
@@ -153,23 +165,28 @@ func (a *Auditor) packages(ctx context.Context) error {
 	return nil
 }
 
-// hiddenByRecord checks that a package's row hides what its record does: nothing else knows that it is private. What was decided
-// just now is in the record when the package's next job has ended.
-func (a *Auditor) hiddenByRecord(ctx context.Context, pkg string) error {
+// shownAgain checks that the rows of a package do not show what its record hides: nothing else may know that it is private. If the database
+// was restored to an earlier time, a later record may be left that no row names. What was decided just now is in the record when the
+// package's next job has ended.
+func (a *Auditor) shownAgain(ctx context.Context, pkg string, later *storage.PackageRecord) error {
 	said, held, err := a.DB.PackageRecord(ctx, pkg)
-	if err != nil || held == "" {
+	if err != nil {
 		return err
 	}
-	raw, err := blob.ReadAll(ctx, a.Blobs, held)
-	if err != nil {
-		return ctx.Err() // what is lost or damaged has a finding of its own
+	rec, told := later, "a later record among the blobs, which `packbase gc` removes,"
+	if later == nil || later.Fence <= said.Fence || later.Upstream != said.Upstream {
+		rec, told = nil, "its record"
+		if held != "" {
+			rec, err = a.readRecord(ctx, held)
+		}
 	}
-	rec, err := storage.ParsePackageRecord(raw)
-	if err != nil {
+	switch {
+	case errors.Is(err, errNoRecord):
 		a.find("record_unreadable", pkg, "%v", err)
 		return nil
-	}
-	if said.Private || !rec.Private {
+	case err != nil: // what is lost or damaged has a finding of its own
+		return ctx.Err()
+	case rec == nil || !hides(rec, said):
 		return nil
 	}
 	for _, state := range []string{jobs.Queued, jobs.Running} {
@@ -177,8 +194,18 @@ func (a *Auditor) hiddenByRecord(ctx context.Context, pkg string) error {
 			return err
 		}
 	}
-	a.find("record_contested", pkg, "its row says that it is public, and its record %s that it is private; "+
-		"`packbase visibility %s private` or `public` settles it", held, pkg)
+	if rec.Private && !said.Private {
+		a.find("record_contested", pkg, "its row says that it is public, and %s that it is private; `packbase visibility %s private` or `public` settles it", told, pkg)
+	}
+	if rec.State == storage.Removed && said.State != storage.Removed {
+		a.find("record_contested", pkg, "its row says that it is here, and %s that it was removed; `packbase remove %s` does so again", told, pkg)
+	}
+	for _, t := range rec.Removed {
+		same := func(o storage.Tombstone) bool { return o.Tag == t.Tag && o.CommitOID == t.CommitOID }
+		if what := cmp.Or(t.Tag, t.CommitOID); !slices.ContainsFunc(said.Removed, same) {
+			a.find("record_contested", pkg+"@"+what, "no row says that it was removed, and %s does; `packbase remove %s %s` does so again", told, pkg, what)
+		}
+	}
 	return nil
 }
 

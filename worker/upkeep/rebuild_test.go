@@ -240,7 +240,7 @@ func TestRebuildShowsNoMore(t *testing.T) {
 	gone := later(shown, func(rec *storage.PackageRecord) {
 		rec.State, rec.StateReason, rec.Releases = storage.Removed, "asked for", 0
 	})
-	for _, raw := range [][]byte{first, open, hidden, shown} {
+	for _, raw := range [][]byte{hidden, shown} { // the others went when it was hidden
 		r.Spoil(digestOf(raw), nil)
 	}
 	for name, tt := range map[string]struct {
@@ -288,6 +288,62 @@ func TestRebuildShowsNoMore(t *testing.T) {
 		}
 		for _, raw := range tt.records {
 			r.Spoil(digestOf(raw), nil)
+		}
+	}
+}
+
+// What hides a package, or a release of it, outlives what showed it: if the record that says so is lost, none is left that says
+// otherwise, and a database that was restored to the time before is found out.
+func TestHiddenStaysHidden(t *testing.T) {
+	t.Parallel()
+	all := access.SeePrivate(t.Context())
+	remove := func(tag string) func(*workertest.Registry) error {
+		return func(r *workertest.Registry) error {
+			_, err := r.Remove(all, storage.Removal{Package: "hello", Tag: tag, Reason: "asked for"})
+			return err
+		}
+	}
+	for name, hide := range map[string]func(*workertest.Registry) error{
+		"private":           func(r *workertest.Registry) error { return r.SetVisibility(all, "hello", true) },
+		"a release removed": remove("v2.0.0"),
+		"removed":           remove(""),
+	} {
+		for _, edge := range []bool{false, true} { // which has no jobs
+			r := workertest.New(t)
+			stop := r.Work()
+			r.Mirror("hello", "v1.0.0", "v2.0.0")
+			before := digestOf(recordOf(t, r, "hello"))
+			dump, _ := rebuild(t, r)
+			if edge {
+				stop()
+			}
+			r.Must(hide(r))
+			a, found := auditor(r)
+			if edge {
+				r.Must(a.KeepRecord(all, "hello"))
+			} else {
+				_, _, err := r.Jobs.RequestProbe(all, "hello")
+				r.Must(err)
+			}
+			r.Eventually("there is another record", func() bool {
+				_, held, err := r.PackageRecord(all, "hello")
+				r.Must(err)
+				return held != before
+			})
+			stop()
+
+			a.DB = dump
+			r.Must(a.Fsck(all))
+			if !slices.ContainsFunc(*found, func(f upkeep.Finding) bool {
+				return f.Code == "record_contested" && strings.HasPrefix(f.Subject, "hello")
+			}) {
+				t.Errorf("%s, edge %v: restored to the time before: found %v", name, edge, *found)
+			}
+			r.Spoil(digestOf(recordOf(t, r, "hello")), nil)
+			db, lost := rebuild(t, r)
+			if seen, err := db.Releases(t.Context(), "hello"); err != nil || len(seen) > 0 {
+				t.Errorf("%s, edge %v: strangers see %d releases (%v), want none; found %v", name, edge, len(seen), err, lost)
+			}
 		}
 	}
 }

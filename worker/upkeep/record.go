@@ -3,6 +3,8 @@ package upkeep
 import (
 	"context"
 	"errors"
+	"fmt"
+	"io"
 	"maps"
 	"time"
 
@@ -10,6 +12,7 @@ import (
 	"github.com/francescobianco/packbase/storage/blob"
 	"github.com/francescobianco/packbase/storage/fault"
 	"github.com/francescobianco/packbase/storage/jobs"
+	"github.com/francescobianco/packbase/storage/release"
 )
 
 // KeepRecord stores what is known of a package besides its releases, if that changed and the package is here, so that it
@@ -61,7 +64,8 @@ func (a *Auditor) RecordJob(ctx context.Context, c jobs.Claim, sync *jobs.Sync, 
 	return a.DB.SetRecord(ctx, c, put)
 }
 
-// newRecord returns what is known of a package, changed by change, nil if the stored record says the same.
+// newRecord returns what is known of a package, changed by change, nil if the stored record says the same. If the new one hides
+// something, it first deletes those that show it: were the new one lost, a rebuild would believe them.
 func (a *Auditor) newRecord(ctx context.Context, pkg string, change func(*storage.PackageRecord)) (*storage.PackageRecord, error) {
 	rec, held, err := a.DB.PackageRecord(ctx, pkg)
 	if err != nil {
@@ -71,13 +75,63 @@ func (a *Auditor) newRecord(ctx context.Context, pkg string, change func(*storag
 	if held == "" {
 		return rec, nil
 	}
-	if raw, err := blob.ReadAll(ctx, a.Blobs, held); err == nil {
-		if old, err := storage.ParsePackageRecord(raw); err == nil && old.Same(rec) {
-			return nil, nil
+	switch old, err := a.readRecord(ctx, held); {
+	case err == nil && old.Same(rec):
+		return nil, nil
+	case err == nil && !hides(rec, old):
+		return rec, nil
+	}
+	return rec, a.forgetShown(ctx, rec, held)
+}
+
+func (a *Auditor) forgetShown(ctx context.Context, rec *storage.PackageRecord, held string) error {
+	unnamed, err := a.DB.Scrub.Unnamed(ctx, release.MaxManifestSize)
+	for _, digest := range append(unnamed, held) {
+		if old, problem := a.readRecord(ctx, digest); err == nil && problem == nil && old.Package == rec.Package && hides(rec, old) {
+			err = a.Blobs.Delete(ctx, digest)
 		}
+		if errors.Is(err, blob.ErrOthers) {
+			err = nil
+		}
+	}
+	return err
+}
+
+// hides reports whether a record hides something that another of its package shows.
+func hides(rec, other *storage.PackageRecord) bool {
+	return rec.Private && !other.Private || len(rec.Removed) > len(other.Removed) || rec.State == storage.Removed && other.State != storage.Removed
+}
+
+// errNoRecord says that a blob is something else.
+var errNoRecord = errors.New("not the record of a package")
+
+// readRecord returns the record that a blob is.
+func (a *Auditor) readRecord(ctx context.Context, digest string) (*storage.PackageRecord, error) {
+	b, err := a.Blobs.Open(ctx, digest)
+	if err != nil {
+		return nil, err
+	}
+	start := make([]byte, len(recordStart))
+	_, err = b.ReadAt(start, 0)
+	b.Close()
+	switch {
+	case err != nil && err != io.EOF:
+		return nil, err
+	case string(start) != recordStart || b.Size() > release.MaxManifestSize:
+		return nil, errNoRecord
+	}
+	raw, err := blob.ReadAll(ctx, a.Blobs, digest)
+	if err != nil {
+		return nil, err
+	}
+	rec, err := storage.ParsePackageRecord(raw)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", errNoRecord, err)
 	}
 	return rec, nil
 }
+
+const recordStart = "{\n  \"packbase_package\""
 
 // KeepRemovals does the same for what was removed of archives.
 func (a *Auditor) KeepRemovals(ctx context.Context) error {
