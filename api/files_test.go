@@ -76,7 +76,7 @@ func TestFilesPages(t *testing.T) {
 	first := files{
 		"README.md":     "# Hello\n\n![logo](docs/logo.png) [guide](docs/guide.md#use) <script>alert(2)</script>\n",
 		"docs/logo.png": png, "docs/guide.md": "# Use\n\n[back](../README.md)\n", "src/a.zig": "const a = \"<b>\";\n",
-		"src/same/x.zig": "x", "bin": "\x00\x01", "old.zig": "old", "page.html": "<script>alert(3)</script>",
+		"src/same/x.zig": "x", "src/\u202egiz.b": "if (\u2067admin) // \x1b[2J\tyes\r\n", "bin": "\x00\x01", "old.zig": "old", "page.html": "<script>alert(3)</script>",
 		"long": strings.Repeat("a", 600<<10), "longer": strings.Repeat("a", 4<<20+1), "long.md": strings.Repeat("# a\n\nb\n", 20<<10),
 	}
 	second := files{}
@@ -96,6 +96,8 @@ func TestFilesPages(t *testing.T) {
 		at("docs"):                           {"logo.png", "guide.md"},
 		at("docs/guide.md"):                  {"Use</h3>", `href="/hello/files?path=README.md&amp;tag=v1.0.0"`},
 		at("src/a.zig"):                      {"const a = &#34;&lt;b&gt;&#34;;"},
+		at("src"):                            {"src%2F%E2%80%AEgiz.b&amp;", "\uFFFDgiz.b<"},
+		at("src/\u202egiz.b"):                {"if (\uFFFDadmin) // \uFFFD[2J\tyes"},
 		at("page.html"):                      {"&lt;script&gt;alert(3)&lt;/script&gt;"},
 		at("bin"):                            {"It is no text."},
 		at("long.md"):                        {`<pre class="file"`}, // Markdown takes time

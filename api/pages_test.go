@@ -98,7 +98,7 @@ func (s *pageSite) wantIn(page string, parts ...string) {
 func TestPagesAreSafe(t *testing.T) {
 	t.Parallel()
 	s := newPageSite(t)
-	hostile := `</bdi><script>alert(1)</script><img src=x onerror=alert(2)>`
+	hostile := `</bdi><script>alert(1)</script><img src=x onerror=alert(2)>` + "\u202e\u2066\x1b[2J\u009b"
 	s.pkg("hello", hostile, `v1<script>alert(3)</script>`, "v2$(reboot)'\"")
 	s.exec(`UPDATE packages SET upstream = 'javascript:alert(4)', state = 'frozen', state_reason = $1`, hostile)
 	s.exec(`INSERT INTO rejected_tags (package, tag, oid, code, reason) VALUES ('hello', $1, $2, 'tree', $1)`, hostile, aDigest[:40])
@@ -107,9 +107,10 @@ func TestPagesAreSafe(t *testing.T) {
 	for _, path := range []string{
 		"/", "/packages", "/packages?q=%3Cscript%3E", "/hello", "/hello?tag=v1%3Cscript%3Ealert(3)%3C%2Fscript%3E",
 		"/jobs", "/jobs/01a209eb-ed1d-78ef-a76b-0c15076207fe", "/no%3Cscript%3E", "/hello?tag=%22%3E%3Cscript%3E",
+		"/packages?q=%E2%80%AE", "/no%E2%80%AE",
 	} {
 		a := s.ask(path, browser)
-		for _, bad := range []string{"<script>", "<img src=x", `="javascript:`, " style=", " onclick=", token} {
+		for _, bad := range []string{"<script>", "<img src=x", `="javascript:`, " style=", " onclick=", token, "\u202e", "\u2066", "\x1b", "\u009b"} {
 			if strings.Contains(string(a.body), bad) {
 				t.Errorf("GET %s: page has %q", path, bad)
 			}

@@ -13,6 +13,7 @@ import (
 	"path"
 	"strings"
 	"time"
+	"unicode"
 )
 
 //go:embed templates assets
@@ -91,10 +92,24 @@ func (s *renderer) render(w http.ResponseWriter, status int, p view) error {
 
 // write writes a page's HTML.
 func (s *renderer) write(w io.Writer, p view) error {
-	if err := s.pages[p.template()].ExecuteTemplate(w, "layout.html", p); err != nil {
+	if err := s.pages[p.template()].ExecuteTemplate(visible{w}, "layout.html", p); err != nil {
 		return fmt.Errorf("render %s: %w", p.template(), err)
 	}
 	return nil
+}
+
+// A visible writer shows what would not be seen, or have other text seen in another order than it is copied: names, READMEs and
+// sources are strangers'. It is given whole characters.
+type visible struct{ io.Writer }
+
+func (w visible) Write(b []byte) (int, error) {
+	_, err := w.Writer.Write(bytes.Map(func(r rune) rune {
+		if unicode.Is(unicode.Bidi_Control, r) || unicode.IsControl(r) && r != '\n' && r != '\t' && r != '\r' {
+			return unicode.ReplacementChar
+		}
+		return r
+	}, b))
+	return len(b), err
 }
 
 // head sets the headers that all pages have.

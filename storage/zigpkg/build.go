@@ -3,6 +3,7 @@ package zigpkg
 import (
 	"slices"
 	"strings"
+	"unicode"
 )
 
 // BuildName is the path of the file that says how a package is built.
@@ -84,14 +85,14 @@ func ScanBuild(src []byte) (found Build) {
 }
 
 func (b *Build) module(name string) {
-	if name != "" && len(b.Modules) < maxModules && !slices.Contains(b.Modules, name) {
+	if named(name) && len(b.Modules) < maxModules && !slices.Contains(b.Modules, name) {
 		b.Modules = append(b.Modules, name)
 	}
 }
 
 func (b *Build) option(o Option) {
 	known := func(other Option) bool { return other.Name == o.Name }
-	if o.Name != "" && len(b.Options) < maxOptions && !slices.ContainsFunc(b.Options, known) {
+	if named(o.Name) && len(b.Options) < maxOptions && !slices.ContainsFunc(b.Options, known) {
 		b.Options = append(b.Options, o)
 	}
 }
@@ -150,12 +151,21 @@ func (s *buildScanner) literal() string {
 	}
 	text := s.p.unquote(s.tok)
 	s.next()
-	return printable(text)
+	return text
 }
+
+// named reports whether text is a name that people can see and copy as it is: others are not told.
+func named(text string) bool { return text != "" && text == printable(text) }
 
 // printable makes text of any bytes, on one line and of bounded length.
 func printable(text string) string {
-	text = strings.Join(strings.Fields(strings.ReplaceAll(strings.ToValidUTF8(text, "\uFFFD"), "\x00", " ")), " ")
+	text = strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) && !unicode.IsSpace(r) {
+			return unicode.ReplacementChar
+		}
+		return r
+	}, strings.ToValidUTF8(text, "\uFFFD"))
+	text = strings.Join(strings.Fields(text), " ")
 	if len(text) > maxBuilt {
 		return strings.ToValidUTF8(text[:maxBuilt], "") + "…"
 	}
@@ -187,7 +197,7 @@ func (s *buildScanner) option() (o Option) {
 		return Option{}
 	}
 	s.next()
-	o.Text = s.literal()
+	o.Text = printable(s.literal())
 	var lines []string
 	for s.tok.kind == multilineLiteral {
 		lines = append(lines, strings.TrimPrefix(s.text(), `\\`))

@@ -33,7 +33,9 @@ var buildCases = []struct {
 		_ = b.addModule(name, .{});
 		const named = "n";
 		_ = b.addModule(named, .{});
-		_ = b.addModule("d\x00\n\"e", .{});`, Build{Modules: []string{"a", "b", "c", "n", `d "e`}}},
+		_ = b.addModule("d \"e", .{});`, Build{Modules: []string{"a", "b", "c", "n", `d "e`}}},
+	{"names that are not what is seen", "b.addModule(\"a\u202Eb\"); b.addModule(\"a\\u{200b}b\"); b.addModule(\"a\\x1bb\"); b.addModule(\" a\"); const c = \"\\n\"; b.addModule(c); b.addModule(\"" +
+		strings.Repeat("a", maxBuilt+1) + "\"); b.option(bool, \"o\u2066\", \"x\"); b.option(bool, \"o\", \"x\u202e\\x1b[2Jy\\n z\");", Build{Options: []Option{{"o", "bool", "x\uFFFD\uFFFD[2Jy z"}}}},
 	{"options", `
 		const tls = b.option(bool, "openssl", "Use the system's openssl") orelse false;
 		const m = b.option(enum { a, b }, "mode", "One, or two");
