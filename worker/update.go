@@ -9,7 +9,6 @@ import (
 	"io"
 	"net/http"
 	"net/url"
-	"os"
 	"slices"
 	"strings"
 	"time"
@@ -18,6 +17,7 @@ import (
 	"github.com/francescobianco/packbase/storage/fault"
 	"github.com/francescobianco/packbase/storage/jobs"
 	"github.com/francescobianco/packbase/storage/name"
+	"github.com/francescobianco/packbase/storage/userfile"
 	"github.com/francescobianco/packbase/worker/ingest"
 )
 
@@ -99,7 +99,7 @@ func (w *Worker) download(ctx context.Context, source string) ([]byte, error) {
 	defer cancel()
 	var body io.Reader
 	if name, ok := strings.CutPrefix(source, "file://"); ok {
-		f, err := os.Open(name)
+		f, err := userfile.Open(name)
 		if err != nil {
 			return nil, fault.New("catalog_unreadable", "the catalog's file cannot be read: "+ingest.WithoutPath(err).Error())
 		}

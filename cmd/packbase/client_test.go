@@ -300,7 +300,7 @@ func TestRefusals(t *testing.T) {
 			http.Redirect(w, r, "https://elsewhere.example/", http.StatusMovedPermanently)
 		case "/busy/api/list":
 			http.Error(w, "no upstream", http.StatusBadGateway)
-		case "/endless/api/list":
+		case "/endless/api/list", "/endless/log/policy":
 			for buf := make([]byte, 1<<20); ; {
 				if _, err := w.Write(buf); err != nil {
 					return
@@ -331,9 +331,10 @@ func TestRefusals(t *testing.T) {
 		{"a redirect", foreign.URL + "/moved", "", list, exitFailed, "elsewhere.example"},
 		{"a gateway without us", foreign.URL + "/busy/", "", list, exitAway, "502 Bad Gateway"},
 		{"endless answer", foreign.URL + "/endless", "", list, exitFailed, "larger than 64 MiB"},
+		{"endless policy", foreign.URL + "/endless", "", []string{"trust"}, exitFailed, "larger than 1.0 MiB"},
 	}
 	for _, tt := range tests {
-		env := map[string]string{"PACKBASE_URL": tt.url, "PACKBASE_TOKEN": tt.token, "PACKBASE_ROOT": t.TempDir()}
+		env := map[string]string{"PACKBASE_URL": tt.url, "PACKBASE_TOKEN": tt.token, "PACKBASE_ROOT": t.TempDir(), "HOME": t.TempDir()}
 		got := cli(t.Context(), env, tt.args...)
 		if got.code != tt.code || !strings.Contains(got.err, tt.want) || strings.Contains(got.err, "secret") {
 			t.Errorf("%s: got %d %q, want %d and %q", tt.name, got.code, got.err, tt.code, tt.want)

@@ -10,6 +10,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/spf13/cobra"
@@ -203,6 +204,35 @@ func TestConfigFile(t *testing.T) {
 	}
 	if _, stderr, code := said(t, nil, "config", "--config", "/not/there.toml"); code != exitUsage || !strings.Contains(stderr, "/not/there.toml") {
 		t.Errorf("a file that is not there: exit code %d, %s", code, stderr)
+	}
+}
+
+// A pipe in the place of a file is refused, wherever a file may be named: waiting for it would last for ever.
+func TestPipesAreNoFiles(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	pipe := filepath.Join(dir, "token")
+	if err := syscall.Mkfifo(pipe, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, args := range []string{
+		"config --config PIPE", "config PACKBASE_CONFIG=PIPE", "config PACKBASE_TOKEN_FILE=PIPE", "config --log-witnesses PIPE",
+		"verify PIPE", "verify --evidence PIPE", "warm --from PIPE", "trust --policy PIPE --offline http://127.0.0.1:1", "list --token-file PIPE",
+		"list --url http://127.0.0.1:1 PACKBASE_ROOT=DIR", "log key PACKBASE_LOG_KEY_FILE=PIPE PACKBASE_DATABASE_URL=postgres://127.0.0.1:1/x",
+		"log rotate PACKBASE_LOG_KEY_FILE=PIPE PACKBASE_DATABASE_URL=postgres://127.0.0.1:1/x",
+	} {
+		env := map[string]string{"HOME": dir}
+		var rest []string
+		for _, arg := range strings.Fields(strings.NewReplacer("PIPE", pipe, "DIR", dir).Replace(args)) {
+			if name, value, ok := strings.Cut(arg, "="); ok {
+				env[name] = value
+			} else {
+				rest = append(rest, arg)
+			}
+		}
+		if _, stderr, code := said(t, env, rest...); code == 0 || !strings.Contains(stderr, "no regular file") {
+			t.Errorf("%s: exit code %d, %s", args, code, stderr)
+		}
 	}
 }
 

@@ -31,6 +31,7 @@ import (
 // Limits of a bundle that is read.
 const (
 	MaxManifest = 64 << 20 // bytes of packbase-bundle.json
+	maxProof    = 64 << 10 // bytes of a proof without its checkpoint: an entry has 2 KiB, and there are 63 hashes at most
 	MaxPackage  = 4 << 30  // bytes of one tarball
 )
 
@@ -213,7 +214,11 @@ func readManifest(t *tar.Reader) (m Manifest, err error) {
 	if h.Size > MaxManifest {
 		return m, fmt.Errorf("%w: its list has %d bytes, at most %d are read", ErrInvalid, h.Size, MaxManifest)
 	}
-	if err := json.NewDecoder(t).Decode(&m); err != nil {
+	raw := make([]byte, h.Size)
+	if _, err = io.ReadFull(t, raw); err == nil {
+		err = json.Unmarshal(raw, &m)
+	}
+	if err != nil {
 		return m, fmt.Errorf("%w: its list cannot be read: %v", ErrInvalid, err)
 	}
 	if m.Format != 1 {
@@ -223,6 +228,11 @@ func readManifest(t *tar.Reader) (m Manifest, err error) {
 		for _, hash := range append([]string{p.Hash}, p.Aliases...) {
 			if err := zigpkg.ValidHash(hash); err != nil {
 				return m, fmt.Errorf("%w: %v", ErrInvalid, err)
+			}
+		}
+		for _, proof := range append([]string{p.Proof, m.Checkpoint}, p.Later...) {
+			if len(proof) > maxProof {
+				return m, fmt.Errorf("%w: what should prove %s has %d bytes", ErrInvalid, p.Hash, len(proof))
 			}
 		}
 		if p.Size < 0 || p.Size > MaxPackage {

@@ -100,4 +100,15 @@ func TestDamage(t *testing.T) {
 	if _, _, err := read(evil); !errors.Is(err, ErrInvalid) {
 		t.Errorf("hash that is a path: err = %v, want ErrInvalid", err)
 	}
+	for name, change := range map[string]func(*Manifest){
+		"a proof":          func(m *Manifest) { m.Packages[0].Proof = strings.Repeat("a", maxProof+1) },
+		"a later proof":    func(m *Manifest) { m.Packages[0].Later = []string{"", strings.Repeat("a", maxProof+1)} },
+		"their checkpoint": func(m *Manifest) { m.Checkpoint = strings.Repeat("a", maxProof+1) },
+	} {
+		m, bodies := sample()
+		change(&m)
+		if _, _, err := read(write(t, m, bodies)); !errors.Is(err, ErrInvalid) {
+			t.Errorf("%s too large: err = %v, want ErrInvalid", name, err)
+		}
+	}
 }

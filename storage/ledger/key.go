@@ -18,6 +18,7 @@ import (
 	"github.com/francescobianco/packbase/storage/fault"
 	"github.com/francescobianco/packbase/storage/logbook"
 	"github.com/francescobianco/packbase/storage/pg"
+	"github.com/francescobianco/packbase/storage/userfile"
 )
 
 // open reads the log's key. Only of a log that is new it makes one.
@@ -182,7 +183,7 @@ func (q *Sequencer) readKey(known []string) (key logbook.Signer, made bool, err 
 
 // ReadKey reads the key in a file. Its error is fs.ErrNotExist if there is no file.
 func ReadKey(file string) (logbook.Signer, error) {
-	secret, err := os.ReadFile(file)
+	secret, err := userfile.Read(file, userfile.MaxText)
 	if err != nil {
 		return logbook.Signer{}, fmt.Errorf("key of the log: %w", err)
 	}

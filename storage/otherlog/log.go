@@ -21,7 +21,6 @@ import (
 
 // Limits of what is read of somebody else's log.
 const (
-	maxFile    = 1 << 20 // bytes of a checkpoint, a policy or a proof
 	maxEntries = 10_000_000
 	readTime   = 30 * time.Second
 )
@@ -57,7 +56,7 @@ func (l *Log) ShownPolicy() ([]byte, error) {
 // seen. A key that has taken the place of the one that is remembered is followed.
 func Open(ctx context.Context, client *http.Client, base string, seen Memory) (*Log, error) {
 	base = strings.TrimRight(base, "/")
-	tiles, err := torchwood.NewTileFetcher(base+"/log", torchwood.WithHTTPClient(client))
+	tiles, err := logbook.TilesAt(base+"/log", client)
 	if err != nil {
 		return nil, err
 	}
@@ -93,9 +92,9 @@ func get(ctx context.Context, client *http.Client, url string) ([]byte, error) {
 	if res.StatusCode != http.StatusOK {
 		return nil, fmt.Errorf("%s answers %s", url, res.Status)
 	}
-	b, err := io.ReadAll(io.LimitReader(res.Body, maxFile+1))
-	if err == nil && len(b) > maxFile {
-		err = fmt.Errorf("%s has more than %d bytes", url, maxFile)
+	b, err := io.ReadAll(io.LimitReader(res.Body, logbook.MaxFile+1))
+	if err == nil && len(b) > logbook.MaxFile {
+		err = fmt.Errorf("%s has more than %d bytes", url, logbook.MaxFile)
 	}
 	return b, err
 }

@@ -16,9 +16,9 @@ import (
 	"os"
 	"path"
 	"path/filepath"
-	"syscall"
 
 	"github.com/francescobianco/packbase/storage/archive"
+	"github.com/francescobianco/packbase/storage/userfile"
 	"github.com/francescobianco/packbase/storage/zigpkg"
 )
 
@@ -146,18 +146,14 @@ const maxProof = 1 << 20
 
 // Proof returns the proof of a package, nil if there is none.
 func (c Cache) Proof(hash string) ([]byte, error) {
-	f, err := os.OpenFile(c.proof(hash), os.O_RDONLY|syscall.O_NONBLOCK, 0) // a pipe nobody writes to
-	if errors.Is(err, fs.ErrNotExist) {
+	proof, err := userfile.Read(c.proof(hash), maxProof)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
 		return nil, nil
+	case err != nil:
+		return nil, fmt.Errorf("no proof, remove it: %w", err)
 	}
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() || info.Size() > maxProof {
-		return nil, errors.Join(err, fmt.Errorf("%s is no proof: remove it", f.Name()))
-	}
-	return io.ReadAll(io.LimitReader(f, maxProof))
+	return proof, nil
 }
 
 func (c Cache) proof(hash string) string { return filepath.Join(c.Dir, "p", hash+".tlog-proof") }

@@ -3,8 +3,9 @@ package upstream
 import (
 	"encoding/base64"
 	"net/url"
-	"os"
 	"strings"
+
+	"github.com/francescobianco/packbase/storage/userfile"
 )
 
 // A Login is the user and password for one host.
@@ -27,7 +28,7 @@ func (l Login) secrets() []string {
 // The file is read each time, so a change needs no restart. Its format is that
 // of the GNU inetutils manual, "The .netrc file".
 func readNetrc(path string, u *url.URL) (Login, error) {
-	data, err := os.ReadFile(path)
+	data, err := userfile.Read(path, userfile.MaxText)
 	if err != nil {
 		return Login{}, err
 	}

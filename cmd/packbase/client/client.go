@@ -15,7 +15,6 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
-	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -27,7 +26,9 @@ import (
 	"github.com/francescobianco/packbase/api/wire"
 	"github.com/francescobianco/packbase/cmd/packbase/term"
 	"github.com/francescobianco/packbase/storage/fault"
+	"github.com/francescobianco/packbase/storage/logbook"
 	"github.com/francescobianco/packbase/storage/name"
+	"github.com/francescobianco/packbase/storage/userfile"
 )
 
 // Limits of a client.
@@ -133,7 +134,7 @@ func (p *program) clientToken(r *remote, base *url.URL) (string, error) {
 		}
 		file = filepath.Join(cmp.Or(p.Getenv("PACKBASE_ROOT"), "data"), "token")
 	}
-	b, err := os.ReadFile(file)
+	b, err := userfile.Read(file, userfile.MaxText)
 	switch {
 	case err == nil:
 		return checkToken(string(b), file)
@@ -184,13 +185,23 @@ func (c *client) post(ctx context.Context, path string, in any) ([]byte, error) 
 	return c.call(ctx, http.MethodPost, path, nil, in, callTimeout)
 }
 
+// logFile returns a file of the server's log, or a proof.
+func (c *client) logFile(ctx context.Context, path string) ([]byte, error) {
+	return c.callUpTo(ctx, logbook.MaxFile, http.MethodGet, path, nil, nil, callTimeout)
+}
+
 // call returns the body of the answer to one request, when its status is 2xx.
 // Otherwise the error is an *answerError, or an *awayError when the server
 // does not answer within timeout.
 func (c *client) call(ctx context.Context, method, path string, query url.Values, in any, timeout time.Duration) ([]byte, error) {
+	return c.callUpTo(ctx, maxAnswer, method, path, query, in, timeout)
+}
+
+// callUpTo is call for an answer of at most so many bytes.
+func (c *client) callUpTo(ctx context.Context, most int64, method, path string, query url.Values, in any, timeout time.Duration) ([]byte, error) {
 	short, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	body, err := c.exchange(short, method, path, query, in)
+	body, err := c.exchange(short, most, method, path, query, in)
 	if err != nil && ctx.Err() != nil {
 		return nil, ctx.Err()
 	}
@@ -200,18 +211,18 @@ func (c *client) call(ctx context.Context, method, path string, query url.Values
 	return body, err
 }
 
-func (c *client) exchange(ctx context.Context, method, path string, query url.Values, in any) ([]byte, error) {
+func (c *client) exchange(ctx context.Context, most int64, method, path string, query url.Values, in any) ([]byte, error) {
 	res, err := c.send(ctx, method, path, query, in)
 	if err != nil {
 		return nil, err
 	}
 	defer res.Body.Close()
-	body, err := io.ReadAll(io.LimitReader(res.Body, maxAnswer+1))
+	body, err := io.ReadAll(io.LimitReader(res.Body, most+1))
 	if err != nil {
 		return nil, &AwayError{c.base, err}
 	}
-	if len(body) > maxAnswer {
-		return nil, fmt.Errorf("the answer of %s is larger than %s", c.base, term.Size(maxAnswer))
+	if int64(len(body)) > most {
+		return nil, fmt.Errorf("the answer of %s is larger than %s", c.base, term.Size(most))
 	}
 	if res.StatusCode/100 != 2 {
 		return nil, newAnswerError(res, body)

@@ -21,6 +21,7 @@ import (
 	"github.com/francescobianco/packbase/api/route"
 	"github.com/francescobianco/packbase/cmd/packbase/term"
 	"github.com/francescobianco/packbase/storage/logbook"
+	"github.com/francescobianco/packbase/storage/userfile"
 )
 
 func (p *program) trustCommand() *cobra.Command {
@@ -94,9 +95,9 @@ a place without a network, where bundles are checked.`,
 // policyOf returns the policy in a file, or that which the server shows.
 func (p *program) policyOf(ctx context.Context, c *client, file string) ([]byte, error) {
 	if file == "" {
-		return c.get(ctx, route.Path(route.Log, logbook.PolicyFile), nil)
+		return c.logFile(ctx, route.Path(route.Log, logbook.PolicyFile))
 	}
-	policy, err := os.ReadFile(file)
+	policy, err := userfile.Read(file, userfile.MaxText)
 	if err != nil {
 		return nil, term.Usage("--policy: %w", err)
 	}
@@ -146,7 +147,7 @@ func (p *program) trusted(base *url.URL) (*trust, error) {
 
 func readTrust(file string) (*trust, error) {
 	t := &trust{file: file}
-	raw, err := os.ReadFile(t.file)
+	raw, err := userfile.Read(t.file, maxAnswer)
 	if errors.Is(err, fs.ErrNotExist) {
 		return t, errUntrusted
 	}
@@ -248,7 +249,7 @@ func (l *provedLog) begin() (err error) {
 // seen, and remembers it. If another key has taken the place of the one that is trusted, that is followed: as far as need be,
 // or to the one that is wanted, "" for none.
 func openLog(ctx context.Context, c *client, t *trust, wanted string) (*provedLog, error) {
-	tiles, err := torchwood.NewTileFetcher(c.url("/log", nil))
+	tiles, err := logbook.TilesAt(c.url("/log", nil), c.http)
 	if err != nil {
 		return nil, err
 	}
@@ -256,7 +257,7 @@ func openLog(ctx context.Context, c *client, t *trust, wanted string) (*provedLo
 	if err := l.begin(); err != nil {
 		return nil, err
 	}
-	signed, err := c.get(ctx, route.Path(route.Log, logbook.CheckpointFile), nil)
+	signed, err := c.logFile(ctx, route.Path(route.Log, logbook.CheckpointFile))
 	if err != nil {
 		return nil, err
 	}
@@ -329,7 +330,7 @@ func (l *provedLog) goesOn(ctx context.Context, small, large tlog.Tree) error {
 // which it has is part of the log that is read then, or nothing is trusted.
 func (l *provedLog) followKeys(ctx context.Context, signed []byte) error {
 	policy, then, err := logbook.FollowKeys(l.policy, signed, func(path string) ([]byte, error) {
-		proof, err := l.c.get(ctx, route.Path(route.Log, path), nil)
+		proof, err := l.c.logFile(ctx, route.Path(route.Log, path))
 		var answer *AnswerError
 		if errors.As(err, &answer) {
 			err = errors.New(answer.Message) // whose advice is for other troubles
@@ -357,7 +358,7 @@ func (l *provedLog) end() error {
 
 // prove demands a proof that a package with that hash was published.
 func (l *provedLog) prove(ctx context.Context, hash string) error {
-	proof, err := l.c.get(ctx, route.Path(route.Zig, hash+route.ProofSuffix), nil)
+	proof, err := l.c.logFile(ctx, route.Path(route.Zig, hash+route.ProofSuffix))
 	if err != nil {
 		return fmt.Errorf("%s: no proof: %w", hash, err)
 	}

@@ -18,6 +18,7 @@ import (
 	"github.com/francescobianco/packbase/storage/bundle"
 	"github.com/francescobianco/packbase/storage/capture"
 	"github.com/francescobianco/packbase/storage/logbook"
+	"github.com/francescobianco/packbase/storage/userfile"
 	"github.com/francescobianco/packbase/storage/zigcache"
 	"github.com/francescobianco/packbase/storage/zigpkg"
 )
@@ -80,7 +81,7 @@ func (v Verification) Run(ctx context.Context, run *term.Program, path string) e
 
 // bundle checks a file: its bytes, the hashes of its packages, and its proofs.
 func (w *verifying) bundle(ctx context.Context, file string) error {
-	f, err := os.Open(file)
+	f, err := userfile.Open(file)
 	if err != nil {
 		return err
 	}
@@ -200,7 +201,7 @@ func dependenciesOf(ctx context.Context, cache zigcache.Cache, hash string) (dep
 		}
 		return deps, err == nil, err
 	}
-	f, err := os.Open(cache.Tarball(hash))
+	f, err := userfile.Open(cache.Tarball(hash))
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, false, nil
 	}
@@ -215,7 +216,7 @@ func dependenciesOf(ctx context.Context, cache zigcache.Cache, hash string) (dep
 	if deps, err = zigcache.Check(ctx, hash, f, info.Size()); err != nil {
 		return nil, false, err
 	}
-	nested := capture.NewReader(func(context.Context, string) (io.ReadCloser, error) { return os.Open(cache.Tarball(hash)) })
+	nested := capture.NewReader(func(context.Context, string) (io.ReadCloser, error) { return userfile.Open(cache.Tarball(hash)) })
 	deps, err = nested.Dependencies(ctx, hash, deps)
 	return deps, err == nil, err
 }

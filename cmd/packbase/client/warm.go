@@ -22,6 +22,7 @@ import (
 	"github.com/francescobianco/packbase/cmd/packbase/term"
 	"github.com/francescobianco/packbase/storage/bundle"
 	"github.com/francescobianco/packbase/storage/jobs"
+	"github.com/francescobianco/packbase/storage/userfile"
 	"github.com/francescobianco/packbase/storage/zigcache"
 )
 
@@ -102,7 +103,7 @@ func (p *program) cache(ctx context.Context, zig, dir string) (c zigcache.Cache,
 // openBundle returns the stream of a file, or of what the server has for a project.
 func (p *program) openBundle(ctx context.Context, r *remote, args []string, from string, partial bool) (io.ReadCloser, error) {
 	if from != "" {
-		f, err := os.Open(from)
+		f, err := userfile.Open(from)
 		if err != nil {
 			return nil, term.Usage("--from: %w", err)
 		}

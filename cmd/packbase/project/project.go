@@ -5,17 +5,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
+	"github.com/francescobianco/packbase/storage/userfile"
 	"github.com/francescobianco/packbase/storage/zigpkg"
 )
 
@@ -81,22 +79,8 @@ func Manifests(dir string) ([]Manifest, error) {
 }
 
 func read(name string) (string, error) {
-	f, err := os.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0) // a pipe nobody writes to
-	if err != nil {
-		return "", err
-	}
-	defer f.Close()
-	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
-		return "", errors.Join(err, fmt.Errorf("%s is no file", name))
-	}
-	b, err := io.ReadAll(io.LimitReader(f, zigpkg.MaxManifestBytes+1))
-	if err != nil {
-		return "", err
-	}
-	if len(b) > zigpkg.MaxManifestBytes {
-		return "", fmt.Errorf("%s is larger than Zig reads", name)
-	}
-	return string(b), nil
+	b, err := userfile.Read(name, zigpkg.MaxManifestBytes)
+	return string(b), err
 }
 
 // Version returns what a zig says is its version, as in 0.15.2.

@@ -90,8 +90,8 @@ func TestManifestIsAPipe(t *testing.T) {
 	}()
 	select {
 	case err := <-read:
-		if err == nil || !strings.Contains(err.Error(), pipe+" is no file") {
-			t.Errorf("%v, want that %s is no file", err, pipe)
+		if err == nil || !strings.Contains(err.Error(), pipe+": it is no regular file") {
+			t.Errorf("%v, want that %s is no regular file", err, pipe)
 		}
 	case <-time.After(time.Minute):
 		t.Error("the pipe is waited for")

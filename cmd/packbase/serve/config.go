@@ -9,7 +9,6 @@ import (
 	"net"
 	"net/netip"
 	"net/url"
-	"os"
 	"path/filepath"
 	"runtime"
 	"strconv"
@@ -25,6 +24,7 @@ import (
 	"github.com/francescobianco/packbase/cmd/packbase/term"
 	"github.com/francescobianco/packbase/storage/gitpack"
 	"github.com/francescobianco/packbase/storage/logbook"
+	"github.com/francescobianco/packbase/storage/userfile"
 	"github.com/francescobianco/packbase/worker"
 	"github.com/francescobianco/packbase/worker/ingest"
 	"github.com/francescobianco/packbase/worker/upstream"
@@ -261,7 +261,7 @@ func valueOf(p *term.Program, s setting, flags *pflag.FlagSet, file settingsFile
 	}
 	env := s.env() + "_FILE"
 	if name := p.Getenv(env); s.secret && name != "" {
-		b, err := os.ReadFile(name)
+		b, err := userfile.Read(name, userfile.MaxText)
 		if err != nil {
 			return value{}, term.Usage("%s: %w", env, err)
 		}
@@ -517,7 +517,7 @@ func logName(c *Config, s string) error {
 }
 
 func witnesses(c *Config, file string) error {
-	text, err := os.ReadFile(file)
+	text, err := userfile.Read(file, userfile.MaxText)
 	if err != nil {
 		return err
 	}

@@ -2,8 +2,6 @@ package serve
 
 import (
 	"fmt"
-	"io"
-	"os"
 	"slices"
 	"strings"
 
@@ -11,6 +9,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/francescobianco/packbase/cmd/packbase/term"
+	"github.com/francescobianco/packbase/storage/userfile"
 )
 
 const (
@@ -35,17 +34,9 @@ func readFile(p *term.Program, flags *pflag.FlagSet) (settingsFile, error) {
 	if f.name == "" {
 		return f, nil
 	}
-	file, err := os.Open(f.name)
+	raw, err := userfile.Read(f.name, maxFile)
 	if err != nil {
-		return f, fmt.Errorf("%s: %w", fileEnv, err)
-	}
-	defer file.Close()
-	raw, err := io.ReadAll(io.LimitReader(file, maxFile+1))
-	if err != nil {
-		return f, fmt.Errorf("%s: %w", fileEnv, err)
-	}
-	if len(raw) > maxFile {
-		return f, fmt.Errorf("%s: %s has more than %d bytes; want lines like port = 8080", fileEnv, f.name, maxFile)
+		return f, fmt.Errorf("%s: %w; want lines like port = 8080", fileEnv, err)
 	}
 	var said map[string]any
 	if err := toml.Unmarshal(raw, &said); err != nil {

@@ -30,6 +30,7 @@ import (
 	"github.com/francescobianco/packbase/storage/engines"
 	"github.com/francescobianco/packbase/storage/jobs"
 	"github.com/francescobianco/packbase/storage/name"
+	"github.com/francescobianco/packbase/storage/userfile"
 	"github.com/francescobianco/packbase/worker/ingest"
 )
 
@@ -215,7 +216,7 @@ func ensureToken(cfg *Config) (file string, err error) {
 		return "", nil
 	}
 	file = filepath.Join(cfg.Root, "token")
-	b, err := os.ReadFile(file)
+	b, err := userfile.Read(file, userfile.MaxText)
 	if errors.Is(err, fs.ErrNotExist) {
 		b = []byte(rand.Text() + "\n")
 		err = os.WriteFile(file, b, 0o600)

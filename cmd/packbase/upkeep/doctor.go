@@ -33,6 +33,7 @@ import (
 	"github.com/francescobianco/packbase/storage/engines"
 	"github.com/francescobianco/packbase/storage/fault"
 	"github.com/francescobianco/packbase/storage/queue"
+	"github.com/francescobianco/packbase/storage/userfile"
 	"github.com/francescobianco/packbase/worker/upstream"
 )
 
@@ -453,7 +454,7 @@ func (d *doctor) catalog(ctx context.Context) ([]catalog.Entry, error) {
 	var body io.ReadCloser
 	var err error
 	if name, ok := strings.CutPrefix(d.cfg.Source, "file://"); ok {
-		body, err = os.Open(name)
+		body, err = userfile.Open(name)
 	} else {
 		body, err = d.download(ctx, d.cfg.Source)
 	}

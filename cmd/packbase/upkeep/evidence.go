@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
-	"os"
 	"path"
 	"slices"
 	"strings"
@@ -21,6 +20,7 @@ import (
 	"github.com/francescobianco/packbase/storage/logbook"
 	"github.com/francescobianco/packbase/storage/name"
 	"github.com/francescobianco/packbase/storage/otherlog"
+	"github.com/francescobianco/packbase/storage/userfile"
 	"github.com/francescobianco/packbase/worker/upstream"
 )
 
@@ -32,7 +32,7 @@ func (p *program) orEvidence(cmd *cobra.Command) *cobra.Command {
 		if *file == "" {
 			return check(cmd, args)
 		}
-		raw, err := os.ReadFile(*file)
+		raw, err := userfile.Read(*file, 4*userfile.MaxText) // two proofs
 		if err != nil {
 			return term.Usage("--evidence: %w", err)
 		}

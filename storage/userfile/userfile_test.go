@@ -1,0 +1,57 @@
+package userfile_test
+
+import (
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/francescobianco/packbase/storage/userfile"
+)
+
+func TestRead(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	at := func(name string) string { return filepath.Join(dir, name) }
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	must(os.WriteFile(at("file"), []byte("12345678"), 0o600))
+	must(os.Symlink("file", at("link")))
+	must(syscall.Mkfifo(at("pipe"), 0o600))
+	must(os.Symlink("pipe", at("link to a pipe")))
+	l, err := net.Listen("unix", at("socket"))
+	must(err)
+	defer l.Close()
+	for name, problem := range map[string]string{
+		at("file"): "", at("link"): "", "/dev/null": "",
+		at("pipe"): "no regular file", at("link to a pipe"): "no regular file", at("socket"): "no such device", dir: "no regular file", "/dev": "no regular file",
+		"/dev/zero": "more than 8 bytes", "/proc/self/status": "more than 8 bytes",
+	} {
+		b, err := userfile.Read(name, 8)
+		if (err == nil) != (problem == "") || err != nil && !strings.Contains(err.Error(), problem) {
+			t.Errorf("%s: %q, %v; want an error with %q", name, b, err, problem)
+		}
+	}
+	if _, err := userfile.Open(at("nothing")); !os.IsNotExist(err) {
+		t.Errorf("err = %v, want %v", err, fs.ErrNotExist)
+	}
+
+	r, w, err := os.Pipe()
+	must(err)
+	defer r.Close()
+	go func() {
+		_, _ = w.WriteString("given")
+		w.Close()
+	}()
+	if b, err := userfile.Read(fmt.Sprintf("/dev/fd/%d", r.Fd()), 8); string(b) != "given" || err != nil {
+		t.Errorf("a pipe that the shell gives: %q, %v", b, err)
+	}
+}
