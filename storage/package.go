@@ -150,7 +150,7 @@ func branchesOf(ctx context.Context, q pg.Querier, pkg string) ([]Branch, error)
 func (db *DB) BranchCommit(ctx context.Context, pkg, branch string) (string, error) {
 	var oid string
 	err := db.Pool.QueryRow(ctx, `
-		SELECT commit_oid FROM branches WHERE package = first_name($1) AND branch = $2 AND seen(package, $3)`, pkg, branch, access.SeesPrivate(ctx)).Scan(&oid)
+		SELECT commit_oid FROM branches WHERE package = `+seenName+` AND branch = $2 AND seen(package, $3)`, pkg, branch, access.SeesPrivate(ctx)).Scan(&oid)
 	if err != nil {
 		return "", fmt.Errorf("branch %s of %s: %w", branch, pkg, pg.Translate(err))
 	}

@@ -24,14 +24,18 @@ const releaseColumns = `
 	id, package, COALESCE(tag, '') AS tag, COALESCE(tag_oid, '') AS tag_oid, commit_oid, tree_oid, commit_time,
 	digest, size, content_digest, md5, crc32, manifest_digest, zig_hash, zig_legacy_hash, zig, created_at, private, shown`
 
+// seenName is the name under which the rows of the package $1 are, and one that no package has if the reader may not know of it ($3 says
+// whether he sees private packages): then nothing is looked up that would take time.
+const seenName = `(SELECT CASE WHEN seen(name, $3) THEN name ELSE '/' END FROM first_name($1) AS name)`
+
 // ReleaseByTag returns the release of pkg published under tag.
 // It returns ErrNotFound if there is none, a *GoneError if it was removed.
 func (db *DB) ReleaseByTag(ctx context.Context, pkg, tag string) (Release, error) {
 	rows, _ := db.Pool.Query(ctx, `
 		SELECT `+releaseColumns+` FROM served_releases
-		WHERE package = first_name($1) AND tag = $2 AND ($3 OR NOT private)`, pkg, tag, access.SeesPrivate(ctx))
+		WHERE package = `+seenName+` AND tag = $2 AND ($3 OR NOT private)`, pkg, tag, access.SeesPrivate(ctx))
 	r, err := oneRelease(rows, pkg+"@"+tag)
-	return r, db.orGone(ctx, err, `package = first_name($1) AND tag = $2`, pkg, tag)
+	return r, db.orGone(ctx, err, `package = `+seenName+` AND tag = $2`, pkg, tag)
 }
 
 // ReleaseByCommit returns the release or snapshot of a commit that was
@@ -40,9 +44,9 @@ func (db *DB) ReleaseByTag(ctx context.Context, pkg, tag string) (Release, error
 func (db *DB) ReleaseByCommit(ctx context.Context, pkg, oid string) (Release, error) {
 	rows, _ := db.Pool.Query(ctx, `
 		SELECT `+releaseColumns+` FROM served_releases
-		WHERE id = (SELECT min(id) FROM releases WHERE package = first_name($1) AND commit_oid = $2) AND ($3 OR NOT private)`, pkg, oid, access.SeesPrivate(ctx))
+		WHERE id = (SELECT min(id) FROM releases WHERE package = `+seenName+` AND commit_oid = $2) AND ($3 OR NOT private)`, pkg, oid, access.SeesPrivate(ctx))
 	r, err := oneRelease(rows, pkg+"#"+oid)
-	return r, db.orGone(ctx, err, `package = first_name($1) AND commit_oid = $2`, pkg, oid)
+	return r, db.orGone(ctx, err, `package = `+seenName+` AND commit_oid = $2`, pkg, oid)
 }
 
 // ReleaseByZigHash returns a release with the given Zig hash, in either form,

@@ -226,7 +226,7 @@ func (s *Store) List(ctx context.Context, f Filter) ([]Job, error) {
 	rows, _ := s.db.Pool.Query(ctx, `
 		SELECT `+columns+` FROM jobs
 		WHERE (@state = '' OR state = @state)
-			AND (@package = '' OR package = first_name(@package))
+			AND (@package = '' OR package = (SELECT CASE WHEN seen(name, @private) THEN name ELSE '/' END FROM first_name(@package) AS name))
 			AND (@run = 0 OR run_id = @run)
 			AND seen_job(kind, package, @private)
 			AND (@first OR (created_at, id) < (SELECT created_at, id FROM jobs WHERE id = @before))
