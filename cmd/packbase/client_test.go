@@ -300,6 +300,8 @@ func TestRefusals(t *testing.T) {
 			http.Redirect(w, r, "https://elsewhere.example/", http.StatusMovedPermanently)
 		case "/busy/api/list":
 			http.Error(w, "no upstream", http.StatusBadGateway)
+		case "/odd/api/list":
+			fmt.Fprint(w, `{"packages": ["a\u001b]0;x\u0007", "b\nc", "d\te", "f\u202e", "good"]}`)
 		case "/endless/api/list", "/endless/log/policy":
 			for buf := make([]byte, 1<<20); ; {
 				if _, err := w.Write(buf); err != nil {
@@ -332,6 +334,9 @@ func TestRefusals(t *testing.T) {
 		{"a gateway without us", foreign.URL + "/busy/", "", list, exitAway, "502 Bad Gateway"},
 		{"endless answer", foreign.URL + "/endless", "", list, exitFailed, "larger than 64 MiB"},
 		{"endless policy", foreign.URL + "/endless", "", []string{"trust"}, exitFailed, "larger than 1.0 MiB"},
+	}
+	if got := cli(t.Context(), map[string]string{"PACKBASE_URL": foreign.URL + "/odd", "HOME": t.TempDir()}, "__complete", "info", ""); got.out != "good\n:4\n" {
+		t.Errorf("completed with %q, want what a terminal shows as it is", got.out)
 	}
 	for _, tt := range tests {
 		env := map[string]string{"PACKBASE_URL": tt.url, "PACKBASE_TOKEN": tt.token, "PACKBASE_ROOT": t.TempDir(), "HOME": t.TempDir()}

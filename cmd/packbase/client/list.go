@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -140,7 +141,7 @@ func (p *program) completePackage(r *remote) completer {
 		if err != nil {
 			return nil, cobra.ShellCompDirectiveError
 		}
-		return n.Packages, cobra.ShellCompDirectiveNoFileComp
+		return words(n.Packages), cobra.ShellCompDirectiveNoFileComp
 	}
 }
 
@@ -158,8 +159,13 @@ func (p *program) completeRelease(r *remote) completer {
 		for i, t := range info.Tarballs {
 			tags[i] = t.Tag
 		}
-		return tags, cobra.ShellCompDirectiveNoFileComp | cobra.ShellCompDirectiveKeepOrder
+		return words(tags), cobra.ShellCompDirectiveNoFileComp | cobra.ShellCompDirectiveKeepOrder
 	}
+}
+
+// words returns what may be listed in a terminal: a server may say anything.
+func words(all []string) []cobra.Completion {
+	return slices.DeleteFunc(all, func(word string) bool { return term.Printable(word) != word })
 }
 
 func complete[T any](ctx context.Context, p *program, r *remote, path string) (T, error) {
