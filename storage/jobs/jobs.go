@@ -227,7 +227,7 @@ func (s *Store) List(ctx context.Context, f Filter) ([]Job, error) {
 		SELECT `+columns+` FROM jobs
 		WHERE (@state = '' OR state = @state)
 			AND (@package = '' OR package = (SELECT CASE WHEN seen(name, @private) THEN name ELSE '/' END FROM first_name(@package) AS name))
-			AND (@run = 0 OR run_id = @run)
+			AND (@run::bigint = 0 OR run_id = @run)
 			AND seen_job(kind, package, @private)
 			AND (@first OR (created_at, id) < (SELECT created_at, id FROM jobs WHERE id = @before))
 		ORDER BY created_at DESC, id DESC LIMIT @limit`,
