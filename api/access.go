@@ -238,10 +238,11 @@ func (s *Server) postRemove(w http.ResponseWriter, r *http.Request) error {
 	if err := readJSON(w, r, &in); err != nil {
 		return err
 	}
-	if in.Archive != "" && in.Package == "" {
-		return s.removeArchive(w, r, in)
-	}
 	switch {
+	case in.Archive != nil && (in.Package != "" || in.Tag != nil || in.Commit != nil):
+		return answer.New("invalid", "give an archive alone, or a package with a tag, a commit or neither")
+	case in.Archive != nil:
+		return s.removeArchive(w, r, *in.Archive, in.Reason)
 	case name.ValidPackage(in.Package) != nil:
 		return answer.NoPackage(in.Package)
 	case in.Tag != nil && in.Commit != nil:
@@ -277,15 +278,15 @@ func (s *Server) postRemove(w http.ResponseWriter, r *http.Request) error {
 }
 
 // removeArchive is postRemove for what a URL answered.
-func (s *Server) removeArchive(w http.ResponseWriter, r *http.Request, in wire.Remove) error {
-	d, err := name.ParseDependency(in.Archive)
+func (s *Server) removeArchive(w http.ResponseWriter, r *http.Request, archive, reason string) error {
+	d, err := name.ParseDependency(archive)
 	if err != nil || d.Git {
 		return fault.Invalid("archive", "want the http or https URL of an archive, as a build.zig.zon has it")
 	}
-	if err := storage.ValidReason(in.Reason); err != nil {
+	if err := storage.ValidReason(reason); err != nil {
 		return err
 	}
-	left, err := s.trees.Remove(r.Context(), d.URL, in.Reason)
+	left, err := s.trees.Remove(r.Context(), d.URL, reason)
 	if err != nil {
 		return answer.OrNotFound(err, answer.New("not_found", "what that URL answers is not stored here"))
 	}

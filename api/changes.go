@@ -28,7 +28,7 @@ func (s *Server) getChanges(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	wait, err := waitOf(r)
+	wait, err := waitOf(r, 0)
 	if err != nil {
 		return err
 	}

@@ -253,6 +253,7 @@ func (s *scene) reads() []call {
 		get(s.registry, "/api/jobs", 200), get(s.registry, "/api/jobs?state=failed&package=hello&limit=1", 200),
 		get(s.registry, "/api/jobs?before="+s.ended.String(), 200), get(s.registry, "/api/jobs?before="+uuid.NewString(), 200),
 		get(s.registry, "/api/jobs?state=no", 400), get(s.registry, "/api/jobs?package=..", 400), get(s.registry, "/api/jobs?before=x", 400),
+		get(s.registry, "/api/jobs?run=9223372036854775807", 200), get(s.registry, "/api/jobs?run=9223372036854775808", 400),
 		get(s.registry, "/api/jobs?limit=501", 400), get(s.away, "/api/jobs", 503),
 		get(s.registry, "/api/jobs/"+s.queued.String(), 200), get(s.registry, "/api/jobs/"+uuid.NewString(), 404),
 		get(s.registry, "/api/jobs/nonsense", 404), get(s.registry, "/api/jobs/%6e", 400), get(s.away, "/api/jobs/"+s.ended.String(), 503),
@@ -277,6 +278,8 @@ func (s *scene) reads() []call {
 		{commit + ".tar.gz", s.hello[1].Digest, "/p/hello/commit/" + strings.Repeat("0", 40) + ".tar.gz", "/p/hello/commit/%30.json",
 			"/p/broken/commit/" + s.brokenCommit() + ".tar.gz"},
 		{"/p/hello/branch/main.tar.gz", s.hello[3].Digest, "/p/hello/branch/no.tar.gz", "/p/hello/branch/%6d.tar.gz", "/p/broken/branch/main.tar.gz"},
+		{"/p/hello/tag?file=a/b.tar.gz", s.hello[2].Digest, "/p/hello/tag?file=v3.tar.gz", "/p/hello/tag?file=%00.tlog-proof", "/p/broken/tag?file=v1.tar.gz"},
+		{"/p/hello/branch?file=main.tar.gz", s.hello[3].Digest, "/p/hello/branch", "/p/hello/branch?file=%FF.json", "/p/broken/branch?file=main.tar.gz"},
 		{"/p/hello/branch/main.json", s.hello[3].ManifestDigest, "/p/hello/branch/no.json", "/p/hello/branch/%6d.json", "/p/broken/branch/main.tar.gz"},
 		{"/z/" + s.hello[0].ZigHash + ".tar.gz", s.digest, "/z/" + strings.Replace(s.hello[0].ZigHash, "1.0.0", "9.9.9", 1) + ".tar.gz", "/z/%61.tar.gz",
 			"/z/" + s.brokenZig() + ".tar.gz"},
@@ -327,7 +330,7 @@ func (s *scene) writes() []call {
 		post(s.away, "/api/fetch", fetch("queued"), 503, auth),
 
 		post(s.registry, "/api/check", `{"package":"nope"}`, 404, auth), post(s.registry, "/api/check", `{"package":""}`, 400, auth),
-		post(s.registry, "/api/check?wait=1", `{"package":"waiting"}`, 202, auth),
+		post(s.registry, "/api/check?wait=1", `{"package":"waiting"}`, 202, auth), post(s.registry, "/api/check?wait=0", `{"package":"hello"}`, 202, auth),
 		post(s.registry, "/api/check", long, 413, auth), post(s.away, "/api/check", `{"package":"hello"}`, 503, auth),
 
 		post(s.registry, "/api/review/hello", `{"decision":"accept"}`, 409, auth), post(s.registry, "/api/review/nope", `{"decision":"keep"}`, 404, auth),
@@ -381,10 +384,12 @@ func (s *scene) removals(post func(*registry, string, string, int, []string) cal
 		remove(`{"archive":"https://files.example/doomed.tar.gz","reason":"x"}`, 200), remove(`{"archive":"https://files.example/doomed.tar.gz","reason":"x"}`, 410),
 		remove(`{"archive":"https://files.example/nope.tar.gz","reason":"x"}`, 404), remove(`{"archive":"git+https://h/x","reason":"x"}`, 400),
 		remove(`{"archive":"https://files.example/doomed.tar.gz"}`, 400),
+		remove(`{"archive":"https://files.example/doomed.tar.gz","package":"hello","reason":"which of them?"}`, 400),
+		remove(`{"archive":"https://files.example/doomed.tar.gz","tag":"v1.0.0","reason":"x"}`, 400),
 		call{on: s.registry, method: http.MethodGet, path: "/api/archives?url=https://files.example/doomed.tar.gz", status: http.StatusGone},
 		call{on: s.registry, method: http.MethodGet, path: "/z/" + doomedHash + ".tar.gz", status: http.StatusGone},
 	}
-	for _, path := range []string{"/p/doomed/tag/v1.tar.gz", "/p/doomed/commit/" + rel.CommitOID + ".json", "/p/doomed/branch/main.tar.gz",
+	for _, path := range []string{"/p/doomed/tag/v1.tar.gz", "/p/doomed/commit/" + rel.CommitOID + ".json", "/p/doomed/branch/main.tar.gz", "/p/doomed/tag?file=v1.json", "/p/doomed/branch?file=main.json",
 		"/z/" + rel.ZigHash + ".tar.gz", "/api/blobs/" + rel.Digest} {
 		calls = append(calls, call{on: s.registry, method: http.MethodGet, path: path, status: http.StatusGone})
 	}

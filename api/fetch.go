@@ -24,7 +24,7 @@ const maxWait = 300 * time.Second
 
 // postFetch serves POST /api/fetch: it has a package mirrored.
 func (s *Server) postFetch(w http.ResponseWriter, r *http.Request) error {
-	wait, err := waitOf(r)
+	wait, err := waitOf(r, 0)
 	if err != nil {
 		return err
 	}
@@ -90,8 +90,8 @@ func (s *Server) enqueue(ctx context.Context, job jobs.Job) {
 }
 
 // waitOf returns how long the request wants to wait for its job:
-// ?wait=SECONDS, or Prefer: wait=SECONDS (RFC 7240, section 4.3).
-func waitOf(r *http.Request) (time.Duration, error) {
+// ?wait=SECONDS, or Prefer: wait=SECONDS (RFC 7240, section 4.3), else fallback.
+func waitOf(r *http.Request, fallback time.Duration) (time.Duration, error) {
 	text := r.URL.Query().Get("wait")
 	for _, prefer := range r.Header.Values("Prefer") {
 		for part := range strings.SplitSeq(prefer, ",") {
@@ -101,7 +101,7 @@ func waitOf(r *http.Request) (time.Duration, error) {
 		}
 	}
 	if text == "" {
-		return 0, nil
+		return fallback, nil
 	}
 	seconds, err := strconv.Atoi(text)
 	if err != nil || seconds < 0 {

@@ -192,6 +192,8 @@ func (s *Server) Handler() http.Handler {
 	r.Get(route.Tag, s.handle(s.getTagFile))
 	r.Get(route.Commit, s.handle(s.getCommitFile))
 	r.Get(route.Branch, s.handle(s.getBranchFile))
+	r.Get(route.TagFile, s.handle(fileInQuery(s.getTagFile)))
+	r.Get(route.BranchFile, s.handle(fileInQuery(s.getBranchFile)))
 	r.Get(route.Zig, s.handle(s.getZigPackage))
 	r.Get(route.Log, s.handle(s.getLogFile))
 
@@ -227,6 +229,18 @@ func (s *Server) readOnly() error {
 		message += "; write to " + s.opt.Central
 	}
 	return &answer.Error{Status: http.StatusForbidden, Code: "read_only", Message: message}
+}
+
+// fileInQuery has a handler of what a path ends in take that from the query.
+func fileInQuery(h func(http.ResponseWriter, *http.Request) error) func(http.ResponseWriter, *http.Request) error {
+	return func(w http.ResponseWriter, r *http.Request) error {
+		file := r.URL.Query().Get("file")
+		if !utf8.ValidString(file) || strings.ContainsFunc(file, unicode.IsControl) {
+			return answer.New("invalid", "file: it has bytes that no name here has")
+		}
+		chi.RouteContext(r.Context()).URLParams.Add("*", file)
+		return h(w, r)
+	}
 }
 
 // canonicalPath lets only one spelling of each path pass: what routes

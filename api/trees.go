@@ -137,7 +137,7 @@ var errManyTrees = &answer.Error{Status: http.StatusServiceUnavailable, Code: "b
 
 // postTree serves POST /api/trees: it has a tree captured.
 func (s *Server) postTree(w http.ResponseWriter, r *http.Request) error {
-	wait, err := waitOf(r)
+	wait, err := waitOf(r, 0)
 	if err != nil {
 		return err
 	}
@@ -207,7 +207,7 @@ func (s *Server) rootOf(ctx context.Context, said string) (m wire.TreeManifest, 
 
 // retryTree serves POST /api/trees/{name}/retry: its holes are tried again.
 func (s *Server) retryTree(w http.ResponseWriter, r *http.Request) error {
-	wait, err := waitOf(r)
+	wait, err := waitOf(r, 0)
 	if err != nil {
 		return err
 	}

@@ -24,7 +24,7 @@ func (s *Server) postUpdate(w http.ResponseWriter, r *http.Request) error {
 	if s.opt.ReadOnly {
 		return s.readOnly()
 	}
-	wait, err := waitOf(r)
+	wait, err := waitOf(r, 0)
 	if err != nil {
 		return err
 	}
@@ -130,7 +130,7 @@ func (s *Server) postCheck(w http.ResponseWriter, r *http.Request) error {
 	if err := name.ValidPackage(in.Package); err != nil {
 		return err
 	}
-	wait, err := waitOf(r)
+	wait, err := waitOf(r, time.Minute)
 	if err != nil {
 		return err
 	}
@@ -143,9 +143,6 @@ func (s *Server) postCheck(w http.ResponseWriter, r *http.Request) error {
 	}
 	if created {
 		s.enqueue(r.Context(), job)
-	}
-	if wait == 0 {
-		wait = 60 * time.Second
 	}
 	if job, err = s.waitFor(w, r, job, wait); err != nil {
 		return err

@@ -41,8 +41,11 @@ const (
 	Tag    = "/p/{package}/tag/*"
 	Commit = "/p/{package}/commit/{file}"
 	Branch = "/p/{package}/branch/*"
-	Zig    = "/z/{file}"
-	Log    = "/log/*"
+	// The same with `file` in the query, for clients that write a "/" in a parameter of the path as %2F.
+	TagFile    = "/p/{package}/tag"
+	BranchFile = "/p/{package}/branch"
+	Zig        = "/z/{file}"
+	Log        = "/log/*"
 
 	Trees      = "/api/trees"
 	Tree       = "/api/trees/{name}"

@@ -238,7 +238,7 @@ type Rename struct {
 // served to nobody any more.
 type Remove struct {
 	Package string  `json:"package,omitempty"`
-	Archive string  `json:"archive,omitempty"` // instead: the URL of an archive
+	Archive *string `json:"archive,omitempty"` // instead: the URL of an archive
 	Tag     *string `json:"tag,omitempty"`     // with neither a tag nor a commit, all of the package
 	Commit  *string `json:"commit,omitempty"`
 	Reason  string  `json:"reason"`

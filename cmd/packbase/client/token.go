@@ -157,7 +157,7 @@ URL is that of an archive, as a build.zig.zon has it: nothing is stored for it a
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		in := wire.Remove{Package: args[0], Reason: reason}
 		if len(args) == 1 && strings.Contains(args[0], "://") {
-			in = wire.Remove{Archive: args[0], Reason: reason}
+			in = wire.Remove{Archive: &args[0], Reason: reason}
 		} else if err := packageArg(args[0]); err != nil {
 			return err
 		}
