@@ -100,6 +100,15 @@ func (a *answers) send(w http.ResponseWriter, r *http.Request, client string, ra
 	return nil
 }
 
+// sendList sends a list as JSON.
+func (s *Server) sendList(w http.ResponseWriter, r *http.Request, list any) error {
+	raw, err := s.answers.make(r.Context(), func() (any, error) { return list, nil })
+	if err != nil {
+		return err
+	}
+	return s.answers.send(w, r, s.clientOf(r), raw)
+}
+
 func (a *answers) hold(client string, n int) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()

@@ -265,7 +265,8 @@ func (s *scene) reads() []call {
 		get(s.registry, "/p/nope/tag/v1.0.0.tar.gz", 404), get(s.registry, "/p/hello/tag/v1.0.0.zip", 404),
 		get(s.registry, "/p/hello/commit/"+s.hello[3].CommitOID+".tar.gz", 200), get(s.registry, commit+".json", 200),
 	}
-	for _, path := range []string{"/api/info/hello", "/api/check/hello", "/api/versions/hello", "/api/dependents/hello"} {
+	for _, path := range []string{"/api/info/hello", "/api/check/hello", "/api/versions/hello", "/api/dependents/hello",
+		"/api/list", "/api/search?q=hello", "/api/jobs", "/api/trees", "/packages", "/jobs", "/trees"} {
 		calls = append(calls, get(s.registry, path, 304, "If-None-Match", "*"))
 	}
 	for _, kind := range []string{"info", "check"} {

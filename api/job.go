@@ -51,8 +51,7 @@ func (s *Server) listJobs(w http.ResponseWriter, r *http.Request) error {
 		q.Set("before", jobs[len(jobs)-1].ID.String())
 		out.Next = r.URL.Path + "?" + q.Encode()
 	}
-	answer.JSON(w, http.StatusOK, out)
-	return nil
+	return s.sendList(w, r, out)
 }
 
 // jobFilter reads ?state=&package=&run=&before=&limit=.

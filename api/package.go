@@ -269,8 +269,7 @@ func (s *Server) listPackages(w http.ResponseWriter, r *http.Request) error {
 			out.Registered = append(out.Registered, p.Called())
 		}
 	}
-	answer.JSON(w, http.StatusOK, out)
-	return nil
+	return s.sendList(w, r, out)
 }
 
 // each returns what becomes of each of all: an empty list, not null, of none.

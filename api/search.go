@@ -40,8 +40,7 @@ func (s *Server) searchPackages(w http.ResponseWriter, r *http.Request) error {
 		q.Set("offset", strconv.Itoa(next))
 		out.Next = route.Search + "?" + q.Encode()
 	}
-	answer.JSON(w, http.StatusOK, out)
-	return nil
+	return s.sendList(w, r, out)
 }
 
 // search returns the packages that all of a query's conditions hold for, the best first.

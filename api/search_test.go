@@ -69,7 +69,8 @@ func TestLargeAnswersAreSentOnce(t *testing.T) {
 	t.Parallel()
 	g := newRegistry(t)
 	g.publish("hello", tagged{tag: "v1.0.0", files: zon("hello", "1.0.0")}, tagged{tag: "v1.1.0", files: zon("hello", "1.1.0")})
-	for _, path := range []string{"/api/info/hello", "/api/check/hello", "/api/versions/hello", "/api/dependents/hello"} {
+	for _, path := range []string{"/api/info/hello", "/api/check/hello", "/api/versions/hello", "/api/dependents/hello",
+		"/api/list", "/api/search?q=hello", "/api/jobs", "/api/trees"} {
 		whole := g.get(path)
 		tag := whole.Header.Get("ETag")
 		if whole.StatusCode != http.StatusOK || tag == "" || whole.Header.Get("Content-Encoding") != "" || whole.Header.Get("Cache-Control") != "no-cache" {

@@ -274,8 +274,7 @@ func (s *Server) listTrees(w http.ResponseWriter, r *http.Request) error {
 	if len(all) == limit {
 		out.Next = route.Trees + "?" + url.Values{"after": {all[limit-1].Name}, "limit": {strconv.Itoa(limit)}}.Encode()
 	}
-	answer.JSON(w, http.StatusOK, out)
-	return nil
+	return s.sendList(w, r, out)
 }
 
 func (s *Server) treeOf(r *http.Request) (tree.Tree, error) {
