@@ -150,8 +150,18 @@ func (u *update) fetchStale(ctx context.Context) error {
 		return err
 	}
 	u.n.PackagesTotal += len(all)
+	var failing []string
+	for _, c := range all {
+		if c.Failing {
+			failing = append(failing, c.Name)
+		}
+	}
+	if err := u.w.db.Jobs.Inherit(ctx, *u.job.Job.RunID, failing); err != nil {
+		return err
+	}
+	u.n.SourceRepoFailed += len(failing)
 	stale := slices.DeleteFunc(all, func(c catalog.Candidate) bool { return c.Fresh || c.Waiting })
-	u.n.SourceSkipped += u.n.PackagesTotal - len(stale)
+	u.n.SourceSkipped += u.n.PackagesTotal - len(stale) - len(failing)
 	if stale, err = u.leaveUnchanged(ctx, stale); err != nil {
 		return err
 	}

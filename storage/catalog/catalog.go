@@ -149,6 +149,7 @@ type Candidate struct {
 	Policy   Policy
 	Fresh    bool   // nothing changed since the last good sync
 	Waiting  bool   // failed lately, so that its next try is later, or is not active
+	Failing  bool   // Waiting, as it failed
 	Seen     string // as jobs.Sync has it: while upstream lists what it did, nothing is to be done; "" if something is to be, or may well be
 	Releases int    // that are here
 }
@@ -176,7 +177,8 @@ func (s *Store) Candidates(ctx context.Context, rules string) ([]Candidate, erro
 					ELSE c.source_updated <> '' AND p.release_count > 0 AND NOT c.policy ? 'branches'
 						AND NOT EXISTS (SELECT FROM branches b WHERE b.package = p.name) END
 				AND NOT `+retried+`, false) AS fresh,
-			COALESCE(p.state <> 'active' OR p.next_sync_at > now() AND p.upstream = c.upstream, false) AS waiting
+			COALESCE(p.state <> 'active' OR p.next_sync_at > now() AND p.upstream = c.upstream, false) AS waiting,
+			COALESCE(p.state = 'active' AND p.next_sync_at > now() AND p.upstream = c.upstream AND NOT p.sync_ok, false) AS failing
 		FROM catalog_entries c LEFT JOIN packages p ON lower(p.name) = lower(first_name(c.name))
 		WHERE c.problem = '' ORDER BY c.name`, rules)
 	all, err := pgx.CollectRows(rows, pgx.RowToStructByName[Candidate])

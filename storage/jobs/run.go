@@ -24,15 +24,16 @@ type Run struct {
 
 // Counters say what an update found and did. With fixtures counted in,
 // SourcePackages are SourceSkipped, ReposScanned and those of SourceRepoFailed
-// whose name is another's; each that was scanned ends as synced or failed.
+// whose name is another's, or which wait for their next try; each that was
+// scanned ends as synced or failed.
 type Counters struct {
 	SourceChanged     bool `json:"source_changed"`
 	SourcePackages    int  `json:"source_packages"`
 	SourceAdded       int  `json:"source_added"`
 	SourceUpdated     int  `json:"source_updated"`
 	SourceRemoved     int  `json:"source_removed"`
-	SourceSkipped     int  `json:"source_skipped"`      // entries that are not usable, and packages that are fresh, wait or are frozen
-	SourceRepoFailed  int  `json:"source_repo_failed"`  // packages whose sync failed
+	SourceSkipped     int  `json:"source_skipped"`      // entries that are not usable, and packages that are fresh or frozen
+	SourceRepoFailed  int  `json:"source_repo_failed"`  // packages whose last sync failed, in this run or before
 	SourceRepoCloned  int  `json:"source_repo_cloned"`  // packages that were synced for the first time
 	SourceRepoUpdated int  `json:"source_repo_updated"` // the others that were synced
 	ReposScanned      int  `json:"repos_scanned"`       // packages that were looked at
@@ -248,6 +249,20 @@ func (s *Store) ParkRun(ctx context.Context, c Claim, n Counters) error {
 	})
 	if err != nil {
 		return fmt.Errorf("park run: %w", pg.Translate(err))
+	}
+	return nil
+}
+
+// Inherit makes the last fetches of packages, which failed and are not due yet,
+// part of a run: what it could not mirror.
+func (s *Store) Inherit(ctx context.Context, run int64, packages []string) error {
+	_, err := s.db.Pool.Exec(ctx, `
+		UPDATE jobs SET run_id = $1 WHERE state = 'failed' AND id IN (
+			SELECT DISTINCT ON (j.package) j.id FROM jobs j JOIN packages p ON p.name = j.package
+			WHERE j.kind = $3 AND lower(p.name) IN (SELECT lower(first_name(n)) FROM unnest($2::text[]) n)
+			ORDER BY j.package, j.created_at DESC, j.id DESC)`, run, packages, FetchPackage)
+	if err != nil {
+		return fmt.Errorf("what a run could not mirror: %w", pg.Translate(err))
 	}
 	return nil
 }

@@ -160,7 +160,7 @@ func (p *program) updateCommand() *cobra.Command {
 		Long: `Have the catalog read again, and the packages mirrored that changed. One update
 runs at a time; a request during one makes one more follow. With --wait the
 command stays until all is done, through a cooldown as well; it names what could
-not be mirrored, and fails if anything could not.`,
+not be mirrored, now or before if it waits for its next try, and fails then.`,
 		Example: `  packbase update
   packbase update --wait --timeout 30m`,
 		Args: cobra.NoArgs,
@@ -266,7 +266,7 @@ func drawFailures(s *term.Screen, failed []wire.Job, all int) {
 	switch rest := all - len(failed); {
 	case rest > 0 && len(failed) == mostFailures:
 		s.Printf("and %s more: `packbase jobs --state failed --limit 500`\n", term.Number(rest))
-	case rest > 0: // no job was made for it, or it was cancelled
+	case rest > 0: // no job was made for it, or it was cancelled, or is no more
 		s.Printf("%s of the catalog could not be asked for: its name is another package's here, or its job was cancelled\n", term.Plural(rest, "package"))
 	}
 }
