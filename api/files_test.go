@@ -2,6 +2,7 @@ package api_test
 
 import (
 	"encoding/json"
+	"maps"
 	"net/http"
 	"net/url"
 	"strings"
@@ -87,23 +88,37 @@ func TestFilesPages(t *testing.T) {
 	second["src/a.zig"], second["new/b.zig"] = "const a = 2;\n", "b"
 	s.publish("hello", tagged{tag: "v1.0.0", files: first}, tagged{tag: "v1.1.0", files: second})
 
+	some := zon("some", "1.0.0")
+	some["build.zig.zon"] = strings.Replace(some["build.zig.zon"], `.paths = .{""}`, `.paths = .{ "build.zig.zon", "src" }`, 1)
+	some["src/a.zig"], some["docs/a.md"], some["src/gone.zig"] = "a", "a", "a"
+	other := maps.Clone(some)
+	other["src/a.zig"], other["docs/a.md"] = "b", "b"
+	delete(other, "src/gone.zig")
+	s.publish("some", tagged{tag: "v1.0.0", files: some}, tagged{tag: "v1.0.1", files: other})
+	docs := maps.Clone(other)
+	docs["docs/a.md"] = "c"
+	s.publish("some", tagged{tag: "v1.0.2", files: docs})
+
 	at := func(p string) string { return "/hello/files?path=" + url.QueryEscape(p) + "&tag=v1.0.0" }
 	for path, want := range map[string][]string{
-		"/hello":                             {`<h3 id="doc-hello">Hello</h3>`, `href="/hello/files?tag=v1.1.0"`, `href="/hello/diff?tag=v1.1.0"`, `src="/hello/files?path=docs%2Flogo.png&amp;raw=1&amp;tag=v1.1.0"`},
-		"/hello?tag=v1.0.0":                  {`href="/hello/files?path=docs%2Fguide.md&amp;tag=v1.0.0#doc-use"`},
-		"/hello/files?tag=v1.0.0":            {"old.zig", `href="/hello/files?path=docs&amp;tag=v1.0.0"`, ">folder<", "Hello</h3>"},
-		"/hello/files":                       {"new/", "page.html"},
-		at("docs"):                           {"logo.png", "guide.md"},
-		at("docs/guide.md"):                  {"Use</h3>", `href="/hello/files?path=README.md&amp;tag=v1.0.0"`},
-		at("src/a.zig"):                      {"const a = &#34;&lt;b&gt;&#34;;"},
-		at("src"):                            {"src%2F%E2%80%AEgiz.b&amp;", "\uFFFDgiz.b<"},
-		at("src/\u202egiz.b"):                {"if (\uFFFDadmin) // \uFFFD[2J\tyes"},
-		at("page.html"):                      {"&lt;script&gt;alert(3)&lt;/script&gt;"},
-		at("bin"):                            {"It is no text."},
-		at("long.md"):                        {`<pre class="file"`}, // Markdown takes time
-		at("long"):                           {"too large to be shown"},
-		at("docs/logo.png"):                  {`<img class="shown"`},
-		"/hello/diff":                        {"3\u00a0files differ", "old.zig", "removed", "new/b.zig", "added", "src/a.zig", "changed"},
+		"/hello":                  {`<h3 id="doc-hello">Hello</h3>`, `href="/hello/files?tag=v1.1.0"`, `href="/hello/diff?tag=v1.1.0"`, `src="/hello/files?path=docs%2Flogo.png&amp;raw=1&amp;tag=v1.1.0"`},
+		"/hello?tag=v1.0.0":       {`href="/hello/files?path=docs%2Fguide.md&amp;tag=v1.0.0#doc-use"`},
+		"/hello/files?tag=v1.0.0": {"old.zig", `href="/hello/files?path=docs&amp;tag=v1.0.0"`, ">folder<", "Hello</h3>"},
+		"/hello/files":            {"new/", "page.html"},
+		at("docs"):                {"logo.png", "guide.md"},
+		at("docs/guide.md"):       {"Use</h3>", `href="/hello/files?path=README.md&amp;tag=v1.0.0"`},
+		at("src/a.zig"):           {"const a = &#34;&lt;b&gt;&#34;;"},
+		at("src"):                 {"src%2F%E2%80%AEgiz.b&amp;", "\uFFFDgiz.b<"},
+		at("src/\u202egiz.b"):     {"if (\uFFFDadmin) // \uFFFD[2J\tyes"},
+		at("page.html"):           {"&lt;script&gt;alert(3)&lt;/script&gt;"},
+		at("bin"):                 {"It is no text."},
+		at("long.md"):             {`<pre class="file"`}, // Markdown takes time
+		at("long"):                {"too large to be shown"},
+		at("docs/logo.png"):       {`<img class="shown"`},
+		"/hello/diff":             {"3\u00a0files differ", "old.zig", "removed", "new/b.zig", "added", "src/a.zig", "changed"},
+		"/some/diff?tag=v1.0.1": {"2 in the Zig hash", `docs/a.md</bdi></td><td>changed</td><td><span class="soft">not in it`, `src/a.zig</bdi></td><td>changed</td><td>in it`,
+			`src/gone.zig</bdi></td><td>removed</td><td>in it`},
+		"/some/diff":                         {"none in the Zig hash"},
 		"/hello/diff?tag=v1.0.0&from=v1.1.0": {"3\u00a0files differ", "new/b.zig", "removed"},
 		"/hello/diff?tag=v1.0.0&from=v1.0.0": {"No file differs"},
 	} {

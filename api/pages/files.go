@@ -22,6 +22,7 @@ import (
 	"github.com/francescobianco/packbase/storage/fault"
 	"github.com/francescobianco/packbase/storage/gitpack"
 	"github.com/francescobianco/packbase/storage/release"
+	"github.com/francescobianco/packbase/storage/zigpkg"
 )
 
 const (
@@ -341,7 +342,8 @@ type diffPage struct {
 	From, To releaseRow
 	Changes  []changeRow
 	More     bool
-	Counts   struct{ Added, Removed, Changed int }
+	Counts   struct{ Added, Removed, Changed, Hashed int }
+	Hashes   bool // it is known which files make up the Zig hashes
 }
 
 func (*diffPage) template() string { return "diff" }
@@ -350,6 +352,7 @@ func (*diffPage) template() string { return "diff" }
 type changeRow struct {
 	Path, How string
 	Old, New  string // addresses, "" where it is not
+	Hashed    bool   // it made the Zig hash another one
 }
 
 // getDiff compares two releases for a browser: ?tag= or ?commit= with the one
@@ -377,12 +380,43 @@ func (s *Site) getDiff(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	page.fill(changes, more)
+	old, errOld := hashed(r.Context(), trees[0], &from)
+	new, errNew := hashed(r.Context(), trees[1], &to)
+	if err := errors.Join(errOld, errNew); err != nil {
+		return err
+	}
+	page.fill(changes, more, old, new)
 	return s.renderLarge(w, r, func() (view, error) { return page, nil })
 }
 
-func (p *diffPage) fill(changes []browse.Change, more bool) {
-	p.More = more
+// hashed tells which files make up the Zig hash of a release; it is nil of one without.
+func hashed(ctx context.Context, tree *browse.Tree, rel *storage.Release) (func(string) bool, error) {
+	if rel.ZigHash == "" && rel.ZigLegacyHash == "" {
+		return nil, nil
+	}
+	f, err := tree.Stat(ctx, zigpkg.ManifestName)
+	if errors.Is(err, fault.ErrNotFound) {
+		return (*zigpkg.Manifest)(nil).Includes, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	text, err := tree.Read(ctx, f, maxShown)
+	if isTooLarge(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	m, err := zigpkg.ParseManifest(text)
+	if err != nil {
+		return nil, nil // a link, perhaps
+	}
+	return m.Includes, nil
+}
+
+func (p *diffPage) fill(changes []browse.Change, more bool, hashedOld, hashedNew func(string) bool) {
+	p.More, p.Hashes = more, hashedOld != nil && hashedNew != nil
 	from, to := refOf(&p.From.Release), refOf(&p.To.Release)
 	for _, c := range changes {
 		row := changeRow{Path: c.Path, Old: from.Files(c.Path), New: to.Files(c.Path)}
@@ -399,6 +433,10 @@ func (p *diffPage) fill(changes []browse.Change, more bool) {
 				row.How = fmt.Sprintf("mode %o, was %o", c.New.Mode, c.Old.Mode)
 			}
 			p.Counts.Changed++
+		}
+		if p.Hashes && (hashedOld(c.Path) && c.Old.Mode != 0 || hashedNew(c.Path) && c.New.Mode != 0) && (c.Old.OID != c.New.OID || !c.Old.IsRegular() || !c.New.IsRegular()) {
+			row.Hashed = true
+			p.Counts.Hashed++
 		}
 		p.Changes = append(p.Changes, row)
 	}
