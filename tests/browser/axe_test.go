@@ -57,13 +57,7 @@ func TestAxe(t *testing.T) {
 	for _, path := range pages {
 		b.open(path)
 		eval[bool](b, source+"; true")
-		// Contrast depends on the scheme, and what is where on the width.
-		for width, scheme := range map[int64]string{360: "light", 1600: "dark"} {
-			b.do(looks(width, scheme))
-			for _, problem := range eval[[]string](b, runAxe) {
-				t.Errorf("%s, %d wide, %s: %s", path, width, scheme, problem)
-			}
-		}
+		b.axe(path)
 		for _, width := range []int64{360, 640, 960, 1600} {
 			for _, scheme := range []string{"light", "dark"} {
 				b.do(looks(width, scheme))
@@ -74,14 +68,29 @@ func TestAxe(t *testing.T) {
 		}
 	}
 
-	for dialog, open := range map[string]string{"#token": `document.querySelector("#sync").click(), true`,
-		"#sure-go": `document.querySelector("#reason").value = "a typo", document.querySelector("#manage").open = true, document.querySelector("#remove").requestSubmit(), true`} {
-		b.open("/args")
+	for name, dialog := range map[string]struct{ page, open, shows string }{
+		"token":  {"/args", `document.querySelector("#sync").click()`, "#token"},
+		"remove": {"/args", `document.querySelector("#manage").open = true, document.querySelector("#reason").value = "a typo", document.querySelector("#remove").requestSubmit()`, "#sure-go"},
+		"rename": {"/args", `document.querySelector("#manage").open = true, document.querySelector("#new-name").value = "arguments", document.querySelector("#rename").requestSubmit()`, "#sure-go"},
+		"keep":   {"/pkg-00007", `document.querySelector("#keep").click()`, "#sure-go"},
+	} {
+		b.open(dialog.page)
 		eval[bool](b, source+"; true")
-		eval[bool](b, open)
-		b.do(chromedp.WaitVisible(chromedp.CSS(dialog)))
-		for _, problem := range eval[[]string](b, runAxe) {
-			t.Errorf("the dialog with %s: %s", dialog, problem)
+		eval[bool](b, dialog.open+", true")
+		b.do(chromedp.WaitVisible(chromedp.CSS(dialog.shows)))
+		b.axe("the dialog of " + name)
+	}
+}
+
+// axe holds what the tab shows to axe: contrast depends on the scheme, and what is where on the width.
+func (b *tab) axe(name string) {
+	b.t.Helper()
+	for _, width := range []int64{360, 1600} {
+		for _, scheme := range []string{"light", "dark"} {
+			b.do(looks(width, scheme))
+			for _, problem := range eval[[]string](b, runAxe) {
+				b.t.Errorf("%s, %d wide, %s: %s", name, width, scheme, problem)
+			}
 		}
 	}
 }
