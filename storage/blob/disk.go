@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -25,7 +26,10 @@ import (
 type Disk struct {
 	dir     string // absolute
 	root    *os.Root
+	folder  *os.File // the root, for openat2(2)
 	staging *Staging
+
+	openSlowly atomic.Bool // there is no openat2(2)
 }
 
 // OpenDisk returns the store in the folder dir, and makes it if there is none.
@@ -47,11 +51,22 @@ func OpenDisk(dir string) (*Disk, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open blob store: %w", err)
 	}
-	root, err := os.OpenRoot(dir)
+	d, err := openFolder(dir)
 	if err != nil {
 		return nil, fmt.Errorf("open blob store: %w", diskError(err))
 	}
-	return &Disk{dir: dir, root: root, staging: staging}, nil
+	d.staging = staging
+	return d, nil
+}
+
+// openFolder returns the store in a folder, to be read.
+func openFolder(dir string) (*Disk, error) {
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return nil, err
+	}
+	folder, err := root.Open(".")
+	return &Disk{dir: dir, root: root, folder: folder}, err
 }
 
 // Put implements Store.
@@ -203,6 +218,53 @@ func (d *Disk) open(ctx context.Context, digest string) (Blob, error) {
 	if ctx.Err() != nil {
 		return nil, ctx.Err()
 	}
+	if err := checkDigest(digest); err != nil {
+		return nil, err
+	}
+	f, err := d.openFile(digest)
+	if err != nil {
+		return nil, err
+	}
+	info, err := f.Stat()
+	if err == nil && !info.Mode().IsRegular() {
+		err = fmt.Errorf("%s: %w: not a regular file", digest, ErrMismatch)
+	}
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return diskBlob{f, info}, nil
+}
+
+// openFile opens what has the name of a blob, and follows no link: somebody
+// could let one blob's name lead to another blob.
+func (d *Disk) openFile(digest string) (*os.File, error) {
+	if d.openSlowly.Load() {
+		return d.openLooked(digest)
+	}
+	how := unix.OpenHow{
+		Flags:   unix.O_RDONLY | unix.O_CLOEXEC | unix.O_NONBLOCK, // a pipe would be waited for
+		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS,
+	}
+	var fd int
+	err := error(unix.EAGAIN) // which it says of what is renamed meanwhile
+	for try := 0; try < attempts && (err == unix.EAGAIN || err == unix.EINTR); try++ {
+		fd, err = unix.Openat2(int(d.folder.Fd()), blobPath(digest), &how)
+	}
+	switch err {
+	case nil:
+		return os.NewFile(uintptr(fd), blobPath(digest)), nil
+	case unix.ELOOP:
+		return nil, fmt.Errorf("%s: %w: a link", digest, ErrMismatch)
+	case unix.ENOSYS, unix.EPERM: // an old kernel, or a container's filter that does not know the call
+		d.openSlowly.Store(true)
+		return d.openLooked(digest)
+	}
+	return nil, &fs.PathError{Op: "open", Path: blobPath(digest), Err: err}
+}
+
+// openLooked is openFile where all that can be done is to look before and after.
+func (d *Disk) openLooked(digest string) (*os.File, error) {
 	info, err := d.lstat(digest)
 	if err != nil {
 		return nil, err
@@ -211,8 +273,6 @@ func (d *Disk) open(ctx context.Context, digest string) (Blob, error) {
 	if err != nil {
 		return nil, err
 	}
-	// An os.Root follows symbolic links that stay inside: somebody could let
-	// one blob's name lead to another blob.
 	opened, err := f.Stat()
 	if err == nil && !os.SameFile(info, opened) {
 		err = fmt.Errorf("%s: %w: it changed while it was opened", digest, ErrMismatch)
@@ -221,7 +281,7 @@ func (d *Disk) open(ctx context.Context, digest string) (Blob, error) {
 		f.Close()
 		return nil, err
 	}
-	return diskBlob{f, opened}, nil
+	return f, nil
 }
 
 // lstat returns ErrMismatch for what is no regular file.

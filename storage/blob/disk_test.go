@@ -122,8 +122,17 @@ func TestDiskLinksStagedFilesOnly(t *testing.T) {
 // CR-15: what is no regular file is refused, and Put puts it right.
 func TestDiskRefusesOtherFiles(t *testing.T) {
 	t.Parallel()
-	dir := t.TempDir()
-	d := openDisk(t, dir)
+	t.Run("openat2", func(t *testing.T) {
+		dir := t.TempDir()
+		testRefusesOtherFiles(t, dir, openDisk(t, dir))
+	})
+	t.Run("without", func(t *testing.T) {
+		dir := t.TempDir()
+		testRefusesOtherFiles(t, dir, openDisk(t, dir).WithoutOpenat2())
+	})
+}
+
+func testRefusesOtherFiles(t *testing.T, dir string, d *blob.Disk) {
 	good := []byte("good")
 	digest := blobtest.Put(t, d, good)
 	other := blobtest.Put(t, d, []byte("other"))
@@ -160,8 +169,18 @@ func TestDiskRefusesOtherFiles(t *testing.T) {
 
 func TestDiskRefusesFolderOutside(t *testing.T) {
 	t.Parallel()
-	dir, outside := t.TempDir(), t.TempDir()
-	d := openDisk(t, dir)
+	t.Run("openat2", func(t *testing.T) {
+		dir := t.TempDir()
+		testRefusesFolderOutside(t, dir, openDisk(t, dir))
+	})
+	t.Run("without", func(t *testing.T) {
+		dir := t.TempDir()
+		testRefusesFolderOutside(t, dir, openDisk(t, dir).WithoutOpenat2())
+	})
+}
+
+func testRefusesFolderOutside(t *testing.T, dir string, d *blob.Disk) {
+	outside := t.TempDir()
 	b := []byte("content")
 	digest := blobtest.Digest(b)
 	if err := os.Symlink(outside, filepath.Dir(diskPath(dir)(digest))); err != nil {

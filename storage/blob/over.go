@@ -29,11 +29,11 @@ func ReadDisk(dir string) (*Disk, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open blob store: %w", err)
 	}
-	root, err := os.OpenRoot(dir)
+	d, err := openFolder(dir)
 	if err != nil {
 		return nil, fmt.Errorf("open blob store: %w", diskError(err))
 	}
-	return &Disk{dir: dir, root: root}, nil
+	return d, nil
 }
 
 // Folder returns the folder of s, "" if s is none.
