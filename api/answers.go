@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"fmt"
 	"io"
 	"net/http"
 	"slices"
@@ -13,6 +14,7 @@ import (
 	"sync"
 	"time"
 
+	lru "github.com/hashicorp/golang-lru/v2"
 	"github.com/klauspost/compress/gzhttp"
 	"github.com/klauspost/compress/gzip"
 
@@ -30,17 +32,61 @@ const (
 	heldForClient = 12 << 20 // bytes
 )
 
-// answers bounds the memory of answers that are being made and read.
+// Bounds of the answers that are kept.
+const (
+	maxKept    = 4096
+	maxKeptURI = 512      // bytes
+	keptBytes  = 32 << 20 // of them all
+	keptFor    = 10 * time.Second
+)
+
+// answers bounds the memory of answers that are being made and read, and keeps some that may be asked for again.
 type answers struct {
 	making chan struct{}
+	kept   *lru.Cache[string, kept]
 
 	mu      sync.Mutex
+	size    int // of those kept, in bytes
 	held    int
 	clients map[string]int // bytes held
 }
 
+// A kept answer is true while what it was made of is the same.
+type kept struct {
+	of  any // comparable
+	at  time.Time
+	raw []byte
+}
+
 func newAnswers() *answers {
-	return &answers{making: make(chan struct{}, makeAtOnce), clients: map[string]int{}}
+	a := &answers{making: make(chan struct{}, makeAtOnce), clients: map[string]int{}}
+	a.kept, _ = lru.NewWithEvict(maxKept, func(_ string, k kept) { a.size -= len(k.raw) }) // the error is about sizes below one
+	return a
+}
+
+// keep is make, unless the same was asked for a short time ago and made of the same. Without that, of is nil.
+func (a *answers) keep(r *http.Request, of any, body func() (any, error)) ([]byte, error) {
+	uri := r.URL.RequestURI()
+	if of == nil || len(uri) > maxKeptURI {
+		return a.make(r.Context(), body)
+	}
+	key := fmt.Sprint(access.SeesPrivate(r.Context()), uri)
+	if k, ok := a.kept.Get(key); ok && k.of == of && time.Since(k.at) < keptFor {
+		return k.raw, nil
+	}
+	began := time.Now()
+	raw, err := a.make(r.Context(), body)
+	if err != nil {
+		return nil, err
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.kept.Remove(key)
+	a.kept.Add(key, kept{of, began, raw})
+	for a.size += len(raw); a.size > keptBytes; {
+		a.kept.RemoveOldest()
+	}
+	return raw, nil
 }
 
 // make returns the JSON of what body returns, when there is a turn to make it.

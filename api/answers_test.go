@@ -3,8 +3,10 @@ package api
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"testing"
 
 	"github.com/francescobianco/packbase/storage/access"
@@ -81,5 +83,52 @@ func TestAnswersForOne(t *testing.T) {
 		if err := newAnswers().send(w, r, "a", []byte("{}")); err != nil || w.Header().Get("Cache-Control") != want {
 			t.Errorf("Cache-Control %q, want %q (%v)", w.Header().Get("Cache-Control"), want, err)
 		}
+	}
+}
+
+// An answer is made again when what it was made of is another, and for who sees more; and what is kept has a limit.
+func TestKeptAnswers(t *testing.T) {
+	t.Parallel()
+	a, made := newAnswers(), 0
+	ask := func(path string, private bool, of any, size int) {
+		t.Helper()
+		r := httptest.NewRequest("GET", path, nil)
+		if private {
+			r = r.WithContext(access.SeePrivate(r.Context()))
+		}
+		if raw, err := a.keep(r, of, func() (any, error) { made++; return strings.Repeat("x", size), nil }); err != nil || len(raw) != size+3 {
+			t.Errorf("%s: %d bytes, %v", path, len(raw), err)
+		}
+	}
+	for _, tt := range []struct {
+		path    string
+		private bool
+		of      any
+		made    int
+	}{
+		{"/a", false, "1", 1}, {"/a", false, "1", 1},
+		{"/a", true, "1", 2}, {"/a?b", false, "1", 3},
+		{"/a", false, "2", 4}, {"/a", false, "2", 4}, {"/a", false, "1", 5},
+		{"/a", false, nil, 6}, {"/a", false, nil, 7},
+		{"/" + strings.Repeat("a", maxKeptURI), false, "1", 8}, {"/" + strings.Repeat("a", maxKeptURI), false, "1", 9},
+	} {
+		if ask(tt.path, tt.private, tt.of, 1); made != tt.made {
+			t.Errorf("%.20s private=%v of %v: made %d times, want %d", tt.path, tt.private, tt.of, made, tt.made)
+		}
+	}
+	for i := range 50 {
+		ask(fmt.Sprint("/", i%40), false, i/40, 1<<20)
+	}
+	sum := 0
+	for _, k := range a.kept.Values() {
+		sum += len(k.raw)
+	}
+	if sum != a.size || sum > keptBytes || sum < keptBytes/2 {
+		t.Errorf("%d bytes are kept, counted as %d; want at most %d", sum, a.size, keptBytes)
+	}
+	before := a.kept.Len()
+	_, err := a.keep(httptest.NewRequest("GET", "/bad", nil), "1", func() (any, error) { return nil, errManyAnswers })
+	if err == nil || a.kept.Len() != before {
+		t.Errorf("an answer that could not be made: %v, and %d are kept, want %d", err, a.kept.Len(), before)
 	}
 }

@@ -2,6 +2,7 @@ package api_test
 
 import (
 	"bufio"
+	"fmt"
 	"net/http"
 	"slices"
 	"strings"
@@ -188,4 +189,37 @@ func (g *registry) awaitEvent(path, state string) {
 		}
 	}
 	g.t.Errorf("the events of %s ended before it was %s", path, state)
+}
+
+// What is told of a package is what is committed, whoever committed it, while others ask for the same all the time.
+func TestInfoIsWhatIsCommitted(t *testing.T) {
+	t.Parallel()
+	g := newRegistry(t)
+	g.publish("hot", tagged{tag: "v1.0.0", files: zon("hot", "1.0.0")})
+	stop := make(chan struct{})
+	var others sync.WaitGroup
+	for range 4 {
+		others.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+					g.get("/api/info/hot")
+				}
+			}
+		})
+	}
+	defer others.Wait()
+	defer close(stop)
+	for i := range 10 {
+		tag := fmt.Sprintf("v1.%d.0", i+1)
+		g.publish("hot", tagged{tag: tag, files: zon("hot", tag[1:])})
+		var info struct {
+			LatestTag string `json:"latest_tag"`
+		}
+		if g.get("/api/info/hot").into(t, &info); info.LatestTag != tag {
+			t.Fatalf("%s was published, and info says that %s is the newest", tag, info.LatestTag)
+		}
+	}
 }

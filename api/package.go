@@ -32,7 +32,7 @@ func (s *Server) answerInfo(w http.ResponseWriter, r *http.Request, name string)
 
 // answerPackage answers with what as makes of the description of a package.
 func (s *Server) answerPackage(w http.ResponseWriter, r *http.Request, name string, as func(*wire.Package) any) error {
-	raw, err := s.answers.make(r.Context(), func() (any, error) {
+	raw, err := s.answers.keep(r, s.committed(r), func() (any, error) {
 		body, err := s.describe(r, name)
 		if err != nil {
 			return nil, err
@@ -43,6 +43,17 @@ func (s *Server) answerPackage(w http.ResponseWriter, r *http.Request, name stri
 		return answer.OrNotFound(err, answer.NoPackage(name))
 	}
 	return s.answers.send(w, r, s.clientOf(r), raw)
+}
+
+// committed returns what an answer from rows is made of: the same for two requests if nothing was committed between them, nil if
+// that is not known.
+func (s *Server) committed(r *http.Request) any {
+	ctx, cancel := context.WithTimeout(r.Context(), findTimeout)
+	defer cancel()
+	if snapshot, err := s.now.Now(ctx); err == nil && snapshot != "" {
+		return snapshot
+	}
+	return nil
 }
 
 func (s *Server) describe(r *http.Request, pkg string) (*wire.Package, error) {
@@ -259,17 +270,23 @@ func (s *Server) listPackages(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	out := wire.List{Local: []string{}, Packages: []string{}, Registered: []string{}}
-	for _, p := range v.Packages {
-		out.Packages = append(out.Packages, p.Called())
-		if p.Local() {
-			out.Local = append(out.Local, p.Called())
+	raw, err := s.answers.keep(r, v, func() (any, error) {
+		out := wire.List{Local: []string{}, Packages: []string{}, Registered: []string{}}
+		for _, p := range v.Packages {
+			out.Packages = append(out.Packages, p.Called())
+			if p.Local() {
+				out.Local = append(out.Local, p.Called())
+			}
+			if p.Registered {
+				out.Registered = append(out.Registered, p.Called())
+			}
 		}
-		if p.Registered {
-			out.Registered = append(out.Registered, p.Called())
-		}
+		return out, nil
+	})
+	if err != nil {
+		return err
 	}
-	return s.sendList(w, r, out)
+	return s.answers.send(w, r, s.clientOf(r), raw)
 }
 
 // each returns what becomes of each of all: an empty list, not null, of none.

@@ -28,23 +28,37 @@ func (s *Server) searchPackages(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	found, err := s.search(r.Context(), q)
+	v, err := s.directory.Last(r.Context())
 	if err != nil {
 		return err
 	}
-	out := wire.Found{Query: q.Get("q"), Total: len(found), Results: []wire.Match{}}
-	for _, p := range page(found, offset, limit) {
-		out.Results = append(out.Results, newFoundBody(p))
+	var of any = v
+	if q.Get("zig_name") != "" || q.Get("fingerprint") != "" {
+		of = nil // Postgres knows these
 	}
-	if next := offset + limit; next < len(found) {
-		q.Set("offset", strconv.Itoa(next))
-		out.Next = route.Search + "?" + q.Encode()
+	raw, err := s.answers.keep(r, of, func() (any, error) {
+		found, err := s.search(r.Context(), v, q)
+		if err != nil {
+			return nil, err
+		}
+		out := wire.Found{Query: q.Get("q"), Total: len(found), Results: []wire.Match{}}
+		for _, p := range page(found, offset, limit) {
+			out.Results = append(out.Results, newFoundBody(p))
+		}
+		if next := offset + limit; next < len(found) {
+			q.Set("offset", strconv.Itoa(next))
+			out.Next = route.Search + "?" + q.Encode()
+		}
+		return out, nil
+	})
+	if err != nil {
+		return err
 	}
-	return s.sendList(w, r, out)
+	return s.answers.send(w, r, s.clientOf(r), raw)
 }
 
-// search returns the packages that all of a query's conditions hold for, the best first.
-func (s *Server) search(ctx context.Context, q url.Values) ([]*directory.Listing, error) {
+// search returns the packages of a view that all of a query's conditions hold for, the best first.
+func (s *Server) search(ctx context.Context, v *directory.View, q url.Values) ([]*directory.Listing, error) {
 	words, name, fingerprint := q.Get("q"), q.Get("zig_name"), q.Get("fingerprint")
 	if name == "" && fingerprint == "" && words == "" {
 		return nil, answer.New("invalid", "q: want 1 to 200 bytes of text to look for, or zig_name, or fingerprint")
@@ -61,10 +75,6 @@ func (s *Server) search(ctx context.Context, q url.Values) ([]*directory.Listing
 			return nil, answer.New("invalid", "fingerprint: want it as build.zig.zon has it, like 0x3610a68601d3a5e9")
 		}
 		fingerprint = fmt.Sprintf("%#016x", n)
-	}
-	v, err := s.directory.Last(ctx)
-	if err != nil {
-		return nil, err
 	}
 	found := v.Packages
 	if words != "" {

@@ -44,8 +44,8 @@ type Server struct {
 }
 
 // New returns the Git interface to what is published.
-func New(db *storage.DB, blobs *stored.Blobs, e *stored.Epoch, opt Options, log *slog.Logger) *Server {
-	store := newStore(db, blobs, e)
+func New(db *storage.DB, blobs *stored.Blobs, e *stored.Epoch, now *stored.Snapshots, opt Options, log *slog.Logger) *Server {
+	store := newStore(db, blobs, e, now)
 	smart := smarthttp.New(store, smarthttp.Options{Agent: "packbase/" + opt.Release, Window: blobs.Window, Client: opt.Client}, log)
 	return &Server{store: store, Handler: smart, log: log}
 }
@@ -55,7 +55,7 @@ func New(db *storage.DB, blobs *stored.Blobs, e *stored.Epoch, opt Options, log 
 func Handler(db *storage.DB, blobs blob.Store, release string) http.Handler {
 	log := slog.New(slog.DiscardHandler)
 	r := chi.NewRouter()
-	New(db, stored.New(db, blobs, log), stored.NewEpoch(db), Options{Release: release}, log).Route(r)
+	New(db, stored.New(db, blobs, log), stored.NewEpoch(db), stored.NewSnapshots(db), Options{Release: release}, log).Route(r)
 	return r
 }
 
@@ -97,13 +97,14 @@ func refuseReceivePack(http.ResponseWriter, *http.Request) error {
 
 // A store is what the Git interface reads: rows and blobs.
 //
-// Repositories are kept in memory under their package's revision, so all that
-// a request asks of Postgres is that number; when it is away, a repository is
+// Repositories are kept in memory under their package's revision, which is asked for when anything
+// was committed, and all that a request asks of Postgres is whether anything was; when it is away, a repository is
 // served as it was. Packs never change.
 type store struct {
 	db    *storage.DB
 	blobs *stored.Blobs
 	epoch *stored.Epoch
+	now   *stored.Snapshots
 	repos *lru.Cache[string, *repository]    // by name in lower case
 	packs *lru.Cache[string, gitpack.Stored] // by epoch, package and id
 	away  atomic.Int64                       // until when, in Unix nanoseconds, Postgres is taken to be away
@@ -125,15 +126,16 @@ const (
 type repository struct {
 	smarthttp.Repository
 	revision int64
+	asOf     atomic.Pointer[string] // the snapshot that it was last compared with
 	epoch    int64
 	private  bool
 }
 
-func newStore(db *storage.DB, blobs *stored.Blobs, e *stored.Epoch) *store {
+func newStore(db *storage.DB, blobs *stored.Blobs, e *stored.Epoch, now *stored.Snapshots) *store {
 	// The error is about sizes below one.
 	repos, _ := lru.New[string, *repository](MaxCachedRepositories)
 	packs, _ := lru.New[string, gitpack.Stored](maxCachedPacks)
-	return &store{db: db, blobs: blobs, epoch: e, repos: repos, packs: packs}
+	return &store{db: db, blobs: blobs, epoch: e, now: now, repos: repos, packs: packs}
 }
 
 // Repository implements smarthttp.Store.
@@ -190,15 +192,26 @@ func (g *store) current(ctx context.Context, name string, cached *repository) (*
 	if cached != nil {
 		short, cancel = context.WithTimeout(ctx, revisionTimeout)
 	}
-	pkg, err := g.db.PackageByName(short, name)
-	cancel()
+	defer cancel()
+	snapshot, err := g.now.Now(short)
 	if err != nil {
 		return nil, err
 	}
-	if cached != nil && cached.revision == pkg.Revision {
+	if cached != nil && snapshot != "" && *cached.asOf.Load() == snapshot {
 		return cached, nil
 	}
-	return g.load(ctx, pkg.Name)
+	pkg, err := g.db.PackageByName(short, name)
+	if err != nil {
+		return nil, err
+	}
+	if cached == nil || cached.revision != pkg.Revision {
+		cached, err = g.load(ctx, pkg.Name)
+		if err != nil {
+			return nil, err
+		}
+	}
+	cached.asOf.Store(&snapshot)
+	return cached, nil
 }
 
 // Warm keeps in memory what it takes to serve the releases of pkg.

@@ -70,6 +70,16 @@ func (db *DB) Ping(ctx context.Context) error {
 	return db.Pool.Ping(ctx)
 }
 
+// Snapshot returns a text that names what is committed: as long as it stays the
+// same, so does what every row says. It is "" in a database that only follows another one, which does not know.
+func (db *DB) Snapshot(ctx context.Context) (snapshot string, err error) {
+	err = db.Pool.QueryRow(ctx, `SELECT CASE WHEN pg_is_in_recovery() THEN '' ELSE pg_current_snapshot()::text END`).Scan(&snapshot)
+	if err != nil {
+		return "", fmt.Errorf("snapshot: %w", Translate(err))
+	}
+	return snapshot, nil
+}
+
 // Tx runs fn in a transaction, again if Postgres asks for that.
 func (db *DB) Tx(ctx context.Context, fn func(pgx.Tx) error) error {
 	for attempt := 0; ; attempt++ {
