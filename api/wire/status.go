@@ -30,7 +30,7 @@ type Status struct {
 // Blobs says how the reading of all stored bytes stands.
 type Blobs struct {
 	CheckedSince *time.Time `json:"checked_since"` // everything was read since then; null without blobs
-	Behind       int        `json:"behind"`        // blobs that nobody has read for longer than PACKBASE_SCRUB
+	Behind       int        `json:"behind"`        // blobs that nobody has read for longer than PACKBASE_SCRUB, counted up to 10,000
 	Damaged      int        `json:"damaged"`       // blobs that are damaged or lost, and could not be mended yet
 }
 

@@ -117,7 +117,7 @@ func (s *Store) Unchecked(ctx context.Context, age time.Duration, limit int) ([]
 	return s.storedBlobs(ctx, `
 		SELECT `+columns+` FROM blobs b
 		WHERE COALESCE(b.checked_at, b.created_at) < now() - $1::interval AND b.mend_at IS NULL
-			AND EXISTS (SELECT FROM blob_names n WHERE n.digest = b.digest)
+			AND `+isNamed+`
 		ORDER BY COALESCE(b.checked_at, b.created_at) LIMIT $2`, age, limit)
 }
 
@@ -185,19 +185,25 @@ func (s *Store) Damaged(ctx context.Context, digest, problem string) error {
 // A State says how far the reading of all blobs has come.
 type State struct {
 	Since   *time.Time // everything has been read since then; nil without blobs
-	Bytes   int64      // of all blobs
-	Behind  int        // blobs that nobody has read for longer than they may go unread
+	Behind  int        // blobs that nobody has read for longer than they may go unread, at most MaxBehind
 	Damaged int        // blobs whose bytes are wrong or lost
 }
 
+// MaxBehind is how many blobs that are behind are counted: the state of a large registry is asked for often.
+const MaxBehind = 10_000
+
 // State returns how the reading of all blobs stands, when each is to be read
-// once in period; with 0 none need be.
+// once in period; with 0 none need be. It costs the same with a thousand and with a million.
 func (s *Store) State(ctx context.Context, period time.Duration) (State, error) {
 	rows, _ := s.db.Pool.Query(ctx, `
-		SELECT min(COALESCE(checked_at, created_at)) FILTER (WHERE damaged_at IS NULL) AS since, COALESCE(sum(size), 0)::bigint AS bytes,
-			count(*) FILTER (WHERE $1::interval > '0' AND COALESCE(checked_at, created_at) < now() - $1::interval AND damaged_at IS NULL)::int AS behind,
-			count(*) FILTER (WHERE damaged_at IS NOT NULL)::int AS damaged
-		FROM blobs WHERE digest IN (SELECT digest FROM blob_names)`, period)
+		SELECT
+			(SELECT COALESCE(checked_at, created_at) FROM blobs b WHERE damaged_at IS NULL AND `+isNamed+`
+				ORDER BY COALESCE(checked_at, created_at) LIMIT 1) AS since,
+			(SELECT count(*)::int FROM (SELECT FROM blobs b
+				WHERE $1::interval > '0' AND COALESCE(checked_at, created_at) < now() - $1::interval AND damaged_at IS NULL AND `+isNamed+`
+				LIMIT $2) late) AS behind,
+			(SELECT count(*)::int FROM blobs b WHERE mend_at IS NOT NULL AND damaged_at IS NOT NULL AND `+isNamed+`) AS damaged`,
+		period, MaxBehind)
 	state, err := pgx.CollectExactlyOneRow(rows, pgx.RowToStructByName[State])
 	if err != nil {
 		return State{}, fmt.Errorf("scrub state: %w", pg.Translate(err))
@@ -205,12 +211,14 @@ func (s *Store) State(ctx context.Context, period time.Duration) (State, error) 
 	return state, nil
 }
 
+const isNamed = `EXISTS (SELECT FROM blob_names n WHERE n.digest = b.digest)`
+
 // After returns named blobs in the order of their digests, those after
 // one.
 func (s *Store) After(ctx context.Context, after string, limit int) ([]Blob, error) {
 	return s.storedBlobs(ctx, `
 		SELECT `+columns+` FROM blobs b
-		WHERE b.digest > $1 AND EXISTS (SELECT FROM blob_names n WHERE n.digest = b.digest)
+		WHERE b.digest > $1 AND `+isNamed+`
 		ORDER BY b.digest LIMIT $2`, after, limit)
 }
 
@@ -280,7 +288,7 @@ func (s *Store) Behind(ctx context.Context, period time.Duration) (behind bool, 
 		SELECT EXISTS (
 			SELECT FROM blobs b
 			WHERE COALESCE(b.checked_at, b.created_at) < now() - $1::interval AND b.damaged_at IS NULL
-				AND EXISTS (SELECT FROM blob_names n WHERE n.digest = b.digest))`, period).Scan(&behind)
+				AND `+isNamed+`)`, period).Scan(&behind)
 	if err != nil {
 		return false, fmt.Errorf("scrub state: %w", pg.Translate(err))
 	}

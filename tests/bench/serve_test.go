@@ -243,12 +243,15 @@ func run(b *testing.B, name string, args ...string) (pid int) {
 }
 
 // A load is what wrk measured.
-type load struct{ rate, requests float64 }
+type load struct {
+	rate, requests float64
+	median, p99    time.Duration
+}
 
 // wrk asks for url as often as it can for some seconds.
 func wrk(b *testing.B, connections int, url, script string) *load {
 	b.Helper()
-	args := []string{"-t2", "-c" + strconv.Itoa(connections), "-d4s"}
+	args := []string{"-t" + strconv.Itoa(min(2, connections)), "-c" + strconv.Itoa(connections), "-d4s", "--latency"}
 	if script != "" {
 		args = append(args, "-s", script)
 	}
@@ -263,8 +266,15 @@ func wrk(b *testing.B, connections int, url, script string) *load {
 	for line := range strings.Lines(string(out)) {
 		if f := strings.Fields(line); len(f) > 2 && f[1] == "requests" {
 			l.requests, err = strconv.ParseFloat(f[0], 64)
-		} else if len(f) == 2 && f[0] == "Requests/sec:" {
-			l.rate, err = strconv.ParseFloat(f[1], 64)
+		} else if len(f) == 2 {
+			switch f[0] {
+			case "Requests/sec:":
+				l.rate, err = strconv.ParseFloat(f[1], 64)
+			case "50%":
+				l.median, err = time.ParseDuration(f[1])
+			case "99%":
+				l.p99, err = time.ParseDuration(f[1])
+			}
 		}
 		if err != nil {
 			b.Fatalf("wrk: %v\n%s", err, out)

@@ -128,11 +128,11 @@ func (k *Keeper) mendDamaged(ctx context.Context) error {
 func (k *Keeper) scrub(ctx context.Context) error {
 	now := time.Now()
 	if now.Sub(k.pace.worked) > min(paceEvery, k.Period/10) {
-		s, err := k.DB.Scrub.State(ctx, k.Period)
+		n, err := k.DB.Scrub.Bytes(ctx)
 		if err != nil {
 			return err
 		}
-		k.pace.rate, k.pace.worked = max(float64(s.Bytes)/(k.Period/2).Seconds(), slowest), now
+		k.pace.rate, k.pace.worked = max(float64(n)/(k.Period/2).Seconds(), slowest), now
 	}
 	for until := now.Add(idleWait); time.Now().Before(until) && time.Now().After(k.pace.next); {
 		due, err := k.DB.Scrub.Unchecked(ctx, k.Period/2, scrubbed)
