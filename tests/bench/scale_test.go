@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/francescobianco/packbase/tests/harness"
 )
@@ -40,6 +41,30 @@ func BenchmarkScale(b *testing.B) {
 	for _, path := range []string{"/", "/packages?q=clap", "/clap-00042"} {
 		row(path, "page "+path, "", `wrk.headers["Accept"] = "text/html"`)
 	}
+}
+
+// BenchmarkStart measures how long an api takes until it answers about a
+// million releases, and what memory it has then.
+func BenchmarkStart(b *testing.B) {
+	s := harness.Start(b, "PACKBASE_LOG=text,info")
+	s.Worker.Stop()
+	if err := Seed(b.Context(), s.DatabaseURL, 50_000, 20); err != nil {
+		b.Fatal(err)
+	}
+	var ready, status []time.Duration
+	for range 5 {
+		s.API.Stop()
+		began := time.Now()
+		s.API.Start()
+		s.AwaitAPI()
+		ready = append(ready, time.Since(began))
+		s.Get("/api/status")
+		status = append(status, time.Since(began))
+	}
+	s.Get("/api/list")
+	s.Get("/api/search?q=json")
+	fmt.Fprintf(os.Stderr, "50,000 packages, 1,000,000 releases: ready after %v, with a status after %v (goal 10s); %d MB then (goal 1,000)\n",
+		median(ready).Round(time.Millisecond), median(status).Round(time.Millisecond), rss(b, s.API.PID())/1_000_000)
 }
 
 // anyPackage has wrk ask for the descriptions of all packages, in no order.
