@@ -53,7 +53,7 @@ type answers struct {
 
 // A kept answer is true while what it was made of is the same.
 type kept struct {
-	of  any // comparable
+	of  any // small and comparable
 	at  time.Time
 	raw []byte
 }

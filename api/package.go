@@ -270,7 +270,7 @@ func (s *Server) listPackages(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	raw, err := s.answers.keep(r, v, func() (any, error) {
+	raw, err := s.answers.keep(r, v.Number, func() (any, error) {
 		out := wire.List{Local: []string{}, Packages: []string{}, Registered: []string{}}
 		for _, p := range v.Packages {
 			out.Packages = append(out.Packages, p.Called())

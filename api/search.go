@@ -32,7 +32,7 @@ func (s *Server) searchPackages(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	var of any = v
+	var of any = v.Number
 	if q.Get("zig_name") != "" || q.Get("fingerprint") != "" {
 		of = nil // Postgres knows these
 	}

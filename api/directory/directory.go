@@ -45,6 +45,7 @@ type Listing struct {
 
 // A View is the directory at one moment. It does not change.
 type View struct {
+	Number   uint64              // of this moment; both readers' views have the same
 	Packages []*Listing          // sorted by name as bytes
 	Upstream map[string]*Listing // by upstream; also those that were removed, and those without releases
 	Totals   Totals
@@ -103,7 +104,9 @@ func (d *Directory) ask(ctx context.Context) (fresh.PerReader[*View], error) {
 		}
 	}
 	if stale {
+		number := d.made.All.Number + 1
 		d.made = fresh.PerReader[*View]{All: newView(d.byName, true), Public: newView(d.byName, false)}
+		d.made.All.Number, d.made.Public.Number = number, number
 	}
 	return d.made, nil
 }
