@@ -580,6 +580,30 @@ var lies = []lie{
 		tape.forge(t, helloV3, func(m *release.Manifest) { m.Tag = "v3\x1b[2J" })
 		p.tape.Store(tape)
 	}, "change 4", aside},
+	{"branch that is a path", func(t *testing.T, p *player, tape *recording) {
+		tape.say(t, helloV3, feed.Body{Package: "hello", Branch: "a/../b", Commit: tape.body(t, helloV2).Commit})
+		p.tape.Store(tape)
+	}, "a/../b", aside},
+	{"branch named like a commit", func(t *testing.T, p *player, tape *recording) {
+		tape.say(t, helloV3, feed.Body{Package: "hello", Branch: tape.body(t, helloV1).Commit, Commit: tape.body(t, helloV2).Commit})
+		p.tape.Store(tape)
+	}, "is a commit id", aside},
+	{"branch at a commit that is not here", func(t *testing.T, p *player, tape *recording) {
+		tape.say(t, helloV3, feed.Body{Package: "hello", Branch: "main", Commit: strings.Repeat("1", 40)})
+		p.tape.Store(tape)
+	}, "is not here", aside},
+	{"removal of a tag with control characters", func(t *testing.T, p *player, tape *recording) {
+		tape.say(t, helloV3, feed.Body{Package: "hello", Tag: "v3\x1b[2J", Commit: strings.Repeat("1", 40), Decision: feed.DecisionRemoved, Reason: "x"})
+		p.tape.Store(tape)
+	}, "control character", aside},
+	{"removal of no commit", func(t *testing.T, p *player, tape *recording) {
+		tape.say(t, helloV3, feed.Body{Package: "hello", Tag: "v4.0.0", Commit: "1'; --", Decision: feed.DecisionRemoved, Reason: "x"})
+		p.tape.Store(tape)
+	}, "is no commit id", aside},
+	{"removal for an endless reason", func(t *testing.T, p *player, tape *recording) {
+		tape.say(t, helloV3, feed.Body{Package: "hello", Tag: "v1.0.0", Decision: feed.DecisionRemoved, Reason: strings.Repeat("x", 5000)})
+		p.tape.Store(tape)
+	}, "at most 500 bytes", aside},
 	{"digest that is a path", func(t *testing.T, p *player, tape *recording) {
 		body := tape.body(t, helloV3)
 		body.Tarball.Digest = "../../../../etc/passwd"

@@ -600,17 +600,17 @@ func readBody(raw []byte) (*feed.Body, error) {
 		return body, checkTree(body)
 	}
 	err := name.ValidPackage(body.Package)
-	if err == nil && body.Decision != "" {
-		return body, nil
-	}
 	if body.Renamed != "" {
 		return body, errors.Join(err, name.ValidPackage(body.Renamed))
 	}
 	if err == nil && body.Tag != "" {
 		err = name.ValidTag(body.Tag)
 	}
-	if err == nil && !name.ValidOID(body.Commit) {
+	if whole := body.Decision != "" && body.Commit == ""; err == nil && !whole && !name.ValidOID(body.Commit) {
 		err = fmt.Errorf("%.50q is no commit id", body.Commit)
+	}
+	if body.Decision != "" {
+		return body, err
 	}
 	if body.Branch != "" {
 		return body, errors.Join(err, name.ValidRef(body.Branch))
