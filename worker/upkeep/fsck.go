@@ -199,6 +199,7 @@ func (a *Auditor) shownAgain(ctx context.Context, pkg string, later *storage.Pac
 	}
 	if rec.State == storage.Removed && said.State != storage.Removed {
 		a.find("record_contested", pkg, "its row says that it is here, and %s that it was removed; `packbase remove %s` does so again", told, pkg)
+		return nil
 	}
 	for _, t := range rec.Removed {
 		same := func(o storage.Tombstone) bool { return o.Tag == t.Tag && o.CommitOID == t.CommitOID }
