@@ -12,6 +12,7 @@ import (
 	"github.com/go-chi/chi/v5"
 
 	"github.com/francescobianco/packbase/api/answer"
+	"github.com/francescobianco/packbase/api/health"
 	"github.com/francescobianco/packbase/api/route"
 	"github.com/francescobianco/packbase/api/wire"
 	"github.com/francescobianco/packbase/storage"
@@ -229,7 +230,7 @@ func newPackageBody(p storage.Package) *wire.Package {
 		b.LatestTag = *p.LatestTag
 	}
 	if p.SyncAt != nil {
-		b.LastSync = &wire.Sync{At: *p.SyncAt, OK: p.SyncOK != nil && *p.SyncOK, NextTryAt: p.NextSyncAt, LastOKAt: p.SyncedAt}
+		b.LastSync = &wire.Sync{At: *p.SyncAt, OK: p.SyncOK != nil && *p.SyncOK, NextTryAt: health.NextTry(&p), LastOKAt: p.SyncedAt}
 		if !b.LastSync.OK {
 			b.LastSync.Error = wire.Failure{Code: p.SyncCode, Message: p.SyncMessage}
 		}

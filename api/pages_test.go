@@ -455,9 +455,9 @@ func TestDashboardNeeds(t *testing.T) {
 
 	s.exec(`UPDATE packages SET healthy = false`)
 	s.exec(`INSERT INTO packages (name, upstream, clone_url, release_count, state, state_reason) VALUES ('ice', 'x', 'x', 1, 'frozen', 'half of its tags are gone')`)
-	s.wantIn(s.again().page("/", 200), "2\u00a0things need you", "One package is unhealthy", "One package is frozen")
+	s.wantIn(s.again().page("/", 200), "2\u00a0things need you", "One package cannot be fetched", "One package is frozen")
 	s.exec(`UPDATE packages SET state_reason = 'kept as it was by an operator' WHERE name = 'ice'`)
-	s.wantIn(s.again().page("/", 200), "One package is unhealthy")
+	s.wantIn(s.again().page("/", 200), "One package cannot be fetched")
 }
 
 func TestPagesWithoutEngines(t *testing.T) {

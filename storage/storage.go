@@ -36,7 +36,7 @@ type Package struct {
 	SyncMessage  string
 	SyncFailures int        // in a row
 	SyncedAt     *time.Time // when a sync last succeeded
-	NextSyncAt   *time.Time // not before, after failures
+	NextSyncAt   *time.Time // not before, after failures; see health.NextTry
 
 	Registered bool   // in the catalog
 	Private    bool   // only who sees private packages may be shown it

@@ -2,7 +2,11 @@
 // itself. Lists, pages and badges say more about that word, and nothing else.
 package health
 
-import "github.com/francescobianco/packbase/storage"
+import (
+	"time"
+
+	"github.com/francescobianco/packbase/storage"
+)
 
 // What a package can be.
 const (
@@ -36,6 +40,15 @@ func Of(p *storage.Package) string {
 		return Healthy
 	}
 	return Unchecked
+}
+
+// NextTry returns when an update tries the package again at the earliest, whose
+// last sync failed; nil if no update does.
+func NextTry(p *storage.Package) *time.Time {
+	if !p.Registered || p.State != storage.Active {
+		return nil
+	}
+	return p.NextSyncAt
 }
 
 // Class is the word of those that are counted and listed by: Healthy, Unhealthy, Stale, Frozen or Waiting.

@@ -14,7 +14,6 @@ import (
 	"github.com/francescobianco/packbase/api/directory"
 	"github.com/francescobianco/packbase/api/health"
 	"github.com/francescobianco/packbase/api/wire"
-	"github.com/francescobianco/packbase/storage"
 	"github.com/francescobianco/packbase/storage/jobs"
 )
 
@@ -30,7 +29,8 @@ type dashboard struct {
 
 	Update   update
 	Queue    wire.Queue
-	Failures []jobView
+	Failures []jobView // the first of them
+	Failed   int       // all of them, up to mostFailures
 	Recent   []jobView
 	Chart    chart
 	Shares   []share // of languages, the largest first
@@ -122,7 +122,7 @@ func (s *Site) workOutOverview(ctx context.Context) (*overview, error) {
 	defer cancel()
 	var o overview
 	var err error
-	if o.failures, err = s.db.Jobs.Failures(ctx, 8); err != nil {
+	if o.failures, err = s.db.Jobs.Failures(ctx, mostFailures); err != nil {
 		return nil, err
 	}
 	if o.recent, err = s.db.Jobs.List(ctx, jobs.Filter{Limit: 10}); err != nil {
@@ -195,8 +195,14 @@ func (s *Site) getDashboard(w http.ResponseWriter, r *http.Request) error {
 	return s.renderer.render(w, http.StatusServiceUnavailable, d)
 }
 
+// shownFailures are on the dashboard, of mostFailures that are counted.
+const (
+	shownFailures = 8
+	mostFailures  = 100
+)
+
 // A census counts packages by what an operator may have to do about them.
-type census struct{ unhealthy, review, lost int }
+type census struct{ unfetchable, review, lost int }
 
 // lostCause is after how many failures in a row a package's upstream is taken
 // as gone for good: what is mirrored is served, and it needs nobody any more.
@@ -211,13 +217,13 @@ func (s *Site) countPackages(d *dashboard, v *directory.View) (c census) {
 		if p.MovedCount > 0 {
 			d.Moved += p.MovedCount
 		}
-		if health.Class(&p.Package) == health.Unhealthy && (p.SyncOK == nil || *p.SyncOK) {
-			c.unhealthy++
+		if matches(p, "unfetchable") {
+			c.unfetchable++
 		}
 		if p.AwaitsReview() {
 			c.review++
 		}
-		if p.State == storage.Active && p.SyncOK != nil && !*p.SyncOK && p.SyncFailures < lostCause {
+		if matches(p, "failing") {
 			c.lost++
 		}
 	}
@@ -260,7 +266,8 @@ func (s *Site) fillDashboard(ctx context.Context, d *dashboard, c census) error 
 	}
 	d.Update = update{Update: status.Update, Source: sourceSaid(s.opt.Source)}
 	d.Queue, d.DiskFree = status.Queue, status.Update.DiskFree
-	d.Failures, d.Recent = jobViews(o.failures), jobViews(o.recent)
+	d.Failures, d.Recent = jobViews(o.failures[:min(len(o.failures), shownFailures)]), jobViews(o.recent)
+	d.Failed = len(o.failures)
 	d.Needs = s.needs(status, o, c)
 	return nil
 }
@@ -293,8 +300,8 @@ func (s *Site) needs(status *wire.Status, o *overview, c census) (needs []need) 
 		Why:  fmt.Sprintf("One has waited for a worker for %v. More workers help if these are busy.", o.pulse.OldestDue.Round(time.Minute)),
 		Link: "/jobs?state=queued", To: "Look at them"})
 	add(free >= 0 && free < diskFull, need{Level: "bad", What: "The disk is full", Why: "Nothing new can be mirrored until there is space."})
-	add(c.unhealthy > 0, need{Level: "bad", What: plural(c.unhealthy, "One package is unhealthy", "%d packages are unhealthy"),
-		Why: "A client would not get the newest release.", Link: "/packages?filter=unhealthy", To: "Look at them"})
+	add(c.unfetchable > 0, need{Level: "bad", What: plural(c.unfetchable, "One package cannot be fetched", "%d packages cannot be fetched"),
+		Why: "A client would not get the newest release.", Link: "/packages?filter=unfetchable", To: "Look at them"})
 	add(idle && pending == 0, need{Level: "warn", What: "No worker is running", Command: "packbase worker",
 		Why: "Packages are served, but nothing new is mirrored. Start one:"})
 	add(free >= diskFull && free < diskLow, need{Level: "warn", What: "The disk is nearly full"})
@@ -304,7 +311,10 @@ func (s *Site) needs(status *wire.Status, o *overview, c census) (needs []need) 
 	add(c.lost > 0, need{Level: "warn", What: plural(c.lost, "One package could not be mirrored", "%d packages could not be mirrored"),
 		Why: plural(c.lost, "What is here of it is served, and it is tried again later.", "What is here of these %d is served, and they are tried again later."), Link: "/packages?filter=failing", To: "See why"})
 	if c.lost == 0 && o.catalog == "" && len(o.failures) > 0 {
-		n := need{Level: "warn", What: plural(len(o.failures), "One job failed", "%d jobs failed"), Link: "/jobs?state=failed", To: "See why"}
+		n := need{Level: "warn", What: plural(len(o.failures), "One job failed", "%d jobs failed"), Link: "#failures", To: "See why"}
+		if len(o.failures) == mostFailures {
+			n.What = fmt.Sprintf("%d jobs or more failed", mostFailures)
+		}
 		if len(o.failures) == 1 {
 			n.Why, n.Link, n.To = whatFailed(o.failures[0]), "/jobs/"+o.failures[0].ID.String(), "Look at it"
 		}

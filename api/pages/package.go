@@ -95,6 +95,15 @@ func (p packageView) SyncProblem() string {
 	return p.SyncMessage
 }
 
+// NextTry is when an update tries again at the earliest, nil if none does.
+func (p packageView) NextTry() *time.Time { return health.NextTry(&p.Package) }
+
+// TriedLater reports whether updates still wait before they try again.
+func (p packageView) TriedLater() bool { at := p.NextTry(); return at != nil && at.After(time.Now()) }
+
+// OnlyByHand reports whether no update looks at the package.
+func (p packageView) OnlyByHand() bool { return p.Fetchable() && !p.Registered }
+
 // FetchBody is the JSON that asks for a sync: of all tags; of a package without releases, of the branch last asked for.
 func (p *packagePage) FetchBody() (string, error) {
 	u := p.Package.CloneURL

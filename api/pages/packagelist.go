@@ -11,6 +11,7 @@ import (
 	"github.com/francescobianco/packbase/api/answer"
 	"github.com/francescobianco/packbase/api/directory"
 	"github.com/francescobianco/packbase/api/health"
+	"github.com/francescobianco/packbase/storage"
 )
 
 // A packageList is the page /packages.
@@ -135,8 +136,10 @@ func matches(p *directory.Listing, filter string) bool {
 		return p.Registered
 	case "moved":
 		return p.MovedCount > 0
-	case "failing":
-		return p.SyncOK != nil && !*p.SyncOK
+	case "failing": // and not for so long that it is given up
+		return p.State == storage.Active && p.SyncOK != nil && !*p.SyncOK && p.SyncFailures < lostCause
+	case "unfetchable": // though upstream could be looked at
+		return health.Class(&p.Package) == health.Unhealthy && (p.SyncOK == nil || *p.SyncOK)
 	}
 	return health.Class(&p.Package) == filter
 }
@@ -146,7 +149,7 @@ func matches(p *directory.Listing, filter string) bool {
 func filters(all []*directory.Listing, chosen string) []filter {
 	out := []filter{
 		{Name: "", Label: "All"}, {Name: "healthy", Label: "Healthy"}, {Name: "unhealthy", Label: "Unhealthy"}, {Name: "stale", Label: "Stale"},
-		{Name: "failing", Label: "Failing"}, {Name: "frozen", Label: "Frozen"}, {Name: "waiting", Label: "Waiting"}, {Name: "moved", Label: "Moved tags"},
+		{Name: "failing", Label: "Failing"}, {Name: "unfetchable", Label: "Not to be fetched"}, {Name: "frozen", Label: "Frozen"}, {Name: "waiting", Label: "Waiting"}, {Name: "moved", Label: "Moved tags"},
 		{Name: "registered", Label: "Registered"}, {Name: "local", Label: "Local"},
 	}
 	for i := range out {
@@ -160,7 +163,7 @@ func filters(all []*directory.Listing, chosen string) []filter {
 		switch f.Name {
 		case "", "healthy", "unhealthy", chosen:
 			return false
-		case "failing": // for links to it: the others say the same
+		case "failing", "unfetchable": // for links to them: the others say the same
 			return true
 		}
 		return f.N == 0

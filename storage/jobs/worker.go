@@ -17,7 +17,7 @@ type QueueCounts struct {
 	Active    int `json:"active"`    // a worker has them
 	Scheduled int `json:"scheduled"` // due later
 	Retry     int `json:"retry"`     // tried, and due again later
-	Failed    int `json:"failed"`    // ended without success within a day
+	Failed    int `json:"failed"`    // asked for within a day, ended without success
 }
 
 // QueueCounts counts jobs.
@@ -110,7 +110,7 @@ type Count struct {
 	Count       int
 }
 
-// Counts counts open jobs, and those that ended within a day.
+// Counts counts open jobs, and those that were asked for within a day and ended.
 func (s *Store) Counts(ctx context.Context) ([]Count, error) {
 	rows, _ := s.db.Pool.Query(ctx, `
 		SELECT state, kind, count(*) AS count FROM jobs

@@ -148,6 +148,9 @@ func syncField(s *term.Screen, info wire.Package) []term.Cell {
 		return term.Field("last sync", "ok, "+s.When(&sync.At), term.Green)
 	}
 	text := fmt.Sprintf("failed %s: %s; the last good one was %s", s.When(&sync.At), sync.Error.Message, s.When(sync.LastOKAt))
+	if sync.NextTryAt != nil {
+		text += "; an update tries again, at the earliest " + s.When(sync.NextTryAt)
+	}
 	return term.Field("last sync", text, term.Red)
 }
 

@@ -96,7 +96,7 @@ func drawStatus(s *term.Screen, c *client, st wire.Status) {
 	s.Printf("%s at %s\n\n", s.Paint(term.Bold, "packbase "+term.Printable(st.Release)), c.base)
 	s.Fields(
 		term.Field("packages", packagesText(&st)),
-		term.Field("healthy", term.Number(st.PackagesHealthy), term.Green),
+		term.Field("healthy", healthyText(&st), term.Green),
 		term.Field("unhealthy", term.Number(st.PackagesUnhealthy), alarm(st.PackagesUnhealthy)),
 		term.Field("frozen", term.Number(st.PackagesFrozen), alarm(st.PackagesFrozen)),
 		term.Field("moved tags", term.Number(st.MovedTags)),
@@ -119,6 +119,18 @@ func packagesText(st *wire.Status) string {
 		what += " and " + term.Plural(st.Snapshots, "snapshot")
 	}
 	return fmt.Sprintf("%s, with %s of %s", term.Number(st.PackagesTotal), what, term.Size(st.Bytes))
+}
+
+// healthyText counts what is healthy, and what is neither that nor unhealthy or frozen.
+func healthyText(st *wire.Status) string {
+	text := term.Number(st.PackagesHealthy)
+	if st.PackagesStale > 0 {
+		text += fmt.Sprintf(", and %s stale", term.Number(st.PackagesStale))
+	}
+	if st.PackagesWaiting > 0 {
+		text += fmt.Sprintf(", and %s waiting", term.Number(st.PackagesWaiting))
+	}
+	return text
 }
 
 // bytesText says how the reading of all stored bytes stands.
