@@ -367,7 +367,7 @@ func (s *Site) getDiff(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	page := &diffPage{Package: p, From: releaseRow{Release: from}, To: releaseRow{Release: to}}
-	if page.frame, err = s.frame(r, p.Called()+": "+page.From.Name()+" and "+page.To.Name(), "package"); err != nil {
+	if page.frame, err = s.frame(r, p.Called()+": from "+page.From.Name()+" to "+page.To.Name(), "package"); err != nil {
 		return err
 	}
 	trees := make([]*browse.Tree, 2)

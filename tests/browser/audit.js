@@ -20,6 +20,9 @@
     if (!(e.getAttribute('aria-label') || e.textContent.trim())) tell(e, 'it has no name');
   }
   for (const e of document.querySelectorAll('img:not([alt])')) tell(e, 'the image has no alternative');
+  for (const e of document.querySelectorAll('.doc thead')) {
+    if (!e.checkVisibility()) tell(e, 'a document has a table without its head');
+  }
   for (const e of document.querySelectorAll('progress:not([aria-hidden])')) {
     if (!e.getAttribute('aria-label')) tell(e, 'the bar has no name');
   }
