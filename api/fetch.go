@@ -59,7 +59,9 @@ func (s *Server) postFetch(w http.ResponseWriter, r *http.Request) error {
 
 // roomForJobs refuses work that would only wait. The count may be a
 // second old; the limit is about thousands.
-func (s *Server) roomForJobs(ctx context.Context) error { return s.roomFor(ctx, s.opt.MaxJobs) }
+func (s *Server) roomForJobs(ctx context.Context) error {
+	return s.roomFor(ctx, s.changing.Load().MaxJobs)
+}
 
 // roomFor is roomForJobs with another limit; 0 is none.
 func (s *Server) roomFor(ctx context.Context, most int) error {

@@ -126,12 +126,12 @@ func (m *mirror) Pull(w http.ResponseWriter, r *http.Request, d name.Dependency)
 	// The server's deadlines are for answers that come at once.
 	_ = http.NewResponseController(w).SetReadDeadline(time.Time{})
 	// Whoever asks for it may know how it ends, if not what came: that may be private.
-	job, err = m.waitFor(w, r.WithContext(access.SeePrivate(ctx)), job, m.opt.PullWait)
+	job, err = m.waitFor(w, r.WithContext(access.SeePrivate(ctx)), job, m.changing.Load().PullWait)
 	switch {
 	case err != nil:
 		return err
 	case job.Open():
-		return &proxy.Refusal{Status: http.StatusGatewayTimeout, Reason: fmt.Sprintf("%s is still being fetched after %s; job %s goes on: try again later", d.URL, m.opt.PullWait, job.ID)}
+		return &proxy.Refusal{Status: http.StatusGatewayTimeout, Reason: fmt.Sprintf("%s is still being fetched after %s; job %s goes on: try again later", d.URL, m.changing.Load().PullWait, job.ID)}
 	case job.State == jobs.Succeeded, !job.Pull && !access.SeesPrivate(ctx):
 		// How a job ends that somebody with a token has, and that may have used credentials, is not for others: they have
 		// what they may see of it.
@@ -179,7 +179,7 @@ func (m *mirror) notOpened(r *http.Request, d name.Dependency) error {
 // requestPull returns the open job that fetches a dependency, or a new one.
 func (m *mirror) requestPull(ctx context.Context, d name.Dependency) (job jobs.Job, err error) {
 	// The other half is for those who have a token.
-	if err := m.roomFor(ctx, (m.opt.MaxJobs+1)/2); err != nil {
+	if err := m.roomFor(ctx, (m.changing.Load().MaxJobs+1)/2); err != nil {
 		return job, err
 	}
 	var created bool

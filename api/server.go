@@ -49,22 +49,27 @@ import (
 
 // Options are a server's settings.
 type Options struct {
+	Changing
 	Release  string         // of packbase, for people to see
 	Token    string         // that writes need; "": see Open
 	Open     bool           // writes need no token
 	ReadOnly bool           // an edge: writes are refused
 	Central  string         // where an edge sends those who want to write
 	Source   string         // the catalog's URL; "" for none
-	Cooldown time.Duration  // between two updates
 	Scrub    time.Duration  // in which all stored bytes are to be read; 0 if they need not
-	MaxJobs  int            // open jobs; more are refused. 0 for no limit
 	Pace     pace.Limits    // what clients must move; zero for the default
 	Proxies  []netip.Prefix // whose X-Forwarded-For is believed
 	Origins  []string       // of pages that browsers may let read here: "https://host", or "*"; nil for our own only
 	Names    []string       // that clients call this packbase, in lower case; every other host is a proxy's business then
 	Pull     []string       // hosts from which what clients miss is fetched, with a port that is not the scheme's
-	PullWait time.Duration  // how long a client waits for that
 	Metrics  prometheus.Registerer
+}
+
+// Changing are the settings that may change while a server runs.
+type Changing struct {
+	Cooldown time.Duration // between two updates
+	MaxJobs  int           // open jobs; more are refused. 0 for no limit
+	PullWait time.Duration // how long a client waits for a pull
 }
 
 // A Server answers HTTP. Make one with New.
@@ -98,6 +103,7 @@ type Server struct {
 	news      fresh.News
 	watch     fresh.PerReader[*jobWatch]
 	draining  atomic.Bool
+	changing  atomic.Pointer[Changing]
 
 	replicated atomic.Int64 // the change that an edge's status told of last
 }
@@ -105,13 +111,13 @@ type Server struct {
 // New returns a server; its Handler does the work.
 func New(db *storage.DB, q *queue.Queue, blobs blob.Store, opt Options, log *slog.Logger) *Server {
 	opt.Pace = cmp.Or(opt.Pace, pace.Default())
-	opt.PullWait = cmp.Or(opt.PullWait, 10*time.Minute)
 	e := stored.NewEpoch(db)
 	promised := stored.New(db, blobs, log)
 	s := &Server{db: db, queue: q, promised: promised, opt: opt, log: log, metrics: newMetrics(opt.Metrics), answers: newAnswers(),
 		epoch: e, now: stored.NewSnapshots(db), tokens: newTokenCache(db, e), releases: newReleaseCache(db, e), watch: fresh.PerReader[*jobWatch]{All: newJobWatch(db, true), Public: newJobWatch(db, false)}}
 	s.directory, s.files = directory.New(db, e, &s.news), browse.New(db, promised)
 	s.status.All.News, s.status.Public.News = &s.news, &s.news
+	s.Change(opt.Changing)
 	if opt.Metrics != nil {
 		opt.Metrics.MustRegister(newRegistryCollector(s))
 	}
@@ -126,6 +132,12 @@ func New(db *storage.DB, q *queue.Queue, blobs blob.Store, opt Options, log *slo
 	s.proxy = newProxy(s)
 	s.site = newSite(s)
 	return s
+}
+
+// Change gives the server other settings, for what is asked from now on.
+func (s *Server) Change(to Changing) {
+	to.PullWait = cmp.Or(to.PullWait, 10*time.Minute)
+	s.changing.Store(&to)
 }
 
 func newSite(s *Server) *pages.Site {

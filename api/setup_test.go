@@ -79,7 +79,7 @@ func newRegistry(t testing.TB, change ...func(*api.Options)) *registry {
 func (g *registry) serve(change ...func(*api.Options)) *registry {
 	g.t.Helper()
 	s := *g
-	opt := api.Options{Release: "test", Token: token, Cooldown: time.Minute}
+	opt := api.Options{Release: "test", Token: token, Changing: api.Changing{Cooldown: time.Minute}}
 	for _, c := range change {
 		c(&opt)
 	}

@@ -133,7 +133,7 @@ func (s *Server) workOutUpdate(ctx context.Context) (wire.Update, error) {
 		if run.StartedAt != nil {
 			b.StartedUnix = run.StartedAt.Unix()
 		}
-		if left, err := s.db.Jobs.Cooling(ctx, s.opt.Cooldown); err != nil {
+		if left, err := s.db.Jobs.Cooling(ctx, s.changing.Load().Cooldown); err != nil {
 			return b, err
 		} else if left > 0 {
 			b.State, b.RetryAfter = "cooldown", answer.Seconds(left)

@@ -54,14 +54,14 @@ func (s *Server) postUpdate(w http.ResponseWriter, r *http.Request) error {
 // under way or began too lately, it answers instead.
 func (s *Server) startUpdate(w http.ResponseWriter, r *http.Request) (job jobs.Job, answered bool, err error) {
 	ctx := r.Context()
-	left, err := s.db.Jobs.Cooling(ctx, s.opt.Cooldown)
+	left, err := s.db.Jobs.Cooling(ctx, s.changing.Load().Cooldown)
 	if err != nil {
 		return job, false, err
 	}
 	_, err = s.db.Jobs.RunningUpdate(ctx)
 	if err == nil {
 		// Asked for during a run: one more follows it, in a window of its own.
-		if _, _, err = s.db.Jobs.RequestUpdate(ctx, s.opt.Cooldown); err != nil {
+		if _, _, err = s.db.Jobs.RequestUpdate(ctx, s.changing.Load().Cooldown); err != nil {
 			return job, false, err
 		}
 		s.news.Add(1)
@@ -84,7 +84,7 @@ func (s *Server) startUpdate(w http.ResponseWriter, r *http.Request) (job jobs.J
 		answer.JSON(w, http.StatusOK, wire.Postponed{Status: "cooldown", RetryAfter: retry})
 		return job, true, nil
 	}
-	job, created, err := s.db.Jobs.RequestUpdate(ctx, s.opt.Cooldown)
+	job, created, err := s.db.Jobs.RequestUpdate(ctx, s.changing.Load().Cooldown)
 	if err != nil {
 		return job, false, err
 	}
@@ -97,11 +97,11 @@ func (s *Server) startUpdate(w http.ResponseWriter, r *http.Request) (job jobs.J
 // lockUpdates takes the lock that one request of many has for the cooldown,
 // and returns how long another one keeps it yet.
 func (s *Server) lockUpdates(ctx context.Context) (left time.Duration, err error) {
-	if s.opt.Cooldown <= 0 {
+	if s.changing.Load().Cooldown <= 0 {
 		err = s.queue.Ping(ctx)
 	} else {
 		var ok bool
-		if ok, left, err = s.queue.Lock(ctx, "update", s.opt.Cooldown); ok {
+		if ok, left, err = s.queue.Lock(ctx, "update", s.changing.Load().Cooldown); ok {
 			left = 0
 		} else {
 			left = max(left, time.Millisecond)

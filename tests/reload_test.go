@@ -7,6 +7,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/francescobianco/packbase/api/wire"
 	"github.com/francescobianco/packbase/tests/harness"
 )
 
@@ -20,23 +21,37 @@ func TestReload(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	write("log = \"text,info\"\nmax-jobs = 100\n")
+	write("log = \"text,info\"\nmax-tags = 100\n")
 	s := harness.Start(t, "PACKBASE_LOG=", "PACKBASE_CONFIG="+file)
 	again := func(lines, said string) {
 		t.Helper()
 		write(lines)
-		s.API.Signal(syscall.SIGHUP)
-		harness.Eventually(t, "the api says "+said, func() bool { return s.API.Said(said) })
+		for _, p := range []*harness.Process{s.API, s.Worker} {
+			p.Signal(syscall.SIGHUP)
+			harness.Eventually(t, "both say "+said, func() bool { return p.Said(said) })
+		}
 	}
 	ask := func(path string) { s.Do(http.MethodGet, path, "", nil) }
-	again("log = \"text,warn\"\nmax-jobs = 100\n", `msg="settings read again" changed=log "need a restart"=""`)
+	again("log = \"text,warn\"\nmax-tags = 100\n", `msg="settings read again" changed=log "need a restart"=""`)
 	ask("/api/info/hushed")
 	again("log = \"text,shout\"\n", "all stay as they are")
 	ask("/api/info/hushed")
-	again("log = \"text,info\"\nmax-jobs = 200\n", `changed=log "need a restart"=max-jobs`)
+	again("log = \"text,info\"\nmax-tags = 200\n", `changed=log "need a restart"=max-tags`)
 	ask("/api/info/loud")
 	harness.Eventually(t, "requests are logged", func() bool { return s.API.Said("path=/api/info/loud") })
 	if s.API.Said("path=/api/info/hushed") {
 		t.Error("a request is logged although warnings alone were to be")
+	}
+
+	// An update starts by itself once there is an interval, and the next one waits for the cooldown.
+	again("log = \"text,info\"\nmax-tags = 200\nupdate-interval = \"1h\"\nupdate-cooldown = \"2h\"\n", `changed=update-cooldown,update-interval "need a restart"=max-tags`)
+	harness.Eventually(t, "an update has ended", func() bool {
+		var st wire.Status
+		s.Do(http.MethodGet, "/api/status", "", nil).Into(t, &st)
+		return st.Update.EndedAt != nil
+	})
+	var asked wire.Update
+	if s.Do(http.MethodPost, "/api/update", "", nil).Into(t, &asked); asked.RetryAfter < 3600 {
+		t.Errorf("the next update is to wait %d s, want most of two hours", asked.RetryAfter)
 	}
 }

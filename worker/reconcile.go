@@ -90,10 +90,11 @@ func (w *Worker) reap(ctx context.Context) error {
 }
 
 func (w *Worker) requestDue(ctx context.Context) error {
-	if w.opt.UpdateInterval <= 0 {
+	now := w.changing.Load()
+	if now.UpdateInterval <= 0 {
 		return nil
 	}
-	_, _, err := w.db.Jobs.RequestDueUpdate(ctx, w.opt.UpdateInterval, w.opt.UpdateCooldown)
+	_, _, err := w.db.Jobs.RequestDueUpdate(ctx, now.UpdateInterval, now.UpdateCooldown)
 	return err
 }
 

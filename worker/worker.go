@@ -17,6 +17,7 @@ import (
 	"os/exec"
 	"runtime/debug"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
@@ -58,20 +59,25 @@ type Options struct {
 	Git    http.Handler // the Git interface, to be probed
 
 	// May be left out.
-	Quota          Quota
-	Peers          []string       // other packbases, which are asked by hash for what upstream does not give
-	Zig            string         // a zig to probe with
-	ZigCache       string         // a folder that it may keep
-	Source         string         // the catalog's URL
-	Fixtures       string         // folder of local packages, which updates import
-	Builtin        string         // folder of packbase's own packages, when there are no fixtures
-	UpdateInterval time.Duration  // between updates that start by themselves
-	UpdateCooldown time.Duration  // between the beginnings of any two updates, at least
-	CheckTrees     time.Duration  // between looks at what upstream still has of a tree; 0 for never
-	Scrub          time.Duration  // in which all blobs are read again; 0 for never
-	Log            ledger.Options // of the log; without a folder there is none
-	Comparing      Comparing      // of the log with others
-	Metrics        prometheus.Registerer
+	Changing
+	Quota      Quota
+	Peers      []string       // other packbases, which are asked by hash for what upstream does not give
+	Zig        string         // a zig to probe with
+	ZigCache   string         // a folder that it may keep
+	Source     string         // the catalog's URL
+	Fixtures   string         // folder of local packages, which updates import
+	Builtin    string         // folder of packbase's own packages, when there are no fixtures
+	CheckTrees time.Duration  // between looks at what upstream still has of a tree; 0 for never
+	Scrub      time.Duration  // in which all blobs are read again; 0 for never
+	Log        ledger.Options // of the log; without a folder there is none
+	Comparing  Comparing      // of the log with others
+	Metrics    prometheus.Registerer
+}
+
+// Changing are the settings that may change while a worker runs.
+type Changing struct {
+	UpdateInterval time.Duration // between updates that start by themselves
+	UpdateCooldown time.Duration // between the beginnings of any two updates, at least
 }
 
 // A Worker does jobs. Make one with New.
@@ -89,6 +95,8 @@ type Worker struct {
 	probe *probe.Prober
 	rules string // what tags are judged by
 
+	changing atomic.Pointer[Changing]
+
 	jobSeconds     *prometheus.HistogramVec
 	upstreamErrors *prometheus.CounterVec
 	damage         *prometheus.CounterVec
@@ -99,6 +107,7 @@ func New(db *storage.DB, q *queue.Queue, blobs blob.Store, opt Options, log *slo
 	w := &Worker{db: db, trees: tree.New(db.DB), queue: q, blobs: blobs, opt: opt, log: log.With("worker", opt.ID), web: upstream.New(opt.Egress), rules: rulesOf(opt)}
 	w.probe = &probe.Prober{DB: db, Staging: opt.Staging, Git: opt.Git, Limits: gitpack.StoredLimits(), Zig: opt.Zig, ZigCache: opt.ZigCache, Child: opt.Child}
 	w.deps = capture.NewReader(func(ctx context.Context, digest string) (io.ReadCloser, error) { return blobs.Open(ctx, digest) })
+	w.Change(opt.Changing)
 	w.table = map[string]func(context.Context, *job) (any, error){
 		jobs.FetchPackage:  w.fetchPackage,
 		jobs.ProbePackage:  w.probePackage,
@@ -123,6 +132,9 @@ func New(db *storage.DB, q *queue.Queue, blobs blob.Store, opt Options, log *slo
 	}
 	return w
 }
+
+// Change gives the worker other settings, for what begins from now on.
+func (w *Worker) Change(to Changing) { w.changing.Store(&to) }
 
 // Run works until ctx ends. Jobs under way are then handed back without
 // spending an attempt.

@@ -55,9 +55,10 @@ type Config struct {
 	Zig           string
 	LogJSON       bool
 	level         *slog.LevelVar
-	LogFile       string // where up writes it in place of a terminal; it is no setting
-	logChosen     bool   // the settings say how to log
-	LogKeyFile    string // of the log of what is published
+	reloads       chan func(next *Config) // to be called once the settings are read again; nil where they are not
+	LogFile       string                  // where up writes it in place of a terminal; it is no setting
+	logChosen     bool                    // the settings say how to log
+	LogKeyFile    string                  // of the log of what is published
 	LogName       string
 	Witnesses     logbook.Witnesses // who cosign it
 	places        []upstream.Allow  // where they are

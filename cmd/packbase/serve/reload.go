@@ -11,27 +11,39 @@ import (
 )
 
 // reloaded are the settings that may change while a server runs.
-var reloaded = []string{"log"}
+var reloaded = []string{"log", "max-jobs", "pull-wait", "update-cooldown", "update-interval"}
+
+// onReload has f called with the settings when they were read again.
+func (c *Config) onReload(f func(next *Config)) {
+	if c.reloads != nil {
+		c.reloads <- f
+	}
+}
 
 // Reload has SIGHUP read the settings again, until ctx ends. What can change does, and what needs a restart is named; a mistake
 // leaves all as it is.
 func (c *Config) Reload(ctx context.Context, log *slog.Logger) {
+	c.reloads = make(chan func(*Config), 2) // of an api and a worker
 	hangups := make(chan os.Signal, 1)
 	signal.Notify(hangups, syscall.SIGHUP)
 	go func() {
 		defer signal.Stop(hangups)
+		var apply []func(*Config)
 		for {
 			select {
 			case <-ctx.Done():
 				return
 			case <-hangups:
-				c.readAgain(log)
+				for len(c.reloads) > 0 {
+					apply = append(apply, <-c.reloads)
+				}
+				c.readAgain(log, apply)
 			}
 		}
 	}()
 }
 
-func (c *Config) readAgain(log *slog.Logger) {
+func (c *Config) readAgain(log *slog.Logger, apply []func(*Config)) {
 	next := &Config{Release: c.Release}
 	values, err := c.read(next)
 	if err != nil {
@@ -50,5 +62,8 @@ func (c *Config) readAgain(log *slog.Logger) {
 		}
 	}
 	c.level.Set(next.level.Level())
+	for _, f := range apply {
+		f(next)
+	}
 	log.Warn("settings read again", "changed", strings.Join(changed, ","), "need a restart", strings.Join(waiting, ","))
 }

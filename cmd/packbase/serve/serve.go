@@ -126,12 +126,22 @@ func NewAPI(cfg *Config, s *Stores, reg prometheus.Registerer, log *slog.Logger)
 	if strings.HasPrefix(central, "file://") {
 		central = "" // nobody can write to it from elsewhere
 	}
-	return api.New(s.DB, s.queue, s.Blobs, api.Options{
+	srv := api.New(s.DB, s.queue, s.Blobs, api.Options{
 		Release: cfg.Release, Token: cfg.Token, Open: open, ReadOnly: cfg.ReadOnly, Central: central,
-		Source: cfg.Source, Cooldown: cfg.UpdateCooldown, MaxJobs: cfg.MaxJobs, Metrics: reg,
+		Source: cfg.Source, Changing: apiChanging(cfg), Metrics: reg,
 		Scrub: cfg.Scrub, Pace: paceOf(cfg), Proxies: cfg.Proxies,
-		Origins: cfg.Origins, Names: cfg.Names, Pull: cfg.Pull, PullWait: cfg.PullWait,
-	}, log), nil
+		Origins: cfg.Origins, Names: cfg.Names, Pull: cfg.Pull,
+	}, log)
+	cfg.onReload(func(next *Config) { srv.Change(apiChanging(next)) })
+	return srv, nil
+}
+
+func apiChanging(cfg *Config) api.Changing {
+	return api.Changing{Cooldown: cfg.UpdateCooldown, MaxJobs: cfg.MaxJobs, PullWait: cfg.PullWait}
+}
+
+func workerChanging(cfg *Config) worker.Changing {
+	return worker.Changing{UpdateInterval: cfg.UpdateInterval, UpdateCooldown: cfg.UpdateCooldown}
 }
 
 func paceOf(cfg *Config) pace.Limits {
@@ -154,7 +164,7 @@ func NewWorker(cfg *Config, s *Stores, reg prometheus.Registerer, log *slog.Logg
 	if err != nil {
 		host = "localhost"
 	}
-	return worker.New(s.DB, s.queue, s.Blobs, worker.Options{
+	w := worker.New(s.DB, s.queue, s.Blobs, worker.Options{
 		ID:          fmt.Sprintf("%s-%d-%s", host, os.Getpid(), rand.Text()[:4]),
 		Release:     cfg.Release,
 		Concurrency: cfg.Concurrency,
@@ -169,23 +179,24 @@ func NewWorker(cfg *Config, s *Stores, reg prometheus.Registerer, log *slog.Logg
 		Quota:       cfg.Quota,
 		Egress: upstream.Options{Allow: slices.Concat(cfg.Allow, cfg.FallbackPlaces), Netrc: cfg.Netrc, UserAgent: "packbase/" + cfg.Release,
 			Limits: upstream.Limits{MinRate: cfg.MinRate}},
-		Pull:           cfg.Pull,
-		Peers:          cfg.Fallbacks,
-		Git:            git.Handler(s.DB, s.Blobs, cfg.Release),
-		Zig:            cfg.Zig,
-		ZigCache:       filepath.Join(cfg.Root, "zig-cache"),
-		Source:         cfg.Source,
-		Fixtures:       cfg.Fixtures,
-		Builtin:        builtin(cfg),
-		UpdateInterval: cfg.UpdateInterval,
-		UpdateCooldown: cfg.UpdateCooldown,
-		CheckTrees:     cfg.CheckTrees,
-		Scrub:          cfg.Scrub,
-		Log:            LogOptions(cfg, s.Blobs),
+		Pull:       cfg.Pull,
+		Peers:      cfg.Fallbacks,
+		Git:        git.Handler(s.DB, s.Blobs, cfg.Release),
+		Zig:        cfg.Zig,
+		ZigCache:   filepath.Join(cfg.Root, "zig-cache"),
+		Source:     cfg.Source,
+		Fixtures:   cfg.Fixtures,
+		Builtin:    builtin(cfg),
+		Changing:   workerChanging(cfg),
+		CheckTrees: cfg.CheckTrees,
+		Scrub:      cfg.Scrub,
+		Log:        LogOptions(cfg, s.Blobs),
 		Comparing: worker.Comparing{Peers: cfg.Compare, Every: cfg.CompareEvery, Evidence: filepath.Join(cfg.Root, "evidence"),
 			Egress: upstream.Options{Allow: slices.Concat(cfg.Allow, cfg.comparePlaces), UserAgent: "packbase/" + cfg.Release}},
 		Metrics: reg,
-	}, log), nil
+	}, log)
+	cfg.onReload(func(next *Config) { w.Change(workerChanging(next)) })
+	return w, nil
 }
 
 // LogOptions returns where the log of what is published lies, and its key.
