@@ -444,14 +444,14 @@ func TestDashboardNeeds(t *testing.T) {
 
 	s.exec(`INSERT INTO jobs (id, kind, package, state, ended_at, error_code, error_message)
 		VALUES (gen_random_uuid(), 'package:fetch', 'hello', 'failed', now(), 'timeout', 'upstream was too slow')`)
-	s.wantIn(s.again().page("/", 200), "One job failed", "Mirror hello: upstream was too slow", `data-post="/api/jobs/`)
+	s.wantIn(s.again().page("/", 200), "One job failed", "Mirror hello: upstream was too slow.</span>", `data-post="/api/jobs/`)
 	s.exec(`INSERT INTO jobs (id, kind, package, state, started_at, ended_at, created_at, result)
 		VALUES (gen_random_uuid(), 'package:fetch', 'hello', 'succeeded', now(), now(), now() + interval '1 second', '{}')`)
 	s.wantIn(s.again().page("/", 200), "All is well")
 
 	s.must(s.db.Catalog.Failed(t.Context(), source, "timeout", "the catalog was too slow"))
 	listed := &pageSite{s.serve(func(o *api.Options) { o.Source = source }), s.conn}
-	s.wantIn(listed.page("/", 200), "The catalog could not be downloaded", "the catalog was too slow")
+	s.wantIn(listed.page("/", 200), "The catalog could not be downloaded", "The catalog was too slow.<")
 
 	s.exec(`UPDATE packages SET healthy = false`)
 	s.exec(`INSERT INTO packages (name, upstream, clone_url, release_count, state, state_reason) VALUES ('ice', 'x', 'x', 1, 'frozen', 'half of its tags are gone')`)
