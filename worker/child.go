@@ -191,6 +191,11 @@ func (f *fetch) crashed(ctx context.Context, exit error, said string) error {
 // durable several at once, as that is mostly waiting for the disk, and made
 // visible one by one in the child's order.
 func (f *fetch) follow(ctx context.Context, out io.Reader) (done bool, err error) {
+	closeProvers, err := f.openProvers()
+	if err != nil {
+		return false, err
+	}
+	defer closeProvers()
 	g, ctx := errgroup.WithContext(ctx)
 	publications := make(chan chan storage.Publication, 4)
 	g.Go(func() error {

@@ -154,6 +154,7 @@ type fetch struct {
 	removed  []storage.Tombstone
 	usage    usage
 	segments *release.Segments
+	provers  chan *release.Prover // those that are idle
 	refs     ingest.Refs
 	created  int
 	rejected int

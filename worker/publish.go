@@ -10,6 +10,7 @@ import (
 	"io"
 	"math"
 	"os"
+	"runtime"
 	"time"
 
 	"github.com/francescobianco/packbase/storage"
@@ -104,10 +105,31 @@ func (f *fetch) store(ctx context.Context, r *ingest.Release, segments *release.
 	return storage.PublicationOf(&man, manifest, stored), nil
 }
 
+// openProvers makes as many provers as there are processors: a proof takes one.
+func (f *fetch) openProvers() (closeAll func(), err error) {
+	f.provers = make(chan *release.Prover, runtime.GOMAXPROCS(0))
+	closeAll = func() {
+		for len(f.provers) > 0 {
+			(<-f.provers).Close()
+		}
+	}
+	for range cap(f.provers) {
+		p, err := release.NewProver(f.dir)
+		if err != nil {
+			closeAll()
+			return nil, err
+		}
+		f.provers <- p
+	}
+	return closeAll, nil
+}
+
 // prove works out what a staged release is from its tarball: what the child says
 // of it is not believed.
 func (f *fetch) prove(ctx context.Context, man *release.Manifest, targz io.Reader) (*release.Proof, error) {
-	proof, err := release.Prove(ctx, f.dir, man, targz, tarball.Limits{Size: f.w.opt.Limits.Tarball}, f.w.opt.Limits.Git)
+	prover := <-f.provers
+	defer func() { f.provers <- prover }()
+	proof, err := prover.Prove(ctx, man, targz, tarball.Limits{Size: f.w.opt.Limits.Tarball}, f.w.opt.Limits.Git)
 	if err == nil && man.Tag != "" && f.refs.Tags[man.Tag] != proof.OID.String() {
 		err = fmt.Errorf("%w: the tag names %q", release.ErrUntrue, f.refs.Tags[man.Tag])
 	}

@@ -1,7 +1,6 @@
 package gitpack
 
 import (
-	"bufio"
 	"errors"
 	"fmt"
 	"io"
@@ -156,16 +155,22 @@ func (o *Objects) Add(typ Type, size int64, r io.Reader) (OID, error) {
 	if o.adding == nil {
 		o.adding = newHasher()
 	}
-	out := bufio.NewWriter(io.NewOffsetWriter(o.spool, o.end))
-	id, err := o.adding.sum(typ, size, io.TeeReader(r, out))
+	// What is read at once is written only if it is new.
+	atOnce := size <= int64(len(o.adding.buf))
+	if !atOnce {
+		r = io.TeeReader(r, io.NewOffsetWriter(o.spool, o.end))
+	}
+	id, err := o.adding.sum(typ, size, r)
 	if err != nil {
 		return OID{}, fmt.Errorf("add %s: %w", typ, err)
 	}
 	if _, ok := o.byID[id]; ok {
 		return id, nil
 	}
-	if err := out.Flush(); err != nil {
-		return OID{}, fmt.Errorf("add %s %s: %w", typ, id, err)
+	if atOnce {
+		if _, err := o.spool.WriteAt(o.adding.buf[:size], o.end); err != nil {
+			return OID{}, fmt.Errorf("add %s %s: %w", typ, id, err)
+		}
 	}
 	o.byID[id] = uint32(len(o.entries))
 	o.entries = append(o.entries, entry{oid: id, typ: typ, size: size, off: o.end})
@@ -239,7 +244,8 @@ func newHasher() *hasher {
 	}
 }
 
-// sum returns the id of the object whose content is the next size bytes of r.
+// sum returns the id of the object whose content is the next size bytes of r. If they fit
+// into the buffer, that has them afterwards.
 func (h *hasher) sum(typ Type, size int64, r io.Reader) (OID, error) {
 	h.sha1.Reset()
 	fmt.Fprintf(h.sha1, "%s %d\x00", typ, size)

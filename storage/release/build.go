@@ -10,7 +10,6 @@ import (
 
 	"github.com/francescobianco/packbase/storage/gitpack"
 	"github.com/francescobianco/packbase/storage/tarball"
-	"github.com/francescobianco/packbase/storage/zigpkg"
 )
 
 // form is that of new tarballs.
@@ -21,7 +20,7 @@ const form = tarball.Form2
 type Builder struct {
 	tarballs *tarball.Builder
 	git      gitpack.Limits
-	zig      zigFiles
+	zig      *zigFiles
 }
 
 // NewBuilder returns a builder that needs a scratch file, as a
@@ -30,7 +29,7 @@ func NewBuilder(scratch *os.File, size int64, git gitpack.Limits) *Builder {
 	return &Builder{
 		tarballs: tarball.NewBuilder(scratch, form, tarball.Limits{Size: size}),
 		git:      git,
-		zig:      zigFiles{known: map[zigFileKey]zigpkg.FileHash{}},
+		zig:      newZigFiles(),
 	}
 }
 

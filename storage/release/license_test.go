@@ -48,7 +48,7 @@ func TestLicense(t *testing.T) {
 		}
 	}
 	objects, tree := listing(t, map[string]string{"src/LICENSE": "SPDX-License-Identifier: ISC\n", "COPYING@": "LICENSE", "LICENSE": "unknown", "LICENSE-MIT": mit})
-	if zig, err := Describe(objects, tree); err != nil || zig.License != "MIT" {
+	if zig, err := newZigFiles().describe(objects, tree); err != nil || zig.License != "MIT" {
 		t.Errorf("the tree has the licence %q, %v", zig.License, err)
 	}
 }

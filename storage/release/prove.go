@@ -51,24 +51,61 @@ type Proof struct {
 	Zig    Zig           // what Zig makes of the files
 }
 
-// Prove holds all that a manifest says of its tarball to the tarball itself,
-// and to the commit and tag objects that the manifest holds: digests, files,
-// Git's ids and Zig's hashes. It returns ErrUntrue if they do not agree. The
-// files go through a file in dir that nobody else can open.
-func Prove(ctx context.Context, dir string, man *Manifest, targz io.Reader, size tarball.Limits, lim gitpack.Limits) (*Proof, error) {
+// A Prover holds releases to what their manifests say. What several of them
+// share is stored and hashed for Zig once, so use one for those of a package. Only one
+// goroutine may use it at a time.
+type Prover struct {
+	spool   *os.File
+	objects *gitpack.Objects
+	zig     *zigFiles
+}
+
+// What a Prover remembers before it forgets all and begins anew.
+const (
+	maxProvedObjects = 200_000
+	maxProvedBytes   = 1 << 30
+)
+
+// NewProver returns a Prover whose files go through a file in dir that nobody
+// else can open. The caller closes it.
+func NewProver(dir string) (*Prover, error) {
 	spool, err := os.CreateTemp(dir, "proof-*")
 	if err != nil {
 		return nil, fmt.Errorf("make spool: %w", err)
 	}
-	defer spool.Close()
 	if err := os.Remove(spool.Name()); err != nil {
+		spool.Close()
 		return nil, fmt.Errorf("make spool: %w", err)
 	}
-	r, err := unpack(gitpack.NewObjects(spool), man, targz, size)
+	p := &Prover{spool: spool}
+	return p, p.forget()
+}
+
+// Close frees the space of the files.
+func (p *Prover) Close() error { return p.spool.Close() }
+
+func (p *Prover) forget() error {
+	p.objects, p.zig = gitpack.NewObjects(p.spool), newZigFiles()
+	if err := p.spool.Truncate(0); err != nil {
+		return fmt.Errorf("empty spool: %w", err)
+	}
+	return nil
+}
+
+// Prove holds all that a manifest says of its tarball to the tarball itself,
+// and to the commit and tag objects that the manifest holds: digests, files,
+// Git's ids and Zig's hashes. It returns ErrUntrue if they do not agree.
+func (p *Prover) Prove(ctx context.Context, man *Manifest, targz io.Reader, size tarball.Limits, lim gitpack.Limits) (*Proof, error) {
+	if info, err := p.spool.Stat(); err != nil || info.Size() > maxProvedBytes || p.objects.Len() > maxProvedObjects {
+		if err := p.forget(); err != nil {
+			return nil, err
+		}
+	}
+	r, err := unpack(p.objects, man, targz, size)
 	if err != nil {
 		return nil, Untrue(err)
 	}
-	tree, zig, err := r.admit(ctx, lim)
+	tree, zig, err := r.admit(ctx, p.zig, lim)
 	if err != nil {
 		return nil, Untrue(err)
 	}
@@ -178,16 +215,16 @@ func add(objects *gitpack.Objects, typ gitpack.Type, content []byte) (gitpack.OI
 // upstream does, and compares what Zig makes of the files with what the
 // manifest says. It returns ErrRefused, ErrZig, or both.
 func (r *Unpacked) Admit(ctx context.Context) error {
-	_, _, err := r.admit(ctx, gitpack.StoredLimits())
+	_, _, err := r.admit(ctx, newZigFiles(), gitpack.StoredLimits())
 	return err
 }
 
-func (r *Unpacked) check(ctx context.Context, lim gitpack.Limits) (gitpack.Listing, Zig, error) {
+func (r *Unpacked) check(ctx context.Context, files *zigFiles, lim gitpack.Limits) (gitpack.Listing, Zig, error) {
 	tree, err := r.objects.Files(ctx, r.Info.Tree, lim)
 	if err != nil {
 		return tree, Zig{}, err
 	}
-	zig, err := Describe(r.objects, tree)
+	zig, err := files.describe(r.objects, tree)
 	if err != nil {
 		return tree, zig, err
 	}
@@ -199,8 +236,8 @@ func (r *Unpacked) check(ctx context.Context, lim gitpack.Limits) (gitpack.Listi
 	return tree, zig, nil
 }
 
-func (r *Unpacked) admit(ctx context.Context, lim gitpack.Limits) (gitpack.Listing, Zig, error) {
-	tree, zig, untrue := r.check(ctx, lim)
+func (r *Unpacked) admit(ctx context.Context, files *zigFiles, lim gitpack.Limits) (gitpack.Listing, Zig, error) {
+	tree, zig, untrue := r.check(ctx, files, lim)
 	if untrue != nil && !errors.Is(untrue, ErrZig) {
 		return tree, zig, untrue
 	}

@@ -30,7 +30,7 @@ var hello = release.Manifest{Package: "hello", Upstream: "fixture:hello", CloneU
 // What a tarball cannot express is in the manifest, so that both give back every object of a release.
 func TestOddEntries(t *testing.T) {
 	t.Parallel()
-	src := releasetest.New(t)
+	src, prover := releasetest.New(t), releasetest.Prover(t)
 	id := src.Add(gitpack.Blob, "text\n")
 	submodule, err := gitpack.ParseOID("1234567890123456789012345678901234567890")
 	if err != nil {
@@ -45,6 +45,7 @@ func TestOddEntries(t *testing.T) {
 		{name: "plain", file: gitpack.File{Path: "a", Mode: gitpack.ModeFile, OID: id}},
 		{name: "executable", file: gitpack.File{Path: "a", Mode: gitpack.ModeExecutable, OID: id}},
 		{name: "symlink", file: gitpack.File{Path: "a", Mode: gitpack.ModeSymlink, OID: src.Add(gitpack.Blob, "z")}},
+		{name: "file with what a link had", file: gitpack.File{Path: "a", Mode: gitpack.ModeFile, OID: src.Add(gitpack.Blob, "z")}},
 		{name: "submodule", file: gitpack.File{Path: "d/sub", Mode: gitpack.ModeSubmodule, OID: submodule},
 			want: []release.TreeEntry{{Path: "d/sub", Mode: "160000", OID: submodule.String()}}},
 		{name: "group may write", file: gitpack.File{Path: "a", Mode: 0o100664, OID: id}, want: []release.TreeEntry{{Path: "a", Mode: "100664"}}},
@@ -67,7 +68,7 @@ func TestOddEntries(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		proof, err := release.Prove(t.Context(), t.TempDir(), man, &targz, tarball.Limits{}, releasetest.Limits)
+		proof, err := prover.Prove(t.Context(), man, &targz, tarball.Limits{}, releasetest.Limits)
 		if err != nil {
 			t.Errorf("%s: %v", tt.name, err)
 		} else if !slices.Equal(proof.IDs, want) || slices.Contains(proof.IDs, submodule) || proof.OID != root.OID || proof.Commit != root.Commit {
@@ -79,6 +80,7 @@ func TestOddEntries(t *testing.T) {
 // A manifest that says what its files, commit or tag object do not is untrue.
 func TestProveUntrue(t *testing.T) {
 	t.Parallel()
+	prover := releasetest.Prover(t) // who was told lies still knows what is true
 	for name, lie := range map[string]func(*release.Manifest){
 		"":            func(*release.Manifest) {},
 		"hash":        func(m *release.Manifest) { m.Zig.Hash = "N-V-__8AAAMAAABcr-E1sk8PMfTOvpi9Hds_wwtndnHnR26_" },
@@ -102,7 +104,7 @@ func TestProveUntrue(t *testing.T) {
 			t.Errorf("tag %s of commit %s, description %q, want %s of %s", man.TagObject, man.Commit, man.Description, root.OID, commit.OID)
 		}
 		lie(man)
-		_, err := release.Prove(t.Context(), t.TempDir(), man, &targz, tarball.Limits{}, releasetest.Limits)
+		_, err := prover.Prove(t.Context(), man, &targz, tarball.Limits{}, releasetest.Limits)
 		if errors.Is(err, release.ErrUntrue) != (name != "") || errors.Is(err, release.ErrZig) != (name == "hash" || name == "legacy hash") || name == "" && err != nil {
 			t.Errorf("lie about the %s: err = %v", name, err)
 		}

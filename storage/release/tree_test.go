@@ -40,7 +40,7 @@ func TestDescribe(t *testing.T) {
 	}
 	for _, tt := range tests {
 		objects, tree := listing(t, tt.files)
-		zig, err := Describe(objects, tree)
+		zig, err := newZigFiles().describe(objects, tree)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -60,7 +60,7 @@ func TestFingerprint(t *testing.T) {
 		".{ .name = \"foo\", .version = \"1.2.3\", .paths = .{\"\"} }": "",
 	} {
 		objects, tree := listing(t, map[string]string{"build.zig.zon": zon})
-		zig, err := Describe(objects, tree)
+		zig, err := newZigFiles().describe(objects, tree)
 		if err != nil || zig.Fingerprint != want {
 			t.Errorf("%.30q: fingerprint %q, %v; want %q", zon, zig.Fingerprint, err, want)
 		}
@@ -78,7 +78,7 @@ func TestZigFilesOfSeveralTags(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		want, err := Describe(objects, tree)
+		want, err := newZigFiles().describe(objects, tree)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -92,7 +92,7 @@ func TestZigFilesOfSeveralTags(t *testing.T) {
 func TestClashWarnings(t *testing.T) {
 	t.Parallel()
 	objects, tree := listing(t, map[string]string{"A": "", "a": "", "B": "", "b": "", "C": "", "c": "", "D": "", "d": "", "E": "", "e": ""})
-	zig, err := Describe(objects, tree)
+	zig, err := newZigFiles().describe(objects, tree)
 	if err != nil {
 		t.Fatal(err)
 	}

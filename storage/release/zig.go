@@ -32,6 +32,8 @@ type zigFiles struct {
 	known map[zigFileKey]zigpkg.FileHash
 }
 
+func newZigFiles() *zigFiles { return &zigFiles{known: map[zigFileKey]zigpkg.FileHash{}} }
+
 // A zigFileKey has all that a hash depends on: a link and a file of the same
 // bytes differ.
 type zigFileKey struct {
@@ -40,14 +42,8 @@ type zigFileKey struct {
 	oid  gitpack.OID
 }
 
-// Describe reads a tree as Zig does. What is wrong with its build.zig.zon is
+// describe reads a tree as Zig does. What is wrong with its build.zig.zon is
 // part of the answer; an error is one of reading objects.
-func Describe(objects *gitpack.Objects, tree gitpack.Listing) (Zig, error) {
-	z := &zigFiles{known: map[zigFileKey]zigpkg.FileHash{}}
-	return z.describe(objects, tree)
-}
-
-// describe is Describe.
 func (z *zigFiles) describe(objects *gitpack.Objects, tree gitpack.Listing) (Zig, error) {
 	var zig Zig
 	all := make([]zigpkg.Entry, 0, len(tree.Files))

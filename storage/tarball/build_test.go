@@ -343,7 +343,8 @@ func TestBuildEnds(t *testing.T) {
 	t.Run("with its scratch file", func(t *testing.T) {
 		f := scratch(t)
 		f.Close()
-		_, err := NewBuilder(f, Form2, Limits{}).Build(t.Context(), io.Discard, Header{commitOID, when, ""}, all(nil))
+		more := tree{"more than is held in memory": {mode: File, content: noise(1, maxMemory+maxChunk)}}
+		_, err := NewBuilder(f, Form2, Limits{}).Build(t.Context(), io.Discard, Header{commitOID, when, ""}, all(more.entries()))
 		if !errors.Is(err, os.ErrClosed) {
 			t.Errorf("err = %v, want %v", err, os.ErrClosed)
 		}

@@ -1,6 +1,7 @@
 package tarball
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"fmt"
 	"io"
@@ -70,16 +71,21 @@ type chunkCache struct {
 
 	mu     sync.Mutex
 	end    int64 // of what scratch holds
+	memory int   // bytes of chunks that are held in memory
 	chunks map[[sha256.Size]byte]*deflated
 }
 
-// A deflated is a chunk in scratch. The other fields may be read once done is closed.
+// A deflated is a chunk, in memory or else in scratch. The other fields may be read once done is closed.
 type deflated struct {
 	done chan struct{}
+	body []byte
 	off  int64
 	n    int
 	err  error
 }
+
+// maxMemory is how much of the chunks is held in memory, in bytes: all of most packages.
+const maxMemory = 16 << 20
 
 // deflate returns the chunk's deflated form: complete blocks that refer to nothing before them, none of them
 // the last of a stream, up to the end of a byte. It may still be in the making, by another build.
@@ -99,7 +105,7 @@ func (c *chunkCache) deflate(chunk []byte) *deflated {
 	return d
 }
 
-// fill deflates chunk into scratch.
+// fill deflates chunk into memory or scratch.
 func (c *chunkCache) fill(d *deflated, chunk []byte) error {
 	w, _ := c.writers.Get().(*flate.Writer)
 	if w == nil {
@@ -116,9 +122,18 @@ func (c *chunkCache) fill(d *deflated, chunk []byte) error {
 
 	d.n = len(out)
 	c.mu.Lock()
-	d.off = c.end
-	c.end += int64(d.n)
+	inMemory := c.memory+d.n <= maxMemory
+	if inMemory {
+		c.memory += d.n
+	} else {
+		d.off = c.end
+		c.end += int64(d.n)
+	}
 	c.mu.Unlock()
+	if inMemory {
+		d.body = bytes.Clone(out)
+		return nil
+	}
 	if _, err := c.scratch.WriteAt(out, d.off); err != nil {
 		return fmt.Errorf("write scratch file: %w", err)
 	}
@@ -131,7 +146,12 @@ func (c *chunkCache) write(w io.Writer, d *deflated) error {
 	if d.err != nil {
 		return d.err
 	}
-	_, err := io.Copy(w, io.NewSectionReader(c.scratch, d.off, int64(d.n)))
+	var err error
+	if d.body != nil {
+		_, err = w.Write(d.body)
+	} else {
+		_, err = io.Copy(w, io.NewSectionReader(c.scratch, d.off, int64(d.n)))
+	}
 	if err != nil {
 		return fmt.Errorf("copy chunk: %w", err)
 	}

@@ -82,7 +82,7 @@ func TestNoOtherWayIn(t *testing.T) {
 					t.Errorf("%s: %v, want it refused because of %q", way, err, test.want)
 				}
 			}
-			_, err := release.Prove(t.Context(), t.TempDir(), man, io.NewSectionReader(targz, 0, 1<<30), tarball.Limits{}, gitpack.DefaultLimits())
+			_, err := releasetest.Prover(t).Prove(t.Context(), man, io.NewSectionReader(targz, 0, 1<<30), tarball.Limits{}, gitpack.DefaultLimits())
 			check("proven", err)
 
 			raw, err := man.Encode()
@@ -127,7 +127,7 @@ func TestTagOfAnotherType(t *testing.T) {
 		raw := "object " + man.Commit + "\ntype " + typ + strings.TrimPrefix(soundTagger, "\ntype commit")
 		id := sha1.Sum(fmt.Appendf(nil, "tag %d\x00%s", len(raw), raw))
 		man.TagObject, man.Git.Tags = hex.EncodeToString(id[:]), [][]byte{[]byte(raw)}
-		_, err := release.Prove(t.Context(), t.TempDir(), man, io.NewSectionReader(targz, 0, 1<<30), tarball.Limits{}, gitpack.DefaultLimits())
+		_, err := releasetest.Prover(t).Prove(t.Context(), man, io.NewSectionReader(targz, 0, 1<<30), tarball.Limits{}, gitpack.DefaultLimits())
 		if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
 			t.Errorf("a tag of a %s: %v, want %q", typ, err, want)
 		}

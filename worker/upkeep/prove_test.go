@@ -46,7 +46,7 @@ func TestProveOtherFiles(t *testing.T) {
 	r.Must(err)
 	defer targz.Close()
 	prove := func(man *release.Manifest, targz io.Reader) (*release.Proof, error) {
-		return release.Prove(t.Context(), t.TempDir(), man, targz, tarball.Limits{}, gitpack.DefaultLimits())
+		return releasetest.Prover(t).Prove(t.Context(), man, targz, tarball.Limits{}, gitpack.DefaultLimits())
 	}
 	proof, err := prove(man, targz)
 	if err != nil || proof.Commit.String() != rel.CommitOID || proof.Zig.Hash != rel.ZigHash || len(proof.IDs) == 0 {
@@ -106,7 +106,7 @@ func TestProveOtherCommit(t *testing.T) {
 				man.Tag, man.Git.Tags, man.TagObject = tag, nil, ""
 				targz := tarballOf(man, tt.tarball)
 				man.Commit = tt.manifest
-				_, err = release.Prove(t.Context(), t.TempDir(), man, targz, tarball.Limits{}, gitpack.DefaultLimits())
+				_, err = releasetest.Prover(t).Prove(t.Context(), man, targz, tarball.Limits{}, gitpack.DefaultLimits())
 				if tt.want == "" && err != nil || tt.want != "" && (!errors.Is(err, release.ErrUntrue) || !strings.Contains(err.Error(), tt.want)) {
 					t.Errorf("err = %v, want %q", err, tt.want)
 				}

@@ -41,6 +41,17 @@ func New(t testing.TB) *Source {
 	return s
 }
 
+// Prover returns one that lasts as long as the test.
+func Prover(t testing.TB) *release.Prover {
+	t.Helper()
+	p, err := release.NewProver(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { p.Close() })
+	return p
+}
+
 func (s *Source) must(err error) {
 	s.t.Helper()
 	if err != nil {
