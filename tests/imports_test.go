@@ -33,7 +33,7 @@ var imports = []struct {
 	{"api/route", []string{"storage/feed"}},
 	{"api/sbom", []string{"api/wire"}},
 	{"api/smarthttp", []string{"api/pace", "storage"}},
-	{"api/stored", []string{"api/answer", "api/pace", "storage"}},
+	{"api/stored", []string{"api/answer", "storage"}},
 	{"api/wire", []string{"storage/zigpkg"}},
 	{"worker", []string{"storage"}},
 	{"docker/smoke", nil},

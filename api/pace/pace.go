@@ -12,7 +12,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -131,34 +130,12 @@ const unsent = 64 << 10
 // that reads slowly the kernel would else take megabytes at once and then,
 // for a minute, nothing, which nobody can tell from a client that stands still.
 func Conn(ctx context.Context, c net.Conn) context.Context {
-	tcp, ok := c.(*net.TCPConn)
-	if !ok {
-		return ctx
+	if tcp, ok := c.(*net.TCPConn); ok {
+		if raw, err := tcp.SyscallConn(); err == nil {
+			_ = raw.Control(func(fd uintptr) {
+				_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT, unsent)
+			})
+		}
 	}
-	raw, err := tcp.SyscallConn()
-	if err != nil {
-		return ctx
-	}
-	set(raw, unix.TCP_NOTSENT_LOWAT, unsent)
-	return context.WithValue(ctx, connKey{}, raw)
-}
-
-type connKey struct{}
-
-func set(c syscall.RawConn, option, value int) {
-	_ = c.Control(func(fd uintptr) { // of a connection that has ended
-		_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, option, value)
-	})
-}
-
-// Together has the parts of the answer to a request that are written next leave
-// in full packets, until send is called: a head without a body in a packet of its own
-// wakes a client up for nothing.
-func Together(ctx context.Context) (send func()) {
-	c, ok := ctx.Value(connKey{}).(syscall.RawConn)
-	if !ok {
-		return func() {}
-	}
-	set(c, unix.TCP_CORK, 1)
-	return func() { set(c, unix.TCP_CORK, 0) }
+	return ctx
 }

@@ -16,7 +16,6 @@ import (
 	lru "github.com/hashicorp/golang-lru/v2"
 
 	"github.com/francescobianco/packbase/api/answer"
-	"github.com/francescobianco/packbase/api/pace"
 	"github.com/francescobianco/packbase/storage"
 	"github.com/francescobianco/packbase/storage/blob"
 )
@@ -150,9 +149,7 @@ func (p *Blobs) Serve(w http.ResponseWriter, r *http.Request, f File) error {
 	if ranges := r.Header.Get("Range"); strings.Contains(ranges, ",") || !strings.HasPrefix(ranges, "bytes=") {
 		r.Header.Del("Range")
 	}
-	send := pace.Together(r.Context())
 	http.ServeContent(Uncached(w), r, "", f.At, body)
-	send()
 	if err := blob.Damaged(body); err != nil {
 		// Too late for a status: the answer is shorter than its Content-Length,
 		// for which the server closes the connection.
