@@ -45,7 +45,7 @@ func TestRunCommand(t *testing.T) {
 		stdout, stderr string
 		code           int
 	}{
-		{[]string{"run", "--", "sh", "-c", `cat; echo " $1 $http_proxy $https_proxy"`, "sh", "--release=fast"}, "in --release=fast http://127.0.0.1:", "", 0},
+		{[]string{"run", "--", "sh", "-c", `cat; echo " $1 $http_proxy $https_proxy"`, "sh", "--release=fast"}, "in --release=fast http://packbase:", "", 0},
 		{[]string{"run", "sh", "-c", "exit 7"}, "", "exit code 7", 7},
 		{[]string{"run", "sh", "-c", "kill -9 $$"}, "", "exit code 137", 137},
 		{[]string{"run", "no-such-command"}, "", "not found", exitFailed},

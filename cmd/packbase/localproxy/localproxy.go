@@ -4,11 +4,17 @@
 // Zig cannot speak TLS to a proxy, nor through one; but when its CONNECT is refused it asks for https URLs in
 // absolute form and clear text. Such requests are sent on as the prefix URLs of packbase, /u/https/host/path.
 // What any other program wants goes where it wants it to go, unless that is switched off.
+//
+// Whoever has an account on this machine can reach the proxy. So it answers those who show a secret, which is in the URL
+// that the command gets: else they would have the token's powers, and this user's way into networks.
 package localproxy
 
 import (
 	"cmp"
 	"context"
+	"crypto/rand"
+	"crypto/subtle"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
@@ -30,8 +36,9 @@ const (
 
 // A Proxy answers one command. Make one with Start.
 type Proxy struct {
-	URL string // for http_proxy and https_proxy
+	URL string // for http_proxy and https_proxy, with the secret
 
+	secret string // what Proxy-Authorization has to be
 	remote *url.URL
 	token  string
 	others bool
@@ -57,7 +64,12 @@ func Start(ctx context.Context, opt Options) (*Proxy, error) {
 	if err != nil {
 		return nil, fmt.Errorf("start proxy: %w", err)
 	}
-	p := &Proxy{URL: "http://" + ln.Addr().String(), remote: opt.Remote, token: opt.Token, others: opt.Others, http: opt.HTTP}
+	who := url.UserPassword("packbase", rand.Text())
+	p := &Proxy{
+		URL:    (&url.URL{Scheme: "http", User: who, Host: ln.Addr().String()}).String(),
+		secret: "Basic " + base64.StdEncoding.EncodeToString([]byte(who.String())),
+		remote: opt.Remote, token: opt.Token, others: opt.Others, http: opt.HTTP,
+	}
 	direct := &http.Transport{DialContext: (&net.Dialer{Timeout: dialTimeout}).DialContext, DisableCompression: true}
 	context.AfterFunc(ctx, direct.CloseIdleConnections)
 	p.pass = &httputil.ReverseProxy{Rewrite: func(*httputil.ProxyRequest) {}, Transport: direct, ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)}
@@ -102,18 +114,29 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		// The only refusal after which every Zig goes on; see zig's std/http/Client.zig, connectProxied.
 		w.Header().Set("Content-Length", "0")
 		w.WriteHeader(http.StatusMethodNotAllowed)
+	case subtle.ConstantTimeCompare([]byte(r.Header.Get("Proxy-Authorization")), []byte(p.secret)) == 0:
+		w.Header().Set("Proxy-Authenticate", `Basic realm="packbase run"`)
+		http.Error(w, "this is the proxy of somebody's `packbase run`, for the command that it runs", http.StatusProxyAuthRequired)
 	case r.Method == http.MethodConnect:
 		p.tunnel(w, r)
 	case r.URL.IsAbs() && p.others && !isZig(r):
 		p.pass.ServeHTTP(w, r)
 	case !r.URL.IsAbs():
 		http.Error(w, "this is the proxy of `packbase run`: it answers absolute URLs only", http.StatusBadRequest)
+	case !isRead(r):
+		http.Error(w, "packages are read only", http.StatusMethodNotAllowed)
 	default:
 		p.forward(w, r)
 	}
 }
 
 func isZig(r *http.Request) bool { return strings.HasPrefix(r.UserAgent(), "zig/") }
+
+// isRead tells whether a request is one that Zig and Git fetch packages with. The token may do more, and a packbase takes a URL
+// of its own for what it is.
+func isRead(r *http.Request) bool {
+	return r.Method == http.MethodGet || r.Method == http.MethodHead || r.Method == http.MethodPost && strings.HasSuffix(r.URL.Path, "/git-upload-pack")
+}
 
 // forward asks the remote packbase for what the client wants.
 func (p *Proxy) forward(w http.ResponseWriter, r *http.Request) {

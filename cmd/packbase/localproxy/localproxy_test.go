@@ -5,6 +5,7 @@ import (
 	"bufio"
 	"bytes"
 	"compress/gzip"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
@@ -134,12 +135,16 @@ func TestConnect(t *testing.T) {
 		{"zig/0.15.2 (std.http)", true, http.StatusMethodNotAllowed},
 	} {
 		p := start(t, tt.others)
-		c, err := net.Dial("tcp", strings.TrimPrefix(p.URL, "http://"))
+		at, err := url.Parse(p.URL)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c, err := net.Dial("tcp", at.Host)
 		if err != nil {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { c.Close() })
-		fmt.Fprintf(c, "CONNECT %s HTTP/1.1\r\nHost: %[1]s\r\nUser-Agent: %s\r\n\r\n", echo.Addr(), tt.agent)
+		fmt.Fprintf(c, "CONNECT %s HTTP/1.1\r\nHost: %[1]s\r\nUser-Agent: %s\r\nProxy-Authorization: %s\r\n\r\n", echo.Addr(), tt.agent, p.secret)
 		r := bufio.NewReader(c)
 		resp, err := http.ReadResponse(r, &http.Request{Method: http.MethodConnect})
 		if err != nil || resp.StatusCode != tt.want {
@@ -155,5 +160,66 @@ func TestConnect(t *testing.T) {
 		if line, err := r.ReadString('\n'); line != "hello\n" {
 			t.Errorf("through the tunnel: got %q, %v", line, err)
 		}
+	}
+}
+
+// Others on this machine, who do not have the URL of the proxy, get nothing of it: not what its token may do, nor what its
+// user may reach. The command itself gets packages.
+func TestStrangers(t *testing.T) {
+	t.Parallel()
+	asked := ""
+	packbase := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { asked += r.Method + " " + r.URL.Path + "\n" }))
+	t.Cleanup(packbase.Close)
+	base, err := url.Parse(packbase.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := Start(t.Context(), Options{Remote: base, Token: "secret", Others: true, HTTP: &http.Client{}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(p.Close)
+	at, err := url.Parse(p.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	own := at.User
+	const zig, git = "zig/0.15.2 (std.http)", "git/2.39.5"
+	for _, tt := range []struct {
+		user                *url.Userinfo
+		agent, method, path string
+		want                int
+	}{
+		{nil, zig, http.MethodGet, "/x", http.StatusProxyAuthRequired},
+		{nil, zig, http.MethodPost, "/api/tokens", http.StatusProxyAuthRequired},
+		{nil, git, http.MethodGet, "/x", http.StatusProxyAuthRequired},
+		{nil, git, http.MethodConnect, "", http.StatusProxyAuthRequired},
+		{url.UserPassword("packbase", "guess"), zig, http.MethodGet, "/x", http.StatusProxyAuthRequired},
+		{url.UserPassword("packbase", ""), git, http.MethodGet, "/x", http.StatusProxyAuthRequired},
+		{own, zig, http.MethodPost, "/api/tokens", http.StatusMethodNotAllowed},
+		{own, zig, http.MethodDelete, "/x", http.StatusMethodNotAllowed},
+		{own, zig, http.MethodGet, "/x", http.StatusOK},
+		{own, zig, http.MethodPost, "/x/git-upload-pack", http.StatusOK},
+	} {
+		c, err := net.Dial("tcp", at.Host)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { c.Close() })
+		target, auth := packbase.URL+tt.path, ""
+		if tt.method == http.MethodConnect {
+			target = base.Host
+		}
+		if tt.user != nil {
+			auth = "Proxy-Authorization: Basic " + base64.StdEncoding.EncodeToString([]byte(tt.user.String())) + "\r\n"
+		}
+		fmt.Fprintf(c, "%s %s HTTP/1.1\r\nHost: %s\r\nUser-Agent: %s\r\n%sContent-Length: 0\r\n\r\n", tt.method, target, base.Host, tt.agent, auth)
+		resp, err := http.ReadResponse(bufio.NewReader(c), &http.Request{Method: tt.method})
+		if err != nil || resp.StatusCode != tt.want {
+			t.Errorf("%s %s of %s as %v: got %v, %v, want %d", tt.method, target, tt.agent, tt.user, resp, err, tt.want)
+		}
+	}
+	if want := strings.ReplaceAll("GET /u/http/HOST/x\nPOST /u/http/HOST/x/git-upload-pack\n", "HOST", base.Host); asked != want {
+		t.Errorf("packbase was asked %q, want %q", asked, want)
 	}
 }
