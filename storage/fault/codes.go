@@ -99,9 +99,9 @@ var codes = map[string]verdict{
 	"ingest_failed":        {passing, http.StatusInternalServerError, ""},
 	"ingest_untrue":        {passing, http.StatusBadGateway, ""},
 	"log_key":              {passing, http.StatusServiceUnavailable, "Bring the file of PACKBASE_LOG_KEY_FILE back from where it was; `packbase doctor` says which one is meant."},
-	"log_forked":           {final, http.StatusInternalServerError, "The database or the folder log is from elsewhere, or from another time: see \"The log\" in docs/operating.md."},
-	"log_behind":           {final, http.StatusInternalServerError, "Bring the folder log back as it was last, from a backup or from an edge, or take the witness out of PACKBASE_LOG_WITNESSES if it is wrong: see \"The log\" in docs/operating.md."},
-	"log_damaged":          {passing, http.StatusServiceUnavailable, "Bring the folder log back from a backup: see \"The log\" in docs/operating.md."},
+	"log_forked":           {final, http.StatusInternalServerError, "The database or the folder log is from elsewhere, or from another time: see docs/log-keeping.md."},
+	"log_behind":           {final, http.StatusInternalServerError, "Bring the folder log back as it was last, from a backup or from an edge, or take the witness out of PACKBASE_LOG_WITNESSES if it is wrong: see docs/log-keeping.md."},
+	"log_damaged":          {passing, http.StatusServiceUnavailable, "Bring the folder log back from a backup: see docs/log-keeping.md."},
 	"quarantined":          {final, http.StatusInternalServerError, ""},
 }
 

@@ -16,7 +16,7 @@ import (
 	"github.com/francescobianco/packbase/tests/harness/engine"
 )
 
-// OP-05: the commands of docs/operating.md, as they stand there, bring back
+// OP-05: the commands of docs/backup.md, as they stand there, bring back
 // what was there, while the server that is backed up goes on.
 func TestBackup(t *testing.T) {
 	t.Parallel()
@@ -86,16 +86,16 @@ func TestBackup(t *testing.T) {
 	}
 }
 
-// shell runs the commands that docs/operating.md has after a mark.
+// shell runs the commands that docs/backup.md has after a mark.
 func shell(t *testing.T, dir, mark, root, databaseURL string) {
 	t.Helper()
-	doc, err := os.ReadFile("../../docs/operating.md")
+	doc, err := os.ReadFile("../../docs/backup.md")
 	if err != nil {
 		t.Fatal(err)
 	}
 	block := regexp.MustCompile("(?s)<!-- " + mark + " -->\n```sh\n(.*?)```").FindSubmatch(doc)
 	if block == nil {
-		t.Fatalf("docs/operating.md has no commands marked %s", mark)
+		t.Fatalf("docs/backup.md has no commands marked %s", mark)
 	}
 	bin := filepath.Join(t.TempDir(), "packbase")
 	if err := os.Symlink(harness.Binary(t), bin); err != nil {

@@ -94,7 +94,7 @@ func TestStopTimes(t *testing.T) {
 		"compose.yml":                    {`stop_grace_period: \$\{STOP_GRACE:-(\w+)\}`, 4},
 		"deploy/packbase-api.service":    {`TimeoutStopSec=(\w+)`, 1},
 		"deploy/packbase-worker.service": {`TimeoutStopSec=(\w+)`, 1},
-		"docs/operating.md":              {"kill what has not ended after (\\d+ s)", 1},
+		"docs/backup.md":                 {"kill what has not ended after (\\d+ s)", 1},
 	} {
 		b, err := os.ReadFile("../../" + file)
 		if err != nil {
@@ -109,7 +109,7 @@ func TestStopTimes(t *testing.T) {
 				t.Errorf("%s kills after %s, want %v or more", file, m[1], least)
 			}
 		}
-		if said := fmt.Sprintf("`PACKBASE_STOP_TIMEOUT` (%d s)", int(stop.Seconds())); file == "docs/operating.md" && !strings.Contains(string(b), said) {
+		if said := fmt.Sprintf("`PACKBASE_STOP_TIMEOUT` (%d s)", int(stop.Seconds())); file == "docs/backup.md" && !strings.Contains(string(b), said) {
 			t.Errorf("%s does not say %s", file, said)
 		}
 	}
