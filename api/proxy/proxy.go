@@ -17,6 +17,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"unicode"
 
 	"github.com/francescobianco/packbase/storage/name"
 )
@@ -243,9 +244,9 @@ func (p *Proxy) refuse(w http.ResponseWriter, r *http.Request, target string, er
 	http.Error(w, reason, status)
 }
 
-// header keeps a reason fit for a header, and below what Zig reads.
+// header keeps a reason fit for a header, and for the terminal that Zig prints it on: it quotes URLs of strangers.
 func header(c rune) rune {
-	if c < ' ' || c == 0x7f {
+	if !unicode.IsPrint(c) {
 		return ' '
 	}
 	return c

@@ -183,6 +183,31 @@ func TestRefusal(t *testing.T) {
 	}
 }
 
+// Nothing that a URL has hidden reaches the terminal on which Zig prints a reason, or /why.
+func TestReasonIsText(t *testing.T) {
+	t.Parallel()
+	_, p, at := serve(t)
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+at+"/u/https/h.example/%1B%C2%9B31m%E2%80%AE%E2%81%A6%FFx.zip", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("User-Agent", "zig/0.16.0 (std.http)")
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	const want = "h.example/  31m  \ufffdx.zip is not mirrored here"
+	for where, text := range map[string]string{
+		"Content-Type": resp.Header.Get("Content-Type"), "X-Packbase-Reason": resp.Header.Get("X-Packbase-Reason"),
+		"why": p.Why(&http.Request{RemoteAddr: "127.0.0.1:1"})[0],
+	} {
+		if !strings.Contains(text, want) {
+			t.Errorf("%s: %q, want %q", where, text, want)
+		}
+	}
+}
+
 // What a request of Git wants is found without taking anything from it.
 func TestWanted(t *testing.T) {
 	t.Parallel()

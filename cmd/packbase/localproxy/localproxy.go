@@ -26,6 +26,7 @@ import (
 	"strings"
 	"sync"
 	"time"
+	"unicode"
 )
 
 // Limits of the proxy.
@@ -172,7 +173,7 @@ func (p *Proxy) forward(w http.ResponseWriter, r *http.Request) {
 	}
 	for _, name := range []string{"Content-Type", "Content-Disposition", "Cache-Control", "Etag", "X-Packbase-Reason", "X-Packbase-Error"} {
 		if v := resp.Header.Get(name); v != "" {
-			w.Header().Set(name, v)
+			w.Header().Set(name, strings.Map(printable, v))
 		}
 	}
 	if resp.ContentLength >= 0 {
@@ -210,8 +211,9 @@ func (p *Proxy) fail(w http.ResponseWriter, r *http.Request, reason string) {
 	http.Error(w, reason, http.StatusBadGateway)
 }
 
+// printable keeps what a server sent fit for the terminal that Zig prints it on.
 func printable(r rune) rune {
-	if r < ' ' || r == 0x7f {
+	if !unicode.IsPrint(r) {
 		return ' '
 	}
 	return r

@@ -54,6 +54,37 @@ func remote(t *testing.T) *httptest.Server {
 	return srv
 }
 
+// What a server says is text when it comes to the terminal on which Zig prints it.
+func TestReasonIsText(t *testing.T) {
+	t.Parallel()
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "packbase: a\u009b31m\u202eb")
+	}))
+	t.Cleanup(srv.Close)
+	base, err := url.Parse(srv.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := Start(t.Context(), Options{Remote: base, HTTP: &http.Client{}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(p.Close)
+	proxy, err := url.Parse(p.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	client := &http.Client{Transport: &http.Transport{Proxy: http.ProxyURL(proxy)}}
+	resp, err := client.Get("http://files.example.org/x.zip")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if got, want := resp.Header.Get("Content-Type"), "packbase: a 31m b"; got != want {
+		t.Errorf("Content-Type = %q, want %q", got, want)
+	}
+}
+
 func start(t *testing.T, others bool) *Proxy {
 	t.Helper()
 	base, err := url.Parse(remote(t).URL + "/base")
