@@ -4,6 +4,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 
@@ -53,5 +54,19 @@ func TestReload(t *testing.T) {
 	var asked wire.Update
 	if s.Do(http.MethodPost, "/api/update", "", nil).Into(t, &asked); asked.RetryAfter < 3600 {
 		t.Errorf("the next update is to wait %d s, want most of two hours", asked.RetryAfter)
+	}
+
+	// A quota holds for what is asked from now on, and is raised as it is set.
+	up := harness.NewUpstream(t)
+	repo := up.Repo("grown")
+	repo.Release("v0.1.0")
+	repo.Release("v0.2.0")
+	again("log = \"text,info\"\nmax-tags = 200\nmax-releases = 1\n", `changed=update-cooldown,update-interval,max-releases`)
+	if a := s.TryFetch(up.URL + "/grown"); !strings.Contains(string(a.Body), "quota_releases") {
+		t.Errorf("two releases where one is allowed: %d %s", a.Status, a.Body)
+	}
+	again("log = \"text,info\"\nmax-tags = 200\n", `changed=max-releases`)
+	if n := s.Fetch(up.URL + "/grown").Created; n != 2 {
+		t.Errorf("%d releases were mirrored when the quota was raised, want 2", n)
 	}
 }

@@ -37,7 +37,7 @@ type usage struct {
 
 func (f *fetch) measure(ctx context.Context) error {
 	u := &f.usage
-	u.quota, u.releases, u.tarballs = f.w.opt.Quota, len(f.releases), f.pkg.SizeBytes
+	u.quota, u.releases, u.tarballs = f.w.changing.Load().Quota, len(f.releases), f.pkg.SizeBytes
 	for _, s := range f.segments.Rows {
 		u.objects += s.Size
 	}

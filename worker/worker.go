@@ -60,7 +60,6 @@ type Options struct {
 
 	// May be left out.
 	Changing
-	Quota      Quota
 	Peers      []string       // other packbases, which are asked by hash for what upstream does not give
 	Zig        string         // a zig to probe with
 	ZigCache   string         // a folder that it may keep
@@ -76,6 +75,7 @@ type Options struct {
 
 // Changing are the settings that may change while a worker runs.
 type Changing struct {
+	Quota          Quota
 	UpdateInterval time.Duration // between updates that start by themselves
 	UpdateCooldown time.Duration // between the beginnings of any two updates, at least
 }
@@ -140,7 +140,7 @@ func (w *Worker) Change(to Changing) { w.changing.Store(&to) }
 // spending an attempt.
 func (w *Worker) Run(ctx context.Context) error {
 	stranger := ctx
-	ctx = scrub.WithMaxBytes(access.SeePrivate(ctx), w.opt.Quota.Total)
+	ctx = access.SeePrivate(ctx)
 	var wg sync.WaitGroup
 	wg.Go(func() { w.reconcile(ctx) })
 	wg.Go(func() { w.tidy(ctx) })
@@ -154,7 +154,7 @@ func (w *Worker) Run(ctx context.Context) error {
 		leave := sync.OnceFunc(func() { close(free) })
 		wg.Go(func() {
 			defer leave()
-			w.handle(ctx, kind, job, leave)
+			w.handle(scrub.WithMaxBytes(ctx, w.changing.Load().Quota.Total), kind, job, leave)
 		})
 		<-free
 	}, w.log)

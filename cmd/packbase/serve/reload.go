@@ -11,7 +11,10 @@ import (
 )
 
 // reloaded are the settings that may change while a server runs.
-var reloaded = []string{"log", "max-jobs", "pull-wait", "update-cooldown", "update-interval"}
+var reloaded = []string{
+	"log", "max-jobs", "pull-wait", "update-cooldown", "update-interval",
+	"max-bytes", "max-package-bytes", "max-releases", "max-ratio", "min-free",
+}
 
 // onReload has f called with the settings when they were read again.
 func (c *Config) onReload(f func(next *Config)) {

@@ -141,7 +141,7 @@ func apiChanging(cfg *Config) api.Changing {
 }
 
 func workerChanging(cfg *Config) worker.Changing {
-	return worker.Changing{UpdateInterval: cfg.UpdateInterval, UpdateCooldown: cfg.UpdateCooldown}
+	return worker.Changing{Quota: cfg.Quota, UpdateInterval: cfg.UpdateInterval, UpdateCooldown: cfg.UpdateCooldown}
 }
 
 func paceOf(cfg *Config) pace.Limits {
@@ -176,7 +176,6 @@ func NewWorker(cfg *Config, s *Stores, reg prometheus.Registerer, log *slog.Logg
 		Backoff:     cfg.JobBackoff,
 		Child:       child,
 		Limits:      cfg.Limits,
-		Quota:       cfg.Quota,
 		Egress: upstream.Options{Allow: slices.Concat(cfg.Allow, cfg.FallbackPlaces), Netrc: cfg.Netrc, UserAgent: "packbase/" + cfg.Release,
 			Limits: upstream.Limits{MinRate: cfg.MinRate}},
 		Pull:       cfg.Pull,
