@@ -64,6 +64,20 @@ func TestRunCommand(t *testing.T) {
 	}
 }
 
+// A mirror that is watched sends nobody elsewhere: what it names may be a place that only this machine reaches.
+func TestWatchGoesStraight(t *testing.T) {
+	t.Parallel()
+	asked := false
+	inside := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { asked = true }))
+	t.Cleanup(inside.Close)
+	mirror := httptest.NewServer(http.RedirectHandler(inside.URL, http.StatusFound))
+	t.Cleanup(mirror.Close)
+	_, stderr, code := said(t, nil, "watch", "--url", mirror.URL, "https://github.com/me/*")
+	if asked || code != exitFailed || !strings.Contains(stderr, "302") {
+		t.Errorf("asked there: %v; %q, exit code %d, want it to be told of the redirect", asked, stderr, code)
+	}
+}
+
 func TestRunIsInterrupted(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithCancel(t.Context())

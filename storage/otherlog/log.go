@@ -56,11 +56,14 @@ func (l *Log) ShownPolicy() ([]byte, error) {
 // seen. A key that has taken the place of the one that is remembered is followed.
 func Open(ctx context.Context, client *http.Client, base string, seen Memory) (*Log, error) {
 	base = strings.TrimRight(base, "/")
-	tiles, err := logbook.TilesAt(base+"/log", client)
+	// What a log is read from does not say where else this machine asks.
+	straight := *client
+	straight.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+	tiles, err := logbook.TilesAt(base+"/log", &straight)
 	if err != nil {
 		return nil, err
 	}
-	return open(ctx, base, tiles, seen, func(path string) ([]byte, error) { return get(ctx, client, base+"/log/"+path) })
+	return open(ctx, base, tiles, seen, func(path string) ([]byte, error) { return get(ctx, &straight, base+"/log/"+path) })
 }
 
 // OpenFolder reads the checkpoint of a log whose files are in a folder. Its error is fs.ErrNotExist if there is none yet.
