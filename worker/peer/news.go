@@ -1,6 +1,7 @@
 package peer
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -179,8 +180,12 @@ func checkTree(c *feed.Body) error {
 func checkArchive(c *feed.Body) error {
 	said := c.Archive
 	if c.Decision == feed.DecisionRemoved {
-		if said.URL == "" || c.Reason == "" {
-			return errors.New("it removes an archive without a URL, or without a reason")
+		d, err := name.ParseDependency(said.URL)
+		if err == nil && (d.Git || d.URL != said.URL) {
+			err = errors.New("that is no archive's URL")
+		}
+		if err = cmp.Or(err, storage.ValidReason(c.Reason)); err != nil {
+			return fmt.Errorf("it removes the archive %.200q: %w", said.URL, err)
 		}
 		return nil
 	}

@@ -231,6 +231,11 @@ func TestUntrueNews(t *testing.T) {
 			Record: blob.Ref{Digest: rows[0].RecordDigest, Size: recordSize(t, central, rows[0])},
 			Body:   blob.Ref{Digest: rows[0].Digest, Size: rows[0].Size}, Tarball: blob.Ref{Digest: rows[0].TarballDigest, Size: rows[0].TarballSize}}}, false)
 	}))
+	for url, reason := range map[string]string{"https://h.example/esc\x1b]0;.zip": "gone", "https://h.example/reason.zip": strings.Repeat("gone ", 100_000)} {
+		central.Must(central.Tx(t.Context(), func(tx pgx.Tx) error {
+			return feed.AddNews(t.Context(), tx, feed.Body{Decision: feed.DecisionRemoved, Reason: reason, Archive: &feed.Archive{URL: url}}, false)
+		}))
+	}
 	follow(t, edge, serve(t, central))
 	caughtUp(t, edge, central)
 	if _, err := edge.Blobs.Stat(t.Context(), rows[0].RecordDigest); err != nil {
@@ -246,9 +251,14 @@ func TestUntrueNews(t *testing.T) {
 		t.Errorf("the edge has %q, want %q", urls, want)
 	}
 	aside := asideOf(t, edge)
-	for i, name := range []string{"hash", "tarball", "user", "others"} {
-		if len(aside) != 4 || !strings.Contains(aside[i].Reason, name+".zip") {
+	for i, name := range []string{"hash", "tarball", "user", "others"} { // and the removals, in any order
+		if len(aside) != 6 || !strings.Contains(aside[i].Reason, name+".zip") {
 			t.Fatalf("set aside: %+v, want the untrue ones by their URLs", aside)
+		}
+	}
+	for _, a := range aside[4:] {
+		if !strings.Contains(a.Reason, "it removes the archive") {
+			t.Errorf("set aside: %s, want a removal", a.Reason)
 		}
 	}
 	changes, _, err := central.Feed.Changes(t.Context(), 0, 100)

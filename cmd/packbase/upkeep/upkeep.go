@@ -126,7 +126,7 @@ func (p *program) printFinding(f upkeep.Finding, asJSON bool) {
 		_ = json.NewEncoder(p.Stdout).Encode(f)
 		return
 	}
-	fmt.Fprintf(p.Stdout, "%s  %s: %s\n", f.Code, f.Subject, f.Problem)
+	fmt.Fprintf(p.Stdout, "%s  %s: %s\n", f.Code, term.Printable(f.Subject), term.Printable(f.Problem))
 }
 
 func (p *program) fsckCommand() *cobra.Command {
