@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"io"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/francescobianco/packbase/storage/fault"
@@ -37,13 +38,15 @@ func ReadLooks(in io.Reader, f func(Looked) bool) {
 	}
 }
 
-// look answers wants, which are JSON strings, several at once, until there are no more.
+// look answers wants, which are JSON strings, several at once, until there are no more. Once the host wants a rest it is
+// asked nothing, and what is left is not answered.
 func look(ctx context.Context, req DownloadRequest, wants *json.Decoder, out *json.Encoder) error {
 	req.Egress.Limits.Total = lookTime
 	client := upstream.New(req.Egress)
 	var wg sync.WaitGroup
 	var one sync.Mutex
 	var failed error
+	var resting atomic.Bool // the host wants a rest: the parent hears of it later
 	turns := make(chan struct{}, upstream.MaxLooks)
 	for {
 		var url string
@@ -52,12 +55,19 @@ func look(ctx context.Context, req DownloadRequest, wants *json.Decoder, out *js
 			return failed
 		}
 		turns <- struct{}{}
+		if resting.Load() {
+			<-turns
+			continue
+		}
 		wg.Go(func() {
 			defer func() { <-turns }()
 			digest, err := client.Look(ctx, url)
 			l := Looked{URL: url, Digest: digest, Error: asError(err)}
 			if err != nil && l.Error == nil {
 				l.Error = fault.New(upstream.CodeUnreachable, err.Error())
+			}
+			if l.Error != nil && l.Error.RetryAfter > 0 {
+				resting.Store(true)
 			}
 			one.Lock()
 			defer one.Unlock()
