@@ -64,7 +64,8 @@ func newAnswers() *answers {
 	return a
 }
 
-// keep is make, unless the same was asked for a short time ago and made of the same. Without that, of is nil.
+// keep is make, but for an answer to the same request that was made a short time ago, while of was the same. With nil
+// nothing is kept.
 func (a *answers) keep(r *http.Request, of any, body func() (any, error)) ([]byte, error) {
 	uri := r.URL.RequestURI()
 	if of == nil || len(uri) > maxKeptURI {
@@ -148,7 +149,12 @@ func (a *answers) send(w http.ResponseWriter, r *http.Request, client string, ra
 
 // sendList sends a list as JSON.
 func (s *Server) sendList(w http.ResponseWriter, r *http.Request, list any) error {
-	raw, err := s.answers.make(r.Context(), func() (any, error) { return list, nil })
+	return s.sendKept(w, r, nil, func() (any, error) { return list, nil })
+}
+
+// sendKept sends what keep returns.
+func (s *Server) sendKept(w http.ResponseWriter, r *http.Request, of any, body func() (any, error)) error {
+	raw, err := s.answers.keep(r, of, body)
 	if err != nil {
 		return err
 	}

@@ -51,8 +51,8 @@ func (s *Server) answerPackage(w http.ResponseWriter, r *http.Request, name stri
 func (s *Server) committed(r *http.Request) any {
 	ctx, cancel := context.WithTimeout(r.Context(), findTimeout)
 	defer cancel()
-	if snapshot, err := s.now.Now(ctx); err == nil && snapshot != "" {
-		return snapshot
+	if version, err := s.rows.Version(ctx); err == nil && version != "" {
+		return version
 	}
 	return nil
 }
@@ -271,7 +271,7 @@ func (s *Server) listPackages(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	raw, err := s.answers.keep(r, v.Number, func() (any, error) {
+	return s.sendKept(w, r, v.Number, func() (any, error) {
 		out := wire.List{Local: []string{}, Packages: []string{}, Registered: []string{}}
 		for _, p := range v.Packages {
 			out.Packages = append(out.Packages, p.Called())
@@ -284,10 +284,6 @@ func (s *Server) listPackages(w http.ResponseWriter, r *http.Request) error {
 		}
 		return out, nil
 	})
-	if err != nil {
-		return err
-	}
-	return s.answers.send(w, r, s.clientOf(r), raw)
 }
 
 // each returns what becomes of each of all: an empty list, not null, of none.

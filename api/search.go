@@ -36,7 +36,7 @@ func (s *Server) searchPackages(w http.ResponseWriter, r *http.Request) error {
 	if q.Get("zig_name") != "" || q.Get("fingerprint") != "" {
 		of = nil // Postgres knows these
 	}
-	raw, err := s.answers.keep(r, of, func() (any, error) {
+	return s.sendKept(w, r, of, func() (any, error) {
 		found, err := s.search(r.Context(), v, q)
 		if err != nil {
 			return nil, err
@@ -51,10 +51,6 @@ func (s *Server) searchPackages(w http.ResponseWriter, r *http.Request) error {
 		}
 		return out, nil
 	})
-	if err != nil {
-		return err
-	}
-	return s.answers.send(w, r, s.clientOf(r), raw)
 }
 
 // search returns the packages of a view that all of a query's conditions hold for, the best first.

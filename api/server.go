@@ -87,7 +87,7 @@ type Server struct {
 	places    *lru.Cache[int64, ledger.Place] // of releases that have an index
 	logFolder string                          // "" if blobs lie in no folder
 	epoch     *stored.Epoch
-	now       *stored.Snapshots
+	rows      *stored.Rows
 	tokens    *tokenCache
 	promised  *stored.Blobs
 	releases  *releaseCache
@@ -114,14 +114,14 @@ func New(db *storage.DB, q *queue.Queue, blobs blob.Store, opt Options, log *slo
 	e := stored.NewEpoch(db)
 	promised := stored.New(db, blobs, log)
 	s := &Server{db: db, queue: q, promised: promised, opt: opt, log: log, metrics: newMetrics(opt.Metrics), answers: newAnswers(),
-		epoch: e, now: stored.NewSnapshots(db), tokens: newTokenCache(db, e), releases: newReleaseCache(db, e), watch: fresh.PerReader[*jobWatch]{All: newJobWatch(db, true), Public: newJobWatch(db, false)}}
+		epoch: e, rows: stored.NewRows(db), tokens: newTokenCache(db, e), releases: newReleaseCache(db, e), watch: fresh.PerReader[*jobWatch]{All: newJobWatch(db, true), Public: newJobWatch(db, false)}}
 	s.directory, s.files = directory.New(db, e, &s.news), browse.New(db, promised)
 	s.status.All.News, s.status.Public.News = &s.news, &s.news
 	s.Change(opt.Changing)
 	if opt.Metrics != nil {
 		opt.Metrics.MustRegister(newRegistryCollector(s))
 	}
-	s.git = git.New(db, promised, e, s.now, git.Options{Release: opt.Release, Client: s.clientOf}, log)
+	s.git = git.New(db, promised, e, s.rows, git.Options{Release: opt.Release, Client: s.clientOf}, log)
 	s.trees = tree.New(db.DB)
 	s.ledger = ledger.New(db.DB)
 	s.places, _ = lru.New[int64, ledger.Place](maxCachedReleases) // the error is about sizes below one

@@ -44,8 +44,8 @@ type Server struct {
 }
 
 // New returns the Git interface to what is published.
-func New(db *storage.DB, blobs *stored.Blobs, e *stored.Epoch, now *stored.Snapshots, opt Options, log *slog.Logger) *Server {
-	store := newStore(db, blobs, e, now)
+func New(db *storage.DB, blobs *stored.Blobs, e *stored.Epoch, rows *stored.Rows, opt Options, log *slog.Logger) *Server {
+	store := newStore(db, blobs, e, rows)
 	smart := smarthttp.New(store, smarthttp.Options{Agent: "packbase/" + opt.Release, Window: blobs.Window, Client: opt.Client}, log)
 	return &Server{store: store, Handler: smart, log: log}
 }
@@ -55,7 +55,7 @@ func New(db *storage.DB, blobs *stored.Blobs, e *stored.Epoch, now *stored.Snaps
 func Handler(db *storage.DB, blobs blob.Store, release string) http.Handler {
 	log := slog.New(slog.DiscardHandler)
 	r := chi.NewRouter()
-	New(db, stored.New(db, blobs, log), stored.NewEpoch(db), stored.NewSnapshots(db), Options{Release: release}, log).Route(r)
+	New(db, stored.New(db, blobs, log), stored.NewEpoch(db), stored.NewRows(db), Options{Release: release}, log).Route(r)
 	return r
 }
 
@@ -104,7 +104,7 @@ type store struct {
 	db    *storage.DB
 	blobs *stored.Blobs
 	epoch *stored.Epoch
-	now   *stored.Snapshots
+	rows  *stored.Rows
 	repos *lru.Cache[string, *repository]    // by name in lower case
 	packs *lru.Cache[string, gitpack.Stored] // by epoch, package and id
 	away  atomic.Int64                       // until when, in Unix nanoseconds, Postgres is taken to be away
@@ -126,16 +126,16 @@ const (
 type repository struct {
 	smarthttp.Repository
 	revision int64
-	asOf     atomic.Pointer[string] // the snapshot that it was last compared with
+	asOf     atomic.Pointer[string] // the version of all rows that it was last compared with
 	epoch    int64
 	private  bool
 }
 
-func newStore(db *storage.DB, blobs *stored.Blobs, e *stored.Epoch, now *stored.Snapshots) *store {
+func newStore(db *storage.DB, blobs *stored.Blobs, e *stored.Epoch, rows *stored.Rows) *store {
 	// The error is about sizes below one.
 	repos, _ := lru.New[string, *repository](MaxCachedRepositories)
 	packs, _ := lru.New[string, gitpack.Stored](maxCachedPacks)
-	return &store{db: db, blobs: blobs, epoch: e, now: now, repos: repos, packs: packs}
+	return &store{db: db, blobs: blobs, epoch: e, rows: rows, repos: repos, packs: packs}
 }
 
 // Repository implements smarthttp.Store.
@@ -193,11 +193,11 @@ func (g *store) current(ctx context.Context, name string, cached *repository) (*
 		short, cancel = context.WithTimeout(ctx, revisionTimeout)
 	}
 	defer cancel()
-	snapshot, err := g.now.Now(short)
+	version, err := g.rows.Version(short)
 	if err != nil {
 		return nil, err
 	}
-	if cached != nil && snapshot != "" && *cached.asOf.Load() == snapshot {
+	if cached != nil && version != "" && *cached.asOf.Load() == version {
 		return cached, nil
 	}
 	pkg, err := g.db.PackageByName(short, name)
@@ -210,7 +210,7 @@ func (g *store) current(ctx context.Context, name string, cached *repository) (*
 			return nil, err
 		}
 	}
-	cached.asOf.Store(&snapshot)
+	cached.asOf.Store(&version)
 	return cached, nil
 }
 

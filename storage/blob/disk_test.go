@@ -122,13 +122,18 @@ func TestDiskLinksStagedFilesOnly(t *testing.T) {
 // CR-15: what is no regular file is refused, and Put puts it right.
 func TestDiskRefusesOtherFiles(t *testing.T) {
 	t.Parallel()
+	openedBothWays(t, testRefusesOtherFiles)
+}
+
+// openedBothWays runs a test with and without openat2(2).
+func openedBothWays(t *testing.T, test func(t *testing.T, dir string, d *blob.Disk)) {
 	t.Run("openat2", func(t *testing.T) {
 		dir := t.TempDir()
-		testRefusesOtherFiles(t, dir, openDisk(t, dir))
+		test(t, dir, openDisk(t, dir))
 	})
 	t.Run("without", func(t *testing.T) {
 		dir := t.TempDir()
-		testRefusesOtherFiles(t, dir, openDisk(t, dir).WithoutOpenat2())
+		test(t, dir, openDisk(t, dir).WithoutOpenat2())
 	})
 }
 
@@ -169,14 +174,7 @@ func testRefusesOtherFiles(t *testing.T, dir string, d *blob.Disk) {
 
 func TestDiskRefusesFolderOutside(t *testing.T) {
 	t.Parallel()
-	t.Run("openat2", func(t *testing.T) {
-		dir := t.TempDir()
-		testRefusesFolderOutside(t, dir, openDisk(t, dir))
-	})
-	t.Run("without", func(t *testing.T) {
-		dir := t.TempDir()
-		testRefusesFolderOutside(t, dir, openDisk(t, dir).WithoutOpenat2())
-	})
+	openedBothWays(t, testRefusesFolderOutside)
 }
 
 func testRefusesFolderOutside(t *testing.T, dir string, d *blob.Disk) {

@@ -70,14 +70,15 @@ func (db *DB) Ping(ctx context.Context) error {
 	return db.Pool.Ping(ctx)
 }
 
-// Snapshot returns a text that names what is committed: as long as it stays the
-// same, so does what every row says. It is "" in a database that only follows another one, which does not know.
-func (db *DB) Snapshot(ctx context.Context) (snapshot string, err error) {
-	err = db.Pool.QueryRow(ctx, `SELECT CASE WHEN pg_is_in_recovery() THEN '' ELSE pg_current_snapshot()::text END`).Scan(&snapshot)
+// RowsVersion returns a text that stays the same as long as nothing is committed:
+// two questions that are put at the same version have the same answer. On a standby it is "", as pg_current_snapshot()
+// leaves transactions out there.
+func (db *DB) RowsVersion(ctx context.Context) (version string, err error) {
+	err = db.Pool.QueryRow(ctx, `SELECT CASE WHEN pg_is_in_recovery() THEN '' ELSE pg_current_snapshot()::text END`).Scan(&version)
 	if err != nil {
-		return "", fmt.Errorf("snapshot: %w", Translate(err))
+		return "", fmt.Errorf("version of rows: %w", Translate(err))
 	}
-	return snapshot, nil
+	return version, nil
 }
 
 // Tx runs fn in a transaction, again if Postgres asks for that.

@@ -78,7 +78,11 @@ func NewProver(dir string) (*Prover, error) {
 		return nil, fmt.Errorf("make spool: %w", err)
 	}
 	p := &Prover{spool: spool}
-	return p, p.forget()
+	if err := p.forget(); err != nil {
+		spool.Close()
+		return nil, err
+	}
+	return p, nil
 }
 
 // Close frees the space of the files.

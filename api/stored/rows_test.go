@@ -11,7 +11,7 @@ import (
 )
 
 // Who asks after something was committed is not told what was true before, however many ask at once.
-func TestSnapshots(t *testing.T) {
+func TestRowsVersion(t *testing.T) {
 	t.Parallel()
 	db, err := storage.Open(t.Context(), storagetest.NewURL(t))
 	if err != nil {
@@ -21,11 +21,11 @@ func TestSnapshots(t *testing.T) {
 	if _, err := db.Pool.Exec(t.Context(), `CREATE TABLE counts (n int)`); err != nil {
 		t.Fatal(err)
 	}
-	s := NewSnapshots(db)
+	r := NewRows(db)
 	now := func() string {
-		text, err := s.Now(t.Context())
+		text, err := r.Version(t.Context())
 		if err != nil || text == "" {
-			t.Errorf("snapshot = %q, %v", text, err)
+			t.Errorf("version = %q, %v", text, err)
 		}
 		return text
 	}
@@ -54,7 +54,7 @@ func TestSnapshots(t *testing.T) {
 					t.Error(err)
 				}
 				if after := now(); after == before {
-					t.Errorf("a row was committed, and the snapshot is still %q", after)
+					t.Errorf("a row was committed, and the version is still %q", after)
 				}
 			}
 		})
@@ -66,7 +66,7 @@ func TestSnapshots(t *testing.T) {
 	gone := errors.New("gone")
 	ctx, cancel := context.WithCancelCause(t.Context())
 	cancel(gone)
-	if _, err := s.Now(ctx); err != nil && !errors.Is(err, gone) {
+	if _, err := r.Version(ctx); err != nil && !errors.Is(err, gone) {
 		t.Errorf("who has gone is told %v", err)
 	}
 }
