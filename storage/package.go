@@ -169,12 +169,12 @@ func (db *DB) Packages(ctx context.Context) ([]Package, error) {
 	return all, nil
 }
 
-// ChangedPackages returns the packages that changed at or after since, in no
-// particular order.
-func (db *DB) ChangedPackages(ctx context.Context, since time.Time) ([]Package, error) {
+// ChangedPackages returns the packages that changed within d until now, by
+// Postgres's clock, in no particular order.
+func (db *DB) ChangedPackages(ctx context.Context, d time.Duration) ([]Package, error) {
 	rows, _ := db.Pool.Query(ctx, `
 		SELECT `+packageColumns+` FROM packages
-		WHERE changed_at >= $1 AND ($2 OR NOT private)`, since, access.SeesPrivate(ctx))
+		WHERE changed_at >= now() - $1::interval AND ($2 OR NOT private)`, d, access.SeesPrivate(ctx))
 	all, err := pgx.CollectRows(rows, pgx.RowToStructByName[Package])
 	if err != nil {
 		return nil, fmt.Errorf("changed packages: %w", pg.Translate(err))

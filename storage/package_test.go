@@ -196,20 +196,18 @@ func TestChangedPackages(t *testing.T) {
 	f := newFixture(t)
 	f.publish("a", "v1")
 	f.publish("b", "v1")
-	all, err := f.Packages(f.ctx)
+	all, err := f.ChangedPackages(f.ctx, time.Hour)
 	if err != nil || len(all) != 2 {
-		t.Fatalf("changed since ever: %d, %v; want 2", len(all), err)
+		t.Fatalf("changed in an hour: %d, %v; want 2", len(all), err)
 	}
-	var since time.Time
-	for _, p := range all {
-		if p.ChangedAt.After(since) {
-			since = p.ChangedAt
-		}
-	}
-	since = since.Add(time.Microsecond)
+	time.Sleep(10 * time.Millisecond)
+	before := time.Now()
 	f.must(f.RecordProbe(f.ctx, "a", storage.Probe{Healthy: true, SmartHTTPReady: true, ProbeCommit: hash("c", 40)}))
-	changed, err := f.ChangedPackages(f.ctx, since)
+	changed, err := f.ChangedPackages(f.ctx, time.Since(before))
 	if err != nil || len(changed) != 1 || changed[0].Name != "a" || !changed[0].Healthy || changed[0].ProbedAt == nil {
-		t.Errorf("changed: %+v, %v; want a, which is healthy", changed, err)
+		t.Errorf("changed since then: %+v, %v; want a, which is healthy", changed, err)
+	}
+	if changed, err := f.ChangedPackages(f.ctx, 0); err != nil || len(changed) != 0 {
+		t.Errorf("changed in no time: %+v, %v; want none", changed, err)
 	}
 }

@@ -25,7 +25,7 @@ type Directory struct {
 	views fresh.Value[fresh.PerReader[*View]]
 
 	// What the views are made from, for ask.
-	since  time.Time // the newest change seen
+	asked  time.Time // before the last question that was answered; zero for never
 	of     int64     // the epoch of byName
 	byName map[string]*Listing
 	made   fresh.PerReader[*View]
@@ -33,8 +33,9 @@ type Directory struct {
 
 const (
 	timeout = 3 * time.Second
-	// A transaction may commit some time after its rows say they changed.
-	overlap = 15 * time.Second
+	// A transaction may commit some time after its rows say they changed, and a
+	// question may be some time on its way.
+	overlap = 15*time.Second + timeout
 )
 
 // A Listing is a package as lists show it.
@@ -79,15 +80,17 @@ func (d *Directory) Current(ctx context.Context) (*View, error) {
 func (d *Directory) ask(ctx context.Context) (fresh.PerReader[*View], error) {
 	epoch := d.epoch.Now(ctx)
 	if epoch != d.of {
-		d.since = time.Time{}
+		d.asked = time.Time{}
 	}
 	// Others wait for this answer: it must come soon, and not end with a client.
 	ctx, cancel := context.WithTimeout(access.SeePrivate(context.WithoutCancel(ctx)), timeout)
 	defer cancel()
+	asking := time.Now()
 	changed, err := d.changed(ctx)
 	if err != nil {
 		return d.made, err
 	}
+	d.asked = asking
 	stale := false
 	if epoch != d.of { // names may be gone
 		d.byName, d.of, stale = map[string]*Listing{}, epoch, true
@@ -99,9 +102,6 @@ func (d *Directory) ask(ctx context.Context) (fresh.PerReader[*View], error) {
 		}
 		stale = true
 		d.byName[p.Name] = &Listing{Package: *p, folded: strings.ToLower(p.Called() + "\x00" + p.Name + "\x00" + p.Description + "\x00" + withoutScheme(p.Upstream))}
-		if p.ChangedAt.After(d.since) {
-			d.since = p.ChangedAt
-		}
 	}
 	if stale {
 		number := d.made.All.Number + 1
@@ -113,10 +113,11 @@ func (d *Directory) ask(ctx context.Context) (fresh.PerReader[*View], error) {
 
 // changed returns the packages that may be other than in byName.
 func (d *Directory) changed(ctx context.Context) ([]storage.Package, error) {
-	if d.since.IsZero() {
+	if d.asked.IsZero() {
 		return d.db.Packages(ctx)
 	}
-	return d.db.ChangedPackages(ctx, d.since.Add(-overlap))
+	ago := max(time.Since(d.asked), time.Now().Round(0).Sub(d.asked)) // only a wall clock goes on while a machine is suspended
+	return d.db.ChangedPackages(ctx, ago+overlap)
 }
 
 // Last is Current for those who can do with packages as they were when Postgres
