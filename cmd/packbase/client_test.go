@@ -23,6 +23,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/francescobianco/packbase/cmd/packbase/serve"
+	"github.com/francescobianco/packbase/storage/bundle"
 	"github.com/francescobianco/packbase/storage/jobs"
 	"github.com/francescobianco/packbase/storage/queue/queuetest"
 	"github.com/francescobianco/packbase/storage/storagetest"
@@ -302,7 +303,10 @@ func TestRefusals(t *testing.T) {
 			http.Error(w, "no upstream", http.StatusBadGateway)
 		case "/odd/api/list":
 			fmt.Fprint(w, `{"packages": ["a\u001b]0;x\u0007", "b\nc", "d\te", "f\u202e", "good"]}`)
-		case "/endless/api/list", "/endless/log/policy":
+		case "/endless/api/list", "/endless/log/policy", "/endless/api/bundle":
+			if r.Method == http.MethodPost {
+				_ = bundle.Write(w, bundle.Manifest{}, nil)
+			}
 			for buf := make([]byte, 1<<20); ; {
 				if _, err := w.Write(buf); err != nil {
 					return
@@ -315,6 +319,10 @@ func TestRefusals(t *testing.T) {
 	t.Cleanup(foreign.Close)
 	fetch := []string{"fetch", "https://git.example/a/b"}
 	list := []string{"list"}
+	project := t.TempDir()
+	if err := os.WriteFile(filepath.Join(project, "build.zig.zon"), []byte(`.{ .name = .x, .version = "0.0.0", .fingerprint = 0x8cdc168300000001, .paths = .{""}, .dependencies = .{} }`), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	tests := []struct {
 		name       string
 		url, token string
@@ -334,6 +342,8 @@ func TestRefusals(t *testing.T) {
 		{"a gateway without us", foreign.URL + "/busy/", "", list, exitAway, "502 Bad Gateway"},
 		{"endless answer", foreign.URL + "/endless", "", list, exitFailed, "larger than 64 MiB"},
 		{"endless policy", foreign.URL + "/endless", "", []string{"trust"}, exitFailed, "larger than 1.0 MiB"},
+		{"endless bundle", foreign.URL + "/endless", "", []string{"bundle", "-o", filepath.Join(t.TempDir(), "x"), project}, exitFailed, "follows its end"},
+		{"endless bundle", foreign.URL + "/endless", "", []string{"bundle", "-o", "-", project}, exitFailed, "follows its end"},
 	}
 	if got := cli(t.Context(), map[string]string{"PACKBASE_URL": foreign.URL + "/odd", "HOME": t.TempDir()}, "__complete", "info", ""); got.out != "good\n:4\n" {
 		t.Errorf("completed with %q, want what a terminal shows as it is", got.out)

@@ -203,7 +203,14 @@ func Read(r io.Reader, listed func(Manifest) error, fn func(p Package, body io.R
 	if _, err := t.Next(); !errors.Is(err, io.EOF) {
 		return fmt.Errorf("%w: something follows the last package", ErrInvalid)
 	}
-	return nil
+	switch _, err := io.ReadFull(r, make([]byte, 1)); err {
+	case io.EOF:
+		return nil
+	case nil:
+		return fmt.Errorf("%w: something follows its end", ErrInvalid)
+	default:
+		return err
+	}
 }
 
 func readManifest(t *tar.Reader) (m Manifest, err error) {

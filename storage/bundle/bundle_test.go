@@ -96,6 +96,10 @@ func TestDamage(t *testing.T) {
 	if _, _, err := read(changed); !errors.Is(err, ErrInvalid) {
 		t.Errorf("changed byte: err = %v, want ErrInvalid", err)
 	}
+	endless := bytes.NewReader(append(slices.Clone(b), make([]byte, 1<<20)...))
+	if err := Read(endless, func(Manifest) error { return nil }, func(Package, io.Reader) error { return nil }); !errors.Is(err, ErrInvalid) || endless.Len() < 1<<20-1 {
+		t.Errorf("bytes behind the end: err = %v, want ErrInvalid; %d of them were left", err, endless.Len())
+	}
 	evil := bytes.ReplaceAll(b, []byte(hashB), []byte("../"+hashB[3:]))
 	if _, _, err := read(evil); !errors.Is(err, ErrInvalid) {
 		t.Errorf("hash that is a path: err = %v, want ErrInvalid", err)

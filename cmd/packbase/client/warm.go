@@ -344,7 +344,7 @@ do; it tells of those that are missing.`,
 		}
 		defer stream.Close()
 		if out == "-" {
-			_, err := io.Copy(p.Stdout, stream)
+			_, err := copyBundle(p.Stdout, stream)
 			return err
 		}
 		return p.writeBundle(stream, out)
@@ -363,29 +363,29 @@ func (p *program) writeBundle(stream io.Reader, out string) (err error) {
 			os.Remove(tmp.Name())
 		}
 	}()
-	packages, size, holes := 0, int64(0), []wire.Hole(nil)
-	err = bundle.Read(io.TeeReader(stream, tmp), func(m bundle.Manifest) error {
-		packages = len(m.Packages)
-		for _, h := range m.Holes {
-			holes = append(holes, wire.Hole(h))
-		}
-		return nil
-	}, func(_ bundle.Package, body io.Reader) error {
-		n, err := io.Copy(io.Discard, body)
-		size += n
-		return err
-	})
-	if err == nil {
-		_, err = io.Copy(tmp, stream) // what is behind the last entry
-	}
+	m, err := copyBundle(tmp, stream)
 	if err = errors.Join(err, tmp.Chmod(0o644), tmp.Close()); err != nil {
 		return fmt.Errorf("write bundle: %w", err)
 	}
 	if err := os.Rename(tmp.Name(), out); err != nil {
 		return fmt.Errorf("write bundle: %w", err)
 	}
+	holes, size := make([]wire.Hole, len(m.Holes)), int64(0)
+	for i, h := range m.Holes {
+		holes[i] = wire.Hole(h)
+	}
+	for _, pkg := range m.Packages {
+		size += pkg.Size
+	}
 	p.drawHoles(holes)
 	s := p.Screen(p.Stdout)
-	s.Printf("%s %s: %s, %s\n", s.Paint(term.Green, "ok"), term.Printable(out), term.Plural(packages, "package"), term.Size(size))
+	s.Printf("%s %s: %s, %s\n", s.Paint(term.Green, "ok"), term.Printable(out), term.Plural(len(m.Packages), "package"), term.Size(size))
 	return nil
+}
+
+// copyBundle copies a bundle, and nothing that follows it.
+func copyBundle(w io.Writer, stream io.Reader) (m bundle.Manifest, err error) {
+	err = bundle.Read(io.TeeReader(stream, w), func(listed bundle.Manifest) error { m = listed; return nil },
+		func(bundle.Package, io.Reader) error { return nil })
+	return m, err
 }
