@@ -9,8 +9,6 @@ import (
 	"fmt"
 	"io/fs"
 	"net/http"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -25,6 +23,7 @@ import (
 	"github.com/francescobianco/packbase/storage"
 	"github.com/francescobianco/packbase/storage/ledger"
 	"github.com/francescobianco/packbase/storage/logbook"
+	"github.com/francescobianco/packbase/storage/userfile"
 	"github.com/francescobianco/packbase/storage/zigpkg"
 )
 
@@ -158,7 +157,7 @@ func sendText(w http.ResponseWriter, r *http.Request, data []byte) {
 // logFile returns a file of the log: from the folder, or, where there is none, made from rows.
 func (s *Server) logFile(ctx context.Context, path string) ([]byte, error) {
 	if s.logFolder != "" {
-		data, err := os.ReadFile(filepath.Join(s.logFolder, path))
+		data, err := userfile.Folder{Dir: s.logFolder, Most: logbook.MaxFile}.ReadFile(path)
 		if !errors.Is(err, fs.ErrNotExist) {
 			return data, err
 		}

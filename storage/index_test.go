@@ -2,9 +2,12 @@ package storage_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -146,4 +149,23 @@ func TestIndex(t *testing.T) {
 	}
 	stop()
 	<-done
+}
+
+// A folder of somebody else's may have anything in the place of an index.
+func TestIndexIsNoPipe(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	file := filepath.Join(dir, "index", "0000000000.json")
+	if err := errors.Join(os.Mkdir(filepath.Dir(file), 0o755), syscall.Mkfifo(file, 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := feed.IndexIn(dir).Changes(0, 1); err == nil || !strings.Contains(err.Error(), "no regular file") {
+		t.Errorf("err = %v", err)
+	}
+	if err := errors.Join(os.Remove(file), os.WriteFile(file, nil, 0o644), os.Truncate(file, 1<<40)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := feed.IndexIn(dir).Changes(0, 1); err == nil || !strings.Contains(err.Error(), "more than") {
+		t.Errorf("err = %v", err)
+	}
 }

@@ -42,7 +42,7 @@ var imports = []struct {
 	{"storage/fault", nil},
 	{"storage/name", []string{"storage/fault"}},
 	{"storage/access", []string{"storage/pg", "storage/fault", "storage/name"}},
-	{"storage/feed", []string{"storage/pg", "storage/fault", "storage/access", "storage/blob"}},
+	{"storage/feed", []string{"storage/pg", "storage/fault", "storage/access", "storage/blob", "storage/userfile"}},
 	{"storage/jobs", []string{"storage/pg", "storage/fault", "storage/access"}},
 	{"storage/catalog", []string{"storage/pg", "storage/fault", "storage/access", "storage/name"}},
 	{"storage/scrub", []string{"storage/pg", "storage/fault", "storage/access"}},

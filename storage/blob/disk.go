@@ -61,7 +61,7 @@ func OpenDisk(dir string) (*Disk, error) {
 
 // openFolder returns the store in a folder, to be read.
 func openFolder(dir string) (*Disk, error) {
-	root, err := os.OpenRoot(dir)
+	root, err := os.OpenRoot(dir + "/") // a pipe is not waited for
 	if err != nil {
 		return nil, err
 	}

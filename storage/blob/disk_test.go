@@ -195,6 +195,18 @@ func testRefusesFolderOutside(t *testing.T, dir string, d *blob.Disk) {
 	}
 }
 
+// A pipe in the place of a folder is not waited for.
+func TestDiskIsNoPipe(t *testing.T) {
+	t.Parallel()
+	pipe := filepath.Join(t.TempDir(), "pipe")
+	if err := syscall.Mkfifo(pipe, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := blob.ReadDisk(pipe); !errors.Is(err, syscall.ENOTDIR) {
+		t.Errorf("err = %v", err)
+	}
+}
+
 // IM-09: processes put right and wrong bytes under the same digests.
 func TestDiskProcessesRace(t *testing.T) {
 	t.Parallel()

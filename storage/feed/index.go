@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -18,6 +17,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/francescobianco/packbase/storage/pg"
+	"github.com/francescobianco/packbase/storage/userfile"
 )
 
 // An Index is the feed in files, in the folder index beside the blobs that it names: all that an edge needs which has no
@@ -57,17 +57,12 @@ func (x Index) last() (int64, error) {
 }
 
 func (x Index) read(n int64) (page Page, err error) {
-	f, err := os.Open(x.file(n))
-	if err != nil {
-		return page, err
-	}
-	defer f.Close()
-	raw, err := io.ReadAll(io.LimitReader(f, maxIndexed))
+	raw, err := userfile.Read(x.file(n), maxIndexed)
 	if err == nil {
 		err = json.Unmarshal(raw, &page)
 	}
 	if err != nil {
-		return page, fmt.Errorf("read %s: %w", f.Name(), err)
+		return page, fmt.Errorf("read %s: %w", x.file(n), err)
 	}
 	return page, nil
 }
@@ -225,7 +220,7 @@ func (x Index) write(n int64, page Page) error {
 	if err != nil {
 		return err
 	}
-	if was, err := os.ReadFile(x.file(n)); err == nil && bytes.Equal(was, raw) {
+	if was, err := userfile.Read(x.file(n), maxIndexed); err == nil && bytes.Equal(was, raw) {
 		return nil
 	}
 	f, err := os.CreateTemp(x.dir, ".new-")

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"strings"
 
@@ -252,11 +251,11 @@ func (a *audit) file(ctx context.Context, t tlog.Tile) error {
 		a.find("log_file", name, "the database cannot make it: %v", err)
 		return ctx.Err()
 	}
-	got, err := os.ReadFile(name)
+	got, err := a.folder.files().ReadFile(torchwood.TilePath(t))
 	if errors.Is(err, fs.ErrNotExist) && t.W < torchwood.TileWidth {
 		whole := t
 		whole.W = torchwood.TileWidth
-		if got, err = os.ReadFile(filepath.Join(a.folder.Dir, torchwood.TilePath(whole))); err == nil && len(got) > len(want) {
+		if got, err = a.folder.files().ReadFile(torchwood.TilePath(whole)); err == nil && len(got) > len(want) {
 			got = got[:len(want)]
 		}
 	}

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/francescobianco/packbase/storage/logbook"
+	"github.com/francescobianco/packbase/storage/userfile"
 )
 
 // A Folder has the log as files, at the paths below /log/ at which they are served: any server of static files will do.
@@ -28,6 +29,9 @@ const signedFile = "checkpoint.signed"
 
 // FolderBeside returns the folder of the log beside the blobs in a folder.
 func FolderBeside(blobs string) Folder { return Folder{filepath.Join(blobs, "log")} }
+
+// files are those of the folder, to be read.
+func (f Folder) files() userfile.Folder { return userfile.Folder{Dir: f.Dir, Most: logbook.MaxFile} }
 
 // lock has one process at a time write the folder, which is made if it is not there. It returns errBusy if one does.
 func (f Folder) lock() (unlock func() error, err error) {
@@ -50,7 +54,7 @@ func (f Folder) lock() (unlock func() error, err error) {
 
 // Checkpoint returns the checkpoint, nil if there is none.
 func (f Folder) Checkpoint() ([]byte, error) {
-	signed, err := os.ReadFile(filepath.Join(f.Dir, logbook.CheckpointFile))
+	signed, err := f.files().ReadFile(logbook.CheckpointFile)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
@@ -63,7 +67,7 @@ func (f Folder) Signed() ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	signed, err := os.ReadFile(filepath.Join(f.Dir, signedFile))
+	signed, err := f.files().ReadFile(signedFile)
 	if errors.Is(err, fs.ErrNotExist) {
 		return shown, nil
 	}
@@ -85,7 +89,7 @@ func sizeOf(checkpoint []byte) int64 {
 
 // open returns the tiles of a tree that the folder shows, and the hash of that tree as it was when it had so many entries.
 func (f Folder) open(ctx context.Context, shown tlog.Tree, size int64) (torchwood.TileReader, tlog.Hash, error) {
-	tiles, err := torchwood.NewTileFS(os.DirFS(f.Dir))
+	tiles, err := torchwood.NewTileFS(f.files())
 	if err != nil {
 		return nil, tlog.Hash{}, err
 	}
@@ -154,7 +158,7 @@ func writeFile(name string, data []byte, folders map[string]bool) error {
 		return err
 	}
 	folders[folder] = true
-	if was, err := os.ReadFile(name); err == nil && bytes.Equal(was, data) {
+	if was, err := userfile.Read(name, logbook.MaxFile); err == nil && bytes.Equal(was, data) {
 		return nil
 	}
 	tmp, err := os.CreateTemp(folder, ".new-")

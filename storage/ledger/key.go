@@ -72,7 +72,7 @@ func (q *Sequencer) succeed(ctx context.Context, tx pgx.Tx, keys []string, key l
 		next = append(slices.Clone(key.Older[i+1:]), key.Public)
 	} else {
 		for policy := logbook.Policy(last); len(next) == 0 || next[len(next)-1] != key.Public; {
-			proof, err := os.ReadFile(filepath.Join(q.opt.Folder.Dir, logbook.KeyProofFile(logbook.PolicyKey(policy))))
+			proof, err := q.opt.Folder.files().ReadFile(logbook.KeyProofFile(logbook.PolicyKey(policy)))
 			if err == nil {
 				policy, _, err = logbook.FollowKey(policy, proof)
 			}
@@ -235,7 +235,7 @@ func ReplaceKey(file string, key logbook.Signer) error {
 func (f Folder) FinishRotation(key logbook.Signer) error {
 	policy := logbook.Policy(key.Older[0])
 	for range key.Older {
-		proof, err := os.ReadFile(filepath.Join(f.Dir, logbook.KeyProofFile(logbook.PolicyKey(policy))))
+		proof, err := f.files().ReadFile(logbook.KeyProofFile(logbook.PolicyKey(policy)))
 		if err == nil {
 			policy, _, err = logbook.FollowKey(policy, proof)
 		}

@@ -157,7 +157,7 @@ func proofNames(e logbook.Entry, packages []string) (names []string) {
 
 // proved returns how many entries have files that fulfil the policy; nil is any.
 func (f Folder) proved(policy []byte) (n int64, err error) {
-	text, err := os.ReadFile(filepath.Join(f.Dir, provedFile))
+	text, err := f.files().ReadFile(provedFile)
 	if errors.Is(err, fs.ErrNotExist) {
 		return 0, nil
 	}
@@ -274,7 +274,7 @@ func (a *audit) hasOther(file *proofFile, name string) bool {
 
 // proof checks one name of a file. There may be the proof of another entry with the same hash.
 func (a *audit) proof(file *proofFile, name string, keys []string) error {
-	got, err := os.ReadFile(filepath.Join(a.folder.Dir, proofFolder, name))
+	got, err := a.folder.files().ReadFile(path.Join(proofFolder, name))
 	switch {
 	case noName(err):
 		return nil

@@ -7,9 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"net/http"
-	"os"
 	"strings"
 	"time"
 
@@ -17,6 +15,7 @@ import (
 	"golang.org/x/mod/sumdb/tlog"
 
 	"github.com/francescobianco/packbase/storage/logbook"
+	"github.com/francescobianco/packbase/storage/userfile"
 )
 
 // Limits of what is read of somebody else's log.
@@ -68,12 +67,12 @@ func Open(ctx context.Context, client *http.Client, base string, seen Memory) (*
 
 // OpenFolder reads the checkpoint of a log whose files are in a folder. Its error is fs.ErrNotExist if there is none yet.
 func OpenFolder(ctx context.Context, dir string, seen Memory) (*Log, error) {
-	tiles, err := torchwood.NewTileFS(os.DirFS(dir))
+	files := userfile.Folder{Dir: dir, Most: logbook.MaxFile}
+	tiles, err := torchwood.NewTileFS(files)
 	if err != nil {
 		return nil, err
 	}
-	root := os.DirFS(dir)
-	l, err := open(ctx, dir, tiles, seen, func(path string) ([]byte, error) { return fs.ReadFile(root, path) })
+	l, err := open(ctx, dir, tiles, seen, files.ReadFile)
 	if err == nil {
 		l.Where, _, _ = strings.Cut(logbook.PolicyKey(l.Policy), "+") // no path of this machine
 	}

@@ -1,10 +1,12 @@
 package otherlog
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"filippo.io/torchwood"
@@ -153,6 +155,8 @@ func TestMemory(t *testing.T) {
 		"it was forked":          func(dir string) { write(t, dir, key, v2, v1, v1) },
 		"signed by the key":      func(dir string) { write(t, dir, newKey(t, "log"), v1, v2) },
 		"no such file":           func(string) {},
+		"no regular file":        func(dir string) { write(t, dir, key, v1, v2); pipe(t, filepath.Join(dir, logbook.CheckpointFile)) },
+		"more than 1048576":      func(dir string) { write(t, dir, key, v1, v2); grow(t, filepath.Join(dir, logbook.CheckpointFile)) },
 		"malformed note":         func(dir string) { write(t, dir, key, v1, v2); cut(t, filepath.Join(dir, logbook.CheckpointFile)) },
 		"bad result slice":       func(dir string) { write(t, dir, key, v1, v2, v1); cut(t, filepath.Join(dir, "tile/0/000.p/3")) },
 	} {
@@ -161,6 +165,20 @@ func TestMemory(t *testing.T) {
 		if _, err := OpenFolder(t.Context(), dir, l.Memory); err == nil != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
 			t.Errorf("%v, want %q", err, want)
 		}
+	}
+}
+
+func pipe(t *testing.T, file string) {
+	t.Helper()
+	if err := errors.Join(os.Remove(file), syscall.Mkfifo(file, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func grow(t *testing.T, file string) {
+	t.Helper()
+	if err := os.Truncate(file, 1<<40); err != nil {
+		t.Fatal(err)
 	}
 }
 

@@ -1,4 +1,4 @@
-// Package userfile reads files that a setting or an argument names. It hides what may lie there besides a file: nothing waits for a
+// Package userfile reads files that a setting or an argument names, or that lie in a folder of somebody else's. It hides what may lie there besides a file: nothing waits for a
 // pipe that nobody writes to, and nothing is read that is larger than it may be.
 package userfile
 
@@ -8,6 +8,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 )
@@ -19,7 +20,11 @@ func Open(name string) (*os.File, error) {
 		return nil, err
 	}
 	info, err := f.Stat()
-	if err == nil && !info.Mode().IsRegular() && (info.IsDir() || !strings.HasPrefix(name, "/dev/")) {
+	switch {
+	case err != nil:
+	case info.IsDir():
+		err = &fs.PathError{Op: "open", Path: name, Err: syscall.EISDIR}
+	case !info.Mode().IsRegular() && !strings.HasPrefix(name, "/dev/"):
 		err = &fs.PathError{Op: "open", Path: name, Err: errors.New("it is no regular file")}
 	}
 	if err != nil {
@@ -40,6 +45,28 @@ func Read(name string, most int64) ([]byte, error) {
 		err = fmt.Errorf("%s has more than %d bytes", name, most)
 	}
 	return b, err
+}
+
+// A Folder is an fs.FS of the files in a folder to which others may write. They are read as a whole.
+type Folder struct {
+	Dir  string
+	Most int64 // bytes that a file may have
+}
+
+// Open implements fs.FS.
+func (f Folder) Open(name string) (fs.File, error) {
+	if !fs.ValidPath(name) {
+		return nil, &fs.PathError{Op: "open", Path: name, Err: fs.ErrInvalid}
+	}
+	return Open(filepath.Join(f.Dir, name))
+}
+
+// ReadFile implements fs.ReadFileFS.
+func (f Folder) ReadFile(name string) ([]byte, error) {
+	if !fs.ValidPath(name) {
+		return nil, &fs.PathError{Op: "open", Path: name, Err: fs.ErrInvalid}
+	}
+	return Read(filepath.Join(f.Dir, name), f.Most)
 }
 
 // MaxText is more than a key, a token, credentials or a list of witnesses has, in bytes.

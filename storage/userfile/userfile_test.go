@@ -32,7 +32,7 @@ func TestRead(t *testing.T) {
 	defer l.Close()
 	for name, problem := range map[string]string{
 		at("file"): "", at("link"): "", "/dev/null": "",
-		at("pipe"): "no regular file", at("link to a pipe"): "no regular file", at("socket"): "no such device", dir: "no regular file", "/dev": "no regular file",
+		at("pipe"): "no regular file", at("link to a pipe"): "no regular file", at("socket"): "no such device", dir: "is a directory", "/dev": "is a directory",
 		"/dev/zero": "more than 8 bytes", "/proc/self/status": "more than 8 bytes",
 	} {
 		b, err := userfile.Read(name, 8)
@@ -42,6 +42,19 @@ func TestRead(t *testing.T) {
 	}
 	if _, err := userfile.Open(at("nothing")); !os.IsNotExist(err) {
 		t.Errorf("err = %v, want %v", err, fs.ErrNotExist)
+	}
+
+	files := userfile.Folder{Dir: dir, Most: 8}
+	if b, err := fs.ReadFile(files, "file"); string(b) != "12345678" || err != nil {
+		t.Errorf("file in a folder: %q, %v", b, err)
+	}
+	for _, name := range []string{"pipe", ".", "../" + filepath.Base(dir) + "/file"} {
+		if _, err := fs.ReadFile(files, name); err == nil {
+			t.Errorf("%s in a folder was read", name)
+		}
+		if _, err := files.Open(name); err == nil {
+			t.Errorf("%s in a folder was opened", name)
+		}
 	}
 
 	r, w, err := os.Pipe()

@@ -14,7 +14,7 @@ import (
 // trees, and bare repositories called name.git. A symbolic link that leads out
 // of the folder is none.
 func Fixtures(folder string) ([]string, error) {
-	root, err := os.OpenRoot(folder)
+	root, err := os.OpenRoot(folder + "/") // a pipe is not waited for
 	if err != nil {
 		return nil, fmt.Errorf("open folder: %w", WithoutPath(err))
 	}
@@ -40,7 +40,7 @@ func openFixtureFolder(req Request, name string) (*os.Root, error) {
 	if req.Fixtures == "" {
 		return nil, gone
 	}
-	root, err := os.OpenRoot(req.Fixtures)
+	root, err := os.OpenRoot(req.Fixtures + "/")
 	if err != nil {
 		return nil, gone
 	}

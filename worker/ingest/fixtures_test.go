@@ -161,3 +161,17 @@ func TestLargeFixture(t *testing.T) {
 		t.Error("a file with a hole of a terabyte was copied")
 	}
 }
+
+func TestFixturesAreNoPipe(t *testing.T) {
+	t.Parallel()
+	pipe := filepath.Join(t.TempDir(), "pipe")
+	if err := syscall.Mkfifo(pipe, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Fixtures(pipe); !errors.Is(err, syscall.ENOTDIR) {
+		t.Errorf("err = %v", err)
+	}
+	if _, err := openFixtureFolder(Request{Fixtures: pipe}, "x"); err == nil {
+		t.Error("a package was opened in a pipe")
+	}
+}
