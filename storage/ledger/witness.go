@@ -99,6 +99,9 @@ func (q *Sequencer) summon(ctx context.Context) error {
 // keepPolicy has the database and the folder say by whom the log is signed from now on.
 func (q *Sequencer) keepPolicy(ctx context.Context) error {
 	policy := q.policy()
+	if _, err := logbook.ParsePolicy(policy); err != nil {
+		return fmt.Errorf("policy of the log, with PACKBASE_LOG_WITNESSES from its second line on: %w", err)
+	}
 	keys := []string{}
 	for _, w := range q.witnesses {
 		keys = append(keys, w.Key)

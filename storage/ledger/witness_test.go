@@ -358,3 +358,19 @@ func TestBadWitness(t *testing.T) {
 	}
 	b.sound()
 }
+
+// A log is no witness of its own: what would ask that is neither shown nor signed.
+func TestLogIsNoWitnessOfItsOwn(t *testing.T) {
+	t.Parallel()
+	b := newBook(t)
+	public := b.key()
+	key := must(ledger.ReadKey(filepath.Join(b.dir, "log.key")))(b)
+	b.witnessed("witness me " + must(key.Cosigner())(b) + " https://me.example\nquorum me\n")
+	b.publish("hello", 1)
+	if _, err := b.seq.Step(t.Context()); err == nil || !strings.Contains(err.Error(), "the witness me has the key of the log") {
+		t.Errorf("err = %v", err)
+	}
+	if _, err := os.Stat(filepath.Join(b.folder().Dir, "policy")); err == nil {
+		t.Errorf("the policy of %s was shown", public)
+	}
+}

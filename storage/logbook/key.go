@@ -140,7 +140,7 @@ func Policy(public string) []byte { return []byte("log " + public + "\nquorum no
 
 // OpenCheckpoint returns the tree that a checkpoint is of, if it is signed as the policy wants.
 func OpenCheckpoint(signed, policy []byte) (tlog.Tree, error) {
-	p, err := torchwood.ParsePolicy(policy)
+	p, err := ParsePolicy(policy)
 	if err != nil {
 		return tlog.Tree{}, fmt.Errorf("log policy: %w", err)
 	}

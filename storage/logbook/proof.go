@@ -18,7 +18,7 @@ func OpenProof(proof, policy []byte) (e Entry, checkpoint []byte, err error) {
 	if err != nil {
 		return nil, nil, fmt.Errorf("it is no whole proof: %w", err)
 	}
-	p, err := torchwood.ParsePolicy(policy)
+	p, err := ParsePolicy(policy)
 	if err != nil {
 		return nil, nil, fmt.Errorf("log policy: %w", err)
 	}

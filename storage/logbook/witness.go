@@ -34,7 +34,7 @@ func ParseWitnesses(text []byte) (Witnesses, error) {
 	w := Witnesses{text: strings.TrimRight(string(text), "\n") + "\n"}
 	log, err := NewSigner("log")
 	if err == nil {
-		_, err = torchwood.ParsePolicy(w.Policy(log.Public))
+		_, err = ParsePolicy([]byte(w.text + "log " + log.Public + "\n")) // behind, so that lines have the numbers that they have
 	}
 	if err != nil {
 		return Witnesses{}, fmt.Errorf("witnesses: %w", err)
@@ -73,7 +73,7 @@ func (w Witnesses) Policy(public string) []byte {
 
 // Quorum reports whether the policy wants no more signatures than those of the log and of cosigners. All are public keys.
 func Quorum(policy []byte, log string, cosigners []string) (bool, error) {
-	p, err := torchwood.ParsePolicy(policy)
+	p, err := ParsePolicy(policy)
 	if err != nil {
 		return false, fmt.Errorf("log policy: %w", err)
 	}

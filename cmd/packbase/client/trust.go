@@ -67,7 +67,7 @@ a place without a network, where bundles are checked.`,
 		}
 		s := p.Screen(p.Stdout)
 		if offline {
-			if _, err := torchwood.ParsePolicy(policy); err != nil {
+			if _, err := logbook.ParsePolicy(policy); err != nil {
 				return term.Usage("--policy: %s: %w", policyFile, err)
 			}
 			if t.Policy != string(policy) {

@@ -132,6 +132,10 @@ func (d *doctor) log(ctx context.Context) {
 	file := serve.LogOptions(d.cfg, nil).KeyFile
 	key, err := ledger.ReadKey(file)
 	info, bad := os.Stat(file)
+	var policy error
+	if err == nil {
+		_, policy = logbook.ParsePolicy(d.cfg.Witnesses.Policy(key.Public))
+	}
 	switch {
 	case errors.Is(err, fs.ErrNotExist) && known && len(st.Keys) > 0:
 		d.fail("log", "its key %s is not in %s: bring that file back, or nothing more is logged", st.Keys[len(st.Keys)-1], file)
@@ -143,6 +147,8 @@ func (d *doctor) log(ctx context.Context) {
 		d.fail("log", "others may read %s, and could sign in our name; chmod 600", file)
 	case known && len(st.Keys) > 0 && st.Keys[len(st.Keys)-1] != key.Public:
 		d.fail("log", "it is signed by %s, whose private key is not in %s: bring that file back, or nothing more is logged", st.Keys[len(st.Keys)-1], file)
+	case policy != nil:
+		d.fail("log", "PACKBASE_LOG_WITNESSES cannot be wanted of it: the policy that has them from its second line on: %v", policy)
 	case known && st.Ahead > lateLog:
 		d.warn("log", "its newest entry is dated %s after now: the database's clock was ahead, or is behind; set it right, what is logged keeps its date", st.Ahead.Round(time.Second))
 	case known && st.Oldest > lateLog:
