@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io/fs"
 	"net/http"
+	"sync"
 	"time"
 
 	"github.com/francescobianco/packbase/api/answer"
@@ -24,11 +25,8 @@ func (s *Server) getHealth(w http.ResponseWriter, _ *http.Request) error {
 func (s *Server) getReady(w http.ResponseWriter, r *http.Request) error {
 	ctx, cancel := context.WithTimeout(r.Context(), 4*time.Second)
 	defer cancel()
-	deps := map[string]string{"postgres": stateOf(s.db.Ping(ctx)), "blobs": stateOf(s.blobsReady(ctx))}
+	deps := s.askStores(ctx)
 	ready := deps["postgres"] == "ok" && deps["blobs"] == "ok"
-	if s.queue != nil {
-		deps["redis"] = stateOf(s.queue.Ping(ctx))
-	}
 	if deps["postgres"] == "ok" {
 		s.askWork(ctx, deps)
 	}
@@ -42,6 +40,25 @@ func (s *Server) getReady(w http.ResponseWriter, r *http.Request) error {
 	}
 	answer.JSON(w, status, wire.Ready{Dependencies: deps, Status: word})
 	return nil
+}
+
+// askStores asks all at once, so that one that does not answer takes no time from others, and leaves some to what follows.
+func (s *Server) askStores(ctx context.Context) map[string]string {
+	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
+	defer cancel()
+	var postgres, blobs, redis error
+	var wg sync.WaitGroup
+	wg.Go(func() { postgres = s.db.Ping(ctx) })
+	wg.Go(func() { blobs = s.blobsReady(ctx) })
+	if s.queue != nil {
+		wg.Go(func() { redis = s.queue.Ping(ctx) })
+	}
+	wg.Wait()
+	deps := map[string]string{"postgres": stateOf(postgres), "blobs": stateOf(blobs)}
+	if s.queue != nil {
+		deps["redis"] = stateOf(redis)
+	}
+	return deps
 }
 
 // askWork adds how the work gets on that goes by itself.

@@ -112,7 +112,7 @@ func HandlerWith(log *slog.Logger, write func(http.ResponseWriter, *http.Request
 // WriteError answers with an error.
 func WriteError(w http.ResponseWriter, r *http.Request, e *Error) {
 	h := w.Header()
-	for _, name := range []string{"ETag", "Last-Modified", "Content-Length", "Content-Type"} {
+	for _, name := range []string{"ETag", "Last-Modified", "Content-Length", "Content-Type", "Content-Range", "Accept-Ranges"} {
 		h.Del(name)
 	}
 	leaveUnread(w, r)

@@ -226,6 +226,8 @@ func (s *Site) fillFiles(ctx context.Context, page *packagePage) {
 	if page.Shown == nil {
 		return
 	}
+	ctx, cancel := context.WithTimeout(ctx, pageTime/3)
+	defer cancel()
 	tree, err := s.files.At(ctx, &page.Shown.Release)
 	if err != nil {
 		return
@@ -322,6 +324,8 @@ func notFoundPage(err error, format string, args ...any) error {
 // wrapper returns the folder that a release's tarball is wrapped in. The
 // manifest says so; one that cannot be read, or is very large, does not.
 func (s *Site) wrapper(ctx context.Context, rel storage.Release) string {
+	ctx, cancel := context.WithTimeout(ctx, pageTime/3)
+	defer cancel()
 	body, err := s.blobs.Blobs.Open(ctx, rel.ManifestDigest)
 	if err != nil {
 		return ""

@@ -33,12 +33,12 @@ type Blobs struct {
 // New returns the blobs of a store, which are checked when they are read.
 func New(db *storage.DB, blobs blob.Store, log *slog.Logger) *Blobs {
 	complaints, _ := lru.New[string, time.Time](1024) // the error is about sizes below one
-	return &Blobs{db: db, Blobs: blob.Check(blobs), Window: blob.Window(blobs), log: log, complaints: complaints}
+	return &Blobs{db: db, Blobs: blob.Check(blobs, openTimeout), Window: blob.Window(blobs), log: log, complaints: complaints}
 }
 
 const (
 	// openTimeout is how long a store may take to open a blob, and to read it
-	// if nobody has yet.
+	// if nobody has yet; after that, to give another byte of it.
 	openTimeout = 15 * time.Second
 
 	complainEvery   = 2 * time.Second // of one blob
@@ -149,13 +149,41 @@ func (p *Blobs) Serve(w http.ResponseWriter, r *http.Request, f File) error {
 	if ranges := r.Header.Get("Range"); strings.Contains(ranges, ",") || !strings.HasPrefix(ranges, "bytes=") {
 		r.Header.Del("Range")
 	}
+	late := &lateWriter{ResponseWriter: w}
+	if p.Window > 0 { // in others who opens a blob can read it
+		w = late
+	}
 	http.ServeContent(Uncached(w), r, "", f.At, body)
 	if err := blob.Damaged(body); err != nil {
 		// Too late for a status: the answer is shorter than its Content-Length,
 		// for which the server closes the connection.
 		p.complain(r.Context(), f.Digest, err)
 	}
+	if late.status > 0 && late.status < http.StatusMultipleChoices && body.Size() > 0 && r.Method != http.MethodHead {
+		return fmt.Errorf("read blob %s: %w", f.Digest, blob.ErrUnavailable)
+	}
+	late.begin()
 	return nil
+}
+
+// A lateWriter promises nothing before it has a first byte.
+type lateWriter struct {
+	http.ResponseWriter
+	status int // that was not written yet
+}
+
+func (l *lateWriter) WriteHeader(status int) { l.status = status }
+
+func (l *lateWriter) Write(p []byte) (int, error) {
+	l.begin()
+	return l.ResponseWriter.Write(p)
+}
+
+func (l *lateWriter) begin() {
+	if l.status > 0 {
+		l.ResponseWriter.WriteHeader(l.status)
+		l.status = 0
+	}
 }
 
 // Uncached returns w as one of which no cache keeps what http.ServeContent refuses.

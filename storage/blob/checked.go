@@ -65,8 +65,13 @@ const (
 	stallTimeout = 30 * time.Second
 )
 
-// Check returns s with its blobs checked.
-func Check(s Store) *Checked {
+// Check returns s with its blobs checked. Of a store that gives nothing for longer than patience, what is read ends with ErrUnavailable.
+func Check(s Store, patience time.Duration) *Checked {
+	if remote, ok := s.(*S3); ok {
+		hurried := *remote
+		hurried.patience = patience
+		s = &hurried
+	}
 	known, _ := lru.New[string, verdict](maxVerdicts) // the error is about sizes below one
 	return &Checked{Store: s, known: known, hot: newHot(), turns: make(chan struct{}, max(2, runtime.GOMAXPROCS(0)))}
 }

@@ -102,7 +102,7 @@ func TestCheckedReadsOnce(t *testing.T) {
 	t.Parallel()
 	disk, path := newDisk(t)
 	under := &counted{Store: disk}
-	c := blob.Check(under)
+	c := blob.Check(under, 0)
 	raw := blobtest.Bytes(1, 100_000)
 	digest := putBytes(t, disk, raw)
 	reads := func(want int64, do func()) {
@@ -147,7 +147,7 @@ func TestCheckedAtOnce(t *testing.T) {
 	t.Parallel()
 	disk, _ := newDisk(t)
 	under := &counted{Store: disk, began: make(chan struct{}), hold: make(chan struct{})}
-	c := blob.Check(under)
+	c := blob.Check(under, 0)
 	raw := blobtest.Bytes(2, 1_000_000)
 	digest := putBytes(t, disk, raw)
 	first, leave := context.WithCancel(t.Context())
@@ -201,7 +201,7 @@ func TestCheckedStream(t *testing.T) {
 		got, err := io.ReadAll(b)
 		return got, err, blob.Damaged(b)
 	}
-	c := blob.Check(under)
+	c := blob.Check(under, 0)
 	if got, err, damaged := stream(c, digest); err != nil || damaged != nil || !bytes.Equal(got, raw) {
 		t.Errorf("right bytes: %d, %v, %v", len(got), err, damaged)
 	}
@@ -231,7 +231,7 @@ func TestCheckedStream(t *testing.T) {
 		t.Errorf("cut: %d bytes, %v", len(got), err)
 	}
 	overwrite(t, path(digest), raw)
-	s, err := blob.Check(under).Stream(t.Context(), digest)
+	s, err := blob.Check(under, 0).Stream(t.Context(), digest)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -246,7 +246,7 @@ func TestCheckedStream(t *testing.T) {
 		t.Errorf("a stream is read from its middle: %v", err)
 	}
 	overwrite(t, path(small), raw[1:1001])
-	if _, err, _ := stream(blob.Check(under), small); !errors.Is(err, blob.ErrMismatch) {
+	if _, err, _ := stream(blob.Check(under, 0), small); !errors.Is(err, blob.ErrMismatch) {
 		t.Errorf("small: %v", err)
 	}
 }
@@ -255,7 +255,7 @@ func TestCheckedStream(t *testing.T) {
 func testCheckedS3(t *testing.T, server *blobtest.S3Server) {
 	bucket := server.NewBucket(t)
 	s := openURL(t, bucket.URL)
-	c := blob.Check(s)
+	c := blob.Check(s, 0)
 	raw := blobtest.Bytes(4, 50_000)
 	digest := putBytes(t, s, raw)
 	if got, err := openAll(t, c, digest); err != nil || !bytes.Equal(got, raw) {
@@ -280,7 +280,7 @@ func TestCheckedHot(t *testing.T) {
 	t.Parallel()
 	disk, path := newDisk(t)
 	under := &counted{Store: disk}
-	c := blob.Check(under)
+	c := blob.Check(under, 0)
 	raw, large := blobtest.Bytes(1, 64<<10), blobtest.Bytes(2, 64<<10+1)
 	small, big := putBytes(t, disk, raw), putBytes(t, disk, large)
 	hundred := func(digest string, want []byte) (inStore int64) {

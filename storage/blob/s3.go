@@ -38,6 +38,8 @@ type S3 struct {
 	bucket   string
 	prefix   string // "" or ends in a slash
 	partSize int64  // bytes; a greater blob is uploaded in parts
+
+	patience time.Duration // how long who reads waits for another byte, all attempts together; 0 for as long as they take
 }
 
 // OpenS3 returns the store that rawURL names, without asking the server:
@@ -311,7 +313,9 @@ func (s *S3) Open(ctx context.Context, digest string) (Blob, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open blob: %w", err)
 	}
-	return &s3Blob{ctx: ctx, store: s, info: info}, nil
+	b := &s3Blob{store: s, info: info}
+	b.ctx, b.end = context.WithCancelCause(ctx)
+	return b, nil
 }
 
 // Stat implements Store.

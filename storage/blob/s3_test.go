@@ -6,7 +6,9 @@ import (
 	"errors"
 	"io"
 	"io/fs"
+	"maps"
 	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -38,6 +40,7 @@ func TestS3(t *testing.T) {
 		"read through faults": testS3Reading,
 		"read that must fail": testS3ReadRefused,
 		"range not honoured":  testS3Range,
+		"frozen":              testS3Frozen,
 		"cancelled upload":    testS3Cancel,
 		"sweep":               testS3Sweep,
 		"requests":            testS3Requests,
@@ -390,6 +393,50 @@ func testS3ReadRefused(t *testing.T, server *blobtest.S3Server) {
 }
 
 // A server that answers with something else than the range is not believed.
+// Who waits for a server that gives nothing more gives up in a time that no retry makes longer.
+func testS3Frozen(t *testing.T, server *blobtest.S3Server) {
+	b := server.NewBucket(t)
+	s := openURL(t, b.URL)
+	content := bytes.Repeat([]byte("0123456789"), 1000)
+	digest := blobtest.Put(t, s, content)
+	const patience = 500 * time.Millisecond
+	c := blob.Check(s, patience)
+	for range 2 {
+		if got, err := blob.ReadAll(t.Context(), c, digest); err != nil || !bytes.Equal(got, content) {
+			t.Fatalf("%d bytes, %v", len(got), err)
+		}
+	}
+	for name, freeze := range map[string]fault{
+		"at once": hang,
+		"half-way": func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+			whole := httptest.NewRecorder()
+			next.ServeHTTP(whole, r)
+			maps.Copy(w.Header(), whole.Header())
+			w.WriteHeader(whole.Code)
+			_, _ = w.Write(whole.Body.Bytes()[:whole.Body.Len()/2])
+			_ = http.NewResponseController(w).Flush()
+			hang(w, r, next)
+		},
+	} {
+		opened, err := c.Open(t.Context(), digest)
+		if err != nil {
+			t.Fatal(err)
+		}
+		spoil(b, isGet, forever, freeze)
+		for how, read := range map[string]func() error{
+			"ReadAt": func() error { _, err := opened.ReadAt(make([]byte, 8000), 10); return err },
+			"Read":   func() error { _, err := io.Copy(io.Discard, opened); return err },
+		} {
+			began := time.Now()
+			if err := read(); !errors.Is(err, blob.ErrUnavailable) || time.Since(began) > 20*patience {
+				t.Errorf("%s, %s: %v after %v, want ErrUnavailable soon", name, how, err, time.Since(began))
+			}
+		}
+		opened.Close()
+		b.Through(nil)
+	}
+}
+
 func testS3Range(t *testing.T, server *blobtest.S3Server) {
 	b := server.NewBucket(t)
 	store := openURL(t, b.URL)

@@ -21,7 +21,8 @@ const (
 // An s3Blob reads an object in ranges, and goes on where it was when a
 // connection breaks.
 type s3Blob struct {
-	ctx    context.Context // of Open: io.Reader has no place for one
+	ctx    context.Context // that of Open: io.Reader has no place for one
+	end    context.CancelCauseFunc
 	store  *S3
 	info   Info
 	off    int64         // where the next Read begins
@@ -40,16 +41,20 @@ func (b *s3Blob) Read(p []byte) (int, error) {
 	if len(p) == 0 {
 		return 0, nil
 	}
+	if b.store.patience > 0 {
+		defer time.AfterFunc(b.store.patience, func() { b.end(ErrUnavailable) }).Stop()
+	}
 	for attempt := 0; ; attempt++ {
 		n, err := b.readOn(p)
 		if n > 0 {
 			return n, nil // an error will come again, or will not
 		}
-		if refused(err) || attempt == attempts {
-			return 0, fmt.Errorf("read blob %s: %w", b.info.Digest, s3Error(err))
+		ended := refused(err) || attempt == attempts || pause(b.ctx, attempt) != nil
+		if cause := context.Cause(b.ctx); cause != nil {
+			err, ended = cause, true
 		}
-		if err := pause(b.ctx, attempt); err != nil {
-			return 0, fmt.Errorf("read blob %s: %w", b.info.Digest, err)
+		if ended {
+			return 0, fmt.Errorf("read blob %s: %w", b.info.Digest, s3Error(err))
 		}
 	}
 }
@@ -120,9 +125,10 @@ func (b *s3Blob) ReadAt(p []byte, off int64) (int, error) {
 	}
 	size := max(min(b.info.Size, off+int64(len(p))), off)
 	// To this reader the blob ends where p does, so it asks for no more.
-	at := &s3Blob{ctx: b.ctx, store: b.store, info: b.info, off: off, length: lastRange}
+	at := &s3Blob{store: b.store, info: b.info, off: off, length: lastRange}
+	at.ctx, at.end = context.WithCancelCause(b.ctx)
 	at.info.Size = size
-	defer at.drop()
+	defer at.Close()
 	n, err := io.ReadFull(at, p[:size-off])
 	if err == nil && n < len(p) {
 		err = io.EOF
@@ -149,5 +155,6 @@ func (b *s3Blob) Seek(offset int64, whence int) (int64, error) {
 
 func (b *s3Blob) Close() error {
 	b.drop()
+	b.end(nil)
 	return nil
 }

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -77,6 +78,63 @@ func TestS3(t *testing.T) {
 	s3Repair(t, s, bucket, release("hello", "v1.0.0").SHA256)
 	s3Rebuild(t, s, bucket, all)
 	s3Away(t, s, bucket, release("hello", "v2.0.0").URL)
+	s3Frozen(t, s, bucket, release("hello", "v2.0.0").URL, release("hello", "v1.0.0").URL)
+}
+
+// s3Frozen looks at what is said while the bucket answers nothing any more, of a tarball that was read before, too.
+func s3Frozen(t *testing.T, s *harness.Server, bucket *blobtest.Bucket, read, unread string) {
+	t.Helper()
+	thaw := make(chan struct{})
+	wait := func(r *http.Request) {
+		select {
+		case <-thaw:
+		case <-r.Context().Done():
+		}
+	}
+	bucket.Through(func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.Method == http.MethodGet {
+				wait(r)
+			}
+			next.ServeHTTP(w, r)
+		})
+	})
+	var all sync.WaitGroup
+	for path, header := range map[string]http.Header{
+		read: nil, unread: nil, read + "?": {"Range": {"bytes=10-20"}},
+	} {
+		all.Go(func() {
+			began := time.Now()
+			a := s.Do(http.MethodGet, path, "", header)
+			if took := time.Since(began); a.Status != http.StatusServiceUnavailable || a.Header.Get("Retry-After") == "" || took > 20*time.Second {
+				t.Errorf("%s of a frozen bucket = %d after %v, %v", path, a.Status, took, a.Header)
+			}
+			for _, name := range []string{"ETag", "Content-Range", "Accept-Ranges"} {
+				if a.Header.Get(name) != "" {
+					t.Errorf("%s of a frozen bucket says %s: %s", path, name, a.Header.Get(name))
+				}
+			}
+		})
+	}
+	if a := s.Do(http.MethodGet, "/hello", "", http.Header{"Accept": {"text/html"}}); a.Status != http.StatusOK {
+		t.Errorf("the page while the bucket is frozen = %d %s", a.Status, a.Body)
+	}
+	all.Wait()
+	bucket.Through(func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			wait(r)
+			next.ServeHTTP(w, r)
+		})
+	})
+	var ready wire.Ready
+	s.Do(http.MethodGet, "/readyz", "", nil).Into(t, &ready)
+	if deps := ready.Dependencies; deps["blobs"] != "down" || deps["postgres"] != "ok" || deps["redis"] != "ok" {
+		t.Errorf("/readyz while the bucket is frozen: %v", deps)
+	}
+	close(thaw)
+	bucket.Through(nil)
+	s.AwaitAPI()
+	s.Get(read)
 }
 
 // s3Ranges asks for parts of a tarball as HTTP has them.
