@@ -84,7 +84,7 @@ screenshots: ## take the pictures in docs/ again
 
 bench: ## measure against git, git http-backend and nginx side by side
 	@.ci/install up test bench
-	$(ENV) '$(ZIGS)' -- go test -count=1 -timeout 60m -run '^$$' -bench . ./tests/bench/...
+	$(ENV) '$(ZIGS)' -- go test -count=1 -timeout 60m -run '^$$' -bench . -benchtime 1x ./tests/bench
 
 lint: ## check formatting, go.mod, vet, staticcheck, known vulnerabilities
 	@echo "gofmt -l"

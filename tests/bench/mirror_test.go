@@ -1,13 +1,11 @@
 package bench
 
 import (
-	"cmp"
 	"fmt"
 	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -22,55 +20,57 @@ import (
 // for each tag git archive and sha256sum. A repository of one's own:
 // PACKBASE_BENCH_REPO=/path/to/repo.git.
 func BenchmarkMirror(b *testing.B) {
-	const rounds = 5
 	up := harness.NewUpstream(b)
-	repo := up.Repo("bench")
 	if own := os.Getenv("PACKBASE_BENCH_REPO"); own != "" {
+		repo := up.Repo("own")
 		repo.Git("fetch", "-q", own, "refs/tags/*:refs/tags/*")
-	} else {
-		history(repo, 80, 150)
+		mirror(b, repo, 5, 15)
+		return
 	}
+	some, many := up.Repo("some"), up.Repo("many")
+	history(some, "v0.%d.0", 80, 150, 6)
+	mirror(b, some, 3, 15)
+	history(many, "v0.%d.0", 500, 60, 3) // of 300 KB
+	mirror(b, many, 3, 20)
+}
+
+func mirror(b *testing.B, repo *harness.Repo, rounds int, goal float64) {
+	b.Helper()
 	tags := strings.Fields(repo.Git("tag"))
-	var ours, theirs []time.Duration
 	var stored string
+	var ratio float64
 	var child, worker []int64
-	for range rounds {
-		theirs = append(theirs, byHand(b, repo.URL, tags))
-		srv := harness.Start(b)
-		most := watchMemory(srv.Worker)
+	ours := func() float64 {
+		s := harness.Start(b, "PACKBASE_LOG=text,info")
+		defer s.Stop()
+		most := watchMemory(s.Worker)
 		start := time.Now()
-		got := srv.Fetch(repo.URL)
-		ours = append(ours, time.Since(start))
-		if got.Created == 0 {
-			b.Fatal("nothing was mirrored")
+		got := s.Fetch(repo.URL)
+		took := time.Since(start)
+		if got.Created != len(tags) {
+			b.Errorf("%d of %d tags were mirrored", got.Created, len(tags))
 		}
 		inChild, inWorker := most()
 		child, worker = append(child, inChild), append(worker, inWorker)
-		stored = disk(b, srv)
-		srv.Stop()
+		ratio, stored = disk(b, s)
+		return took.Seconds()
 	}
-	m, p := median(ours), median(theirs)
-	fmt.Fprintf(os.Stderr, "mirror %d tags: packbase %v, git clone --bare + git archive + sha256sum %v: %.1f times as fast (goal 15)\n",
-		len(tags), m.Round(time.Millisecond), p.Round(time.Millisecond), float64(p)/float64(m))
-	fmt.Fprintf(os.Stderr, "memory: %d MB of the largest child (goal 256), %d MB of the worker\n", median(child)/1_000_000, median(worker)/1_000_000)
-	repo.Git("gc", "--quiet")
-	pack, _ := filepath.Glob(filepath.Join(repo.Dir, "objects/pack/*.pack"))
-	info, err := os.Stat(pack[0])
-	if err != nil {
-		b.Fatal(err)
-	}
-	fmt.Fprintf(os.Stderr, "%s; Git's own pack is %d KB\n", stored, info.Size()/1000)
+	times, detail := pairs(rounds, func() float64 { return byHand(b, repo.URL, tags) }, ours)
+	what := fmt.Sprintf("mirror %d tags", len(tags))
+	result(what+" against git clone, archive and sha256sum", atLeast(goal, "×"), times, "s: %s", detail)
+	result(what+": memory of the largest child", atMost(256, "MB"), float64(median(child))/1_000_000, "worker %d MB", median(worker)/1_000_000)
+	result(what+": disk of segments against tarballs", atMost(0.25, "×"), ratio, "%s", stored)
 }
 
-// BenchmarkMirrorLarge tells what memory the mirroring of a large repository takes: 45 MB in each tag, a quarter of it new.
+// BenchmarkMirrorLarge tells what memory the mirroring of a large repository takes: 20 MB in each tag, a quarter of it new.
 func BenchmarkMirrorLarge(b *testing.B) {
-	for _, tags := range []int{5, 15} {
+	for _, tags := range []int{4, 12} { // the same of both is flat
 		up := harness.NewUpstream(b)
 		repo := up.Repo("large")
 		noise := rand.NewChaCha8([32]byte{})
 		files := harness.Files{}
 		for t := range tags {
-			for i := range 45 {
+			for i := range 20 {
 				if t > 0 && i%4 != t%4 {
 					continue
 				}
@@ -82,12 +82,9 @@ func BenchmarkMirrorLarge(b *testing.B) {
 		}
 		s := harness.Start(b)
 		most := watchMemory(s.Worker)
-		start := time.Now()
 		s.Fetch(repo.URL)
-		took := time.Since(start)
 		child, worker := most()
-		fmt.Fprintf(os.Stderr, "mirror %d tags of 45 MB: %v, %d MB of the largest child (goal 256, flat in tags), %d MB of the worker\n",
-			tags, took.Round(time.Millisecond), child/1_000_000, worker/1_000_000)
+		result(fmt.Sprintf("mirror %d tags of 20 MB: memory of the largest child", tags), atMost(256, "MB"), float64(child)/1_000_000, "worker %d MB", worker/1_000_000)
 		s.Stop()
 	}
 }
@@ -112,8 +109,8 @@ func watchMemory(w *harness.Process) (most func() (child, worker int64)) {
 	return func() (int64, int64) { close(stop); return <-child, peak(w.PID()) }
 }
 
-// disk says what a registry with one package stores.
-func disk(b *testing.B, s *harness.Server) string {
+// disk returns what a registry with one package stores of Git's objects against its tarballs.
+func disk(b *testing.B, s *harness.Server) (ratio float64, detail string) {
 	b.Helper()
 	conn, err := pgx.Connect(b.Context(), s.DatabaseURL)
 	if err != nil {
@@ -127,10 +124,10 @@ func disk(b *testing.B, s *harness.Server) string {
 	if err != nil {
 		b.Fatal(err)
 	}
-	return fmt.Sprintf("disk: segments and indexes %d KB, tarballs %d KB: %.3f (target 0.25)", objects/1000, tarballs/1000, float64(objects)/float64(tarballs))
+	return float64(objects) / float64(tarballs), fmt.Sprintf("%d KB to %d KB", objects/1000, tarballs/1000)
 }
 
-func byHand(b *testing.B, url string, tags []string) time.Duration {
+func byHand(b *testing.B, url string, tags []string) (seconds float64) {
 	dir := filepath.Join(b.TempDir(), "clone.git")
 	start := time.Now()
 	if out, err := exec.Command("git", "clone", "-q", "--bare", url, dir).CombinedOutput(); err != nil {
@@ -143,12 +140,12 @@ func byHand(b *testing.B, url string, tags []string) time.Duration {
 			b.Fatalf("git archive %s: %v\n%s", tag, err, out)
 		}
 	}
-	return time.Since(start)
+	return time.Since(start).Seconds()
 }
 
-// history makes a repository with a number of tags over files that change a
-// little from one tag to the next, by git fast-import.
-func history(repo *harness.Repo, tags, files int) {
+// history makes a repository with a number of tags, named by a format, over
+// files of which some change from one tag to the next, by git fast-import.
+func history(repo *harness.Repo, tag string, tags, files, changes int) {
 	random := rand.New(rand.NewPCG(1, 2))
 	content := make([]string, files)
 	for i := range content {
@@ -156,14 +153,14 @@ func history(repo *harness.Repo, tags, files int) {
 	}
 	var in strings.Builder
 	for t := range tags {
-		for range 6 {
+		for range changes {
 			content[random.IntN(files)] = source(random, 40+random.IntN(400))
 		}
 		fmt.Fprintf(&in, "commit refs/heads/main\ncommitter A <a@example.org> %d +0000\ndata 3\nmsg\n", 1_700_000_000+t*86_400)
 		for i, c := range content {
 			fmt.Fprintf(&in, "M 100644 inline src/dir%d/file%d.zig\ndata %d\n%s\n", i%9, i, len(c), c)
 		}
-		fmt.Fprintf(&in, "\nreset refs/tags/v0.%d.0\nfrom refs/heads/main\n\n", t)
+		fmt.Fprintf(&in, "\nreset refs/tags/"+tag+"\nfrom refs/heads/main\n\n", t)
 	}
 	repo.GitInput(in.String(), "fast-import", "--quiet", "--force")
 }
@@ -182,9 +179,4 @@ func source(random *rand.Rand, lines int) string {
 		b.WriteByte('\n')
 	}
 	return b.String()
-}
-
-func median[T cmp.Ordered](all []T) T {
-	slices.Sort(all)
-	return all[len(all)/2]
 }

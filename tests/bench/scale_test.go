@@ -1,7 +1,6 @@
 package bench
 
 import (
-	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
@@ -11,34 +10,38 @@ import (
 )
 
 // BenchmarkScale measures reads of a registry with 10,000 packages and 200,000
-// releases, by one client and by 50 at once, with wrk on the same processors.
+// releases, by one client and by 50 at once, with wrk on the same processors,
+// and then those of a crowd and proofs.
 func BenchmarkScale(b *testing.B) {
+	const packages = 10_000
+	up := harness.NewUpstream(b)
+	model := up.Repo("model")
+	history(model, "v1.%d.0", 20, 25, 3)
 	s := harness.Start(b, "PACKBASE_LOG=text,info")
-	s.Worker.Stop() // it would find that there are no blobs
-	if err := Seed(b.Context(), s.DatabaseURL, 10_000, 20); err != nil {
+	s.Fetch(model.URL)
+	s.Worker.Stop() // it would prove all at once
+	if err := Seed(b.Context(), s.DatabaseURL, "model", packages, 20); err != nil {
 		b.Fatal(err)
 	}
 	s.Get("/api/status") // fills the directory
-	fmt.Fprintf(os.Stderr, "%-40s %10s %10s %10s\n", "10,000 packages, 200,000 releases", "median", "p99 at 50", "goal")
-	row := func(path, what, goal, lua string) {
+	row := func(path, what, lua string) {
 		script := filepath.Join(b.TempDir(), "script.lua")
 		if err := os.WriteFile(script, []byte(lua), 0o600); err != nil {
 			b.Fatal(err)
 		}
 		one, many := wrk(b, 1, s.URL+path, script), wrk(b, 50, s.URL+path, script)
-		fmt.Fprintf(os.Stderr, "%-40s %10s %10s %10s\n", what, one.median, many.p99, goal)
+		result(what+": median", atMost(5, "ms"), one.median.Seconds()*1000, "")
+		result(what+": p99 at 50", atMost(20, "ms"), many.p99.Seconds()*1000, "%.0f requests/s", many.rate)
 	}
-	const goal = "5ms, 20ms"
 	const clap = "/api/info/clap-00042"
-	row(clap, clap, goal, "")
-	row(clap, "the same, any of the 10,000", goal, anyPackage)
+	row(clap, clap, "")
+	row(clap, "the same, any of 10,000 packages", anyPackage)
 	for _, path := range []string{"/api/search?q=json", "/api/search?q=number+77", "/api/status"} {
-		row(path, path, goal, "")
-	}
-	row("/api/jobs?limit=50", "/api/jobs?limit=50", "", "") // 50 clients of one address may not have /api/list, of 328 KB, at once
-	for _, path := range []string{"/", "/packages?q=clap", "/clap-00042"} {
-		row(path, "page "+path, "", `wrk.headers["Accept"] = "text/html"`)
-	}
+		row(path, path, "")
+	} // 50 clients of one address may not have /api/list, of 328 KB, at once
+	crowd(b, s, packages)
+	s.Stop()
+	hundredProofs(b, s)
 }
 
 // BenchmarkStart measures how long an api takes until it answers about a
@@ -46,11 +49,11 @@ func BenchmarkScale(b *testing.B) {
 func BenchmarkStart(b *testing.B) {
 	s := harness.Start(b, "PACKBASE_LOG=text,info")
 	s.Worker.Stop()
-	if err := Seed(b.Context(), s.DatabaseURL, 50_000, 20); err != nil {
+	if err := Seed(b.Context(), s.DatabaseURL, "", 50_000, 20); err != nil {
 		b.Fatal(err)
 	}
 	var ready, status []time.Duration
-	for range 5 {
+	for range 3 {
 		s.API.Stop()
 		began := time.Now()
 		s.API.Start()
@@ -61,8 +64,8 @@ func BenchmarkStart(b *testing.B) {
 	}
 	s.Get("/api/list")
 	s.Get("/api/search?q=json")
-	fmt.Fprintf(os.Stderr, "50,000 packages, 1,000,000 releases: ready after %v, with a status after %v (goal 10s); %d MB then (goal 1,000)\n",
-		median(ready).Round(time.Millisecond), median(status).Round(time.Millisecond), rss(b, s.API.PID())/1_000_000)
+	result("start with 1,000,000 releases", atMost(10, "s"), median(ready).Seconds(), "and a status after %.2f s", median(status).Seconds())
+	result("the same: memory of api", atMost(1000, "MB"), float64(rss(b, s.API.PID()))/1_000_000, "")
 }
 
 // anyPackage has wrk ask for the descriptions of all packages, in no order.

@@ -23,6 +23,8 @@ import (
 // BenchmarkServe compares tarballs and depth-1 fetches with nginx that serves
 // a file as large, and with git http-backend behind nginx, by wrk. All of them
 // write a log of requests. PACKBASE_BENCH_REPO, if set, is what is fetched.
+//
+// Of a fetch, packbase's side is measured once for the three rows that it is in.
 func BenchmarkServe(b *testing.B) {
 	const rounds = 5
 	up := harness.NewUpstream(b)
@@ -46,21 +48,12 @@ func BenchmarkServe(b *testing.B) {
 	}
 	nginx, backend := startPeers(b, filepath.Dir(up.Repo("small").Dir))
 
-	fmt.Fprintf(os.Stderr, "%-38s %12s %12s %8s %8s\n", "requests/s, median of 5", "packbase", "peer", "ratio", "target")
-	row := func(what string, target float64, ours, theirs func() float64) {
-		var xs, ys []float64
-		for range rounds {
-			xs, ys = append(xs, ours()), append(ys, theirs())
-		}
-		x, y := median(xs), median(ys)
-		fmt.Fprintf(os.Stderr, "%-38s %12.5g %12.5g %8.2f %8.2f\n", what, x, y, x/y, target)
-	}
 	for _, p := range packages {
 		path := "/p/" + p.name + "/tag/v1.0.0.tar.gz"
 		n := nginx.serveFile(b, p.name+".tar.gz", s.Get(path))
-		what := fmt.Sprintf("tarball of %d KB, 50 connections, nginx", n/1000)
-		row(what, p.target, func() float64 { return wrk(b, 50, s.URL+path, "").rate },
+		ratio, detail := pairs(rounds, func() float64 { return wrk(b, 50, s.URL+path, "").rate },
 			func() float64 { return wrk(b, 50, nginx.URL+"/"+p.name+".tar.gz", "").rate })
+		result(fmt.Sprintf("tarball of %d KB against nginx, 50 connections", n/1000), atLeast(p.target, "×"), ratio, "requests/s: %s", detail)
 	}
 
 	name, tag := "middle", "v1.0.0"
@@ -74,13 +67,21 @@ func BenchmarkServe(b *testing.B) {
 	path := "/" + name + "/git-upload-pack"
 	url, script := s.URL+path, fetchScript(b, commit)
 	n := nginx.serveFile(b, "pack", depthOne(b, url, commit))
-	what := fmt.Sprintf("depth-1 fetch of %d KB, 8 connections", n/1000)
-	ours := func() *load { return wrk(b, 8, url, script) }
-	theirs := func() *load { return wrk(b, 8, nginx.URL+"/git"+path, script) }
-	row(what+", nginx", 0.7, func() float64 { return ours().rate }, func() float64 { return wrk(b, 8, nginx.URL+"/pack", "").rate })
-	row(what+", http-backend", 80, func() float64 { return ours().rate }, func() float64 { return theirs().rate })
-	row("ms of CPU for one of those", 1./15,
-		func() float64 { return cpuPerRequest(ours, s.API.PID()) }, func() float64 { return cpuPerRequest(theirs, nginx.pid, backend) })
+	what := fmt.Sprintf("depth-1 fetch of %d KB, 8 connections, against ", n/1000)
+	var ours, theirs, file, ourTime, theirTime []float64
+	for range rounds {
+		rate, used := fetchLoad(b, url, script, s.API.PID())
+		ours, ourTime = append(ours, rate), append(ourTime, used)
+		rate, used = fetchLoad(b, nginx.URL+"/git"+path, script, nginx.pid, backend)
+		theirs, theirTime = append(theirs, rate), append(theirTime, used)
+		file = append(file, wrk(b, 8, nginx.URL+"/pack", "").rate)
+	}
+	ratio, detail := ratios(ours, theirs)
+	result(what+"http-backend", atLeast(80, "×"), ratio, "requests/s: %s", detail)
+	ratio, detail = ratios(ourTime, theirTime)
+	result("the same: processor time", atMost(1./15, "×"), ratio, "ms: %s", detail)
+	ratio, detail = ratios(ours, file)
+	result(what+"a file of nginx", atLeast(0.7, "×"), ratio, "requests/s: %s", detail)
 }
 
 // BenchmarkClones tells how much memory 200 clients that clone 100 MB at once
@@ -127,7 +128,6 @@ func BenchmarkClones(b *testing.B) {
 		})
 	}
 	go func() { wg.Wait(); close(done) }()
-	start := time.Now()
 	for running := true; running; {
 		select {
 		case <-done:
@@ -136,8 +136,7 @@ func BenchmarkClones(b *testing.B) {
 			peak = max(peak, rss(b, s.API.PID()))
 		}
 	}
-	fmt.Fprintf(os.Stderr, "%d clones of %d MB at once, in %v: %d MB above the %d MB of idle (target 128)\n",
-		clients, files*size/1_000_000, time.Since(start).Round(time.Second), (peak-idle)/1_000_000, idle/1_000_000)
+	result(fmt.Sprintf("api: %d clones of %d MB at once, above idle", clients, files*size/1_000_000), atMost(128, "MB"), float64(peak-idle)/1_000_000, "%d MB of idle", idle/1_000_000)
 }
 
 // text returns lines of n bytes that compresses to a bit more than half.
@@ -251,7 +250,7 @@ type load struct {
 // wrk asks for url as often as it can for some seconds.
 func wrk(b *testing.B, connections int, url, script string) *load {
 	b.Helper()
-	args := []string{"-t" + strconv.Itoa(min(2, connections)), "-c" + strconv.Itoa(connections), "-d4s", "--latency"}
+	args := []string{"-t" + strconv.Itoa(min(2, connections)), "-c" + strconv.Itoa(connections), "-d2s", "--latency"}
 	if script != "" {
 		args = append(args, "-s", script)
 	}
@@ -326,14 +325,15 @@ func fetchScript(b *testing.B, commit string) string {
 	return file
 }
 
-// cpuPerRequest returns the milliseconds of CPU that processes and their
-// children, also those that have ended, took for each request.
-func cpuPerRequest(run func() *load, pids ...int) float64 {
+// fetchLoad is wrk with 8 connections: requests a second, and the milliseconds that processes took for one.
+func fetchLoad(b *testing.B, url, script string, pids ...int) (rate, used float64) {
+	b.Helper()
 	before := cpu(pids)
-	requests := run().requests
-	return (cpu(pids) - before).Seconds() * 1000 / requests
+	l := wrk(b, 8, url, script)
+	return l.rate, (cpu(pids) - before).Seconds() * 1000 / l.requests
 }
 
+// cpu returns the processor time of processes and their children, also those that have ended.
 func cpu(pids []int) (total time.Duration) {
 	const tick = 10 * time.Millisecond
 	for _, pid := range pids {

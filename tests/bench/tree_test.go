@@ -72,21 +72,12 @@ func BenchmarkTree(b *testing.B) {
 		up.Stop()
 		web.Close()
 		fetch()() // what was warmed is all that Zig wants
-		what := fmt.Sprintf("%d packages, zig %s: ", packages, z.Version)
-		verdict(what+"times as fast by warm", alone/warmed, 5, alone >= 5*warmed, fmt.Sprintf("%.2fs to %.2fs", alone, warmed))
-		verdict(what+"times as fast by proxy", alone/proxied, 1, alone >= proxied, fmt.Sprintf("%.2fs to %.2fs", alone, proxied))
-		verdict(what+"requests of warm", float64(asked), 1, asked == 1, "")
+		what := fmt.Sprintf("tree of %d packages, zig %s: ", packages, z.Version)
+		result(what+"warm against zig alone", atLeast(5, "×"), alone/warmed, "%.2f s to %.2f s", alone, warmed)
+		result(what+"proxy against zig alone", atLeast(1, "×"), alone/proxied, "%.2f s to %.2f s", alone, proxied)
+		result(what+"requests of warm", atMost(1, ""), float64(asked), "")
 		s.Stop()
 	}
-}
-
-// verdict prints a row.
-func verdict(what string, figure, goal float64, met bool, detail string) {
-	word := "met"
-	if !met {
-		word = "missed"
-	}
-	fmt.Fprintf(os.Stderr, "%-56s %8.2f   goal %6.2f   %-6s %s\n", what, figure, goal, word, detail)
 }
 
 func fetchAll(z *harness.Zig) []string {
@@ -175,7 +166,7 @@ func dependOn(b *testing.B, file string, lines ...string) {
 
 // BenchmarkBundles tells how much memory 200 clients take that read a bundle of 300 MB at once.
 func BenchmarkBundles(b *testing.B) {
-	const clients, packages, files, size = 200, 3, 10, 10 << 20
+	const clients, packages, files, size, reading = 200, 3, 10, 10 << 20, 10 * time.Second
 	web := newShelf(b)
 	s := harness.Start(b, "PACKBASE_LOG=text,info", "PACKBASE_PULL="+strings.TrimPrefix(web.URL, "http://"))
 	noise := rand.NewChaCha8([32]byte{})
@@ -228,15 +219,13 @@ func BenchmarkBundles(b *testing.B) {
 		})
 	}
 	peak := idle
-	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+	for end := time.Now().Add(reading); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
 		peak = max(peak, rss(b, s.API.PID()))
 	}
 	for _, body := range bodies {
 		body.Close()
 	}
 	wg.Wait()
-	const most = 128
-	above := float64(peak-idle) / 1_000_000
-	verdict(fmt.Sprintf("MB above idle, %d clients of a bundle of %d MB", clients, packages*files*size/1_000_000), above, most, above <= most,
-		fmt.Sprintf("%d MB of idle, %d MB/s", idle/1_000_000, moved.Load()/20_000_000))
+	result(fmt.Sprintf("api: %d clients of a bundle of %d MB, above idle", clients, packages*files*size/1_000_000), atMost(128, "MB"), float64(peak-idle)/1_000_000,
+		"%d MB of idle, %d MB/s", idle/1_000_000, moved.Load()/int64(reading.Seconds())/1_000_000)
 }

@@ -34,10 +34,14 @@ import (
 // binaryVariable names the packbase program to test. Main sets it.
 const binaryVariable = "PACKBASE_TEST_BINARY"
 
-// Main builds packbase and runs the tests of a package. PACKBASE_TEST_BINARY
-// names a program to test instead of one that is built.
-func Main(m *testing.M) {
+// Main builds packbase and runs the tests of a package, and then what comes
+// after them. PACKBASE_TEST_BINARY names a program to test instead of one that
+// is built.
+func Main(m *testing.M, after ...func()) {
 	code, err := run(m)
+	for _, do := range after {
+		do()
+	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "harness:", err)
 		os.Exit(1)
