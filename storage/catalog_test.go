@@ -1,6 +1,7 @@
 package storage_test
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -166,6 +167,29 @@ func TestCandidates(t *testing.T) {
 	}
 	if !slices.IsSortedFunc(candidates, func(a, b catalog.Candidate) int { return strings.Compare(a.Name, b.Name) }) {
 		t.Error("candidates are not sorted")
+	}
+}
+
+// What changes often is due sooner than what does not, and that is due in the end.
+func TestDueByActivity(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	f.catalog(entry("1", "active", ""), entry("2", "dormant", ""), entry("3", "new", ""))
+	const day = 24 * time.Hour
+	for pkg, age := range map[string]time.Duration{"active": day, "dormant": 500 * day} {
+		c, p := f.claim(pkg), publication(pkg, "v1", pkg)
+		p.Release.CommitTime = time.Now().Add(-age)
+		_, err := f.Publish(f.ctx, c, p)
+		f.must(err)
+		f.end(c, "")
+	}
+	for since, first := range map[string]string{"1 hour": "active", "20 days": "dormant"} { // of which nobody has looked at dormant
+		f.must(f.exec(`UPDATE packages SET synced_at = now() - CASE name WHEN 'active' THEN '1 hour' ELSE $1 END::interval`, since))
+		all, err := f.Catalog.Candidates(f.ctx, "rules")
+		f.must(err)
+		if due := slices.MaxFunc(all, func(a, b catalog.Candidate) int { return cmp.Compare(a.Due, b.Due) }); due.Name != first {
+			t.Errorf("%s after the last look at dormant, first is %+v, want %s", since, due, first)
+		}
 	}
 }
 
@@ -475,26 +499,55 @@ func TestChildOfForeignName(t *testing.T) {
 	}
 }
 
-// All workers together ask a host no more often than one would.
+// All workers together ask a host no more often than one would, and than it wants.
 func TestHosts(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	const n, spacing = 10, time.Minute
 	waits := make([]time.Duration, n)
 	f.must(errors.Join(at(n, func(i int) (err error) {
-		waits[i], err = f.Jobs.ReserveHost(f.ctx, []string{"git.example", "GIT.example"}[i%2], spacing)
+		waits[i], err = f.Jobs.ReserveHost(f.ctx, []string{"git.example", "GIT.example"}[i%2], 1, spacing, time.Hour)
 		return err
 	})...))
 	slices.Sort(waits)
 	for i, wait := range waits {
-		if want := time.Duration(i) * spacing; wait > want+time.Second || wait < want-20*time.Second {
-			t.Errorf("turn %d after %v, want %v", i, wait, want)
+		if i > 0 {
+			wait -= waits[i-1]
+		}
+		if least, most := spacing/2, spacing*3/2; i > 0 && wait < least-20*time.Second || wait > most+time.Second {
+			t.Errorf("turn %d is %v after the one before, want %v to %v", i, wait, least, most)
 		}
 	}
 	f.must(f.Jobs.PauseHost(f.ctx, "other.example", time.Hour))
 	f.must(f.Jobs.PauseHost(f.ctx, "other.example", time.Minute)) // does not shorten it
-	if wait, err := f.Jobs.ReserveHost(f.ctx, "Other.example", spacing); err != nil || wait < 59*time.Minute {
-		t.Errorf("turn at a paused host after %v, %v; want an hour", wait, err)
+	turn := func(patience time.Duration) time.Duration {
+		t.Helper()
+		wait, err := f.Jobs.ReserveHost(f.ctx, "Other.example", 1, time.Millisecond, patience)
+		f.must(err)
+		return wait
+	}
+	for range 3 { // who does not wait that long takes nobody's turn
+		if wait := turn(time.Minute); wait < 59*time.Minute || wait > time.Hour {
+			t.Errorf("turn at a paused host after %v, want an hour", wait)
+		}
+	}
+	pace := func() time.Duration {
+		t.Helper()
+		first := turn(2 * time.Hour)
+		const n = 50
+		for range n - 1 {
+			turn(2 * time.Hour)
+		}
+		return (turn(2*time.Hour) - first) / n
+	}
+	if got := pace(); got < 700*time.Millisecond || got > 1300*time.Millisecond {
+		t.Errorf("after a rest, requests are %v apart, want a second", got)
+	}
+	f.must(f.exec(`UPDATE upstream_hosts SET next_at = now()`))
+	f.must(f.Jobs.PauseHost(f.ctx, "other.example", time.Minute))
+	f.must(f.Jobs.PauseHost(f.ctx, "other.example", time.Minute)) // of whom it sent away at once
+	if got := pace(); got < 1400*time.Millisecond || got > 2600*time.Millisecond {
+		t.Errorf("after another rest, requests are %v apart, want two seconds", got)
 	}
 	f.claim("hello")
 	for worker, mine := range map[string]int{"tests": 1, "another": 0} {

@@ -85,7 +85,7 @@ func (w *Worker) checkNode(ctx context.Context, n tree.Node, known map[string]st
 // stored. An archive that a forge makes anew each time has no length that says anything.
 func (w *Worker) checkURL(ctx context.Context, d name.Dependency, hash string) (string, error) {
 	at := strings.TrimPrefix(d.URL, "git+")
-	if err := w.awaitHost(ctx, hostOf(at), hostSpacing); err != nil {
+	if err := w.awaitHost(ctx, hostOf(at), 1, hostSpacing); err != nil {
 		return "", err
 	}
 	if d.Git {

@@ -1,17 +1,20 @@
 package worker
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"sync"
 	"time"
 
 	"github.com/francescobianco/packbase/storage/fault"
+	"github.com/francescobianco/packbase/worker/upstream"
 )
 
 // Politeness towards one upstream host, over all workers.
 const (
-	hostSpacing  = 100 * time.Millisecond
+	hostSpacing  = 50 * time.Millisecond // between requests of jobs
+	hostRequests = 2                     // of a job: a list and a pack, mostly
 	hostJobs     = 6
 	hostPatience = 2 * time.Second
 )
@@ -37,12 +40,27 @@ func (f *fetch) queueAtHost(ctx context.Context) error {
 	if err := f.roomAtHost(ctx, host); err != nil {
 		return err
 	}
-	return f.w.awaitHost(ctx, host, hostSpacing)
+	err := f.w.awaitHost(ctx, host, hostRequests, hostSpacing)
+	var busy *later
+	if errors.As(err, &busy) {
+		return f.spread(ctx, host, busy)
+	}
+	return err
+}
+
+// spread has those that wait for a host come back one after the other.
+func (f *fetch) spread(ctx context.Context, host string, busy *later) error {
+	ahead, _, err := f.w.db.Jobs.WaitingAt(ctx, host, f.job.Job.ID)
+	if err != nil {
+		return err
+	}
+	const longest = 10 * time.Minute
+	return &later{busy.wait + jitter(min(time.Duration(ahead)*hostRequests*hostSpacing, longest))}
 }
 
 // awaitHost waits for the host's turn, or has the job come back for it.
-func (w *Worker) awaitHost(ctx context.Context, host string, spacing time.Duration) error {
-	wait, err := w.db.Jobs.ReserveHost(ctx, host, spacing)
+func (w *Worker) awaitHost(ctx context.Context, host string, requests int, spacing time.Duration) error {
+	wait, err := w.db.Jobs.ReserveHost(ctx, host, requests, spacing, hostPatience)
 	if err != nil {
 		return err
 	}
@@ -124,8 +142,17 @@ func (p *patience) done() {
 // pauseHost keeps all workers from a host that asked for a rest.
 func (f *fetch) pauseHost(ctx context.Context, err error) error {
 	var e *fault.Error
-	if errors.As(err, &e) && e.RetryAfter > 0 {
-		return errors.Join(err, f.w.db.Jobs.PauseHost(ctx, hostOf(f.pkg.CloneURL), e.RetryAfter))
+	if errors.As(err, &e) && restOf(e) > 0 {
+		return errors.Join(err, f.w.db.Jobs.PauseHost(ctx, hostOf(f.pkg.CloneURL), restOf(e)))
 	}
 	return err
+}
+
+// restOf returns how long the host is not to be asked after an error, 0 if it may be.
+func restOf(e *fault.Error) time.Duration {
+	const unsaid = time.Minute
+	if e.Code == upstream.CodeRateLimited {
+		return cmp.Or(e.RetryAfter, unsaid)
+	}
+	return e.RetryAfter
 }

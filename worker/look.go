@@ -1,12 +1,14 @@
 package worker
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"maps"
+	"math/rand/v2"
 	"net/url"
 	"runtime"
 	"slices"
@@ -42,6 +44,8 @@ func (w *Worker) seen(listed string, policy catalog.Policy) string {
 
 // leaveUnchanged asks upstream what it lists, and returns the candidates for which that is not what it was: one small request
 // for each package, and nothing for those that a job has to look at anyway. It ends with half of the time that the job has.
+// What a host that wants to be asked less leaves no time for is left to the next update, which begins with it unless others
+// change more often.
 func (u *update) leaveUnchanged(ctx context.Context, all []catalog.Candidate) (rest []catalog.Candidate, err error) {
 	hosts := map[string][]string{}            // clone URLs, of which each is in a catalog once
 	waiting := map[string]catalog.Candidate{} // by clone URL, until they are looked at
@@ -51,6 +55,7 @@ func (u *update) leaveUnchanged(ctx context.Context, all []catalog.Candidate) (r
 			rest = append(rest, cand)
 			continue
 		}
+		cand.Due *= 0.5 + rand.Float64() // else packages that are alike would all be due at once
 		host := at.Scheme + "://" + at.Host
 		hosts[host] = append(hosts[host], cand.CloneURL)
 		waiting[cand.CloneURL] = cand
@@ -74,7 +79,24 @@ func (u *update) leaveUnchanged(ctx context.Context, all []catalog.Candidate) (r
 	g := errgroup.Group{}
 	g.SetLimit(lookHosts)
 	for _, urls := range hosts {
-		g.Go(func() error { return u.w.lookAt(look, urls, heard) })
+		slices.SortFunc(urls, func(a, b string) int { return cmp.Compare(waiting[b].Due, waiting[a].Due) })
+	}
+	for _, urls := range hosts {
+		g.Go(func() error {
+			err := u.w.lookAt(look, urls, heard)
+			if !errors.As(err, new(*later)) && look.Err() == nil {
+				return err
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			before := len(waiting)
+			for _, url := range urls {
+				delete(waiting, url)
+			}
+			u.n.SourceSkipped += before - len(waiting)
+			u.w.log.InfoContext(ctx, "upstream is to be asked less: the next update looks at what is left", "host", hostOf(urls[0]), "packages", before-len(waiting))
+			return nil
+		})
 	}
 	if err := g.Wait(); err != nil && ctx.Err() == nil {
 		u.w.log.WarnContext(ctx, "upstream was not looked at before its jobs", "err", err)
@@ -94,7 +116,8 @@ func (u *update) leaveUnchanged(ctx context.Context, all []catalog.Candidate) (r
 	return rest, nil
 }
 
-// lookAt has a child look at repositories of one host, and calls heard with what comes of that.
+// lookAt has a child look at repositories of one host, and calls heard with what comes of that. It returns a later once the
+// host has no time for more.
 func (w *Worker) lookAt(ctx context.Context, urls []string, heard func(ingest.Looked)) error {
 	host := hostOf(urls[0])
 	client := upstream.New(w.opt.Egress)
@@ -126,7 +149,7 @@ func (w *Worker) lookAt(ctx context.Context, urls []string, heard func(ingest.Lo
 		defer ask.Close()
 		wants := json.NewEncoder(ask)
 		for _, repository := range urls {
-			err := w.awaitHost(ctx, host, lookSpacing)
+			err := w.awaitHost(ctx, host, 1, lookSpacing)
 			if err == nil {
 				err = wants.Encode(repository)
 			}
@@ -139,20 +162,19 @@ func (w *Worker) lookAt(ctx context.Context, urls []string, heard func(ingest.Lo
 	}()
 	failed := 0
 	ingest.ReadLooks(said, func(l ingest.Looked) bool {
-		heard(l)
-		switch {
-		case l.Error == nil:
+		if l.Error == nil {
 			failed = 0
-		case l.Error.RetryAfter > 0:
-			failed = lookTrouble
-			err = w.db.Jobs.PauseHost(ctx, host, l.Error.RetryAfter)
-		default:
+		} else if rest := restOf(l.Error); rest > 0 {
+			err = cmp.Or(w.db.Jobs.PauseHost(ctx, host, rest), error(&later{rest}))
+			return false
+		} else {
 			failed++
 		}
+		heard(l)
 		return failed < lookTrouble
 	})
 	cancel()
-	if werr := <-asked; err == nil && failed < lookTrouble && !errors.Is(werr, context.Canceled) && !errors.As(werr, new(*later)) {
+	if werr := <-asked; err == nil && failed < lookTrouble && !errors.Is(werr, context.Canceled) {
 		err = werr
 	}
 	return err

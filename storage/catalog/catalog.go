@@ -6,7 +6,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"reflect"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -51,22 +53,29 @@ func (s *Store) Replace(ctx context.Context, source, digest string, entries []En
 		for _, e := range held {
 			known[e.ID] = e
 		}
-		// Names move between entries: all are cleared before any is set.
-		batch := &pgx.Batch{}
-		batch.Queue(`UPDATE catalog_entries SET problem = 'replaced'`)
+		var others []Entry
+		var updated []string
 		for _, e := range entries {
-			switch old, ok := known[e.ID]; {
+			old, ok := known[e.ID]
+			delete(known, e.ID)
+			switch {
 			case !ok:
 				diff.Added++
 			case !reflect.DeepEqual(old, e):
 				diff.Updated++
+				updated = append(updated, e.ID)
+			default:
+				continue
 			}
-			delete(known, e.ID)
-			queueEntry(batch, e)
+			others = append(others, e)
 		}
-		for id := range known {
-			diff.Removed++
-			batch.Queue(`DELETE FROM catalog_entries WHERE id = $1`, id)
+		diff.Removed = len(known)
+		batch := &pgx.Batch{}
+		batch.Queue(`DELETE FROM catalog_entries WHERE id = ANY($1)`, slices.Collect(maps.Keys(known)))
+		// Names move between entries: they are cleared before any is set.
+		batch.Queue(`UPDATE catalog_entries SET problem = 'replaced' WHERE id = ANY($1)`, updated)
+		for _, e := range others {
+			queueEntry(batch, e)
 		}
 		batch.Queue(`
 			UPDATE packages p SET registered = c.id IS NOT NULL, language = COALESCE(c.language, p.language)
@@ -147,11 +156,12 @@ type Candidate struct {
 	Language string
 	Text     string // the catalog's description
 	Policy   Policy
-	Fresh    bool   // nothing changed since the last good sync
-	Waiting  bool   // failed lately, so that its next try is later, or is not active
-	Failing  bool   // Waiting, as it failed
-	Seen     string // as jobs.Sync has it: while upstream lists what it did, nothing is to be done; "" if something is to be, or may well be
-	Releases int    // that are here
+	Fresh    bool    // nothing changed since the last good sync
+	Waiting  bool    // failed lately, so that its next try is later, or is not active
+	Failing  bool    // Waiting, as it failed
+	Seen     string  // as jobs.Sync has it: while upstream lists what it did, nothing is to be done; "" if something is to be, or may well be
+	Releases int     // that are here
+	Due      float64 // the time since the last good sync, as a part of the time since its latest release, and a day
 }
 
 // retried is the SQL of whether there is a rejected tag that is to be tried again.
@@ -169,6 +179,8 @@ const retried = `EXISTS (SELECT FROM rejected_tags r WHERE r.package = p.name AN
 func (s *Store) Candidates(ctx context.Context, rules string) ([]Candidate, error) {
 	rows, _ := s.db.Pool.Query(ctx, `
 		SELECT c.id, c.name, c.upstream, c.clone_url, c.language, c.description AS text, c.policy, COALESCE(p.release_count, 0) AS releases,
+			COALESCE(extract(epoch FROM now() - p.synced_at)
+				/ extract(epoch FROM GREATEST(now() - (SELECT commit_time FROM releases WHERE package = p.name AND tag = p.latest_tag), '0') + '1 day'), 0)::float8 AS due,
 			CASE WHEN c.synced_updated = c.source_updated AND p.sync_ok AND p.registered AND p.upstream = c.upstream AND p.clone_url = c.clone_url AND p.language = c.language
 				AND c.description IN ('', p.description) AND NOT `+retried+` THEN p.refs_seen ELSE '' END AS seen,
 			COALESCE(c.synced_updated = c.source_updated AND p.sync_ok AND p.upstream = c.upstream

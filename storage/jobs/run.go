@@ -32,7 +32,7 @@ type Counters struct {
 	SourceAdded       int  `json:"source_added"`
 	SourceUpdated     int  `json:"source_updated"`
 	SourceRemoved     int  `json:"source_removed"`
-	SourceSkipped     int  `json:"source_skipped"`      // entries that are not usable, and packages that are fresh or frozen
+	SourceSkipped     int  `json:"source_skipped"`      // entries that are not usable, and packages that are fresh, frozen, or of a host that is to be asked less
 	SourceRepoFailed  int  `json:"source_repo_failed"`  // packages whose last sync failed, in this run or before
 	SourceRepoCloned  int  `json:"source_repo_cloned"`  // packages that were synced for the first time
 	SourceRepoUpdated int  `json:"source_repo_updated"` // the others that were synced
