@@ -98,7 +98,7 @@ func (s *pageSite) wantIn(page string, parts ...string) {
 func TestPagesAreSafe(t *testing.T) {
 	t.Parallel()
 	s := newPageSite(t)
-	hostile := `</bdi><script>alert(1)</script><img src=x onerror=alert(2)>` + "\u202e\u2066\x1b[2J\u009b"
+	hostile := `</bdi><script>alert(1)</script><img src=x onerror=alert(2)>` + "\u202e\u2066\x1b[2J\u009bx\u200by\u2028z\u2060a\u200db\u00ad"
 	s.pkg("hello", hostile, `v1<script>alert(3)</script>`, "v2$(reboot)'\"")
 	s.exec(`UPDATE packages SET upstream = 'javascript:alert(4)', state = 'frozen', state_reason = $1`, hostile)
 	s.exec(`INSERT INTO rejected_tags (package, tag, oid, code, reason) VALUES ('hello', $1, $2, 'tree', $1)`, hostile, aDigest[:40])
@@ -110,7 +110,7 @@ func TestPagesAreSafe(t *testing.T) {
 		"/packages?q=%E2%80%AE", "/no%E2%80%AE",
 	} {
 		a := s.ask(path, browser)
-		for _, bad := range []string{"<script>", "<img src=x", `="javascript:`, " style=", " onclick=", token, "\u202e", "\u2066", "\x1b", "\u009b"} {
+		for _, bad := range []string{"<script>", "<img src=x", `="javascript:`, " style=", " onclick=", token, "\u202e", "\u2066", "\x1b", "\u009b", "\u200b", "\u2028", "\u2060", "\u200d", "\u00ad"} {
 			if strings.Contains(string(a.body), bad) {
 				t.Errorf("GET %s: page has %q", path, bad)
 			}

@@ -57,7 +57,7 @@ type place struct {
 // is asked of the network: relative images come from the release, and of others
 // their text is left. Links lead to upstream's pages, or to the release's files.
 func renderDocument(name string, text []byte, at place) template.HTML {
-	text = bytes.ToValidUTF8(text, []byte("\uFFFD"))
+	text = bytes.ToValidUTF8(bytes.TrimPrefix(text, []byte("\ufeff")), []byte("\uFFFD"))
 	if !isMarkdown(name) || tooDense(text) {
 		return template.HTML("<pre>" + html.EscapeString(string(text)) + "</pre>")
 	}

@@ -103,13 +103,30 @@ func (s *renderer) write(w io.Writer, p view) error {
 type visible struct{ io.Writer }
 
 func (w visible) Write(b []byte) (int, error) {
+	var before rune // the last that is seen
 	_, err := w.Writer.Write(bytes.Map(func(r rune) rune {
-		if unicode.Is(unicode.Bidi_Control, r) || unicode.IsControl(r) && r != '\n' && r != '\t' && r != '\r' {
+		switch {
+		case unicode.IsControl(r) && r != '\n' && r != '\t' && r != '\r':
 			return unicode.ReplacementChar
+		case r <= unicode.MaxASCII:
+		case unicode.In(r, unicode.Bidi_Control, unicode.Zl, unicode.Zp):
+			return unicode.ReplacementChar
+		case unicode.In(r, unicode.Cf, unicode.Variation_Selector, unicode.Other_Default_Ignorable_Code_Point):
+			if !joins(before, r) {
+				return unicode.ReplacementChar
+			}
+			return r
 		}
+		before = r
 		return r
 	}, b))
 	return len(b), err
+}
+
+// joins reports whether what is not seen itself makes a difference behind a character: between the letters of many scripts and
+// within emoji it does, between Latin ones it only makes two words look like one.
+func joins(before, unseen rune) bool {
+	return before > '\u024f' || unseen == '\ufe0f' && strings.ContainsRune("0123456789#*©®", before)
 }
 
 // head sets the headers that all pages have.
