@@ -138,7 +138,9 @@ func (p *Blobs) Serve(w http.ResponseWriter, r *http.Request, f File) error {
 	}
 	defer body.Close()
 	if f.Size >= 0 && body.Size() != f.Size {
-		return fmt.Errorf("blob %s has %d bytes, not %d", f.Digest, body.Size(), f.Size)
+		err := fmt.Errorf("it has %d bytes, not %d", body.Size(), f.Size)
+		p.complain(r.Context(), f.Digest, err)
+		return fmt.Errorf("%w: blob %s: %w", errDamaged, f.Digest, err)
 	}
 	h := w.Header()
 	h.Set("Content-Type", f.ContentType)
@@ -154,12 +156,16 @@ func (p *Blobs) Serve(w http.ResponseWriter, r *http.Request, f File) error {
 		w = late
 	}
 	http.ServeContent(Uncached(w), r, "", f.At, body)
-	if err := blob.Damaged(body); err != nil {
-		// Too late for a status: the answer is shorter than its Content-Length,
+	damaged := blob.Damaged(body)
+	if damaged != nil {
+		// If it is too late for a status, the answer is shorter than its Content-Length,
 		// for which the server closes the connection.
-		p.complain(r.Context(), f.Digest, err)
+		p.complain(r.Context(), f.Digest, damaged)
 	}
 	if late.status > 0 && late.status < http.StatusMultipleChoices && body.Size() > 0 && r.Method != http.MethodHead {
+		if damaged != nil {
+			return fmt.Errorf("%w: %v", errDamaged, damaged)
+		}
 		return fmt.Errorf("read blob %s: %w", f.Digest, blob.ErrUnavailable)
 	}
 	late.begin()

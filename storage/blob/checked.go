@@ -22,6 +22,7 @@ import (
 // Damage that leaves all of these alone is for a scrub to find.
 type Checked struct {
 	Store
+	remote  bool // a server has the blobs
 	known   *lru.Cache[string, verdict]
 	hot     *hot
 	reading singleflight.Group // by digest: many who ask cost one reading
@@ -67,13 +68,14 @@ const (
 
 // Check returns s with its blobs checked. Of a store that gives nothing for longer than patience, what is read ends with ErrUnavailable.
 func Check(s Store, patience time.Duration) *Checked {
-	if remote, ok := s.(*S3); ok {
-		hurried := *remote
+	server, remote := s.(*S3)
+	if remote {
+		hurried := *server
 		hurried.patience = patience
 		s = &hurried
 	}
 	known, _ := lru.New[string, verdict](maxVerdicts) // the error is about sizes below one
-	return &Checked{Store: s, known: known, hot: newHot(), turns: make(chan struct{}, max(2, runtime.GOMAXPROCS(0)))}
+	return &Checked{Store: s, remote: remote, known: known, hot: newHot(), turns: make(chan struct{}, max(2, runtime.GOMAXPROCS(0)))}
 }
 
 // Open implements Store. It returns ErrMismatch for a blob whose bytes are not
@@ -160,7 +162,7 @@ func (c *Checked) remember(digest string, in state, err error) error {
 }
 
 // Stream is Open for who reads the blob once, from its beginning to its end:
-// a large one that nobody has read yet is checked on the way, and the last
+// a large one that nobody has read yet, and each of a server, is checked on the way, and the last
 // bytes are held back until all of them match. Reading ends with ErrMismatch
 // if they do not.
 func (c *Checked) Stream(ctx context.Context, digest string) (Blob, error) {
@@ -172,7 +174,10 @@ func (c *Checked) Stream(ctx context.Context, digest string) (Blob, error) {
 		return nil, err
 	}
 	if v, ok := c.known.Get(digest); b.Size() < streamed || ok && v.state == stateOf(b) {
-		return c.check(ctx, digest, b)
+		// A server may give other bytes than it gave before, under the same length and time.
+		if b, err = c.check(ctx, digest, b); err != nil || !c.remote {
+			return b, err
+		}
 	}
 	return &stream{Blob: b, by: c, digest: digest, sum: sha256.New()}, nil
 }

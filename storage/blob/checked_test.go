@@ -263,8 +263,23 @@ func testCheckedS3(t *testing.T, server *blobtest.S3Server) {
 	}
 	wrong := bytes.Clone(raw)
 	wrong[7] ^= 1
-	if err := os.WriteFile(bucket.Path(digest), wrong, 0o644); err != nil {
+	info, err := os.Stat(bucket.Path(digest))
+	if err == nil {
+		err = os.WriteFile(bucket.Path(digest), wrong, 0o644)
+	}
+	if err == nil {
+		err = os.Chtimes(bucket.Path(digest), info.ModTime(), info.ModTime())
+	}
+	if err != nil {
 		t.Fatal(err)
+	}
+	b, err := c.Stream(t.Context(), digest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Close()
+	if got, err := io.ReadAll(b); !errors.Is(err, blob.ErrMismatch) || len(got) == len(raw) {
+		t.Errorf("wrong bytes under the same time: %d bytes, %v", len(got), err)
 	}
 	later := time.Now().Add(5 * time.Second) // its server tells seconds
 	if err := os.Chtimes(bucket.Path(digest), later, later); err != nil {
