@@ -345,7 +345,11 @@ func (a *archiveFetch) store(ctx context.Context, tarball *os.File) (*ArchiveRes
 	if _, err := a.putAs(ctx, a.body, row.Digest); err != nil {
 		return nil, err
 	}
-	record, err := a.putDocument(ctx, row.Record())
+	raw, err := row.Record().Encode()
+	if err != nil {
+		return nil, err
+	}
+	record, err := a.putBytes(ctx, raw)
 	if err != nil {
 		return nil, err
 	}

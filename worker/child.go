@@ -17,13 +17,12 @@ import (
 	"syscall"
 	"time"
 
-	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
-	"github.com/francescobianco/packbase/storage"
 	"github.com/francescobianco/packbase/storage/blob"
 	"github.com/francescobianco/packbase/storage/fault"
 	"github.com/francescobianco/packbase/storage/name"
+	"github.com/francescobianco/packbase/storage/release"
 	"github.com/francescobianco/packbase/worker/ingest"
 	"github.com/francescobianco/packbase/worker/upstream"
 )
@@ -39,6 +38,12 @@ func (f *fetch) ingest(ctx context.Context) error {
 	if err := f.allowance(ctx, &req); err != nil {
 		return err
 	}
+	scratch, err := os.CreateTemp(f.dir, "chunks-*")
+	if err != nil {
+		return fmt.Errorf("make scratch file: %w", err)
+	}
+	defer scratch.Close()
+	f.builder = release.NewBuilder(scratch, req.Limits.Tarball, req.Limits.Git)
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	// The death signal is sent when the thread that started a child ends, so
@@ -61,7 +66,7 @@ func (f *fetch) ingest(ctx context.Context) error {
 	if err := parser.start(req); err != nil {
 		return err
 	}
-	done, err := f.follow(ctx, stdout)
+	done, err := f.events(ctx, stdout)
 	if err != nil {
 		cancel()
 	}
@@ -187,57 +192,11 @@ func (f *fetch) crashed(ctx context.Context, exit error, said string) error {
 	return fault.New("ingest_failed", "the process that reads upstream ended early; the worker's log has the details")
 }
 
-// follow handles the child's events until it is done. Releases are made
-// durable several at once, as that is mostly waiting for the disk, and made
-// visible one by one in the child's order.
-func (f *fetch) follow(ctx context.Context, out io.Reader) (done bool, err error) {
-	closeProvers, err := f.openProvers()
-	if err != nil {
-		return false, err
-	}
-	defer closeProvers()
-	g, ctx := errgroup.WithContext(ctx)
-	publications := make(chan chan storage.Publication, 4)
-	g.Go(func() error {
-		for next := range publications {
-			select {
-			case pub := <-next:
-				if err := f.publish(ctx, pub); err != nil {
-					return err
-				}
-			case <-ctx.Done():
-				return context.Cause(ctx)
-			}
-		}
-		return nil
-	})
-	stage := func(r *ingest.Release) error {
-		ready := make(chan storage.Publication, 1)
-		select {
-		case publications <- ready:
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		}
-		segments := f.segments
-		g.Go(func() error {
-			pub, err := f.store(ctx, r, segments)
-			ready <- pub
-			return err
-		})
-		return nil
-	}
-	done, err = f.events(ctx, out, stage)
-	close(publications)
-	if werr := g.Wait(); werr != nil {
-		return false, werr // what ended the others, if anything did
-	}
-	return done, err
-}
-
 // maxEvent bounds what the child may have the worker keep at once, in bytes.
 const maxEvent = 256 << 20
 
-func (f *fetch) events(ctx context.Context, out io.Reader, stage func(*ingest.Release) error) (done bool, err error) {
+// events handles what the child says until it is done.
+func (f *fetch) events(ctx context.Context, out io.Reader) (done bool, err error) {
 	bounded := &io.LimitedReader{R: out}
 	dec := json.NewDecoder(bounded)
 	for {
@@ -260,26 +219,27 @@ func (f *fetch) events(ctx context.Context, out io.Reader, stage func(*ingest.Re
 			err = f.recordMoves(ctx, *ev.Refs)
 		case ev.Rejected != nil:
 			err = f.reject(ctx, *ev.Rejected)
-		case ev.Unfit != nil && len(f.unfit) >= ingest.MaxBranches:
-			err = fault.New("ingest_untrue", "the process that reads upstream refuses more branches than it may follow")
 		case ev.Unfit != nil:
-			f.unfit = append(f.unfit, *ev.Unfit)
-			f.w.log.WarnContext(ctx, "branch not mirrored", "package", f.pkg.Name, "branch", ev.Unfit.Branch, "code", ev.Unfit.Code, "reason", ev.Unfit.Reason)
-		case ev.Segment != nil:
-			err = f.appendSegment(ctx, *ev.Segment)
+			err = f.unfitBranch(ctx, *ev.Unfit)
+		case ev.Batch != nil:
+			err = f.batch(ctx, ev.Batch)
 		case ev.History != nil:
 			err = f.setHistory(ctx, ev.History)
-		case ev.Release != nil:
-			f.usage.releases++
-			// What the child says here is proven before it is stored.
-			if err = f.charge(ctx, ev.Release.Manifest.Tarball.Size, &f.usage.tarballs); err == nil {
-				err = stage(ev.Release)
-			}
 		}
 		if err != nil {
 			return false, err
 		}
 	}
+}
+
+// unfitBranch notes that a branch which is followed cannot be published.
+func (f *fetch) unfitBranch(ctx context.Context, u ingest.Unfit) error {
+	if len(f.unfit) >= ingest.MaxBranches {
+		return fault.New("ingest_untrue", "the process that reads upstream refuses more branches than it may follow")
+	}
+	f.unfit = append(f.unfit, u)
+	f.w.log.WarnContext(ctx, "branch not mirrored", "package", f.pkg.Name, "branch", u.Branch, "code", u.Code, "reason", u.Reason)
+	return nil
 }
 
 // A child is one of our processes, which reads one request and confines itself.

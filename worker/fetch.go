@@ -154,7 +154,7 @@ type fetch struct {
 	removed  []storage.Tombstone
 	usage    usage
 	segments *release.Segments
-	provers  chan *release.Prover // those that are idle
+	builder  *release.Builder
 	refs     ingest.Refs
 	created  int
 	rejected int
@@ -221,19 +221,9 @@ func (f *fetch) load(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	staged := 0
-	f.segments, err = release.LoadSegments(ctx, f.w.blobs, rows, func(raw []byte) (*gitpack.SegmentIndex, error) {
-		if err := os.WriteFile(filepath.Join(f.staged, indexFile(staged)), raw, 0o600); err != nil {
-			return nil, fmt.Errorf("stage index: %w", err)
-		}
-		staged++
-		return gitpack.UnmarshalIndex(raw)
-	})
+	f.segments, err = release.LoadSegments(ctx, f.w.blobs, rows, gitpack.UnmarshalIndex)
 	return err
 }
-
-// indexFile returns the name of the file with an index, in the child's folder.
-func indexFile(i int) string { return fmt.Sprintf("held-%d", i) }
 
 func (f *fetch) request(rejected []storage.RejectedTag) ingest.Request {
 	req := ingest.Request{
@@ -269,9 +259,6 @@ func (f *fetch) request(rejected []storage.RejectedTag) ingest.Request {
 	}
 	// The other half is the catalog's.
 	req.Branches = f.branches[:min(len(f.branches), ingest.MaxBranches/2)]
-	for i := range f.segments.Rows {
-		req.Indexes = append(req.Indexes, indexFile(i))
-	}
 	return req
 }
 

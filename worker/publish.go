@@ -8,49 +8,129 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math"
 	"os"
-	"runtime"
+	"slices"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/francescobianco/packbase/storage"
 	"github.com/francescobianco/packbase/storage/blob"
 	"github.com/francescobianco/packbase/storage/fault"
 	"github.com/francescobianco/packbase/storage/gitpack"
 	"github.com/francescobianco/packbase/storage/jobs"
+	"github.com/francescobianco/packbase/storage/name"
 	"github.com/francescobianco/packbase/storage/release"
-	"github.com/francescobianco/packbase/storage/tarball"
 	"github.com/francescobianco/packbase/worker/ingest"
 )
 
-// maxIndex bounds an index that the child staged, in bytes: that of 16 million
-// objects.
-const maxIndex = 1 << 30
-
-// appendSegment stores a staged segment, before the releases that need it.
-func (f *fetch) appendSegment(ctx context.Context, s ingest.Segment) error {
-	f.job.setProgress(jobs.Progress{Step: "store", Total: int64(s.Objects), Unit: "objects"})
-	file, err := f.unstage(s.Index)
+// batch publishes the releases of what the child took out of upstream's packs.
+// The child says where the objects are, and which of them are releases. What
+// they are is worked out here, and all that is published is made from them.
+func (f *fetch) batch(ctx context.Context, b *ingest.Batch) error {
+	spool, err := f.unstage(b.Spool)
 	if err != nil {
 		return err
 	}
+	defer os.Remove(spool.Name())
+	defer spool.Close()
+	objects, err := f.objects(ctx, spool, b.Layout)
+	if err != nil {
+		return untrue(err)
+	}
+	roots, err := f.roots(ctx, objects, b.Roots)
+	if err != nil {
+		return untrue(err)
+	}
+	if err := f.segment(ctx, objects, roots); err != nil {
+		return err
+	}
+	return f.publishAll(ctx, objects, roots)
+}
+
+// untrue returns the job's outcome for what the child says that is not so.
+func untrue(err error) error {
+	e := ingest.AsFault(err)
+	if e == nil {
+		return err
+	}
+	return fault.New("ingest_untrue", "what the process that reads upstream says is not what its files say: "+e.Message)
+}
+
+func (f *fetch) objects(ctx context.Context, spool *os.File, layout string) (*gitpack.Objects, error) {
+	file, err := f.unstage(layout)
+	if err != nil {
+		return nil, err
+	}
+	defer os.Remove(file.Name())
 	defer file.Close()
-	raw, err := io.ReadAll(io.NewSectionReader(file, 0, maxIndex))
+	const most = 32 * gitpack.MostObjects // bytes
+	raw, err := io.ReadAll(io.NewSectionReader(file, 0, most))
 	if err != nil {
-		return fmt.Errorf("read staged index: %w", err)
+		return nil, fmt.Errorf("read layout: %w", err)
 	}
-	index, err := gitpack.UnmarshalIndex(raw)
+	return gitpack.ReadObjects(ctx, spool, raw, f.w.opt.Limits.Git)
+}
+
+// A root is a release to publish.
+type root struct {
+	release.Root
+	of ingest.Root
+}
+
+// roots returns the releases, the oldest first.
+func (f *fetch) roots(ctx context.Context, objects *gitpack.Objects, said []ingest.Root) ([]*root, error) {
+	var all []*root
+	for _, of := range said {
+		if want := f.refs.Tags[of.Tag]; of.Tag != "" && want != of.OID.String() {
+			return nil, fault.New("ingest_untrue", fmt.Sprintf("the tag %.100q names %q, not %s", of.Tag, want, of.OID))
+		}
+		r, err := release.Check(ctx, objects, of.Tag, of.OID, f.w.opt.Limits.Git)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, &root{r, of})
+	}
+	slices.SortFunc(all, func(a, b *root) int {
+		return name.CompareTags(a.Tag, a.Info.CommitterTime, b.Tag, b.Info.CommitterTime)
+	})
+	return all, nil
+}
+
+// segment stores a segment of the objects that no earlier one holds, before the
+// releases that need it.
+func (f *fetch) segment(ctx context.Context, objects *gitpack.Objects, roots []*root) error {
+	all := make([]*release.Root, len(roots))
+	for i, r := range roots {
+		all[i] = &r.Root
+	}
+	fresh, err := f.segments.Fresh(ctx, objects, all, f.w.opt.Limits.Git)
+	if err != nil || len(fresh) == 0 {
+		return err
+	}
+	f.job.setProgress(jobs.Progress{Step: "store", Total: int64(len(fresh)), Unit: "objects"})
+	file, err := os.CreateTemp(f.dir, "segment-*")
 	if err != nil {
-		return fmt.Errorf("read staged index: %v", err)
+		return fmt.Errorf("stage segment: %w", err)
 	}
-	packed, err := f.put(ctx, s.File)
+	defer os.Remove(file.Name())
+	defer file.Close()
+	index, err := gitpack.WriteSegment(ctx, file, objects, fresh)
+	if err != nil {
+		return err
+	}
+	packed, err := f.putFile(ctx, file)
 	if err != nil {
 		return err
 	}
 	if err := f.charge(ctx, packed.Size, &f.usage.objects); err != nil {
 		return err // the blob has no name: it is swept
 	}
-	indexed, err := f.putFile(ctx, file)
+	raw, err := index.MarshalBinary()
+	if err != nil {
+		return err
+	}
+	indexed, err := f.putBytes(ctx, raw)
 	if err != nil {
 		return err
 	}
@@ -71,74 +151,121 @@ func (f *fetch) setHistory(ctx context.Context, h *ingest.History) error {
 	return f.w.db.SetHistory(ctx, f.job.Claim, storage.History{Head: h.Head, Refs: h.Refs, PackName: h.Name}, pack, index)
 }
 
-// store makes the bytes of a staged release durable.
-func (f *fetch) store(ctx context.Context, r *ingest.Release, segments *release.Segments) (storage.Publication, error) {
-	man := r.Manifest
-	man.Package, man.Upstream, man.CloneURL, man.Private = f.pkg.Name, f.pkg.Upstream, f.pkg.CloneURL, f.pkg.Private
-	man.Fence = f.job.Fence
-	man.CreatedAt = time.Now().UTC().Truncate(time.Microsecond) // as Postgres keeps it
-	var pub storage.Publication
-	if err := man.Check(); err != nil {
-		return pub, err
+// releasesAtOnce is how many releases are built and made durable at a time: the
+// one takes a processor, the other waits for the disk.
+const releasesAtOnce = 6
+
+// A built is a release whose bytes are durable, or why it cannot be published.
+type built struct {
+	storage.Publication
+	refused *fault.Error
+}
+
+// publishAll builds the releases, several at once, and makes them visible one by
+// one, in their order.
+func (f *fetch) publishAll(ctx context.Context, objects *gitpack.Objects, roots []*root) error {
+	g, ctx := errgroup.WithContext(ctx)
+	slots := make(chan chan built, releasesAtOnce)
+	g.Go(func() error {
+		defer close(slots)
+		for _, r := range roots {
+			slot := make(chan built, 1)
+			select {
+			case slots <- slot:
+			case <-ctx.Done():
+				return context.Cause(ctx)
+			}
+			g.Go(func() error {
+				made, err := f.build(ctx, objects, r)
+				if err != nil {
+					return fmt.Errorf("build %s: %w", cmp.Or(r.Tag, r.Commit.String()), err)
+				}
+				slot <- made
+				return nil
+			})
+		}
+		return nil
+	})
+	g.Go(func() error {
+		done := 0
+		for slot := range slots {
+			select {
+			case made := <-slot:
+				if err := f.settle(ctx, roots[done], made); err != nil {
+					return err
+				}
+			case <-ctx.Done():
+				return context.Cause(ctx)
+			}
+			done++
+			f.job.setProgress(jobs.Progress{Step: "build", Done: int64(done), Total: int64(len(roots)), Unit: "tags"})
+		}
+		return nil
+	})
+	return g.Wait()
+}
+
+// settle makes a release visible, or says why it cannot be published.
+func (f *fetch) settle(ctx context.Context, r *root, made built) error {
+	switch e := made.refused; {
+	case e == nil:
+	case r.of.Targeted():
+		return e
+	case r.of.Branch != "":
+		return f.unfitBranch(ctx, ingest.Unfit{Branch: r.of.Branch, Code: e.Code, Reason: e.Message})
+	default:
+		return f.reject(ctx, storage.RejectedTag{Tag: r.Tag, OID: r.OID.String(), Code: e.Code, Reason: e.Message})
 	}
-	file, err := f.unstage(r.File)
+	f.usage.releases++
+	if err := f.charge(ctx, made.Release.Size, &f.usage.tarballs); err != nil {
+		return err // its blobs have no name: they are swept
+	}
+	return f.publish(ctx, made.Publication)
+}
+
+// build makes the tarball and the manifest of a release, and makes them durable.
+func (f *fetch) build(ctx context.Context, objects *gitpack.Objects, r *root) (made built, err error) {
+	file, err := os.CreateTemp(f.dir, "tarball-*")
 	if err != nil {
-		return pub, err
+		return made, fmt.Errorf("stage tarball: %w", err)
 	}
+	defer os.Remove(file.Name())
 	defer file.Close()
-	proof, err := f.prove(ctx, &man, io.NewSectionReader(file, 0, math.MaxInt64))
-	if err != nil {
-		return pub, err
+	of := release.Manifest{Package: f.pkg.Name, Upstream: f.pkg.Upstream, CloneURL: f.pkg.CloneURL, Private: f.pkg.Private, Fence: f.job.Fence}
+	man, err := f.builder.Build(ctx, file, objects, &r.Root, of)
+	if made.refused = ingest.AsFault(err); made.refused != nil {
+		return made, nil
 	}
-	man.Zig = proof.Zig
+	if err != nil {
+		return made, err
+	}
+	if err := man.Check(); err != nil {
+		return made, err
+	}
+	man.CreatedAt = time.Now().UTC().Truncate(time.Microsecond) // as Postgres keeps it
+	raw, err := man.Encode()
+	if err != nil {
+		return made, err
+	}
+	if len(raw) > release.MaxManifestSize { // no edge would take it over
+		made.refused = fault.New("manifest_too_large", fmt.Sprintf("what describes the release takes %d bytes, more than %d: its tag objects or submodules are too large",
+			len(raw), release.MaxManifestSize))
+		return made, nil
+	}
 	if _, err := f.putAs(ctx, file, man.Tarball.Digest); err != nil {
-		return pub, err
+		return made, err
 	}
-	manifest, err := f.putDocument(ctx, &man)
+	manifest, err := f.putBytes(ctx, raw)
 	if err != nil {
-		return pub, err
+		return made, err
 	}
-	stored, err := segments.Stored(ctx, proof.Commit, proof.IDs)
+	ids, err := r.Objects(ctx, objects, f.w.opt.Limits.Git)
 	if err != nil {
-		return pub, err
+		return made, err
 	}
-	return storage.PublicationOf(&man, manifest, stored), nil
-}
-
-// openProvers makes as many provers as there are processors: a proof takes one.
-func (f *fetch) openProvers() (closeAll func(), err error) {
-	f.provers = make(chan *release.Prover, runtime.GOMAXPROCS(0))
-	closeAll = func() {
-		for len(f.provers) > 0 {
-			(<-f.provers).Close()
-		}
-	}
-	for range cap(f.provers) {
-		p, err := release.NewProver(f.dir)
-		if err != nil {
-			closeAll()
-			return nil, err
-		}
-		f.provers <- p
-	}
-	return closeAll, nil
-}
-
-// prove works out what a staged release is from its tarball: what the child says
-// of it is not believed.
-func (f *fetch) prove(ctx context.Context, man *release.Manifest, targz io.Reader) (*release.Proof, error) {
-	prover := <-f.provers
-	defer func() { f.provers <- prover }()
-	proof, err := prover.Prove(ctx, man, targz, tarball.Limits{Size: f.w.opt.Limits.Tarball}, f.w.opt.Limits.Git)
-	if err == nil && man.Tag != "" && f.refs.Tags[man.Tag] != proof.OID.String() {
-		err = fmt.Errorf("%w: the tag names %q", release.ErrUntrue, f.refs.Tags[man.Tag])
-	}
-	if errors.Is(err, release.ErrUntrue) {
-		return nil, fault.New("ingest_untrue",
-			fmt.Sprintf("what the process that reads upstream says of %s is not what its files say: %v",
-				cmp.Or(man.Tag, man.Commit), err))
-	}
-	return proof, err
+	stored, err := f.segments.Stored(ctx, r.Commit, ids)
+	made.Publication = storage.PublicationOf(man, manifest, stored)
+	return made, err
 }
 
 // publish makes a stored release visible.
@@ -180,13 +307,9 @@ func (w *Worker) recordOnly(ctx context.Context, j *job) error {
 	return a.RecordJob(ctx, j.Claim, j.sync, stage.Dir)
 }
 
-// putDocument stores a JSON document as a blob.
-func (f *fetch) putDocument(ctx context.Context, doc interface{ Encode() ([]byte, error) }) (blob.Ref, error) {
-	b, err := doc.Encode()
-	if err != nil {
-		return blob.Ref{}, err
-	}
-	file, err := os.CreateTemp(f.dir, "document-*.json")
+// putBytes makes a blob of b.
+func (f *fetch) putBytes(ctx context.Context, b []byte) (blob.Ref, error) {
+	file, err := os.CreateTemp(f.dir, "document-*")
 	if err != nil {
 		return blob.Ref{}, fmt.Errorf("stage document: %w", err)
 	}

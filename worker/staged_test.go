@@ -1,11 +1,13 @@
 package worker
 
 import (
+	"bytes"
 	"fmt"
 	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -76,6 +78,57 @@ func TestTakeStaged(t *testing.T) {
 	}
 }
 
+// Nor is it believed what the objects are that it staged, and where.
+func TestObjectsOfChild(t *testing.T) {
+	t.Parallel()
+	for name, lie := range map[string]struct {
+		change func(layout, spool []byte) (newLayout, newSpool []byte)
+		want   string
+	}{
+		"nothing": {func(l, s []byte) ([]byte, []byte) { return l, s }, ""},
+		"a file": {func(l, s []byte) ([]byte, []byte) {
+			return l, bytes.Replace(s, []byte("payload"), []byte("evil..."), 1)
+		}, "is missing"},
+		"the commit":   {func(l, s []byte) ([]byte, []byte) { return l, bytes.Replace(s, []byte("t <t@"), []byte("x <x@"), 1) }, "is missing"},
+		"the type":     {func(l, s []byte) ([]byte, []byte) { l[0] = byte(gitpack.Commit); return l, s }, "is missing"},
+		"no type":      {func(l, s []byte) ([]byte, []byte) { l[0] = 7; return l, s }, "the layout has"},
+		"the length":   {func(l, s []byte) ([]byte, []byte) { l[16]++; return l, s }, "is missing"},
+		"beyond":       {func(l, s []byte) ([]byte, []byte) { l[15] = 1; return l, s }, "the spool has"},
+		"below zero":   {func(l, s []byte) ([]byte, []byte) { l[1] = 0x80; return l, s }, "the spool has"},
+		"no length":    {func(l, s []byte) ([]byte, []byte) { l[9] = 0x80; return l, s }, "the spool has"},
+		"half of it":   {func(l, s []byte) ([]byte, []byte) { return l[:len(l)-1], s }, "a layout of"},
+		"less":         {func(l, s []byte) ([]byte, []byte) { return l[:len(l)-17], s }, "is missing"},
+		"a short file": {func(l, s []byte) ([]byte, []byte) { return l, s[:len(s)-1] }, "the spool has"},
+		"too many":     {func(l, s []byte) ([]byte, []byte) { return slices.Repeat(l, 400_000), s }, "objects, more than"},
+	} {
+		f := &fetch{w: &Worker{opt: Options{Limits: ingest.DefaultLimits()}}, job: &job{}}
+		batch, layout, spool := stagedBatch(t, f)
+		spool.Close()
+		content, err := os.ReadFile(spool.Name())
+		if err != nil {
+			t.Fatal(err)
+		}
+		layout, content = lie.change(layout, content)
+		for name, b := range map[string][]byte{"layout": layout, "spool": content} {
+			if err := os.WriteFile(filepath.Join(f.staged, name), b, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		taken, err := f.unstage(batch.Spool)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer taken.Close()
+		objects, err := f.objects(t.Context(), taken, batch.Layout)
+		if err == nil {
+			_, err = f.roots(t.Context(), objects, batch.Roots)
+		}
+		if e := fault.From(untrue(err)); (e == nil) != (lie.want == "") || e != nil && (e.Code != "ingest_untrue" || !strings.Contains(e.Message, lie.want)) {
+			t.Errorf("a lie about %s: %v, want ingest_untrue with %q", name, untrue(err), lie.want)
+		}
+	}
+}
+
 // Nor is it believed which branches it follows.
 func TestBranchesOfChild(t *testing.T) {
 	t.Parallel()
@@ -94,7 +147,7 @@ func TestBranchesOfChild(t *testing.T) {
 		out.WriteString(`{"unfit":{"branch":"main"}}` + "\n")
 	}
 	f := &fetch{w: &Worker{log: slog.New(slog.DiscardHandler)}}
-	if _, err := f.events(t.Context(), strings.NewReader(out.String()), nil); fault.From(err) == nil || fault.From(err).Code != "ingest_untrue" {
+	if _, err := f.events(t.Context(), strings.NewReader(out.String())); fault.From(err) == nil || fault.From(err).Code != "ingest_untrue" {
 		t.Errorf("too many that are unfit: %v, want ingest_untrue", err)
 	}
 }

@@ -1,6 +1,8 @@
 package gitpack
 
 import (
+	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -180,6 +182,62 @@ func (o *Objects) Add(typ Type, size int64, r io.Reader) (OID, error) {
 
 // Len returns the number of objects.
 func (o *Objects) Len() int { return len(o.byID) }
+
+// layoutBytes is the length of what MarshalBinary says of one object: its type, and where its content is.
+const layoutBytes = 1 + 8 + 8
+
+// MarshalBinary says where in the spool the objects are, for ReadObjects.
+func (o *Objects) MarshalBinary() ([]byte, error) {
+	layout := make([]byte, 0, layoutBytes*len(o.byID))
+	for i, e := range o.entries {
+		if o.byID[e.oid] == uint32(i) { // a pack may have an object twice
+			layout = append(layout, byte(e.typ))
+			layout = binary.BigEndian.AppendUint64(layout, uint64(e.off))
+			layout = binary.BigEndian.AppendUint64(layout, uint64(e.size))
+		}
+	}
+	return layout, nil
+}
+
+// ReadObjects returns the objects that somebody else spooled, and says the layout of, as MarshalBinary does. It believes
+// neither: the ids are worked out from the contents. A layout that is none, or leads out of the spool, is CodePackMalformed.
+// The caller closes spool, after the last use; nobody may write to it.
+func ReadObjects(ctx context.Context, spool *os.File, layout []byte, lim Limits) (*Objects, error) {
+	info, err := spool.Stat()
+	if err != nil {
+		return nil, fmt.Errorf("read objects: %w", err)
+	}
+	count := len(layout) / layoutBytes
+	switch {
+	case len(layout)%layoutBytes != 0:
+		return nil, errorf(CodePackMalformed, "a layout of %d bytes", len(layout))
+	case count > lim.Objects:
+		return nil, errorf(CodeTooManyObjects, "a layout of %d objects, more than %d", count, lim.Objects)
+	}
+	o := &Objects{spool: spool, end: info.Size(), entries: make([]entry, count), byID: make(map[OID]uint32, count)}
+	h, total := newHasher(), int64(0)
+	for i := range o.entries {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		at := layout[i*layoutBytes:]
+		e := entry{typ: Type(at[0]), off: int64(binary.BigEndian.Uint64(at[1:])), size: int64(binary.BigEndian.Uint64(at[9:]))}
+		switch {
+		case e.typ < Commit || e.typ > Tag, e.off < 0, e.size < 0, e.off > o.end-e.size:
+			return nil, errorf(CodePackMalformed, "the layout has a %s of %d bytes at %d, the spool has %d", e.typ, e.size, e.off, o.end)
+		case e.size > lim.ObjectBytes:
+			return nil, errorf(CodeObjectTooLarge, "the layout has an object of %d bytes, more than %d", e.size, lim.ObjectBytes)
+		}
+		if total += e.size; total > lim.InflatedBytes {
+			return nil, errorf(CodeInflatedTooLarge, "the layout has objects of more than %d bytes", lim.InflatedBytes)
+		}
+		if e.oid, err = h.sum(e.typ, e.size, io.NewSectionReader(spool, e.off, e.size)); err != nil {
+			return nil, fmt.Errorf("read objects: %w", err)
+		}
+		o.entries[i], o.byID[e.oid] = e, uint32(i)
+	}
+	return o, nil
+}
 
 // Stat returns the object named id, and whether it is there.
 func (o *Objects) Stat(id OID) (Object, bool) {

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"os"
 	"slices"
 	"syscall"
 
@@ -41,79 +40,6 @@ func Untrue(err error) error {
 		return err
 	}
 	return fmt.Errorf("%w: %w", ErrUntrue, err)
-}
-
-// A Proof is what a manifest and a tarball tell, whoever made them.
-type Proof struct {
-	Commit gitpack.OID
-	OID    gitpack.OID   // of the outermost tag object, else of the commit
-	IDs    []gitpack.OID // of all objects of the release, each once
-	Zig    Zig           // what Zig makes of the files
-}
-
-// A Prover holds releases to what their manifests say. What several of them
-// share is stored and hashed for Zig once, so use one for those of a package. Only one
-// goroutine may use it at a time.
-type Prover struct {
-	spool   *os.File
-	objects *gitpack.Objects
-	zig     *zigFiles
-}
-
-// What a Prover remembers before it forgets all and begins anew.
-const (
-	maxProvedObjects = 200_000
-	maxProvedBytes   = 1 << 30
-)
-
-// NewProver returns a Prover whose files go through a file in dir that nobody
-// else can open. The caller closes it.
-func NewProver(dir string) (*Prover, error) {
-	spool, err := os.CreateTemp(dir, "proof-*")
-	if err != nil {
-		return nil, fmt.Errorf("make spool: %w", err)
-	}
-	if err := os.Remove(spool.Name()); err != nil {
-		spool.Close()
-		return nil, fmt.Errorf("make spool: %w", err)
-	}
-	p := &Prover{spool: spool}
-	if err := p.forget(); err != nil {
-		spool.Close()
-		return nil, err
-	}
-	return p, nil
-}
-
-// Close frees the space of the files.
-func (p *Prover) Close() error { return p.spool.Close() }
-
-func (p *Prover) forget() error {
-	p.objects, p.zig = gitpack.NewObjects(p.spool), newZigFiles()
-	if err := p.spool.Truncate(0); err != nil {
-		return fmt.Errorf("empty spool: %w", err)
-	}
-	return nil
-}
-
-// Prove holds all that a manifest says of its tarball to the tarball itself,
-// and to the commit and tag objects that the manifest holds: digests, files,
-// Git's ids and Zig's hashes. It returns ErrUntrue if they do not agree.
-func (p *Prover) Prove(ctx context.Context, man *Manifest, targz io.Reader, size tarball.Limits, lim gitpack.Limits) (*Proof, error) {
-	if info, err := p.spool.Stat(); err != nil || info.Size() > maxProvedBytes || p.objects.Len() > maxProvedObjects {
-		if err := p.forget(); err != nil {
-			return nil, err
-		}
-	}
-	r, err := unpack(p.objects, man, targz, size)
-	if err != nil {
-		return nil, Untrue(err)
-	}
-	tree, zig, err := r.admit(ctx, p.zig, lim)
-	if err != nil {
-		return nil, Untrue(err)
-	}
-	return &Proof{Commit: r.Commit, OID: r.OID, IDs: r.list(tree), Zig: zig}, nil
 }
 
 // An Unpacked is a release with its Git objects in hand.
@@ -215,46 +141,32 @@ func add(objects *gitpack.Objects, typ gitpack.Type, content []byte) (gitpack.OI
 	return objects.Add(typ, int64(len(content)), bytes.NewReader(content))
 }
 
-// Admit refuses what Git or Zig would trip over, as the process that reads
-// upstream does, and compares what Zig makes of the files with what the
+// Admit refuses what Git or Zig would trip over, as is done before anything is
+// published, and compares what Zig makes of the files with what the
 // manifest says. It returns ErrRefused, ErrZig, or both.
 func (r *Unpacked) Admit(ctx context.Context) error {
-	_, _, err := r.admit(ctx, newZigFiles(), gitpack.StoredLimits())
-	return err
-}
-
-func (r *Unpacked) check(ctx context.Context, files *zigFiles, lim gitpack.Limits) (gitpack.Listing, Zig, error) {
-	tree, err := r.objects.Files(ctx, r.Info.Tree, lim)
+	tree, err := r.objects.Files(ctx, r.Info.Tree, gitpack.StoredLimits())
 	if err != nil {
-		return tree, Zig{}, err
+		return err
 	}
-	zig, err := files.describe(r.objects, tree)
-	if err != nil {
-		return tree, zig, err
+	if r.Zig, err = newZigFiles().describe(r.objects, tree); err != nil {
+		return err
 	}
-	r.Zig = zig
-	if said := r.Manifest.Zig; said.Hash != zig.Hash || said.LegacyHash != zig.LegacyHash {
+	var untrue error
+	if said := r.Manifest.Zig; said.Hash != r.Zig.Hash || said.LegacyHash != r.Zig.LegacyHash {
 		r.UntrueZig = true
-		return tree, zig, fmt.Errorf("%w: %q and %q, the manifest says %q and %q", ErrZig, zig.Hash, zig.LegacyHash, said.Hash, said.LegacyHash)
+		untrue = fmt.Errorf("%w: %q and %q, the manifest says %q and %q", ErrZig, r.Zig.Hash, r.Zig.LegacyHash, said.Hash, said.LegacyHash)
 	}
-	return tree, zig, nil
-}
-
-func (r *Unpacked) admit(ctx context.Context, files *zigFiles, lim gitpack.Limits) (gitpack.Listing, Zig, error) {
-	tree, zig, untrue := r.check(ctx, files, lim)
-	if untrue != nil && !errors.Is(untrue, ErrZig) {
-		return tree, zig, untrue
-	}
-	err := r.objects.Fsck(r.Commit, r.Tags, tree)
+	err = r.objects.Fsck(r.Commit, r.Tags, tree)
 	if name.ValidOID(r.Tag) {
 		err = fmt.Errorf("the tag %s is named like a commit: who pins that commit would get the tag", r.Tag)
 	}
 	switch {
 	case err == nil:
-		return tree, zig, untrue
+		return untrue
 	case untrue == nil:
-		return tree, zig, fmt.Errorf("%w: %w", ErrRefused, err)
+		return fmt.Errorf("%w: %w", ErrRefused, err)
 	default:
-		return tree, zig, fmt.Errorf("%w: %w; %w", ErrRefused, err, untrue)
+		return fmt.Errorf("%w: %w; %w", ErrRefused, err, untrue)
 	}
 }

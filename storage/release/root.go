@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"fmt"
 	"strings"
 
+	"github.com/francescobianco/packbase/storage/fault"
 	"github.com/francescobianco/packbase/storage/gitpack"
 )
 
@@ -34,6 +36,23 @@ func Resolve(objects *gitpack.Objects, tag string, oid gitpack.OID, lim gitpack.
 	}
 	r.Info, err = gitpack.ParseCommit(raw)
 	return r, err
+}
+
+// Check is Resolve, and refuses what Git would trip over, or what lacks an object.
+func Check(ctx context.Context, objects *gitpack.Objects, tag string, oid gitpack.OID, lim gitpack.Limits) (Root, error) {
+	r, err := Resolve(objects, tag, oid, lim)
+	if err != nil {
+		return r, err
+	}
+	if tag == "" && r.Commit != oid {
+		return r, fault.New("not_a_commit",
+			fmt.Sprintf("%s is the id of a tag object; ask for the tag by its name, or for the commit %s", oid, r.Commit))
+	}
+	tree, err := objects.Files(ctx, r.Info.Tree, lim)
+	if err != nil {
+		return r, err
+	}
+	return r, objects.Fsck(r.Commit, r.Tags, tree)
 }
 
 // Objects returns all that the release is made of, each once, in the order of

@@ -26,6 +26,9 @@ type Zig struct {
 	License           string              `json:"license,omitempty"` // SPDX id of the licence in the root, "" if it is not known
 }
 
+// maxZigFiles is how many hashes are remembered before all are forgotten.
+const maxZigFiles = 200_000
+
 // zigFiles remembers the hashes of files that several tags share.
 type zigFiles struct {
 	mu    sync.Mutex
@@ -194,6 +197,9 @@ func (z *zigFiles) entry(objects *gitpack.Objects, f gitpack.File) (zigpkg.Entry
 		}
 	}
 	z.mu.Lock()
+	if len(z.known) >= maxZigFiles {
+		clear(z.known)
+	}
 	z.known[key] = entry.Hash
 	z.mu.Unlock()
 	return entry, nil

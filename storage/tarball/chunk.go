@@ -63,7 +63,7 @@ func (c *cutter) cut(buf []byte) int {
 	return 0
 }
 
-// A chunkCache deflates each chunk once. It is safe for concurrent use.
+// A chunkCache deflates each chunk of content once. It is safe for concurrent use.
 type chunkCache struct {
 	form    Form
 	scratch *os.File
@@ -105,21 +105,33 @@ func (c *chunkCache) deflate(chunk []byte) *deflated {
 	return d
 }
 
-// fill deflates chunk into memory or scratch.
-func (c *chunkCache) fill(d *deflated, chunk []byte) error {
+// deflateTo writes the chunk's deflated form, which is not kept.
+func (c *chunkCache) deflateTo(w io.Writer, chunk []byte) error {
+	out, err := c.compress(chunk)
+	if err == nil {
+		_, err = w.Write(out)
+	}
+	return err
+}
+
+func (c *chunkCache) compress(chunk []byte) ([]byte, error) {
 	w, _ := c.writers.Get().(*flate.Writer)
 	if w == nil {
 		var err error
 		if w, err = flate.NewWriter(nil, level); err != nil {
-			return err
+			return nil, err
 		}
 	}
 	defer c.writers.Put(w)
-	out, err := c.form.deflate(w, chunk)
+	return c.form.deflate(w, chunk)
+}
+
+// fill deflates chunk into memory or scratch.
+func (c *chunkCache) fill(d *deflated, chunk []byte) error {
+	out, err := c.compress(chunk)
 	if err != nil {
 		return err
 	}
-
 	d.n = len(out)
 	c.mu.Lock()
 	inMemory := c.memory+d.n <= maxMemory

@@ -152,6 +152,16 @@ func (z *gzipWriter) emit(n int) error {
 	if n == 0 {
 		return nil
 	}
+	if !z.content { // it has headers, with the commit's time: no other tarball has it
+		if err := z.writeAllPending(); err != nil {
+			return err
+		}
+		if err := z.chunks.deflateTo(z.out, z.buf[:n]); err != nil {
+			return err
+		}
+		z.buf = z.buf[:copy(z.buf, z.buf[n:])]
+		return nil
+	}
 	// If another build is at work on this chunk, go on to the next: two builds of like trees share the work.
 	z.pending = append(z.pending, z.chunks.deflate(z.buf[:n]))
 	z.buf = z.buf[:copy(z.buf, z.buf[n:])]
@@ -177,15 +187,22 @@ func (z *gzipWriter) writePending() error {
 	return z.chunks.write(z.out, d)
 }
 
+func (z *gzipWriter) writeAllPending() error {
+	for len(z.pending) > 0 {
+		if err := z.writePending(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // finish writes what is left and returns the hashes of it all.
 func (z *gzipWriter) finish() (Info, error) {
 	if err := z.cut(false); err != nil {
 		return Info{}, err
 	}
-	for len(z.pending) > 0 {
-		if err := z.writePending(); err != nil {
-			return Info{}, err
-		}
+	if err := z.writeAllPending(); err != nil {
+		return Info{}, err
 	}
 	z.out.WriteString(lastBlock)
 	var trailer [8]byte

@@ -61,7 +61,7 @@ func DownloadArchive(ctx context.Context, in io.Reader, out io.Writer) error {
 	req.Egress.Dial = upstream.DialThrough(dials)
 	frames := bufio.NewWriterSize(out, 64<<10)
 	err = sendFile(ctx, req, frames)
-	if e := asError(err); e != nil {
+	if e := AsFault(err); e != nil {
 		err = writeJSONFrame(frames, frameError, e)
 	}
 	return errors.Join(err, frames.Flush())
@@ -181,7 +181,7 @@ func UnpackArchive(ctx context.Context, in io.Reader, out io.Writer) error {
 	ctx, cancel := whileRead(ctx, in)
 	defer cancel()
 	u, err := unpackArchive(ctx, body, req)
-	if u.Error = asError(err); u.Error == nil && err != nil {
+	if u.Error = AsFault(err); u.Error == nil && err != nil {
 		return err
 	}
 	return json.NewEncoder(out).Encode(u)

@@ -7,6 +7,8 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -61,9 +63,16 @@ func (b *bareFixture) refs() sourceRefs {
 	return has
 }
 
-// objects needs no spool: everything is in memory's reach already.
-func (b *bareFixture) objects(context.Context, []gitpack.OID, *os.File) (*gitpack.Objects, error) {
-	return b.repo.Objects, nil
+func (b *bareFixture) objects(_ context.Context, _ []gitpack.OID, spool *os.File) (*gitpack.Objects, error) {
+	return b.repo.Objects, copySpool(spool, b.spool)
+}
+
+// copySpool copies a spool to another one.
+func copySpool(to, from *os.File) error {
+	if _, err := io.Copy(to, io.NewSectionReader(from, 0, math.MaxInt64)); err != nil {
+		return fmt.Errorf("copy spool: %w", err)
+	}
+	return nil
 }
 
 func (b *bareFixture) whole() (objects *gitpack.Objects, head string, err error) {

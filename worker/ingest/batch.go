@@ -2,6 +2,7 @@ package ingest
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -55,8 +56,8 @@ func (a *aside) named() *fault.Error {
 	switch {
 	case a.Tag != "":
 		e.Message = fmt.Sprintf("the tag %q cannot be fetched: %s", a.Tag, e.Message)
-	case a.branch != "":
-		e.Message = fmt.Sprintf("the branch %q cannot be fetched: %s", a.branch, e.Message)
+	case a.Branch != "":
+		e.Message = fmt.Sprintf("the branch %q cannot be fetched: %s", a.Branch, e.Message)
 	}
 	return &e
 }
@@ -70,7 +71,7 @@ func (m *mirror) batches(ctx context.Context, wants []wanted, most int) error {
 	for len(wants) > 0 {
 		batch := wants[:min(size, len(wants))]
 		err := m.batch(ctx, batch)
-		e := asError(err)
+		e := AsFault(err)
 		switch {
 		case err == nil:
 			wants = wants[len(batch):]
@@ -115,11 +116,10 @@ func culprit(batch []wanted, e *fault.Error) int {
 // connection may have been at its end, twice.
 func (m *mirror) setAside(w wanted, e *fault.Error, alone bool) error {
 	incomplete := e.Code == upstream.CodeIncomplete || e.Code == gitpack.CodeIncomplete
-	if (incomplete && w.tries < 2 || !alone) && !w.targeted() {
+	if (incomplete && w.tries < 2 || !alone) && !w.Targeted() {
 		w.tries++
 		m.again = append(m.again, w)
 	} else {
-		m.done++
 		m.aside = append(m.aside, aside{w, e})
 	}
 	if len(m.again)+len(m.aside) <= maxAside {
@@ -139,28 +139,35 @@ func pause(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// batch fetches some tags at once and stages their releases.
+// batch fetches some tags at once and stages what they lead to.
 func (m *mirror) batch(ctx context.Context, wants []wanted) error {
-	spool, err := os.Create(filepath.Join(m.req.Dir, "objects"))
+	name, spool, err := m.stage(".objects")
 	if err != nil {
-		return fmt.Errorf("make spool: %w", err)
+		return err
 	}
-	defer os.Remove(spool.Name())
 	defer spool.Close()
 	oids := make([]gitpack.OID, len(wants))
 	for i, w := range wants {
 		oids[i] = w.OID
 	}
 	objects, err := m.src.objects(ctx, oids, spool)
+	var roots []Root
+	if err == nil {
+		roots, err = m.check(ctx, objects, wants)
+	}
+	if err != nil || len(roots) == 0 {
+		return errors.Join(err, os.Remove(spool.Name()))
+	}
+	layout, err := objects.MarshalBinary()
 	if err != nil {
 		return err
 	}
-	checked, err := m.check(ctx, objects, wants)
-	if err != nil {
-		return err
+	if err := os.WriteFile(filepath.Join(m.req.Dir, name+".layout"), layout, 0o600); err != nil {
+		return fmt.Errorf("write layout: %w", err)
 	}
-	if err := m.segment(ctx, objects, checked); err != nil {
-		return err
+	// The worker takes no file that somebody may still write to.
+	if err := spool.Close(); err != nil {
+		return fmt.Errorf("write objects: %w", err)
 	}
-	return m.releases(ctx, objects, checked)
+	return m.events.send(Event{Batch: &Batch{Spool: name, Layout: name + ".layout", Roots: roots}})
 }

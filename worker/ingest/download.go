@@ -80,7 +80,7 @@ func Download(ctx context.Context, in io.Reader, out io.Writer) error {
 	}
 	frames := bufio.NewWriterSize(out, 64<<10)
 	err = talk(ctx, req, json.NewDecoder(wants), frames)
-	if e := asError(err); e != nil {
+	if e := AsFault(err); e != nil {
 		err = writeJSONFrame(frames, frameError, e)
 	}
 	return errors.Join(err, frames.Flush())
@@ -123,7 +123,7 @@ func talk(ctx context.Context, req DownloadRequest, wants *json.Decoder, frames 
 			return nil // nobody wants more
 		}
 		err := session.FetchPack(ctx, oids, packWriter{frames}, nil)
-		if e := asError(err); e != nil {
+		if e := AsFault(err); e != nil {
 			err = writeJSONFrame(frames, frameError, e) // fewer may be asked for next
 		} else if err == nil {
 			err = writeFrame(frames, frameEnd, nil)

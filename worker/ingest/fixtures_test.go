@@ -135,7 +135,7 @@ func TestFixtureOfOtherThanFiles(t *testing.T) {
 		t.Fatal(err)
 	}
 	err := copyFixture(Request{CloneURL: "fixture:plain", Fixtures: fixtures, Dir: t.TempDir(), Limits: DefaultLimits()})
-	if e := asError(err); e == nil || e.Code != "fixture_unfit" || !e.Final || !strings.Contains(e.Message, `"pipe"`) {
+	if e := AsFault(err); e == nil || e.Code != "fixture_unfit" || !e.Final || !strings.Contains(e.Message, `"pipe"`) {
 		t.Errorf("a named pipe: %v, want it refused by its name", err)
 	}
 }
@@ -148,7 +148,7 @@ func TestLargeFixture(t *testing.T) {
 	for most, want := range map[int64]string{10: "", 9: `"b"`, 4: `"a"`} {
 		lim.Git.InflatedBytes = most
 		dir := t.TempDir()
-		e := asError(copyFixture(Request{CloneURL: "fixture:plain", Fixtures: fixtures, Dir: dir, Limits: lim}))
+		e := AsFault(copyFixture(Request{CloneURL: "fixture:plain", Fixtures: fixtures, Dir: dir, Limits: lim}))
 		if (e == nil) != (want == "") || e != nil && (e.Code != gitpack.CodeInflatedTooLarge || !strings.Contains(e.Message, want)) {
 			t.Errorf("at most %d bytes: %v, want it refused for %s", most, e, want)
 		}
@@ -157,7 +157,7 @@ func TestLargeFixture(t *testing.T) {
 	if err := os.Truncate(filepath.Join(fixtures, "plain/b"), 1<<40); err != nil {
 		t.Skip(err)
 	}
-	if e := asError(copyFixture(Request{CloneURL: "fixture:plain", Fixtures: fixtures, Dir: t.TempDir(), Limits: lim})); e == nil {
+	if e := AsFault(copyFixture(Request{CloneURL: "fixture:plain", Fixtures: fixtures, Dir: t.TempDir(), Limits: lim})); e == nil {
 		t.Error("a file with a hole of a terabyte was copied")
 	}
 }

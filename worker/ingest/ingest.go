@@ -25,7 +25,6 @@ import (
 	"github.com/francescobianco/packbase/storage/fault"
 	"github.com/francescobianco/packbase/storage/gitpack"
 	"github.com/francescobianco/packbase/storage/jobs"
-	"github.com/francescobianco/packbase/storage/release"
 	"github.com/francescobianco/packbase/storage/tarball"
 	"github.com/francescobianco/packbase/worker/confine"
 	"github.com/francescobianco/packbase/worker/upstream"
@@ -44,8 +43,7 @@ type Request struct {
 	Branches []string          // that are here
 	Policy   catalog.Policy    // what of tags and branches is mirrored when there is no Target
 	Batch    int               // tags to fetch at once
-	Indexes  []string          // files in Dir: the indexes of the package's segments, in order
-	Dir      string            // a folder with the indexes, for the child's files
+	Dir      string            // a folder for the child's files
 	Limits   Limits
 	MaxNew   *int         // releases that there is room for; nil for any number
 	Refuse   *fault.Error // why nothing new may be mirrored; nil if it may
@@ -90,8 +88,7 @@ type Event struct {
 	Progress *jobs.Progress       `json:"progress,omitempty"`
 	Rejected *storage.RejectedTag `json:"rejected,omitempty"`
 	Unfit    *Unfit               `json:"unfit,omitempty"`
-	Segment  *Segment             `json:"segment,omitempty"`
-	Release  *Release             `json:"release,omitempty"`
+	Batch    *Batch               `json:"batch,omitempty"`
 	History  *History             `json:"history,omitempty"`
 	Error    *fault.Error         `json:"error,omitempty"`
 	Done     bool                 `json:"done,omitempty"`
@@ -115,18 +112,18 @@ type Unfit struct {
 	Reason string `json:"reason"`
 }
 
-// A Segment is a staged segment. It comes before the releases that need it.
-type Segment struct {
-	File    string `json:"file"` // in the request's folder
-	Index   string `json:"index"`
-	Objects int    `json:"objects"`
-	Size    int64  `json:"size"`
+// A Batch is the objects of some releases: whole, and each with all that it leads to.
+type Batch struct {
+	Spool  string `json:"spool"`  // in the request's folder, see gitpack.ReadObjects
+	Layout string `json:"layout"` // likewise
+	Roots  []Root `json:"roots"`
 }
 
-// A Release is a staged release. They come oldest first.
-type Release struct {
-	Manifest release.Manifest `json:"manifest"` // without CreatedAt
-	File     string           `json:"file"`     // the tarball, in the request's folder
+// A Root is a tag to publish, or a commit without one.
+type Root struct {
+	Tag    string      `json:"tag,omitempty"`
+	OID    gitpack.OID `json:"oid"`              // what upstream's ref names
+	Branch string      `json:"branch,omitempty"` // that is followed, and which this commit is the tip of
 }
 
 // A History is the staged history of a local bare repository.
@@ -147,7 +144,7 @@ func Main(ctx context.Context, in io.Reader, out io.Writer) error {
 		return fmt.Errorf("read request: %w", err)
 	}
 	missing := copyFixture(req)
-	if missing != nil && asError(missing) == nil {
+	if missing != nil && AsFault(missing) == nil {
 		return missing
 	}
 	// The Go runtime collects garbage well before the address space runs out.
@@ -170,7 +167,7 @@ func Main(ctx context.Context, in io.Reader, out io.Writer) error {
 	if err == nil {
 		return events.send(Event{Done: true})
 	}
-	if e := asError(err); e != nil {
+	if e := AsFault(err); e != nil {
 		return events.send(Event{Error: e})
 	}
 	return err
@@ -187,8 +184,8 @@ func whileRead(ctx context.Context, in io.Reader) (context.Context, context.Canc
 	return ctx, cancel
 }
 
-// asError returns what upstream did wrong, nil if err is not about that.
-func asError(err error) *fault.Error {
+// AsFault returns what upstream did wrong, nil if err is not about that.
+func AsFault(err error) *fault.Error {
 	var own *fault.Error
 	var git *gitpack.Error
 	switch {

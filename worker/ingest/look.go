@@ -62,7 +62,7 @@ func look(ctx context.Context, req DownloadRequest, wants *json.Decoder, out *js
 		wg.Go(func() {
 			defer func() { <-turns }()
 			digest, err := client.Look(ctx, url)
-			l := Looked{URL: url, Digest: digest, Error: asError(err)}
+			l := Looked{URL: url, Digest: digest, Error: AsFault(err)}
 			if err != nil && l.Error == nil {
 				l.Error = fault.New(upstream.CodeUnreachable, err.Error())
 			}

@@ -7,12 +7,9 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 	"time"
-
-	"golang.org/x/sync/errgroup"
 
 	"github.com/francescobianco/packbase/storage"
 	"github.com/francescobianco/packbase/storage/fault"
@@ -33,25 +30,23 @@ const MaxBranches = 100
 // cutPause is how long upstream is left alone after it cut an answer.
 const cutPause = time.Second
 
-// A wanted is a tag to publish, or a commit without one. Of its root no more
-// than the tag and what upstream's ref names is known until the objects are here.
+// A wanted is something to publish.
 type wanted struct {
-	release.Root
-	branch string // that is followed, and which this commit is the tip of
-	tries  int    // how often in this run what came of it was incomplete
+	Root
+	tries int // how often in this run what came of it was incomplete
 }
 
-func want(tag string, oid gitpack.OID) wanted { return wanted{Root: release.Root{Tag: tag, OID: oid}} }
+func want(tag string, oid gitpack.OID) wanted { return wanted{Root: Root{Tag: tag, OID: oid}} }
 
-// targeted reports whether it was asked for alone, so that its fault is the run's.
-func (w *wanted) targeted() bool { return w.Tag == "" && w.branch == "" }
+// Targeted reports whether it was asked for alone, so that its fault is the run's.
+func (r *Root) Targeted() bool { return r.Tag == "" && r.Branch == "" }
 
 // refused is the event of one that is not targeted and cannot be published.
-func (w *wanted) refused(e *fault.Error) Event {
-	if w.branch != "" {
-		return Event{Unfit: &Unfit{Branch: w.branch, Code: e.Code, Reason: e.Message}}
+func (r *Root) refused(e *fault.Error) Event {
+	if r.Branch != "" {
+		return Event{Unfit: &Unfit{Branch: r.Branch, Code: e.Code, Reason: e.Message}}
 	}
-	return Event{Rejected: &storage.RejectedTag{Tag: w.Tag, OID: w.OID.String(), Code: e.Code, Reason: e.Message}}
+	return Event{Rejected: &storage.RejectedTag{Tag: r.Tag, OID: r.OID.String(), Code: e.Code, Reason: e.Message}}
 }
 
 // run mirrors what the request asks for.
@@ -85,11 +80,7 @@ func run(ctx context.Context, req Request, events *eventWriter) error {
 			}
 		}
 	}
-	m := &mirror{req: req, src: src, events: events, total: len(wants)}
-	if err := m.open(); err != nil {
-		return err
-	}
-	defer m.close()
+	m := &mirror{req: req, src: src, events: events}
 	if err := m.all(ctx, wants); err != nil {
 		return err
 	}
@@ -188,7 +179,7 @@ func (req *Request) follow(has sourceRefs, refs *Refs) (wants []wanted) {
 		refs.addBranch(branch, tip)
 		if !slices.Contains(req.Commits, tip.String()) && !slices.ContainsFunc(wants, func(w wanted) bool { return w.OID == tip }) {
 			w := want("", tip)
-			w.branch = branch
+			w.Branch = branch
 			wants = append(wants, w)
 		}
 	}
@@ -220,45 +211,17 @@ func target(name string, has sourceRefs, refs *Refs) (wanted, error) {
 		fmt.Sprintf("upstream has no tag or branch %q", name))
 }
 
-// A mirror turns wanted tags into staged releases.
+// A mirror turns wanted tags into staged objects.
 type mirror struct {
 	req    Request
 	src    source
 	events *eventWriter
-	total  int
-	done   int
-
-	segments *release.Segments // so far
-	builder  *release.Builder
-	scratch  *os.File
-	staged   int // numbers the staged files
+	staged int // numbers the staged files
 
 	worked bool     // upstream gave something that could be judged
 	again  []wanted // tags to be asked for again, alone
 	aside  []aside  // tags at fault
 }
-
-func (m *mirror) open() error {
-	indexes := make([]*gitpack.SegmentIndex, len(m.req.Indexes))
-	for i, name := range m.req.Indexes {
-		b, err := os.ReadFile(filepath.Join(m.req.Dir, name))
-		if err != nil {
-			return fmt.Errorf("read index: %w", err)
-		}
-		if indexes[i], err = gitpack.UnmarshalIndex(b); err != nil {
-			return fmt.Errorf("read index %s: %v", name, err)
-		}
-	}
-	m.segments = release.NewSegments(nil, indexes...)
-	var err error
-	if m.scratch, err = os.Create(filepath.Join(m.req.Dir, "chunks")); err != nil {
-		return fmt.Errorf("make scratch file: %w", err)
-	}
-	m.builder = release.NewBuilder(m.scratch, m.req.Limits.Tarball, m.req.Limits.Git)
-	return nil
-}
-
-func (m *mirror) close() { m.scratch.Close() }
 
 // faults are the codes of what one wanted object can do to all that are fetched
 // with it.
@@ -286,15 +249,14 @@ func Passing(code string) bool {
 // fetched with. With more, upstream is.
 const maxAside = 16
 
-// check keeps the tags that can be published, oldest release first, and
-// reports the others.
-func (m *mirror) check(ctx context.Context, objects *gitpack.Objects, wants []wanted) ([]*wanted, error) {
-	var ok []*wanted
+// check keeps the tags that can be published, and reports the others.
+func (m *mirror) check(ctx context.Context, objects *gitpack.Objects, wants []wanted) ([]Root, error) {
+	var ok []Root
 	for i := range wants {
 		w := &wants[i]
 		m.events.progress(jobs.Progress{Step: "check", Done: int64(i), Total: int64(len(wants)), Unit: "tags"})
-		err := resolve(ctx, objects, w, m.req.Limits.Git)
-		e := asError(err)
+		_, err := release.Check(ctx, objects, w.Tag, w.OID, m.req.Limits.Git)
+		e := AsFault(err)
 		if e != nil && e.Code == gitpack.CodeIncomplete {
 			// The pack may be at fault, and not the tag.
 			if err := m.setAside(*w, e, true); err != nil {
@@ -304,10 +266,9 @@ func (m *mirror) check(ctx context.Context, objects *gitpack.Objects, wants []wa
 		}
 		m.worked = true
 		if e != nil {
-			if w.targeted() {
+			if w.Targeted() {
 				return nil, e
 			}
-			m.done++
 			if err := m.events.send(w.refused(e)); err != nil {
 				return nil, err
 			}
@@ -316,67 +277,9 @@ func (m *mirror) check(ctx context.Context, objects *gitpack.Objects, wants []wa
 		if err != nil {
 			return nil, err
 		}
-		ok = append(ok, w)
+		ok = append(ok, w.Root)
 	}
-	slices.SortFunc(ok, func(a, b *wanted) int {
-		return name.CompareTags(a.Tag, a.Info.CommitterTime, b.Tag, b.Info.CommitterTime)
-	})
 	return ok, nil
-}
-
-// resolve finds the wanted commit and checks all that it leads to.
-func resolve(ctx context.Context, objects *gitpack.Objects, w *wanted, lim gitpack.Limits) (err error) {
-	if w.Root, err = release.Resolve(objects, w.Tag, w.OID, lim); err != nil {
-		return err
-	}
-	if w.Tag == "" && w.Commit != w.OID {
-		return fault.New("not_a_commit",
-			fmt.Sprintf("%s is the id of a tag object; ask for the tag by its name, or for the commit %s", w.OID, w.Commit))
-	}
-	tree, err := objects.Files(ctx, w.Info.Tree, lim)
-	if err != nil {
-		return err
-	}
-	return objects.Fsck(w.Commit, w.Tags, tree)
-}
-
-// segment stages a segment of the objects that no earlier one holds.
-func (m *mirror) segment(ctx context.Context, objects *gitpack.Objects, wants []*wanted) error {
-	roots := make([]*release.Root, len(wants))
-	for i, w := range wants {
-		roots[i] = &w.Root
-	}
-	fresh, err := m.segments.Fresh(ctx, objects, roots, m.req.Limits.Git)
-	if err != nil || len(fresh) == 0 {
-		return err
-	}
-	return m.writeSegment(ctx, objects, fresh)
-}
-
-func (m *mirror) writeSegment(ctx context.Context, objects *gitpack.Objects, ids []gitpack.OID) error {
-	m.events.progress(jobs.Progress{Step: "store", Total: int64(len(ids)), Unit: "objects"})
-	name, file, err := m.stage(".pack")
-	if err != nil {
-		return err
-	}
-	defer file.Close()
-	index, err := gitpack.WriteSegment(ctx, file, objects, ids)
-	if err != nil {
-		return fmt.Errorf("write segment: %w", err)
-	}
-	// The worker takes no file that somebody may still write to.
-	if err := file.Close(); err != nil {
-		return fmt.Errorf("write segment: %w", err)
-	}
-	raw, err := index.MarshalBinary()
-	if err != nil {
-		return err
-	}
-	if err := os.WriteFile(filepath.Join(m.req.Dir, name+".index"), raw, 0o600); err != nil {
-		return fmt.Errorf("write index: %w", err)
-	}
-	m.segments = m.segments.With(release.Segment{}, index)
-	return m.events.send(Event{Segment: &Segment{File: name, Index: name + ".index", Objects: len(ids), Size: index.Size()}})
 }
 
 // stage makes the next file of the request's folder.
@@ -388,86 +291,4 @@ func (m *mirror) stage(suffix string) (name string, file *os.File, err error) {
 		return "", nil, fmt.Errorf("stage: %w", err)
 	}
 	return name, file, nil
-}
-
-// releases builds the tarballs, several at once, and reports them in order.
-func (m *mirror) releases(ctx context.Context, objects *gitpack.Objects, wants []*wanted) error {
-	g, ctx := errgroup.WithContext(ctx)
-	// Each slot holds a release that is being built or waits for its turn.
-	slots := make(chan chan Event, runtime.GOMAXPROCS(0))
-	g.Go(func() error {
-		defer close(slots)
-		for _, w := range wants {
-			name, file, err := m.stage(".tar.gz")
-			if err != nil {
-				return err
-			}
-			slot := make(chan Event, 1)
-			select {
-			case slots <- slot:
-			case <-ctx.Done():
-				file.Close()
-				return ctx.Err()
-			}
-			g.Go(func() error {
-				r, err := m.release(ctx, objects, w, name, file)
-				if cerr := file.Close(); err == nil {
-					err = cerr // before the worker takes it
-				}
-				if e := asError(err); e != nil && !w.targeted() {
-					slot <- w.refused(e)
-					return nil
-				}
-				if err != nil {
-					return fmt.Errorf("build %s: %w", cmp.Or(w.Tag, w.Commit.String()), err)
-				}
-				slot <- Event{Release: r}
-				return nil
-			})
-		}
-		return nil
-	})
-	g.Go(func() error {
-		for slot := range slots {
-			select {
-			case ev := <-slot:
-				if err := m.events.send(ev); err != nil {
-					return err
-				}
-				m.done++
-				m.events.progress(jobs.Progress{Step: "build", Done: int64(m.done), Total: int64(m.total), Unit: "tags"})
-			case <-ctx.Done():
-				return ctx.Err()
-			}
-		}
-		return nil
-	})
-	return g.Wait()
-}
-
-// release builds one tarball into file and describes it.
-func (m *mirror) release(ctx context.Context, objects *gitpack.Objects, w *wanted, name string, file *os.File) (*Release, error) {
-	of := release.Manifest{Package: m.req.Package, Upstream: m.req.Upstream, CloneURL: m.req.CloneURL}
-	man, err := m.builder.Build(ctx, file, objects, &w.Root, of)
-	if err != nil {
-		return nil, err
-	}
-	if err := checkManifest(man); err != nil {
-		return nil, err
-	}
-	return &Release{Manifest: *man, File: name}, nil
-}
-
-// checkManifest refuses what no edge would take over.
-func checkManifest(man *release.Manifest) error {
-	const left = 4 << 10 // for what the parent adds
-	raw, err := man.Encode()
-	if err != nil {
-		return err
-	}
-	if len(raw) > release.MaxManifestSize-left {
-		return fault.New("manifest_too_large",
-			fmt.Sprintf("what describes the release takes %d bytes, more than %d: its tag objects or submodules are too large", len(raw), release.MaxManifestSize))
-	}
-	return nil
 }

@@ -21,7 +21,6 @@ import (
 	"github.com/francescobianco/packbase/storage/gitpack"
 	"github.com/francescobianco/packbase/storage/release"
 	"github.com/francescobianco/packbase/storage/release/releasetest"
-	"github.com/francescobianco/packbase/storage/tarball"
 	"github.com/francescobianco/packbase/worker/upkeep"
 	"github.com/francescobianco/packbase/worker/workertest"
 )
@@ -82,7 +81,7 @@ func TestNoOtherWayIn(t *testing.T) {
 					t.Errorf("%s: %v, want it refused because of %q", way, err, test.want)
 				}
 			}
-			_, err := releasetest.Prover(t).Prove(t.Context(), man, io.NewSectionReader(targz, 0, 1<<30), tarball.Limits{}, gitpack.DefaultLimits())
+			_, err := releasetest.New(t).Load(man, io.NewSectionReader(targz, 0, 1<<30))
 			check("proven", err)
 
 			raw, err := man.Encode()
@@ -127,7 +126,7 @@ func TestTagOfAnotherType(t *testing.T) {
 		raw := "object " + man.Commit + "\ntype " + typ + strings.TrimPrefix(soundTagger, "\ntype commit")
 		id := sha1.Sum(fmt.Appendf(nil, "tag %d\x00%s", len(raw), raw))
 		man.TagObject, man.Git.Tags = hex.EncodeToString(id[:]), [][]byte{[]byte(raw)}
-		_, err := releasetest.Prover(t).Prove(t.Context(), man, io.NewSectionReader(targz, 0, 1<<30), tarball.Limits{}, gitpack.DefaultLimits())
+		_, err := releasetest.New(t).Load(man, io.NewSectionReader(targz, 0, 1<<30))
 		if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
 			t.Errorf("a tag of a %s: %v, want %q", typ, err, want)
 		}

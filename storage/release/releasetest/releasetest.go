@@ -3,6 +3,9 @@
 package releasetest
 
 import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
 	"io"
 	"maps"
 	"os"
@@ -11,6 +14,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/francescobianco/packbase/storage/blob"
 	"github.com/francescobianco/packbase/storage/gitpack"
 	"github.com/francescobianco/packbase/storage/release"
 )
@@ -41,15 +45,34 @@ func New(t testing.TB) *Source {
 	return s
 }
 
-// Prover returns one that lasts as long as the test.
-func Prover(t testing.TB) *release.Prover {
-	t.Helper()
-	p, err := release.NewProver(t.TempDir())
-	if err != nil {
-		t.Fatal(err)
+// Load reads a release from its manifest and tarball, as from blobs, and holds it to all that is checked before it is published.
+func (s *Source) Load(man *release.Manifest, targz io.Reader) (*release.Unpacked, error) {
+	s.t.Helper()
+	dir := s.t.TempDir()
+	blobs, err := blob.OpenDisk(filepath.Join(dir, "blobs"))
+	s.must(err)
+	put := func(from io.Reader) string {
+		file, err := os.CreateTemp(dir, "blob-*")
+		s.must(err)
+		defer file.Close()
+		sum := sha256.New()
+		_, err = io.Copy(io.MultiWriter(file, sum), from)
+		s.must(err)
+		digest := hex.EncodeToString(sum.Sum(nil))
+		s.must(blobs.Put(s.t.Context(), digest, file))
+		return digest
 	}
-	t.Cleanup(func() { p.Close() })
-	return p
+	raw, err := man.Encode()
+	s.must(err)
+	put(targz)
+	r, err := release.Load(s.t.Context(), blobs, s.Objects, put(bytes.NewReader(raw)))
+	if err == nil {
+		err = r.Admit(s.t.Context())
+	}
+	if err != nil {
+		return nil, release.Untrue(err)
+	}
+	return r, nil
 }
 
 func (s *Source) must(err error) {
