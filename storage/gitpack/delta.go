@@ -77,7 +77,7 @@ func (x *unpacker) applyDelta(ctx context.Context, i int, base uint32, size int6
 	from := &x.entries[base]
 	depth := int(from.depth) + 1
 	if depth > min(x.lim.DeltaDepth, math.MaxUint16) {
-		return errorf(CodeDeltaTooDeep, "pack has a chain of more than %d deltas", x.lim.DeltaDepth)
+		return errorf(codeDeltaTooDeep, "pack has a chain of more than %d deltas", x.lim.DeltaDepth)
 	}
 	d := &x.deltas
 	if d.Reader == nil {

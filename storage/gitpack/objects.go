@@ -82,11 +82,11 @@ type Error struct {
 const (
 	CodePackMalformed    = "pack_malformed"
 	CodePackTooLarge     = "pack_too_large"
-	CodeTooManyObjects   = "too_many_objects"
+	codeTooManyObjects   = "too_many_objects"
 	CodeObjectTooLarge   = "object_too_large"
 	CodeInflatedTooLarge = "inflated_too_large"
-	CodeDeltaTooDeep     = "delta_too_deep"
-	CodeSHA1Collision    = "sha1_collision"
+	codeDeltaTooDeep     = "delta_too_deep"
+	codeSHA1Collision    = "sha1_collision"
 
 	CodeIncomplete      = "incomplete" // an object is missing
 	codeWrongType       = "wrong_type" // an object is not what its name elsewhere says
@@ -111,6 +111,16 @@ const (
 )
 
 func (e *Error) Error() string { return e.Message }
+
+// OfPack reports whether code is of what one object does to all that are in a
+// pack with it.
+func OfPack(code string) bool {
+	switch code {
+	case CodePackMalformed, CodePackTooLarge, codeTooManyObjects, CodeObjectTooLarge, CodeInflatedTooLarge, codeDeltaTooDeep, codeSHA1Collision, CodeIncomplete:
+		return true
+	}
+	return false
+}
 
 func errorf(code, format string, args ...any) error {
 	return &Error{Code: code, Message: fmt.Sprintf(format, args...)}
@@ -212,7 +222,7 @@ func ReadObjects(ctx context.Context, spool *os.File, layout []byte, lim Limits)
 	case len(layout)%layoutBytes != 0:
 		return nil, errorf(CodePackMalformed, "a layout of %d bytes", len(layout))
 	case count > lim.Objects:
-		return nil, errorf(CodeTooManyObjects, "a layout of %d objects, more than %d", count, lim.Objects)
+		return nil, errorf(codeTooManyObjects, "a layout of %d objects, more than %d", count, lim.Objects)
 	}
 	o := &Objects{spool: spool, end: info.Size(), entries: make([]entry, count), byID: make(map[OID]uint32, count)}
 	h, total := newHasher(), int64(0)
@@ -324,7 +334,7 @@ func (h *hasher) sum(typ Type, size int64, r io.Reader) (OID, error) {
 // id returns the SHA-1 of what was written since the last Reset.
 func (h *hasher) id() (id OID, err error) {
 	if _, collides := h.sha1.CollisionResistantSum(id[:0]); collides {
-		return OID{}, errorf(CodeSHA1Collision, "object %s is one half of a SHA-1 collision", id)
+		return OID{}, errorf(codeSHA1Collision, "object %s is one half of a SHA-1 collision", id)
 	}
 	return id, nil
 }

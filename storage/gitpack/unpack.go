@@ -130,7 +130,7 @@ func packCount(pack io.ReaderAt, size int64, lim Limits) (int, error) {
 	}
 	count := int64(binary.BigEndian.Uint32(h[8:]))
 	if count > int64(lim.Objects) {
-		return 0, errorf(CodeTooManyObjects, "pack has %d objects, more than %d", count, lim.Objects)
+		return 0, errorf(codeTooManyObjects, "pack has %d objects, more than %d", count, lim.Objects)
 	}
 	if room := (size - packHeaderBytes - sha1.Size) / minEntryBytes; count > room {
 		return 0, errorf(CodePackMalformed, "pack of %d bytes has no room for %d objects", size, count)

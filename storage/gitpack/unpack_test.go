@@ -350,9 +350,9 @@ func TestUnpackHostile(t *testing.T) {
 		{"header only", hello[:12], CodePackMalformed},
 		{"wrong magic", append([]byte("KCAP"), hello[4:]...), CodePackMalformed},
 		{"version 3", append([]byte("PACK\x00\x00\x00\x03"), hello[8:]...), CodePackMalformed},
-		{"count 2^32-1", count(1<<32 - 1), CodeTooManyObjects},
-		{"count 2^31", count(1 << 31), CodeTooManyObjects},
-		{"count 10^9", count(1_000_000_000), CodeTooManyObjects},
+		{"count 2^32-1", count(1<<32 - 1), codeTooManyObjects},
+		{"count 2^31", count(1 << 31), codeTooManyObjects},
+		{"count 10^9", count(1_000_000_000), codeTooManyObjects},
 		{"count over what fits", count(999), CodePackMalformed},
 		{"count one more", count(2), CodePackMalformed},
 		{"count one less", count(0), CodePackMalformed},
@@ -397,7 +397,7 @@ func TestUnpackHostile(t *testing.T) {
 			}
 		}), CodeObjectTooLarge},
 		{"chain of 50", one(func(p *testPack) { chain(p, 50) }), ""},
-		{"chain of 51", one(func(p *testPack) { chain(p, 51) }), CodeDeltaTooDeep},
+		{"chain of 51", one(func(p *testPack) { chain(p, 51) }), codeDeltaTooDeep},
 		{"result too large for its size", onBase(delta(4, 3, copyOp(0, 4))), CodePackMalformed},
 		{"result too small for its size", onBase(delta(4, 5, copyOp(0, 4))), CodePackMalformed},
 		{"insert beyond result", onBase(delta(4, 1, insertOp("abc"))), CodePackMalformed},
@@ -632,8 +632,8 @@ func TestSHA1Collision(t *testing.T) {
 		}
 		h.sha1.Reset()
 		h.sha1.Write(raw)
-		if _, err := h.id(); code(err) != CodeSHA1Collision {
-			t.Errorf("err = %v, want %s", err, CodeSHA1Collision)
+		if _, err := h.id(); code(err) != codeSHA1Collision {
+			t.Errorf("err = %v, want %s", err, codeSHA1Collision)
 		}
 		if _, err := h.sum(Blob, int64(len(raw)), bytes.NewReader(raw)); err != nil {
 			t.Errorf("as a blob: %v", err)

@@ -76,7 +76,7 @@ func (m *mirror) batches(ctx context.Context, wants []wanted, most int) error {
 		case err == nil:
 			wants = wants[len(batch):]
 			continue
-		case e == nil || !faults[e.Code]:
+		case e == nil || !ofAll(e.Code):
 			return err
 		}
 		if i := culprit(batch, e); i >= 0 {

@@ -223,20 +223,14 @@ type mirror struct {
 	aside  []aside  // tags at fault
 }
 
-// faults are the codes of what one wanted object can do to all that are fetched
-// with it.
-var faults = map[string]bool{
-	upstream.CodeNoSuchCommit:    true,
-	upstream.CodeRefused:         true,
-	upstream.CodeIncomplete:      true,
-	upstream.CodePackTooLarge:    true, // as gitpack.CodePackTooLarge
-	gitpack.CodePackMalformed:    true,
-	gitpack.CodeTooManyObjects:   true,
-	gitpack.CodeObjectTooLarge:   true,
-	gitpack.CodeInflatedTooLarge: true,
-	gitpack.CodeDeltaTooDeep:     true,
-	gitpack.CodeSHA1Collision:    true,
-	gitpack.CodeIncomplete:       true,
+// ofAll reports whether code is of what one wanted object can do to all that
+// are fetched with it.
+func ofAll(code string) bool {
+	switch code {
+	case upstream.CodeNoSuchCommit, upstream.CodeRefused, upstream.CodeIncomplete, upstream.CodePackTooLarge:
+		return true
+	}
+	return gitpack.OfPack(code)
 }
 
 // Passing reports whether a tag that was rejected with that code may do better
