@@ -33,6 +33,13 @@ type Checked struct {
 type verdict struct {
 	state state
 	err   error
+	at    time.Time
+}
+
+// of reports whether the verdict is of a blob. That one is damaged does not hold for ever: a server or a disk that read wrong
+// may read right again.
+func (v verdict) of(b Blob) bool {
+	return v.state == stateOf(b) && (v.err == nil || time.Since(v.at) < damagedFor)
 }
 
 // A state changes when somebody writes to a blob or puts another in its place.
@@ -54,7 +61,8 @@ func stateOf(b Blob) state {
 }
 
 const (
-	maxVerdicts = 1 << 16 // about 250 bytes each
+	maxVerdicts = 1 << 16          // about 250 bytes each
+	damagedFor  = 20 * time.Second // after which a damaged blob is read again
 
 	// streamed is the size from which a blob that is read from its beginning
 	// to its end is checked meanwhile and not before, in bytes.
@@ -95,7 +103,7 @@ func (c *Checked) Open(ctx context.Context, digest string) (Blob, error) {
 func (c *Checked) check(ctx context.Context, digest string, b Blob) (Blob, error) {
 	for range attempts {
 		v, ok := c.known.Get(digest)
-		if ok && v.state == stateOf(b) {
+		if ok && v.of(b) {
 			if v.err == nil {
 				return c.hot.offer(digest, b), nil
 			}
@@ -156,7 +164,7 @@ func (m moving) Read(p []byte) (int, error) {
 // remember keeps a verdict; an error of another kind says nothing of the bytes.
 func (c *Checked) remember(digest string, in state, err error) error {
 	if err == nil || errors.Is(err, ErrMismatch) {
-		c.known.Add(digest, verdict{in, err})
+		c.known.Add(digest, verdict{in, err, time.Now()})
 	}
 	return err
 }
@@ -173,7 +181,7 @@ func (c *Checked) Stream(ctx context.Context, digest string) (Blob, error) {
 	if err != nil {
 		return nil, err
 	}
-	if v, ok := c.known.Get(digest); b.Size() < streamed || ok && v.state == stateOf(b) {
+	if v, ok := c.known.Get(digest); b.Size() < streamed || ok && v.of(b) {
 		// A server may give other bytes than it gave before, under the same length and time.
 		if b, err = c.check(ctx, digest, b); err != nil || !c.remote {
 			return b, err
