@@ -82,6 +82,10 @@ type Store interface {
 	// that somebody else has repaired meanwhile is safe. No blob is no error.
 	Quarantine(ctx context.Context, digest string) error
 
+	// Restore puts back what lies in quarantine for the digest and turns out to have its bytes: a disk or a server that
+	// read wrong may read right again. It returns fs.ErrNotExist if nothing has.
+	Restore(ctx context.Context, digest string) error
+
 	// Sweep removes what writers that crashed left behind, if it is older than
 	// age, and never a blob. An S3 can't tell whether a writer lives: there age
 	// must be longer than any Put takes.

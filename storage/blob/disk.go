@@ -1,6 +1,7 @@
 package blob
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -405,6 +406,40 @@ func (d *Disk) quarantine(ctx context.Context, digest string) error {
 		return nil
 	}
 	return err
+}
+
+// Restore implements Store.
+func (d *Disk) Restore(ctx context.Context, digest string) error {
+	if err := d.restore(ctx, digest); err != nil {
+		return fmt.Errorf("restore blob: %w", diskError(err))
+	}
+	return nil
+}
+
+func (d *Disk) restore(ctx context.Context, digest string) error {
+	if err := checkDigest(digest); err != nil {
+		return err
+	}
+	names, err := fs.Glob(d.root.FS(), "quarantine/"+digest+".*")
+	for _, name := range names {
+		if d.matches(ctx, name, digest) {
+			return errors.Join(d.root.Rename(name, blobPath(digest)), d.syncFolders(digest))
+		}
+	}
+	return cmp.Or(err, ctx.Err(), fs.ErrNotExist)
+}
+
+// matches reports whether a file has the bytes of a digest.
+func (d *Disk) matches(ctx context.Context, name, digest string) bool {
+	if info, err := d.root.Lstat(name); err != nil || !info.Mode().IsRegular() {
+		return false
+	}
+	f, err := d.root.Open(name)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	return match(ctx, f, digest) == nil
 }
 
 // damaged reports whether err means that the blob's bytes are wrong or can't be

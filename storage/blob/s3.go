@@ -1,6 +1,7 @@
 package blob
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/base64"
@@ -376,6 +377,36 @@ func (s *S3) Quarantine(ctx context.Context, digest string) error {
 		return fmt.Errorf("quarantine blob: %w", err)
 	}
 	return nil
+}
+
+// Restore implements Store.
+func (s *S3) Restore(ctx context.Context, digest string) error {
+	err := checkDigest(digest)
+	if err == nil {
+		err = s.restore(ctx, digest)
+	}
+	if err != nil {
+		return fmt.Errorf("restore blob: %w", err)
+	}
+	return nil
+}
+
+func (s *S3) restore(ctx context.Context, digest string) error {
+	for o := range s.core.ListObjectsIter(ctx, s.bucket, minio.ListObjectsOptions{Prefix: s.prefix + "quarantine/" + digest + ".", Recursive: true}) {
+		if o.Err != nil {
+			return s3Error(o.Err)
+		}
+		body, _, _, err := s.core.GetObject(ctx, s.bucket, o.Key, minio.GetObjectOptions{})
+		if err != nil {
+			return s3Error(err)
+		}
+		err = match(ctx, io.LimitReader(body, o.Size), digest)
+		body.Close()
+		if err == nil {
+			return s.move(ctx, o.Key, s.key(digest))
+		}
+	}
+	return cmp.Or(ctx.Err(), fs.ErrNotExist)
 }
 
 func (s *S3) move(ctx context.Context, from, to string) error {

@@ -1,11 +1,14 @@
 package upkeep_test
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
+	"maps"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -246,5 +249,27 @@ func TestMendWithoutStore(t *testing.T) {
 	r.Must(os.Rename(r.Dir+"/away", r.Dir+"/blobs"))
 	if ok, mended, err := a.Mend(t.Context(), rel[0].Digest); err != nil || !ok || mended {
 		t.Errorf("back again: ok %v, mended %v (%v)", ok, mended, err)
+	}
+}
+
+// What a disk or a server gave wrong for a time, all copies at once, is had back once it gives it right.
+func TestMendFromQuarantine(t *testing.T) {
+	t.Parallel()
+	r := workertest.New(t)
+	stop := r.Work()
+	r.Mirror("hello", "v1.0.0")
+	stop()
+	before := contents(t, r)
+	for digest := range before {
+		r.Must(os.Rename(r.Path(digest), filepath.Join(r.Dir, "quarantine", digest+".X")))
+	}
+	a, _ := auditor(r)
+	for digest := range before {
+		if right, mended, err := a.Mend(t.Context(), digest); !right || !mended || err != nil {
+			t.Errorf("%s: right %v, mended %v, %v", digest, right, mended, err)
+		}
+	}
+	if after := contents(t, r); !maps.EqualFunc(before, after, bytes.Equal) {
+		t.Error("other bytes are there than before")
 	}
 }

@@ -78,8 +78,11 @@ func (a *Auditor) readWhole(ctx context.Context, digest string) (since time.Time
 // lost reports whether err means that a blob's bytes cannot be had any more.
 func lost(err error) bool { return blob.IsDamaged(err) || errors.Is(err, fs.ErrNotExist) }
 
-// remake makes a blob again in every way there is, until one gives its bytes.
+// remake makes a blob again in every way there is, one that was taken for damaged first, until one gives its bytes.
 func (a *Auditor) remake(ctx context.Context, digest string, uses []scrub.Use) error {
+	if a.Blobs.Restore(ctx, digest) == nil {
+		return blob.Verify(ctx, a.Blobs, digest)
+	}
 	var errs []error
 	for _, u := range uses {
 		err := a.remakeFor(ctx, digest, u)

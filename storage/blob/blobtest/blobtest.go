@@ -48,6 +48,7 @@ func Run(t *testing.T, open func(t *testing.T) Fixture) {
 		{"concurrent puts", testConcurrentPuts},
 		{"wrong bytes are replaced", testRepair},
 		{"quarantine", testQuarantine},
+		{"restore", testRestore},
 		{"list", testList},
 		{"delete", testDelete},
 		{"ended context", testEndedContext},
@@ -302,6 +303,7 @@ func testInvalidDigest(t *testing.T, f Fixture) {
 			"Stat":       statErr,
 			"Delete":     f.Store.Delete(ctx, digest),
 			"Quarantine": f.Store.Quarantine(ctx, digest),
+			"Restore":    f.Store.Restore(ctx, digest),
 			"Verify":     blob.Verify(ctx, f.Store, digest),
 		} {
 			if !errors.Is(err, fs.ErrInvalid) {
@@ -449,6 +451,42 @@ func testQuarantine(t *testing.T, f Fixture) {
 	}
 	if infos := List(t, f.Store); len(infos) != 1 {
 		t.Errorf("List = %v, want the good blob only", infos)
+	}
+}
+
+func testRestore(t *testing.T, f Fixture) {
+	good := Bytes(12, 5000)
+	digest := Put(t, f.Store, good)
+	dir := filepath.Join(f.Path(digest), "../../../quarantine")
+	if err := f.Store.Restore(t.Context(), digest); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("Restore of nothing: err = %v, want fs.ErrNotExist", err)
+	}
+	for range 2 {
+		overwrite(t, f.Path(digest), good[1:])
+		if err := f.Store.Quarantine(t.Context(), digest); err != nil {
+			t.Fatal(err)
+		}
+		Put(t, f.Store, good)
+	}
+	if err := f.Store.Delete(t.Context(), digest); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Store.Restore(t.Context(), digest); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("Restore of wrong bytes: err = %v, want fs.ErrNotExist", err)
+	}
+	lie, err := os.ReadDir(dir)
+	if err != nil || len(lie) != 2 {
+		t.Fatalf("%d in quarantine, %v", len(lie), err)
+	}
+	overwrite(t, filepath.Join(dir, lie[1].Name()), good)
+	if err := f.Store.Restore(t.Context(), digest); err != nil {
+		t.Fatal(err)
+	}
+	if got := Read(t, f.Store, digest); !bytes.Equal(got, good) {
+		t.Errorf("%d bytes were restored", len(got))
+	}
+	if lie, err := os.ReadDir(dir); err != nil || len(lie) != 1 {
+		t.Errorf("%d in quarantine, %v; want the wrong one only", len(lie), err)
 	}
 }
 
