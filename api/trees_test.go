@@ -16,9 +16,11 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/francescobianco/packbase/api/wire"
 	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/storage/access"
 	"github.com/francescobianco/packbase/storage/bundle"
 	"github.com/francescobianco/packbase/storage/jobs"
 	"github.com/francescobianco/packbase/storage/release"
@@ -225,6 +227,29 @@ func TestTreeKeepsNoPassword(t *testing.T) {
 	hidden := strings.Replace(text, "me:hunter2", `me:hunter\x32`, 1)
 	if got := capture(hidden); got != http.StatusBadRequest {
 		t.Errorf("a password behind an escape: status = %d, want 400", got)
+	}
+}
+
+// A tree that is private for what is in it takes some time to be found so, which a stranger cannot tell from one that does not exist.
+func TestNoTreeTakesItsTime(t *testing.T) {
+	t.Parallel()
+	g := newRegistry(t)
+	hello := g.publish("hello", tagged{tag: "v1.0.0", files: zon("hello", "1.0.0")})[0]
+	trees := tree.New(g.db.DB)
+	c, err := trees.Begin(t.Context(), "app", []tree.Root{{File: "build.zig.zon", Text: asManifest(hello.ZigHash)}}, false)
+	g.must(err)
+	g.must(trees.Put(t.Context(), "app", c.Revision, tree.Whole, []tree.Node{{Hash: hello.ZigHash, URLs: []string{"https://h/x"}, Parents: []string{""}, Depth: 1, State: tree.Stored}}, nil))
+	g.must(g.db.SetVisibility(access.SeePrivate(t.Context()), "hello", true))
+	for _, path := range []string{"/api/trees/%s", "/api/trees/%s/sbom", "/api/trees/%s/bundle", "/trees/%s"} {
+		for _, name := range []string{"app", "none"} {
+			for _, accept := range []string{"application/json", browser} {
+				began := time.Now()
+				a := g.get(fmt.Sprintf(path, name), "Accept", accept)
+				if took := time.Since(began); a.StatusCode != http.StatusNotFound || took < 20*time.Millisecond {
+					t.Errorf("%s of %s: %d after %v", path, name, a.StatusCode, took)
+				}
+			}
+		}
 	}
 }
 

@@ -29,9 +29,10 @@ type Error struct {
 	Code       string // for programs, snake_case
 	Message    string // for people: what was wrong and what to do
 	RetryAfter time.Duration
-	JobID      string // the job that failed, if one did
-	Package    string // that is not there, if that is what is wrong
-	Basic      bool   // a 401 asks for what Git and browsers can send
+	JobID      string    // the job that failed, if one did
+	Package    string    // that is not there, if that is what is wrong
+	Basic      bool      // a 401 asks for what Git and browsers can send
+	NotBefore  time.Time // when it is given: how long it took to find out tells nothing
 }
 
 func (e *Error) Error() string { return e.Code + ": " + e.Message }
@@ -105,6 +106,7 @@ func HandlerWith(log *slog.Logger, write func(http.ResponseWriter, *http.Request
 			log.ErrorContext(r.Context(), "request failed", "method", r.Method, "path", r.URL.Path,
 				"status", e.Status, "request_id", middleware.GetReqID(r.Context()), slog.Any("err", err))
 		}
+		time.Sleep(time.Until(e.NotBefore))
 		write(w, r, e)
 	}
 }
