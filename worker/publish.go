@@ -80,6 +80,9 @@ type root struct {
 
 // roots returns the releases, the oldest first.
 func (f *fetch) roots(ctx context.Context, objects *gitpack.Objects, said []ingest.Root) ([]*root, error) {
+	if len(said) > ingest.BatchTags {
+		return nil, fault.New("ingest_untrue", fmt.Sprintf("there are %d releases at once, more than %d", len(said), ingest.BatchTags))
+	}
 	var all []*root
 	for _, of := range said {
 		if want := f.refs.Tags[of.Tag]; of.Tag != "" && want != of.OID.String() {

@@ -123,6 +123,13 @@ func TestObjectsOfChild(t *testing.T) {
 		if err == nil {
 			_, err = f.roots(t.Context(), objects, batch.Roots)
 		}
+		if name == "nothing" {
+			_, err = f.roots(t.Context(), objects, slices.Repeat(batch.Roots, ingest.BatchTags+1))
+			if e := fault.From(err); e == nil || e.Code != "ingest_untrue" {
+				t.Errorf("too many releases: %v, want ingest_untrue", err)
+			}
+			_, err = f.roots(t.Context(), objects, batch.Roots)
+		}
 		if e := fault.From(untrue(err)); (e == nil) != (lie.want == "") || e != nil && (e.Code != "ingest_untrue" || !strings.Contains(e.Message, lie.want)) {
 			t.Errorf("a lie about %s: %v, want ingest_untrue with %q", name, untrue(err), lie.want)
 		}

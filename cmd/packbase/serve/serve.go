@@ -15,6 +15,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime/debug"
 	"slices"
 	"strconv"
 	"strings"
@@ -150,6 +151,10 @@ func paceOf(cfg *Config) pace.Limits {
 	return limits
 }
 
+// workerMemory is from how many bytes on a worker collects garbage as soon as
+// there is some: packages of a million files would leave much of it. Who sets GOMEMLIMIT knows better.
+const workerMemory = 320 << 20
+
 // NewWorker returns the job side.
 func NewWorker(cfg *Config, s *Stores, reg prometheus.Registerer, log *slog.Logger) (*worker.Worker, error) {
 	staging, err := blob.OpenStaging(s.Blobs, filepath.Join(cfg.Root, "staging"))
@@ -163,6 +168,9 @@ func NewWorker(cfg *Config, s *Stores, reg prometheus.Registerer, log *slog.Logg
 	host, err := os.Hostname()
 	if err != nil {
 		host = "localhost"
+	}
+	if os.Getenv("GOMEMLIMIT") == "" {
+		debug.SetMemoryLimit(workerMemory)
 	}
 	w := worker.New(s.DB, s.queue, s.Blobs, worker.Options{
 		ID:          fmt.Sprintf("%s-%d-%s", host, os.Getpid(), rand.Text()[:4]),
