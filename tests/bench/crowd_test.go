@@ -22,7 +22,7 @@ import (
 // them against without it. Both ask when it is time to, whatever is still under way.
 func crowd(b *testing.B, s *harness.Server, packages int) {
 	b.Helper()
-	const clients, crawler, span, rounds = 300, 200, 5 * time.Second, 5
+	const clients, crawler, span, rounds = 300, 200, 2 * time.Second, 9
 	wanted, crawled := wants(packages), walk(b, s)
 	asks, reads := visitor(s, "127.0.0.1"), visitor(s, "127.0.0.2")
 	asks(b, clients, span, wanted) // warms

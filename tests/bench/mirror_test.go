@@ -31,7 +31,7 @@ func BenchmarkMirror(b *testing.B) {
 	history(some, "v0.%d.0", 80, 150, 6)
 	mirror(b, some, 3, 15)
 	history(many, "v0.%d.0", 500, 60, 3) // of 300 KB
-	mirror(b, many, 3, 20)
+	mirror(b, many, 1, 20)
 }
 
 func mirror(b *testing.B, repo *harness.Repo, rounds int, goal float64) {
@@ -64,7 +64,7 @@ func mirror(b *testing.B, repo *harness.Repo, rounds int, goal float64) {
 
 // BenchmarkMirrorLarge tells what memory the mirroring of a large repository takes: 20 MB in each tag, a quarter of it new.
 func BenchmarkMirrorLarge(b *testing.B) {
-	for _, tags := range []int{4, 12} { // the same of both is flat
+	for _, tags := range []int{3, 9} { // the same of both is flat
 		up := harness.NewUpstream(b)
 		repo := up.Repo("large")
 		noise := rand.NewChaCha8([32]byte{})
