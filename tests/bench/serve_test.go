@@ -247,10 +247,10 @@ type load struct {
 	median, p99    time.Duration
 }
 
-// wrk asks for url as often as it can for some seconds.
+// wrk asks for url as often as it can for a second.
 func wrk(b *testing.B, connections int, url, script string) *load {
 	b.Helper()
-	args := []string{"-t" + strconv.Itoa(min(2, connections)), "-c" + strconv.Itoa(connections), "-d2s", "--latency"}
+	args := []string{"-t" + strconv.Itoa(min(2, connections)), "-c" + strconv.Itoa(connections), "-d1s", "--latency"}
 	if script != "" {
 		args = append(args, "-s", script)
 	}

@@ -48,7 +48,7 @@ func BenchmarkUpdate(b *testing.B) {
 // BenchmarkForge updates again and again, for a minute, 20,000 packages of four forges, of which each allows four requests in
 // five seconds and asks who wants more to rest. One package in a thousand had a release yesterday, the others years ago.
 func BenchmarkForge(b *testing.B) {
-	const packages, forges, active, span = 20_000, 4, 1000, 70 * time.Second
+	const packages, forges, active, span = 20_000, 4, 1000, 60 * time.Second
 	var all []*strict
 	r := newUnchanged(b, packages, forges, func(list http.Handler) http.Handler {
 		f := &strict{list: list, looked: map[string]int{}}
@@ -62,7 +62,7 @@ func BenchmarkForge(b *testing.B) {
 	for end := time.Now().Add(span); time.Now().Before(end); time.Sleep(time.Second) {
 		r.update()
 	}
-	const steady = 40 * time.Second
+	const steady = 30 * time.Second
 	var rate, burst, early, often, seldom float64
 	for _, f := range all {
 		last, most := f.since(time.Now().Add(-steady))
