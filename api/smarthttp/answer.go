@@ -92,12 +92,11 @@ const bandHeader = pktline.HeaderSize + 1
 // sideband bytes unless that is 0. In the pack section there are data packets
 // and nothing else: Zig 0.15 fails on progress, keepalives and empty packets.
 func (h *Handler) sendPack(w http.ResponseWriter, head []byte, pack io.Reader, size int64, sideband int) error {
-	length := int64(len(head)) + size
+	length := size
 	if sideband > 0 {
-		most := int64(sideband - bandHeader)
-		length += (size+most-1)/most*bandHeader + int64(len(pktline.Flush))
+		length = framedLength(size, sideband)
 	}
-	a := h.begin(w, length)
+	a := h.begin(w, int64(len(head))+length)
 	if _, err := a.Write(head); err != nil {
 		return a.end(err)
 	}

@@ -18,6 +18,7 @@ type plan struct {
 	common  []gitpack.OID // the haves that are held here
 	shallow []gitpack.OID // commits that the client must note as shallow
 	pack    *gitpack.Pack
+	trailer *[20]byte // of the pack, if it is known
 }
 
 // fetch answers a fetch of any version.
@@ -40,16 +41,24 @@ func (h *Handler) fetch(w http.ResponseWriter, r *http.Request, repo *Repository
 	h.log.DebugContext(r.Context(), "git fetch", "package", repo.Package, "agent", r.UserAgent(),
 		"wants", len(pl.wants), "haves", len(pl.haves), "objects", pl.pack.Objects, "size", pl.pack.Size)
 	req.free() // from here on nothing needs it
+	sideband := pl.sideband
+	if version == 2 {
+		sideband = pktline.MaxSize
+	}
 	pack := pl.pack.Reader(func(i int) (gitpack.Segment, error) {
 		return h.store.Segment(r.Context(), repo, i)
 	}, h.opts.Window)
 	defer pack.Close()
+	if size := pl.pack.Size; pl.trailer != nil && sideband > 0 && h.kept.begin(size) {
+		defer h.kept.end(size)
+		b, err := h.kept.get(packKey{repo.Package, *pl.trailer, size, sideband}, func() ([]byte, error) { return framed(pack, size, sideband) })
+		if err != nil {
+			return err
+		}
+		return sendWhole(w, head.Bytes(), b)
+	}
 	if err := pack.Begin(); err != nil {
 		return err
-	}
-	sideband := pl.sideband
-	if version == 2 {
-		sideband = pktline.MaxSize
 	}
 	return h.sendPack(w, head.Bytes(), pack, pl.pack.Size, sideband)
 }
@@ -86,7 +95,7 @@ func (h *Handler) plan(ctx context.Context, repo *Repository, req *request) (*pl
 			wanted[id] = st
 		}
 	}
-	pl.pack, err = packOf(repo.Set, wanted, pl.common, packs)
+	pl.pack, pl.trailer, err = packOf(repo.Set, wanted, pl.common, packs)
 	if err != nil {
 		return nil, fmt.Errorf("plan fetch of %s: %w", repo.Package, err)
 	}
@@ -141,8 +150,8 @@ func (req *request) newShallow(wanted map[gitpack.OID]gitpack.Stored) []gitpack.
 	return ids
 }
 
-// packOf returns the pack of what is wanted without what is common.
-func packOf(set *gitpack.Set, wanted map[gitpack.OID]gitpack.Stored, common []gitpack.OID, packs map[gitpack.OID]gitpack.Stored) (*gitpack.Pack, error) {
+// packOf returns the pack of what is wanted without what is common, and its trailer, nil if that is not known.
+func packOf(set *gitpack.Set, wanted map[gitpack.OID]gitpack.Stored, common []gitpack.OID, packs map[gitpack.OID]gitpack.Stored) (pack *gitpack.Pack, trailer *[20]byte, err error) {
 	objects := roaring.New()
 	largest := gitpack.Stored{}
 	tagged := make(map[gitpack.OID]bool) // commits of which a tag object is wanted
@@ -150,7 +159,7 @@ func packOf(set *gitpack.Set, wanted map[gitpack.OID]gitpack.Stored, common []gi
 		tagged[st.Commit] = tagged[st.Commit] || id != st.Commit
 		b, err := st.Ordinals()
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		if objects.Or(b); st.Objects > largest.Objects {
 			largest = st
@@ -165,15 +174,16 @@ func packOf(set *gitpack.Set, wanted map[gitpack.OID]gitpack.Stored, common []gi
 		}
 		b, err := packs[id].Ordinals()
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		objects.AndNot(b)
 	}
 	// Where one release is all there is to send, its trailer is known.
 	if n := uint64(largest.Objects); n > 0 && n == all && n == objects.GetCardinality() {
-		return set.Pack(objects, &largest.Trailer)
+		trailer = &largest.Trailer
 	}
-	return set.Pack(objects, nil)
+	pack, err = set.Pack(objects, trailer)
+	return pack, trailer, err
 }
 
 // negotiate writes the sections of version 2 before the pack, and reports

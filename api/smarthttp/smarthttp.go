@@ -169,6 +169,7 @@ type Handler struct {
 	log    *slog.Logger
 	packs  *turns
 	bodies *turns // large ones
+	kept   *kept
 }
 
 // New returns a handler of the packages in store.
@@ -180,6 +181,7 @@ func New(store Store, opts Options, log *slog.Logger) *Handler {
 		log:    log,
 		packs:  newTurns(opts.Fetches, opts.ClientFetches, opts.PackageFetches),
 		bodies: newTurns(opts.LargeBodies, opts.ClientLargeBodies, opts.LargeBodies),
+		kept:   newKept(),
 	}
 }
 
