@@ -40,9 +40,13 @@ func Read(name string, most int64) ([]byte, error) {
 		return nil, err
 	}
 	defer f.Close()
+	tooLarge := fmt.Errorf("%s has more than %d bytes", name, most)
+	if info, err := f.Stat(); err == nil && info.Size() > most { // else it takes most bytes to find out
+		return nil, tooLarge
+	}
 	b, err := io.ReadAll(io.LimitReader(f, most+1))
 	if err == nil && int64(len(b)) > most {
-		err = fmt.Errorf("%s has more than %d bytes", name, most)
+		err = tooLarge
 	}
 	return b, err
 }

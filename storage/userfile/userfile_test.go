@@ -44,6 +44,20 @@ func TestRead(t *testing.T) {
 		t.Errorf("err = %v, want %v", err, fs.ErrNotExist)
 	}
 
+	must(os.WriteFile(at("large"), nil, 0o600))
+	must(os.Truncate(at("large"), 1<<40))
+	allocated := testing.Benchmark(func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			if _, err := userfile.Read(at("large"), 8<<20); err == nil || !strings.Contains(err.Error(), "more than") {
+				b.Fatal(err)
+			}
+		}
+	})
+	if got := allocated.AllocedBytesPerOp(); got > 64<<10 {
+		t.Errorf("a file that is too large takes %d bytes to refuse", got)
+	}
+
 	files := userfile.Folder{Dir: dir, Most: 8}
 	if b, err := fs.ReadFile(files, "file"); string(b) != "12345678" || err != nil {
 		t.Errorf("file in a folder: %q, %v", b, err)
