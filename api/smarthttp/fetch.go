@@ -51,7 +51,8 @@ func (h *Handler) fetch(w http.ResponseWriter, r *http.Request, repo *Repository
 	defer pack.Close()
 	if size := pl.pack.Size; pl.trailer != nil && sideband > 0 && h.kept.begin(size) {
 		defer h.kept.end(size)
-		b, err := h.kept.get(packKey{repo.Package, *pl.trailer, size, sideband}, func() ([]byte, error) { return framed(pack, size, sideband) })
+		key := packKey{repo.Package, *pl.trailer, size, sideband}
+		b, err := h.kept.get(key, func() ([]byte, error) { return framed(pack, key) })
 		if err != nil {
 			return err
 		}

@@ -1,11 +1,13 @@
 package smarthttp
 
 import (
+	"crypto/sha1"
 	"fmt"
 	"io"
 	"net/http"
 	"strconv"
 	"sync"
+	"time"
 
 	lru "github.com/hashicorp/golang-lru/v2"
 
@@ -80,17 +82,28 @@ func (k *kept) get(key packKey, read func() ([]byte, error)) ([]byte, error) {
 	return b, nil
 }
 
-// framed returns size bytes of pack in packets of band 1, and the packet that ends them.
-func framed(pack io.Reader, size int64, sideband int) ([]byte, error) {
-	b := make([]byte, 0, framedLength(size, sideband))
-	for size > 0 {
-		n := min(size, int64(sideband-bandHeader))
+// errDamaged is about the store: it gave other bytes than it was given.
+var errDamaged = &Error{Status: http.StatusServiceUnavailable, Code: "damaged", RetryAfter: 30 * time.Second,
+	Message: "the stored bytes are damaged, and not served until they are mended; try again later"}
+
+// framed returns a pack in packets of band 1, and the packet that ends them. The pack must be what its trailer says.
+func framed(pack io.Reader, key packKey) ([]byte, error) {
+	b := make([]byte, 0, framedLength(key.size, key.sideband))
+	sum := sha1.New()
+	for left := key.size; left > 0; {
+		n := min(left, int64(key.sideband-bandHeader))
 		b = append(pktline.AppendLength(b, int(n)+bandHeader), 1)
 		end := len(b) + int(n)
 		if _, err := io.ReadFull(pack, b[len(b):end]); err != nil {
 			return nil, fmt.Errorf("read pack: %w", err)
 		}
-		b, size = b[:end], size-n
+		left -= n
+		hashed := n - max(0, min(n, sha1.Size-left)) // all but the trailer
+		sum.Write(b[len(b) : len(b)+int(hashed)])
+		b = b[:end]
+	}
+	if [sha1.Size]byte(sum.Sum(nil)) != key.trailer {
+		return nil, errDamaged
 	}
 	return append(b, pktline.Flush...), nil
 }

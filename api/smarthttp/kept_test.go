@@ -33,6 +33,18 @@ func TestKeptPacks(t *testing.T) {
 	if h.kept.packs.Len() != 3 || streaming.kept.packs.Len() != 0 || h.kept.sending != 0 {
 		t.Errorf("%d and %d packs are kept, want 3 and none; %d bytes are being sent", h.kept.packs.Len(), streaming.kept.packs.Len(), h.kept.sending)
 	}
+	damaged := u.oid("v4^{}")
+	right := m.packs[damaged]
+	wrong := right
+	wrong.Trailer[0]++
+	m.packs[damaged] = wrong
+	if resp, got := (exchange{version: "2", body: zigFetch(damaged.String(), 0)}).post(t, url); resp.StatusCode != http.StatusServiceUnavailable || resp.Header.Get("X-Packbase-Error") != "damaged" {
+		t.Errorf("bytes that are not what the trailer says: %s, %.100q", resp.Status, got)
+	}
+	m.packs[damaged] = right
+	if resp, _ := (exchange{version: "2", body: zigFetch(damaged.String(), 0)}).post(t, url); resp.StatusCode != http.StatusOK {
+		t.Errorf("the same once they are: %s", resp.Status)
+	}
 	m.unreadable = true
 	known, other := zigFetch(u.git("rev-parse", "v1"), 0), zigFetch(u.git("rev-parse", "v4"), 0)
 	if resp, got := (exchange{version: "2", body: known}).post(t, url); resp.StatusCode != http.StatusOK || !strings.Contains(got, "PACK") {
