@@ -6,10 +6,10 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
-	"fmt"
 	"io"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -51,11 +51,22 @@ type answers struct {
 	clients map[string]int // bytes held
 }
 
+// A made answer is ready to be sent.
+type made struct {
+	raw []byte
+	tag string // the ETag: weak, as it may be compressed on the way
+}
+
+func newMade(raw []byte) made {
+	sum := sha256.Sum256(raw)
+	return made{raw, `W/"` + hex.EncodeToString(sum[:16]) + `"`}
+}
+
 // A kept answer is true while what it was made of is the same.
 type kept struct {
-	of  any // small and comparable
-	at  time.Time
-	raw []byte
+	of any // small and comparable
+	at time.Time
+	made
 }
 
 func newAnswers() *answers {
@@ -66,32 +77,32 @@ func newAnswers() *answers {
 
 // keep is make, but for an answer to the same request that was made a short time ago, while of was the same. With nil
 // nothing is kept.
-func (a *answers) keep(r *http.Request, of any, body func() (any, error)) ([]byte, error) {
+func (a *answers) keep(r *http.Request, of any, body func() (any, error)) (made, error) {
 	uri := r.URL.RequestURI()
 	if of == nil || len(uri) > maxKeptURI {
 		return a.make(r.Context(), body)
 	}
-	key := fmt.Sprint(access.SeesPrivate(r.Context()), uri)
+	key := strconv.FormatBool(access.SeesPrivate(r.Context())) + uri
 	if k, ok := a.kept.Get(key); ok && k.of == of && time.Since(k.at) < keptFor {
-		return k.raw, nil
+		return k.made, nil
 	}
 	began := time.Now()
-	raw, err := a.make(r.Context(), body)
+	m, err := a.make(r.Context(), body)
 	if err != nil {
-		return nil, err
+		return made{}, err
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.kept.Remove(key)
-	a.kept.Add(key, kept{of, began, raw})
-	for a.size += len(raw); a.size > keptBytes; {
+	a.kept.Add(key, kept{of, began, m})
+	for a.size += len(m.raw); a.size > keptBytes; {
 		a.kept.RemoveOldest()
 	}
-	return raw, nil
+	return m, nil
 }
 
 // make returns the JSON of what body returns, when there is a turn to make it.
-func (a *answers) make(ctx context.Context, body func() (any, error)) ([]byte, error) {
+func (a *answers) make(ctx context.Context, body func() (any, error)) (made, error) {
 	return a.write(ctx, func(w io.Writer) error {
 		v, err := body()
 		if err != nil {
@@ -104,46 +115,44 @@ func (a *answers) make(ctx context.Context, body func() (any, error)) ([]byte, e
 }
 
 // write returns what body writes, when there is a turn to make it.
-func (a *answers) write(ctx context.Context, body func(io.Writer) error) ([]byte, error) {
+func (a *answers) write(ctx context.Context, body func(io.Writer) error) (made, error) {
 	wait, cancel := context.WithTimeout(ctx, makeWait)
 	defer cancel()
 	select {
 	case a.making <- struct{}{}:
 		defer func() { <-a.making }()
 	case <-wait.Done():
-		return nil, errManyAnswers
+		return made{}, errManyAnswers
 	}
 	var buf bytes.Buffer
 	if err := body(&buf); err != nil {
-		return nil, err
+		return made{}, err
 	}
-	return bytes.Clone(buf.Bytes()), nil // without what it grew too far
+	return newMade(bytes.Clone(buf.Bytes())), nil // without what it grew too far
 }
 
 // send sends an answer to a client, unless that has it already or too much is being read.
-func (a *answers) send(w http.ResponseWriter, r *http.Request, client string, raw []byte) error {
+func (a *answers) send(w http.ResponseWriter, r *http.Request, client string, m made) error {
 	if h := w.Header(); h.Get("Content-Type") == "" && r.Method != http.MethodPost { // JSON of ours
-		sum := sha256.Sum256(raw)
-		tag := `W/"` + hex.EncodeToString(sum[:16]) + `"` // weak: it may be compressed on the way
-		h.Set("ETag", tag)
+		h.Set("ETag", m.tag)
 		h.Set("Cache-Control", "no-cache")
 		if access.SeesPrivate(r.Context()) {
 			h.Set("Cache-Control", "private, no-cache")
 		}
 		h.Add("Vary", "Authorization")
-		if known := r.Header.Get("If-None-Match"); known == "*" || slices.Contains(strings.Split(known, ", "), tag) {
+		if known := r.Header.Get("If-None-Match"); known == "*" || slices.Contains(strings.Split(known, ", "), m.tag) {
 			w.WriteHeader(http.StatusNotModified)
 			return nil
 		}
 	}
-	if len(raw) > smallAnswer {
-		if !a.hold(client, len(raw)) {
+	if len(m.raw) > smallAnswer {
+		if !a.hold(client, len(m.raw)) {
 			return errManyAnswers
 		}
-		defer a.hold(client, -len(raw))
+		defer a.hold(client, -len(m.raw))
 	}
 	answer.Head(w, http.StatusOK)
-	_, _ = w.Write(raw) // the client may have gone
+	_, _ = w.Write(m.raw) // the client may have gone
 	return nil
 }
 

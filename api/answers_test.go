@@ -29,7 +29,7 @@ func (s *stalled) Write(b []byte) (int, error) {
 func TestStalledReaders(t *testing.T) {
 	t.Parallel()
 	a, request := newAnswers(), httptest.NewRequest("GET", "/", nil)
-	large, small := make([]byte, 5<<20), make([]byte, smallAnswer)
+	large, small := newMade(make([]byte, 5<<20)), newMade(make([]byte, smallAnswer))
 	asked, release, sent := make(chan struct{}), make(chan struct{}), make(chan error)
 	stall := func(client string) {
 		go func() { sent <- a.send(&stalled{httptest.NewRecorder(), asked, release}, request, client, large) }()
@@ -80,7 +80,7 @@ func TestAnswersForOne(t *testing.T) {
 		"private, no-cache": request.WithContext(access.SeePrivate(t.Context())),
 	} {
 		w := httptest.NewRecorder()
-		if err := newAnswers().send(w, r, "a", []byte("{}")); err != nil || w.Header().Get("Cache-Control") != want {
+		if err := newAnswers().send(w, r, "a", newMade([]byte("{}"))); err != nil || w.Header().Get("Cache-Control") != want {
 			t.Errorf("Cache-Control %q, want %q (%v)", w.Header().Get("Cache-Control"), want, err)
 		}
 	}
@@ -96,8 +96,8 @@ func TestKeptAnswers(t *testing.T) {
 		if private {
 			r = r.WithContext(access.SeePrivate(r.Context()))
 		}
-		if raw, err := a.keep(r, of, func() (any, error) { made++; return strings.Repeat("x", size), nil }); err != nil || len(raw) != size+3 {
-			t.Errorf("%s: %d bytes, %v", path, len(raw), err)
+		if m, err := a.keep(r, of, func() (any, error) { made++; return strings.Repeat("x", size), nil }); err != nil || len(m.raw) != size+3 {
+			t.Errorf("%s: %d bytes, %v", path, len(m.raw), err)
 		}
 	}
 	for _, tt := range []struct {

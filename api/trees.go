@@ -323,9 +323,9 @@ func (s *Server) sendLarge(w http.ResponseWriter, r *http.Request, make func(io.
 
 // sendTree sends what was made of a tree, which may be some megabytes: strangers make trees as large as they like, by
 // the manifests of what is captured.
-func (s *Server) sendTree(w http.ResponseWriter, r *http.Request, raw []byte, err error) error {
+func (s *Server) sendTree(w http.ResponseWriter, r *http.Request, m made, err error) error {
 	if err == nil {
-		err = s.answers.send(w, r, s.clientOf(r), raw)
+		err = s.answers.send(w, r, s.clientOf(r), m)
 	}
 	if errors.Is(err, errManyAnswers) {
 		w.Header().Del("Content-Type")
