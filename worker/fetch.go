@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/francescobianco/packbase/storage"
@@ -152,6 +153,7 @@ type fetch struct {
 
 	releases []storage.Release
 	removed  []storage.Tombstone
+	counting sync.Mutex // of usage, while releases are built
 	usage    usage
 	segments *release.Segments
 	builder  *release.Builder

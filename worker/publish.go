@@ -34,7 +34,13 @@ func (f *fetch) batch(ctx context.Context, b *ingest.Batch) error {
 	}
 	defer os.Remove(spool.Name())
 	defer spool.Close()
-	objects, err := f.objects(ctx, spool, b.Layout)
+	layout, err := f.unstage(b.Layout)
+	if err != nil {
+		return err
+	}
+	defer os.Remove(layout.Name())
+	defer layout.Close()
+	objects, err := f.objects(ctx, spool, layout)
 	if err != nil {
 		return untrue(err)
 	}
@@ -57,19 +63,14 @@ func untrue(err error) error {
 	return fault.New("ingest_untrue", "what the process that reads upstream says is not what its files say: "+e.Message)
 }
 
-func (f *fetch) objects(ctx context.Context, spool *os.File, layout string) (*gitpack.Objects, error) {
-	file, err := f.unstage(layout)
-	if err != nil {
-		return nil, err
-	}
-	defer os.Remove(file.Name())
-	defer file.Close()
-	const most = 32 * gitpack.MostObjects // bytes
-	raw, err := io.ReadAll(io.NewSectionReader(file, 0, most))
+func (f *fetch) objects(ctx context.Context, spool, layout *os.File) (*gitpack.Objects, error) {
+	lim := f.w.opt.Limits.Git
+	most := 32 * int64(lim.Objects) // bytes: more than so many objects take
+	raw, err := io.ReadAll(io.NewSectionReader(layout, 0, most))
 	if err != nil {
 		return nil, fmt.Errorf("read layout: %w", err)
 	}
-	return gitpack.ReadObjects(ctx, spool, raw, f.w.opt.Limits.Git)
+	return gitpack.ReadObjects(ctx, spool, raw, lim)
 }
 
 // A root is a release to publish.
@@ -219,10 +220,6 @@ func (f *fetch) settle(ctx context.Context, r *root, made built) error {
 	default:
 		return f.reject(ctx, storage.RejectedTag{Tag: r.Tag, OID: r.OID.String(), Code: e.Code, Reason: e.Message})
 	}
-	f.usage.releases++
-	if err := f.charge(ctx, made.Release.Size, &f.usage.tarballs); err != nil {
-		return err // its blobs have no name: they are swept
-	}
 	return f.publish(ctx, made.Publication)
 }
 
@@ -254,6 +251,13 @@ func (f *fetch) build(ctx context.Context, objects *gitpack.Objects, r *root) (m
 		made.refused = fault.New("manifest_too_large", fmt.Sprintf("what describes the release takes %d bytes, more than %d: its tag objects or submodules are too large",
 			len(raw), release.MaxManifestSize))
 		return made, nil
+	}
+	f.counting.Lock()
+	f.usage.releases++
+	err = f.charge(ctx, man.Tarball.Size, &f.usage.tarballs)
+	f.counting.Unlock()
+	if err != nil {
+		return made, err
 	}
 	if _, err := f.putAs(ctx, file, man.Tarball.Digest); err != nil {
 		return made, err

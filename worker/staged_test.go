@@ -100,6 +100,7 @@ func TestObjectsOfChild(t *testing.T) {
 		"less":         {func(l, s []byte) ([]byte, []byte) { return l[:len(l)-17], s }, "is missing"},
 		"a short file": {func(l, s []byte) ([]byte, []byte) { return l, s[:len(s)-1] }, "the spool has"},
 		"too many":     {func(l, s []byte) ([]byte, []byte) { return slices.Repeat(l, 400_000), s }, "objects, more than"},
+		"far too many": {func(l, s []byte) ([]byte, []byte) { return slices.Repeat(l, 800_000), s }, "a layout of"},
 	} {
 		f := &fetch{w: &Worker{opt: Options{Limits: ingest.DefaultLimits()}}, job: &job{}}
 		batch, layout, spool := stagedBatch(t, f)
@@ -119,7 +120,12 @@ func TestObjectsOfChild(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer taken.Close()
-		objects, err := f.objects(t.Context(), taken, batch.Layout)
+		laid, err := f.unstage(batch.Layout)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer laid.Close()
+		objects, err := f.objects(t.Context(), taken, laid)
 		if err == nil {
 			_, err = f.roots(t.Context(), objects, batch.Roots)
 		}
