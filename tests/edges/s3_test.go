@@ -106,7 +106,7 @@ func s3Frozen(t *testing.T, s *harness.Server, bucket *blobtest.Bucket, read, un
 		all.Go(func() {
 			began := time.Now()
 			a := s.Do(http.MethodGet, path, "", header)
-			if took := time.Since(began); a.Status != http.StatusServiceUnavailable || a.Header.Get("Retry-After") == "" || took > 20*time.Second {
+			if took := time.Since(began); a.Status != http.StatusServiceUnavailable || a.Header.Get("Retry-After") == "" || took > 45*time.Second {
 				t.Errorf("%s of a frozen bucket = %d after %v, %v", path, a.Status, took, a.Header)
 			}
 			for _, name := range []string{"ETag", "Content-Range", "Accept-Ranges"} {
