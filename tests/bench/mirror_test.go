@@ -1,17 +1,23 @@
 package bench
 
 import (
+	"crypto/sha256"
 	"fmt"
 	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"golang.org/x/sync/errgroup"
 
+	"github.com/francescobianco/packbase/storage/gitpack"
+	"github.com/francescobianco/packbase/storage/release"
 	"github.com/francescobianco/packbase/tests/harness"
 )
 
@@ -55,11 +61,83 @@ func mirror(b *testing.B, repo *harness.Repo, rounds int, goal float64) {
 		ratio, stored = disk(b, s)
 		return took.Seconds()
 	}
-	times, detail := pairs(rounds, func() float64 { return byHand(b, repo.URL, tags) }, ours)
+	var took []float64
+	times, detail := pairs(rounds, func() float64 { return byHand(b, repo.URL, tags) }, func() float64 {
+		took = append(took, ours())
+		return took[len(took)-1]
+	})
 	what := fmt.Sprintf("mirror %d tags", len(tags))
 	result(what+" against git clone, archive and sha256sum", atLeast(goal, "×"), times, "s: %s", detail)
+	hashing, making := bounds(b, repo)
+	result(what+" against the bound that hashing sets", atLeast(0.75, "×"), hashing/median(took),
+		"%.2f s; to make the same tarballs and segment, and nothing else, takes %.2f s", hashing, making)
 	result(what+": memory of the largest child", atMost(256, "MB"), float64(median(child))/1_000_000, "worker %d MB", median(worker)/1_000_000)
 	result(what+": disk of segments against tarballs", atMost(0.25, "×"), ratio, "%s", stored)
+}
+
+// bounds returns the seconds, on all processors, that no mirror can do without: SHA-256 of what the tarballs of a repository are, packed and
+// not, and inflating and SHA-1 of its objects; and those that it takes to make these tarballs and a segment, as a worker does, in files.
+func bounds(b *testing.B, repo *harness.Repo) (hashing, making float64) {
+	b.Helper()
+	dir := b.TempDir()
+	must := func(err error) {
+		b.Helper()
+		if err != nil {
+			b.Fatal(err)
+		}
+	}
+	create := func(name string) *os.File {
+		file, err := os.Create(filepath.Join(dir, name))
+		must(err)
+		b.Cleanup(func() { file.Close() })
+		return file
+	}
+	root, err := os.OpenRoot(repo.Dir)
+	must(err)
+	defer root.Close()
+	lim := gitpack.DefaultLimits()
+	began := time.Now()
+	read, err := gitpack.ReadRepository(b.Context(), root, create("objects"), lim)
+	must(err)
+	hashing = time.Since(began).Seconds()
+
+	began = time.Now()
+	var roots []*release.Root
+	for name, id := range read.Refs {
+		if tag, ok := strings.CutPrefix(name, "refs/tags/"); ok {
+			r, err := release.Check(b.Context(), read.Objects, tag, id, lim)
+			must(err)
+			roots = append(roots, &r)
+		}
+	}
+	fresh, err := release.NewSegments(nil).Fresh(b.Context(), read.Objects, roots, lim)
+	must(err)
+	_, err = gitpack.WriteSegment(b.Context(), create("segment"), read.Objects, fresh)
+	must(err)
+	builder := release.NewBuilder(create("chunks"), 1<<30, lim)
+	var bytes atomic.Int64
+	g, ctx := errgroup.WithContext(b.Context())
+	g.SetLimit(runtime.GOMAXPROCS(0))
+	for i, r := range roots {
+		file := create(fmt.Sprint(i))
+		g.Go(func() error {
+			man, err := builder.Build(ctx, file, read.Objects, r, release.Manifest{Package: "bench"})
+			if err == nil {
+				bytes.Add(man.Tarball.Size + man.Tarball.ContentSize)
+			}
+			return err
+		})
+	}
+	must(g.Wait())
+	making = time.Since(began).Seconds()
+
+	began = time.Now()
+	sum, buf := sha256.New(), make([]byte, 1<<20)
+	for left := bytes.Load(); left > 0; left -= int64(len(buf)) {
+		sum.Write(buf)
+	}
+	hashing += time.Since(began).Seconds()
+	return hashing / float64(runtime.GOMAXPROCS(0)), making
 }
 
 // BenchmarkMirrorLarge tells what memory the mirroring of a large repository takes: 20 MB in each tag, a quarter of it new.
