@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"time"
 
@@ -323,30 +324,44 @@ func (s *Store) Put(ctx context.Context, name string, revision int, state string
 	return nil
 }
 
+// nodesAtOnce are sent together: a transaction that waits longer for what is being encoded is ended as one that froze.
+const nodesAtOnce = 200
+
 func putNodes(ctx context.Context, tx pgx.Tx, name string, revision int, nodes []Node) error {
 	hashes := make([]string, len(nodes))
-	batch := &pgx.Batch{}
 	for i, n := range nodes {
 		hashes[i] = n.Hash
-		tried := n.Tried
-		if tried == nil {
-			tried = []Try{}
-		}
-		batch.Queue(`
-			INSERT INTO tree_nodes AS n (tree, revision, hash, urls, parents, lazy, depth, state, code, reason, tried, job)
-			SELECT t.name, @revision, @hash, @urls, @parents, @lazy, @depth, @state, @code, @reason, @tried, @job
-			FROM trees t WHERE lower(t.name) = lower(@tree)
-			ON CONFLICT (tree, revision, hash) DO UPDATE
-			SET urls = EXCLUDED.urls, parents = EXCLUDED.parents, lazy = EXCLUDED.lazy, depth = EXCLUDED.depth,
-				state = EXCLUDED.state, code = EXCLUDED.code, reason = EXCLUDED.reason, tried = EXCLUDED.tried, job = EXCLUDED.job
-			WHERE (n.urls, n.parents, n.lazy, n.depth, n.state, n.code, n.reason, n.tried, n.job)
-				IS DISTINCT FROM (EXCLUDED.urls, EXCLUDED.parents, EXCLUDED.lazy, EXCLUDED.depth, EXCLUDED.state, EXCLUDED.code, EXCLUDED.reason,
-					EXCLUDED.tried, EXCLUDED.job)`,
-			pgx.NamedArgs{"tree": name, "revision": revision, "hash": n.Hash, "urls": n.URLs, "parents": n.Parents, "lazy": n.Lazy,
-				"depth": n.Depth, "state": n.State, "code": n.Code, "reason": n.Reason, "tried": tried, "job": n.Job})
 	}
-	batch.Queue(`DELETE FROM tree_nodes WHERE lower(tree) = lower($1) AND revision = $2 AND hash <> ALL($3)`, name, revision, hashes)
-	return tx.SendBatch(ctx, batch).Close()
+	for part := range slices.Chunk(nodes, nodesAtOnce) {
+		batch := &pgx.Batch{}
+		for _, n := range part {
+			queueNode(batch, name, revision, n)
+		}
+		if err := tx.SendBatch(ctx, batch).Close(); err != nil {
+			return err
+		}
+	}
+	_, err := tx.Exec(ctx, `DELETE FROM tree_nodes WHERE lower(tree) = lower($1) AND revision = $2 AND hash <> ALL($3)`, name, revision, hashes)
+	return err
+}
+
+func queueNode(batch *pgx.Batch, name string, revision int, n Node) {
+	tried := n.Tried
+	if tried == nil {
+		tried = []Try{}
+	}
+	batch.Queue(`
+		INSERT INTO tree_nodes AS n (tree, revision, hash, urls, parents, lazy, depth, state, code, reason, tried, job)
+		SELECT t.name, @revision, @hash, @urls, @parents, @lazy, @depth, @state, @code, @reason, @tried, @job
+		FROM trees t WHERE lower(t.name) = lower(@tree)
+		ON CONFLICT (tree, revision, hash) DO UPDATE
+		SET urls = EXCLUDED.urls, parents = EXCLUDED.parents, lazy = EXCLUDED.lazy, depth = EXCLUDED.depth,
+			state = EXCLUDED.state, code = EXCLUDED.code, reason = EXCLUDED.reason, tried = EXCLUDED.tried, job = EXCLUDED.job
+		WHERE (n.urls, n.parents, n.lazy, n.depth, n.state, n.code, n.reason, n.tried, n.job)
+			IS DISTINCT FROM (EXCLUDED.urls, EXCLUDED.parents, EXCLUDED.lazy, EXCLUDED.depth, EXCLUDED.state, EXCLUDED.code, EXCLUDED.reason,
+				EXCLUDED.tried, EXCLUDED.job)`,
+		pgx.NamedArgs{"tree": name, "revision": revision, "hash": n.Hash, "urls": n.URLs, "parents": n.Parents, "lazy": n.Lazy,
+			"depth": n.Depth, "state": n.State, "code": n.Code, "reason": n.Reason, "tried": tried, "job": n.Job})
 }
 
 // Nodes returns the nodes of a revision, nearest first, and what cannot be one.
