@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"slices"
+	"strings"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -144,6 +145,9 @@ func (f *fetch) segment(ctx context.Context, objects *gitpack.Objects, roots []*
 
 // setHistory stores the history of a local bare repository.
 func (f *fetch) setHistory(ctx context.Context, h *ingest.History) error {
+	if !strings.HasPrefix(f.pkg.CloneURL, name.FixtureScheme) {
+		return fault.New("ingest_untrue", "the process that reads upstream has a history of what is no local repository")
+	}
 	pack, err := f.put(ctx, h.File)
 	if err != nil {
 		return err

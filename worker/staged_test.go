@@ -142,6 +142,16 @@ func TestObjectsOfChild(t *testing.T) {
 	}
 }
 
+// Nor is it believed that something fetched has a history, which is served as it is.
+func TestHistoryOfUpstream(t *testing.T) {
+	t.Parallel()
+	f := &fetch{w: &Worker{opt: Options{Limits: ingest.DefaultLimits()}}, dir: t.TempDir(), staged: t.TempDir(), pkg: storage.Package{CloneURL: "https://git.example/o/r"}}
+	err := f.setHistory(t.Context(), &ingest.History{Name: "x", File: "pack", Index: "index"})
+	if e := fault.From(err); e == nil || e.Code != "ingest_untrue" {
+		t.Errorf("err = %v, want ingest_untrue", err)
+	}
+}
+
 // Nor is it believed which branches it follows.
 func TestBranchesOfChild(t *testing.T) {
 	t.Parallel()
