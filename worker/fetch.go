@@ -13,7 +13,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/francescobianco/packbase/storage"
@@ -153,7 +152,6 @@ type fetch struct {
 
 	releases []storage.Release
 	removed  []storage.Tombstone
-	counting sync.Mutex // of usage, while releases are built
 	usage    usage
 	segments *release.Segments
 	builder  *release.Builder

@@ -224,6 +224,11 @@ func (f *fetch) settle(ctx context.Context, r *root, made built) error {
 	default:
 		return f.reject(ctx, storage.RejectedTag{Tag: r.Tag, OID: r.OID.String(), Code: e.Code, Reason: e.Message})
 	}
+	// In their order: what there is room for is published. The blobs of what there is none for have no name, and are swept.
+	f.usage.releases++
+	if err := f.charge(ctx, made.Release.Size, &f.usage.tarballs); err != nil {
+		return err
+	}
 	return f.publish(ctx, made.Publication)
 }
 
@@ -255,13 +260,6 @@ func (f *fetch) build(ctx context.Context, objects *gitpack.Objects, r *root) (m
 		made.refused = fault.New("manifest_too_large", fmt.Sprintf("what describes the release takes %d bytes, more than %d: its tag objects or submodules are too large",
 			len(raw), release.MaxManifestSize))
 		return made, nil
-	}
-	f.counting.Lock()
-	f.usage.releases++
-	err = f.charge(ctx, man.Tarball.Size, &f.usage.tarballs)
-	f.counting.Unlock()
-	if err != nil {
-		return made, err
 	}
 	if _, err := f.putAs(ctx, file, man.Tarball.Digest); err != nil {
 		return made, err
