@@ -15,8 +15,8 @@ type Builder struct {
 }
 
 // NewBuilder returns a Builder of tarballs in the given form, that keeps deflated chunks in scratch: an empty file, open for reading and
-// writing, that nobody else uses and whose bytes mean nothing afterwards. It grows to the size of all
-// tarballs built, less what they share. Use one Builder for all tags of a package.
+// writing, that nobody else uses and whose bytes mean nothing afterwards. It grows to the size of what large
+// files deflate to, each once. Use one Builder for all tags of a package.
 func NewBuilder(scratch *os.File, form Form, lim Limits) *Builder {
 	return &Builder{
 		chunks: chunkCache{form: form, scratch: scratch, chunks: map[[32]byte]*deflated{}},

@@ -63,16 +63,12 @@ func (b *bareFixture) refs() sourceRefs {
 	return has
 }
 
+// objects fills spool with a copy of all: the worker takes it, and the history is made of what is here.
 func (b *bareFixture) objects(_ context.Context, _ []gitpack.OID, spool *os.File) (*gitpack.Objects, error) {
-	return b.repo.Objects, copySpool(spool, b.spool)
-}
-
-// copySpool copies a spool to another one.
-func copySpool(to, from *os.File) error {
-	if _, err := io.Copy(to, io.NewSectionReader(from, 0, math.MaxInt64)); err != nil {
-		return fmt.Errorf("copy spool: %w", err)
+	if _, err := io.Copy(spool, io.NewSectionReader(b.spool, 0, math.MaxInt64)); err != nil {
+		return nil, fmt.Errorf("copy objects: %w", err)
 	}
-	return nil
+	return b.repo.Objects, nil
 }
 
 func (b *bareFixture) whole() (objects *gitpack.Objects, head string, err error) {
