@@ -111,8 +111,8 @@ func (a *archiveFetch) run(ctx context.Context, at string) (*ArchiveResult, erro
 	if err := a.download(ctx); err != nil {
 		return nil, err
 	}
-	a.usage.total += a.row.Size
-	if err := a.room(ctx); err != nil {
+	a.usage.received.Store(a.row.Size)
+	if err := a.charge(ctx, a.row.Size, 0); err != nil {
 		return nil, err
 	}
 	a.job.setProgress(jobs.Progress{Step: "unpack"})
@@ -152,23 +152,14 @@ func (a *archiveFetch) download(ctx context.Context) error {
 		cancel()
 		return a.crashed(outer, c.wait(), c.stderr.String())
 	}
-	a.row.Digest, a.row.Size = hex.EncodeToString(sum.Sum(nil)), sum.n
+	a.row.Digest, a.row.Size, a.row.Private = hex.EncodeToString(sum.Sum(nil)), sum.n, a.broker.Gave()
 	return err
 }
 
 // downloader starts the child that talks with upstream, and dials for it until
 // ctx ends. Its output is frames.
 func (a *archiveFetch) downloader(ctx context.Context) (c *child, frames *os.File, err error) {
-	client, err := a.client(a.row.URL)
-	if err != nil {
-		return nil, nil, err
-	}
-	u, err := url.Parse(a.row.URL)
-	if err != nil {
-		return nil, nil, fmt.Errorf("start download: %w", err)
-	}
-	login, err := client.FileLogin(u)
-	if err != nil {
+	if err := a.openBroker(a.row.URL); err != nil {
 		return nil, nil, err
 	}
 	dir := filepath.Join(a.dir, "download")
@@ -181,7 +172,7 @@ func (a *archiveFetch) downloader(ctx context.Context) (c *child, frames *os.Fil
 	}
 	go func() {
 		defer dials.Close()
-		client.ServeDials(ctx, dials)
+		a.broker.Serve(ctx, dials)
 	}()
 	frames, out, err := os.Pipe()
 	if err != nil {
@@ -193,7 +184,7 @@ func (a *archiveFetch) downloader(ctx context.Context) (c *child, frames *os.Fil
 	c.cmd.ExtraFiles = c.cmd.ExtraFiles[:1] // the second is its output
 	err = c.start(ingest.ArchiveRequest{
 		URL: a.row.URL, Dir: dir, Limits: a.w.opt.Limits,
-		Egress: upstream.Options{Login: login, Limits: a.w.opt.Egress.Limits, UserAgent: a.w.opt.Egress.UserAgent},
+		Egress: upstream.Options{Limits: a.w.opt.Egress.Limits, UserAgent: a.w.opt.Egress.UserAgent},
 	})
 	if err != nil {
 		return nil, nil, errors.Join(err, frames.Close())
@@ -217,7 +208,7 @@ func (h *countingHash) Write(b []byte) (int, error) {
 // head takes what upstream says of the file, or refuses it before it comes.
 func (a *archiveFetch) head(h ingest.ArchiveHead, sum *countingHash) error {
 	sum.total = h.Length
-	a.row.ContentType, a.row.Disposition, a.row.FinalURL, a.row.Private = h.ContentType, h.Disposition, h.FinalURL, h.Private
+	a.row.ContentType, a.row.Disposition, a.row.FinalURL = h.ContentType, h.Disposition, h.FinalURL
 	u, err := url.Parse(a.row.URL)
 	if err != nil {
 		return err
@@ -336,6 +327,13 @@ func (a *archiveFetch) store(ctx context.Context, tarball *os.File) (*ArchiveRes
 	row.CreatedAt = time.Now().UTC().Truncate(time.Microsecond) // as Postgres keeps it
 	row.TarballDigest = row.Digest
 	if tarball.Name() != a.body.Name() {
+		info, err := tarball.Stat()
+		if err != nil {
+			return nil, fmt.Errorf("stat tarball: %w", err)
+		}
+		if err := a.charge(ctx, info.Size(), 0); err != nil {
+			return nil, err
+		}
 		flat, err := a.putFile(ctx, tarball)
 		if err != nil {
 			return nil, err

@@ -23,6 +23,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/klauspost/compress/zstd"
 	"github.com/ulikunitz/xz"
 
 	"github.com/francescobianco/packbase/storage/access"
@@ -326,6 +327,25 @@ func TestFetchArchiveRefused(t *testing.T) {
 	}
 	if job, _ := fetchArchive(t, r, "http://192.168.7.7/a.tar.gz", ""); job.ErrorCode != "upstream_address" {
 		t.Errorf("a private address: %q", job.ErrorCode)
+	}
+}
+
+// A few kilobytes of an archive do not become a hundred megabytes of a tarball.
+func TestFetchArchiveRatio(t *testing.T) {
+	t.Parallel()
+	r, up := workertest.New(t), newFileServer(t)
+	r.Work(allowed(t), func(o *worker.Options) { o.Quota.Ratio = 300 })
+	noise := randomText(64 << 10)
+	for times, code := range map[int]string{200: "", 900: "quota_ratio"} {
+		all := files("one")
+		all["noise"] = strings.Repeat(noise, times)
+		bomb := through(t, tarOf(t, "a/", all), func(w io.Writer) (io.WriteCloser, error) {
+			return zstd.NewWriter(w, zstd.WithWindowSize(1<<20))
+		})
+		url := up.serve(fmt.Sprintf("/%d.tar.zst", times), sends("application/zstd", bomb))
+		if job, _ := fetchArchive(t, r, url, ""); job.ErrorCode != code {
+			t.Errorf("%d bytes that hold %d times %d: %q %s, want %q", len(bomb), times, len(noise), job.ErrorCode, job.ErrorMessage, code)
+		}
 	}
 }
 

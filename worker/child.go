@@ -81,49 +81,54 @@ func (f *fetch) ingest(ctx context.Context) error {
 	return err
 }
 
-// client returns what dials for a job that fetches from a URL. What strangers have pulled gets no credentials, and
-// leads nowhere but to hosts that are open for them.
-func (f *fetch) client(from string) (*upstream.Client, error) {
+// openBroker makes what dials and logs in for a job that fetches from a URL. What strangers have pulled gets no credentials,
+// and leads nowhere but to hosts that are open for them.
+func (f *fetch) openBroker(from string) error {
+	u, err := url.Parse(from)
+	if err != nil {
+		return fault.New(upstream.CodeURL, "the upstream URL does not parse")
+	}
 	egress := f.w.opt.Egress
 	if f.job.Job.Pull {
-		u, err := url.Parse(from)
-		if err != nil {
-			return nil, fault.New(upstream.CodeURL, "the upstream URL does not parse")
-		}
 		egress.Netrc, egress.Hosts = "", nil
 		for _, host := range append([]string{u.Host}, f.w.opt.Pull...) {
 			egress.Hosts = append(egress.Hosts, name.Servers(host)...)
 		}
 	}
-	return upstream.New(egress), nil
+	f.broker, err = upstream.New(egress).Broker(u)
+	return err
 }
 
 // download starts the child that talks with upstream, connected to parser,
 // and dials for it until ctx ends.
 func (f *fetch) download(ctx context.Context, parser *child) (*child, error) {
-	client, err := f.client(f.pkg.CloneURL)
-	if err != nil {
+	if err := f.openBroker(f.pkg.CloneURL); err != nil {
 		return nil, err
 	}
-	login, err := client.LoginFor(f.pkg.CloneURL)
+	packs, relayed, err := os.Pipe()
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("start download: %w", err)
 	}
-	c, ask, packs, err := f.w.downloader(ctx, client, f.dir)
+	c, ask, said, err := f.w.downloader(ctx, f.broker, f.dir)
 	if err != nil {
-		return nil, err
+		return nil, errors.Join(err, packs.Close(), relayed.Close())
 	}
+	go func() {
+		defer said.Close()
+		defer relayed.Close()
+		ingest.Relay(relayed, said, &f.usage.received)
+	}()
 	parser.give(packs, ask)
-	return c, c.start(f.w.downloadRequest(f.pkg.CloneURL, f.dir, login))
+	return c, c.start(f.w.downloadRequest(f.pkg.CloneURL, f.dir))
 }
 
 // downloadFolder is the empty folder of the child that talks with upstream, in the job's.
 const downloadFolder = "download"
 
 // downloader returns the child that talks with upstream, to be started, and
-// dials for it until ctx ends. What it is to get is written to ask, and what
-// it says is read from said.
-func (w *Worker) downloader(ctx context.Context, client *upstream.Client, dir string) (c *child, ask, said *os.File, err error) {
+// has broker dial for it until ctx ends. What it is to get is written to ask,
+// and what it says is read from said.
+func (w *Worker) downloader(ctx context.Context, broker *upstream.Broker, dir string) (c *child, ask, said *os.File, err error) {
 	if err := os.Mkdir(filepath.Join(dir, downloadFolder), 0o700); err != nil {
 		return nil, nil, nil, fmt.Errorf("start download: %w", err)
 	}
@@ -133,7 +138,7 @@ func (w *Worker) downloader(ctx context.Context, client *upstream.Client, dir st
 	}
 	go func() {
 		defer dials.Close()
-		client.ServeDials(ctx, dials)
+		broker.Serve(ctx, dials)
 	}()
 	wants, ask, err := os.Pipe()
 	if err != nil {
@@ -150,11 +155,11 @@ func (w *Worker) downloader(ctx context.Context, client *upstream.Client, dir st
 	return c, ask, said, nil
 }
 
-func (w *Worker) downloadRequest(cloneURL, dir string, login upstream.Login) ingest.DownloadRequest {
+func (w *Worker) downloadRequest(cloneURL, dir string) ingest.DownloadRequest {
 	return ingest.DownloadRequest{
 		CloneURL: cloneURL,
 		Dir:      filepath.Join(dir, downloadFolder),
-		Egress:   upstream.Options{Login: login, Limits: w.opt.Egress.Limits, UserAgent: w.opt.Egress.UserAgent},
+		Egress:   upstream.Options{Limits: w.opt.Egress.Limits, UserAgent: w.opt.Egress.UserAgent},
 		Limits:   w.opt.Limits,
 	}
 }
@@ -192,8 +197,9 @@ func (f *fetch) crashed(ctx context.Context, exit error, said string) error {
 	return fault.New("ingest_failed", "the process that reads upstream ended early; the worker's log has the details")
 }
 
-// maxEvent bounds what the child may have the worker keep at once, in bytes.
-const maxEvent = 256 << 20
+// maxEvent bounds what the child may have the worker keep at once, in bytes:
+// more than a list of 50,000 refs takes.
+const maxEvent = 32 << 20
 
 // events handles what the child says until it is done.
 func (f *fetch) events(ctx context.Context, out io.Reader) (done bool, err error) {

@@ -153,6 +153,7 @@ type fetch struct {
 	releases []storage.Release
 	removed  []storage.Tombstone
 	usage    usage
+	broker   *upstream.Broker // nil while nothing is fetched from a server
 	segments *release.Segments
 	builder  *release.Builder
 	refs     ingest.Refs
@@ -291,7 +292,7 @@ func (f *fetch) reject(ctx context.Context, t storage.RejectedTag) error {
 // operator's own.
 func (f *fetch) recordMoves(ctx context.Context, refs ingest.Refs) error {
 	f.refs = refs
-	if err := f.privatize(ctx, refs); err != nil {
+	if err := f.privatize(ctx); err != nil {
 		return err
 	}
 	listed := slices.AppendSeq(refs.Misnamed, maps.Keys(refs.Tags))
@@ -341,11 +342,11 @@ func (f *fetch) recordMoves(ctx context.Context, refs ingest.Refs) error {
 // privatize makes the package private if upstream wanted credentials, before
 // anything of it is published. One with releases that anybody may read is
 // frozen instead: they stay as they are, and an operator decides.
-func (f *fetch) privatize(ctx context.Context, refs ingest.Refs) error {
+func (f *fetch) privatize(ctx context.Context) error {
 	switch {
-	case !refs.Private || f.pkg.Private:
+	case f.broker == nil || !f.broker.Gave() || f.pkg.Private:
 		return nil
-	case len(f.releases) == 0:
+	case len(f.releases)+f.created == 0:
 		f.pkg.Private = true
 		return f.w.db.MakePrivate(ctx, f.job.Claim)
 	}

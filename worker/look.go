@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"maps"
 	"math/rand/v2"
 	"net/url"
@@ -120,8 +121,11 @@ func (u *update) leaveUnchanged(ctx context.Context, all []catalog.Candidate) (r
 // host has no time for more.
 func (w *Worker) lookAt(ctx context.Context, urls []string, heard func(ingest.Looked)) error {
 	host := hostOf(urls[0])
-	client := upstream.New(w.opt.Egress)
-	login, err := client.LoginFor(urls[0])
+	first, err := url.Parse(urls[0])
+	if err != nil {
+		return fmt.Errorf("look at upstream: %w", err)
+	}
+	broker, err := upstream.New(w.opt.Egress).Broker(first)
 	if err != nil {
 		return err
 	}
@@ -135,12 +139,12 @@ func (w *Worker) lookAt(ctx context.Context, urls []string, heard func(ingest.Lo
 	// The death signal is sent when the thread that started a child ends.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	c, ask, said, err := w.downloader(ctx, client, stage.Dir)
+	c, ask, said, err := w.downloader(ctx, broker, stage.Dir)
 	if err != nil {
 		return err
 	}
 	defer said.Close()
-	if err := c.start(w.downloadRequest("", stage.Dir, login)); err != nil {
+	if err := c.start(w.downloadRequest("", stage.Dir)); err != nil {
 		return errors.Join(err, ask.Close())
 	}
 	defer c.end(cancel)

@@ -29,6 +29,9 @@ import (
 // The child says where the objects are, and which of them are releases. What
 // they are is worked out here, and all that is published is made from them.
 func (f *fetch) batch(ctx context.Context, b *ingest.Batch) error {
+	if err := f.privatize(ctx); err != nil { // it may have got credentials since it listed refs
+		return err
+	}
 	spool, err := f.unstage(b.Spool)
 	if err != nil {
 		return err
@@ -124,12 +127,16 @@ func (f *fetch) segment(ctx context.Context, objects *gitpack.Objects, roots []*
 	if err != nil {
 		return err
 	}
+	info, err := file.Stat()
+	if err != nil {
+		return fmt.Errorf("stat segment: %w", err)
+	}
+	if err := f.charge(ctx, info.Size(), 0); err != nil {
+		return err
+	}
 	packed, err := f.putFile(ctx, file)
 	if err != nil {
 		return err
-	}
-	if err := f.charge(ctx, packed.Size, &f.usage.objects); err != nil {
-		return err // the blob has no name: it is swept
 	}
 	raw, err := index.MarshalBinary()
 	if err != nil {
@@ -163,21 +170,31 @@ func (f *fetch) setHistory(ctx context.Context, h *ingest.History) error {
 // one takes a processor, the other waits for the disk.
 const releasesAtOnce = 6
 
-// A built is a release whose bytes are durable, or why it cannot be published.
+// A built is a release whose bytes are durable, or why it cannot be published,
+// or why there is no room for it.
 type built struct {
 	storage.Publication
 	refused *fault.Error
+	full    error
+
+	file     *os.File // the tarball
+	of       *release.Manifest
+	manifest []byte // the same, encoded
 }
 
 // publishAll builds the releases, several at once, and makes them visible one by
-// one, in their order.
+// one, in their order. In that order room is taken for them, too: what there is
+// none for stops nothing before it.
 func (f *fetch) publishAll(ctx context.Context, objects *gitpack.Objects, roots []*root) error {
 	g, ctx := errgroup.WithContext(ctx)
 	slots := make(chan chan built, releasesAtOnce)
 	g.Go(func() error {
 		defer close(slots)
+		before := make(chan struct{})
+		close(before)
 		for _, r := range roots {
-			slot := make(chan built, 1)
+			slot, turn, after := make(chan built, 1), before, make(chan struct{})
+			before = after
 			select {
 			case slots <- slot:
 			case <-ctx.Done():
@@ -185,6 +202,22 @@ func (f *fetch) publishAll(ctx context.Context, objects *gitpack.Objects, roots 
 			}
 			g.Go(func() error {
 				made, err := f.build(ctx, objects, r)
+				if err == nil {
+					select {
+					case <-turn:
+						if made.refused == nil {
+							made.full = f.charge(ctx, made.of.Tarball.Size, 1)
+						}
+						close(after)
+						err = f.keep(ctx, objects, r, &made)
+					case <-ctx.Done():
+						err = context.Cause(ctx)
+					}
+				}
+				if made.file != nil {
+					made.file.Close()
+					os.Remove(made.file.Name())
+				}
 				if err != nil {
 					return fmt.Errorf("build %s: %w", cmp.Or(r.Tag, r.Commit.String()), err)
 				}
@@ -224,57 +257,59 @@ func (f *fetch) settle(ctx context.Context, r *root, made built) error {
 	default:
 		return f.reject(ctx, storage.RejectedTag{Tag: r.Tag, OID: r.OID.String(), Code: e.Code, Reason: e.Message})
 	}
-	// In their order: what there is room for is published. The blobs of what there is none for have no name, and are swept.
-	f.usage.releases++
-	if err := f.charge(ctx, made.Release.Size, &f.usage.tarballs); err != nil {
-		return err
+	if made.full != nil { // what came before it is published
+		return made.full
 	}
 	return f.publish(ctx, made.Publication)
 }
 
-// build makes the tarball and the manifest of a release, and makes them durable.
+// build stages the tarball and the manifest of a release.
 func (f *fetch) build(ctx context.Context, objects *gitpack.Objects, r *root) (made built, err error) {
-	file, err := os.CreateTemp(f.dir, "tarball-*")
-	if err != nil {
+	if made.file, err = os.CreateTemp(f.dir, "tarball-*"); err != nil {
 		return made, fmt.Errorf("stage tarball: %w", err)
 	}
-	defer os.Remove(file.Name())
-	defer file.Close()
 	of := release.Manifest{Package: f.pkg.Name, Upstream: f.pkg.Upstream, CloneURL: f.pkg.CloneURL, Private: f.pkg.Private, Fence: f.job.Fence}
-	man, err := f.builder.Build(ctx, file, objects, &r.Root, of)
+	made.of, err = f.builder.Build(ctx, made.file, objects, &r.Root, of)
 	if made.refused = ingest.AsFault(err); made.refused != nil {
 		return made, nil
 	}
 	if err != nil {
 		return made, err
 	}
-	if err := man.Check(); err != nil {
+	if err := made.of.Check(); err != nil {
 		return made, err
 	}
-	man.CreatedAt = time.Now().UTC().Truncate(time.Microsecond) // as Postgres keeps it
-	raw, err := man.Encode()
-	if err != nil {
+	made.of.CreatedAt = time.Now().UTC().Truncate(time.Microsecond) // as Postgres keeps it
+	if made.manifest, err = made.of.Encode(); err != nil {
 		return made, err
 	}
-	if len(raw) > release.MaxManifestSize { // no edge would take it over
+	if n := len(made.manifest); n > release.MaxManifestSize { // no edge would take it over
 		made.refused = fault.New("manifest_too_large", fmt.Sprintf("what describes the release takes %d bytes, more than %d: its tag objects or submodules are too large",
-			len(raw), release.MaxManifestSize))
-		return made, nil
+			n, release.MaxManifestSize))
 	}
-	if _, err := f.putAs(ctx, file, man.Tarball.Digest); err != nil {
-		return made, err
+	return made, nil
+}
+
+// keep makes what was built durable, if it may be published and there is room for it.
+func (f *fetch) keep(ctx context.Context, objects *gitpack.Objects, r *root, made *built) error {
+	if made.refused != nil || made.full != nil {
+		return nil
 	}
-	manifest, err := f.putBytes(ctx, raw)
+	if _, err := f.putAs(ctx, made.file, made.of.Tarball.Digest); err != nil {
+		return err
+	}
+	manifest, err := f.putBytes(ctx, made.manifest)
 	if err != nil {
-		return made, err
+		return err
 	}
 	ids, err := r.Objects(ctx, objects, f.w.opt.Limits.Git)
 	if err != nil {
-		return made, err
+		return err
 	}
 	stored, err := f.segments.Stored(ctx, r.Commit, ids)
-	made.Publication = storage.PublicationOf(man, manifest, stored)
-	return made, err
+	made.Publication = storage.PublicationOf(made.of, manifest, stored)
+	made.of, made.manifest = nil, nil // they may be large, and others are before it
+	return err
 }
 
 // publish makes a stored release visible.

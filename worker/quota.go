@@ -3,11 +3,15 @@ package worker
 import (
 	"context"
 	"fmt"
+	"strings"
+	"sync"
+	"sync/atomic"
 
 	"github.com/dustin/go-humanize"
 
 	"github.com/francescobianco/packbase/storage/blob"
 	"github.com/francescobianco/packbase/storage/fault"
+	"github.com/francescobianco/packbase/storage/name"
 	"github.com/francescobianco/packbase/storage/scrub"
 	"github.com/francescobianco/packbase/worker/ingest"
 )
@@ -18,28 +22,33 @@ type Quota struct {
 	Releases int   // releases and snapshots of one package
 	Total    int64 // bytes of all blobs
 	Free     int64 // bytes of disk that are left free
-	Ratio    int64 // bytes of tarballs for each byte of a package's Git objects, beyond ratioFree
+	Ratio    int64 // bytes that a job stores for each that upstream sends, beyond ratioFree
 }
 
-// ratioFree is how many bytes of tarballs every package may have: many tags of
+// ratioFree is how many bytes every package and archive may have: many tags of
 // a small tree are no attack.
-const ratioFree = 64 << 20
+const ratioFree = 16 << 20
 
 // A usage is what a package and all packages take up, as far as the job that
 // is under way knows.
 type usage struct {
 	quota    Quota
+	local    bool         // upstream is a folder of the operator's
+	received atomic.Int64 // bytes of packs or of an archive that upstream sent to the job
+
+	mu       sync.Mutex // guards what follows
 	releases int
-	tarballs int64 // bytes
-	objects  int64 // bytes of segments
-	total    int64 // bytes of all blobs; what jobs at once publish is counted together when they do
+	bytes    int64 // of the package: tarballs and segments
+	added    int64 // those of the job
+	total    int64 // of all blobs; what jobs at once publish is counted together when they do
 }
 
 func (f *fetch) measure(ctx context.Context) error {
 	u := &f.usage
-	u.quota, u.releases, u.tarballs = f.w.changing.Load().Quota, len(f.releases), f.pkg.SizeBytes
+	u.quota, u.releases, u.bytes = f.w.changing.Load().Quota, len(f.releases), f.pkg.SizeBytes
+	u.local = strings.HasPrefix(f.pkg.CloneURL, name.FixtureScheme)
 	for _, s := range f.segments.Rows {
-		u.objects += s.Size
+		u.bytes += s.Size
 	}
 	var err error
 	if u.quota.Total > 0 {
@@ -60,14 +69,21 @@ func (f *fetch) room(ctx context.Context) error {
 			fmt.Sprintf("PACKBASE_MAX_RELEASES allows a package %d releases and snapshots", q.Releases))
 	case q.Total > 0 && u.total > q.Total:
 		return scrub.CheckQuota(u.total, q.Total)
-	case q.Package > 0 && u.tarballs+u.objects > q.Package:
+	case q.Package > 0 && u.bytes > q.Package:
 		return fault.New("quota_package_bytes",
-			fmt.Sprintf("the package would have %s, and PACKBASE_MAX_PACKAGE_BYTES allows %s", size(u.tarballs+u.objects), size(q.Package)))
-	case q.Ratio > 0 && u.tarballs > ratioFree && u.tarballs > ratioFree+u.objects*q.Ratio:
-		return fault.New("quota_ratio",
-			fmt.Sprintf("%s of files would become %s of tarballs, and PACKBASE_MAX_RATIO allows %d times as much", size(u.objects), size(u.tarballs), q.Ratio))
+			fmt.Sprintf("the package would have %s, and PACKBASE_MAX_PACKAGE_BYTES allows %s", size(u.bytes), size(q.Package)))
 	}
-	return nil
+	return u.fair()
+}
+
+// fair returns why so much may not be made of what upstream sent, or nil.
+func (u *usage) fair() error {
+	received, free := u.received.Load(), max(0, ratioFree-(u.bytes-u.added))
+	if u.local || u.quota.Ratio == 0 || u.added <= free || u.added-free <= u.quota.Ratio*received {
+		return nil
+	}
+	return fault.New("quota_ratio", fmt.Sprintf("%s that upstream sent would become %s here, and PACKBASE_MAX_RATIO allows %d times as much",
+		size(received), size(u.added), u.quota.Ratio))
 }
 
 func size(n int64) string { return humanize.IBytes(uint64(max(n, 0))) }
@@ -91,9 +107,11 @@ func (f *fetch) allowance(ctx context.Context, req *ingest.Request) error {
 	return nil
 }
 
-// charge counts bytes that are to be kept, and returns why they may not be, or nil.
-func (f *fetch) charge(ctx context.Context, size int64, to *int64) error {
-	*to += max(size, 0)
-	f.usage.total += max(size, 0)
+// charge counts bytes and releases that are to be kept, and returns why they may not be, or nil.
+func (f *fetch) charge(ctx context.Context, bytes int64, releases int) error {
+	u := &f.usage
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.bytes, u.added, u.total, u.releases = u.bytes+bytes, u.added+bytes, u.total+bytes, u.releases+releases
 	return f.room(ctx)
 }

@@ -5,6 +5,9 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"slices"
@@ -18,6 +21,7 @@ import (
 	"github.com/francescobianco/packbase/storage/gitpack"
 	"github.com/francescobianco/packbase/storage/storagetest"
 	"github.com/francescobianco/packbase/worker/ingest"
+	"github.com/francescobianco/packbase/worker/upstream"
 )
 
 // A child under the control of upstream stages things that are no files, or
@@ -139,6 +143,44 @@ func TestObjectsOfChild(t *testing.T) {
 		if e := fault.From(untrue(err)); (e == nil) != (lie.want == "") || e != nil && (e.Code != "ingest_untrue" || !strings.Contains(e.Message, lie.want)) {
 			t.Errorf("a lie about %s: %v, want ingest_untrue with %q", name, untrue(err), lie.want)
 		}
+	}
+}
+
+// Nor is a child that listed refs as a stranger, and got credentials later.
+func TestLateCredentials(t *testing.T) {
+	t.Parallel()
+	closed := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusUnauthorized) }))
+	defer closed.Close()
+	netrc := filepath.Join(t.TempDir(), "netrc")
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	must(os.WriteFile(netrc, []byte("machine 127.0.0.1 login us password s3cret\n"), 0o600))
+	allow, err := upstream.ParseAllow(strings.TrimPrefix(closed.URL, "http://"))
+	must(err)
+	f := &fetch{w: &Worker{db: storagetest.NewDB(t), opt: Options{Egress: upstream.Options{Netrc: netrc, Allow: allow}}}, job: &job{}}
+	must(f.openBroker(closed.URL))
+	ours, theirs, err := socketPair()
+	must(err)
+	defer ours.Close()
+	go f.broker.Serve(t.Context(), ours)
+	conn, err := net.FileConn(theirs)
+	must(err)
+	defer conn.Close()
+	must(f.privatize(t.Context()))
+	if f.broker.Gave() || f.pkg.Private {
+		t.Fatal("it is private before anybody asked for credentials")
+	}
+	var o upstream.Options
+	o.Through(conn.(*net.UnixConn))
+	if _, err := upstream.New(o).Connect(t.Context(), closed.URL+"/o/r"); err == nil {
+		t.Fatal("it is no repository")
+	}
+	if err := f.batch(t.Context(), &ingest.Batch{}); err == nil || !f.pkg.Private {
+		t.Errorf("a batch of what needed credentials: private %v, %v", f.pkg.Private, err)
 	}
 }
 

@@ -42,7 +42,6 @@ type ArchiveHead struct {
 	Encoding    string
 	FinalURL    string
 	Length      int64 // -1 if it does not say
-	Private     bool  // credentials were needed
 }
 
 // DownloadArchive is the child process that talks with upstream about one file: it reads an ArchiveRequest from in and
@@ -58,7 +57,7 @@ func DownloadArchive(ctx context.Context, in io.Reader, out io.Writer) error {
 	}
 	ctx, cancel := whileRead(ctx, in)
 	defer cancel()
-	req.Egress.Dial = upstream.DialThrough(dials)
+	req.Egress.Through(dials)
 	frames := bufio.NewWriterSize(out, 64<<10)
 	err = sendFile(ctx, req, frames)
 	if e := AsFault(err); e != nil {
@@ -77,7 +76,7 @@ func sendFile(ctx context.Context, req ArchiveRequest, frames *bufio.Writer) err
 		return err
 	}
 	defer f.Close()
-	head := ArchiveHead{f.ContentType, f.Disposition, f.Encoding, f.FinalURL, f.Length, f.Private}
+	head := ArchiveHead{f.ContentType, f.Disposition, f.Encoding, f.FinalURL, f.Length}
 	if err := writeJSONFrame(frames, frameHead, head); err != nil {
 		return err
 	}

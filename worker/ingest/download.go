@@ -12,6 +12,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 
 	"github.com/francescobianco/packbase/storage/fault"
 	"github.com/francescobianco/packbase/storage/gitpack"
@@ -37,7 +38,7 @@ const (
 
 // Open files that the worker gives to the children, beyond the three usual ones.
 const (
-	dialFile  = 3 // Download: a socket to upstream.Client.ServeDials
+	dialFile  = 3 // Download: a socket to an upstream.Broker
 	wantsFile = 4 // Download: the pipe of wants, to read
 	packsFile = 3 // Main: the pipe of frames, to read
 	askFile   = 4 // Main: the pipe of wants, to write
@@ -45,9 +46,8 @@ const (
 
 // listed is what upstream told about its repository.
 type listed struct {
-	Refs    upstream.Refs
-	Private bool   // as upstream.Session has it
-	Digest  string // as well
+	Refs   upstream.Refs
+	Digest string // as upstream.Session has it
 }
 
 // A DownloadRequest says whom to talk with.
@@ -74,7 +74,7 @@ func Download(ctx context.Context, in io.Reader, out io.Writer) error {
 	defer cancel()
 
 	req.Egress.Limits.PackBytes = req.Limits.Git.PackBytes
-	req.Egress.Dial = upstream.DialThrough(dials)
+	req.Egress.Through(dials)
 	if req.CloneURL == "" {
 		return look(ctx, req, json.NewDecoder(wants), json.NewEncoder(out))
 	}
@@ -111,7 +111,7 @@ func talk(ctx context.Context, req DownloadRequest, wants *json.Decoder, frames 
 		return err
 	}
 	defer session.Close()
-	if err := writeJSONFrame(frames, frameRefs, listed{session.Refs(), session.Private, session.Digest}); err != nil {
+	if err := writeJSONFrame(frames, frameRefs, listed{session.Refs(), session.Digest}); err != nil {
 		return err
 	}
 	for {
@@ -158,6 +158,26 @@ func writeJSONFrame(w io.Writer, kind byte, v any) error {
 		return fmt.Errorf("encode frame: %w", err)
 	}
 	return writeFrame(w, kind, b)
+}
+
+// Relay copies frames from a Download to a Main until one of them ends, and
+// counts the bytes of packs: what upstream sent, whatever Main makes of it.
+func Relay(to io.Writer, from io.Reader, received *atomic.Int64) {
+	r, w := bufio.NewReaderSize(from, 64<<10), bufio.NewWriterSize(struct{ io.Writer }{to}, 64<<10)
+	head := make([]byte, 5)
+	for {
+		if _, err := io.ReadFull(r, head); err != nil {
+			return
+		}
+		_, _ = w.Write(head) // Flush says what is wrong
+		n, err := io.CopyN(w, r, int64(binary.BigEndian.Uint32(head[1:])))
+		if head[0] == framePack {
+			received.Add(n)
+		}
+		if errors.Join(err, w.Flush()) != nil {
+			return
+		}
+	}
 }
 
 // maxFrame bounds what a Download that upstream took over can have us keep.

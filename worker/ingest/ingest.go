@@ -101,8 +101,7 @@ type Refs struct {
 	Branches map[string]string `json:"branches,omitempty"` // those that are mirrored, with their tips: the target, or all that are followed
 	Commit   string            `json:"commit,omitempty"`   // the target: a commit, or a branch's tip
 
-	Private bool   `json:"private,omitempty"` // upstream wanted credentials
-	Digest  string `json:"digest,omitempty"`  // of the list, as upstream.Session has it
+	Digest string `json:"digest,omitempty"` // of the list, as upstream.Session has it
 }
 
 // An Unfit is a branch that is followed, and whose tip cannot be published.

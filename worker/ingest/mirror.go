@@ -112,7 +112,7 @@ func (req *Request) roomFor(n int) error {
 }
 
 func chooseAll(req Request, has sourceRefs) (Refs, []wanted, error) {
-	refs := Refs{Private: has.private, Digest: has.digest, Tags: make(map[string]string, len(has.tags))}
+	refs := Refs{Digest: has.digest, Tags: make(map[string]string, len(has.tags))}
 	for tag, oid := range has.tags {
 		refs.Tags[tag] = oid.String()
 	}

@@ -23,7 +23,6 @@ type source interface {
 type sourceRefs struct {
 	tags, branches map[string]gitpack.OID
 	rejected       []storage.RejectedTag // tags whose names cannot be published
-	private        bool                  // upstream wanted credentials
 	digest         string                // of the list; "" if there is none
 }
 
@@ -66,7 +65,7 @@ func openSource(ctx context.Context, req Request, events *eventWriter) (source, 
 func (r *remote) refs() sourceRefs {
 	listed := r.listed.Refs
 	has := newSourceRefs()
-	has.private, has.digest = r.listed.Private, r.listed.Digest
+	has.digest = r.listed.Digest
 	for _, tag := range listed.Tags {
 		has.addTag(tag.Name, tag.OID)
 	}

@@ -6,46 +6,78 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/url"
 	"os"
 	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 )
 
-// Dials and answers are one packet each, on a SOCK_SEQPACKET socket.
-const maxDialPacket = 4 << 10
+// Questions and answers are one packet each, on a SOCK_SEQPACKET socket. A
+// question is a host and port to dial, or askLogin.
+const (
+	maxPacket = 4 << 10
+	askLogin  = "login"
+)
 
-// A dialAnswer comes with the connected socket, unless it has an error.
-type dialAnswer struct {
+// A brokered answer has the credentials, or an error, or comes with the connected socket.
+type brokered struct {
+	Login *Login `json:"login,omitempty"`
 	Error *Error `json:"error,omitempty"`
 }
 
-// ServeDials dials for a process that cannot do that itself, by the rules of
-// c, until conn or ctx ends: the process gets sockets that are connected. So
-// what upstream makes of that process, it reaches no address that upstream
-// could not have named.
-func (c *Client) ServeDials(ctx context.Context, conn *net.UnixConn) {
+// A Broker dials and logs in for a process that can do neither itself.
+type Broker struct {
+	client *Client
+	login  Login
+	gave   atomic.Bool
+}
+
+// Broker returns one for what is at u, with the credentials for it, if there are some.
+func (c *Client) Broker(u *url.URL) (*Broker, error) {
+	login, err := c.login(u)
+	if err != nil {
+		return nil, err
+	}
+	return &Broker{client: c, login: login}, nil
+}
+
+// Gave reports whether the process got credentials, for which it asks where
+// upstream wants some. What it reads then is private, whatever else it says.
+func (b *Broker) Gave() bool { return b.gave.Load() }
+
+// Serve dials by the rules of the client until conn or ctx ends: the process
+// gets sockets that are connected. So what upstream makes of that process, it
+// reaches no address that upstream could not have named.
+func (b *Broker) Serve(ctx context.Context, conn *net.UnixConn) {
 	defer context.AfterFunc(ctx, func() { conn.Close() })()
-	packet := make([]byte, maxDialPacket)
+	packet := make([]byte, maxPacket)
 	for {
 		n, err := conn.Read(packet)
 		if err != nil || n == 0 {
 			return
 		}
-		if err := c.serveDial(ctx, conn, string(packet[:n])); err != nil {
+		if err := b.serve(ctx, conn, string(packet[:n])); err != nil {
 			return
 		}
 	}
 }
 
-func (c *Client) serveDial(ctx context.Context, conn *net.UnixConn, hostport string) error {
-	to, err := c.dial(ctx, "tcp", hostport)
+func (b *Broker) serve(ctx context.Context, conn *net.UnixConn, question string) error {
+	if question == askLogin {
+		if !b.login.isZero() {
+			b.gave.Store(true)
+		}
+		return sendAnswer(conn, brokered{Login: &b.login}, nil)
+	}
+	to, err := b.client.dial(ctx, "tcp", question)
 	if err != nil {
 		var known *Error
 		if !errors.As(netError(ctx, err), &known) {
 			return err
 		}
-		return answerDial(conn, dialAnswer{known}, nil)
+		return sendAnswer(conn, brokered{Error: known}, nil)
 	}
 	defer to.Close()
 	file, err := to.(*net.TCPConn).File()
@@ -53,10 +85,10 @@ func (c *Client) serveDial(ctx context.Context, conn *net.UnixConn, hostport str
 		return fmt.Errorf("hand over connection: %w", err)
 	}
 	defer file.Close()
-	return answerDial(conn, dialAnswer{}, unix.UnixRights(int(file.Fd())))
+	return sendAnswer(conn, brokered{}, unix.UnixRights(int(file.Fd())))
 }
 
-func answerDial(conn *net.UnixConn, a dialAnswer, rights []byte) error {
+func sendAnswer(conn *net.UnixConn, a brokered, rights []byte) error {
 	b, err := json.Marshal(a)
 	if err != nil {
 		return fmt.Errorf("encode answer: %w", err)
@@ -65,29 +97,42 @@ func answerDial(conn *net.UnixConn, a dialAnswer, rights []byte) error {
 	return err
 }
 
-// DialThrough returns what [Options.Dial] wants in a process whose conn leads
-// to another one's [Client.ServeDials].
-func DialThrough(conn *net.UnixConn) func(ctx context.Context, network, hostport string) (net.Conn, error) {
+// Through has a process dial and log in by way of conn, which leads to another
+// one's [Broker].
+func (o *Options) Through(conn *net.UnixConn) {
 	var one sync.Mutex
-	return func(ctx context.Context, _, hostport string) (net.Conn, error) {
+	ask := func(question string) (answer brokered, rights []byte, err error) {
 		one.Lock()
 		defer one.Unlock()
-		if _, err := conn.Write([]byte(hostport)); err != nil {
-			return nil, fmt.Errorf("ask for connection: %w", err)
+		if _, err := conn.Write([]byte(question)); err != nil {
+			return answer, nil, fmt.Errorf("ask broker: %w", err)
 		}
-		packet, rights := make([]byte, maxDialPacket), make([]byte, unix.CmsgSpace(4))
+		packet, rights := make([]byte, maxPacket), make([]byte, unix.CmsgSpace(4))
 		n, nr, _, _, err := conn.ReadMsgUnix(packet, rights)
 		if err != nil {
-			return nil, fmt.Errorf("ask for connection: %w", err)
+			return answer, nil, fmt.Errorf("ask broker: %w", err)
 		}
-		var answer dialAnswer
 		if err := json.Unmarshal(packet[:n], &answer); err != nil {
-			return nil, fmt.Errorf("read connection: %w", err)
+			return answer, nil, fmt.Errorf("read broker's answer: %w", err)
 		}
-		if answer.Error != nil {
+		return answer, rights[:nr], nil
+	}
+	o.dial = func(_ context.Context, _, hostport string) (net.Conn, error) {
+		answer, rights, err := ask(hostport)
+		switch {
+		case err != nil:
+			return nil, err
+		case answer.Error != nil:
 			return nil, answer.Error
 		}
-		return received(rights[:nr])
+		return received(rights)
+	}
+	o.login = func(*url.URL) (login Login, err error) {
+		answer, _, err := ask(askLogin)
+		if answer.Login != nil {
+			login = *answer.Login
+		}
+		return login, err
 	}
 }
 

@@ -25,30 +25,21 @@ type File struct {
 	Encoding    string // Content-Encoding, which is not undone
 	FinalURL    string // after redirects, without its query, which may be a password; "" if there were none
 	Length      int64  // as upstream says; -1 if it does not
-	Private     bool   // credentials were needed
 
 	io.ReadCloser
 }
-
-// FileLogin returns the credentials for a file, or zero ones.
-func (c *Client) FileLogin(u *url.URL) (Login, error) { return c.login(u) }
 
 // GetFile begins to download the file at u, of at most max bytes: with up to 5 redirects, with credentials only if
 // upstream wants some, and after a break from where it was, if upstream can do that. Reading ends with io.EOF only
 // when the file is whole.
 func (c *Client) GetFile(ctx context.Context, u *url.URL, max int64) (*File, error) {
-	known, err := c.login(u)
-	if err != nil {
-		return nil, err
-	}
 	ctx, cancel := c.limits.total(ctx)
 	d := &download{client: c, ctx: ctx, cancel: cancel, url: u, left: max, max: max}
-	f, err := d.begin(Login{})
-	if !known.isZero() && wantsLogin(err) {
-		if f, err = d.begin(known); err == nil {
-			f.Private = true
-		}
-	}
+	var f *File
+	_, err := c.asNeeded(u, func(as Login) (err error) {
+		f, err = d.begin(as)
+		return err
+	})
 	if err != nil {
 		cancel()
 		return nil, err

@@ -255,12 +255,12 @@ func (b *body) Close() error {
 	return b.src.Close()
 }
 
-// login returns the credentials for the host of u, or zero ones. Over http
-// they are sent only to a place that an [Allow] opens explicitly: as host and
+// netrcLogin returns what the netrc file has for the host of u. Over http
+// credentials are sent only to a place that an [Allow] opens explicitly: as host and
 // port, or as a prefix that has the address which u itself spells.
-func (c *Client) login(u *url.URL) (Login, error) {
+func (c *Client) netrcLogin(u *url.URL) (Login, error) {
 	if c.netrc == "" {
-		return c.given, nil
+		return Login{}, nil
 	}
 	if u.Scheme != "https" {
 		ip, _ := netip.ParseAddr(u.Hostname())

@@ -53,10 +53,9 @@ type Options struct {
 	Limits    Limits   // a zero field means the default
 	UserAgent string   // header; "" means "packbase"
 
-	// For a process without files and network; see [Client.LoginFor] and
-	// [DialThrough].
-	Login Login                                                                 // for the repositories of its sessions, in place of Netrc
-	Dial  func(ctx context.Context, network, hostport string) (net.Conn, error) `json:"-"` // in place of name lookup, address rules and connect
+	// Of a process without files and network, see [Options.Through].
+	login func(*url.URL) (Login, error)                                         // in place of Netrc
+	dial  func(ctx context.Context, network, hostport string) (net.Conn, error) // in place of name lookup, address rules and connect
 }
 
 // Limits bound what one repository may cost. Sizes are bytes.
@@ -112,7 +111,7 @@ type Client struct {
 	allow  allowList
 	hosts  []string
 	netrc  string
-	given  Login // in place of netrc
+	login  func(*url.URL) (Login, error) // the credentials for a host, or zero ones
 	dialer func(ctx context.Context, network, hostport string) (net.Conn, error)
 	limits Limits
 	agent  string
@@ -125,25 +124,19 @@ func New(o Options) *Client {
 		allow:  o.Allow,
 		hosts:  o.Hosts,
 		netrc:  o.Netrc,
-		given:  o.Login,
-		dialer: o.Dial,
+		login:  o.login,
+		dialer: o.dial,
 		limits: o.Limits.orDefaults(),
 		agent:  cmp.Or(o.UserAgent, "packbase"),
 	}
 	if c.dialer == nil {
 		c.dialer = c.dial
 	}
+	if c.login == nil {
+		c.login = c.netrcLogin
+	}
 	c.base = c.newTransport()
 	return c
-}
-
-// LoginFor returns the credentials for the repository at rawURL, or zero ones.
-func (c *Client) LoginFor(rawURL string) (Login, error) {
-	u, err := parseURL(rawURL)
-	if err != nil {
-		return Login{}, err
-	}
-	return c.login(u)
 }
 
 // HTTP returns a client for downloads that are not Git, such as the catalog.
@@ -184,12 +177,9 @@ type Session struct {
 	git    transport.UploadPackSession
 	guard  *guard
 
-	// Private says that upstream shows the repository to those with
-	// credentials only.
-	Private bool
-
-	// Digest is of all that packbase uses of the ref list, and of Private: while
-	// it stays, nothing there has changed. See [Client.Look].
+	// Digest is of all that packbase uses of the ref list, and of whether
+	// credentials were needed: while it stays, nothing there has changed. See
+	// [Client.Look].
 	Digest string
 }
 
@@ -199,36 +189,39 @@ type Session struct {
 // Credentials are sent only where upstream wants some: what strangers may read
 // is told from what they may not.
 func (c *Client) Connect(ctx context.Context, rawURL string) (*Session, error) {
+	u, err := parseURL(rawURL)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := c.limits.total(ctx)
+	defer cancel()
 	var s *Session
-	private, err := c.asNeeded(ctx, rawURL, func(ctx context.Context, u *url.URL, as Login) (err error) {
+	private, err := c.asNeeded(u, func(as Login) (err error) {
 		s, err = c.connect(ctx, u, as)
 		return err
 	})
 	if err != nil {
 		return nil, err
 	}
-	s.Private, s.Digest = private, digestOf(s.Digest, private)
+	s.Digest = digestOf(s.Digest, private)
 	return s, nil
 }
 
-// asNeeded has ask read the repository as a stranger, and with the credentials
+// asNeeded has ask read what is at u as a stranger, and with the credentials
 // for it where upstream wants some: then it is private.
-func (c *Client) asNeeded(ctx context.Context, rawURL string, ask func(context.Context, *url.URL, Login) error) (private bool, err error) {
-	u, err := parseURL(rawURL)
+func (c *Client) asNeeded(u *url.URL, ask func(Login) error) (private bool, err error) {
+	refused := ask(Login{})
+	if !wantsLogin(refused) {
+		return false, refused
+	}
+	login, err := c.login(u)
 	if err != nil {
 		return false, err
 	}
-	known, err := c.login(u)
-	if err != nil {
-		return false, err
+	if login.isZero() {
+		return false, refused
 	}
-	ctx, cancel := c.limits.total(ctx)
-	defer cancel()
-	err = ask(ctx, u, Login{})
-	if known.isZero() || !wantsLogin(err) {
-		return false, err
-	}
-	return true, ask(ctx, u, known)
+	return true, ask(login)
 }
 
 // MaxLooks is how many looks at one host use connections again.
@@ -236,7 +229,13 @@ const MaxLooks = 4
 
 // Look returns what Digest is of a session that begins now, in one round trip as [Client.Connect], and keeps no list.
 func (c *Client) Look(ctx context.Context, rawURL string) (digest string, err error) {
-	private, err := c.asNeeded(ctx, rawURL, func(ctx context.Context, u *url.URL, as Login) (err error) {
+	u, err := parseURL(rawURL)
+	if err != nil {
+		return "", err
+	}
+	ctx, cancel := c.limits.total(ctx)
+	defer cancel()
+	private, err := c.asNeeded(u, func(as Login) (err error) {
 		digest, err = c.look(ctx, u, as)
 		return err
 	})

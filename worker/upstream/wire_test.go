@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -843,16 +844,25 @@ func TestCredentials(t *testing.T) {
 		c := trusting(t, Options{Allow: parse(t, tt.allow), Netrc: netrc}, secure)
 		// What is shown to strangers is asked for as one.
 		private.Store(false)
-		if s := connect(t, c, tt.url+"/o/r"); user.Load() != ":" || s.Private {
-			t.Errorf("%s: to a public repository credentials = %q, private %v", tt.name, user.Load(), s.Private)
+		broker, through := throughBroker(t, c, tt.url)
+		through.base.TLSClientConfig = c.base.TLSClientConfig
+		for _, c := range []*Client{c, through} {
+			private.Store(false)
+			public := connect(t, c, tt.url+"/o/r")
+			if user.Load() != ":" || broker.Gave() {
+				t.Errorf("%s: to a public repository credentials = %q, given %v", tt.name, user.Load(), broker.Gave())
+			}
+			private.Store(true)
+			s, err := c.Connect(t.Context(), tt.url+"/o/r")
+			if known := tt.want != ":"; known != (err == nil) || known && s.Digest == public.Digest {
+				t.Errorf("%s: err = %v, with credentials %v", tt.name, err, known)
+			}
+			if got := user.Load(); got != tt.want {
+				t.Errorf("%s: credentials = %q, want %q", tt.name, got, tt.want)
+			}
 		}
-		private.Store(true)
-		s, err := c.Connect(t.Context(), tt.url+"/o/r")
-		if known := tt.want != ":"; known != (err == nil) || known && !s.Private {
-			t.Errorf("%s: err = %v, with credentials %v", tt.name, err, known)
-		}
-		if got := user.Load(); got != tt.want {
-			t.Errorf("%s: credentials = %q, want %q", tt.name, got, tt.want)
+		if known := tt.want != ":"; known != broker.Gave() {
+			t.Errorf("%s: the broker says that it gave credentials: %v", tt.name, !known)
 		}
 		resp, err := c.HTTP().Get(tt.url + "/info/refs")
 		if err != nil {
@@ -877,6 +887,38 @@ func TestCredentials(t *testing.T) {
 			t.Errorf("credentials = %q, want password %q", got, password)
 		}
 	}
+}
+
+// throughBroker returns a client that dials and logs in by way of the broker of another one.
+func throughBroker(t *testing.T, c *Client, rawURL string) (*Broker, *Client) {
+	t.Helper()
+	u, err := url.Parse(rawURL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	broker, err := c.Broker(u)
+	if err != nil {
+		t.Fatal(err)
+	}
+	fds, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_SEQPACKET, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var ends [2]*net.UnixConn
+	for i, fd := range fds {
+		file := os.NewFile(uintptr(fd), "broker")
+		conn, err := net.FileConn(file)
+		file.Close()
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { conn.Close() })
+		ends[i] = conn.(*net.UnixConn)
+	}
+	go broker.Serve(t.Context(), ends[0])
+	var o Options
+	o.Through(ends[1])
+	return broker, newClient(t, o)
 }
 
 func TestParseNetrc(t *testing.T) {
