@@ -95,7 +95,7 @@ func TestMend(t *testing.T) {
 			r.Must(err)
 			name := use + ", " + harm
 			switch use {
-			case "tarball", "segment", "segment index":
+			case "tarball", "segment", "segment index", "manifest":
 				if !ok || !mended || len(*found) != 1 || !(*found)[0].Mended {
 					t.Errorf("%s: ok %v, mended %v, found %v", name, ok, mended, *found)
 				}
@@ -110,7 +110,7 @@ func TestMend(t *testing.T) {
 				if err := blob.Verify(t.Context(), r.Blobs, digests[0]); err != nil {
 					t.Errorf("%s: its successor: %v", name, err)
 				}
-			default: // nothing else here has the bytes of a manifest or of a history
+			default: // nothing else here has the bytes of a history
 				if ok || mended || len(*found) != 1 || (*found)[0].Mended {
 					t.Errorf("%s: ok %v, mended %v, found %v", name, ok, mended, *found)
 				}

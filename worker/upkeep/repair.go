@@ -1,13 +1,17 @@
 package upkeep
 
 import (
+	"cmp"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/francescobianco/packbase/storage"
@@ -15,6 +19,7 @@ import (
 	"github.com/francescobianco/packbase/storage/gitpack"
 	"github.com/francescobianco/packbase/storage/release"
 	"github.com/francescobianco/packbase/storage/scrub"
+	"github.com/francescobianco/packbase/storage/tarball"
 )
 
 // Mend reads a blob that a row names. Wrong bytes go to quarantine, and what
@@ -120,6 +125,8 @@ func (a *Auditor) remakeFor(ctx context.Context, digest string, u scrub.Use) err
 	switch u.Use {
 	case "tarball":
 		return a.remakeTarball(ctx, digest, u.Package)
+	case "manifest":
+		return a.remakeManifest(ctx, digest, u.Package)
 	case "segment", "segment index":
 		err := a.remakeSegment(ctx, digest, u.Package)
 		if err != nil && ctx.Err() == nil {
@@ -285,6 +292,89 @@ func (a *Auditor) rebuildTarball(ctx context.Context, r *storage.Release) error 
 		return errors.New("the bytes come out different")
 	}
 	return nil
+}
+
+// mostGuessed is how many bytes of manifests are tried for one, see remakeManifest.
+const mostGuessed = 1 << 30
+
+// remakeManifest builds the release again. Two things that its manifest says
+// are in no row, the claim that published it and whether the package was private
+// then: they are tried, the latest claim first, until the digest is right.
+func (a *Auditor) remakeManifest(ctx context.Context, digest, pkg string) error {
+	releases, err := a.DB.Releases(ctx, pkg)
+	if err != nil {
+		return err
+	}
+	i := slices.IndexFunc(releases, func(r storage.Release) bool { return r.ManifestDigest == digest })
+	if i < 0 {
+		return errors.New("no release has it")
+	}
+	stage, err := a.Staging.New()
+	if err != nil {
+		return err
+	}
+	defer stage.Close()
+	man, last, err := a.rebuildManifest(ctx, &releases[i], stage.Dir)
+	if err != nil {
+		return err
+	}
+	private := man.Private
+	for guessed := 0; last > 0 && guessed < mostGuessed && ctx.Err() == nil; last-- {
+		for _, man.Private = range []bool{private, !private} {
+			man.Fence = last
+			raw, err := man.Encode()
+			if err != nil {
+				return err
+			}
+			if sum := sha256.Sum256(raw); hex.EncodeToString(sum[:]) == digest {
+				_, err := a.putBytes(ctx, stage.Dir, raw)
+				return err
+			}
+			guessed += len(raw)
+		}
+	}
+	return cmp.Or(ctx.Err(), errors.New("the bytes come out different"))
+}
+
+// rebuildManifest returns the manifest of a release with all that can be known, and the latest claim of its package.
+func (a *Auditor) rebuildManifest(ctx context.Context, r *storage.Release, dir string) (man *release.Manifest, fence int64, err error) {
+	rec, _, err := a.DB.PackageRecord(ctx, r.Package)
+	if err != nil {
+		return nil, 0, err
+	}
+	objects, done, err := a.unpackRelease(ctx, r, dir)
+	if err != nil {
+		return nil, 0, err
+	}
+	defer done()
+	oid, err := gitpack.ParseOID(r.OID())
+	if err != nil {
+		return nil, 0, err
+	}
+	lim := gitpack.StoredLimits()
+	root, err := release.Resolve(objects, r.Tag, oid, lim)
+	if err != nil {
+		return nil, 0, err
+	}
+	rows, err := a.DB.Segments(ctx, r.Package)
+	if err != nil {
+		return nil, 0, err
+	}
+	segments, err := release.LoadSegments(ctx, a.Blobs, rows, gitpack.UnmarshalIndex)
+	if err != nil {
+		return nil, 0, err
+	}
+	if _, err := segments.Fresh(ctx, objects, []*release.Root{&root}, lim); err != nil {
+		return nil, 0, err
+	}
+	scratch, err := os.CreateTemp(dir, "chunks-*")
+	if err != nil {
+		return nil, 0, err
+	}
+	defer scratch.Close()
+	of := release.Manifest{Package: r.Package, Upstream: rec.Upstream, CloneURL: rec.CloneURL, Private: rec.Private, CreatedAt: r.CreatedAt.UTC()}
+	man, err = release.NewBuilder(scratch, tarball.MaxSize, lim).Build(ctx, io.Discard, objects, &root, of)
+	return man, rec.Fence, err
 }
 
 // remakeSegments makes the package's segments again from its tarballs. What
