@@ -332,7 +332,7 @@ func (s *Server) logRequests(next http.Handler) http.Handler {
 		r.Body = body
 		ww := middleware.NewWrapResponseWriter(w, r.ProtoMajor)
 		start := time.Now()
-		next.ServeHTTP(s.opt.Pace.Writer(ww), r)
+		next.ServeHTTP(s.opt.Pace.Writer(ww, r), r)
 		s.metrics.observe(r, ww.Status(), time.Since(start))
 		line := []slog.Attr{
 			slog.String("method", r.Method), slog.String("path", s.loggedPath(r)), slog.Int("status", ww.Status()),

@@ -26,6 +26,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/francescobianco/packbase/api"
+	"github.com/francescobianco/packbase/api/pace"
 	"github.com/francescobianco/packbase/storage"
 	"github.com/francescobianco/packbase/storage/access"
 	"github.com/francescobianco/packbase/storage/blob"
@@ -86,7 +87,7 @@ func (g *registry) serve(change ...func(*api.Options)) *registry {
 	s.log = &storagetest.Log{}
 	s.server = api.New(s.db, s.queue, s.blobs, opt, slog.New(slog.NewJSONHandler(s.log, &slog.HandlerOptions{Level: slog.LevelDebug})))
 	ts := httptest.NewUnstartedServer(nil)
-	ts.Config = s.server.HTTPServer()
+	ts.Config, ts.Listener = s.server.HTTPServer(), pace.Listener(ts.Listener)
 	ts.Start()
 	g.t.Cleanup(ts.Close)
 	s.url, s.addr = ts.URL, ts.Listener.Addr().String()

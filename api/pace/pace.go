@@ -12,6 +12,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -77,14 +78,16 @@ func (b *body) Read(p []byte) (int, error) {
 	return int(n), err
 }
 
-// Writer returns a writer to w. A write to it fails when the client is too slow.
-func (l Limits) Writer(w http.ResponseWriter) http.ResponseWriter {
-	return &writer{w, meter{limits: l, until: http.NewResponseController(w).SetWriteDeadline}}
+// Writer returns a writer to w, the answer to r. A write to it fails when the client is too slow.
+func (l Limits) Writer(w http.ResponseWriter, r *http.Request) http.ResponseWriter {
+	c, _ := r.Context().Value(connKey{}).(*conn)
+	return &writer{w, meter{limits: l, until: http.NewResponseController(w).SetWriteDeadline}, c}
 }
 
 type writer struct {
 	http.ResponseWriter
 	meter meter
+	conn  *conn // nil if it is no listener's of ours
 }
 
 // Unwrap is found by http.ResponseController.
@@ -93,7 +96,9 @@ func (w *writer) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 func (w *writer) Write(p []byte) (n int, err error) {
 	for more := true; more && err == nil; more = n < len(p) {
 		_, err = w.meter.move(int64(len(p)-n), func(most int64) (int64, error) {
+			w.conn.hold(true)
 			m, err := w.ResponseWriter.Write(p[n : n+int(most)])
+			w.conn.hold(false)
 			n += m
 			return int64(m), err
 		})
@@ -122,6 +127,55 @@ func (w *writer) ReadFrom(src io.Reader) (n int64, err error) {
 	return n, nil
 }
 
+// Listener returns l with connections on which a header and what is written after it leave together. net/http sends
+// one full buffer of both first, which costs the server a call, and the client a packet, more.
+func Listener(l net.Listener) net.Listener { return listener{l} }
+
+type listener struct{ net.Listener }
+
+func (l listener) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	if tcp, ok := c.(*net.TCPConn); ok {
+		return &conn{TCPConn: tcp}, nil
+	}
+	return c, err
+}
+
+// A conn is written to by one goroutine at a time.
+type conn struct {
+	*net.TCPConn
+	holds bool
+	held  []byte // waits for what is written next
+}
+
+type connKey struct{}
+
+// bufferSize is that of net/http's buffer before a connection, in bytes.
+const bufferSize = 4 << 10
+
+// hold says whether a buffer that is written is one that was too small for the rest: that is written next, or when the
+// answer ends.
+func (c *conn) hold(on bool) {
+	if c != nil {
+		c.holds = on
+	}
+}
+
+func (c *conn) Write(p []byte) (int, error) {
+	if c.holds && len(c.held) == 0 && len(p) <= bufferSize {
+		c.held = append(c.held, p...)
+		return len(p), nil
+	}
+	if len(c.held) == 0 {
+		return c.TCPConn.Write(p)
+	}
+	all := net.Buffers{c.held, p}
+	n, err := all.WriteTo(c.TCPConn)
+	n -= int64(len(c.held))
+	c.held = c.held[:0]
+	return int(max(0, n)), err
+}
+
 // unsent is how many bytes may wait in the kernel besides those that are
 // under way.
 const unsent = 64 << 10
@@ -130,7 +184,10 @@ const unsent = 64 << 10
 // that reads slowly the kernel would else take megabytes at once and then,
 // for a minute, nothing, which nobody can tell from a client that stands still.
 func Conn(ctx context.Context, c net.Conn) context.Context {
-	if tcp, ok := c.(*net.TCPConn); ok {
+	if own, ok := c.(*conn); ok {
+		ctx = context.WithValue(ctx, connKey{}, own)
+	}
+	if tcp, ok := c.(syscall.Conn); ok {
 		if raw, err := tcp.SyscallConn(); err == nil {
 			_ = raw.Control(func(fd uintptr) {
 				_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT, unsent)

@@ -1,6 +1,7 @@
 package pace
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"errors"
@@ -11,9 +12,13 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // limits are those of the tests: 128 KiB in two seconds. Sockets hold more.
@@ -27,8 +32,9 @@ func serve(t *testing.T, h func(w http.ResponseWriter, r *http.Request) error) (
 	ended = make(chan error, 1)
 	srv := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		r.Body = limits.Body(w, r)
-		ended <- h(limits.Writer(w), r)
+		ended <- h(limits.Writer(w, r), r)
 	}))
+	srv.Listener = Listener(srv.Listener)
 	srv.Config.ConnContext = Conn
 	srv.Config.WriteTimeout = limits.Window
 	srv.Config.ReadTimeout = limits.Window
@@ -174,4 +180,57 @@ func TestSenders(t *testing.T) {
 			c.judge(t, "a body", ended)
 		})
 	}
+}
+
+// A header and what is written after it leave together, also if they are more than fits into net/http's buffer: for a
+// client that is one packet, not two.
+func TestTogether(t *testing.T) {
+	for _, size := range []int{0, 100, bufferSize, 20_000, 25_000} {
+		for _, header := range []int{0, 3000, 5000} { // the last does not fit into it
+			addr, ended := serve(t, func(w http.ResponseWriter, _ *http.Request) error {
+				w.Header().Set("Content-Length", strconv.Itoa(size))
+				w.Header().Set("Filler", strings.Repeat("x", header))
+				_, err := w.Write(bytes.Repeat([]byte("y"), size))
+				return err
+			})
+			conn := dial(t, addr)
+			for range 3 { // on one connection
+				before := packets(t, conn)
+				fmt.Fprint(conn, "GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+				resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				body, err := io.ReadAll(resp.Body)
+				if err != nil || string(body) != strings.Repeat("y", size) || len(resp.Header.Get("Filler")) != header {
+					t.Errorf("%d bytes: %d bytes, %v, headers %v", size, len(body), err, resp.Header)
+				}
+				if err := <-ended; err != nil {
+					t.Error(err)
+				}
+				if n := packets(t, conn) - before; n > 1 && header < bufferSize {
+					t.Errorf("%d bytes after a header of %d: %d packets, want 1", size, header, n)
+				}
+			}
+		}
+	}
+}
+
+// packets returns how many packets with data came.
+func packets(t *testing.T, conn net.Conn) (n uint32) {
+	t.Helper()
+	raw, err := conn.(*net.TCPConn).SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = errors.Join(raw.Control(func(fd uintptr) {
+		var info *unix.TCPInfo
+		if info, err = unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO); err == nil {
+			n = info.Data_segs_in
+		}
+	}), err)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
 }

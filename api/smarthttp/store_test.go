@@ -325,9 +325,9 @@ func serveHandler(t testing.TB, h *Handler, window ...time.Duration) (url string
 	}
 	s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		r.Body = limits.Body(w, r)
-		mux.ServeHTTP(limits.Writer(w), r)
+		mux.ServeHTTP(limits.Writer(w, r), r)
 	}))
-	s.Config.ConnContext = pace.Conn
+	s.Listener, s.Config.ConnContext = pace.Listener(s.Listener), pace.Conn
 	s.Start()
 	t.Cleanup(s.Close)
 	return s.URL

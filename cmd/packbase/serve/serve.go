@@ -268,7 +268,7 @@ func listen(cfg *Config) (net.Listener, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w; is another packbase running, or should PACKBASE_PORT be another?", err)
 	}
-	return ln, nil
+	return pace.Listener(ln), nil
 }
 
 // ServeAdmin answers metrics and profiles on the admin address until ctx ends.
