@@ -88,8 +88,11 @@ func (s *Server) loggedPath(r *http.Request) string {
 	if s.proxy.Foreign(r) {
 		return "//" + r.Host + r.URL.Path
 	}
+	if !strings.HasPrefix(r.URL.Path, "/u/") {
+		return r.URL.Path
+	}
 	parts := strings.SplitN(r.URL.Path, "/", 5) // "", "u", scheme, host, path
-	if len(parts) > 3 && parts[1] == "u" {
+	if len(parts) > 3 {
 		parts[3] = parts[3][strings.LastIndex(parts[3], "@")+1:]
 	}
 	return strings.Join(parts, "/")

@@ -56,8 +56,8 @@ func (e *Refusal) Error() string { return e.Reason }
 // Options are a proxy's settings.
 type Options struct {
 	// Own tells whether a host, with its port if the client named one, is packbase itself, which was asked at the
-	// given port. absolute says that it came with a URL in absolute form.
-	Own    func(host, port string, absolute bool) bool
+	// port that port returns. absolute says that it came with a URL in absolute form.
+	Own    func(host string, port func() string, absolute bool) bool
 	Client func(*http.Request) string                      // who is told of which refusals
 	Fail   func(http.ResponseWriter, *http.Request, error) // answers with an error that is no Refusal
 }
@@ -80,14 +80,16 @@ func (p *Proxy) Foreign(r *http.Request) bool {
 	return r.Host != "" && !p.opt.Own(r.Host, port(r), false)
 }
 
-// port returns the port at which a request came.
-func port(r *http.Request) string {
-	addr, ok := r.Context().Value(http.LocalAddrContextKey).(net.Addr)
-	if !ok {
-		return ""
+// port returns what tells the port at which a request came.
+func port(r *http.Request) func() string {
+	return func() string {
+		addr, ok := r.Context().Value(http.LocalAddrContextKey).(net.Addr)
+		if !ok {
+			return ""
+		}
+		_, port, _ := net.SplitHostPort(addr.String()) // a socket without one is no place that a URL names
+		return port
 	}
-	_, port, _ := net.SplitHostPort(addr.String()) // a socket without one is no place that a URL names
-	return port
 }
 
 // Wrap returns a handler that answers what is meant for other hosts, and prefix URLs, and leaves the rest to own. It
@@ -96,16 +98,16 @@ func (p *Proxy) Wrap(own http.Handler) http.Handler {
 	// A Zig whose idle connection was closed fails, so none is left idle.
 	closing := func(w http.ResponseWriter) { w.Header().Set("Connection", "close") }
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		switch {
+		switch foreign := p.Foreign(r); {
 		case r.Method == http.MethodConnect:
 			closing(w)
 			// The one refusal after which every Zig asks for the URL itself.
 			w.Header().Set("Content-Length", "0")
 			w.WriteHeader(http.StatusMethodNotAllowed)
-		case p.Foreign(r) && r.URL.IsAbs():
+		case foreign && r.URL.IsAbs():
 			closing(w)
 			p.serve(w, r, r.RequestURI)
-		case p.Foreign(r):
+		case foreign:
 			closing(w)
 			// A reverse proxy made origin form of it, and the scheme is lost; nearly all are https.
 			p.serve(w, r, "https://"+r.Host+r.RequestURI)

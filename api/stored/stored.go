@@ -59,6 +59,9 @@ func (p *Blobs) Stream(ctx context.Context, digest string) (blob.Blob, error) {
 }
 
 func (p *Blobs) with(ctx context.Context, digest string, method func(context.Context, string) (blob.Blob, error)) (blob.Blob, error) {
+	if b := p.Blobs.Hot(digest); b != nil {
+		return b, nil
+	}
 	ctx, cancel := context.WithCancelCause(ctx) // ends with the request: the blob is read with it
 	timer := time.AfterFunc(openTimeout, func() { cancel(blob.ErrUnavailable) })
 	b, err := method(ctx, digest)
