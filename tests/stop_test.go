@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -189,4 +190,24 @@ func slowly(t *testing.T, url string) io.Reader {
 	}
 	t.Cleanup(func() { resp.Body.Close() })
 	return resp.Body
+}
+
+// What was answered is in the log of an api that was told to end, also what was answered just before.
+func TestLogWhenStopped(t *testing.T) {
+	t.Parallel()
+	const each = 100
+	s := harness.Start(t)
+	var all sync.WaitGroup
+	for range 5 {
+		all.Go(func() {
+			for range each {
+				s.Get("/api/list")
+			}
+		})
+	}
+	all.Wait()
+	s.API.Stop()
+	if n := strings.Count(s.API.Log(), "path=/api/list "); n != 5*each {
+		t.Errorf("%d of %d requests are in the log", n, 5*each)
+	}
 }

@@ -37,7 +37,9 @@ func (p *program) apiCommand() *cobra.Command {
 	cfg := AddSettings(p.Program, cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		ctx := cmd.Context()
-		log := cfg.Logger(os.Stderr)
+		out := &lines{w: os.Stderr}
+		defer out.end()
+		log := out.logger(cfg)
 		cfg.Reload(ctx, log)
 		s, err := openChecked(ctx, cfg, log)
 		if err != nil {

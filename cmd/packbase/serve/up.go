@@ -60,7 +60,9 @@ the index beside them.`,
 			return err
 		}
 		var line *statusLine
-		log := cfg.Logger(os.Stderr)
+		out := &lines{w: os.Stderr}
+		defer out.end()
+		log := out.logger(cfg)
 		if !cfg.logChosen && p.Screen(os.Stderr).Terminal() {
 			cfg.LogFile = filepath.Join(cfg.Root, "packbase.log")
 			fmt.Fprintln(p.Stderr, "packbase is starting.")
