@@ -105,9 +105,9 @@ type store struct {
 	blobs *stored.Blobs
 	epoch *stored.Epoch
 	rows  *stored.Rows
-	repos *lru.Cache[string, *repository]    // by name in lower case
-	packs *lru.Cache[string, gitpack.Stored] // by epoch, package and id
-	away  atomic.Int64                       // until when, in Unix nanoseconds, Postgres is taken to be away
+	repos *lru.Cache[string, *repository] // by name in lower case
+	packs *lru.Cache[packKey, gitpack.Stored]
+	away  atomic.Int64 // until when, in Unix nanoseconds, Postgres is taken to be away
 }
 
 // revisionTimeout is how long Postgres may take to tell the revision of a
@@ -122,6 +122,13 @@ const (
 	maxCachedPacks        = 2 * RoomForReleases
 )
 
+// A packKey names what was found under an id.
+type packKey struct {
+	epoch int64
+	pkg   string
+	id    gitpack.OID
+}
+
 // A repository is what smarthttp serves, as of a revision of the package.
 type repository struct {
 	smarthttp.Repository
@@ -134,7 +141,7 @@ type repository struct {
 func newStore(db *storage.DB, blobs *stored.Blobs, e *stored.Epoch, rows *stored.Rows) *store {
 	// The error is about sizes below one.
 	repos, _ := lru.New[string, *repository](MaxCachedRepositories)
-	packs, _ := lru.New[string, gitpack.Stored](maxCachedPacks)
+	packs, _ := lru.New[packKey, gitpack.Stored](maxCachedPacks)
 	return &store{db: db, blobs: blobs, epoch: e, rows: rows, repos: repos, packs: packs}
 }
 
@@ -355,10 +362,10 @@ func (g *store) Packs(ctx context.Context, repo *smarthttp.Repository, ids []git
 
 // addPacks adds the packs of ids.
 func (g *store) addPacks(ctx context.Context, packs map[gitpack.OID]gitpack.Stored, repo *smarthttp.Repository, ids []gitpack.OID) error {
-	prefix := fmt.Sprint(g.epoch.Now(ctx), " ", repo.Package, "#")
+	epoch := g.epoch.Now(ctx)
 	var missing []string
 	for _, id := range ids {
-		if p, ok := g.packs.Get(prefix + id.String()); ok {
+		if p, ok := g.packs.Get(packKey{epoch, repo.Package, id}); ok {
 			packs[id] = p
 		} else {
 			missing = append(missing, id.String())
@@ -372,7 +379,7 @@ func (g *store) addPacks(ctx context.Context, packs map[gitpack.OID]gitpack.Stor
 		return gitError(err)
 	}
 	for _, p := range stored {
-		if err := g.addPack(packs, prefix, repo, p); err != nil {
+		if err := g.addPack(packs, epoch, repo, p); err != nil {
 			return err
 		}
 	}
@@ -381,7 +388,7 @@ func (g *store) addPacks(ctx context.Context, packs map[gitpack.OID]gitpack.Stor
 
 // addPack adds a pack under the ids that ask for it. One that was published
 // after the repository was read is left out: the client does not know of it.
-func (g *store) addPack(packs map[gitpack.OID]gitpack.Stored, prefix string, repo *smarthttp.Repository, p storage.StoredPack) error {
+func (g *store) addPack(packs map[gitpack.OID]gitpack.Stored, epoch int64, repo *smarthttp.Repository, p storage.StoredPack) error {
 	commit, err := gitpack.ParseOID(p.CommitOID)
 	if err != nil {
 		return err
@@ -403,7 +410,7 @@ func (g *store) addPack(packs map[gitpack.OID]gitpack.Stored, prefix string, rep
 			return err
 		}
 		packs[id] = st
-		g.packs.Add(prefix+text, st)
+		g.packs.Add(packKey{epoch, repo.Package, id}, st)
 	}
 	return nil
 }

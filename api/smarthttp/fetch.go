@@ -15,10 +15,22 @@ import (
 // A plan is what a fetch is answered with.
 type plan struct {
 	*request
-	common  []gitpack.OID // the haves that are held here
-	shallow []gitpack.OID // commits that the client must note as shallow
-	pack    *gitpack.Pack
-	trailer *[20]byte // of the pack, if it is known
+	common  []gitpack.OID   // the haves that are held here
+	shallow []gitpack.OID   // commits that the client must note as shallow
+	one     *gitpack.Stored // the pack to send, if it is that of one release
+	objects *roaring.Bitmap // of the pack, else
+}
+
+// pack returns the pack to send.
+func (pl *plan) pack(set *gitpack.Set) (*gitpack.Pack, error) {
+	if pl.one == nil {
+		return set.Pack(pl.objects, nil)
+	}
+	objects, err := pl.one.Ordinals()
+	if err != nil {
+		return nil, err
+	}
+	return set.Pack(objects, &pl.one.Trailer)
 }
 
 // fetch answers a fetch of any version.
@@ -39,29 +51,46 @@ func (h *Handler) fetch(w http.ResponseWriter, r *http.Request, repo *Repository
 		return h.send(w, func(p *packetWriter) { p.raw(head.Bytes()) })
 	}
 	h.log.DebugContext(r.Context(), "git fetch", "package", repo.Package, "agent", r.UserAgent(),
-		"wants", len(pl.wants), "haves", len(pl.haves), "objects", pl.pack.Objects, "size", pl.pack.Size)
+		"wants", len(pl.wants), "haves", len(pl.haves))
 	req.free() // from here on nothing needs it
 	sideband := pl.sideband
 	if version == 2 {
 		sideband = pktline.MaxSize
 	}
-	pack := pl.pack.Reader(func(i int) (gitpack.Segment, error) {
-		return h.store.Segment(r.Context(), repo, i)
-	}, h.opts.Window)
-	defer pack.Close()
-	if size := pl.pack.Size; pl.trailer != nil && sideband > 0 && h.kept.begin(size) {
-		defer h.kept.end(size)
-		key := packKey{repo.Package, *pl.trailer, size, sideband}
-		b, err := h.kept.get(key, func() ([]byte, error) { return framed(pack, key) })
+	read := func() (*gitpack.PackReader, int64, error) {
+		pack, err := pl.pack(repo.Set)
+		if err != nil {
+			return nil, 0, fmt.Errorf("plan fetch of %s: %w", repo.Package, err)
+		}
+		return pack.Reader(func(i int) (gitpack.Segment, error) {
+			return h.store.Segment(r.Context(), repo, i)
+		}, h.opts.Window), pack.Size, nil
+	}
+	if pl.one != nil && sideband > 0 && h.kept.begin(pl.one.Size) {
+		defer h.kept.end(pl.one.Size)
+		key := packKey{repo.Package, pl.one.Trailer, pl.one.Size, sideband}
+		b, err := h.kept.get(key, func() ([]byte, error) {
+			pack, _, err := read()
+			if err != nil {
+				return nil, err
+			}
+			defer pack.Close()
+			return framed(pack, key)
+		})
 		if err != nil {
 			return err
 		}
 		return sendWhole(w, head.Bytes(), b)
 	}
+	pack, size, err := read()
+	if err != nil {
+		return err
+	}
+	defer pack.Close()
 	if err := pack.Begin(); err != nil {
 		return err
 	}
-	return h.sendPack(w, head.Bytes(), pack, pl.pack.Size, sideband)
+	return h.sendPack(w, head.Bytes(), pack, size, sideband)
 }
 
 // plan looks up what req names and works out what to send.
@@ -96,8 +125,7 @@ func (h *Handler) plan(ctx context.Context, repo *Repository, req *request) (*pl
 			wanted[id] = st
 		}
 	}
-	pl.pack, pl.trailer, err = packOf(repo.Set, wanted, pl.common, packs)
-	if err != nil {
+	if pl.one, pl.objects, err = toSend(wanted, pl.common, packs); err != nil {
 		return nil, fmt.Errorf("plan fetch of %s: %w", repo.Package, err)
 	}
 	return pl, nil
@@ -151,9 +179,14 @@ func (req *request) newShallow(wanted map[gitpack.OID]gitpack.Stored) []gitpack.
 	return ids
 }
 
-// packOf returns the pack of what is wanted without what is common, and its trailer, nil if that is not known.
-func packOf(set *gitpack.Set, wanted map[gitpack.OID]gitpack.Stored, common []gitpack.OID, packs map[gitpack.OID]gitpack.Stored) (pack *gitpack.Pack, trailer *[20]byte, err error) {
-	objects := roaring.New()
+// toSend returns the pack of what is wanted without what is common, or the objects of one that is nobody's.
+func toSend(wanted map[gitpack.OID]gitpack.Stored, common []gitpack.OID, packs map[gitpack.OID]gitpack.Stored) (one *gitpack.Stored, objects *roaring.Bitmap, err error) {
+	if len(wanted) == 1 && len(common) == 0 {
+		for _, st := range wanted {
+			return &st, nil, nil
+		}
+	}
+	objects = roaring.New()
 	largest := gitpack.Stored{}
 	tagged := make(map[gitpack.OID]bool) // commits of which a tag object is wanted
 	for id, st := range wanted {
@@ -179,12 +212,10 @@ func packOf(set *gitpack.Set, wanted map[gitpack.OID]gitpack.Stored, common []gi
 		}
 		objects.AndNot(b)
 	}
-	// Where one release is all there is to send, its trailer is known.
 	if n := uint64(largest.Objects); n > 0 && n == all && n == objects.GetCardinality() {
-		trailer = &largest.Trailer
+		return &largest, nil, nil
 	}
-	pack, err = set.Pack(objects, trailer)
-	return pack, trailer, err
+	return nil, objects, nil
 }
 
 // negotiate writes the sections of version 2 before the pack, and reports

@@ -92,7 +92,7 @@ func (h *Handler) parseBody(req *request, body io.Reader, header http.Header, ve
 		return err
 	}
 	body = &gate{body, smallBody, grow}
-	p := &packetReader{r: bufio.NewReader(body), left: h.opts.MaxWants + 2*h.opts.MaxHaves + 1000}
+	p := &packetReader{r: bufio.NewReaderSize(body, 512), left: h.opts.MaxWants + 2*h.opts.MaxHaves + 1000}
 	if version == 2 {
 		return req.readCommand(p, h.opts)
 	}
@@ -430,6 +430,9 @@ func (p *packetReader) drain() error {
 
 // unique returns ids without repetitions, in order of first appearance.
 func unique(ids []gitpack.OID) []gitpack.OID {
+	if len(ids) < 2 {
+		return ids
+	}
 	seen := make(map[gitpack.OID]bool, len(ids))
 	return slices.DeleteFunc(slices.Clone(ids), func(id gitpack.OID) bool {
 		again := seen[id]

@@ -40,6 +40,11 @@ func (t *turns) acquire(ctx context.Context, client, pkg string, wait time.Durat
 	if !t.enter(w) {
 		return nil, busy()
 	}
+	select {
+	case <-w.turn:
+		return end, nil
+	default:
+	}
 	timer := time.NewTimer(wait)
 	defer timer.Stop()
 	select {
