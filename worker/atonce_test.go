@@ -65,3 +65,19 @@ func noise(seed byte, n int) string {
 	rand.NewChaCha8([32]byte{seed}).Read(b)
 	return string(b)
 }
+
+// Many tags of one large file are as few bytes in a local folder as upstream.
+func TestFixtureRatio(t *testing.T) {
+	t.Parallel()
+	r := workertest.New(t)
+	r.Work(func(o *worker.Options) { o.Quota.Ratio = 1 })
+	for i := range 20 {
+		r.Tag("many", fmt.Sprintf("v1.%d.0", i), map[string]string{"noise": noise(7, 1<<20)})
+	}
+	job := r.Fetch("many")
+	releases, err := r.Releases(t.Context(), "many")
+	r.Must(err)
+	if job.ErrorCode != "quota_ratio" || len(releases) < 14 || len(releases) > 17 {
+		t.Errorf("%q %s: %d releases; want about 16 and a quota_ratio", job.ErrorCode, job.ErrorMessage, len(releases))
+	}
+}

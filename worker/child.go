@@ -53,7 +53,9 @@ func (f *fetch) ingest(ctx context.Context) error {
 	parser := f.w.child(ctx, "ingest")
 	defer parser.letGo()
 	var downloader *child
-	if !strings.HasPrefix(f.pkg.CloneURL, name.FixtureScheme) {
+	if strings.HasPrefix(f.pkg.CloneURL, name.FixtureScheme) {
+		f.usage.received.Store(ingest.FixtureSize(req))
+	} else {
 		if downloader, err = f.download(ctx, parser); err != nil {
 			return err
 		}

@@ -3,7 +3,6 @@ package worker
 import (
 	"context"
 	"fmt"
-	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -11,7 +10,6 @@ import (
 
 	"github.com/francescobianco/packbase/storage/blob"
 	"github.com/francescobianco/packbase/storage/fault"
-	"github.com/francescobianco/packbase/storage/name"
 	"github.com/francescobianco/packbase/storage/scrub"
 	"github.com/francescobianco/packbase/worker/ingest"
 )
@@ -33,8 +31,7 @@ const ratioFree = 16 << 20
 // is under way knows.
 type usage struct {
 	quota    Quota
-	local    bool         // upstream is a folder of the operator's
-	received atomic.Int64 // bytes of packs or of an archive that upstream sent to the job
+	received atomic.Int64 // bytes of packs or of an archive that upstream sent to the job; those of a local folder
 
 	mu       sync.Mutex // guards what follows
 	releases int
@@ -46,7 +43,6 @@ type usage struct {
 func (f *fetch) measure(ctx context.Context) error {
 	u := &f.usage
 	u.quota, u.releases, u.bytes = f.w.changing.Load().Quota, len(f.releases), f.pkg.SizeBytes
-	u.local = strings.HasPrefix(f.pkg.CloneURL, name.FixtureScheme)
 	for _, s := range f.segments.Rows {
 		u.bytes += s.Size
 	}
@@ -79,7 +75,7 @@ func (f *fetch) room(ctx context.Context) error {
 // fair returns why so much may not be made of what upstream sent, or nil.
 func (u *usage) fair() error {
 	received, free := u.received.Load(), max(0, ratioFree-(u.bytes-u.added))
-	if u.local || u.quota.Ratio == 0 || u.added <= free || u.added-free <= u.quota.Ratio*received {
+	if u.quota.Ratio == 0 || u.added <= free || u.added-free <= u.quota.Ratio*received {
 		return nil
 	}
 	return fault.New("quota_ratio", fmt.Sprintf("%s that upstream sent would become %s here, and PACKBASE_MAX_RATIO allows %d times as much",

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/francescobianco/packbase/storage/fault"
+	"github.com/francescobianco/packbase/storage/name"
 )
 
 // Fixtures returns the names of the local packages in folder: plain source
@@ -31,6 +32,25 @@ func Fixtures(folder string) ([]string, error) {
 		}
 	}
 	return names, nil
+}
+
+// FixtureSize returns how many bytes the files of the fixture have that req
+// names: 0 if it names none, or one that is not there.
+func FixtureSize(req Request) (bytes int64) {
+	folder, err := openFixtureFolder(req, strings.TrimPrefix(req.CloneURL, name.FixtureScheme))
+	if err != nil {
+		return 0
+	}
+	defer folder.Close()
+	_ = fs.WalkDir(folder.FS(), ".", func(_ string, d fs.DirEntry, err error) error {
+		if err == nil && d.Type().IsRegular() {
+			if info, err := d.Info(); err == nil {
+				bytes += info.Size()
+			}
+		}
+		return nil
+	})
+	return bytes
 }
 
 // openFixtureFolder opens a fixture's folder, which nothing read through it
