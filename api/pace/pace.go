@@ -8,6 +8,7 @@
 package pace
 
 import (
+	"cmp"
 	"context"
 	"io"
 	"net"
@@ -116,7 +117,10 @@ func (w *writer) ReadFrom(src io.Reader) (n int64, err error) {
 		part := io.LimitedReader{R: all.R}
 		m, err := w.meter.move(all.N, func(most int64) (int64, error) {
 			part.N = most
-			return io.Copy(w.ResponseWriter, &part)
+			w.conn.hold(true)
+			n, err := io.Copy(w.ResponseWriter, &part)
+			w.conn.hold(false)
+			return n, cmp.Or(err, w.conn.release())
 		})
 		n += m
 		all.N -= m
@@ -128,7 +132,7 @@ func (w *writer) ReadFrom(src io.Reader) (n int64, err error) {
 }
 
 // Listener returns l with connections on which a header and what is written after it leave together. net/http sends
-// one full buffer of both first, which costs the server a call, and the client a packet, more.
+// one full buffer of both first, and of a file the header, which costs the server a call, and the client a packet, more.
 func Listener(l net.Listener) net.Listener { return listener{l} }
 
 type listener struct{ net.Listener }
@@ -174,6 +178,34 @@ func (c *conn) Write(p []byte) (int, error) {
 	n -= int64(len(c.held))
 	c.held = c.held[:0]
 	return int(max(0, n)), err
+}
+
+// ReadFrom has the kernel send what waits with what it sends next.
+func (c *conn) ReadFrom(src io.Reader) (int64, error) {
+	raw, err := c.SyscallConn()
+	for len(c.held) > 0 && err == nil {
+		var n int
+		var refused error
+		err = raw.Write(func(fd uintptr) bool {
+			n, refused = unix.SendmsgN(int(fd), c.held, nil, nil, unix.MSG_MORE|unix.MSG_NOSIGNAL)
+			return refused != unix.EAGAIN
+		})
+		err = cmp.Or(err, refused)
+		c.held = c.held[:copy(c.held, c.held[max(0, n):])]
+	}
+	if err != nil {
+		return 0, err
+	}
+	return c.TCPConn.ReadFrom(src)
+}
+
+// release sends what waits.
+func (c *conn) release() error {
+	if c == nil || len(c.held) == 0 {
+		return nil
+	}
+	_, err := c.Write(nil)
+	return err
 }
 
 // unsent is how many bytes may wait in the kernel besides those that are

@@ -185,31 +185,49 @@ func TestSenders(t *testing.T) {
 // A header and what is written after it leave together, also if they are more than fits into net/http's buffer: for a
 // client that is one packet, not two.
 func TestTogether(t *testing.T) {
-	for _, size := range []int{0, 100, bufferSize, 20_000, 25_000} {
+	file := filepath.Join(t.TempDir(), "file")
+	for _, size := range []int{0, 100, 512, bufferSize, 20_000, 25_000} {
+		if err := os.WriteFile(file, bytes.Repeat([]byte("y"), size), 0o600); err != nil {
+			t.Fatal(err)
+		}
 		for _, header := range []int{0, 3000, 5000} { // the last does not fit into it
-			addr, ended := serve(t, func(w http.ResponseWriter, _ *http.Request) error {
+			addr, ended := serve(t, func(w http.ResponseWriter, r *http.Request) error {
 				w.Header().Set("Content-Length", strconv.Itoa(size))
 				w.Header().Set("Filler", strings.Repeat("x", header))
-				_, err := w.Write(bytes.Repeat([]byte("y"), size))
+				if r.URL.Path == "/write" {
+					_, err := w.Write(bytes.Repeat([]byte("y"), size))
+					return err
+				}
+				f, err := os.Open(file)
+				if err != nil {
+					return err
+				}
+				defer f.Close()
+				_, err = io.Copy(w, f)
 				return err
 			})
 			conn := dial(t, addr)
-			for range 3 { // on one connection
+			for _, request := range []string{"GET /write", "GET /file", "HEAD /file", "GET /file", "HEAD /write", "GET /write"} { // on one connection
 				before := packets(t, conn)
-				fmt.Fprint(conn, "GET / HTTP/1.1\r\nHost: x\r\n\r\n")
-				resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+				fmt.Fprint(conn, request+" HTTP/1.1\r\nHost: x\r\n\r\n")
+				method, _, _ := strings.Cut(request, " ")
+				resp, err := http.ReadResponse(bufio.NewReader(conn), &http.Request{Method: method})
 				if err != nil {
 					t.Fatal(err)
 				}
+				want := strings.Repeat("y", size)
+				if method == http.MethodHead {
+					want = ""
+				}
 				body, err := io.ReadAll(resp.Body)
-				if err != nil || string(body) != strings.Repeat("y", size) || len(resp.Header.Get("Filler")) != header {
-					t.Errorf("%d bytes: %d bytes, %v, headers %v", size, len(body), err, resp.Header)
+				if err != nil || string(body) != want || len(resp.Header.Get("Filler")) != header {
+					t.Errorf("%s, %d bytes: %d bytes, %v, headers %v", request, size, len(body), err, resp.Header)
 				}
 				if err := <-ended; err != nil {
 					t.Error(err)
 				}
 				if n := packets(t, conn) - before; n > 1 && header < bufferSize {
-					t.Errorf("%d bytes after a header of %d: %d packets, want 1", size, header, n)
+					t.Errorf("%s, %d bytes after a header of %d: %d packets, want 1", request, size, header, n)
 				}
 			}
 		}
