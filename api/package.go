@@ -67,34 +67,20 @@ func (s *Server) describe(r *http.Request, pkg string) (*wire.Package, error) {
 		return nil, err
 	}
 	body := newPackageBody(p)
-	if body.Names, err = s.db.Names(ctx, p.Name); err != nil {
+	d, err := s.db.Describe(ctx, p.Name)
+	if err != nil {
 		return nil, err
 	}
+	body.Names = d.Names
 	if err := s.fillTarballs(r, body, p); err != nil {
 		return nil, err
 	}
-	branches, err := s.db.ServedBranches(ctx, p.Name)
-	if err != nil {
-		return nil, err
-	}
-	body.Branches = each(firstOf(branches), func(b storage.Branch) wire.Branch {
+	body.Branches = each(firstOf(d.Branches), func(b storage.Branch) wire.Branch {
 		return wire.Branch{Name: b.Name, Commit: b.Commit, URL: route.BranchTarball(p.Called(), b.Name)}
 	})
-	rejected, err := s.db.RejectedTags(ctx, p.Name)
-	if err != nil {
-		return nil, err
-	}
-	moved, err := s.db.MovedTags(ctx, p.Name)
-	if err != nil {
-		return nil, err
-	}
-	removed, err := s.db.Tombstones(ctx, p.Name)
-	if err != nil {
-		return nil, err
-	}
-	body.Counts = wire.Counts{Snapshots: body.Counts.Snapshots, Rejected: len(rejected), Moved: len(moved), Removed: len(removed)}
-	moved = moved[max(0, len(moved)-infoRows):] // the newest are told
-	body.RejectedTags, body.MovedTags, body.RemovedTags = each(firstOf(rejected), newRejectedTag), each(moved, newMovedTag), each(firstOf(removed), newRemovedTag)
+	body.Counts = wire.Counts{Snapshots: body.Counts.Snapshots, Rejected: len(d.Rejected), Moved: len(d.Moved), Removed: len(d.Tombstones)}
+	body.RejectedTags, body.RemovedTags = each(firstOf(d.Rejected), newRejectedTag), each(firstOf(d.Tombstones), newRemovedTag)
+	body.MovedTags = each(d.Moved[max(0, len(d.Moved)-infoRows):], newMovedTag) // the newest are told
 	return body, nil
 }
 
@@ -121,12 +107,6 @@ func (s *Server) fillTarballs(r *http.Request, body *wire.Package, p storage.Pac
 	if err != nil {
 		return err
 	}
-	if head := p.Head(refs); head >= 0 {
-		body.Head = refs[head].CommitOID
-		if body.Build, err = s.build(r.Context(), refs[head].ID); err != nil {
-			return err
-		}
-	}
 	var tags, snapshots []storage.TagRef
 	published := make([]storage.Release, len(refs))
 	for i, ref := range refs {
@@ -141,7 +121,15 @@ func (s *Server) fillTarballs(r *http.Request, body *wire.Package, p storage.Pac
 	body.Counts.Snapshots = len(snapshots)
 	snapshots = snapshots[max(0, len(snapshots)-infoRows):]
 	hidden := storage.HiddenTags(published)
-	more, err := s.addTarballs(r.Context(), page(tags, offset, limit), func(t wire.Tarball) {
+	var head storage.TagRef
+	if i := p.Head(refs); i >= 0 {
+		head = refs[i]
+	}
+	var headed *storage.Release // that HEAD names, if it is told of anyway
+	more, err := s.addTarballs(r.Context(), page(tags, offset, limit), func(rel *storage.Release, t wire.Tarball) {
+		if rel.ID == head.ID {
+			headed = rel
+		}
 		t.GitHidden = hidden[t.Tag]
 		body.Tarballs = append(body.Tarballs, t)
 	})
@@ -152,9 +140,20 @@ func (s *Server) fillTarballs(r *http.Request, body *wire.Package, p storage.Pac
 		body.Next = fmt.Sprintf("%s?offset=%d&limit=%d", route.Path(route.Info, p.Called()), next, limit)
 	}
 	slices.Reverse(snapshots)
-	_, err = s.addTarballs(r.Context(), snapshots, func(t wire.Tarball) { body.Snapshots = append(body.Snapshots, t) })
+	_, err = s.addTarballs(r.Context(), snapshots, func(_ *storage.Release, t wire.Tarball) { body.Snapshots = append(body.Snapshots, t) })
 	slices.Reverse(body.Snapshots)
-	return err
+	if body.Head = head.CommitOID; err != nil || head.ID == 0 {
+		return err
+	}
+	if headed == nil {
+		releases, err := s.db.ReleasesByID(r.Context(), []int64{head.ID})
+		if err != nil || len(releases) == 0 {
+			return err
+		}
+		headed = &releases[0]
+	}
+	body.Build = s.build(r.Context(), headed)
+	return nil
 }
 
 // buildTime bounds how long the description of a package waits for what its
@@ -162,17 +161,12 @@ func (s *Server) fillTarballs(r *http.Request, body *wire.Package, p storage.Pac
 const buildTime = time.Second
 
 // build tells what a release has for those who depend on it, nil if that cannot be read.
-func (s *Server) build(ctx context.Context, id int64) (*wire.Build, error) {
-	releases, err := s.db.ReleasesByID(ctx, []int64{id})
-	if err != nil || len(releases) == 0 {
-		return nil, err
-	}
+func (s *Server) build(ctx context.Context, rel *storage.Release) *wire.Build {
 	ctx, cancel := context.WithTimeout(ctx, buildTime)
 	defer cancel()
-	rel := &releases[0]
 	facts, err := s.files.Facts(ctx, rel)
 	if err != nil {
-		return nil, nil // what is damaged is told of by fsck
+		return nil // what is damaged is told of by fsck
 	}
 	b := &wire.Build{Tag: rel.Tag, Commit: rel.CommitOID, Modules: []wire.Module{}, Options: []zigpkg.Option{}, Refused: map[string]string{}}
 	for _, m := range facts.Build.Modules {
@@ -180,12 +174,12 @@ func (s *Server) build(ctx context.Context, id int64) (*wire.Build, error) {
 	}
 	b.Options = append(b.Options, facts.Build.Options...)
 	maps.Copy(b.Refused, facts.Refused)
-	return b, nil
+	return b
 }
 
 // addTarballs reads releases some at a time, until they are as large as one
 // answer may be; more says that some are left.
-func (s *Server) addTarballs(ctx context.Context, refs []storage.TagRef, add func(wire.Tarball)) (more bool, err error) {
+func (s *Server) addTarballs(ctx context.Context, refs []storage.TagRef, add func(*storage.Release, wire.Tarball)) (more bool, err error) {
 	size := 0
 	for part := range slices.Chunk(refs, 100) {
 		var ids []int64
@@ -210,7 +204,7 @@ func (s *Server) addTarballs(ctx context.Context, refs []storage.TagRef, add fun
 			}
 			body := newTarballBody(&releases[i])
 			body.Logged = newLogged(places[releases[i].ID], route.Proof(releases[i].Called(), body.Tag, body.Commit))
-			add(body)
+			add(&releases[i], body)
 		}
 	}
 	return false, nil

@@ -37,7 +37,7 @@ func (db *DB) PackageRecord(ctx context.Context, pkg string) (rec *PackageRecord
 	if rec.Moved, err = db.MovedTags(ctx, p.Name); err != nil {
 		return nil, "", err
 	}
-	names, err := db.Names(ctx, p.Name)
+	names, err := namesOf(ctx, db.Pool, p.Name)
 	if err != nil {
 		return nil, "", err
 	}

@@ -122,19 +122,11 @@ type Branch struct {
 	Commit string // the last that was mirrored of it
 }
 
-// ServedBranches returns those of pkg's branches whose commit was not removed.
-func (db *DB) ServedBranches(ctx context.Context, pkg string) ([]Branch, error) {
-	rows, _ := db.Pool.Query(ctx, `
-		SELECT branch AS name, commit_oid AS commit FROM branches b
-		WHERE package = $1 AND seen(package, $2) AND EXISTS (
-			SELECT FROM served_releases r WHERE r.package = b.package AND r.commit_oid = b.commit_oid)
-		ORDER BY seen_at DESC, branch`, pkg, access.SeesPrivate(ctx))
-	all, err := pgx.CollectRows(rows, pgx.RowToStructByPos[Branch])
-	if err != nil {
-		return nil, fmt.Errorf("branches of %s: %w", pkg, pg.Translate(err))
-	}
-	return all, nil
-}
+const selectBranches = `
+	SELECT branch AS name, commit_oid AS commit FROM branches b
+	WHERE package = $1 AND seen(package, $2) AND EXISTS (
+		SELECT FROM served_releases r WHERE r.package = b.package AND r.commit_oid = b.commit_oid)
+	ORDER BY seen_at DESC, branch`
 
 func branchesOf(ctx context.Context, q pg.Querier, pkg string) ([]Branch, error) {
 	rows, _ := q.Query(ctx, `

@@ -48,6 +48,37 @@ func (db *DB) TagRefs(ctx context.Context, pkg string) ([]TagRef, error) {
 	return all, nil
 }
 
+// A Description is what is told of a package beside its row and its releases.
+type Description struct {
+	Names      []string      // the first one first, in the order in which it got them
+	Branches   []Branch      // whose commit was not removed, the one last asked for first
+	Rejected   []RejectedTag // as RejectedTags returns them
+	Moved      []MovedTag    // as MovedTags does
+	Tombstones []Tombstone   // as Tombstones does
+}
+
+// Describe returns the description of pkg, by one question to Postgres.
+func (db *DB) Describe(ctx context.Context, pkg string) (d Description, err error) {
+	b := &pgx.Batch{}
+	sees := access.SeesPrivate(ctx)
+	queue(b, &d.Names, pgx.RowTo[string], selectNames, pkg, sees)
+	queue(b, &d.Branches, pgx.RowToStructByName[Branch], selectBranches, pkg, sees)
+	queue(b, &d.Rejected, pgx.RowToStructByName[RejectedTag], selectRejectedTags, pkg, sees)
+	queue(b, &d.Moved, pgx.RowToStructByName[MovedTag], selectMovedTags, pkg, sees)
+	queue(b, &d.Tombstones, pgx.RowToStructByName[Tombstone], selectTombstones, pkg, sees)
+	if err := db.Pool.SendBatch(ctx, b).Close(); err != nil {
+		return Description{}, fmt.Errorf("describe %s: %w", pkg, pg.Translate(err))
+	}
+	return d, nil
+}
+
+func queue[T any](b *pgx.Batch, into *[]T, scan pgx.RowToFunc[T], sql string, args ...any) {
+	b.Queue(sql, args...).Query(func(rows pgx.Rows) (err error) {
+		*into, err = pgx.CollectRows(rows, scan)
+		return err
+	})
+}
+
 // ReleasesByID returns the releases with the given ids, in the order of ids.
 func (db *DB) ReleasesByID(ctx context.Context, ids []int64) ([]Release, error) {
 	rows, _ := db.Pool.Query(ctx, `

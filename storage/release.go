@@ -330,12 +330,14 @@ func (db *DB) ForgetRejections(ctx context.Context, c jobs.Claim, listed []strin
 	return nil
 }
 
+const selectRejectedTags = `
+	SELECT tag, oid, code, reason, seen_at, retry_at, rules FROM rejected_tags r
+	WHERE package = $1 AND seen(package, $2) AND NOT EXISTS (SELECT FROM served_releases WHERE package = $1 AND tag = r.tag)
+	ORDER BY tag`
+
 // RejectedTags returns the tags of pkg that were not published, by name.
 func (db *DB) RejectedTags(ctx context.Context, pkg string) ([]RejectedTag, error) {
-	rows, _ := db.Pool.Query(ctx, `
-		SELECT tag, oid, code, reason, seen_at, retry_at, rules FROM rejected_tags r
-		WHERE package = $1 AND seen(package, $2) AND NOT EXISTS (SELECT FROM served_releases WHERE package = $1 AND tag = r.tag)
-		ORDER BY tag`, pkg, access.SeesPrivate(ctx))
+	rows, _ := db.Pool.Query(ctx, selectRejectedTags, pkg, access.SeesPrivate(ctx))
 	all, err := pgx.CollectRows(rows, pgx.RowToStructByName[RejectedTag])
 	if err != nil {
 		return nil, fmt.Errorf("rejected tags of %s: %w", pkg, pg.Translate(err))
@@ -369,11 +371,13 @@ func (db *DB) RecordMoves(ctx context.Context, c jobs.Claim, moves []MovedTag) e
 	return nil
 }
 
+const selectMovedTags = `
+	SELECT tag, old_oid AS old, new_oid AS new, accepted, seen_at FROM moved_tags
+	WHERE package = $1 AND seen(package, $2) ORDER BY id`
+
 // MovedTags returns what upstream did to the released tags of pkg, oldest first.
 func (db *DB) MovedTags(ctx context.Context, pkg string) ([]MovedTag, error) {
-	rows, _ := db.Pool.Query(ctx, `
-		SELECT tag, old_oid AS old, new_oid AS new, accepted, seen_at FROM moved_tags
-		WHERE package = $1 AND seen(package, $2) ORDER BY id`, pkg, access.SeesPrivate(ctx))
+	rows, _ := db.Pool.Query(ctx, selectMovedTags, pkg, access.SeesPrivate(ctx))
 	all, err := pgx.CollectRows(rows, pgx.RowToStructByName[MovedTag])
 	if err != nil {
 		return nil, fmt.Errorf("moved tags of %s: %w", pkg, pg.Translate(err))

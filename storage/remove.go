@@ -56,8 +56,10 @@ func (db *DB) Tombstones(ctx context.Context, pkg string) ([]Tombstone, error) {
 	return tombstonesOf(ctx, db.Pool, pkg)
 }
 
+const selectTombstones = `SELECT ` + tombstoneColumns + ` FROM tombstones WHERE package = $1 AND seen(package, $2) ORDER BY id`
+
 func tombstonesOf(ctx context.Context, q pg.Querier, pkg string) ([]Tombstone, error) {
-	rows, _ := q.Query(ctx, `SELECT `+tombstoneColumns+` FROM tombstones WHERE package = $1 AND seen(package, $2) ORDER BY id`, pkg, access.SeesPrivate(ctx))
+	rows, _ := q.Query(ctx, selectTombstones, pkg, access.SeesPrivate(ctx))
 	all, err := pgx.CollectRows(rows, pgx.RowToStructByName[Tombstone])
 	if err != nil {
 		return nil, fmt.Errorf("tombstones of %s: %w", pkg, pg.Translate(err))

@@ -79,18 +79,14 @@ func addName(ctx context.Context, tx pgx.Tx, first, name string) error {
 	return err
 }
 
-// Names returns all names of a package, the first one first, in the order in
-// which it got them.
-func (db *DB) Names(ctx context.Context, pkg string) ([]string, error) {
-	return namesOf(ctx, db.Pool, pkg)
-}
+const selectNames = `
+	SELECT name FROM (
+		SELECT 0 AS id, name, name AS package FROM packages
+		UNION ALL SELECT id, name, package FROM package_names) n
+	WHERE package = first_name($1) AND seen(package, $2) ORDER BY id`
 
 func namesOf(ctx context.Context, q pg.Querier, pkg string) ([]string, error) {
-	rows, _ := q.Query(ctx, `
-		SELECT name FROM (
-			SELECT 0 AS id, name, name AS package FROM packages
-			UNION ALL SELECT id, name, package FROM package_names) n
-		WHERE package = first_name($1) AND seen(package, $2) ORDER BY id`, pkg, access.SeesPrivate(ctx))
+	rows, _ := q.Query(ctx, selectNames, pkg, access.SeesPrivate(ctx))
 	all, err := pgx.CollectRows(rows, pgx.RowTo[string])
 	if err != nil {
 		return nil, fmt.Errorf("names of %s: %w", pkg, pg.Translate(err))

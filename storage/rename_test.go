@@ -86,8 +86,8 @@ func TestRename(t *testing.T) {
 		_, err := f.Rename(f.ctx, "nice", to)
 		f.must(err)
 	}
-	if names, err := f.Names(f.ctx, "again"); err != nil || !slices.Equal(names, []string{"owner.repo", "Nice", "again"}) {
-		t.Errorf("names are %q, %v", names, err)
+	if d, err := f.Describe(f.ctx, "again"); err != nil || !slices.Equal(d.Names, []string{"owner.repo", "Nice", "again"}) {
+		t.Errorf("names are %q, %v", d.Names, err)
 	}
 	if news := f.renames(f.ctx); !slices.Equal(news, []string{"Nice", "again", "nice", "owner.repo", "again"}) {
 		t.Errorf("edges are told of %q", news)
@@ -147,8 +147,8 @@ func TestRenamePrivate(t *testing.T) {
 		_, err = f.ReleaseByTag(sees, name, "v1")
 		f.want("who sees private packages sees "+name, err, nil)
 	}
-	if names, err := f.Names(f.ctx, "hidden"); len(names) > 0 || err != nil {
-		t.Errorf("a stranger sees the names %q, %v", names, err)
+	if d, err := f.Describe(f.ctx, "hidden"); len(d.Names) > 0 || err != nil {
+		t.Errorf("a stranger sees the names %q, %v", d.Names, err)
 	}
 	if listed := f.renames(f.ctx); len(listed) > 0 {
 		t.Errorf("edges of strangers are told of %q", listed)
@@ -233,8 +233,8 @@ func TestAdoptNames(t *testing.T) {
 	p := publication("old", "v1", "oldv1")
 	p.Upstream, p.CloneURL = rec.Upstream, rec.CloneURL
 	g.must(g.Adopt(g.ctx, "old", storage.Adoption{Record: rec, RecordBlob: blob.Ref{Digest: hash("record", 64), Size: 1}, Publications: []storage.Publication{p}}))
-	if names, err := g.Names(g.ctx, "mid"); err != nil || !slices.Equal(names, []string{"old", "mid", "new"}) || g.pkg("old").Called() != "new" {
-		t.Errorf("names are %q, %q is shown, %v", names, g.pkg("old").Called(), err)
+	if d, err := g.Describe(g.ctx, "mid"); err != nil || !slices.Equal(d.Names, []string{"old", "mid", "new"}) || g.pkg("old").Called() != "new" {
+		t.Errorf("names are %q, %q is shown, %v", d.Names, g.pkg("old").Called(), err)
 	}
 	if listed := g.renames(g.ctx); len(listed) == 0 || listed[len(listed)-1] != "new" {
 		t.Errorf("edges are told of %q", listed)

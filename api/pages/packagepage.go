@@ -79,20 +79,16 @@ func (s *Site) getPackagePage(w http.ResponseWriter, r *http.Request, name strin
 	}
 	frame.Feed = "/" + p.Called() + ".atom"
 	page := &packagePage{frame: frame, Package: packageView{Package: p}}
-	if page.Branches, err = s.db.ServedBranches(ctx, p.Name); err != nil {
+	d, err := s.db.Describe(ctx, p.Name)
+	if err != nil {
 		return err
 	}
+	page.Branches, page.Rejected, page.Moved = d.Branches, d.Rejected, d.Moved
 	if err := s.fillReleases(r, page); err != nil {
 		return err
 	}
 	s.fillFiles(ctx, page)
 	if err := s.fillDependencies(ctx, page); err != nil {
-		return err
-	}
-	if page.Rejected, err = s.db.RejectedTags(ctx, p.Name); err != nil {
-		return err
-	}
-	if page.Moved, err = s.db.MovedTags(ctx, p.Name); err != nil {
 		return err
 	}
 	page.markMoved()
