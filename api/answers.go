@@ -19,6 +19,7 @@ import (
 	"github.com/klauspost/compress/gzip"
 
 	"github.com/francescobianco/packbase/api/answer"
+	"github.com/francescobianco/packbase/api/stored"
 	"github.com/francescobianco/packbase/storage/access"
 )
 
@@ -34,10 +35,10 @@ const (
 
 // Bounds of the answers that are kept.
 const (
-	maxKept    = 4096
+	maxKept    = 1 << 16
 	maxKeptURI = 512      // bytes
-	keptBytes  = 32 << 20 // of them all
-	keptFor    = 10 * time.Second
+	keptBytes  = 64 << 20 // of them all, as gzip
+	keptCost   = 400      // bytes that one takes besides
 )
 
 // answers bounds the memory of answers that are being made and read, and keeps some that may be asked for again.
@@ -53,57 +54,104 @@ type answers struct {
 
 // A made answer is ready to be sent.
 type made struct {
-	raw []byte
-	tag string // the ETag: weak, as it may be compressed on the way
+	raw    []byte // nil of one that was kept
+	packed []byte // the same as gzip; nil of one that is not kept
+	tag    string // the ETag: weak, as it may be compressed on the way
 }
 
 func newMade(raw []byte) made {
 	sum := sha256.Sum256(raw)
-	return made{raw, `W/"` + hex.EncodeToString(sum[:16]) + `"`}
+	return made{raw: raw, tag: `W/"` + hex.EncodeToString(sum[:16]) + `"`}
 }
+
+// A basis is what an answer was made of. The zero basis is not known: such an answer is not kept.
+type basis struct {
+	rows  stored.Mark
+	view  uint64    // of the directory
+	until time.Time // it may be used; zero for as long as it holds
+}
+
+// holds reports whether what was made of b is what would be made of now.
+func (b basis) holds(now basis) bool {
+	return b.view == now.view && (b.view > 0 || b.rows.Holds(now.rows)) && (b.until.IsZero() || time.Now().Before(b.until))
+}
+
+func (b basis) known() bool { return b.view > 0 || b.rows.Known() }
 
 // A kept answer is true while what it was made of is the same.
 type kept struct {
-	of any // small and comparable
-	at time.Time
+	of basis
 	made
 }
 
 func newAnswers() *answers {
 	a := &answers{making: make(chan struct{}, makeAtOnce), clients: map[string]int{}}
-	a.kept, _ = lru.NewWithEvict(maxKept, func(_ string, k kept) { a.size -= len(k.raw) }) // the error is about sizes below one
+	a.kept, _ = lru.NewWithEvict(maxKept, func(_ string, k kept) { a.size -= len(k.packed) + keptCost }) // the error is about sizes below one
 	return a
 }
 
-// keep is make, but for an answer to the same request that was made a short time ago, while of was the same. With nil
-// nothing is kept.
-func (a *answers) keep(r *http.Request, of any, body func() (any, error)) (made, error) {
+// keep is make, but for an answer to the same request that was made before and still holds. Body may narrow what the basis says.
+func (a *answers) keep(r *http.Request, of *basis, body func() (any, error)) (made, error) {
 	uri := r.URL.RequestURI()
-	if of == nil || len(uri) > maxKeptURI {
+	if !of.known() || len(uri) > maxKeptURI {
 		return a.make(r.Context(), body)
 	}
 	key := strconv.FormatBool(access.SeesPrivate(r.Context())) + uri
-	if k, ok := a.kept.Get(key); ok && k.of == of && time.Since(k.at) < keptFor {
+	if k, ok := a.kept.Get(key); ok && k.of.holds(*of) {
 		return k.made, nil
 	}
-	began := time.Now()
-	m, err := a.make(r.Context(), body)
+	m, err := a.write(r.Context(), asJSON(body), true)
 	if err != nil {
 		return made{}, err
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.kept.Remove(key)
-	a.kept.Add(key, kept{of, began, m})
-	for a.size += len(m.raw); a.size > keptBytes; {
+	a.kept.Add(key, kept{*of, made{packed: m.packed, tag: m.tag}})
+	for a.size += len(m.packed) + keptCost; a.size > keptBytes; {
 		a.kept.RemoveOldest()
 	}
 	return m, nil
 }
 
+var packers = sync.Pool{New: func() any {
+	w, err := gzip.NewWriterLevel(nil, gzip.BestSpeed)
+	if err != nil {
+		panic(err) // of a level that is written here
+	}
+	return w
+}}
+
+// pack returns raw as gzip.
+func pack(raw []byte) []byte {
+	var buf bytes.Buffer
+	w := packers.Get().(*gzip.Writer)
+	defer packers.Put(w)
+	w.Reset(&buf)
+	_, _ = w.Write(raw) // memory takes all
+	_ = w.Close()
+	return bytes.Clone(buf.Bytes()) // without what it grew too far
+}
+
+var unpackers = sync.Pool{New: func() any { return new(gzip.Reader) }}
+
+// unpack writes what pack was given.
+func unpack(w io.Writer, packed []byte) {
+	z := unpackers.Get().(*gzip.Reader)
+	defer unpackers.Put(z)
+	if err := z.Reset(bytes.NewReader(packed)); err != nil {
+		panic(err) // of what pack returned
+	}
+	_, _ = z.WriteTo(w) // the client may have gone
+}
+
 // make returns the JSON of what body returns, when there is a turn to make it.
 func (a *answers) make(ctx context.Context, body func() (any, error)) (made, error) {
-	return a.write(ctx, func(w io.Writer) error {
+	return a.write(ctx, asJSON(body), false)
+}
+
+func asJSON(body func() (any, error)) func(io.Writer) error {
+	return func(w io.Writer) error {
 		v, err := body()
 		if err != nil {
 			return err
@@ -111,11 +159,11 @@ func (a *answers) make(ctx context.Context, body func() (any, error)) (made, err
 		enc := json.NewEncoder(w)
 		enc.SetEscapeHTML(false)
 		return enc.Encode(v)
-	})
+	}
 }
 
-// write returns what body writes, when there is a turn to make it.
-func (a *answers) write(ctx context.Context, body func(io.Writer) error) (made, error) {
+// write returns what body writes, when there is a turn to make it, and as gzip, if it is to be kept.
+func (a *answers) write(ctx context.Context, body func(io.Writer) error, keep bool) (made, error) {
 	wait, cancel := context.WithTimeout(ctx, makeWait)
 	defer cancel()
 	select {
@@ -128,7 +176,11 @@ func (a *answers) write(ctx context.Context, body func(io.Writer) error) (made, 
 	if err := body(&buf); err != nil {
 		return made{}, err
 	}
-	return newMade(bytes.Clone(buf.Bytes())), nil // without what it grew too far
+	m := newMade(bytes.Clone(buf.Bytes())) // without what it grew too far
+	if keep {
+		m.packed = pack(m.raw)
+	}
+	return m, nil
 }
 
 // send sends an answer to a client, unless that has it already or too much is being read.
@@ -145,25 +197,44 @@ func (a *answers) send(w http.ResponseWriter, r *http.Request, client string, m 
 			return nil
 		}
 	}
-	if len(m.raw) > smallAnswer {
-		if !a.hold(client, len(m.raw)) {
+	body, inflate := m.raw, false
+	switch {
+	case m.packed != nil && takesGzip(w, r):
+		w.Header().Set("Content-Encoding", "gzip")
+		body = m.packed
+	case body == nil:
+		body, inflate = m.packed, true
+	}
+	if len(body) > smallAnswer {
+		if !a.hold(client, len(body)) {
 			return errManyAnswers
 		}
-		defer a.hold(client, -len(m.raw))
+		defer a.hold(client, -len(body))
 	}
 	answer.Head(w, http.StatusOK)
-	_, _ = w.Write(m.raw) // the client may have gone
+	if inflate {
+		unpack(w, body)
+	} else {
+		_, _ = w.Write(body) // the client may have gone
+	}
 	return nil
+}
+
+// takesGzip reports whether gzip may be sent, of what compressed wraps: caches are told there that it depends on the client. Those
+// that ask in other words are sent what it makes.
+func takesGzip(w http.ResponseWriter, r *http.Request) bool {
+	return slices.Contains(w.Header()["Vary"], "Accept-Encoding") &&
+		slices.Contains(strings.Split(r.Header.Get("Accept-Encoding"), ", "), "gzip")
 }
 
 // sendList sends a list as JSON.
 func (s *Server) sendList(w http.ResponseWriter, r *http.Request, list any) error {
-	return s.sendKept(w, r, nil, func() (any, error) { return list, nil })
+	return s.sendKept(w, r, basis{}, func() (any, error) { return list, nil })
 }
 
 // sendKept sends what keep returns.
-func (s *Server) sendKept(w http.ResponseWriter, r *http.Request, of any, body func() (any, error)) error {
-	raw, err := s.answers.keep(r, of, body)
+func (s *Server) sendKept(w http.ResponseWriter, r *http.Request, of basis, body func() (any, error)) error {
+	raw, err := s.answers.keep(r, &of, body)
 	if err != nil {
 		return err
 	}

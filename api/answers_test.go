@@ -4,10 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
 	"strings"
 	"testing"
+
+	"github.com/klauspost/compress/gzip"
 
 	"github.com/francescobianco/packbase/storage/access"
 )
@@ -90,45 +94,74 @@ func TestAnswersForOne(t *testing.T) {
 func TestKeptAnswers(t *testing.T) {
 	t.Parallel()
 	a, made := newAnswers(), 0
-	ask := func(path string, private bool, of any, size int) {
+	ask := func(path string, private bool, view uint64, size int) {
 		t.Helper()
 		r := httptest.NewRequest("GET", path, nil)
 		if private {
 			r = r.WithContext(access.SeePrivate(r.Context()))
 		}
-		if m, err := a.keep(r, of, func() (any, error) { made++; return strings.Repeat("x", size), nil }); err != nil || len(m.raw) != size+3 {
-			t.Errorf("%s: %d bytes, %v", path, len(m.raw), err)
+		if m, err := a.keep(r, &basis{view: view}, func() (any, error) { made++; return text(size), nil }); err != nil || sent(a, r, m) != `"`+text(size)+"\"\n" {
+			t.Errorf("%s: %v", path, err)
 		}
 	}
 	for _, tt := range []struct {
 		path    string
 		private bool
-		of      any
+		view    uint64
 		made    int
 	}{
-		{"/a", false, "1", 1}, {"/a", false, "1", 1},
-		{"/a", true, "1", 2}, {"/a?b", false, "1", 3},
-		{"/a", false, "2", 4}, {"/a", false, "2", 4}, {"/a", false, "1", 5},
-		{"/a", false, nil, 6}, {"/a", false, nil, 7},
-		{"/" + strings.Repeat("a", maxKeptURI), false, "1", 8}, {"/" + strings.Repeat("a", maxKeptURI), false, "1", 9},
+		{"/a", false, 1, 1}, {"/a", false, 1, 1},
+		{"/a", true, 1, 2}, {"/a?b", false, 1, 3},
+		{"/a", false, 2, 4}, {"/a", false, 2, 4}, {"/a", false, 1, 5},
+		{"/a", false, 0, 6}, {"/a", false, 0, 7},
+		{"/" + strings.Repeat("a", maxKeptURI), false, 1, 8}, {"/" + strings.Repeat("a", maxKeptURI), false, 1, 9},
 	} {
-		if ask(tt.path, tt.private, tt.of, 1); made != tt.made {
-			t.Errorf("%.20s private=%v of %v: made %d times, want %d", tt.path, tt.private, tt.of, made, tt.made)
+		if ask(tt.path, tt.private, tt.view, 1); made != tt.made {
+			t.Errorf("%.20s private=%v of %v: made %d times, want %d", tt.path, tt.private, tt.view, made, tt.made)
 		}
 	}
 	for i := range 50 {
-		ask(fmt.Sprint("/", i%40), false, i/40, 1<<20)
+		ask(fmt.Sprint("/", i%40), false, uint64(1+i/40), 4<<20)
 	}
 	sum := 0
 	for _, k := range a.kept.Values() {
-		sum += len(k.raw)
+		sum += len(k.packed) + keptCost
 	}
 	if sum != a.size || sum > keptBytes || sum < keptBytes/2 {
 		t.Errorf("%d bytes are kept, counted as %d; want at most %d", sum, a.size, keptBytes)
 	}
 	before := a.kept.Len()
-	_, err := a.keep(httptest.NewRequest("GET", "/bad", nil), "1", func() (any, error) { return nil, errManyAnswers })
+	_, err := a.keep(httptest.NewRequest("GET", "/bad", nil), &basis{view: 1}, func() (any, error) { return nil, errManyAnswers })
 	if err == nil || a.kept.Len() != before {
 		t.Errorf("an answer that could not be made: %v, and %d are kept, want %d", err, a.kept.Len(), before)
 	}
+}
+
+// text is not much smaller as gzip.
+func text(size int) string {
+	var b strings.Builder
+	for r := rand.New(rand.NewPCG(1, uint64(size))); b.Len() < size; {
+		fmt.Fprintf(&b, "%016x", r.Uint64())
+	}
+	return b.String()[:size]
+}
+
+// sent is what a client reads of an answer that has it as gzip, which must be what one has that has not.
+func sent(a *answers, r *http.Request, m made) string {
+	plain, packed := httptest.NewRecorder(), httptest.NewRecorder()
+	packed.Header().Set("Vary", "Accept-Encoding")
+	_ = a.send(plain, r, "a", m)
+	r.Header.Set("Accept-Encoding", "gzip, deflate")
+	_ = a.send(packed, r, "a", m)
+	if packed.Header().Get("Content-Encoding") != "gzip" {
+		return packed.Body.String()
+	}
+	z, err := gzip.NewReader(packed.Body)
+	if err != nil {
+		return err.Error()
+	}
+	if b, err := io.ReadAll(z); err != nil || string(b) != plain.Body.String() {
+		return "another answer as gzip"
+	}
+	return plain.Body.String()
 }

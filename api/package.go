@@ -33,10 +33,17 @@ func (s *Server) answerInfo(w http.ResponseWriter, r *http.Request, name string)
 
 // answerPackage answers with what as makes of the description of a package.
 func (s *Server) answerPackage(w http.ResponseWriter, r *http.Request, name string, as func(*wire.Package) any) error {
-	raw, err := s.answers.keep(r, s.committed(r), func() (any, error) {
+	of := s.basisOf(r, name)
+	raw, err := s.answers.keep(r, &of, func() (any, error) {
 		body, err := s.describe(r, name)
 		if err != nil {
 			return nil, err
+		}
+		if logged(body) {
+			of.rows = of.rows.WithoutLog()
+		}
+		if body.Head != "" && body.Build == nil { // they may be read soon
+			of.until = time.Now().Add(unreadFor)
 		}
 		return as(body), nil
 	})
@@ -46,15 +53,21 @@ func (s *Server) answerPackage(w http.ResponseWriter, r *http.Request, name stri
 	return s.answers.send(w, r, s.clientOf(r), raw)
 }
 
-// committed returns what an answer from rows is made of: the same for two requests if nothing was committed between them, nil if
-// that is not known.
-func (s *Server) committed(r *http.Request) any {
+// unreadFor is how long a description is kept without what the files of its package say.
+const unreadFor = 10 * time.Second
+
+// basisOf returns what the description of a package is made of now.
+func (s *Server) basisOf(r *http.Request, name string) basis {
 	ctx, cancel := context.WithTimeout(r.Context(), findTimeout)
 	defer cancel()
-	if version, err := s.rows.Version(ctx); err == nil && version != "" {
-		return version
-	}
-	return nil
+	mark, _ := s.rows.Of(ctx, name) // zero if Postgres does not say
+	return basis{rows: mark}
+}
+
+// logged reports whether nothing that a description says of the log can change, unless the package does.
+func logged(p *wire.Package) bool {
+	waits := func(t wire.Tarball) bool { return t.Proof == "" && t.Log != ledger.Private.String() }
+	return !slices.ContainsFunc(p.Tarballs, waits) && !slices.ContainsFunc(p.Snapshots, waits)
 }
 
 func (s *Server) describe(r *http.Request, pkg string) (*wire.Package, error) {
@@ -265,7 +278,7 @@ func (s *Server) listPackages(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	return s.sendKept(w, r, v.Number, func() (any, error) {
+	return s.sendKept(w, r, basis{view: v.Number}, func() (any, error) {
 		out := wire.List{Local: []string{}, Packages: []string{}, Registered: []string{}}
 		for _, p := range v.Packages {
 			out.Packages = append(out.Packages, p.Called())

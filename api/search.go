@@ -32,9 +32,9 @@ func (s *Server) searchPackages(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	var of any = v.Number
+	of := basis{view: v.Number}
 	if q.Get("zig_name") != "" || q.Get("fingerprint") != "" {
-		of = nil // Postgres knows these
+		of = basis{} // Postgres knows these
 	}
 	return s.sendKept(w, r, of, func() (any, error) {
 		found, err := s.search(r.Context(), v, q)

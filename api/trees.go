@@ -307,7 +307,7 @@ func (s *Server) getTreeSBOM(w http.ResponseWriter, r *http.Request) error {
 			return err
 		}
 		return sbom.Write(to, info, base)
-	})
+	}, false)
 	if err == nil {
 		w.Header().Set("Content-Type", sbom.MediaType)
 		w.Header().Set("Content-Disposition", `attachment; filename="`+info.Name+`.cdx.json"`)
@@ -317,7 +317,7 @@ func (s *Server) getTreeSBOM(w http.ResponseWriter, r *http.Request) error {
 
 // sendLarge sends what make writes of a tree.
 func (s *Server) sendLarge(w http.ResponseWriter, r *http.Request, make func(io.Writer) error) error {
-	raw, err := s.answers.write(r.Context(), make)
+	raw, err := s.answers.write(r.Context(), make, false)
 	return s.sendTree(w, r, raw, err)
 }
 

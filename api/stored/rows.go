@@ -2,9 +2,12 @@ package stored
 
 import (
 	"context"
+	"hash/maphash"
+	"strings"
 	"sync"
 
 	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/storage/access"
 )
 
 // Rows tell whether anything was committed since. However many ask, Postgres has one question at a time,
@@ -15,6 +18,27 @@ type Rows struct {
 	mu     sync.Mutex
 	asking bool
 	next   *question // of those who ask while another one is under way; nil without any
+	last   access.Changes
+	era    uint64       // how often all that was known became void
+	marks  [8192]uint64 // how often something else was to be told of packages, by the hash of a name
+	seed   maphash.Seed
+}
+
+// A Mark is what answers about a package are made of, as far as it can change. The zero Mark is not known.
+type Mark struct {
+	era, pkg uint64
+	log      string
+}
+
+// Known reports whether Postgres could say.
+func (m Mark) Known() bool { return m.era > 0 }
+
+// WithoutLog returns the mark of an answer that tells nothing of the log that can change.
+func (m Mark) WithoutLog() Mark { m.log = ""; return m }
+
+// Holds reports whether what was made at m is what would be made now.
+func (m Mark) Holds(now Mark) bool {
+	return m.Known() && m.era == now.era && m.pkg == now.pkg && (m.log == "" || m.log == now.log)
 }
 
 // A question is asked for all who wait for it.
@@ -25,9 +49,25 @@ type question struct {
 }
 
 // NewRows returns the rows of a database.
-func NewRows(db *storage.DB) *Rows { return &Rows{db: db} }
+func NewRows(db *storage.DB) *Rows { return &Rows{db: db, seed: maphash.MakeSeed()} }
 
-// Version returns storage's RowsVersion, as of a moment after the call.
+// Of returns the mark of the package called name, as of a moment after the call.
+func (r *Rows) Of(ctx context.Context, name string) (Mark, error) {
+	version, err := r.Version(ctx)
+	if err != nil || version == "" {
+		return Mark{}, err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return Mark{r.era, *r.mark(strings.ToLower(name)), r.last.Log}, nil
+}
+
+func (r *Rows) mark(name string) *uint64 {
+	return &r.marks[maphash.String(r.seed, name)%uint64(len(r.marks))]
+}
+
+// Version returns a text that is the same for two calls only if nothing was committed between them, as of a moment after
+// the call. It is "" on a standby, where that is not known.
 func (r *Rows) Version(ctx context.Context) (string, error) {
 	r.mu.Lock()
 	mine := r.next
@@ -55,13 +95,30 @@ func (r *Rows) ask(ctx context.Context) {
 		now := r.next
 		r.next = nil
 		r.asking = now != nil
+		since := r.last.Now
 		r.mu.Unlock()
 		if now == nil {
 			return
 		}
 		short, cancel := context.WithTimeout(ctx, epochTimeout)
-		now.version, now.err = r.db.RowsVersion(short)
+		changes, err := r.db.Access.Changes(short, since)
 		cancel()
+		if now.version, now.err = changes.Now, err; err == nil {
+			r.note(changes)
+		}
 		close(now.done)
 	}
+}
+
+// note takes over what changed since the last question.
+func (r *Rows) note(c access.Changes) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if c.Era != r.last.Era || c.More || r.last.Now == "" {
+		r.era++
+	}
+	for _, name := range c.Packages {
+		*r.mark(name)++
+	}
+	r.last = c
 }

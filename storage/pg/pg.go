@@ -70,17 +70,6 @@ func (db *DB) Ping(ctx context.Context) error {
 	return db.Pool.Ping(ctx)
 }
 
-// RowsVersion returns a text that stays the same as long as nothing is committed:
-// two questions that are put at the same version have the same answer. On a standby it is "", as pg_current_snapshot()
-// leaves transactions out there.
-func (db *DB) RowsVersion(ctx context.Context) (version string, err error) {
-	err = db.Pool.QueryRow(ctx, `SELECT CASE WHEN pg_is_in_recovery() THEN '' ELSE pg_current_snapshot()::text END`).Scan(&version)
-	if err != nil {
-		return "", fmt.Errorf("version of rows: %w", Translate(err))
-	}
-	return version, nil
-}
-
 // Tx runs fn in a transaction, again if Postgres asks for that.
 func (db *DB) Tx(ctx context.Context, fn func(pgx.Tx) error) error {
 	for attempt := 0; ; attempt++ {

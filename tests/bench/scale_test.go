@@ -35,7 +35,11 @@ func BenchmarkScale(b *testing.B) {
 	}
 	const clap = "/api/info/clap-00042"
 	row(clap, clap, "")
-	row(clap, "the same, any of 10,000 packages", anyPackage)
+	row(clap, "the same, any of 10,000 packages, for the first time", anyPackage)
+	for i := range packages {
+		s.Get("/api/info/" + name(i))
+	}
+	row(clap, "the same, any of 10,000 packages, asked for before", anyPackage)
 	for _, path := range []string{"/api/search?q=json", "/api/search?q=number+77", "/api/status"} {
 		row(path, path, "")
 	} // 50 clients of one address may not have /api/list, of 328 KB, at once
