@@ -38,6 +38,14 @@ func TestQuotas(t *testing.T) {
 	for i := range 12 {
 		bomb.Tag(fmt.Sprintf("v1.%d.0", i), commit)
 	}
+	// A message that upstream sends as 4 KB is in the manifest of each tag.
+	told := up.Repo("told")
+	told.Git("config", "fastimport.unpackLimit", "1")
+	told.Commit(harness.Files{"a": "a", "b": "b"})
+	commit = told.GitInput(strings.Repeat("m", 3<<20), "commit-tree", "-F", "-", "main^{tree}")
+	for i := range 12 {
+		told.Tag(fmt.Sprintf("v1.%d.0", i), commit)
+	}
 	few := up.Repo("few")
 	for i := range 3 {
 		few.Commit(harness.Files{fmt.Sprint("noise", i): noise(1<<18) + fmt.Sprint(i)})
@@ -53,6 +61,8 @@ func TestQuotas(t *testing.T) {
 		{"PACKBASE_MAX_BYTES=1500KB", few.URL, "quota_bytes", http.StatusInsufficientStorage, 1, false},
 		{"PACKBASE_MAX_RATIO=1B", many.URL, "quota_ratio", http.StatusUnprocessableEntity, 10, false},
 		{"PACKBASE_MAX_RATIO=500B", bomb.URL, "quota_ratio", http.StatusUnprocessableEntity, 1, false},
+		{"PACKBASE_MAX_RATIO=500B", told.URL, "quota_ratio", http.StatusUnprocessableEntity, 3, false},
+		{"PACKBASE_MAX_PACKAGE_BYTES=10MB", told.URL, "quota_package_bytes", http.StatusUnprocessableEntity, 2, false},
 		{"PACKBASE_MIN_FREE=1000TB", few.URL, "storage_full", http.StatusAccepted, 0, true},
 	}
 	for _, tt := range tests {

@@ -131,14 +131,14 @@ func (f *fetch) segment(ctx context.Context, objects *gitpack.Objects, roots []*
 	if err != nil {
 		return fmt.Errorf("stat segment: %w", err)
 	}
-	if err := f.charge(ctx, info.Size(), 0); err != nil {
-		return err
-	}
-	packed, err := f.putFile(ctx, file)
+	raw, err := index.MarshalBinary()
 	if err != nil {
 		return err
 	}
-	raw, err := index.MarshalBinary()
+	if err := f.charge(ctx, info.Size()+int64(len(raw)), 0); err != nil {
+		return err
+	}
+	packed, err := f.putFile(ctx, file)
 	if err != nil {
 		return err
 	}
@@ -206,7 +206,7 @@ func (f *fetch) publishAll(ctx context.Context, objects *gitpack.Objects, roots 
 					select {
 					case <-turn:
 						if made.refused == nil {
-							made.full = f.charge(ctx, made.of.Tarball.Size, 1)
+							made.full = f.charge(ctx, made.of.Tarball.Size+int64(len(made.manifest)), 1)
 						}
 						close(after)
 						err = f.keep(ctx, objects, r, &made)

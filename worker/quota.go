@@ -16,7 +16,7 @@ import (
 
 // A Quota bounds what is stored. A field of zero is no limit.
 type Quota struct {
-	Package  int64 // bytes of one package, tarballs and Git objects
+	Package  int64 // bytes of one package: tarballs, manifests and Git objects
 	Releases int   // releases and snapshots of one package
 	Total    int64 // bytes of all blobs
 	Free     int64 // bytes of disk that are left free
@@ -35,7 +35,7 @@ type usage struct {
 
 	mu       sync.Mutex // guards what follows
 	releases int
-	bytes    int64 // of the package: tarballs and segments
+	bytes    int64 // of the package: tarballs, manifests and segments
 	added    int64 // those of the job
 	total    int64 // of all blobs; what jobs at once publish is counted together when they do
 }
@@ -46,8 +46,9 @@ func (f *fetch) measure(ctx context.Context) error {
 	for _, s := range f.segments.Rows {
 		u.bytes += s.Size
 	}
-	var err error
-	if u.quota.Total > 0 {
+	manifests, err := f.w.db.Scrub.ManifestBytes(ctx, f.pkg.Name)
+	u.bytes += manifests
+	if err == nil && u.quota.Total > 0 {
 		u.total, err = f.w.db.Scrub.Bytes(ctx)
 	}
 	return err

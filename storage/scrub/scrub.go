@@ -281,6 +281,15 @@ func (s *Store) Bytes(ctx context.Context) (n int64, err error) {
 	return n, nil
 }
 
+// ManifestBytes returns the size of the manifests of pkg.
+func (s *Store) ManifestBytes(ctx context.Context, pkg string) (n int64, err error) {
+	err = s.db.Pool.QueryRow(ctx, sumOfBytes+` WHERE digest IN (SELECT manifest_digest FROM releases WHERE package = $1)`, pkg).Scan(&n)
+	if err != nil {
+		return 0, fmt.Errorf("measure manifests of %s: %w", pkg, pg.Translate(err))
+	}
+	return n, nil
+}
+
 // Behind reports whether a blob that is named has not been read for
 // longer than period.
 func (s *Store) Behind(ctx context.Context, period time.Duration) (behind bool, err error) {
