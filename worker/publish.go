@@ -170,6 +170,25 @@ func (f *fetch) setHistory(ctx context.Context, h *ingest.History) error {
 // one takes a processor, the other waits for the disk.
 const releasesAtOnce = 6
 
+// heavy is how many bytes of a manifest or a build.zig.zon make a release one
+// that is built alone: they are in memory, several times over.
+const heavy = 1 << 20
+
+// alone waits until no other heavy release is built by the worker, if r is one,
+// until done is called. Who waits for it in the order of its job has no other
+// job wait that is before it there.
+func (w *Worker) alone(ctx context.Context, r *release.Root) (done func(), err error) {
+	if max(r.Described, r.Zon) < heavy {
+		return func() {}, nil
+	}
+	select {
+	case w.heavy <- struct{}{}:
+		return func() { <-w.heavy }, nil
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+}
+
 // A built is a release whose bytes are durable, or why it cannot be published,
 // or why there is no room for it.
 type built struct {
@@ -200,7 +219,12 @@ func (f *fetch) publishAll(ctx context.Context, objects *gitpack.Objects, roots 
 			case <-ctx.Done():
 				return context.Cause(ctx)
 			}
+			done, err := f.w.alone(ctx, &r.Root)
+			if err != nil {
+				return err
+			}
 			g.Go(func() error {
+				defer done()
 				made, err := f.build(ctx, objects, r)
 				if err == nil {
 					select {
@@ -268,6 +292,9 @@ func (f *fetch) build(ctx context.Context, objects *gitpack.Objects, r *root) (m
 	if made.file, err = os.CreateTemp(f.dir, "tarball-*"); err != nil {
 		return made, fmt.Errorf("stage tarball: %w", err)
 	}
+	if made.refused = describable(r.Described); made.refused != nil {
+		return made, nil
+	}
 	of := release.Manifest{Package: f.pkg.Name, Upstream: f.pkg.Upstream, CloneURL: f.pkg.CloneURL, Private: f.pkg.Private, Fence: f.job.Fence}
 	made.of, err = f.builder.Build(ctx, made.file, objects, &r.Root, of)
 	if made.refused = ingest.AsFault(err); made.refused != nil {
@@ -283,16 +310,27 @@ func (f *fetch) build(ctx context.Context, objects *gitpack.Objects, r *root) (m
 	if made.manifest, err = made.of.Encode(); err != nil {
 		return made, err
 	}
-	if n := len(made.manifest); n > release.MaxManifestSize { // no edge would take it over
-		made.refused = fault.New("manifest_too_large", fmt.Sprintf("what describes the release takes %d bytes, more than %d: its tag objects or submodules are too large",
-			n, release.MaxManifestSize))
-	}
+	made.refused = describable(int64(len(made.manifest)))
 	return made, nil
+}
+
+// maxDescribed bounds a manifest that is new, in bytes. It is less than what
+// anybody reads: who encodes one has it in memory five times over.
+const maxDescribed = release.MaxManifestSize / 2
+
+// describable returns why a manifest of so many bytes is not kept, or nil.
+func describable(n int64) *fault.Error {
+	if n <= maxDescribed {
+		return nil
+	}
+	return fault.New("manifest_too_large", fmt.Sprintf("what describes the release takes %d bytes, more than %d: its tag objects or submodules are too large",
+		n, maxDescribed))
 }
 
 // keep makes what was built durable, if it may be published and there is room for it.
 func (f *fetch) keep(ctx context.Context, objects *gitpack.Objects, r *root, made *built) error {
 	if made.refused != nil || made.full != nil {
+		made.of, made.manifest = nil, nil
 		return nil
 	}
 	if _, err := f.putAs(ctx, made.file, made.of.Tarball.Digest); err != nil {

@@ -91,6 +91,7 @@ type Worker struct {
 	log   *slog.Logger
 	table map[string]func(context.Context, *job) (any, error)
 	aside chan struct{} // a token for each job that stepped aside
+	heavy chan struct{} // the token of who builds a heavy release
 	web   *upstream.Client
 	probe *probe.Prober
 	rules string // what tags are judged by
@@ -117,6 +118,7 @@ func New(db *storage.DB, q *queue.Queue, blobs blob.Store, opt Options, log *slo
 		jobs.CheckTree:     w.checkTree,
 	}
 	w.aside = make(chan struct{}, asideOf(opt.Concurrency))
+	w.heavy = make(chan struct{}, 1)
 	w.jobSeconds = prometheus.NewHistogramVec(prometheus.HistogramOpts{
 		Name: "packbase_job_seconds", Help: "Time of one attempt at a job, by kind.",
 		Buckets: []float64{.05, .2, 1, 5, 20, 60, 300, 1800},

@@ -9,6 +9,7 @@ import (
 
 	"github.com/francescobianco/packbase/storage/fault"
 	"github.com/francescobianco/packbase/storage/gitpack"
+	"github.com/francescobianco/packbase/storage/zigpkg"
 )
 
 // A Root is what leads to all objects of a release.
@@ -22,6 +23,9 @@ type Root struct {
 	// Segment is the position of the segment that holds the newest of the
 	// objects. [Segments.Fresh] sets it.
 	Segment int
+
+	// Bytes that the release's manifest has, at least, and those of its build.zig.zon. [Check] sets them.
+	Described, Zon int64
 }
 
 // Resolve finds the commit that a tag, or a tag object, leads to.
@@ -52,7 +56,34 @@ func Check(ctx context.Context, objects *gitpack.Objects, tag string, oid gitpac
 	if err != nil {
 		return r, err
 	}
+	r.weigh(objects, tree)
 	return r, objects.Fsck(r.Commit, r.Tags, tree)
+}
+
+// weigh works out, without making it, how much a manifest takes. A few
+// kilobytes of upstream may be a commit or a tree of which there are megabytes
+// to tell.
+func (r *Root) weigh(objects *gitpack.Objects, tree gitpack.Listing) {
+	for _, id := range append([]gitpack.OID{r.Commit}, r.Tags...) {
+		object, _ := objects.Stat(id)
+		r.Described += object.Size / 3 * 4 // in base64
+	}
+	zon := tree.Resolve(zigpkg.ManifestName)
+	for _, f := range tree.Files {
+		if f.Path == zon {
+			r.Zon = f.Size
+		}
+		switch f.Mode {
+		case gitpack.ModeFile, gitpack.ModeExecutable, gitpack.ModeSymlink:
+		case gitpack.ModeSubmodule: // in two lists
+			r.Described += 2*int64(len(f.Path)) + int64(len(`"path":"","mode":"160000","oid":"","path":"","commit":""`)) + 80
+		default:
+			r.Described += int64(len(f.Path) + len(`"path":"","mode":"100664"`))
+		}
+	}
+	for _, dir := range tree.EmptyDirs {
+		r.Described += int64(len(dir) + len(`"path":"","mode":"40000"`))
+	}
 }
 
 // Objects returns all that the release is made of, each once, in the order of
