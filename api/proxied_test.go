@@ -417,6 +417,29 @@ func TestPullGit(t *testing.T) {
 	}
 }
 
+// What was removed is told to be, also once its upstream was asked for under another name, of which nothing came.
+func TestPullRemoved(t *testing.T) {
+	t.Parallel()
+	g := newRegistry(t, func(o *api.Options) { o.Pull = []string{"git.example"} })
+	g.publish("gone", tagged{tag: "v1.0.0", files: zon("gone", "1.0.0")})
+	if a := g.post("/api/remove", `{"package":"gone","reason":"it had a secret"}`); a.StatusCode != http.StatusOK {
+		t.Fatalf("remove: %d %s", a.StatusCode, a.body)
+	}
+	for _, name := range []string{"", "again"} {
+		if name != "" {
+			if a := g.post("/api/fetch", `{"url":"https://git.example/owner/gone","name":"`+name+`"}`); a.StatusCode != http.StatusAccepted {
+				t.Fatalf("fetch: %d %s", a.StatusCode, a.body)
+			}
+		}
+		const repo = "https://git.example/owner/gone"
+		for _, at := range []string{repo + "/info/refs?service=git-upload-pack", repo + "/archive/v1.0.0.tar.gz"} {
+			if a := g.mustVia("GET", at, "", "User-Agent", "curl/8"); a.StatusCode != http.StatusGone || !strings.Contains(string(a.body), "it had a secret") {
+				t.Errorf("%s, asked for as %q: %d %s, want 410 and why", at, name, a.StatusCode, a.body)
+			}
+		}
+	}
+}
+
 // Who had one repository pulled does not keep others from one whose owner, name, scheme or case of letters give the
 // same name.
 func TestPullsOfOneName(t *testing.T) {

@@ -149,11 +149,14 @@ func newView(byName map[string]*Listing, private bool) *View {
 	return v
 }
 
-// before tells which of two packages stands for the upstream that both have: one that was not removed, the one with
-// more releases, the first by name.
+// before tells which of two packages stands for the upstream that both have: one that has something, one that was removed,
+// the one with more releases, the first by name. What was removed is not had again by asking for it under a new name.
 func (p *Listing) before(other *Listing) bool {
+	if has := p.Local(); has != other.Local() {
+		return has
+	}
 	if removed := p.State == storage.Removed; removed != (other.State == storage.Removed) {
-		return !removed
+		return removed
 	}
 	return cmp.Or(p.byCount(other), strings.Compare(p.Name, other.Name)) < 0
 }
