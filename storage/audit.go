@@ -143,7 +143,7 @@ func (db *DB) Adopt(ctx context.Context, name string, from Adoption) error {
 			}
 		}
 		for _, p := range from.Publications {
-			if _, err := publish(ctx, tx, p); err != nil && !errors.Is(err, fault.ErrGone) {
+			if _, err := publish(ctx, tx, p, true); err != nil && !errors.Is(err, fault.ErrGone) {
 				return err
 			}
 		}

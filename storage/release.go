@@ -181,7 +181,7 @@ func (db *DB) Publish(ctx context.Context, c jobs.Claim, p Publication) (created
 		if err := jobs.HoldFence(ctx, tx, c); err != nil {
 			return err
 		}
-		if created, err = publish(ctx, tx, p); err != nil || !created {
+		if created, err = publish(ctx, tx, p, false); err != nil || !created {
 			return err
 		}
 		return scrub.CheckBytes(ctx, tx)
@@ -192,9 +192,9 @@ func (db *DB) Publish(ctx context.Context, c jobs.Claim, p Publication) (created
 	return created, nil
 }
 
-func publish(ctx context.Context, tx pgx.Tx, p Publication) (created bool, err error) {
+func publish(ctx context.Context, tx pgx.Tx, p Publication, adopted bool) (created bool, err error) {
 	r := p.Release
-	if err := checkRemoved(ctx, tx, r); err != nil {
+	if err := checkRemoved(ctx, tx, r, adopted); err != nil {
 		return false, err
 	}
 	held, err := heldRelease(ctx, tx, r)

@@ -88,14 +88,16 @@ func (db *DB) orGone(ctx context.Context, err error, where, a, b string) error {
 // checkRemoved returns a *GoneError if the release must not be published: its
 // tag was removed, or its commit was, and no release of that is left. A commit
 // that was removed is not published under another name of its upstream either.
-func checkRemoved(ctx context.Context, tx pgx.Tx, r Release) error {
+// What is adopted was published elsewhere, and other tags of its commit may
+// come later: then its own removal alone counts.
+func checkRemoved(ctx context.Context, tx pgx.Tx, r Release, adopted bool) error {
 	rows, _ := tx.Query(ctx, `
 		SELECT `+tombstoneColumns+` FROM tombstones t
-		WHERE package = @package AND tag = @tag
-			OR commit_oid = @commit
+		WHERE package = @package AND (tag = @tag OR tag IS NULL AND @tag = '' AND commit_oid = @commit)
+			OR NOT @adopted AND commit_oid = @commit
 			AND package IN (SELECT o.name FROM packages o JOIN packages p USING (upstream) WHERE p.name = @package)
 			AND NOT EXISTS (SELECT FROM served_releases s WHERE s.package = t.package AND s.commit_oid = t.commit_oid)
-		ORDER BY package <> @package, id LIMIT 1`, pgx.NamedArgs{"package": r.Package, "tag": r.Tag, "commit": r.CommitOID})
+		ORDER BY package <> @package, id LIMIT 1`, pgx.NamedArgs{"package": r.Package, "tag": r.Tag, "commit": r.CommitOID, "adopted": adopted})
 	t, err := pgx.CollectExactlyOneRow(rows, pgx.RowToStructByName[Tombstone])
 	switch {
 	case errors.Is(err, pgx.ErrNoRows):
@@ -235,7 +237,7 @@ func removeReleases(ctx context.Context, tx pgx.Tx, r Removal, done *RemovalResu
 		return err
 	}
 	if len(done.Releases) == 0 {
-		if gone := checkRemoved(ctx, tx, Release{Package: r.Package, Tag: r.Tag, CommitOID: r.Commit}); gone != nil {
+		if gone := checkRemoved(ctx, tx, Release{Package: r.Package, Tag: r.Tag, CommitOID: r.Commit}, false); gone != nil {
 			return gone
 		}
 		return fault.ErrNotFound

@@ -333,6 +333,7 @@ func TestDecisionsFirst(t *testing.T) {
 				central.Mirror(pkg, "v1.0.0")
 			}
 			central.Mirror("partly", "v1.0.0", "v2.0.0")
+			central.Mirror("twice", "v1.0.0")
 			decide("again", true)
 			url, shut, asked, open := held(t, serve(t, central))
 			leave := follow(t, edge, url, token)
@@ -342,6 +343,8 @@ func TestDecisionsFirst(t *testing.T) {
 			for _, pkg := range []string{"first", "unseen", "buried", "half"} {
 				central.Mirror(pkg, "v1.0.0", "v2.0.0")
 			}
+			central.Also("twice", "v1.0.0", "v1.0.1")
+			central.Fetch("twice")
 			for _, pkg := range []string{"unseen", "buried", "half"} { // as when it was killed after copying
 				releases, err := central.Releases(t.Context(), pkg)
 				central.Must(err)
@@ -364,6 +367,7 @@ func TestDecisionsFirst(t *testing.T) {
 			remove(storage.Removal{Package: "gone"})
 			remove(storage.Removal{Package: "partly", Tag: "v1.0.0"})
 			remove(storage.Removal{Package: "buried"})
+			remove(storage.Removal{Package: "twice", Tag: "v1.0.0"})
 			remove(storage.Removal{Package: "half", Tag: "v1.0.0"})
 			_, err := tree.New(central.DB.DB).Remove(t.Context(), zip.URL, "asked for")
 			central.Must(err)
@@ -390,6 +394,7 @@ func TestDecisionsFirst(t *testing.T) {
 			}
 			same(t, edge, central, "first")
 			same(t, edge, central, "half")
+			same(t, edge, central, "twice") // whose commit has another tag
 			if aside := asideOf(t, edge); len(aside) != 0 {
 				t.Errorf("set aside: %+v", aside)
 			}

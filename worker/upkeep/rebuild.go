@@ -45,6 +45,7 @@ func (a *Auditor) Rebuild(ctx context.Context) error {
 		}
 	}
 	a.chooseOwners(found)
+	noteRemoved(found)
 	forgetFreed(found)
 	a.refuseContested(found)
 	names := slices.Sorted(maps.Keys(found))
@@ -89,6 +90,24 @@ func (a *Auditor) chooseOwners(found map[string]*packageBlobs) {
 			}
 		}
 		r.claimed = r.upstreams[owner]
+	}
+}
+
+// noteRemoved tells each package which commits of its upstream were removed.
+func noteRemoved(found map[string]*packageBlobs) {
+	barred := map[string]map[string]bool{}
+	for _, r := range found {
+		for upstream, c := range r.upstreams {
+			if barred[upstream] == nil {
+				barred[upstream] = map[string]bool{}
+			}
+			for _, t := range c.removed {
+				barred[upstream][t.CommitOID] = true
+			}
+			if c == r.claimed {
+				r.barred = barred[upstream]
+			}
+		}
 	}
 }
 
@@ -145,6 +164,7 @@ func refused(err error) bool {
 type packageBlobs struct {
 	upstreams map[string]*claimed // that had the name, by their canonical URLs
 	*claimed                      // the one that has it
+	barred    map[string]bool     // commits that were removed, under whatever name of that upstream
 }
 
 // claimed are the documents of one package and one upstream.
@@ -362,6 +382,22 @@ func (c *claimed) forgetRemoved() {
 	}
 }
 
+// withoutRemoved leaves out releases of commits that were removed under another tag or name, unless there are no more releases
+// than the record tells of. Such a one was either published before that, and is served on, or it was refused, and what was
+// written of it has not been swept yet.
+func (a *Auditor) withoutRemoved(pkg string, r *packageBlobs, releases []*release.Unpacked) []*release.Unpacked {
+	told := r.record != nil && !unproven(r.record)
+	if told && len(releases) <= r.record.Releases {
+		return releases
+	}
+	kept := slices.DeleteFunc(slices.Clone(releases), func(rel *release.Unpacked) bool { return r.barred[rel.Commit.String()] })
+	if told && len(kept) < r.record.Releases {
+		a.find("release_lost", pkg, "its latest record %s tells of %d releases, and %d manifests are here, some of commits that were removed under other tags: they are left out",
+			r.recordIn.Digest, r.record.Releases, len(releases))
+	}
+	return kept
+}
+
 // unproven reports whether a record was written where there was none: it does not tell whether the package is private.
 func unproven(rec *storage.PackageRecord) bool { return rec.StateReason == storage.Unproven }
 
@@ -444,6 +480,7 @@ func (a *Auditor) rebuildPackage(ctx context.Context, name string, r *packageBlo
 		}
 		releases = append(releases, rel)
 	}
+	releases = a.withoutRemoved(name, r, releases)
 	if len(releases) == 0 && r.record == nil {
 		return nil
 	}

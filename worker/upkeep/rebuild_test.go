@@ -348,6 +348,47 @@ func TestHiddenStaysHidden(t *testing.T) {
 	}
 }
 
+// A commit may have several tags, and one of them be removed: the others come back, unless they were refused because no
+// release of the commit was left. What is left of such a one neither comes back nor hides the package.
+func TestRebuildRemovedCommits(t *testing.T) {
+	t.Parallel()
+	all := access.SeePrivate(t.Context())
+	r := workertest.New(t)
+	defer r.Work()()
+	remove := func(pkg, tag string) {
+		_, err := r.Remove(all, storage.Removal{Package: pkg, Tag: tag, Reason: "asked for"})
+		r.Must(err)
+	}
+	for _, pkg := range []string{"served", "refused"} {
+		r.Mirror(pkg, "v1.0.0", "v2.0.0")
+	}
+	r.Also("served", "v2.0.0", "v2.0.1")
+	r.Fetch("served")
+	remove("served", "v2.0.0")
+	remove("refused", "v2.0.0")
+	r.Also("refused", "v2.0.0", "v2.0.1")
+	for _, pkg := range []string{"served", "refused"} {
+		r.Fetch(pkg)
+	}
+	want := map[string][]string{"served": {"v1.0.0", "v2.0.1"}, "refused": {"v1.0.0"}}
+	check := func(db *storage.DB, found []upkeep.Finding) {
+		t.Helper()
+		for pkg, tags := range want {
+			var got []string
+			releases, err := db.Releases(t.Context(), pkg) // as a stranger sees them
+			r.Must(err)
+			for i := range releases {
+				got = append(got, releases[i].Tag)
+			}
+			if slices.Sort(got); !slices.Equal(got, tags) {
+				t.Errorf("%s has the releases %v, want %v; found %v", pkg, got, tags, found)
+			}
+		}
+	}
+	check(r.DB, nil)
+	check(rebuild(t, r))
+}
+
 // A registry that was rebuilt without records is settled by one command, also when it has worked since; what an operator
 // decided one by one stays as it is.
 func TestRebuildPublicLater(t *testing.T) {

@@ -183,6 +183,12 @@ func (r *Registry) run(dir, input string, args ...string) string {
 	return string(out)
 }
 
+// Also gives the commit of a tag a second tag.
+func (r *Registry) Also(pkg, tag, other string) {
+	r.t.Helper()
+	r.git("", "-C", filepath.Join(r.Fixtures, pkg+".git"), "tag", other, tag+"^{commit}")
+}
+
 // Fetch has a running worker mirror pkg, and returns how the job ended.
 func (r *Registry) Fetch(pkg string) jobs.Job {
 	r.t.Helper()
