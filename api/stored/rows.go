@@ -95,13 +95,13 @@ func (r *Rows) ask(ctx context.Context) {
 		now := r.next
 		r.next = nil
 		r.asking = now != nil
-		since := r.last.Now
+		last := r.last
 		r.mu.Unlock()
 		if now == nil {
 			return
 		}
 		short, cancel := context.WithTimeout(ctx, epochTimeout)
-		changes, err := r.db.Access.Changes(short, since)
+		changes, err := r.db.Access.Changes(short, last)
 		cancel()
 		if now.version, now.err = changes.Now, err; err == nil {
 			r.note(changes)
