@@ -5,12 +5,17 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
+	"time"
+
+	"github.com/go-chi/chi/v5/middleware"
 
 	"github.com/francescobianco/packbase/api/wire"
 	"github.com/francescobianco/packbase/tests/harness"
@@ -425,6 +430,51 @@ func tagsOf(info harness.Info) (tags []string) {
 
 // A catalog that cannot be had leaves the stored one in force, and the run
 // says why.
+// A catalog whose server names its bytes comes once, and counts as it would if it came again.
+func TestCatalogByETag(t *testing.T) {
+	t.Parallel()
+	up := harness.NewUpstream(t)
+	repos, items := listed(up, 3)
+	items[2].Title = "../escape" // not a name
+	var mu sync.Mutex
+	var list, etag string
+	var statuses []int
+	serve := func(n int, tag string) {
+		mu.Lock()
+		defer mu.Unlock()
+		b, err := json.Marshal(map[string]any{"protocol": "v1", "packages": items[:n]})
+		if err != nil {
+			t.Fatal(err)
+		}
+		list, etag = string(b), tag
+	}
+	serve(3, `"one"`)
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		mu.Lock()
+		defer mu.Unlock()
+		ww := middleware.NewWrapResponseWriter(w, r.ProtoMajor)
+		ww.Header().Set("ETag", etag)
+		http.ServeContent(ww, r, "catalog.json", time.Time{}, strings.NewReader(list))
+		statuses = append(statuses, ww.Status())
+	}))
+	defer server.Close()
+	s := harness.Start(t, "PACKBASE_SOURCE="+server.URL+"/catalog.json", "PACKBASE_UPDATE_COOLDOWN=100ms", "PACKBASE_JOB_ATTEMPTS=1")
+	first, second := update(t, s), update(t, s)
+	if !first.SourceChanged || first.TarballsCreated != 2 || second.SourceChanged || second.SourcePackages != 3 || second.SourceSkipped != first.SourceSkipped {
+		t.Errorf("first %+v, then %+v", first, second)
+	}
+	repos[1].Release("v2.0.0")
+	serve(2, `"two"`)
+	if third := update(t, s); !third.SourceChanged || third.SourceRemoved != 1 || third.TarballsCreated != 1 {
+		t.Errorf("a changed catalog: %+v", third)
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	if want := []int{200, 304, 200}; !slices.Equal(statuses, want) {
+		t.Errorf("the server answered %v, want %v", statuses, want)
+	}
+}
+
 func TestBadCatalog(t *testing.T) {
 	t.Parallel()
 	up := harness.NewUpstream(t)

@@ -93,11 +93,21 @@ func (u *update) readCatalog(ctx context.Context) error {
 	return nil
 }
 
+// A heldCatalog is the bytes of a catalog that its server names by an ETag: they are asked for again only if there are others.
+type heldCatalog struct {
+	source, etag string
+	raw          []byte
+}
+
+// mostHeld is how many bytes of a catalog are held.
+const mostHeld = 16 << 20
+
 // download returns the bytes at source: http, https or file.
 func (w *Worker) download(ctx context.Context, source string) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, catalogTimeout)
 	defer cancel()
 	var body io.Reader
+	var etag string
 	if name, ok := strings.CutPrefix(source, "file://"); ok {
 		f, err := userfile.Open(name)
 		if err != nil {
@@ -106,12 +116,19 @@ func (w *Worker) download(ctx context.Context, source string) ([]byte, error) {
 		defer f.Close()
 		body = f
 	} else {
-		resp, err := w.getCatalog(ctx, source)
+		held := w.catalog.Load()
+		if held == nil || held.source != source {
+			held = &heldCatalog{}
+		}
+		resp, err := w.getCatalog(ctx, source, held.etag)
 		if err != nil {
 			return nil, err
 		}
 		defer resp.Body.Close()
-		body = resp.Body
+		if resp.StatusCode == http.StatusNotModified {
+			return held.raw, nil
+		}
+		body, etag = resp.Body, resp.Header.Get("ETag")
 	}
 	raw, err := io.ReadAll(io.LimitReader(body, catalog.MaxSize+1))
 	switch {
@@ -120,13 +137,20 @@ func (w *Worker) download(ctx context.Context, source string) ([]byte, error) {
 	case len(raw) > catalog.MaxSize:
 		return nil, fault.New("catalog_too_large", fmt.Sprintf("the catalog has more than %d bytes; the stored one stays in force", catalog.MaxSize))
 	}
+	if etag != "" && len(raw) <= mostHeld {
+		w.catalog.Store(&heldCatalog{source, etag, raw})
+	}
 	return raw, nil
 }
 
-func (w *Worker) getCatalog(ctx context.Context, source string) (*http.Response, error) {
+// getCatalog asks for what is not the bytes that etag names, if there is one.
+func (w *Worker) getCatalog(ctx context.Context, source, etag string) (*http.Response, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, source, nil)
 	if err != nil {
 		return nil, fault.New("catalog_url", "PACKBASE_SOURCE is not a URL")
+	}
+	if etag != "" {
+		req.Header.Set("If-None-Match", etag)
 	}
 	resp, err := w.web.HTTP().Do(req)
 	if err != nil {
@@ -136,7 +160,7 @@ func (w *Worker) getCatalog(ctx context.Context, source string) (*http.Response,
 		}
 		return nil, fault.New("catalog_unreachable", "the catalog cannot be downloaded now")
 	}
-	if resp.StatusCode != http.StatusOK {
+	if resp.StatusCode != http.StatusOK && (etag == "" || resp.StatusCode != http.StatusNotModified) {
 		resp.Body.Close()
 		return nil, fault.New("catalog_unreachable", "the catalog's server answers "+resp.Status)
 	}

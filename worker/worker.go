@@ -97,6 +97,7 @@ type Worker struct {
 	rules string // what tags are judged by
 
 	changing atomic.Pointer[Changing]
+	catalog  atomic.Pointer[heldCatalog] // nil while there is none
 
 	jobSeconds     *prometheus.HistogramVec
 	upstreamErrors *prometheus.CounterVec
