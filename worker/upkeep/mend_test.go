@@ -15,7 +15,9 @@ import (
 	"time"
 
 	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/storage/access"
 	"github.com/francescobianco/packbase/storage/blob"
+	"github.com/francescobianco/packbase/storage/jobs"
 	"github.com/francescobianco/packbase/worker/upkeep"
 	"github.com/francescobianco/packbase/worker/workertest"
 )
@@ -73,6 +75,32 @@ func put(t *testing.T, r *workertest.Registry, raw []byte, digest string) error 
 	_, err = f.Write(raw)
 	r.Must(err)
 	return r.Blobs.Put(t.Context(), digest, f)
+}
+
+// A manifest says who published it and whether that was private, which no row does: it is made again also when others have
+// worked since, and the package was hidden.
+func TestMendManifest(t *testing.T) {
+	t.Parallel()
+	r := workertest.New(t)
+	r.Work()
+	all := access.SeePrivate(t.Context())
+	r.Mirror("hello", "v1.0.0", "v2.0.0")
+	r.Must(r.SetVisibility(all, "hello", true))
+	r.Tag("hello", "v3.0.0", map[string]string{"build.zig": "// three\n"})
+	if job := r.Fetch("hello"); job.State != jobs.Succeeded {
+		t.Fatal(job.ErrorMessage)
+	}
+	manifests := uses(t, r)["manifest"]
+	if len(manifests) != 3 {
+		t.Errorf("%d manifests", len(manifests))
+	}
+	for _, digest := range manifests {
+		a, found := auditor(r)
+		r.Spoil(digest, nil)
+		if ok, mended, err := a.Mend(all, digest); err != nil || !ok || !mended {
+			t.Errorf("%s: ok %v, mended %v, %v: %v", digest, ok, mended, err, *found)
+		}
+	}
 }
 
 // Whatever happens to a blob that can be made again, it is made again, byte
