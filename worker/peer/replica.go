@@ -52,6 +52,7 @@ const (
 	maxPage     = 16 << 20 // bytes of one page of the feed
 	maxBlob     = 4 << 30  // bytes
 	maxBatch    = 1 << 30  // bytes of tarballs that are published at once, but for the first
+	asTarball   = 64       // bytes of one that each of a manifest counts for: manifests are in memory until all are published
 	sameLie     = 3        // times in a row that the central must say it: damage on the way differs each time
 	asideTries  = 3        // of a change, before it is set aside
 	asideAtOnce = 5        // changes that are tried again between two looks at the feed
@@ -543,7 +544,7 @@ func (r *Replica) batch(ctx context.Context, changes []feed.Change) (b batch, er
 			b.add(c)
 			continue
 		}
-		size += body.Tarball.Size
+		size += body.Tarball.Size + asTarball*body.Manifest.Size
 		if b.pkg != "" && (body.Package != b.pkg || size > maxBatch) {
 			break
 		}

@@ -21,6 +21,8 @@ import (
 	"net/http/httputil"
 	neturl "net/url"
 	"os"
+	"os/exec"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -405,6 +407,39 @@ func TestDecisionsFirst(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// Releases with large manifests are not all in memory at once, however small their tarballs are.
+func TestLargeManifests(t *testing.T) {
+	t.Parallel()
+	central, edge := workertest.New(t), workertest.New(t)
+	defer central.Work(workertest.Loopback)()
+	central.Mirror("told", "v1.0.0")
+	git := exec.CommandContext(t.Context(), "git", "-c", "user.name=t", "-c", "user.email=t@example.org", "tag", "-a", "-F", "-", "long", "v1.0.0^{commit}")
+	git.Dir, git.Stdin = filepath.Join(central.Fixtures, "told.git"), strings.NewReader(strings.Repeat("m", 3<<20))
+	if out, err := git.CombinedOutput(); err != nil {
+		t.Fatalf("git tag: %v\n%s", err, out)
+	}
+	for i := range 10 {
+		git := exec.CommandContext(t.Context(), "git", "update-ref", fmt.Sprintf("refs/tags/v2.%d.0", i), "refs/tags/long")
+		git.Dir = filepath.Join(central.Fixtures, "told.git")
+		if out, err := git.CombinedOutput(); err != nil {
+			t.Fatalf("git update-ref: %v\n%s", err, out)
+		}
+	}
+	if job := central.Fetch("told"); job.State != jobs.Succeeded {
+		t.Fatalf("fetch: %s: %s", job.ErrorCode, job.ErrorMessage)
+	}
+	follow(t, edge, serve(t, central))
+	caughtUp(t, edge, central)
+	same(t, edge, central, "told")
+	for line := range strings.Lines(edge.Log.String()) {
+		_, rest, ok := strings.Cut(line, `msg="releases replicated" package=told count=`)
+		count, _, _ := strings.Cut(rest, " ")
+		if n, _ := strconv.Atoi(count); ok && n > 4 {
+			t.Errorf("%d releases were published at once, want at most 4", n)
+		}
 	}
 }
 
