@@ -3,6 +3,7 @@ package stored
 import (
 	"context"
 	"errors"
+	"os/exec"
 	"slices"
 	"strings"
 	"sync"
@@ -149,5 +150,43 @@ func TestMarks(t *testing.T) {
 	}
 	if (Mark{}).Holds(Mark{}) {
 		t.Error("what is not known holds")
+	}
+}
+
+// What is known of rows is void once they are those of a dump, which say of no change since that it is undone.
+func TestMarksAfterRestore(t *testing.T) {
+	t.Parallel()
+	db := storagetest.NewOwner(t)
+	base := storagetest.Env(t, "PACKBASE_TEST_DATABASE_URL")
+	tool := func(in, name string, args ...string) string {
+		t.Helper()
+		cmd := exec.CommandContext(t.Context(), name, args...)
+		cmd.Stdin = strings.NewReader(in)
+		out, err := cmd.Output()
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		return string(out)
+	}
+	var schema string
+	if err := db.Pool.QueryRow(t.Context(), `INSERT INTO packages (name, upstream, clone_url) VALUES ('p', 'p', 'p') RETURNING current_schema()`).Scan(&schema); err != nil {
+		t.Fatal(err)
+	}
+	dump := tool("", "pg_dump", "--clean", "--schema", schema, base)
+	if _, err := db.Pool.Exec(t.Context(), `UPDATE packages SET language = 'c'`); err != nil {
+		t.Fatal(err)
+	}
+	r := NewRows(db)
+	of := func() Mark {
+		m, err := r.Of(t.Context(), "p")
+		if err != nil || !m.Known() {
+			t.Fatalf("mark: %v, %v", m, err)
+		}
+		return m
+	}
+	before := of()
+	tool(dump, "psql", "--quiet", "--single-transaction", "--set", "ON_ERROR_STOP=1", base)
+	if before.WithoutLog().Holds(of()) {
+		t.Error("the database is an older one, and a mark holds")
 	}
 }
