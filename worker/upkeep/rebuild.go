@@ -207,11 +207,13 @@ func (r *packageBlobs) names(own string) map[string]bool {
 	return all
 }
 
-// A scanned is a manifest that was found among the blobs.
+// A scanned is a manifest that was found among the blobs. All of them are in
+// memory at once, so it is little of each.
 type scanned struct {
-	blob  blob.Ref
-	man   *release.Manifest
-	rival string // digest of a manifest for another commit
+	blob        blob.Ref
+	tag, commit string
+	fence       int64
+	rival       string // digest of a manifest for another commit
 }
 
 // maxFence is more claims than any package has, and leaves room for the next ones.
@@ -358,13 +360,13 @@ func (c *claimed) addManifest(in blob.Ref, man *release.Manifest) {
 		c.private = in.Digest
 	}
 	key := cmp.Or(man.Tag, "#"+man.Commit)
-	now := &scanned{blob: in, man: man}
+	now := &scanned{blob: in, tag: man.Tag, commit: man.Commit, fence: man.Fence}
 	old, ok := c.manifests[key]
 	switch {
-	case ok && man.Commit != old.man.Commit:
+	case ok && now.commit != old.commit:
 		old.rival = in.Digest
 		return
-	case ok && man.Fence <= old.man.Fence:
+	case ok && now.fence <= old.fence:
 		return
 	case ok:
 		now.rival = old.rival
@@ -459,7 +461,7 @@ func (a *Auditor) rebuildPackage(ctx context.Context, name string, r *packageBlo
 	}
 	var releases []*release.Unpacked
 	for _, s := range r.manifests {
-		what := name + "@" + cmp.Or(s.man.Tag, s.man.Commit)
+		what := name + "@" + cmp.Or(s.tag, s.commit)
 		if s.rival != "" {
 			a.find("release_lost", what, "the manifests %s and %s are of one tag and two commits: take the one that is not to be believed away, and rebuild again",
 				s.blob.Digest, s.rival)
