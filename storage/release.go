@@ -172,22 +172,37 @@ func PublicationOf(m *release.Manifest, in blob.Ref, pack gitpack.Stored) Public
 	}
 }
 
-// Publish makes one release or snapshot visible. All blobs must be durable.
-// It returns ErrLost if the claim was taken over, and ErrConflict if the tag
-// or commit is already published with other bytes; publishing the same again
-// changes nothing and returns false.
-func (db *DB) Publish(ctx context.Context, c jobs.Claim, p Publication) (created bool, err error) {
+// Publish makes releases and snapshots of one package visible, all or none. All
+// blobs must be durable. It returns ErrLost if the claim was taken over, and
+// ErrConflict if a tag or commit is already published with other bytes; what is
+// published already is left out of created.
+func (db *DB) Publish(ctx context.Context, c jobs.Claim, all ...Publication) (created []Publication, err error) {
+	var at *Release
 	err = db.Tx(ctx, func(tx pgx.Tx) error {
+		created = nil
 		if err := jobs.HoldFence(ctx, tx, c); err != nil {
 			return err
 		}
-		if created, err = publish(ctx, tx, p, false); err != nil || !created {
-			return err
+		for i := range all {
+			at = &all[i].Release
+			isNew, err := publish(ctx, tx, all[i], false)
+			if err != nil {
+				return err
+			}
+			if isNew {
+				created = append(created, all[i])
+			}
+		}
+		if len(created) == 0 {
+			return nil
 		}
 		return scrub.CheckBytes(ctx, tx)
 	})
+	if err != nil && at != nil {
+		err = fmt.Errorf("%s@%s: %w", at.Package, at.Tag, err)
+	}
 	if err != nil {
-		return false, fmt.Errorf("publish %s@%s: %w", p.Release.Package, p.Release.Tag, pg.Translate(err))
+		return nil, fmt.Errorf("publish: %w", pg.Translate(err))
 	}
 	return created, nil
 }

@@ -170,6 +170,9 @@ func (f *fetch) setHistory(ctx context.Context, h *ingest.History) error {
 // one takes a processor, the other waits for the disk.
 const releasesAtOnce = 6
 
+// publishedAtOnce is how many releases become visible in one transaction at most.
+const publishedAtOnce = 16
+
 // heavy is how many bytes of a manifest or a build.zig.zon make a release one
 // that is built alone: they are in memory, several times over.
 const heavy = 1 << 20
@@ -252,39 +255,70 @@ func (f *fetch) publishAll(ctx context.Context, objects *gitpack.Objects, roots 
 		return nil
 	})
 	g.Go(func() error {
+		var ready []built
 		done := 0
+		settle := func() error {
+			err := f.settle(ctx, roots[done:], ready)
+			done, ready = done+len(ready), nil
+			f.job.setProgress(jobs.Progress{Step: "build", Done: int64(done), Total: int64(len(roots)), Unit: "tags"})
+			return err
+		}
 		for slot := range slots {
+			var made built
 			select {
-			case made := <-slot:
-				if err := f.settle(ctx, roots[done], made); err != nil {
+			case made = <-slot:
+			default: // what is ready waits for none that is not
+				if err := settle(); err != nil {
 					return err
 				}
-			case <-ctx.Done():
-				return context.Cause(ctx)
+				select {
+				case made = <-slot:
+				case <-ctx.Done():
+					return context.Cause(ctx)
+				}
 			}
-			done++
-			f.job.setProgress(jobs.Progress{Step: "build", Done: int64(done), Total: int64(len(roots)), Unit: "tags"})
+			if ready = append(ready, made); len(ready) < publishedAtOnce {
+				continue
+			}
+			if err := settle(); err != nil {
+				return err
+			}
 		}
-		return nil
+		return settle()
 	})
 	return g.Wait()
 }
 
-// settle makes a release visible, or says why it cannot be published.
-func (f *fetch) settle(ctx context.Context, r *root, made built) error {
-	switch e := made.refused; {
-	case e == nil:
-	case r.of.Targeted():
-		return e
-	case r.of.Branch != "":
-		return f.unfitBranch(ctx, ingest.Unfit{Branch: r.of.Branch, Code: e.Code, Reason: e.Message})
-	default:
-		return f.reject(ctx, storage.RejectedTag{Tag: r.Tag, OID: r.OID.String(), Code: e.Code, Reason: e.Message})
+// settle makes releases visible, or says why one cannot be published: those
+// before it are.
+func (f *fetch) settle(ctx context.Context, roots []*root, ready []built) error {
+	var good []storage.Publication
+	for i, made := range ready {
+		r, e := roots[i], made.refused
+		if e == nil && made.full == nil {
+			good = append(good, made.Publication)
+			continue
+		}
+		if err := f.publishTogether(ctx, good); err != nil {
+			return err
+		}
+		good = nil
+		var err error
+		switch {
+		case made.full != nil:
+			err = made.full
+		case r.of.Targeted():
+			err = e
+		case r.of.Branch != "":
+			err = f.unfitBranch(ctx, ingest.Unfit{Branch: r.of.Branch, Code: e.Code, Reason: e.Message})
+		default:
+			err = f.reject(ctx, storage.RejectedTag{Tag: r.Tag, OID: r.OID.String(), Code: e.Code, Reason: e.Message})
+		}
+		if err != nil {
+			return err
+		}
 	}
-	if made.full != nil { // what came before it is published
-		return made.full
-	}
-	return f.publish(ctx, made.Publication)
+	return f.publishTogether(ctx, good)
 }
 
 // build stages the tarball and the manifest of a release.
@@ -350,6 +384,23 @@ func (f *fetch) keep(ctx context.Context, objects *gitpack.Objects, r *root, mad
 	return err
 }
 
+// publishTogether makes stored releases visible, in one transaction if that
+// works, else one by one: then one of them is at fault, or there is room for a few.
+func (f *fetch) publishTogether(ctx context.Context, all []storage.Publication) error {
+	if len(all) > 1 {
+		created, err := f.w.db.Publish(ctx, f.job.Claim, all...)
+		if err == nil {
+			return f.published(ctx, created)
+		}
+	}
+	for _, pub := range all {
+		if err := f.publish(ctx, pub); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // publish makes a stored release visible.
 func (f *fetch) publish(ctx context.Context, pub storage.Publication) error {
 	r := &pub.Release
@@ -362,11 +413,16 @@ func (f *fetch) publish(ctx context.Context, pub storage.Publication) error {
 	if err != nil {
 		return err
 	}
-	if created {
-		f.created++
+	return f.published(ctx, created)
+}
+
+func (f *fetch) published(ctx context.Context, all []storage.Publication) error {
+	for i := range all {
+		r := &all[i].Release
 		f.w.log.InfoContext(ctx, "release published", "package", r.Package, "tag", r.Tag, "commit", r.CommitOID, "size", r.Size)
 	}
-	if f.job.Job.Crashes > 0 && f.created == 1 {
+	first := f.created == 0 && len(all) > 0
+	if f.created += len(all); first && f.job.Job.Crashes > 0 {
 		return f.w.db.Jobs.ClearCrashes(ctx, f.job.Claim)
 	}
 	return nil
