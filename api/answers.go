@@ -84,9 +84,12 @@ type kept struct {
 	made
 }
 
+// cost is how many bytes it takes, about.
+func (k *kept) cost(key string) int { return len(key) + len(k.packed) + keptCost }
+
 func newAnswers() *answers {
 	a := &answers{making: make(chan struct{}, makeAtOnce), clients: map[string]int{}}
-	a.kept, _ = lru.NewWithEvict(maxKept, func(_ string, k kept) { a.size -= len(k.packed) + keptCost }) // the error is about sizes below one
+	a.kept, _ = lru.NewWithEvict(maxKept, func(key string, k kept) { a.size -= k.cost(key) }) // the error is about sizes below one
 	return a
 }
 
@@ -107,8 +110,9 @@ func (a *answers) keep(r *http.Request, of *basis, body func() (any, error)) (ma
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.kept.Remove(key)
-	a.kept.Add(key, kept{*of, made{packed: m.packed, tag: m.tag}})
-	for a.size += len(m.packed) + keptCost; a.size > keptBytes; {
+	one := kept{*of, made{packed: m.packed, tag: m.tag}}
+	a.kept.Add(key, one)
+	for a.size += one.cost(key); a.size > keptBytes; {
 		a.kept.RemoveOldest()
 	}
 	return m, nil

@@ -124,8 +124,9 @@ func TestKeptAnswers(t *testing.T) {
 		ask(fmt.Sprint("/", i%40), false, uint64(1+i/40), 4<<20)
 	}
 	sum := 0
-	for _, k := range a.kept.Values() {
-		sum += len(k.packed) + keptCost
+	for _, key := range a.kept.Keys() {
+		k, _ := a.kept.Peek(key)
+		sum += k.cost(key)
 	}
 	if sum != a.size || sum > keptBytes || sum < keptBytes/2 {
 		t.Errorf("%d bytes are kept, counted as %d; want at most %d", sum, a.size, keptBytes)
