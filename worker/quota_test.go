@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -49,18 +48,11 @@ func TestStagedFileGrows(t *testing.T) {
 		t.Fatalf("err = %v, want ErrNotFound", err)
 	}
 	var stored int64
-	for info, err := range disk.List(t.Context()) {
+	for info, err := range disk.List(t.Context()) { // the segment and its index
 		must(err)
-		if b, err := disk.Open(t.Context(), info.Digest); err == nil {
-			start, err := io.ReadAll(io.LimitReader(b, 4))
-			must(errors.Join(err, b.Close()))
-			if string(start) == "PACK" {
-				stored += info.Size
-			}
-		}
+		stored += info.Size
 	}
-	// The release's tarball is counted, too, before its row is refused.
-	if u := &f.usage; stored == 0 || u.bytes != u.added || u.bytes != u.total {
+	if u := &f.usage; stored == 0 || u.bytes != stored || u.added != stored || u.total != stored {
 		t.Errorf("%d bytes are stored, %d, %d and %d are counted", stored, u.bytes, u.added, u.total)
 	}
 }
