@@ -16,7 +16,7 @@ import (
 
 // A Quota bounds what is stored. A field of zero is no limit.
 type Quota struct {
-	Package  int64 // bytes of one package: tarballs, manifests and Git objects
+	Package  int64 // bytes of one package: tarballs, manifests and Git objects; of one archive, as it came and for Zig
 	Releases int   // releases and snapshots of one package
 	Total    int64 // bytes of all blobs
 	Free     int64 // bytes of disk that are left free
@@ -104,7 +104,7 @@ func (f *fetch) allowance(ctx context.Context, req *ingest.Request) error {
 	return nil
 }
 
-// charge counts bytes and releases that are to be kept, and returns why they may not be, or nil.
+// charge counts bytes and releases that are to be kept, and returns why they may not be, or nil. Releases that are built at once call it at once.
 func (f *fetch) charge(ctx context.Context, bytes int64, releases int) error {
 	u := &f.usage
 	u.mu.Lock()

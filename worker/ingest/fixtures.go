@@ -34,8 +34,8 @@ func Fixtures(folder string) ([]string, error) {
 	return names, nil
 }
 
-// FixtureSize returns how many bytes the files of the fixture have that req
-// names: 0 if it names none, or one that is not there.
+// FixtureSize returns how many bytes the files have of the fixture that req
+// names, 0 if it is not there.
 func FixtureSize(req Request) (bytes int64) {
 	folder, err := openFixtureFolder(req, strings.TrimPrefix(req.CloneURL, name.FixtureScheme))
 	if err != nil {
