@@ -308,7 +308,7 @@ func TestClock(t *testing.T) {
 	now, err := f.Access.Epoch(f.ctx)
 	f.must(err)
 	if changed := f.count(`SELECT count(*) FROM packages WHERE changed_at > now() + interval '1 minute'`); now == epoch || changed > 0 {
-		t.Errorf("epoch %d after %d, %d packages changed in the future; want apis to read anew", now, epoch, changed)
+		t.Errorf("epoch %s after %s, %d packages changed in the future; want apis to read anew", now, epoch, changed)
 	}
 	for _, c := range []jobs.Claim{before, ahead} {
 		if _, err := f.Jobs.Extend(f.ctx, c, lease, jobs.Progress{}); err != nil {

@@ -14,7 +14,8 @@ import (
 type Epoch struct {
 	db    *storage.DB
 	mu    sync.Mutex
-	known atomic.Int64
+	last  string       // as Postgres told it; guarded by mu
+	known atomic.Int64 // how many there were
 	until atomic.Int64 // when to ask again, in Unix nanoseconds; 0 before the first answer
 }
 
@@ -52,10 +53,12 @@ func (e *Epoch) ask(ctx context.Context) int64 {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), epochTimeout)
 	defer cancel()
 	age := epochAge
-	if n, err := e.db.Access.Epoch(ctx); err == nil {
-		e.known.Store(n)
-	} else {
+	switch now, err := e.db.Access.Epoch(ctx); {
+	case err != nil:
 		age = AwayFor
+	case now != e.last:
+		e.last = now
+		e.known.Add(1)
 	}
 	e.until.Store(time.Now().Add(age).UnixNano())
 	return e.known.Load()

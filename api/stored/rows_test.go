@@ -153,7 +153,8 @@ func TestMarks(t *testing.T) {
 	}
 }
 
-// What is known of rows is void once they are those of a dump, which say of no change since that it is undone.
+// What is known of rows is void once they are those of a dump, which say of no change since that it is undone. So is what was kept
+// under an epoch: not even as many decisions as were lost make that one again.
 func TestMarksAfterRestore(t *testing.T) {
 	t.Parallel()
 	db := storagetest.NewOwner(t)
@@ -184,9 +185,34 @@ func TestMarksAfterRestore(t *testing.T) {
 		}
 		return m
 	}
-	before := of()
+	e := NewEpoch(db)
+	before, epoch := of(), e.Now(t.Context())
 	tool(dump, "psql", "--quiet", "--single-transaction", "--set", "ON_ERROR_STOP=1", base)
 	if before.WithoutLog().Holds(of()) {
 		t.Error("the database is an older one, and a mark holds")
+	}
+	if e.Renew(t.Context()); e.Now(t.Context()) == epoch {
+		t.Error("the database is an older one, and what was kept of rows holds")
+	}
+
+	epochs := map[string]bool{}
+	for i := range 3 { // from the same one each time
+		tx, err := db.Pool.Begin(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		var after string
+		if err := tx.QueryRow(t.Context(), `UPDATE packages SET private = NOT private RETURNING private`).Scan(new(bool)); err != nil {
+			t.Fatal(err)
+		}
+		if err := tx.QueryRow(t.Context(), `SELECT epoch::text FROM access`).Scan(&after); err != nil {
+			t.Fatal(err)
+		}
+		if err := tx.Rollback(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if epochs[after] = true; len(epochs) != i+1 {
+			t.Errorf("two decisions make epoch %s", after)
+		}
 	}
 }

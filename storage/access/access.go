@@ -49,11 +49,11 @@ func (s *Store) HasPrivate(ctx context.Context) (has bool, err error) {
 	return has, nil
 }
 
-// Epoch returns a number that is raised by whatever takes a right to read
-// away. What was read before must not be shown after.
-func (s *Store) Epoch(ctx context.Context) (epoch int64, err error) {
-	if err := s.db.Pool.QueryRow(ctx, `SELECT epoch FROM access`).Scan(&epoch); err != nil {
-		return 0, fmt.Errorf("epoch of access: %w", pg.Translate(err))
+// Epoch returns a text that is another one after whatever takes a right to read
+// away, and in a dump that was restored, which has tables of its own. What was read before must not be shown after.
+func (s *Store) Epoch(ctx context.Context) (epoch string, err error) {
+	if err := s.db.Pool.QueryRow(ctx, `SELECT concat_ws(' ', to_regclass('packages')::oid, epoch) FROM access`).Scan(&epoch); err != nil {
+		return "", fmt.Errorf("epoch of access: %w", pg.Translate(err))
 	}
 	return epoch, nil
 }
