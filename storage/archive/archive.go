@@ -44,13 +44,15 @@ import (
 
 // Limits of what is unpacked.
 const (
-	MaxContent = 4 << 30   // bytes of all files
-	MaxEntries = 400_000   // entries, directories included
-	MaxPath    = 4096      // bytes of a path
-	MaxTarget  = 4096      // bytes of a symlink's target
-	MaxNames   = 64 << 20  // bytes of all paths and targets
-	maxWindow  = 8 << 20   // bytes that Zig's zstd decoder looks back
-	maxDict    = 128 << 20 // bytes that an xz stream may look back; xz -9 wants 64 MiB
+	MaxContent  = 4 << 30   // bytes of all files
+	MaxEntries  = 400_000   // entries, directories included
+	MaxPath     = 4095      // bytes of a path, as of Linux
+	MaxTarget   = 4095      // bytes of a symlink's target, likewise
+	MaxNames    = 64 << 20  // bytes of all paths and targets
+	maxName     = 255       // bytes of a name within a path, as of Linux
+	maxFollowed = 40        // symlinks that one path leads through, as of Linux
+	maxWindow   = 8 << 20   // bytes that Zig's zstd decoder looks back
+	maxDict     = 128 << 20 // bytes that an xz stream may look back; xz -9 wants 64 MiB
 )
 
 // Errors that callers may test for with errors.Is.
@@ -237,33 +239,69 @@ func (p *Package) Describe() (*zigpkg.Manifest, zigpkg.Hashes, error) {
 	return man, zigpkg.Sum(man, entries), nil
 }
 
-// manifest finds build.zig.zon, through symlinks as Zig does: one that leads nowhere is no manifest.
+// manifest reads build.zig.zon, nil if there is none.
 func (p *Package) manifest() (*zigpkg.Manifest, error) {
-	name := zigpkg.ManifestName
-	for range 8 {
-		i, ok := slices.BinarySearchFunc(p.Files, name, func(f File, name string) int { return cmp.Compare(f.Path, name) })
-		if !ok {
-			return nil, nil
-		}
-		f := p.Files[i]
-		if f.Link {
-			name = path.Join(path.Dir(name), f.Target)
+	f, err := p.manifestFile()
+	if f == nil || err != nil {
+		return nil, err
+	}
+	if f.Size > zigpkg.MaxManifestBytes {
+		return nil, fmt.Errorf("%w: build.zig.zon is larger than Zig reads", ErrUnfit)
+	}
+	src, err := io.ReadAll(p.Open(*f))
+	if err != nil {
+		return nil, err
+	}
+	man, err := zigpkg.ParseManifest(src)
+	if err != nil {
+		return nil, fmt.Errorf("%w: build.zig.zon: %v", ErrUnfit, err)
+	}
+	return man, nil
+}
+
+// manifestFile finds build.zig.zon as Zig does, which asks Linux: by way of symlinks, of which one that leads nowhere is no
+// manifest. What is outside of the package is another thing on each machine.
+func (p *Package) manifestFile() (*File, error) {
+	at, rest := "", []string{zigpkg.ManifestName}
+	for followed := 0; len(rest) > 0; {
+		name := rest[0]
+		rest = rest[1:]
+		switch {
+		case name == "" || name == ".":
+			continue
+		case name == ".." && at == "":
+			return nil, fmt.Errorf("%w: build.zig.zon is a symlink that leads out of the package", ErrUnfit)
+		case name == "..":
+			at = strings.TrimPrefix(path.Dir("/"+at), "/")
 			continue
 		}
-		if f.Size > zigpkg.MaxManifestBytes {
-			return nil, fmt.Errorf("%w: build.zig.zon is larger than Zig reads", ErrUnfit)
+		below := path.Join(at, name)
+		i, ok := slices.BinarySearchFunc(p.Files, below, func(f File, name string) int { return cmp.Compare(f.Path, name) })
+		switch {
+		case !ok && !p.hasFolder(below):
+			return nil, nil
+		case !ok:
+			at = below
+		case !p.Files[i].Link && len(rest) == 0:
+			return &p.Files[i], nil
+		case !p.Files[i].Link:
+			return nil, fmt.Errorf("%w: build.zig.zon is a symlink that leads through a file", ErrUnfit)
+		case strings.HasPrefix(p.Files[i].Target, "/"):
+			return nil, fmt.Errorf("%w: build.zig.zon is a symlink that leads out of the package", ErrUnfit)
+		default:
+			if followed++; followed > maxFollowed {
+				return nil, fmt.Errorf("%w: build.zig.zon is a symlink that leads through more than %d others", ErrUnfit, maxFollowed)
+			}
+			rest = append(strings.Split(p.Files[i].Target, "/"), rest...)
 		}
-		src, err := io.ReadAll(p.Open(f))
-		if err != nil {
-			return nil, err
-		}
-		man, err := zigpkg.ParseManifest(src)
-		if err != nil {
-			return nil, fmt.Errorf("%w: build.zig.zon: %v", ErrUnfit, err)
-		}
-		return man, nil
 	}
-	return nil, nil
+	return nil, fmt.Errorf("%w: build.zig.zon is a folder", ErrUnfit)
+}
+
+// hasFolder reports whether there is a file below name.
+func (p *Package) hasFolder(name string) bool {
+	i, _ := slices.BinarySearchFunc(p.Files, name+"/", func(f File, name string) int { return cmp.Compare(f.Path, name) })
+	return i < len(p.Files) && strings.HasPrefix(p.Files[i].Path, name+"/")
 }
 
 type kind uint8
@@ -332,6 +370,12 @@ func (u *unpacker) enter(name string, k kind) (ok bool, err error) {
 	u.roots[top] = true
 	if k == directory {
 		return true, nil // comes into being with the first file in it
+	}
+	for part := range strings.SplitSeq(name, "/") {
+		if len(part) > maxName {
+			u.refuse(name, "has a name of more than %d bytes", maxName)
+			return false, nil
+		}
 	}
 	for dir := path.Dir(name); dir != "."; dir = path.Dir(dir) {
 		switch u.kinds[dir] {

@@ -123,23 +123,51 @@ func hashOf(p *Package, err error) (hash, legacy string, _ error) {
 }
 
 var packages = map[string][]entry{
-	"flat":                     {{'0', "build.zig.zon", zon}, {'0', "src/a.zig", "aaa"}, {'0', "other", "not in paths"}},
-	"wrapped":                  {{'5', "x-1/", ""}, {'0', "x-1/build.zig.zon", zon}, {'0', "x-1/src/a.zig", "aaa"}},
-	"wrapped, no directory":    {{'0', "x/src/a.zig", "aaa"}, {'0', "x/build.zig.zon", zon}},
-	"no manifest":              {{'0', "a.txt", "hello"}, {'0', "b/c.txt", "world"}},
-	"one folder in a flat one": {{'0', "src/a.zig", "aaa"}},
-	"folder beside":            {{'5', "z/", ""}, {'0', "src/a.zig", "aaa"}},
-	"symlinks":                 {{'0', "build.zig", ""}, {'2', "out", "../../../etc/passwd"}, {'2', "abs", "/etc/passwd"}, {'2', "dang", "nosuch"}},
-	"manifest by symlink":      {{'0', "real.zon", zon}, {'2', "build.zig.zon", "real.zon"}, {'0', "src/a.zig", "aaa"}},
-	"hard link":                {{'0', "build.zig.zon", zon}, {'0', "src/a.zig", "aaa"}, {'1', "src/b.zig", "src/a.zig"}},
-	"hard link left out":       {{'0', "build.zig.zon", zon}, {'0', "src/a.zig", "aaa"}, {'1', "b.zig", "src/a.zig"}},
-	"twice":                    {{'0', "build.zig.zon", zon}, {'0', "src/a.zig", "aaa"}, {'0', "src/a.zig", "bbb"}},
-	"twice, left out":          {{'0', "build.zig.zon", zon}, {'0', "src/a.zig", "aaa"}, {'0', "a", "aaa"}, {'0', "a", "bbb"}},
-	"inside a file":            {{'0', "build.zig.zon", zon}, {'0', "src", "aaa"}, {'0', "src/a", "bbb"}},
-	"long paths":               {{'0', "a", ""}, {'0', strings.Repeat("long/", 60) + "a.zig", "aaa"}},
-	"empty":                    {},
-	"empty folders":            {{'5', "a/", ""}, {'5', "a/b/", ""}, {'0', "c", ""}},
-	"broken manifest":          {{'0', "build.zig.zon", ".{ .name = }"}},
+	"flat":                            {{'0', "build.zig.zon", zon}, {'0', "src/a.zig", "aaa"}, {'0', "other", "not in paths"}},
+	"wrapped":                         {{'5', "x-1/", ""}, {'0', "x-1/build.zig.zon", zon}, {'0', "x-1/src/a.zig", "aaa"}},
+	"wrapped, no directory":           {{'0', "x/src/a.zig", "aaa"}, {'0', "x/build.zig.zon", zon}},
+	"no manifest":                     {{'0', "a.txt", "hello"}, {'0', "b/c.txt", "world"}},
+	"one folder in a flat one":        {{'0', "src/a.zig", "aaa"}},
+	"folder beside":                   {{'5', "z/", ""}, {'0', "src/a.zig", "aaa"}},
+	"symlinks":                        {{'0', "build.zig", ""}, {'2', "out", "../../../etc/passwd"}, {'2', "abs", "/etc/passwd"}, {'2', "dang", "nosuch"}},
+	"manifest by symlink":             {{'0', "real.zon", zon}, {'2', "build.zig.zon", "real.zon"}, {'0', "src/a.zig", "aaa"}},
+	"manifest by symlinks":            {{'0', "d/e/f", ""}, {'0', "d/e/real.zon", zon}, {'0', "d/real.zon", ""}, {'2', "k", "d"}, {'2', "build.zig.zon", "./k/e/../e//real.zon"}},
+	"manifest by way of up":           {{'0', "d/e/f", ""}, {'0', "d/real.zon", zon}, {'0', "real.zon", ""}, {'2', "k", "d/e"}, {'2', "build.zig.zon", "k/../real.zon"}},
+	"manifest that dangles":           {{'0', "a", ""}, {'0', "b", ""}, {'2', "build.zig.zon", "nosuch/x"}},
+	"manifest of itself":              {{'0', "a", ""}, {'0', "b", ""}, {'2', "build.zig.zon", "c"}, {'2', "c", "build.zig.zon"}},
+	"manifest that is absolute":       {{'0', "etc/passwd", zon}, {'0', "b", ""}, {'2', "build.zig.zon", "/etc/passwd"}},
+	"manifest outside":                {{'0', "a", ""}, {'0', "b", ""}, {'2', "build.zig.zon", "../../../../../../../../../../etc/passwd"}},
+	"manifest in a file":              {{'0', "a", ""}, {'0', "b", ""}, {'2', "build.zig.zon", "a/b"}},
+	"manifest that is a folder":       {{'0', "build.zig.zon/a", ""}, {'0', "b", ""}},
+	"manifest that leads to a folder": {{'0', "d/a", ""}, {'0', "b", ""}, {'2', "build.zig.zon", "d"}},
+	"longest name":                    {{'0', "a", ""}, {'0', strings.Repeat("n", 255), ""}},
+	"longer name":                     {{'0', "a", ""}, {'0', strings.Repeat("n", 256), ""}},
+	"longer name of a folder":         {{'0', "a", ""}, {'0', strings.Repeat("n", 256) + "/b", ""}},
+	"longer name, left out":           {{'0', "build.zig.zon", zon}, {'0', "src/a.zig", "aaa"}, {'0', strings.Repeat("n", 256), ""}},
+	"manifest by many symlinks":       append(chain(39), entry{'0', "real.zon", zon}),
+	"manifest by too many symlinks":   append(chain(40), entry{'0', "real.zon", zon}),
+	"longest path":                    {{'0', "a", ""}, {'0', strings.Repeat("long/", 818) + "x", ""}},
+	"longest target":                  {{'0', "a", ""}, {'2', "b", strings.Repeat("n", 4095)}},
+	"longer target":                   {{'0', "a", ""}, {'2', "b", strings.Repeat("n", 4096)}},
+	"hard link":                       {{'0', "build.zig.zon", zon}, {'0', "src/a.zig", "aaa"}, {'1', "src/b.zig", "src/a.zig"}},
+	"hard link left out":              {{'0', "build.zig.zon", zon}, {'0', "src/a.zig", "aaa"}, {'1', "b.zig", "src/a.zig"}},
+	"twice":                           {{'0', "build.zig.zon", zon}, {'0', "src/a.zig", "aaa"}, {'0', "src/a.zig", "bbb"}},
+	"twice, left out":                 {{'0', "build.zig.zon", zon}, {'0', "src/a.zig", "aaa"}, {'0', "a", "aaa"}, {'0', "a", "bbb"}},
+	"inside a file":                   {{'0', "build.zig.zon", zon}, {'0', "src", "aaa"}, {'0', "src/a", "bbb"}},
+	"long paths":                      {{'0', "a", ""}, {'0', strings.Repeat("long/", 60) + "a.zig", "aaa"}},
+	"empty":                           {},
+	"empty folders":                   {{'5', "a/", ""}, {'5', "a/b/", ""}, {'0', "c", ""}},
+	"broken manifest":                 {{'0', "build.zig.zon", ".{ .name = }"}},
+}
+
+// chain returns symlinks that build.zig.zon, the first of them, leads through, to real.zon.
+func chain(n int) []entry {
+	name, links := "build.zig.zon", []entry{}
+	for i := range n {
+		next := fmt.Sprint("l", i)
+		links, name = append(links, entry{'2', name, next}), next
+	}
+	return append(links, entry{'2', name, "real.zon"})
 }
 
 // Each package in each format has the hash that each Zig prints, or is refused as by Zig.
