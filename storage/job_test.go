@@ -440,9 +440,11 @@ func TestIsAway(t *testing.T) {
 			t.Errorf("%s: %v, want it away", code, err)
 		}
 	}
-	// A statement that takes too long may do so each time: jobs must end.
-	if err := raise("57014"); !pg.IsAway(err) || errors.Is(pg.Translate(err), fault.ErrAway) {
-		t.Errorf("57014: %v, want it away for clients and not for jobs", err)
+	// A statement that takes too long may do so each time, and so may one that others are in the way of: jobs must end.
+	for _, code := range []string{"57014", "40001", "40P01"} {
+		if err := raise(code); !pg.IsAway(err) || errors.Is(pg.Translate(err), fault.ErrAway) {
+			t.Errorf("%s: %v, want it away for clients and not for jobs", code, err)
+		}
 	}
 }
 

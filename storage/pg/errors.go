@@ -20,7 +20,7 @@ func Translate(err error) error {
 	switch {
 	case errors.Is(err, pgx.ErrNoRows):
 		return fault.ErrNotFound
-	case errors.As(err, &pg) && pg.Code == "57014": // query_canceled: it took too long, and may the next time
+	case errors.As(err, &pg) && (pg.Code == "57014" || isTransient(err)): // query_canceled: it took too long, and may the next time; so may others be in the way
 		return err
 	case IsAway(err) && !errors.Is(err, fault.ErrAway):
 		return fmt.Errorf("%w: %w", fault.ErrAway, err)
@@ -39,7 +39,7 @@ func Translate(err error) error {
 }
 
 // isTransient reports whether the same transaction may succeed when it is
-// run again: serialization failures and deadlocks.
+// run again: serialization failures and deadlocks, and on a standby what its primary's changes are at odds with.
 func isTransient(err error) bool {
 	var pg *pgconn.PgError
 	return errors.As(err, &pg) && (pg.Code == "40001" || pg.Code == "40P01")
@@ -51,7 +51,7 @@ func IsAway(err error) bool {
 	var pg *pgconn.PgError
 	if errors.As(err, &pg) {
 		// connection exceptions, insufficient resources, operator intervention, read-only, stood still in a transaction
-		return pg.Code[:2] == "08" || pg.Code[:2] == "53" || pg.Code[:2] == "57" || pg.Code == "25006" || pg.Code == "25P03"
+		return isTransient(err) || pg.Code[:2] == "08" || pg.Code[:2] == "53" || pg.Code[:2] == "57" || pg.Code == "25006" || pg.Code == "25P03"
 	}
 	var connect *pgconn.ConnectError
 	var network net.Error
