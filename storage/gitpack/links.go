@@ -9,7 +9,7 @@ import (
 )
 
 const (
-	maxSymlinkBytes = 4096
+	maxSymlinkBytes = 4095 // Linux makes none that is longer
 	// maxLinkBytes bounds the targets of all symlinks of a tree, in memory.
 	maxLinkBytes = 16 << 20
 	// maxFollowed is how many symlinks one path may lead through. Linux

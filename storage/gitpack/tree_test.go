@@ -256,7 +256,8 @@ func TestSymlinks(t *testing.T) {
 		{"backslash", "link", `..\..\x`, codeSymlinkTarget},
 		{"not UTF-8", "link", "\xff", codeSymlinkTarget},
 		{"5000 bytes", "link", strings.Repeat("a", 5000), codeSymlinkTarget},
-		{"4096 bytes", "link", strings.Repeat("a", 4096), ""},
+		{"4096 bytes", "link", strings.Repeat("a", 4096), codeSymlinkTarget},
+		{"4095 bytes", "link", strings.Repeat("a", 4095), ""},
 		{"too many slashes", "link", strings.Repeat("./", 257) + "file", codeSymlinkTarget},
 	}
 	for _, tt := range tests {

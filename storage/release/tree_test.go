@@ -101,6 +101,19 @@ func TestClashWarnings(t *testing.T) {
 	}
 }
 
+// That no Zig fetches a tree by Git is said.
+func TestModeWarnings(t *testing.T) {
+	t.Parallel()
+	for mode, want := range map[uint32]string{0o100664: `"a" has the mode 100664, for which`, gitpack.ModeFile: "", gitpack.ModeExecutable: "", gitpack.ModeSymlink: ""} {
+		objects, tree := listing(t, map[string]string{"a": "b"})
+		tree.Files[0].Mode = mode
+		zig, err := newZigFiles().describe(objects, tree)
+		if got := strings.Join(zig.Warnings, "\n"); err != nil || (got == "") != (want == "") || !strings.HasPrefix(got, want) {
+			t.Errorf("mode %o: warnings = %q, %v, want %q", mode, got, err, want)
+		}
+	}
+}
+
 // listing stores files and returns their tree.
 func listing(t *testing.T, files map[string]string) (*gitpack.Objects, gitpack.Listing) {
 	t.Helper()

@@ -66,7 +66,7 @@ func (z *zigFiles) describe(objects *gitpack.Objects, tree gitpack.Listing) (Zig
 	} else {
 		zig = ZigOf(man, zigpkg.Sum(man, all))
 	}
-	zig.Warnings = clipAll(append(clashWarnings(tree), zig.Warnings...))
+	zig.Warnings = clipAll(slices.Concat(clashWarnings(tree), modeWarnings(tree), zig.Warnings))
 	zig.License = licensed(objects, tree)
 	return zig, nil
 }
@@ -140,6 +140,16 @@ func clashWarnings(tree gitpack.Listing) []string {
 			"it cannot be unpacked on Windows, nor on macOS as it comes", c[0], c[1]))
 	}
 	return warnings
+}
+
+// modeWarnings says that Zig gets a tree as a tarball only: by Git it reads no modes but those that Git writes today.
+func modeWarnings(tree gitpack.Listing) []string {
+	for _, f := range tree.Files {
+		if f.IsRegular() && f.Mode != gitpack.ModeFile && f.Mode != gitpack.ModeExecutable {
+			return []string{fmt.Sprintf("%q has the mode %o, for which Zig refuses to fetch by Git: use the tarball", f.Path, f.Mode)}
+		}
+	}
+	return nil
 }
 
 // zigManifest reads build.zig.zon, by way of symlinks, as Zig does. It is nil

@@ -139,7 +139,11 @@ type parser struct {
 }
 
 func newParser(src []byte) *parser {
-	return &parser{src: bytes.TrimPrefix(src, []byte("\xef\xbb\xbf")), m: Manifest{usable: allReleases}, depIndex: map[string]int{}}
+	p := &parser{src: bytes.TrimPrefix(src, []byte("\xef\xbb\xbf")), m: Manifest{usable: allReleases}, depIndex: map[string]int{}}
+	if len(src) == MaxManifestBytes {
+		p.refuse(from016, 0, "it is as long as %d bytes", MaxManifestBytes)
+	}
+	return p
 }
 
 // refuse takes the releases out of those that accept the file, because of what is

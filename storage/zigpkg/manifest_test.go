@@ -338,8 +338,12 @@ func TestManifestTooLong(t *testing.T) {
 	if _, err := ParseManifest(src); err == nil {
 		t.Error("err = nil, want one about the length")
 	}
-	if _, err := ParseManifest(src[:MaxManifestBytes]); err != nil {
-		t.Errorf("err = %v, want nil at the limit", err)
+	m, err := ParseManifest(src[:MaxManifestBytes])
+	if err != nil || slices.Contains(m.UsableWith(), "0.16") || !slices.Contains(m.UsableWith(), "0.15") {
+		t.Errorf("%v, %v, want none of 0.16 and later at the limit", m.UsableWith(), err)
+	}
+	if m, err = ParseManifest(src[:MaxManifestBytes-1]); err != nil || !slices.Contains(m.UsableWith(), "0.16") {
+		t.Errorf("%v, %v, want all below the limit", m.UsableWith(), err)
 	}
 }
 
