@@ -357,6 +357,10 @@ func TestCheckCommand(t *testing.T) {
 	t.Parallel()
 	up := harness.NewUpstream(t)
 	s := harness.Start(t)
+	home := t.TempDir() // of somebody who has settings
+	if err := os.WriteFile(filepath.Join(home, ".gitconfig"), []byte("[core]\n\tautocrlf = true\n[tar]\n\tumask = user\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	for name, files := range map[string]harness.Files{
 		"plain": {"a.zig": "const a = 1;\n", "b.zig": "const b = 1;\n"},
 		"attributes": {
@@ -380,7 +384,7 @@ func TestCheckCommand(t *testing.T) {
 		}
 		shell := exec.CommandContext(t.Context(), "sh", "-c", commands[0]+" && "+commands[len(commands)-1])
 		shell.Dir = t.TempDir()
-		shell.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=/nonexistent", "GIT_CONFIG_NOSYSTEM=1"}
+		shell.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + home, "GIT_CONFIG_NOSYSTEM=1"}
 		out, err := shell.Output()
 		if err != nil || !strings.HasPrefix(string(out), digest) {
 			t.Errorf("%s: %q printed %q, %v; want %s", name, commands, out, err, digest)

@@ -351,13 +351,15 @@ const emptyTree = "4b825dc642cb6eb9a060e54bf8d69288fbee4904"
 
 // Check is the command that compares the release with upstream's commit, with
 // nothing but git. Attributes such as export-ignore and eol are not applied to
-// releases: in a bare repository there is no worktree to read them from.
+// releases: in a bare repository there is no worktree to read them from. What
+// users may have set for all their repositories, as Git for Windows does, is
+// not either.
 func (r *releaseView) Check() string {
 	prefix := ""
 	if r.Prefix != "" {
 		prefix = "--prefix=" + shellWord(r.Prefix) + " "
 	}
-	return "git -c attr.tree=" + emptyTree + " archive --worktree-attributes --format=tar " + prefix + r.CommitOID + " | sha256sum"
+	return "git -c attr.tree=" + emptyTree + " -c core.autocrlf=false -c tar.umask=2 archive --worktree-attributes --format=tar " + prefix + r.CommitOID + " | sha256sum"
 }
 
 // Clone is the command that Check wants to be run in, "" if there is nothing

@@ -159,6 +159,8 @@ func copyFixture(req Request) error {
 			return err
 		case d.IsDir() && (d.Name() == ".git" || d.Name() == ".zig-cache" || d.Name() == "zig-out"):
 			return fs.SkipDir
+		case d.Name() == ".git":
+			return nil // of a worktree or a submodule: where its repository lies
 		case d.IsDir():
 			return os.Mkdir(to, 0o700)
 		case d.Type() == fs.ModeSymlink:

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"errors"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -124,6 +125,27 @@ func openCopied(t *testing.T, req Request) (source, error) {
 		return nil, err
 	}
 	return openSource(t.Context(), req, &eventWriter{w: bufio.NewWriter(io.Discard)})
+}
+
+// What Git and Zig keep for themselves in a folder is no part of the fixture, nor is what Git writes instead into worktrees and submodules.
+func TestFixtureWithoutWorkFiles(t *testing.T) {
+	t.Parallel()
+	fixtures, dir := t.TempDir(), t.TempDir()
+	lay(t, fixtures, map[string]string{"plain/a": "x", "plain/.git": "gitdir: /home/me/plain/.git/worktrees/x\n", "plain/lib/.git": "gitdir: ../.git/modules/lib\n",
+		"plain/lib/z": "x", "plain/link/.git": "-> ../../secret", "plain/own/.git/config": "x", "plain/.zig-cache/x": "x", "plain/zig-out/x": "x"})
+	if err := copyFixture(Request{CloneURL: "fixture:plain", Fixtures: fixtures, Dir: dir, Limits: DefaultLimits()}); err != nil {
+		t.Fatal(err)
+	}
+	var files []string
+	err := filepath.WalkDir(filepath.Join(dir, fixtureCopy), func(_ string, d fs.DirEntry, err error) error {
+		if err == nil && !d.IsDir() {
+			files = append(files, d.Name())
+		}
+		return err
+	})
+	if want := []string{"a", "z"}; err != nil || !slices.Equal(files, want) {
+		t.Errorf("the fixture has the files %q (%v), want %q", files, err, want)
+	}
 }
 
 // A fixture that holds something else than files is refused by the name of that.
