@@ -51,6 +51,10 @@ func TestDoctor(t *testing.T) {
 		"PACKBASE_ROOT": s.cfg.Root, "PACKBASE_TOKEN": testToken, "PACKBASE_ADDR": "127.0.0.1", "PACKBASE_PORT": "0", "PACKBASE_ADMIN_ADDR": "off",
 		"PACKBASE_DATABASE_URL": s.cfg.DatabaseURL, "PACKBASE_REDIS_URL": s.cfg.RedisURL, "PACKBASE_SOURCE": "file://" + good,
 	}
+	left := filepath.Join(t.TempDir(), "zig") // what it started has its output still
+	if err := os.WriteFile(left, []byte("#!/bin/sh\nsleep 20 &\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
 	tests := []struct {
 		name  string
 		args  []string
@@ -79,6 +83,7 @@ func TestDoctor(t *testing.T) {
 		{"port of a packbase", []string{"--port", port(s.url)}, "", "", "is a packbase that is ready"},
 		{"port of something else", []string{"--port", port(foreign.URL)}, "port", "FAIL", "in use by something else"},
 		{"zig that is not there", []string{"--zig", "/no/such/zig"}, "zig", "FAIL", "PACKBASE_ZIG"},
+		{"zig that leaves something behind", []string{"--zig", left}, "zig", "FAIL", "PACKBASE_ZIG"},
 		{"netrc that is not there", []string{"--netrc", "/no/such/netrc"}, "netrc", "FAIL", "PACKBASE_NETRC"},
 		{"fixtures that are not there", []string{"--fixtures", "/no/such"}, "fixtures", "FAIL", "PACKBASE_FIXTURES"},
 	}

@@ -43,11 +43,11 @@ const zigOutput = 64 << 10
 // zig printed, without the names of dir and of zig's own folder.
 func (p *Prober) zig(ctx context.Context, dir string, port uint16, memory int64, args ...string) (string, error) {
 	path, err := filepath.EvalSymlinks(p.Zig)
-	if err != nil {
-		return "", fmt.Errorf("find zig: %w", err)
+	if err == nil {
+		path, err = filepath.Abs(path)
 	}
-	if path, err = filepath.Abs(path); err != nil {
-		return "", fmt.Errorf("find zig: %w", err)
+	if err != nil {
+		return "", noZig(err)
 	}
 	// Zig 0.16.0 fetches only where there is a build.zig.
 	if err := os.WriteFile(filepath.Join(dir, "build.zig"), nil, 0o600); err != nil {
@@ -68,6 +68,15 @@ func (p *Prober) zig(ctx context.Context, dir string, port uint16, memory int64,
 		real = dir
 	}
 	return withoutFolder(out, dir, real, home, filepath.Dir(p.Zig)), err
+}
+
+// noZig says that there is no zig as everybody may read it: not where it was looked for.
+func noZig(err error) error {
+	var file *fs.PathError
+	if errors.As(err, &file) {
+		err = file.Err
+	}
+	return fmt.Errorf("the zig that PACKBASE_ZIG names cannot be used: %v", err)
 }
 
 // withoutFolder returns what zig printed, trimmed, with paths as they are below its folder, whatever that is called:
@@ -102,7 +111,7 @@ func (p *Prober) copyCache(ctx context.Context, dir string) error {
 	defer p.warm.Unlock()
 	info, err := os.Stat(p.Zig)
 	if err != nil {
-		return fmt.Errorf("find zig: %w", err)
+		return noZig(err)
 	}
 	sum := sha256.Sum256(fmt.Appendf(nil, "%s %d %d", p.Zig, info.Size(), info.ModTime().UnixNano()))
 	warm := filepath.Join(p.ZigCache, "zig-"+hex.EncodeToString(sum[:8]))

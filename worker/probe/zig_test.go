@@ -37,6 +37,20 @@ func TestWithoutFolder(t *testing.T) {
 	}
 }
 
+// A zig that is not there is said to be the setting's fault, and not where it was looked for.
+func TestZigMissing(t *testing.T) {
+	t.Parallel()
+	for _, call := range []func(p *Prober) error{
+		func(p *Prober) error { return p.copyCache(t.Context(), t.TempDir()) },
+		func(p *Prober) error { _, err := p.zig(t.Context(), t.TempDir(), 0, 0, "fetch"); return err },
+	} {
+		got := said(call(&Prober{Zig: filepath.Join(t.TempDir(), "zig"), ZigCache: t.TempDir()}))
+		if want := "the zig that PACKBASE_ZIG names cannot be used: no such file or directory"; got != want {
+			t.Errorf("said %q, want %q", got, want)
+		}
+	}
+}
+
 // No manifest makes zig take the machine's memory: one whose many errors each
 // quote all of it is refused, and the longest that zig reads is not.
 func TestZigMemory(t *testing.T) {

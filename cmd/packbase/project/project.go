@@ -87,7 +87,9 @@ func read(name string) (string, error) {
 func Version(ctx context.Context, zig string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
-	out, err := exec.CommandContext(ctx, zig, "version").Output()
+	cmd := exec.CommandContext(ctx, zig, "version")
+	cmd.WaitDelay = time.Second // what it started may keep its output open
+	out, err := cmd.Output()
 	if err != nil {
 		return "", fmt.Errorf("%s version: %w", zig, err)
 	}

@@ -13,7 +13,6 @@ import (
 	"net/http"
 	"net/url"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -25,6 +24,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/francescobianco/packbase/cmd/packbase/client"
+	"github.com/francescobianco/packbase/cmd/packbase/project"
 	"github.com/francescobianco/packbase/cmd/packbase/serve"
 	"github.com/francescobianco/packbase/cmd/packbase/term"
 	"github.com/francescobianco/packbase/storage"
@@ -493,12 +493,12 @@ func (d *doctor) zig(ctx context.Context) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
 	defer cancel()
-	out, err := exec.CommandContext(ctx, d.cfg.Zig, "version").Output()
+	version, err := project.Version(ctx, d.cfg.Zig)
 	if err != nil {
 		d.fail("zig", "PACKBASE_ZIG: %v; name a zig executable, or unset it", err)
 		return
 	}
-	d.ok("zig", "%s is zig %s", d.cfg.Zig, strings.TrimSpace(string(out)))
+	d.ok("zig", "%s is zig %s", d.cfg.Zig, version)
 }
 
 // proxies looks at the variables that Zig reads: what it does not like it ignores without a word.
