@@ -10,7 +10,7 @@ import (
 
 // A Builder writes tarballs. It is safe for concurrent use: the builds share what they deflate.
 type Builder struct {
-	chunks chunkCache
+	chunks *chunkCache
 	lim    Limits
 }
 
@@ -19,7 +19,7 @@ type Builder struct {
 // files deflate to, each once. Use one Builder for all tags of a package.
 func NewBuilder(scratch *os.File, form Form, lim Limits) *Builder {
 	return &Builder{
-		chunks: chunkCache{form: form, scratch: scratch, chunks: map[[32]byte]*deflated{}},
+		chunks: newChunkCache(form, scratch),
 		lim:    lim.orMax(),
 	}
 }
@@ -39,7 +39,7 @@ func (b *Builder) Build(ctx context.Context, w io.Writer, h Header, entries iter
 	}
 	global, mtime := globalHeader(h)
 	t := &tarWriter{
-		gzipWriter: newGzipWriter(w, &b.chunks, b.lim),
+		gzipWriter: newGzipWriter(w, b.chunks, b.lim),
 		prefix:     h.Prefix,
 		mtime:      mtime,
 	}
@@ -115,7 +115,7 @@ func (t *tarWriter) add(ctx context.Context, e Entry) error {
 	if err != nil {
 		return fmt.Errorf("open %q: %w", e.Path, err)
 	}
-	if err := t.readContent(ctx, r, e.Size); err != nil {
+	if err := t.readContent(ctx, r, e.Size, e.OID); err != nil {
 		return fmt.Errorf("write %q: %w", e.Path, err)
 	}
 	return t.pad(recordSize)

@@ -419,10 +419,10 @@ func TestBuildIsDeterministic(t *testing.T) {
 // A writer that deflated other chunks before must do as a new one does.
 func TestDeflateForgets(t *testing.T) {
 	t.Parallel()
-	used := &chunkCache{scratch: scratch(t), chunks: map[[32]byte]*deflated{}}
+	used := newChunkCache(0, scratch(t))
 	for i := range uint64(60) {
 		chunk := prose(i%20, 1+int(i*i*7)%100000) + noise(i%3, int(i%5)*1000)
-		fresh := &chunkCache{scratch: scratch(t), chunks: map[[32]byte]*deflated{}}
+		fresh := newChunkCache(0, scratch(t))
 		var got, want bytes.Buffer
 		if err := used.write(&got, used.deflate([]byte(chunk))); err != nil {
 			t.Fatal(err)

@@ -73,6 +73,17 @@ type chunkCache struct {
 	end    int64 // of what scratch holds
 	memory int   // bytes of chunks that are held in memory
 	chunks map[[sha256.Size]byte]*deflated
+	files  map[string][]part // by object id
+}
+
+// A part is a chunk of one file, of n bytes.
+type part struct {
+	n int
+	*deflated
+}
+
+func newChunkCache(form Form, scratch *os.File) *chunkCache {
+	return &chunkCache{form: form, scratch: scratch, chunks: map[[sha256.Size]byte]*deflated{}, files: map[string][]part{}}
 }
 
 // A deflated is a chunk, in memory or else in scratch. The other fields may be read once done is closed.
@@ -103,6 +114,23 @@ func (c *chunkCache) deflate(chunk []byte) *deflated {
 		close(d.done)
 	}
 	return d
+}
+
+// partsOf returns what the content of an object was cut into, or nil if that is not known: whoever knows
+// need not look at the content again.
+func (c *chunkCache) partsOf(oid string) []part {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.files[oid]
+}
+
+func (c *chunkCache) keepParts(oid string, parts []part) {
+	if oid == "" {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.files[oid] = parts
 }
 
 // deflateTo writes the chunk's deflated form, which is not kept.

@@ -41,6 +41,8 @@ type gzipWriter struct {
 	buf     []byte // the current chunk so far
 	content bool   // it is content
 	cutter  cutter
+	known   []part // of the content: what is left of it, if it was cut before
+	parts   []part // of the content, else: what it was cut into
 	pending []*deflated
 }
 
@@ -70,12 +72,13 @@ func (z *gzipWriter) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// readContent adds n bytes of r, which must not have more.
-func (z *gzipWriter) readContent(ctx context.Context, r io.Reader, n int64) error {
+// readContent adds n bytes of r, which must not have more, and are the content of the object oid, or of none, "".
+func (z *gzipWriter) readContent(ctx context.Context, r io.Reader, n int64, oid string) error {
 	if n >= minContent {
 		if err := z.cut(true); err != nil {
 			return err
 		}
+		z.known, z.parts = z.chunks.partsOf(oid), nil
 	}
 	for n > 0 {
 		if err := ctx.Err(); err != nil {
@@ -94,8 +97,14 @@ func (z *gzipWriter) readContent(ctx context.Context, r io.Reader, n int64) erro
 	if k, err := io.ReadFull(r, z.buf[len(z.buf):len(z.buf)+1]); k > 0 || err != io.EOF {
 		return contentError(err, 0)
 	}
-	if z.content {
-		return z.cut(false)
+	if !z.content {
+		return nil
+	}
+	if err := z.cut(false); err != nil {
+		return err
+	}
+	if z.parts != nil {
+		z.chunks.keepParts(oid, z.parts)
 	}
 	return nil
 }
@@ -123,7 +132,7 @@ func (z *gzipWriter) filled(n int) error {
 
 	z.buf = z.buf[:len(z.buf)+n]
 	for z.content {
-		k := z.cutter.cut(z.buf)
+		k := z.nextCut()
 		if k == 0 {
 			break
 		}
@@ -135,6 +144,17 @@ func (z *gzipWriter) filled(n int) error {
 		return z.cut(z.content)
 	}
 	return nil
+}
+
+// nextCut returns the length of the chunk of content that the buffer begins with, or 0 if it does not end there.
+func (z *gzipWriter) nextCut() int {
+	if len(z.known) == 0 {
+		return z.cutter.cut(z.buf)
+	}
+	if n := z.known[0].n; n <= len(z.buf) {
+		return n
+	}
+	return 0
 }
 
 // cut ends the current chunk and says what the next one holds.
@@ -163,7 +183,7 @@ func (z *gzipWriter) emit(n int) error {
 		return nil
 	}
 	// If another build is at work on this chunk, go on to the next: two builds of like trees share the work.
-	z.pending = append(z.pending, z.chunks.deflate(z.buf[:n]))
+	z.pending = append(z.pending, z.part(n))
 	z.buf = z.buf[:copy(z.buf, z.buf[n:])]
 	for len(z.pending) > 0 {
 		select {
@@ -178,6 +198,19 @@ func (z *gzipWriter) emit(n int) error {
 		}
 	}
 	return nil
+}
+
+// part returns the next chunk of content, which is the first n bytes of the buffer.
+func (z *gzipWriter) part(n int) *deflated {
+	if len(z.known) > 0 && z.known[0].n == n {
+		d := z.known[0].deflated
+		z.known = z.known[1:]
+		return d
+	}
+	z.known = nil
+	d := z.chunks.deflate(z.buf[:n])
+	z.parts = append(z.parts, part{n, d})
+	return d
 }
 
 // writePending writes the first pending chunk, once it is there.
@@ -250,7 +283,7 @@ func (s *sink) info() Info {
 // Compress writes one gzip member, made as a tarball's is, so that every Zig inflates it, of what write writes.
 // scratch is as for [NewBuilder]. ErrTooLarge is what exceeds lim.
 func Compress(w io.Writer, scratch *os.File, lim Limits, write func(io.Writer) error) (Info, error) {
-	z := newGzipWriter(w, &chunkCache{form: Form2, scratch: scratch, chunks: map[[32]byte]*deflated{}}, lim.orMax())
+	z := newGzipWriter(w, newChunkCache(Form2, scratch), lim.orMax())
 	if err := write(z); err != nil {
 		return Info{}, err
 	}
