@@ -188,7 +188,7 @@ func (m *mirror) sync(u *upstream) {
 	m.repo = repo
 	for id, objects := range needs {
 		var err error
-		if m.packs[id], err = repo.Set.Stored(commits[id], objects, m.open); err != nil {
+		if m.packs[id], err = repo.Set.Stored(commits[id], objects, m.open, 0); err != nil {
 			m.t.Fatal(err)
 		}
 	}

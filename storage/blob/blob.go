@@ -151,7 +151,7 @@ func Open(rawURL string) (Store, error) {
 
 // Window returns how many bytes it is best to ask a blob of s for at once, 0
 // if that does not matter.
-func Window(s Store) int {
+func Window(s Opener) int {
 	if _, remote := s.(*S3); remote {
 		return 256 << 10
 	}

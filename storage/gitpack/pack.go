@@ -31,8 +31,8 @@ type Stored struct {
 }
 
 // Stored works out the pack of ids, which are all that commit leads to, and
-// maybe tags of it.
-func (s *Set) Stored(commit OID, ids []OID, open Opener) (Stored, error) {
+// maybe tags of it. window is as for [Pack.Reader].
+func (s *Set) Stored(commit OID, ids []OID, open Opener, window int) (Stored, error) {
 	b, err := s.Bitmap(ids)
 	if err != nil {
 		return Stored{}, fmt.Errorf("pack of %s: %w", commit, err)
@@ -41,9 +41,9 @@ func (s *Set) Stored(commit OID, ids []OID, open Opener) (Stored, error) {
 	if err != nil {
 		return Stored{}, fmt.Errorf("pack of %s: %w", commit, err)
 	}
-	r := p.Reader(open, 1<<20)
+	r := p.Reader(open, window)
 	defer r.Close()
-	if _, err := io.Copy(io.Discard, r); err != nil {
+	if _, err := io.CopyBuffer(struct{ io.Writer }{io.Discard}, r, make([]byte, 128<<10)); err != nil {
 		return Stored{}, fmt.Errorf("pack of %s: %w", commit, err)
 	}
 	st := Stored{Commit: commit, Objects: p.Objects, Size: p.Size, Trailer: r.trailer}

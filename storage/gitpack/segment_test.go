@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"reflect"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -362,9 +363,12 @@ func TestPack(t *testing.T) {
 				ids = append(ids, id)
 			}
 		}
-		st, err := s.Stored(OID{1}, ids, s.opener)
+		st, err := s.Stored(OID{1}, ids, s.opener, 0)
 		if err != nil {
 			t.Fatal(err)
+		}
+		if ahead, err := s.Stored(OID{1}, ids, s.opener, 1<<20); err != nil || !reflect.DeepEqual(ahead, st) {
+			t.Errorf("%s: read ahead: got %+v, %v, want %+v", name, ahead, err, st)
 		}
 		b, err := st.Ordinals()
 		if err != nil {

@@ -72,7 +72,7 @@ func (s *Segments) Last() Segment { return s.Rows[len(s.Rows)-1] }
 
 // Stored returns the pack of some of the objects, those of a commit.
 func (s *Segments) Stored(ctx context.Context, commit gitpack.OID, ids []gitpack.OID) (gitpack.Stored, error) {
-	return s.Set.Stored(commit, ids, s.Opener(ctx))
+	return s.Set.Stored(commit, ids, s.Opener(ctx), blob.Window(s.blobs))
 }
 
 // Opener opens the segments' blobs.
