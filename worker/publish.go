@@ -168,7 +168,7 @@ func (f *fetch) setHistory(ctx context.Context, h *ingest.History) error {
 
 // releasesAtOnce is how many releases are built and made durable at a time: the
 // one takes a processor, the other waits for the disk.
-const releasesAtOnce = 6
+const releasesAtOnce = 16
 
 // publishedAtOnce is how many releases become visible in one transaction at most.
 const publishedAtOnce = 16

@@ -186,7 +186,7 @@ func (q *Queue) Serve(ctx context.Context, concurrency int, h Handler, log *slog
 		Concurrency:       concurrency,
 		Queues:            queues,
 		BaseContext:       func() context.Context { return ctx },
-		TaskCheckInterval: 200 * time.Millisecond,
+		TaskCheckInterval: 100 * time.Millisecond,
 		ShutdownTimeout:   30 * time.Second,
 		Logger:            logger{log},
 		LogLevel:          asynq.WarnLevel,
