@@ -56,3 +56,30 @@ func TestZigProbe(t *testing.T) {
 		})
 	}
 }
+
+// What zig quotes of a package may be no text: that is told as far as it is one, and fails no job.
+func TestZigPrintsBytes(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	zig := filepath.Join(dir, "zig")
+	if err := os.WriteFile(zig, []byte("#!/bin/sh\n[ \"$2\" = package ] && exit\nprintf 'a\\033[31m\\000b\\377c\\n\\td'; exit 1\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	up := harness.NewUpstream(t)
+	s := harness.Start(t, "PACKBASE_ZIG="+zig)
+	repo := up.Repo("odd")
+	repo.Release("v1.0.0")
+	if a := s.TryFetch(repo.URL); a.Status != http.StatusOK {
+		t.Fatalf("fetch: %d %s", a.Status, a.Body)
+	}
+	var info struct {
+		Healthy bool
+		Error   string `json:"fetch_probe_error"`
+	}
+	if err := json.Unmarshal(s.Get("/api/info/odd"), &info); err != nil {
+		t.Fatal(err)
+	}
+	if want := "a\ufffd[31m\ufffdb\ufffdc\n\td"; info.Healthy || !strings.Contains(info.Error, want) {
+		t.Errorf("healthy %v, %q, want what zig printed, %q", info.Healthy, info.Error, want)
+	}
+}

@@ -20,6 +20,7 @@ import (
 	"strings"
 	"sync"
 	"time"
+	"unicode"
 
 	"github.com/francescobianco/packbase/storage"
 	"github.com/francescobianco/packbase/storage/blob"
@@ -66,7 +67,7 @@ func (p *Prober) Probe(ctx context.Context, pkg string) (storage.Probe, error) {
 	return found, p.DB.RecordProbe(ctx, pk.Name, found)
 }
 
-// said returns err as everybody may read it: not where files are on this machine.
+// said returns err as everybody may read it: not where files are on this machine, and nothing that is no text.
 func said(err error) string {
 	var file *fs.PathError
 	var program *exec.Error
@@ -76,7 +77,12 @@ func said(err error) string {
 	case errors.As(err, &program):
 		err = program.Err
 	default:
-		return err.Error()
+		return strings.Map(func(r rune) rune {
+			if unicode.IsPrint(r) || r == '\n' || r == '\t' {
+				return r
+			}
+			return unicode.ReplacementChar
+		}, err.Error())
 	}
 	return "the worker that probes cannot use its own files: " + err.Error()
 }
