@@ -69,8 +69,10 @@ func mirror(b *testing.B, repo *harness.Repo, rounds int, goal float64) {
 	what := fmt.Sprintf("mirror %d tags", len(tags))
 	result(what+" against git clone, archive and sha256sum", atLeast(goal, "×"), times, "s: %s", detail)
 	hashing, making := bounds(b, repo)
+	sending := sent(b, repo.URL)
 	result(what+" against the bound that hashing sets", atLeast(0.75, "×"), hashing/median(took),
-		"%.2f s; to make the same tarballs and segment, and nothing else, takes %.2f s", hashing, making)
+		"%.2f s; to have the packs sent takes %.2f s, to make the same tarballs and segment, and nothing else, %.2f s: at most %.1f × git",
+		hashing, sending, making, times*median(took)/(sending+making))
 	result(what+": memory of the largest child", atMost(256, "MB"), float64(median(child))/1_000_000, "worker %d MB", median(worker)/1_000_000)
 	result(what+": disk of segments against tarballs", atMost(0.25, "×"), ratio, "%s", stored)
 }
@@ -217,6 +219,19 @@ func byHand(b *testing.B, url string, tags []string) (seconds float64) {
 		if out, err := sh.CombinedOutput(); err != nil {
 			b.Fatalf("git archive %s: %v\n%s", tag, err, out)
 		}
+	}
+	return time.Since(start).Seconds()
+}
+
+// sent returns the seconds that it takes git to get the packs of all tags without their history, which is what a worker asks for.
+func sent(b *testing.B, url string) (seconds float64) {
+	dir := filepath.Join(b.TempDir(), "shallow.git")
+	if out, err := exec.Command("git", "init", "-q", "--bare", dir).CombinedOutput(); err != nil {
+		b.Fatalf("git init: %v\n%s", err, out)
+	}
+	start := time.Now()
+	if out, err := exec.Command("git", "-C", dir, "fetch", "-q", "--depth", "1", url, "refs/tags/*:refs/tags/*").CombinedOutput(); err != nil {
+		b.Fatalf("git fetch: %v\n%s", err, out)
 	}
 	return time.Since(start).Seconds()
 }
