@@ -49,19 +49,12 @@ func BenchmarkServe(b *testing.B) {
 		s.Fetch(up.URL + "/" + p.name)
 	}
 	nginx, backend := startPeers(b, filepath.Dir(up.Repo("small").Dir))
-	var content []byte
-	bare := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		_, _ = io.Copy(io.Discard, r.Body)
-		w.Header().Set("Content-Type", "application/octet-stream")
-		w.Header().Set("Content-Length", strconv.Itoa(len(content)))
-		_, _ = w.Write(content)
-	}))
-	defer bare.Close()
+	bare := startBare(b)
 
 	for _, p := range packages {
 		path := "/p/" + p.name + "/tag/v1.0.0.tar.gz"
-		content = s.Get(path)
-		n := nginx.serveFile(b, p.name+".tar.gz", content)
+		bare.content = s.Get(path)
+		n := nginx.serveFile(b, p.name+".tar.gz", bare.content)
 		ratio, detail := pairs(rounds, func() float64 { return wrk(b, 50, s.URL+path, "").rate },
 			func() float64 { return wrk(b, 50, nginx.URL+"/"+p.name+".tar.gz", "").rate })
 		result(fmt.Sprintf("tarball of %d KB against nginx, 50 connections", n/1000), atLeast(p.target, "×"), ratio,
@@ -78,8 +71,8 @@ func BenchmarkServe(b *testing.B) {
 	commit := s.Info(name).Release(b, tag).Commit
 	path := "/" + name + "/git-upload-pack"
 	url, script := s.URL+path, fetchScript(b, commit)
-	content = depthOne(b, url, commit)
-	n := nginx.serveFile(b, "pack", content)
+	bare.content = depthOne(b, url, commit)
+	n := nginx.serveFile(b, "pack", bare.content)
 	what := fmt.Sprintf("depth-1 fetch of %d KB, 8 connections, against ", n/1000)
 	var ours, theirs, file, ourTime, theirTime []float64
 	for range rounds {
@@ -98,6 +91,24 @@ func BenchmarkServe(b *testing.B) {
 	result("the same: processor time", atMost(1./15, "×"), ratio, "ms: %s; net/http alone %s", detail, number(aloneTime))
 	ratio, detail = ratios(ours, file)
 	result(what+"a file of nginx", atLeast(0.7, "×"), ratio, "requests/s: %s; net/http alone %s", detail, number(alone.rate))
+}
+
+// A bareServer is a server of one content, with net/http and nothing else.
+type bareServer struct {
+	*httptest.Server
+	content []byte
+}
+
+func startBare(b *testing.B) *bareServer {
+	bare := &bareServer{}
+	bare.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body)
+		w.Header().Set("Content-Type", "application/octet-stream")
+		w.Header().Set("Content-Length", strconv.Itoa(len(bare.content)))
+		_, _ = w.Write(bare.content)
+	}))
+	b.Cleanup(bare.Close)
+	return bare
 }
 
 // ownTime returns the processor time of this process, without its children.
