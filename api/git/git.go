@@ -114,6 +114,10 @@ type store struct {
 // repository that is in memory.
 const revisionTimeout = 2 * time.Second
 
+// awayFor is for how long Postgres is not asked again for what is new in a
+// repository that is in memory, after it did not answer.
+const awayFor = 5 * time.Second
+
 // What is kept in memory: repositories, and the packs of so many releases, each
 // under the ids of its commit and its tag object.
 const (
@@ -170,7 +174,7 @@ func (g *store) Repository(ctx context.Context, pkg string) (*smarthttp.Reposito
 	case errors.Is(err, fault.ErrNotFound):
 		return nil, g.none(ctx, pkg)
 	case ok && ctx.Err() == nil && (pg.IsAway(err) || errors.Is(err, context.DeadlineExceeded)):
-		g.away.Store(time.Now().Add(stored.AwayFor).UnixNano())
+		g.away.Store(time.Now().Add(awayFor).UnixNano())
 		return &cached.Repository, nil
 	}
 	return nil, gitError(err)

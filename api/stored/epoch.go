@@ -10,7 +10,8 @@ import (
 )
 
 // An Epoch tells whether what is in memory may still be shown. Postgres is
-// asked at most once in epochAge; while it is away, the last answer holds.
+// asked at most once in epochAge; while it is away, the last answer holds, and
+// it is asked again soon: others may decide something as soon as it is back.
 type Epoch struct {
 	db    *storage.DB
 	mu    sync.Mutex
@@ -25,7 +26,7 @@ func NewEpoch(db *storage.DB) *Epoch { return &Epoch{db: db} }
 const (
 	epochAge     = time.Second
 	epochTimeout = 2 * time.Second
-	AwayFor      = 5 * time.Second // for so long Postgres is not asked again when it did not answer
+	epochRetry   = 250 * time.Millisecond // after a question without an answer
 )
 
 // Now returns the epoch. What was put in memory under another one is void.
@@ -55,7 +56,7 @@ func (e *Epoch) ask(ctx context.Context) int64 {
 	age := epochAge
 	switch now, err := e.db.Access.Epoch(ctx); {
 	case err != nil:
-		age = AwayFor
+		age = epochRetry
 	case now != e.last:
 		e.last = now
 		e.known.Add(1)
