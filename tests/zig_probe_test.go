@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -81,5 +82,47 @@ func TestZigPrintsBytes(t *testing.T) {
 	}
 	if want := "a\ufffd[31m\ufffdb\ufffdc\n\td"; info.Healthy || !strings.Contains(info.Error, want) {
 		t.Errorf("healthy %v, %q, want what zig printed, %q", info.Healthy, info.Error, want)
+	}
+}
+
+// A manifest that the worker's zig is too old for, as info says, makes no package unhealthy; one that it should take does.
+func TestZigProbeTooOld(t *testing.T) {
+	t.Parallel()
+	zigs := harness.Zigs(t)
+	old := slices.IndexFunc(zigs, func(z *harness.Zig) bool { return z.Version < "0.14" })
+	if old < 0 {
+		t.Skip("no zig before 0.14 in PACKBASE_TEST_ZIGS")
+	}
+	const manifest = `.{ .name = .young, .version = "1.0.0", .fingerprint = 0x2b378a9f00000001, .paths = .{""} }`
+	for version, healthy := range map[string]bool{"0.13.0": true, "0.15.2": false} {
+		t.Run(version, func(t *testing.T) {
+			t.Parallel()
+			zig := zigs[old].Path
+			if !healthy { // the same refusal, of a zig that says it is a newer one
+				dir := t.TempDir()
+				zig = filepath.Join(dir, "zig")
+				script := "#!/bin/sh\n[ $1 = version ] && exec echo " + version + "\n[ $2 = package ] && exit\necho 'expected string literal'; exit 1\n"
+				if err := os.WriteFile(zig, []byte(script), 0o755); err != nil {
+					t.Fatal(err)
+				}
+			}
+			up := harness.NewUpstream(t)
+			s := harness.Start(t, "PACKBASE_ZIG="+zig)
+			repo := up.Repo("young")
+			repo.Tag("v1.0.0", repo.Commit(harness.Files{"build.zig.zon": manifest}))
+			if a := s.TryFetch(repo.URL); a.Status != http.StatusOK {
+				t.Fatalf("fetch: %d %s", a.Status, a.Body)
+			}
+			var info struct {
+				Healthy bool
+				Error   string `json:"fetch_probe_error"`
+			}
+			if err := json.Unmarshal(s.Get("/api/info/young"), &info); err != nil {
+				t.Fatal(err)
+			}
+			if info.Healthy != healthy || (info.Error == "") != healthy {
+				t.Errorf("healthy %v, %q, want %v", info.Healthy, info.Error, healthy)
+			}
+		})
 	}
 }

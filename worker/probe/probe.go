@@ -16,6 +16,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -26,6 +27,7 @@ import (
 	"github.com/francescobianco/packbase/storage/blob"
 	"github.com/francescobianco/packbase/storage/gitpack"
 	"github.com/francescobianco/packbase/storage/pktline"
+	"github.com/francescobianco/packbase/storage/zigpkg"
 )
 
 // A Prober probes packages. It is safe for concurrent use.
@@ -280,6 +282,9 @@ func (p *Prober) probeZig(ctx context.Context, pkg storage.Package, in content) 
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
 	defer cancel()
 	got, err := p.zig(ctx, dir, port, zigMemory(in), "fetch", "git+http://127.0.0.1:"+strconv.Itoa(int(port))+"/git/"+pkg.Name+"#"+url.PathEscape(r.Tag))
+	if err != nil && !p.takes(ctx, r.Zig.UsableWith) {
+		return nil // it says nothing about the package that info does not say
+	}
 	if err != nil {
 		return fmt.Errorf("zig fetch: %w: %.500s", err, got)
 	}
@@ -287,4 +292,19 @@ func (p *Prober) probeZig(ctx context.Context, pkg storage.Package, in content) 
 		return fmt.Errorf("zig fetch: hash %.120s, want %s", got, r.ZigHash)
 	}
 	return nil
+}
+
+// takes reports whether the zig is of a release of which we do not know that
+// it refuses a package that can be used with those. It is asked in a folder in
+// which it saw no package.
+func (p *Prober) takes(ctx context.Context, usable []string) bool {
+	dir, remove, err := p.zigDir()
+	if err != nil {
+		return true
+	}
+	defer remove()
+	version, err := p.zig(ctx, dir, 0, 0, "version")
+	is := func(release string) bool { return strings.HasPrefix(version, release+".") }
+	known := (*zigpkg.Manifest)(nil).UsableWith() // all releases that we know
+	return err != nil || len(usable) == 0 || !slices.ContainsFunc(known, is) || slices.ContainsFunc(usable, is)
 }
