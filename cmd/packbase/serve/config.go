@@ -170,7 +170,7 @@ func settings() []setting {
 		{name: "max-releases", standard: "25000", help: "releases and snapshots of one package", set: count(1, 10_000_000, func(c *Config) *int { return &c.Quota.Releases })},
 		{name: "max-bytes", help: "bytes stored of all packages; empty for no limit", set: byteSize(func(c *Config) *int64 { return &c.Quota.Total })},
 		{name: "min-free", standard: "1GiB", help: "bytes of disk that are left free", set: byteSize(func(c *Config) *int64 { return &c.Quota.Free })},
-		{name: "max-ratio", standard: "500", help: "bytes of tarballs for each byte of files that they are made of, beyond 64MiB", set: byteSize(func(c *Config) *int64 { return &c.Quota.Ratio })},
+		{name: "max-ratio", standard: "500", help: "bytes that a job may store for each that upstream sends it, beyond 16MiB of a package or archive", set: byteSize(func(c *Config) *int64 { return &c.Quota.Ratio })},
 		{name: "ingest-memory", standard: size(lim.Memory), help: "address space of the process that reads upstream", set: byteSize(func(c *Config) *int64 { return &c.Limits.Memory })},
 		{name: "ingest-cpu", standard: lim.CPU.String(), help: "processor time of the process that reads upstream", set: duration(time.Second, func(c *Config) *time.Duration { return &c.Limits.CPU })},
 	}
