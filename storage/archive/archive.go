@@ -180,9 +180,12 @@ func Unpack(ctx context.Context, body io.ReaderAt, size int64, format Format, sc
 	u.out = bufio.NewWriterSize(scratch, 256<<10)
 	p := &Package{scratch: scratch, Plain: format == TarGz}
 	var err error
-	if format == Zip {
+	switch {
+	case size == 0:
+		err = fmt.Errorf("%w: it is empty", ErrUnfit)
+	case format == Zip:
 		err = u.zip(body, size)
-	} else {
+	default:
 		err = u.compressed(body, size, format)
 	}
 	if err == nil {
@@ -383,8 +386,8 @@ func (u *unpacker) enter(name string, k kind) (ok bool, err error) {
 			u.refuse(name, "is inside a file")
 			return false, nil
 		case link:
-			u.refuse(name, "is written through a symlink")
-			return false, nil
+			// Not forgiven: where it leads to may be what counts.
+			return false, fmt.Errorf("%w: %.200q is written through a symlink", ErrUnfit, name)
 		case directory:
 			dir = "." // and so are those above
 		default:
@@ -435,7 +438,7 @@ func (u *unpacker) compressed(body io.ReaderAt, size int64, format Format) error
 		if err := checkXz(body, size); err != nil {
 			return err
 		}
-		x, err := xz.NewReader(in)
+		x, err := xz.ReaderConfig{SingleStream: true}.NewReader(in) // Zig reads the first stream only
 		if err != nil {
 			return broken(err)
 		}
@@ -504,6 +507,13 @@ func (u *unpacker) tar(in io.Reader) error {
 func (u *unpacker) tarEntry(h *tar.Header, body io.Reader) error {
 	name, plain := clean(h.Name)
 	u.odd = u.odd || !plain
+	switch {
+	case sparse(h):
+		return fmt.Errorf("%w: %.200q is sparse, which Zig does not unpack", ErrUnfit, h.Name)
+	case h.Size != 0 && strings.IndexByte(headerOnly, h.Typeflag) >= 0:
+		// Zig passes over that many bytes, the library takes them for entries.
+		return fmt.Errorf("%w: %.200q has content, though it is no file", ErrUnfit, h.Name)
+	}
 	switch h.Typeflag {
 	case tar.TypeXGlobalHeader:
 		return nil
@@ -522,8 +532,8 @@ func (u *unpacker) tarEntry(h *tar.Header, body io.Reader) error {
 	case name == "":
 		u.refuse(h.Name, "leads out of the archive")
 		return nil
-	case sparse(h):
-		u.refuse(name, "is sparse, which Zig does not unpack")
+	case h.Typeflag == tar.TypeSymlink && h.Linkname == "":
+		u.refuse(name, "is a symlink to nothing")
 		return nil
 	case h.Typeflag == tar.TypeSymlink:
 		if len(h.Linkname) > MaxTarget {
@@ -542,6 +552,9 @@ func (u *unpacker) tarEntry(h *tar.Header, body io.Reader) error {
 	}
 	return u.addFile(name, h.Size, body)
 }
+
+// headerOnly are the types of entries that have no content.
+var headerOnly = string([]byte{tar.TypeLink, tar.TypeSymlink, tar.TypeChar, tar.TypeBlock, tar.TypeDir, tar.TypeFifo})
 
 // sparse tells whether the library would fill holes that Zig knows nothing of.
 func sparse(h *tar.Header) bool {
@@ -608,7 +621,13 @@ func (u *unpacker) zipEntry(entry *zip.File) error {
 	if entry.Method != zip.Store && entry.Method != zip.Deflate {
 		return fmt.Errorf("%w: %.200q is compressed with method %d, which Zig does not know", ErrUnfit, entry.Name, entry.Method)
 	}
+	if entry.Flags&1 != 0 {
+		return fmt.Errorf("%w: %.200q is encrypted", ErrUnfit, entry.Name)
+	}
 	name, isDir := strings.CutSuffix(name, "/")
+	if isDir && entry.UncompressedSize64 != 0 {
+		return fmt.Errorf("%w: %.200q has content, though it is a folder", ErrUnfit, entry.Name)
+	}
 	name, _ = clean(name)
 	if name == "" {
 		return nil

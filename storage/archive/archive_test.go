@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -291,6 +292,45 @@ func TestCut(t *testing.T) {
 				t.Errorf("%s cut at %d of %d: err = %v, want ErrUnfit", format, n, len(whole), err)
 			}
 		}
+	}
+}
+
+// What Zig unpacks to something else than the library, or not at all, has no hash.
+func TestOtherThanZig(t *testing.T) {
+	t.Parallel()
+	inner := makeTar(t, []entry{{'0', "src/b.zig", "bbb"}})[:1024]
+	for _, kind := range []byte("123456") {
+		stream := makeTar(t, packages["flat"])
+		head := makeTar(t, []entry{{kind, "src/x", "target"}})[:512]
+		copy(head[124:], "00000002000\x00")
+		copy(head[148:], "        ")
+		sum := 0
+		for _, c := range head {
+			sum += int(c)
+		}
+		copy(head[148:], fmt.Sprintf("%06o\x00 ", sum))
+		refused(t, fmt.Sprintf("entries in a %c", kind), slices.Concat(head, inner, stream), Tar)
+	}
+	through := []entry{{'0', "build.zig.zon", zon}, {'0', "src/a.zig", "aaa"}, {'2', "left-out", "src"}, {'0', "left-out/b.zig", ""}}
+	nothing := []entry{{'0', "build.zig.zon", zon}, {'2', "src/a.zig", ""}}
+	refused(t, "written through a symlink", makeTar(t, through), Tar)
+	refused(t, "symlink to nothing", makeTar(t, nothing), Tar)
+	refused(t, "no bytes", nil, Tar)
+	more := pack(t, TarXz, packages["twice"])
+	refused(t, "second xz stream", slices.Concat(pack(t, TarXz, packages["flat"]), more), TarXz)
+	encrypted := makeZip(t, packages["flat"])
+	at := bytes.Index(encrypted, []byte("PK\x01\x02"))
+	encrypted[at+8] |= 1
+	refused(t, "encrypted", encrypted, Zip)
+	folder := makeZip(t, []entry{{'0', "build.zig.zon", zon}, {'0', "src/a", "aaa"}})
+	refused(t, "folder with content", bytes.ReplaceAll(folder, []byte("src/a"), []byte("srca/")), Zip)
+}
+
+func refused(t *testing.T, what string, b []byte, format Format) {
+	t.Helper()
+	p, err := unpack(t, b, format)
+	if hash, _, err := hashOf(p, err); !errors.Is(err, ErrUnfit) {
+		t.Errorf("%s: %q, %v, want ErrUnfit", what, hash, err)
 	}
 }
 
