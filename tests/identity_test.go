@@ -358,8 +358,13 @@ func TestCheckCommand(t *testing.T) {
 	up := harness.NewUpstream(t)
 	s := harness.Start(t)
 	home := t.TempDir() // of somebody who has settings
-	if err := os.WriteFile(filepath.Join(home, ".gitconfig"), []byte("[core]\n\tautocrlf = true\n[tar]\n\tumask = user\n"), 0o600); err != nil {
-		t.Fatal(err)
+	for file, text := range map[string]string{
+		".gitconfig": "[core]\n\tautocrlf = true\n\tattributesFile = ~/attributes\n[tar]\n\tumask = user\n",
+		"attributes": "*.zig eol=crlf\n*.txt export-ignore\n",
+	} {
+		if err := os.WriteFile(filepath.Join(home, file), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
 	}
 	for name, files := range map[string]harness.Files{
 		"plain": {"a.zig": "const a = 1;\n", "b.zig": "const b = 1;\n"},

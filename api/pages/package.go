@@ -359,7 +359,7 @@ func (r *releaseView) Check() string {
 	if r.Prefix != "" {
 		prefix = "--prefix=" + shellWord(r.Prefix) + " "
 	}
-	return "git -c attr.tree=" + emptyTree + " -c core.autocrlf=false -c tar.umask=2 archive --worktree-attributes --format=tar " + prefix + r.CommitOID + " | sha256sum"
+	return "git -c attr.tree=" + emptyTree + " -c core.attributesFile=/dev/null -c core.autocrlf=false -c tar.umask=2 archive --worktree-attributes --format=tar " + prefix + r.CommitOID + " | sha256sum"
 }
 
 // Clone is the command that Check wants to be run in, "" if there is nothing
