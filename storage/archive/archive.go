@@ -24,6 +24,7 @@ import (
 	"archive/tar"
 	"archive/zip"
 	"bufio"
+	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -33,6 +34,7 @@ import (
 	"os"
 	"path"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/klauspost/compress/gzip"
@@ -484,9 +486,13 @@ func checkXz(body io.ReaderAt, size int64) error {
 }
 
 func (u *unpacker) tar(in io.Reader) error {
-	t := tar.NewReader(in)
+	raw := &headers{in: in}
+	t := tar.NewReader(raw)
 	for {
-		h, err := t.Next()
+		if _, err := io.Copy(io.Discard, t); err != nil { // what is left of the last one
+			return broken(err)
+		}
+		h, err := raw.next(t)
 		if errors.Is(err, io.EOF) {
 			// Zig does not look at the checksum that comes last; a mirror must.
 			_, err := io.Copy(io.Discard, io.LimitReader(in, MaxContent))
@@ -497,6 +503,9 @@ func (u *unpacker) tar(in io.Reader) error {
 		}
 		if err := u.count(); err != nil {
 			return err
+		}
+		if raw.odd() {
+			return fmt.Errorf("%w: Zig reads another name of %.200q than others do", ErrUnfit, h.Name)
 		}
 		if err := u.tarEntry(h, t); err != nil {
 			return err
@@ -551,6 +560,58 @@ func (u *unpacker) tarEntry(h *tar.Header, body io.Reader) error {
 		return err
 	}
 	return u.addFile(name, h.Size, body)
+}
+
+// A headers passes a tar stream on, and keeps what is read of it while a header is looked for.
+type headers struct {
+	in      io.Reader
+	n       int64 // bytes that were read
+	padding int   // before the header
+	keep    bool
+	raw     []byte
+}
+
+func (h *headers) Read(b []byte) (int, error) {
+	n, err := h.in.Read(b)
+	h.n += int64(n)
+	if h.keep {
+		h.raw = append(h.raw, b[:n]...)
+	}
+	return n, err
+}
+
+// next returns the next header of t, which reads h. All content before it has been read.
+func (h *headers) next(t *tar.Reader) (*tar.Header, error) {
+	h.padding, h.raw, h.keep = int(-h.n&511), h.raw[:0], true
+	defer func() { h.keep = false }()
+	return t.Next()
+}
+
+// odd reports whether Zig takes another name from the last header than the library: what says a name for the entry after it, but stands before
+// something else, Zig keeps, and the library forgets; and of a prefix the one knows more kinds than the other.
+func (h *headers) odd() bool {
+	raw, before := h.raw[min(h.padding, len(h.raw)):], ""
+	for len(raw) >= 512 {
+		kind, magic := raw[156:157], string(raw[257:265])
+		if magic != "ustar\x0000" && magic != "ustar  \x00" && !bytes.Equal(raw[345:500], make([]byte, 155)) {
+			return true
+		}
+		if strings.IndexByte("xgLK", kind[0]) < 0 {
+			return false
+		}
+		if before != "" && before+string(kind) != "LK" && before+string(kind) != "KL" {
+			return true
+		}
+		if before += string(kind); before == "g" {
+			return false // it is a header of its own
+		}
+		size, err := strconv.ParseUint(strings.Trim(string(raw[124:136]), " \x00"), 8, 32)
+		if err != nil {
+			return true
+		}
+		raw = raw[min(len(raw), 512+int(size+511)&^511):]
+	}
+	return false
 }
 
 // headerOnly are the types of entries that have no content.

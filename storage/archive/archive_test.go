@@ -303,14 +303,42 @@ func TestOtherThanZig(t *testing.T) {
 		stream := makeTar(t, packages["flat"])
 		head := makeTar(t, []entry{{kind, "src/x", "target"}})[:512]
 		copy(head[124:], "00000002000\x00")
-		copy(head[148:], "        ")
-		sum := 0
-		for _, c := range head {
-			sum += int(c)
-		}
-		copy(head[148:], fmt.Sprintf("%06o\x00 ", sum))
+		checked(head)
 		refused(t, fmt.Sprintf("entries in a %c", kind), slices.Concat(head, inner, stream), Tar)
 	}
+	blocks := func(kinds string) []byte { // each says a name, but for g
+		var b []byte
+		for _, kind := range []byte(kinds) {
+			h := make([]byte, 512)
+			text := "src/other.zig\x00"
+			if kind == 'x' {
+				text = "22 path=src/other.zig\n"
+			} else if kind == 'g' {
+				text = "13 comment=x\n"
+			}
+			copy(h, "name")
+			copy(h[100:], "0000644\x00")
+			copy(h[124:], fmt.Sprintf("%011o\x00", len(text)))
+			copy(h[257:], "ustar\x0000")
+			h[156] = kind
+			b = append(append(b, checked(h)...), append([]byte(text), make([]byte, 512-len(text))...)...)
+		}
+		return b
+	}
+	flat := makeTar(t, packages["flat"])
+	for _, kinds := range []string{"Lg", "xg", "Kg", "Lx", "xL", "xx", "LL"} {
+		refused(t, "a name, and then another extension: "+kinds, slices.Concat(blocks(kinds), flat), Tar)
+	}
+	for _, kinds := range []string{"g", "gg", "gx", "gL", "L", "x"} {
+		if _, err := unpack(t, slices.Concat(blocks(kinds), flat), Tar); err != nil {
+			t.Errorf("%s: %v, want nil", kinds, err)
+		}
+	}
+	prefixed := makeTar(t, []entry{{'0', "src/a.zig", "aaa"}})
+	copy(prefixed[257:], "ustar 00")
+	copy(prefixed[345:], "prefix")
+	checked(prefixed[:512])
+	refused(t, "a prefix that is none", slices.Concat(prefixed[:1024], flat), Tar)
 	through := []entry{{'0', "build.zig.zon", zon}, {'0', "src/a.zig", "aaa"}, {'2', "left-out", "src"}, {'0', "left-out/b.zig", ""}}
 	nothing := []entry{{'0', "build.zig.zon", zon}, {'2', "src/a.zig", ""}}
 	refused(t, "written through a symlink", makeTar(t, through), Tar)
@@ -324,6 +352,17 @@ func TestOtherThanZig(t *testing.T) {
 	refused(t, "encrypted", encrypted, Zip)
 	folder := makeZip(t, []entry{{'0', "build.zig.zon", zon}, {'0', "src/a", "aaa"}})
 	refused(t, "folder with content", bytes.ReplaceAll(folder, []byte("src/a"), []byte("srca/")), Zip)
+}
+
+// checked returns a header with its checksum.
+func checked(head []byte) []byte {
+	copy(head[148:], "        ")
+	sum := 0
+	for _, c := range head {
+		sum += int(c)
+	}
+	copy(head[148:], fmt.Sprintf("%06o\x00 ", sum))
+	return head
 }
 
 func refused(t *testing.T, what string, b []byte, format Format) {
