@@ -334,7 +334,7 @@ func TestOtherThanZig(t *testing.T) {
 			t.Errorf("%s: %v, want nil", kinds, err)
 		}
 	}
-	prefixed := makeTar(t, []entry{{'0', "src/a.zig", "aaa"}})
+	prefixed := makeTar(t, []entry{{'0', "src/b.zig", "bbb"}})
 	copy(prefixed[257:], "ustar 00")
 	copy(prefixed[345:], "prefix")
 	checked(prefixed[:512])
