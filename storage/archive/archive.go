@@ -281,7 +281,7 @@ func (p *Package) manifestFile() (*File, error) {
 			continue
 		}
 		below := path.Join(at, name)
-		i, ok := slices.BinarySearchFunc(p.Files, below, func(f File, name string) int { return cmp.Compare(f.Path, name) })
+		i, ok := p.search(below)
 		switch {
 		case !ok && !p.hasFolder(below):
 			return nil, nil
@@ -305,8 +305,13 @@ func (p *Package) manifestFile() (*File, error) {
 
 // hasFolder reports whether there is a file below name.
 func (p *Package) hasFolder(name string) bool {
-	i, _ := slices.BinarySearchFunc(p.Files, name+"/", func(f File, name string) int { return cmp.Compare(f.Path, name) })
+	i, _ := p.search(name + "/")
 	return i < len(p.Files) && strings.HasPrefix(p.Files[i].Path, name+"/")
+}
+
+// search returns where a path is in Files, or would be.
+func (p *Package) search(name string) (i int, ok bool) {
+	return slices.BinarySearchFunc(p.Files, name, func(f File, name string) int { return cmp.Compare(f.Path, name) })
 }
 
 type kind uint8
@@ -587,23 +592,24 @@ func (h *headers) next(t *tar.Reader) (*tar.Header, error) {
 	return t.Next()
 }
 
-// odd reports whether Zig takes another name from the last header than the library: what says a name for the entry after it, but stands before
-// something else, Zig keeps, and the library forgets; and of a prefix the one knows more kinds than the other.
+// odd reports whether Zig may take another name from the last header than the library: one from an extension that is followed by another one or by
+// a global header, or a prefix in a header that is neither of USTAR nor of GNU.
 func (h *headers) odd() bool {
 	raw, before := h.raw[min(h.padding, len(h.raw)):], ""
 	for len(raw) >= 512 {
-		kind, magic := raw[156:157], string(raw[257:265])
+		kind, magic := string(raw[156]), string(raw[257:265])
 		if magic != "ustar\x0000" && magic != "ustar  \x00" && !bytes.Equal(raw[345:500], make([]byte, 155)) {
 			return true
 		}
-		if strings.IndexByte("xgLK", kind[0]) < 0 {
+		if !strings.Contains("xgLK", kind) {
 			return false
 		}
-		if before != "" && before+string(kind) != "LK" && before+string(kind) != "KL" {
-			return true
-		}
-		if before += string(kind); before == "g" {
+		switch before += kind; before {
+		case "g":
 			return false // it is a header of its own
+		case "x", "L", "K", "LK", "KL":
+		default:
+			return true
 		}
 		size, err := strconv.ParseUint(strings.Trim(string(raw[124:136]), " \x00"), 8, 32)
 		if err != nil {
@@ -614,8 +620,8 @@ func (h *headers) odd() bool {
 	return false
 }
 
-// headerOnly are the types of entries that have no content.
-var headerOnly = string([]byte{tar.TypeLink, tar.TypeSymlink, tar.TypeChar, tar.TypeBlock, tar.TypeDir, tar.TypeFifo})
+// headerOnly are the types of entries that have no content: links, symlinks, devices, folders and pipes.
+const headerOnly = "123456"
 
 // sparse tells whether the library would fill holes that Zig knows nothing of.
 func sparse(h *tar.Header) bool {
