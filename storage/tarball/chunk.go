@@ -116,14 +116,15 @@ func (c *chunkCache) deflate(chunk []byte) *deflated {
 	return d
 }
 
-// partsOf returns what the content of an object was cut into, or nil if that is not known: whoever knows
-// need not look at the content again.
+// partsOf returns what the content of an object was cut into, or nil if that is not known. Who knows it need
+// neither look for the cuts nor hash the chunks.
 func (c *chunkCache) partsOf(oid string) []part {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.files[oid]
 }
 
+// keepParts is for partsOf to know them.
 func (c *chunkCache) keepParts(oid string, parts []part) {
 	if oid == "" {
 		return

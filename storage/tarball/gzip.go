@@ -41,8 +41,8 @@ type gzipWriter struct {
 	buf     []byte // the current chunk so far
 	content bool   // it is content
 	cutter  cutter
-	known   []part // of the content: what is left of it, if it was cut before
-	parts   []part // of the content, else: what it was cut into
+	known   []part // if the content was cut before: the chunks that are left of it
+	parts   []part // else: those that it was cut into so far
 	pending []*deflated
 }
 
@@ -72,7 +72,7 @@ func (z *gzipWriter) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// readContent adds n bytes of r, which must not have more, and are the content of the object oid, or of none, "".
+// readContent adds n bytes of r, which must not have more: the content of the object oid, which may be "".
 func (z *gzipWriter) readContent(ctx context.Context, r io.Reader, n int64, oid string) error {
 	if n >= minContent {
 		if err := z.cut(true); err != nil {

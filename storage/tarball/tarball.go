@@ -110,7 +110,7 @@ const (
 type Entry struct {
 	Path   string // relative, components separated by "/", no "/" at the end; at most MaxPath bytes
 	Mode   Mode
-	OID    string // object id, 40 lowercase hex digits; needed where Path or Target has more than 100 bytes, and names the content: one id, one content
+	OID    string // object id, 40 lowercase hex digits, that no other content has; needed where Path or Target has more than 100 bytes
 	Size   int64  // bytes of content; File and Executable only
 	Target string // what a Symlink holds; at most MaxTarget bytes
 

@@ -294,9 +294,9 @@ func (p *Prober) probeZig(ctx context.Context, pkg storage.Package, in content) 
 	return nil
 }
 
-// takes reports whether the zig is of a release of which we do not know that
-// it refuses a package that can be used with those. It is asked in a folder in
-// which it saw no package.
+// takes reports whether the zig ought to take a package that can be used with
+// some releases: its own may be among them, or one that we do not know. It is
+// asked for its release in a folder in which it saw no package.
 func (p *Prober) takes(ctx context.Context, usable []string) bool {
 	dir, remove, err := p.zigDir()
 	if err != nil {
