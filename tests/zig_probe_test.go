@@ -1,7 +1,6 @@
 package tests_test
 
 import (
-	"encoding/json"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -34,15 +33,9 @@ func TestZigProbe(t *testing.T) {
 				if a.Status != http.StatusOK {
 					t.Fatalf("fetch %s: %d %s", name, a.Status, a.Body)
 				}
-				var info struct {
-					Healthy bool
-					Error   string `json:"fetch_probe_error"`
-				}
-				if err := json.Unmarshal(s.Get("/api/info/"+name), &info); err != nil {
-					t.Fatal(err)
-				}
-				if !info.Healthy || info.Error != "" {
-					t.Errorf("%s is healthy: %v, %q, want that zig took it", name, info.Healthy, info.Error)
+				info := s.Info(name)
+				if !info.Healthy || info.FetchProbeError != "" {
+					t.Errorf("%s is healthy: %v, %q, want that zig took it", name, info.Healthy, info.FetchProbeError)
 				}
 			}
 			caches, err := filepath.Glob(filepath.Join(s.Root, "zig-cache", "*"))
@@ -73,15 +66,9 @@ func TestZigPrintsBytes(t *testing.T) {
 	if a := s.TryFetch(repo.URL); a.Status != http.StatusOK {
 		t.Fatalf("fetch: %d %s", a.Status, a.Body)
 	}
-	var info struct {
-		Healthy bool
-		Error   string `json:"fetch_probe_error"`
-	}
-	if err := json.Unmarshal(s.Get("/api/info/odd"), &info); err != nil {
-		t.Fatal(err)
-	}
-	if want := "a\ufffd[31m\ufffdb\ufffdc\n\td"; info.Healthy || !strings.Contains(info.Error, want) {
-		t.Errorf("healthy %v, %q, want what zig printed, %q", info.Healthy, info.Error, want)
+	info := s.Info("odd")
+	if want := "a\ufffd[31m\ufffdb\ufffdc\n\td"; info.Healthy || !strings.Contains(string(info.FetchProbeError), want) {
+		t.Errorf("healthy %v, %q, want what zig printed, %q", info.Healthy, info.FetchProbeError, want)
 	}
 }
 
@@ -113,15 +100,9 @@ func TestZigProbeTooOld(t *testing.T) {
 			if a := s.TryFetch(repo.URL); a.Status != http.StatusOK {
 				t.Fatalf("fetch: %d %s", a.Status, a.Body)
 			}
-			var info struct {
-				Healthy bool
-				Error   string `json:"fetch_probe_error"`
-			}
-			if err := json.Unmarshal(s.Get("/api/info/young"), &info); err != nil {
-				t.Fatal(err)
-			}
-			if info.Healthy != healthy || (info.Error == "") != healthy {
-				t.Errorf("healthy %v, %q, want %v", info.Healthy, info.Error, healthy)
+			info := s.Info("young")
+			if info.Healthy != healthy || (info.FetchProbeError == "") != healthy {
+				t.Errorf("healthy %v, %q, want %v", info.Healthy, info.FetchProbeError, healthy)
 			}
 		})
 	}
