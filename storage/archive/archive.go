@@ -16,15 +16,12 @@
 // in a zip, they are errors at once, and a symlink is a file that holds its target. Source: lib/std/tar.zig
 // and lib/std/zip.zig of Zig 0.17.1.
 //
-// Zig up to 0.15 follows "..", absolute paths and earlier symlinks out of its folder, later ones do not;
-// here such an entry is an error like the others.
+// Where releases of Zig differ, 0.17 counts, and Plain is false. What leads out of the archive crashes it, and is an error
+// that is not forgiven here; so is a file that is written through a symlink, and what has a wrong checksum.
 package archive
 
 import (
-	"archive/tar"
-	"archive/zip"
 	"bufio"
-	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -34,7 +31,6 @@ import (
 	"os"
 	"path"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/klauspost/compress/gzip"
@@ -46,7 +42,8 @@ import (
 
 // Limits of what is unpacked.
 const (
-	MaxContent  = 4 << 30   // bytes of all files
+	MaxContent  = 4 << 30 // bytes of all files
+	maxStream   = 2 * MaxContent
 	MaxEntries  = 400_000   // entries, directories included
 	MaxPath     = 4095      // bytes of a path, as of Linux
 	MaxTarget   = 4095      // bytes of a symlink's target, likewise
@@ -59,8 +56,8 @@ const (
 
 // Errors that callers may test for with errors.Is.
 var (
-	// ErrUnfit says that no Zig can use the archive, and why.
-	ErrUnfit = errors.New("no Zig can use it")
+	// ErrUnfit says that no Zig can use the archive, or that only some can because it is damaged, and why.
+	ErrUnfit = errors.New("packbase does not take it")
 	// ErrTooLarge says that the archive exceeds a limit.
 	ErrTooLarge = errors.New("too large")
 )
@@ -180,7 +177,7 @@ func (p *Package) Open(f File) io.Reader { return io.NewSectionReader(p.scratch,
 func Unpack(ctx context.Context, body io.ReaderAt, size int64, format Format, scratch *os.File) (*Package, error) {
 	u := &unpacker{ctx: ctx, scratch: scratch, kinds: map[string]kind{}, roots: map[string]bool{}}
 	u.out = bufio.NewWriterSize(scratch, 256<<10)
-	p := &Package{scratch: scratch, Plain: format == TarGz}
+	p := &Package{scratch: scratch}
 	var err error
 	switch {
 	case size == 0:
@@ -197,7 +194,7 @@ func Unpack(ctx context.Context, body io.ReaderAt, size int64, format Format, sc
 		return nil, err
 	}
 	p.Root = u.root()
-	p.Plain = p.Plain && !u.odd && len(u.roots) > 0
+	p.Plain = format == TarGz && !u.odd && len(u.roots) > 0 && !u.lone()
 	for _, f := range u.files {
 		f.Path = cutRoot(f.Path, p.Root)
 		p.Files = append(p.Files, f)
@@ -348,6 +345,11 @@ func (u *unpacker) root() string {
 	return ""
 }
 
+// lone reports whether all there is has one name, that of a file at the top, which Zig takes for the package's root up to 0.14.
+func (u *unpacker) lone() bool {
+	return len(u.files) == 1 && u.roots[""] && (len(u.roots) == 1 || len(u.roots) == 2 && u.roots[u.files[0].Path])
+}
+
 func (u *unpacker) refuse(name, format string, args ...any) {
 	u.names += len(name)
 	u.problems = append(u.problems, problem{name, fmt.Sprintf(format, args...)})
@@ -367,10 +369,10 @@ func (u *unpacker) count() error {
 	return nil
 }
 
-// enter notes an entry. It returns false if nothing can be unpacked there.
-func (u *unpacker) enter(name string, k kind) (ok bool, err error) {
+// note takes an entry into account for what the package's root is.
+func (u *unpacker) note(name string, k kind) error {
 	if len(name) > MaxPath {
-		return false, fmt.Errorf("%w: a path of %d bytes", ErrTooLarge, len(name))
+		return fmt.Errorf("%w: a path of %d bytes", ErrTooLarge, len(name))
 	}
 	u.names += len(name)
 	top, _, nested := strings.Cut(name, "/")
@@ -378,8 +380,13 @@ func (u *unpacker) enter(name string, k kind) (ok bool, err error) {
 		top = ""
 	}
 	u.roots[top] = true
-	if k == directory {
-		return true, nil // comes into being with the first file in it
+	return nil
+}
+
+// enter notes what comes into being at a path. It returns false if nothing can be unpacked there.
+func (u *unpacker) enter(name string, k kind) (ok bool, err error) {
+	if err := u.note(name, k); err != nil {
+		return false, err
 	}
 	for part := range strings.SplitSeq(name, "/") {
 		if len(part) > maxName {
@@ -404,7 +411,7 @@ func (u *unpacker) enter(name string, k kind) (ok bool, err error) {
 			break
 		}
 	}
-	if u.kinds[name] != 0 {
+	if was := u.kinds[name]; was != 0 && (was != directory || k != directory) {
 		u.refuse(name, "is there twice")
 		return false, nil
 	}
@@ -491,17 +498,15 @@ func checkXz(body io.ReaderAt, size int64) error {
 }
 
 func (u *unpacker) tar(in io.Reader) error {
-	raw := &headers{in: in}
-	t := tar.NewReader(raw)
+	limited := &io.LimitedReader{R: in, N: maxStream}
+	t := &tarReader{in: bufio.NewReaderSize(limited, 64<<10)}
 	for {
-		if _, err := io.Copy(io.Discard, t); err != nil { // what is left of the last one
-			return broken(err)
-		}
-		h, err := raw.next(t)
+		e, err := t.next()
 		if errors.Is(err, io.EOF) {
-			// Zig does not look at the checksum that comes last; a mirror must.
-			_, err := io.Copy(io.Discard, io.LimitReader(in, MaxContent))
-			return broken(err)
+			break
+		}
+		if err != nil && limited.N == 0 {
+			return fmt.Errorf("%w: a tar stream of more than %d bytes", ErrTooLarge, int64(maxStream))
 		}
 		if err != nil {
 			return broken(err)
@@ -509,213 +514,72 @@ func (u *unpacker) tar(in io.Reader) error {
 		if err := u.count(); err != nil {
 			return err
 		}
-		if raw.odd() {
-			return fmt.Errorf("%w: Zig reads another name of %.200q than others do", ErrUnfit, h.Name)
-		}
-		if err := u.tarEntry(h, t); err != nil {
+		if err := u.tarEntry(e, t); err != nil {
 			return err
 		}
 	}
+	if u.odd = u.odd || t.odd; u.root() != "" && len(u.files) == 0 {
+		return fmt.Errorf("%w: it holds nothing but folders, which Zig does not make", ErrUnfit)
+	}
+	// Zig does not look at the checksum that comes last; a mirror must.
+	_, err := io.Copy(io.Discard, t.in)
+	return broken(err)
 }
 
-func (u *unpacker) tarEntry(h *tar.Header, body io.Reader) error {
-	name, plain := clean(h.Name)
-	u.odd = u.odd || !plain
+func (u *unpacker) tarEntry(e tarEntry, body io.Reader) error {
+	name := clean(e.name)
+	u.odd = u.odd || name != e.name && !(e.kind == tarFolder && name+"/" == e.name)
 	switch {
-	case sparse(h):
-		return fmt.Errorf("%w: %.200q is sparse, which Zig does not unpack", ErrUnfit, h.Name)
-	case h.Size != 0 && strings.IndexByte(headerOnly, h.Typeflag) >= 0:
-		// Zig passes over that many bytes, the library takes them for entries.
-		return fmt.Errorf("%w: %.200q has content, though it is no file", ErrUnfit, h.Name)
-	}
-	switch h.Typeflag {
-	case tar.TypeXGlobalHeader:
-		return nil
-	case tar.TypeDir:
+	case e.kind == tarFolder:
 		if name == "" {
 			return nil
 		}
-		_, err := u.enter(name, directory)
-		return err
-	case tar.TypeReg, tar.TypeSymlink:
-	default:
-		u.refuse(name, "has the type %q, which Zig does not unpack", h.Typeflag)
+		return u.note(name, directory) // comes into being with the first file in it
+	case e.kind != tarFile && e.kind != tarSymlink:
+		u.refuse(e.name, "has the type %q, which Zig does not unpack", e.kind)
 		return nil
-	}
-	switch {
 	case name == "":
-		u.refuse(h.Name, "leads out of the archive")
-		return nil
-	case h.Typeflag == tar.TypeSymlink && h.Linkname == "":
+		return fmt.Errorf("%w: %.200q leads out of the archive", ErrUnfit, e.name)
+	case e.kind == tarFile:
+		ok, err := u.enter(name, file)
+		if !ok || err != nil {
+			return err
+		}
+		return u.addFile(name, e.size, body)
+	case e.target == "":
 		u.refuse(name, "is a symlink to nothing")
-		return nil
-	case h.Typeflag == tar.TypeSymlink:
-		if len(h.Linkname) > MaxTarget {
-			return fmt.Errorf("%w: a symlink's target of %d bytes", ErrTooLarge, len(h.Linkname))
-		}
-		ok, err := u.enter(name, link)
-		if ok {
-			u.names += len(h.Linkname)
-			u.files = append(u.files, File{Path: name, Link: true, Target: h.Linkname})
-		}
-		return err
+		return u.note(name, link)
+	case len(e.target) > MaxTarget:
+		u.refuse(name, "is a symlink to a path of %d bytes", len(e.target))
+		return u.note(name, link)
 	}
-	ok, err := u.enter(name, file)
-	if !ok || err != nil {
-		return err
+	ok, err := u.enter(name, link)
+	if ok {
+		u.names += len(e.target)
+		u.files = append(u.files, File{Path: name, Link: true, Target: e.target})
 	}
-	return u.addFile(name, h.Size, body)
+	return err
 }
 
-// A headers passes a tar stream on, and keeps what is read of it while a header is looked for.
-type headers struct {
-	in      io.Reader
-	n       int64 // bytes that were read
-	padding int   // before the header
-	keep    bool
-	raw     []byte
-}
-
-func (h *headers) Read(b []byte) (int, error) {
-	n, err := h.in.Read(b)
-	h.n += int64(n)
-	if h.keep {
-		h.raw = append(h.raw, b[:n]...)
-	}
-	return n, err
-}
-
-// next returns the next header of t, which reads h. All content before it has been read.
-func (h *headers) next(t *tar.Reader) (*tar.Header, error) {
-	h.padding, h.raw, h.keep = int(-h.n&511), h.raw[:0], true
-	defer func() { h.keep = false }()
-	return t.Next()
-}
-
-// odd reports whether Zig may take another name from the last header than the library: one from an extension that is followed by another one or by
-// a global header, or a prefix in a header that is neither of USTAR nor of GNU.
-func (h *headers) odd() bool {
-	raw, before := h.raw[min(h.padding, len(h.raw)):], ""
-	for len(raw) >= 512 {
-		kind, magic := string(raw[156]), string(raw[257:265])
-		if magic != "ustar\x0000" && magic != "ustar  \x00" && !bytes.Equal(raw[345:500], make([]byte, 155)) {
-			return true
-		}
-		if !strings.Contains("xgLK", kind) {
-			return false
-		}
-		switch before += kind; before {
-		case "g":
-			return false // it is a header of its own
-		case "x", "L", "K", "LK", "KL":
-		default:
-			return true
-		}
-		size, err := strconv.ParseUint(strings.Trim(string(raw[124:136]), " \x00"), 8, 32)
-		if err != nil {
-			return true
-		}
-		raw = raw[min(len(raw), 512+int(size+511)&^511):]
-	}
-	return false
-}
-
-// headerOnly are the types of entries that have no content: links, symlinks, devices, folders and pipes.
-const headerOnly = "123456"
-
-// sparse tells whether the library would fill holes that Zig knows nothing of.
-func sparse(h *tar.Header) bool {
-	for key := range h.PAXRecords {
-		if strings.HasPrefix(key, "GNU.sparse.") {
-			return true
-		}
-	}
-	return h.Typeflag == tar.TypeGNUSparse
-}
-
-// clean returns the path that Zig 0.16 makes of a name, "" if it leads out of the archive, and whether
-// earlier ones do the same.
-func clean(name string) (string, bool) {
-	trimmed := strings.TrimRight(name, "/")
-	if trimmed == "" || strings.HasPrefix(name, "/") {
-		return "", false
+// clean returns the path that Zig makes of a name since 0.16, "" if it leads out of the archive or nowhere.
+func clean(name string) string {
+	if strings.HasPrefix(name, "/") {
+		return ""
 	}
 	var parts []string
-	for part := range strings.SplitSeq(trimmed, "/") {
+	for part := range strings.SplitSeq(name, "/") {
 		switch part {
 		case "", ".":
 		case "..":
 			if len(parts) == 0 {
-				return "", false
+				return ""
 			}
 			parts = parts[:len(parts)-1]
 		default:
 			parts = append(parts, part)
 		}
 	}
-	cleaned := strings.Join(parts, "/")
-	return cleaned, cleaned == trimmed
-}
-
-func (u *unpacker) zip(body io.ReaderAt, size int64) error {
-	z, err := zip.NewReader(body, size)
-	// What the library finds insecure we judge ourselves.
-	if err != nil && !errors.Is(err, zip.ErrInsecurePath) {
-		return broken(err)
-	}
-	for _, entry := range z.File {
-		if err := u.count(); err != nil {
-			return err
-		}
-		if err := u.zipEntry(entry); err != nil {
-			return err
-		}
-	}
-	if len(u.problems) > 0 {
-		return fmt.Errorf("%w: %.200q %s", ErrUnfit, u.problems[0].path, u.problems[0].reason)
-	}
-	return nil
-}
-
-func (u *unpacker) zipEntry(entry *zip.File) error {
-	name := strings.ReplaceAll(entry.Name, `\`, "/")
-	if name == "" || name[0] == '/' || slices.Contains(strings.Split(name, "/"), "..") {
-		return fmt.Errorf("%w: %.200q leads out of the archive", ErrUnfit, entry.Name)
-	}
-	if strings.Contains(name, "\x00") {
-		return fmt.Errorf("%w: %.200q has a zero byte", ErrUnfit, entry.Name)
-	}
-	if entry.Method != zip.Store && entry.Method != zip.Deflate {
-		return fmt.Errorf("%w: %.200q is compressed with method %d, which Zig does not know", ErrUnfit, entry.Name, entry.Method)
-	}
-	if entry.Flags&1 != 0 {
-		return fmt.Errorf("%w: %.200q is encrypted", ErrUnfit, entry.Name)
-	}
-	name, isDir := strings.CutSuffix(name, "/")
-	if isDir && entry.UncompressedSize64 != 0 {
-		return fmt.Errorf("%w: %.200q has content, though it is a folder", ErrUnfit, entry.Name)
-	}
-	name, _ = clean(name)
-	if name == "" {
-		return nil
-	}
-	if isDir {
-		_, err := u.enter(name, directory)
-		return err
-	}
-	ok, err := u.enter(name, file)
-	if !ok || err != nil {
-		return err
-	}
-	if entry.UncompressedSize64 > MaxContent {
-		return fmt.Errorf("%w: it unpacks to more than %d bytes", ErrTooLarge, int64(MaxContent))
-	}
-	r, err := entry.Open()
-	if err != nil {
-		return broken(err)
-	}
-	defer r.Close()
-	return u.addFile(name, int64(entry.UncompressedSize64), r)
+	return strings.Join(parts, "/")
 }
 
 // broken makes what a library says of bad data an ErrUnfit, and leaves errors of our own machine alone.
