@@ -65,3 +65,30 @@ func TestHereNeedsNoUpstream(t *testing.T) {
 		t.Errorf("last sync = %+v, want a failure", now)
 	}
 }
+
+// A tag or commit that cannot be mirrored says nothing of what is here: no sync failed, and no update waits for it. Anybody
+// could ask for one, where clients may pull.
+func TestFailuresOfTargets(t *testing.T) {
+	t.Parallel()
+	repo := harness.NewUpstream(t).Repo("hello")
+	held := repo.Release("v1.0.0")
+	repo.Release("v1.1.0")
+	s := harness.Start(t, "PACKBASE_JOB_ATTEMPTS=1")
+	s.Fetch(repo.URL)
+	s.Do(http.MethodPost, "/api/remove", `{"package":"hello","tag":"v1.0.0","reason":"holds a key"}`, nil)
+	synced := s.Info("hello").LastSync
+	for target, code := range map[string]string{
+		"v1.0.0":                       "removed",
+		held:                           "removed",
+		repo.Git("rev-parse", "main:"): "tag_not_commit",
+		repo.CommitTree("120000 blob " + repo.Blob("../../etc/passwd") + "\tout"):     "symlink_escape",
+		repo.CommitTree("100644 blob 1234567890123456789012345678901234567890\tlost"): "upstream_refused",
+	} {
+		if a := s.TryFetch(repo.GitURL(target)); a.Code() != code {
+			t.Errorf("#%s: %d %s, want %s", target, a.Status, a.Body, code)
+		}
+		if now := s.Info("hello").LastSync; !now.OK || !now.At.Equal(synced.At) || now.NextTryAt != nil {
+			t.Errorf("last sync after #%s = %+v, was %+v", target, now, synced)
+		}
+	}
+}

@@ -225,6 +225,7 @@ func (f *fetch) events(ctx context.Context, out io.Reader) (done bool, err error
 			f.patience.waits(ev.Progress.Step == ingest.StepList || ev.Progress.Step == ingest.StepDownload)
 		case ev.Refs != nil:
 			err = f.recordMoves(ctx, *ev.Refs)
+			f.job.listed = err == nil
 		case ev.Rejected != nil:
 			err = f.reject(ctx, *ev.Rejected)
 		case ev.Unfit != nil:

@@ -7,7 +7,6 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/francescobianco/packbase/storage"
 	"github.com/francescobianco/packbase/storage/blob"
 	"github.com/francescobianco/packbase/storage/fault"
 )
@@ -74,15 +73,15 @@ func (w *Worker) nextSync(e *fault.Error, failures int) time.Duration {
 }
 
 // ofTarget reports whether a failure is of the one tag, branch or commit that was asked for, or of tags where there never
-// were any: it says nothing of what is here of the package.
-func ofTarget(code string, pkg storage.Package) bool {
-	switch code {
-	case "no_such_ref", "not_a_commit", "tag_rejected", "upstream_no_such_commit":
-		return pkg.Local()
-	case "no_tags":
-		return pkg.Local() && pkg.ReleaseCount == 0
+// were any: it says nothing of what is here of the package. Once upstream has said what it has, upstream is well.
+func (j *job) ofTarget(code string) bool {
+	switch {
+	case !j.pkg.Local():
+		return false
+	case code == "no_tags":
+		return j.pkg.ReleaseCount == 0
 	}
-	return false
+	return j.Job.Target != "" && (j.listed || code == "removed")
 }
 
 // jitter spreads waits over [d/2, d*3/2).

@@ -177,6 +177,7 @@ type job struct {
 	progress jobs.Progress
 	sync     *jobs.Sync      // how the look at upstream went, if the job had one
 	pkg      storage.Package // of a fetch, as it was before
+	listed   bool            // upstream told what it has, and nothing is wrong with that
 	advanced bool            // this attempt settled something that the next one need not do again
 	leave    func()          // lets the worker begin another job beside this one
 }
@@ -365,7 +366,7 @@ func (w *Worker) outcome(j *job, result any, err error, stopping bool) func(cont
 	out := jobs.Outcome{State: jobs.Failed, Code: e.Code, Message: e.Message}
 	if e == errCancelled {
 		out.State = jobs.Cancelled
-	} else if j.Job.Kind == jobs.FetchPackage && !ofTarget(e.Code, j.pkg) && !j.ofStranger() {
+	} else if j.Job.Kind == jobs.FetchPackage && !j.ofTarget(e.Code) && !j.ofStranger() {
 		out.Sync = &jobs.Sync{Code: e.Code, Message: e.Message, Wait: w.nextSync(e, j.pkg.SyncFailures)}
 	}
 	return end(out)
