@@ -31,29 +31,35 @@ type decided struct {
 // meanwhile runs do, which takes over what the edge has read after the change at. Until that ends, and be it in hours, what
 // the central decides further on in the feed is done here at once: that a package is private, or what was removed.
 func (r *Replica) meanwhile(ctx context.Context, at feed.Replication, do func() error) error {
-	if r.ahead.at.Seq < at.Seq || at.Seq == 0 {
+	if at.Halted == "" && (r.ahead.at.Seq < at.Seq || at.Seq == 0) {
 		r.ahead.at = feed.Head{Seq: at.Seq, Chain: at.Chain}
 	}
 	r.ahead.decided = nil
 	looking, stop := context.WithCancel(ctx)
 	var wg sync.WaitGroup
 	var lie error
-	wg.Go(func() { lie = r.lookAhead(looking) })
+	wg.Go(func() { lie = r.lookAhead(looking, at.Halted != "") })
 	err := do()
 	stop()
 	wg.Wait()
 	return errors.Join(err, lie)
 }
 
-// lookAhead follows the feed until ctx ends. It returns an error only if the central contradicts itself.
-func (r *Replica) lookAhead(ctx context.Context) error {
-	pause(ctx, lookAfter)
+// lookAhead follows the feed until ctx ends. It returns an error only if the central contradicts itself; of one that is known
+// to have, it follows whatever history it tells now: of that it takes nothing but what it is not to show any more.
+func (r *Replica) lookAhead(ctx context.Context, halted bool) error {
+	if !halted {
+		pause(ctx, lookAfter)
+	}
 	for ctx.Err() == nil {
 		asked := time.Now()
 		seen, err := r.readAhead(ctx)
 		var lie *contradiction
 		if errors.As(err, &lie) {
-			return err
+			if !halted {
+				return err
+			}
+			r.ahead.at = feed.Head{}
 		}
 		if err != nil && ctx.Err() == nil {
 			r.Log.WarnContext(ctx, "decisions of the central not looked for", "err", err)
@@ -91,6 +97,9 @@ func (r *Replica) foresee(ctx context.Context, c feed.Change) error {
 	body, private, err := parseBody(c)
 	if err != nil || body == nil || body.Decision != feed.DecisionPrivate && body.Decision != feed.DecisionRemoved {
 		return nil
+	}
+	if body.Decision == feed.DecisionPrivate && !body.IsNews() && !private && !c.Withheld {
+		return nil // it is public again by now
 	}
 	if body.IsNews() {
 		r.ahead.mu.Lock()

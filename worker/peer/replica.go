@@ -157,7 +157,8 @@ func (r *Replica) step(ctx context.Context) error {
 		return err
 	}
 	if at.Halted != "" {
-		return fmt.Errorf("replication is halted: %s; --resume goes on once the cause is known", at.Halted)
+		r.Log.WarnContext(ctx, "replication is halted; --resume goes on once the cause is known", "reason", at.Halted)
+		return r.meanwhile(ctx, at, func() error { pause(ctx, max(16*r.Retry, lookAfter)); return nil })
 	}
 	due, err := r.DB.Feed.DueSetAside(ctx, asideAtOnce)
 	if err == nil && len(due) > 0 {

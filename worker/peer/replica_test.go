@@ -443,6 +443,85 @@ func TestLargeManifests(t *testing.T) {
 	}
 }
 
+// What a central makes private or removes is so on an edge that has halted, too, whatever history the central tells by now;
+// nothing else that it says is believed.
+func TestDecisionsWhileHalted(t *testing.T) {
+	t.Parallel()
+	for name, contradict := range map[string]func(central, edge *workertest.Registry, rel storage.Release){
+		"moved tag": func(central, _ *workertest.Registry, rel storage.Release) {
+			central.Must(central.Tx(context.Background(), func(tx pgx.Tx) error {
+				return feed.Add(context.Background(), tx, feed.Body{Package: "hello", Tag: "v1.0.0", Commit: strings.Repeat("1", 40),
+					Manifest: blob.Ref{Digest: rel.ManifestDigest, Size: 1}, Tarball: blob.Ref{Digest: rel.Digest, Size: rel.Size}})
+			}))
+		},
+		"restored": func(_, edge *workertest.Registry, _ storage.Release) { // as if the central had shown more before
+			_, err := edge.Pool.Exec(context.Background(), `UPDATE replication SET seq = seq + 1, chain = 'another'`)
+			edge.Must(err)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			central, edge := workertest.New(t), workertest.New(t)
+			defer central.Work()()
+			all := access.SeePrivate(t.Context())
+			decide := func(pkg string, private bool) { central.Must(central.SetVisibility(all, pkg, private)) }
+			remove := func(r storage.Removal) {
+				r.Reason = "asked for"
+				_, err := central.Remove(all, r)
+				central.Must(err)
+			}
+			is := func(pkg, tag string, want error) {
+				t.Helper()
+				edge.Eventually(fmt.Sprintf("%s@%s: %v", pkg, tag, want), func() bool {
+					_, err := edge.ReleaseByTag(t.Context(), pkg, tag)
+					return errors.Is(err, want)
+				})
+			}
+			rel := central.Mirror("hello", "v1.0.0")[0]
+			for _, pkg := range []string{"hidden", "later", "public", "toggled"} {
+				central.Mirror(pkg, "v1.0.0")
+			}
+			central.Mirror("partly", "v1.0.0", "v2.0.0")
+			decide("public", true)
+			for _, private := range []bool{true, false} {
+				decide("toggled", private)
+			}
+			url := serve(t, central)
+			leave := follow(t, edge, url)
+			caughtUp(t, edge, central)
+			leave()
+			contradict(central, edge, rel)
+			decide("hidden", true)
+			remove(storage.Removal{Package: "partly", Tag: "v1.0.0"})
+			decide("public", false)
+			central.Mirror("new", "v1.0.0")
+
+			leave = follow(t, edge, url)
+			is("hidden", "v1.0.0", fault.ErrNotFound)
+			is("partly", "v1.0.0", fault.ErrGone)
+			if at, err := edge.Feed.Replication(all); err != nil || at.Halted == "" {
+				t.Errorf("replication: %+v, %v, want it to be halted", at, err)
+			}
+			remove(storage.Removal{Package: "partly"})
+			is("partly", "v2.0.0", fault.ErrGone)
+			leave()
+			decide("later", true)
+			follow(t, edge, url)
+			is("later", "v1.0.0", fault.ErrNotFound)
+
+			for _, pkg := range []string{"hello", "toggled"} {
+				is(pkg, "v1.0.0", nil)
+			}
+			for _, pkg := range []string{"public", "new"} {
+				is(pkg, "v1.0.0", fault.ErrNotFound)
+			}
+			if n := strings.Count(edge.Log.String(), "replication halted"); n != 1 {
+				t.Errorf("it halted %d times", n)
+			}
+		})
+	}
+}
+
 // Decisions do not wait for what was set aside and is copied again either.
 func TestDecisionsBeforeWhatIsAside(t *testing.T) {
 	t.Parallel()
