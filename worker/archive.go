@@ -162,18 +162,10 @@ func (a *archiveFetch) downloader(ctx context.Context) (c *child, frames *os.Fil
 	if err := a.openBroker(a.row.URL); err != nil {
 		return nil, nil, err
 	}
-	dir := filepath.Join(a.dir, "download")
-	if err := os.Mkdir(dir, 0o700); err != nil {
-		return nil, nil, fmt.Errorf("start download: %w", err)
-	}
-	dials, theirs, err := socketPair()
+	theirs, err := dialFor(ctx, a.broker, a.dir)
 	if err != nil {
-		return nil, nil, fmt.Errorf("start download: %w", err)
+		return nil, nil, err
 	}
-	go func() {
-		defer dials.Close()
-		a.broker.Serve(ctx, dials)
-	}()
 	frames, out, err := os.Pipe()
 	if err != nil {
 		return nil, nil, errors.Join(fmt.Errorf("start download: %w", err), theirs.Close())
@@ -183,7 +175,7 @@ func (a *archiveFetch) downloader(ctx context.Context) (c *child, frames *os.Fil
 	c.give(theirs, out)
 	c.cmd.ExtraFiles = c.cmd.ExtraFiles[:1] // the second is its output
 	err = c.start(ingest.ArchiveRequest{
-		URL: a.row.URL, Dir: dir, Limits: a.w.opt.Limits,
+		URL: a.row.URL, Dir: filepath.Join(a.dir, downloadFolder), Limits: a.w.opt.Limits,
 		Egress: upstream.Options{Limits: a.w.opt.Egress.Limits, UserAgent: a.w.opt.Egress.UserAgent},
 	})
 	if err != nil {

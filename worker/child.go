@@ -131,17 +131,10 @@ const downloadFolder = "download"
 // has broker dial for it until ctx ends. What it is to get is written to ask,
 // and what it says is read from said.
 func (w *Worker) downloader(ctx context.Context, broker *upstream.Broker, dir string) (c *child, ask, said *os.File, err error) {
-	if err := os.Mkdir(filepath.Join(dir, downloadFolder), 0o700); err != nil {
-		return nil, nil, nil, fmt.Errorf("start download: %w", err)
-	}
-	dials, theirs, err := socketPair()
+	theirs, err := dialFor(ctx, broker, dir)
 	if err != nil {
-		return nil, nil, nil, fmt.Errorf("start download: %w", err)
+		return nil, nil, nil, err
 	}
-	go func() {
-		defer dials.Close()
-		broker.Serve(ctx, dials)
-	}()
 	wants, ask, err := os.Pipe()
 	if err != nil {
 		return nil, nil, nil, fmt.Errorf("start download: %w", errors.Join(err, theirs.Close()))
@@ -155,6 +148,23 @@ func (w *Worker) downloader(ctx context.Context, broker *upstream.Broker, dir st
 	c.give(theirs, wants, out)
 	c.cmd.ExtraFiles = c.cmd.ExtraFiles[:2] // the third is its output
 	return c, ask, said, nil
+}
+
+// dialFor makes the folder of a child that talks with upstream, and has broker
+// dial for it until ctx ends. The child gets theirs, to ask for connections.
+func dialFor(ctx context.Context, broker *upstream.Broker, dir string) (theirs *os.File, err error) {
+	if err := os.Mkdir(filepath.Join(dir, downloadFolder), 0o700); err != nil {
+		return nil, fmt.Errorf("start download: %w", err)
+	}
+	dials, theirs, err := socketPair()
+	if err != nil {
+		return nil, fmt.Errorf("start download: %w", err)
+	}
+	go func() {
+		defer dials.Close()
+		broker.Serve(ctx, dials)
+	}()
+	return theirs, nil
 }
 
 func (w *Worker) downloadRequest(cloneURL, dir string) ingest.DownloadRequest {
