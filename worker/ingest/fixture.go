@@ -11,6 +11,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/francescobianco/packbase/storage/fault"
 	"github.com/francescobianco/packbase/storage/gitpack"
 	"github.com/francescobianco/packbase/storage/name"
@@ -152,7 +154,7 @@ func copyFixture(req Request) error {
 	}
 	defer from.Close()
 	left := req.Limits.Git.InflatedBytes
-	err = fs.WalkDir(from.FS(), ".", func(name string, d fs.DirEntry, err error) error {
+	err = fs.WalkDir(unwaiting{from}, ".", func(name string, d fs.DirEntry, err error) error {
 		to := filepath.Join(req.Dir, fixtureCopy, name)
 		switch {
 		case err != nil:
@@ -167,7 +169,7 @@ func copyFixture(req Request) error {
 			target, err := from.Readlink(name)
 			return errors.Join(err, os.Symlink(target, to))
 		case !d.Type().IsRegular():
-			return fault.New("fixture_unfit", fmt.Sprintf("%q in the fixture is neither a file nor a folder nor a symlink; take it out", name))
+			return unfit(name)
 		}
 		n, err := copyFile(from, name, to, left)
 		left -= n
@@ -179,9 +181,23 @@ func copyFixture(req Request) error {
 	return nil
 }
 
+func unfit(name string) error {
+	return fault.New("fixture_unfit", fmt.Sprintf("%q in the fixture is neither a file nor a folder nor a symlink; take it out", name))
+}
+
+// An unwaiting folder may be changed while it is read: what became a pipe since it was listed is opened without waiting for
+// somebody to write to it.
+type unwaiting struct{ *os.Root }
+
+func (f unwaiting) Open(name string) (fs.File, error) { return f.open(name) }
+
+func (f unwaiting) open(name string) (*os.File, error) {
+	return f.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK, 0)
+}
+
 // copyFile copies a file of at most so many bytes, and returns how many they were.
 func copyFile(folder *os.Root, name, to string, most int64) (n int64, err error) {
-	src, err := folder.Open(name)
+	src, err := unwaiting{folder}.open(name)
 	if err != nil {
 		return 0, err
 	}
@@ -189,6 +205,9 @@ func copyFile(folder *os.Root, name, to string, most int64) (n int64, err error)
 	info, err := src.Stat()
 	if err != nil {
 		return 0, err
+	}
+	if !info.Mode().IsRegular() {
+		return 0, unfit(name)
 	}
 	dst, err := os.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600|info.Mode()&0o100)
 	if err != nil {

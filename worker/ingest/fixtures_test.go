@@ -11,6 +11,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/francescobianco/packbase/storage/fault"
 	"github.com/francescobianco/packbase/storage/gitpack"
@@ -195,5 +196,42 @@ func TestFixturesAreNoPipe(t *testing.T) {
 	}
 	if _, err := openFixtureFolder(Request{Fixtures: pipe}, "x"); err == nil {
 		t.Error("a package was opened in a pipe")
+	}
+}
+
+// A folder may be changed while it is copied: what became a pipe since it was listed is not waited for.
+func TestFixtureBecomesAPipe(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	if err := syscall.Mkfifo(filepath.Join(dir, "pipe"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	folder, err := os.OpenRoot(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer folder.Close()
+	errs := make(chan error, 3)
+	go func() {
+		_, err := copyFile(folder, "pipe", filepath.Join(dir, "copy"), 1<<20)
+		errs <- err
+	}()
+	go func() {
+		_, err := fs.ReadDir(unwaiting{folder}, "pipe")
+		errs <- err
+	}()
+	go func() {
+		_, err := openFixtureFolder(Request{Fixtures: dir}, "pipe")
+		errs <- err
+	}()
+	for range 3 {
+		select {
+		case err := <-errs:
+			if err == nil {
+				t.Error("a pipe was read")
+			}
+		case <-time.After(time.Minute):
+			t.Fatal("a pipe is waited for")
+		}
 	}
 }
