@@ -60,7 +60,7 @@ type registryCollector struct {
 
 	packages, releases, snapshots, movedTags, blobBytes, jobs, up *prometheus.Desc
 	reconciled, oldestDue                                         *prometheus.Desc // not of an edge
-	behind, halted, aside                                         *prometheus.Desc // of an edge
+	behind, silent, halted, aside                                 *prometheus.Desc // of an edge
 	unread, damaged                                               *prometheus.Desc // blobs
 	lost                                                          *prometheus.Desc // trees
 	logSize, logSigned, logPending, witnesses, quorum             *prometheus.Desc // not of an edge
@@ -93,6 +93,7 @@ func newRegistryCollector(s *Server) *registryCollector {
 		comparisons: desc("log_comparisons", "Packbases with whose logs that of this one is compared, by whether they could be read at the last look.", "ok"),
 		differences: desc("log_differences", "What logs contradict each other in."),
 		behind:      desc("replication_behind", "Changes of the central that are not here yet."),
+		silent:      desc("replication_silent_seconds", "How long ago the central last answered."),
 		aside:       desc("replication_set_aside", "Changes of the central that cannot be taken over for now."),
 		halted:      desc("replication_halted", "1 if the central contradicted itself, so that replication stopped."),
 	}
@@ -100,7 +101,7 @@ func newRegistryCollector(s *Server) *registryCollector {
 
 // Describe implements prometheus.Collector.
 func (c *registryCollector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{c.packages, c.releases, c.snapshots, c.movedTags, c.blobBytes, c.jobs, c.up, c.reconciled, c.oldestDue, c.lost, c.unread, c.damaged, c.logSize, c.logSigned, c.logPending, c.witnesses, c.quorum, c.comparisons, c.differences, c.behind, c.aside, c.halted} {
+	for _, d := range []*prometheus.Desc{c.packages, c.releases, c.snapshots, c.movedTags, c.blobBytes, c.jobs, c.up, c.reconciled, c.oldestDue, c.lost, c.unread, c.damaged, c.logSize, c.logSigned, c.logPending, c.witnesses, c.quorum, c.comparisons, c.differences, c.behind, c.silent, c.aside, c.halted} {
 		ch <- d
 	}
 }
@@ -198,7 +199,10 @@ func (c *registryCollector) Collect(ch chan<- prometheus.Metric) {
 		gauge(c.differences, float64(differences))
 	}
 	if r != nil {
-		gauge(c.behind, float64(r.Head-r.Seq))
+		gauge(c.behind, float64(max(r.Head-r.Seq, 0))) // one that was restored may have fewer
+		if r.SyncedAt != nil {
+			gauge(c.silent, time.Since(*r.SyncedAt).Seconds())
+		}
 		gauge(c.aside, float64(r.SetAside))
 		gauge(c.halted, one(r.Halted != ""))
 	}

@@ -80,6 +80,9 @@ func (r *Replica) readAhead(ctx context.Context) (seen int, err error) {
 	if err := checkPage(r.ahead.at, page); err != nil {
 		return 0, err
 	}
+	if err := r.DB.Feed.Seen(ctx, page.Head.Seq); err != nil {
+		return 0, err
+	}
 	for i, c := range page.Changes {
 		if len(r.ahead.decided) == maxDecided {
 			return i, nil

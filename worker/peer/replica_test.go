@@ -499,8 +499,8 @@ func TestDecisionsWhileHalted(t *testing.T) {
 			leave = follow(t, edge, url)
 			is("hidden", "v1.0.0", fault.ErrNotFound)
 			is("partly", "v1.0.0", fault.ErrGone)
-			if at, err := edge.Feed.Replication(all); err != nil || at.Halted == "" {
-				t.Errorf("replication: %+v, %v, want it to be halted", at, err)
+			if at, err := edge.Feed.Replication(all); err != nil || at.Halted == "" || time.Since(*at.SyncedAt) > time.Minute {
+				t.Errorf("replication: %+v, %v, want it to be halted, and the central to be heard", at, err)
 			}
 			remove(storage.Removal{Package: "partly"})
 			is("partly", "v2.0.0", fault.ErrGone)

@@ -153,9 +153,9 @@ func drawReplication(s *term.Screen, st wire.Status) {
 	r := st.Replication
 	s.Printf("\n%s\n", s.Paint(term.Bold, "replication"))
 	rows := [][]term.Cell{term.Field("central", term.Printable(r.Central)), term.Field("changes", fmt.Sprintf("%s of %s", humanize.Comma(r.Seq), humanize.Comma(r.Head))),
-		term.Field("set aside", term.Number(r.SetAside), alarm(r.SetAside))}
+		term.Field("answered", s.When(r.SyncedAt)), term.Field("set aside", term.Number(r.SetAside), alarm(r.SetAside))}
 	if r.Halted != "" {
-		rows = append(rows, term.Field("halted", term.Printable(r.Halted), term.Red))
+		rows = append(rows, term.Field("halted", term.Printable(r.Halted), term.Red), term.Field("next", "once the cause is known: packbase replicate, or up, with --resume"))
 	}
 	s.Fields(rows...)
 }

@@ -28,6 +28,7 @@ import (
 	"github.com/francescobianco/packbase/cmd/packbase/serve"
 	"github.com/francescobianco/packbase/cmd/packbase/term"
 	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/storage/access"
 	"github.com/francescobianco/packbase/storage/blob"
 	"github.com/francescobianco/packbase/storage/catalog"
 	"github.com/francescobianco/packbase/storage/engines"
@@ -266,9 +267,40 @@ func (d *doctor) postgres(ctx context.Context) {
 	}
 	if over, err := db.Overpowered(ctx); err == nil && over && d.cfg.DatabaseURL != "" {
 		d.warn("postgres", "its schema is up to date, but the role of PACKBASE_DATABASE_URL owns it: a server that is taken over could switch off what keeps releases as they are; give `packbase migrate` PACKBASE_MIGRATE_DATABASE_URL, and servers another role")
+	} else {
+		d.ok("postgres", "answers, and its schema is up to date")
+	}
+	if d.cfg.Central != "" {
+		d.central(ctx, db)
+	}
+}
+
+// longSilent is how long a central does not answer that nobody has to look after: edges ask at least once a minute.
+const longSilent = 5 * time.Minute
+
+// central says how the edge stands that db is of.
+func (d *doctor) central(ctx context.Context, db *storage.DB) {
+	r, err := db.Feed.Replication(ctx)
+	if errors.Is(err, fault.ErrNotFound) {
+		d.warn("central", "nothing of it is here yet: `packbase replicate` follows it, or `packbase up`")
 		return
 	}
-	d.ok("postgres", "answers, and its schema is up to date")
+	var aside int
+	if err == nil {
+		_, aside, err = db.Feed.AllSetAside(access.SeePrivate(ctx), 1)
+	}
+	switch {
+	case err != nil:
+		d.fail("central", "%v", err)
+	case r.Halted != "":
+		d.fail("central", "replication halted: %s; what is here is served, and nothing new comes: ask who runs %s why, and then start `packbase replicate` or `up` once with --resume", r.Halted, r.Central)
+	case r.SyncedAt == nil || time.Since(*r.SyncedAt) > longSilent:
+		d.fail("central", "%s was last understood %s; the log of `packbase replicate`, or of `up`, says what is in the way", r.Central, d.s.When(r.SyncedAt))
+	case aside > 0:
+		d.warn("central", "%s cannot be taken over for now, and will be tried again: /api/status says which, and why", term.Plural(aside, "change"))
+	default:
+		d.ok("central", "followed to change %d of %d", r.Seq, r.Head)
+	}
 }
 
 // engine checks what `packbase up` needs to run an engine of its own.

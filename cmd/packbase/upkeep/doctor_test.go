@@ -9,6 +9,8 @@ import (
 	"github.com/francescobianco/packbase/cmd/packbase/serve"
 	"github.com/francescobianco/packbase/cmd/packbase/term"
 	"github.com/francescobianco/packbase/storage/blob"
+	"github.com/francescobianco/packbase/storage/feed"
+	"github.com/francescobianco/packbase/storage/storagetest"
 )
 
 func TestDoctorToken(t *testing.T) {
@@ -34,6 +36,40 @@ func TestDoctorToken(t *testing.T) {
 		var out strings.Builder
 		d := &doctor{cfg: &tt.cfg, s: (&term.Program{}).Screen(&out)}
 		d.token(t.Context())
+		if !strings.HasPrefix(out.String(), tt.want) {
+			t.Errorf("%s: got %q, want %q", tt.name, out.String(), tt.want)
+		}
+	}
+}
+
+// An edge that takes nothing more from its central is told of, with what to do.
+func TestDoctorCentral(t *testing.T) {
+	t.Parallel()
+	db := storagetest.NewDB(t)
+	ctx := t.Context()
+	for _, tt := range []struct {
+		name string
+		do   func() error
+		want string
+	}{
+		{"never begun", func() error { return nil }, "warn  central    nothing of it is here yet: `packbase replicate`"},
+		{"never answered", func() error { _, err := db.Feed.Follow(ctx, "https://c.example", false); return err }, "FAIL  central    https://c.example was last understood -; the log"},
+		{"all is well", func() error { return db.Feed.Seen(ctx, 7) }, "ok    central    followed to change 0 of 7"},
+		{"set aside", func() error {
+			return db.Feed.SetChangeAside(ctx, feed.SetAside{Seq: 1, Body: "{}", Private: true, Reason: "x"}, feed.Change{Seq: 1})
+		}, "warn  central    1 change cannot be taken over"},
+		{"silent", func() error {
+			_, err := db.Pool.Exec(ctx, `UPDATE replication SET synced_at = now() - interval '6 minutes'`)
+			return err
+		}, "FAIL  central    https://c.example was last understood 6 minutes ago"},
+		{"halted", func() error { return db.Feed.Halt(ctx, "it lied") }, "FAIL  central    replication halted: it lied; what is here is served"},
+	} {
+		if err := tt.do(); err != nil {
+			t.Fatal(err)
+		}
+		var out strings.Builder
+		d := &doctor{cfg: &serve.Config{}, s: (&term.Program{}).Screen(&out)}
+		d.central(ctx, db)
 		if !strings.HasPrefix(out.String(), tt.want) {
 			t.Errorf("%s: got %q, want %q", tt.name, out.String(), tt.want)
 		}
