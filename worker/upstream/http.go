@@ -86,7 +86,8 @@ func (t *roundTripper) RoundTrip(req *http.Request) (*http.Response, error) {
 }
 
 // authorize adds the credentials for the origin, unless the chain of redirects
-// that led to req has left it, be it for a moment.
+// that led to req has left it, be it for a moment: then those that who asked
+// added go, too, which http.Client leaves to subdomains and other ports.
 func (t *roundTripper) authorize(out, req *http.Request) error {
 	origin, login := t.origin, t.login
 	if origin == nil {
@@ -102,6 +103,7 @@ func (t *roundTripper) authorize(out, req *http.Request) error {
 	}
 	for hop := req; ; hop = hop.Response.Request {
 		if !sameOrigin(hop.URL, origin) {
+			out.Header.Del("Authorization")
 			return nil
 		}
 		if hop.Response == nil {

@@ -988,6 +988,36 @@ func TestHTTP(t *testing.T) {
 	wantCode(t, err, CodeTimeout)
 }
 
+// A token that who asks adds is for the server that is asked, as the credentials of a netrc file are: a redirect takes it
+// to no other one, nor to another port of the same.
+func TestTokenOfWhoAsks(t *testing.T) {
+	t.Parallel()
+	echo := func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, r.Header.Get("Authorization")) }
+	other, _ := newServer(t, http.HandlerFunc(echo))
+	mux := http.NewServeMux()
+	mux.HandleFunc("/here", echo)
+	mux.Handle("/moved", http.RedirectHandler("/here", http.StatusFound))
+	mux.Handle("/away", http.RedirectHandler(other+"/there", http.StatusFound))
+	base, _ := newServer(t, mux)
+	c := newClient(t, Options{}).HTTP()
+	for path, want := range map[string]string{"/here": "Bearer secret", "/moved": "Bearer secret", "/away": ""} {
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, base+path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Authorization", "Bearer secret")
+		resp, err := c.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		if string(got) != want || err != nil {
+			t.Errorf("%s: sent %q, %v, want %q", path, got, err, want)
+		}
+	}
+}
+
 // UP-22: what the filter lets through, go-git takes, and is what it should be.
 func FuzzRefList(f *testing.F) {
 	f.Add([]byte(refList("HEAD", "refs/heads/main", "refs/tags/v1", "refs/tags/v1^{}", "refs/tags/-x", "refs/pull/1/head")))
