@@ -79,6 +79,7 @@ type Replica struct {
 	failing  int64 // the change that failed last
 	failures int   // of it, one after the other
 	ahead    lookout
+	stuck    *feed.Replication // where the last step began that had something to take over; nil if it had not
 }
 
 // A contradiction proves that the central's history is not what it was.
@@ -130,10 +131,23 @@ func (r *Replica) Run(ctx context.Context) error {
 			}
 		}
 		r.Log.WarnContext(ctx, "central not followed", "err", err)
-		pause(ctx, wait/2+rand.N(wait/2+1))
+		r.rest(ctx, wait/2+rand.N(wait/2+1))
 		wait = min(2*wait, 16*r.Retry)
 	}
 	return nil
+}
+
+// rest pauses after a failure. If the central answers, and it is something of it that cannot be taken over, what it decides
+// does not wait for that.
+func (r *Replica) rest(ctx context.Context, d time.Duration) {
+	if r.stuck == nil {
+		pause(ctx, d)
+		return
+	}
+	err := r.meanwhile(ctx, *r.stuck, func() error { pause(ctx, d); return nil })
+	if err != nil && ctx.Err() == nil {
+		r.Log.WarnContext(ctx, "decisions of the central not looked for", "err", err)
+	}
 }
 
 // auditor checks what is published here, and mends it from the central.
@@ -152,6 +166,7 @@ func pause(ctx context.Context, d time.Duration) {
 
 // step takes over the next page of changes, or waits for one.
 func (r *Replica) step(ctx context.Context) error {
+	r.stuck = nil
 	at, err := r.DB.Feed.Replication(ctx)
 	if err != nil {
 		return err
@@ -182,6 +197,7 @@ func (r *Replica) step(ctx context.Context) error {
 		pause(ctx, r.Retry-time.Since(asked)) // the central did not wait
 		return nil
 	}
+	r.stuck = &at
 	return r.meanwhile(ctx, at, func() error {
 		for from := 0; from < len(page.Changes); {
 			n, err := r.apply(ctx, page.Changes[from:])

@@ -443,6 +443,35 @@ func TestLargeManifests(t *testing.T) {
 	}
 }
 
+// Nor does what is decided wait for what the central has no bytes of, however many changes those are.
+func TestDecisionsBeforeWhatIsLost(t *testing.T) {
+	t.Parallel()
+	central, edge := workertest.New(t), workertest.New(t)
+	defer central.Work()()
+	all := access.SeePrivate(t.Context())
+	central.Mirror("hidden", "v1.0.0")
+	url := serve(t, central)
+	leave := follow(t, edge, url)
+	caughtUp(t, edge, central)
+	leave()
+	for _, pkg := range []string{"one", "two", "three", "four", "five", "six"} {
+		central.Spoil(central.Mirror(pkg, "v1.0.0")[0].Digest, workertest.Flip)
+	}
+	central.Must(central.SetVisibility(all, "hidden", true))
+	rep := replica(edge, url)
+	rep.Retry = time.Second
+	run(t, rep)
+	edge.Eventually("it is private", func() bool {
+		_, err := edge.PackageByName(t.Context(), "hidden")
+		return errors.Is(err, fault.ErrNotFound)
+	})
+	at, err := edge.Feed.Replication(all)
+	edge.Must(err)
+	if at.Seq > 3 {
+		t.Errorf("it was private when %d changes were here or aside, want that to be first", at.Seq)
+	}
+}
+
 // What a central makes private or removes is so on an edge that has halted, too, whatever history the central tells by now;
 // nothing else that it says is believed.
 func TestDecisionsWhileHalted(t *testing.T) {
