@@ -335,6 +335,8 @@ func TestRefusals(t *testing.T) {
 		{"token of two words", s.url, "two words", fetch, exitUsage, "not a token"},
 		{"an edge", edge.url, testToken, fetch, exitRefused, "https://central.example"},
 		{"nobody there", closed.URL, "", list, exitAway, "packbase up"},
+		{"nobody's log", closed.URL, "", []string{"compare", "--with", s.url}, exitAway, "connection refused"},
+		{"nobody's log", closed.URL, "", []string{"watch", "https://git.example/*"}, exitAway, "connection refused"},
 		{"not a URL", "localhost:8080", "", list, exitUsage, "PACKBASE_URL"},
 		{"password in URL", "http://me:secret@localhost", "", list, exitUsage, "PACKBASE_URL"},
 		{"another server", foreign.URL, "", list, exitFailed, "really a packbase"},

@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"os"
 	"os/signal"
 	"syscall"
@@ -109,6 +110,7 @@ func exitCode(err error) int {
 	var away *client.AwayError
 	var goingOn *client.GoingOnError
 	var ran *client.CommandError
+	var unanswered *url.Error // of logs, which are read without the client
 	switch {
 	case errors.As(err, &ran):
 		return ran.Code
@@ -118,7 +120,7 @@ func exitCode(err error) int {
 		return exitInterrupted
 	case errors.As(err, &goingOn):
 		return exitGoingOn
-	case errors.As(err, &away), client.IsBusy(err):
+	case errors.As(err, &away), client.IsBusy(err), errors.As(err, &unanswered) && unanswered.Op != "parse":
 		return exitAway
 	case errors.As(err, &answer) && answer.JobID == "":
 		return exitCodeOf(answer.Status)
