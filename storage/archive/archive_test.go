@@ -364,6 +364,12 @@ func FuzzUnpack(f *testing.F) {
 			f.Add(byte(i), pack(f, format, packages[name]))
 		}
 	}
+	for _, b := range tarStreams(f) {
+		f.Add(byte(slices.Index(formats, Tar)), b)
+	}
+	for _, b := range zipFiles() {
+		f.Add(byte(slices.Index(formats, Zip)), b)
+	}
 	f.Fuzz(func(t *testing.T, n byte, b []byte) {
 		p, err := unpack(t, b, formats[int(n)%len(formats)])
 		if err == nil {
