@@ -177,7 +177,7 @@ func (r *Replica) step(ctx context.Context) error {
 	}
 	due, err := r.DB.Feed.DueSetAside(ctx, asideAtOnce)
 	if err == nil && len(due) > 0 {
-		err = r.meanwhile(ctx, at, func() error { return r.retryAside(ctx, due) })
+		err = r.meanwhile(ctx, at, func() error { return r.retryAside(ctx, due, at) })
 	}
 	if err != nil {
 		return err
@@ -420,8 +420,10 @@ func (r *Replica) forget(ctx context.Context, refusal error, documents ...blob.R
 	return nil
 }
 
-// retryAside tries changes again that were set aside and are due.
-func (r *Replica) retryAside(ctx context.Context, due []feed.SetAside) (err error) {
+// retryAside tries changes again that were set aside and are due. Of a central that does not answer, only its feed tells
+// whether that is away, or has no answer for a blob: the latter holds up no other change.
+func (r *Replica) retryAside(ctx context.Context, due []feed.SetAside, at feed.Replication) (err error) {
+	heard := at.SyncedAt != nil && time.Since(*at.SyncedAt) < 2*pollWait
 	for _, s := range due {
 		if err != nil {
 			break
@@ -431,7 +433,9 @@ func (r *Replica) retryAside(ctx context.Context, due []feed.SetAside) (err erro
 		case err == nil:
 			r.Log.InfoContext(ctx, "change that was set aside is here", "seq", s.Seq, "package", s.Package)
 			err = r.DB.Feed.SetAsideDone(ctx, s.Seq)
-		case ctx.Err() == nil && !ownTrouble(err) && !errors.Is(err, errAway):
+		case errors.Is(err, errAway) && !heard:
+			return nil
+		case ctx.Err() == nil && !ownTrouble(err):
 			r.Log.WarnContext(ctx, "change stays aside", "seq", s.Seq, "package", s.Package, "reason", err)
 			err = r.DB.Feed.SetAsideFailed(ctx, s.Seq, text(err.Error()))
 		}

@@ -443,6 +443,37 @@ func TestLargeManifests(t *testing.T) {
 	}
 }
 
+// A blob for which the central breaks off holds up nothing but what needs it, also when that is tried again.
+func TestAsideHoldsUpNothing(t *testing.T) {
+	t.Parallel()
+	central, edge := workertest.New(t), workertest.New(t)
+	defer central.Work()()
+	broken := central.Mirror("broken", "v1.0.0")[0].Digest
+	to, err := neturl.Parse(serve(t, central))
+	central.Must(err)
+	proxy := httputil.NewSingleHostReverseProxy(to)
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if strings.HasSuffix(r.URL.Path, broken) {
+			panic(http.ErrAbortHandler)
+		}
+		proxy.ServeHTTP(w, r)
+	}))
+	t.Cleanup(srv.Close)
+	leave := follow(t, edge, srv.URL)
+	caughtUp(t, edge, central)
+	leave()
+	central.Mirror("later", "v1.0.0")
+	_, err = edge.Pool.Exec(t.Context(), `UPDATE replication SET synced_at = now() - interval '1 hour'`) // the edge was off
+	edge.Must(err)
+	follow(t, edge, srv.URL) // and tries what is aside at once
+	caughtUp(t, edge, central)
+	same(t, edge, central, "later")
+	edge.Eventually("it was tried again", func() bool {
+		aside := asideOf(t, edge)
+		return len(aside) == 1 && aside[0].Tries > 1
+	})
+}
+
 // Nor does what is decided wait for what the central has no bytes of, however many changes those are.
 func TestDecisionsBeforeWhatIsLost(t *testing.T) {
 	t.Parallel()
