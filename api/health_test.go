@@ -7,6 +7,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/francescobianco/packbase/api"
+	"github.com/francescobianco/packbase/api/wire"
 )
 
 // Readiness, metrics and the dashboard say when jobs get nowhere, and packages
@@ -94,6 +95,22 @@ func TestScrubBehind(t *testing.T) {
 		a := s.get("/readyz")
 		if a.into(t, &ready); a.StatusCode != 200 || ready.Dependencies.Scrub != step.want {
 			t.Errorf("%s: %d %s, want 200 and scrub %s", step.change, a.StatusCode, a.body, step.want)
+		}
+	}
+}
+
+// What was an edge tells of its central until it is promoted.
+func TestPromoted(t *testing.T) {
+	t.Parallel()
+	promoted := newRegistry(t)
+	_, err := promoted.db.Feed.Follow(t.Context(), "https://central.example", false)
+	promoted.must(err)
+	edge := promoted.serve(func(o *api.Options) { o.ReadOnly = true })
+	for g, want := range map[*registry]bool{edge: true, promoted: false} {
+		var status wire.Status
+		g.get("/api/status").into(t, &status)
+		if told := status.Replication != nil; told != want {
+			t.Errorf("of an edge %v: the status has replication: %v", want, told)
 		}
 	}
 }

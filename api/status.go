@@ -87,6 +87,9 @@ func (s *Server) workOutStatus(ctx context.Context) (*wire.Status, error) {
 }
 
 func (s *Server) workOutReplication(ctx context.Context) (*wire.Replication, error) {
+	if !s.opt.ReadOnly {
+		return nil, nil // it may have been an edge, and follows nobody any more
+	}
 	r, err := s.db.Feed.Replication(ctx)
 	if errors.Is(err, fault.ErrNotFound) {
 		return nil, nil
