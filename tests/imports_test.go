@@ -53,6 +53,7 @@ var imports = []struct {
 	{"storage/pktline", nil},
 	{"storage/queue", nil},
 	{"storage/release", []string{"storage/name", "storage/fault", "storage/blob", "storage/gitpack", "storage/tarball", "storage/zigpkg"}},
+	{"storage/strangejson", nil},
 	{"storage/tarball", nil},
 	{"storage/zigpkg", nil},
 	{"tests", []string{"api", "worker", "storage", "migrations"}},

@@ -39,7 +39,7 @@ func main() {
 		code := exitCode(err)
 		var ran *client.CommandError
 		if code != exitInterrupted && !errors.As(err, &ran) { // whoever did that knows
-			fmt.Fprintln(os.Stderr, "packbase:", err)
+			fmt.Fprintln(os.Stderr, "packbase:", term.PrintableLines(err.Error()))
 		}
 		os.Exit(code)
 	}

@@ -25,6 +25,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/francescobianco/packbase/storage/strangejson"
 	"github.com/francescobianco/packbase/storage/zigpkg"
 )
 
@@ -223,7 +224,7 @@ func readManifest(t *tar.Reader) (m Manifest, err error) {
 	}
 	raw := make([]byte, h.Size)
 	if _, err = io.ReadFull(t, raw); err == nil {
-		err = json.Unmarshal(raw, &m)
+		err = strangejson.Unmarshal(raw, &m)
 	}
 	if err != nil {
 		return m, fmt.Errorf("%w: its list cannot be read: %v", ErrInvalid, err)

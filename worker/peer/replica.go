@@ -42,6 +42,7 @@ import (
 	"github.com/francescobianco/packbase/storage/name"
 	"github.com/francescobianco/packbase/storage/pg"
 	"github.com/francescobianco/packbase/storage/release"
+	"github.com/francescobianco/packbase/storage/strangejson"
 	"github.com/francescobianco/packbase/worker/probe"
 	"github.com/francescobianco/packbase/worker/upkeep"
 )
@@ -230,7 +231,7 @@ func (r *Replica) changes(ctx context.Context, since int64) (feed.Page, error) {
 	if len(raw) > maxPage {
 		return page, fmt.Errorf("a page of the feed has more than %d bytes", maxPage)
 	}
-	if err := json.Unmarshal(raw, &page); err != nil {
+	if err := strangejson.Unmarshal(raw, &page); err != nil {
 		return page, fmt.Errorf("read changes: %w", err)
 	}
 	return page, nil

@@ -28,6 +28,7 @@ import (
 	"github.com/francescobianco/packbase/storage/fault"
 	"github.com/francescobianco/packbase/storage/logbook"
 	"github.com/francescobianco/packbase/storage/name"
+	"github.com/francescobianco/packbase/storage/strangejson"
 	"github.com/francescobianco/packbase/storage/userfile"
 )
 
@@ -310,7 +311,7 @@ type AnswerError struct {
 func newAnswerError(res *http.Response, body []byte) *AnswerError {
 	e := &AnswerError{Status: res.StatusCode, body: body}
 	var in wire.Error
-	if json.Unmarshal(body, &in) == nil {
+	if strangejson.Unmarshal(body, &in) == nil {
 		e.Code, e.Message = in.Code, term.Printable(in.Message)
 		e.JobID, e.RequestID = term.Printable(in.JobID), term.Printable(in.RequestID)
 		if in.Package != "" {
@@ -359,7 +360,7 @@ func withAdvice(message, advice string) string {
 // server may be newer.
 func decode[T any](raw []byte) (T, error) {
 	var v T
-	if err := json.Unmarshal(raw, &v); err != nil {
+	if err := strangejson.Unmarshal(raw, &v); err != nil {
 		return v, fmt.Errorf("read answer: %w; is there really a packbase at PACKBASE_URL?", err)
 	}
 	return v, nil

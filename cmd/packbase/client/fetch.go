@@ -133,7 +133,7 @@ func drawUse(s *term.Screen, c *client, pkg string, t *wire.Tarball) {
 		s.Printf("\n%s zig will not take it as a dependency: %s\n", s.Paint(term.Yellow, "warn"), term.Printable(t.Zig.Problem))
 	}
 	s.Printf("\nIn a project, either of\n\n")
-	s.Printf("  zig fetch %s %s\n", zigpkg.SaveFlag(t.Zig.Name, pkg), term.Quote(c.url(t.URL, nil)))
+	s.Printf("  zig fetch %s %s\n", zigpkg.SaveFlag(t.Zig.Name, pkg), term.Quote(term.Printable(c.url(t.URL, nil))))
 	if t.GitHidden == "" {
 		s.Printf("  zig fetch %s %s\n", zigpkg.SaveFlag(t.Zig.Name, pkg), term.Quote(c.gitURL(pkg, t)))
 	}

@@ -3,6 +3,7 @@ package client
 import (
 	"bytes"
 	"flag"
+	"math"
 	"os"
 	"path/filepath"
 	"strings"
@@ -134,6 +135,36 @@ func TestProgress(t *testing.T) {
 			g.clear()
 			golden(t, at.name, strings.ReplaceAll(out.String(), "\r", "\n\\r"))
 		})
+	}
+}
+
+// A server may say anything.
+func TestStrangeProgress(t *testing.T) {
+	t.Parallel()
+	s := &term.Screen{Width: 120, Now: func() time.Time { return testNow }}
+	for want, p := range map[string]wire.Progress{
+		"0%":    {Done: -5, Total: 10, Unit: "tags"},
+		"100%":  {Done: math.MaxInt64, Total: math.MaxInt64, Unit: "tags"},
+		"0/10":  {Done: math.MinInt64, Total: 10},
+		"build": {Step: "build", Done: math.MaxInt64, Total: math.MinInt64},
+	} {
+		if line := progressLine(s, job{Job: wire.Job{State: jobs.Running, Progress: p}}, time.Minute); !strings.Contains(line, want) {
+			t.Errorf("%+v: got %q, want %q in it", p, line, want)
+		}
+	}
+}
+
+// What a server says goes to a terminal as text.
+func TestUseIsPrintable(t *testing.T) {
+	t.Parallel()
+	base, err := parseBase("https://packbase.example")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out bytes.Buffer
+	drawUse(&term.Screen{Out: &out}, newClient(base, "", "1.0.0"), "clap\x1b[2J", &wire.Tarball{URL: "/p/clap\x1b[2J\n.tar.gz", Tag: "v1\x1b[2J"})
+	if strings.Contains(out.String(), "\x1b") || strings.Count(out.String(), "\n") != 5 {
+		t.Errorf("got %q", out.String())
 	}
 }
 

@@ -85,7 +85,7 @@ func statusPage(s *term.Screen, c *client, raw []byte, err error) string {
 		st, err = decode[wire.Status](raw)
 	}
 	if err != nil {
-		frame.Printf("%s\n", err)
+		frame.Printf("%s\n", term.PrintableLines(err.Error()))
 	} else {
 		drawStatus(&frame, c, st)
 	}

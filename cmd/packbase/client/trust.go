@@ -73,7 +73,7 @@ a place without a network, where bundles are checked.`,
 			if t.Policy != string(policy) {
 				return fmt.Errorf("the log of %s was signed otherwise when it was trusted: ask its operator why, then use --replace", c.base)
 			}
-			s.Printf("%s %s, signed as follows\n%s", s.Paint(term.Green, "ok"), c.base, term.Printable(t.Policy))
+			s.Printf("%s %s, signed as follows\n%s", s.Paint(term.Green, "ok"), c.base, term.PrintableLines(t.Policy))
 			return t.remember()
 		}
 		l, err := openLog(cmd.Context(), c, t, logbook.PolicyKey(policy))
@@ -86,7 +86,7 @@ a place without a network, where bundles are checked.`,
 		case t.Policy != string(policy):
 			return fmt.Errorf("the log of %s had other witnesses when it was trusted: ask its operator why, then use --replace", c.base)
 		}
-		s.Printf("%s %s: %s, signed as follows\n%s", s.Paint(term.Green, "ok"), c.base, term.Plural(int(l.tree.N), "publication"), term.Printable(t.Policy))
+		s.Printf("%s %s: %s, signed as follows\n%s", s.Paint(term.Green, "ok"), c.base, term.Plural(int(l.tree.N), "publication"), term.PrintableLines(t.Policy))
 		return nil
 	}
 	return cmd

@@ -261,7 +261,7 @@ func (w *verifying) ask(ctx context.Context) (err error) {
 	w.log, err = w.p.openTrusted(ctx, &remote{url: w.opt.URL})
 	if isOffline(err) {
 		s := w.p.Screen(w.p.Stderr)
-		s.Printf("%s nobody is asked: %v\n", s.Paint(term.Yellow, "warn"), err)
+		s.Printf("%s nobody is asked: %s\n", s.Paint(term.Yellow, "warn"), term.PrintableLines(err.Error()))
 		w.log, err = nil, nil
 	}
 	if err != nil || w.log == nil {

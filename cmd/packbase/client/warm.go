@@ -3,7 +3,6 @@ package client
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -22,6 +21,7 @@ import (
 	"github.com/francescobianco/packbase/cmd/packbase/term"
 	"github.com/francescobianco/packbase/storage/bundle"
 	"github.com/francescobianco/packbase/storage/jobs"
+	"github.com/francescobianco/packbase/storage/strangejson"
 	"github.com/francescobianco/packbase/storage/userfile"
 	"github.com/francescobianco/packbase/storage/zigcache"
 )
@@ -130,7 +130,7 @@ func (p *program) openBundle(ctx context.Context, r *remote, args []string, from
 		return nil, &AwayError{c.base, err}
 	}
 	var holes wire.Holes
-	if json.Unmarshal(body, &holes) == nil {
+	if strangejson.Unmarshal(body, &holes) == nil {
 		p.drawHoles(holes.Holes)
 	}
 	return nil, newAnswerError(res, body)
@@ -219,7 +219,9 @@ func (w *warming) listed(ctx context.Context, m bundle.Manifest) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(8)
 	for _, pkg := range m.Packages {
-		g.Go(func() error { return w.log.prove(ctx, pkg.Hash) })
+		for _, hash := range append([]string{pkg.Hash}, pkg.Aliases...) { // what is said to be the same may be something else
+			g.Go(func() error { return w.log.prove(ctx, hash) })
+		}
 	}
 	return g.Wait()
 }

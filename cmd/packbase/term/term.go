@@ -230,6 +230,15 @@ func Printable(text string) string {
 	}, text)
 }
 
+// PrintableLines is Printable for text of several lines.
+func PrintableLines(text string) string {
+	lines := strings.Split(text, "\n")
+	for i, line := range lines {
+		lines[i] = Printable(line)
+	}
+	return strings.Join(lines, "\n")
+}
+
 func orDash(text string) string {
 	if strings.TrimSpace(text) == "" {
 		return text + "-"

@@ -42,6 +42,13 @@ func TestTableFits(t *testing.T) {
 	}
 }
 
+func TestPrintableLines(t *testing.T) {
+	t.Parallel()
+	if got, want := PrintableLines("one\x1b[2J\rtwo\n\u202ethree\n"), "one\ufffd[2J two\n\ufffdthree\n"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
 func TestPlural(t *testing.T) {
 	t.Parallel()
 	for want, got := range map[string]string{
