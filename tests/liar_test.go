@@ -43,6 +43,9 @@ func TestLiar(t *testing.T) {
 	var lie atomic.Pointer[http.HandlerFunc]
 	honest := httputil.NewSingleHostReverseProxy(base)
 	liar := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if strings.HasPrefix(r.URL.Path, "/log/") && r.Header.Get("Authorization") != "" {
+			t.Errorf("%s is asked for with a token", r.URL.Path)
+		}
 		if f := lie.Load(); f != nil {
 			(*f)(w, r)
 			return
@@ -52,7 +55,7 @@ func TestLiar(t *testing.T) {
 	defer liar.Close()
 	tell := func(f http.HandlerFunc) { lie.Store(&f) }
 	project, cache := t.TempDir(), t.TempDir()
-	env := append(s.Env, "PACKBASE_URL="+liar.URL, "XDG_CONFIG_HOME="+t.TempDir(), "PATH=/nonexistent")
+	env := append(s.Env, "PACKBASE_URL="+liar.URL, "XDG_CONFIG_HOME="+t.TempDir(), "PATH=/nonexistent", "PACKBASE_TOKEN="+s.Token)
 	run := func(args ...string) (string, error) {
 		out, errs, err := harness.Run(t, env, args...)
 		return out + errs, err

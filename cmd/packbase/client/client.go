@@ -260,6 +260,53 @@ func (c *client) send(ctx context.Context, method, path string, query url.Values
 	return res, err
 }
 
+// silence is how long a server may send nothing of a long answer. An edge may have to get a package from its central first.
+const silence = 10 * time.Minute
+
+// listen is send for an answer that may take hours, of a server that is not silent for longer than most.
+func (c *client) listen(ctx context.Context, most time.Duration, method, path string, in any) (*http.Response, error) {
+	ctx, stop := context.WithCancelCause(ctx)
+	silent := &AwayError{c.base, fmt.Errorf("nothing came for %s", most)}
+	l := &listener{ctx: ctx, stop: stop, most: most, timer: time.AfterFunc(most, func() { stop(silent) })}
+	res, err := c.send(ctx, method, path, nil, in)
+	l.timer.Stop()
+	if err != nil {
+		return nil, l.cause(err)
+	}
+	l.ReadCloser, res.Body = res.Body, l
+	return res, nil
+}
+
+// A listener is the body of what listen returns.
+type listener struct {
+	io.ReadCloser
+	ctx   context.Context // of this one request
+	stop  context.CancelCauseFunc
+	most  time.Duration
+	timer *time.Timer // runs while something is waited for
+}
+
+func (l *listener) Read(p []byte) (int, error) {
+	l.timer.Reset(l.most)
+	n, err := l.ReadCloser.Read(p)
+	l.timer.Stop()
+	return n, l.cause(err)
+}
+
+// cause returns why the request was given up, if it was.
+func (l *listener) cause(err error) error {
+	if cause := context.Cause(l.ctx); err != nil && cause != nil {
+		return cause
+	}
+	return err
+}
+
+func (l *listener) Close() error {
+	l.timer.Stop()
+	l.stop(nil)
+	return l.ReadCloser.Close()
+}
+
 // AskReady asks a packbase what it depends on, and whether it is ready. An
 // answer that is not a packbase's is an error.
 func AskReady(ctx context.Context, base *url.URL, release string, timeout time.Duration) (ready wire.Ready, err error) {

@@ -51,6 +51,7 @@ a place without a network, where bundles are checked.`,
 		if err != nil {
 			return err
 		}
+		c.token = "" // what is in a log is public, and whoever URL names may be somebody else's
 		if offline && policyFile == "" {
 			return term.Usage("--offline: want the policy in a file, with --policy")
 		}
@@ -166,6 +167,7 @@ func (p *program) openTrusted(ctx context.Context, r *remote) (*provedLog, error
 	if err != nil {
 		return nil, err
 	}
+	c.token = ""
 	t, err := p.trusted(c.base)
 	if err != nil {
 		return nil, err

@@ -117,7 +117,7 @@ func (p *program) openBundle(ctx context.Context, r *remote, args []string, from
 	if err != nil {
 		return nil, err
 	}
-	res, err := c.send(ctx, http.MethodPost, route.Bundle, nil, wire.WantBundle{Manifests: manifests, Partial: partial})
+	res, err := c.listen(ctx, silence, http.MethodPost, route.Bundle, wire.WantBundle{Manifests: manifests, Partial: partial})
 	if err != nil {
 		return nil, err
 	}
