@@ -6,6 +6,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -151,6 +152,24 @@ func TestStrangeProgress(t *testing.T) {
 		if line := progressLine(s, job{Job: wire.Job{State: jobs.Running, Progress: p}}, time.Minute); !strings.Contains(line, want) {
 			t.Errorf("%+v: got %q, want %q in it", p, line, want)
 		}
+	}
+}
+
+// A tree that no project has is drawn as far as it goes onto a screen.
+func TestDeepTree(t *testing.T) {
+	t.Parallel()
+	var deep wire.TreeInfo
+	for i := range 20 * maxDrawn {
+		parent := ""
+		if i > 0 {
+			parent = strconv.Itoa(i - 1)
+		}
+		deep.Packages = append(deep.Packages, wire.TreeNode{Hash: strconv.Itoa(i), Parents: []string{parent}})
+	}
+	var out bytes.Buffer
+	drawTree(&term.Screen{Out: &out}, deep)
+	if lines := strings.Count(out.String(), "\n"); lines != maxDrawn+2 {
+		t.Errorf("%d lines of %d bytes", lines, out.Len())
 	}
 }
 

@@ -244,7 +244,7 @@ func drawTree(s *term.Screen, t wire.TreeInfo) {
 	}
 	s.Printf("\n")
 	d := treeDrawing{s: s, below: t.Below(), drawn: map[string]bool{}}
-	d.draw("", "")
+	d.draw("", "", 0)
 	for _, problem := range t.Problems {
 		s.Printf("%s %s: %s\n", s.Paint(term.Red, "no package"), term.Printable(problem.Name), term.Printable(problem.Reason))
 	}
@@ -255,13 +255,19 @@ func drawTree(s *term.Screen, t wire.TreeInfo) {
 	}
 }
 
+// maxDrawn is how deep a tree is drawn. None is as deep, but a server may say anything: each line is as long as it is deep.
+const maxDrawn = 1000
+
 type treeDrawing struct {
 	s     *term.Screen
 	below map[string][]*wire.TreeNode // by the parent's hash
 	drawn map[string]bool
 }
 
-func (d *treeDrawing) draw(parent, indent string) {
+func (d *treeDrawing) draw(parent, indent string, depth int) {
+	if depth > maxDrawn {
+		return
+	}
 	nodes := d.below[parent]
 	for i, n := range nodes {
 		branch, next := "├── ", "│   "
@@ -271,7 +277,7 @@ func (d *treeDrawing) draw(parent, indent string) {
 		d.s.Printf("%s%s%s\n", indent, branch, d.line(n))
 		if !d.drawn[n.Hash] {
 			d.drawn[n.Hash] = true
-			d.draw(n.Hash, indent+next)
+			d.draw(n.Hash, indent+next, depth+1)
 		}
 	}
 }
