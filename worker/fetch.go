@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
@@ -223,6 +224,10 @@ func (f *fetch) load(ctx context.Context) (err error) {
 		return err
 	}
 	f.segments, err = release.LoadSegments(ctx, f.w.blobs, rows, gitpack.UnmarshalIndex)
+	if errors.Is(err, fs.ErrNotExist) || blob.IsDamaged(err) {
+		// It was to be mended before the fetch began. Without it, what is new has no place.
+		return fault.New("storage_lost", "an index of the stored Git objects of "+f.pkg.Name+" is lost or damaged, and so is what it could be made again from")
+	}
 	return err
 }
 

@@ -1,10 +1,15 @@
 package worker_test
 
 import (
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"strings"
 	"testing"
 
 	"github.com/francescobianco/packbase/storage/blob"
 	"github.com/francescobianco/packbase/storage/jobs"
+	"github.com/francescobianco/packbase/storage/name"
 	"github.com/francescobianco/packbase/worker/workertest"
 )
 
@@ -56,6 +61,57 @@ func TestJobsMend(t *testing.T) {
 				r.Must(err)
 				return len(due) == 0
 			})
+		}
+	}
+}
+
+// A fetch of a package of which too much is lost to be mended says so, and goes on once the bytes are back.
+func TestFetchOfLost(t *testing.T) {
+	t.Parallel()
+	r := workertest.New(t)
+	r.Work()
+	lost := r.Mirror("hello", "v1.0.0")[0].Digest
+	segments, err := r.Segments(t.Context(), "hello")
+	r.Must(err)
+	raw := map[string][]byte{}
+	for _, digest := range []string{lost, segments[0].Digest, segments[0].IndexDigest} {
+		raw[digest], err = os.ReadFile(r.Path(digest))
+		r.Must(err)
+		r.Spoil(digest, nil)
+	}
+	r.Tag("hello", "v2.0.0", map[string]string{"a": "new"})
+	if job := r.Fetch("hello"); job.ErrorCode != "storage_lost" || !strings.Contains(job.ErrorMessage, "hello") {
+		t.Errorf("%s %s: %s, want storage_lost", job.State, job.ErrorCode, job.ErrorMessage)
+	}
+	for digest, b := range raw {
+		r.Must(os.WriteFile(r.Path(digest), b, 0o444))
+	}
+	if job := r.Fetch("hello"); job.State != jobs.Succeeded {
+		t.Errorf("with its bytes back: %s %s: %s", job.State, job.ErrorCode, job.ErrorMessage)
+	}
+}
+
+// The error of a job that has ended promises no further try: of a package that no catalog lists there is none.
+func TestFailurePromisesNothing(t *testing.T) {
+	t.Parallel()
+	r := workertest.New(t)
+	broken := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusBadGateway) }))
+	closed := httptest.NewServer(nil)
+	closed.Close()
+	defer broken.Close()
+	r.Work(workertest.Loopback)
+	for url, code := range map[string]string{broken.URL: "upstream_unavailable", closed.URL: "upstream_unreachable"} {
+		up, err := name.ParseUpstream(url + "/o/" + code)
+		r.Must(err)
+		job, _, err := r.RequestFetch(t.Context(), code, up)
+		r.Must(err)
+		r.Eventually("the job has ended", func() bool {
+			job, err = r.Jobs.ByID(t.Context(), job.ID)
+			r.Must(err)
+			return !job.Open()
+		})
+		if job.ErrorCode != code || strings.Contains(job.ErrorMessage, "retried") {
+			t.Errorf("%s: %s, want %s and no promise", job.ErrorCode, job.ErrorMessage, code)
 		}
 	}
 }

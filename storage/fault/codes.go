@@ -91,6 +91,7 @@ var codes = map[string]verdict{
 	// How we are.
 	"storage_full":         {passing, http.StatusServiceUnavailable, ""},
 	"storage_unavailable":  {passing, http.StatusServiceUnavailable, ""},
+	"storage_lost":         {final, http.StatusInternalServerError, "Bring the blobs back from a backup or an edge: `packbase fsck` names those that are missing."},
 	"database_unavailable": {passing, http.StatusBadGateway, ""},
 	"superseded":           {passing, http.StatusServiceUnavailable, ""},
 	"worker_lost":          {passing, http.StatusServiceUnavailable, ""},

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"math"
 	"os"
 	"path/filepath"
@@ -31,6 +32,9 @@ type bareFixture struct {
 
 func openBareFixture(ctx context.Context, req Request, folder *os.Root) (source, error) {
 	defer folder.Close()
+	if err := linksOut(folder); err != nil {
+		return nil, err
+	}
 	if _, err := folder.Stat("HEAD"); err != nil {
 		return nil, fault.New("fixture_not_found", fmt.Sprintf("the fixture %s is not a bare repository", filepath.Base(req.CloneURL)))
 	}
@@ -44,6 +48,29 @@ func openBareFixture(ctx context.Context, req Request, folder *os.Root) (source,
 		return nil, err
 	}
 	return &bareFixture{repo: repo, spool: spool}, nil
+}
+
+// linksOut refuses a repository of which a part that is read is a symlink out of it: that part is not here.
+func linksOut(folder *os.Root) error {
+	for _, part := range []string{"HEAD", "packed-refs", "refs", "objects"} {
+		err := fs.WalkDir(folder.FS(), part, func(name string, d fs.DirEntry, err error) error {
+			if d != nil && d.IsDir() {
+				return err
+			}
+			info, err := folder.Lstat(name)
+			if err != nil || info.Mode().Type() != fs.ModeSymlink {
+				return nil // reading it says what is wrong
+			}
+			if _, err := folder.Stat(name); err != nil {
+				return fault.New("fixture_unfit", fmt.Sprintf("%q in the fixture is a symlink that leads out of it, or to nothing; put there what it names", name))
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (b *bareFixture) close() {

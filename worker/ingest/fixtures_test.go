@@ -163,6 +163,27 @@ func TestFixtureOfOtherThanFiles(t *testing.T) {
 	}
 }
 
+// A bare fixture of which a part is a symlink out of it is refused by the name of that, instead of being read without it.
+func TestBareFixtureLinksOut(t *testing.T) {
+	t.Parallel()
+	for part, target := range map[string]string{
+		"HEAD": "../other.git/HEAD", "packed-refs": "../other.git/packed-refs", "refs": "../other.git/refs", "objects": "../other.git/objects",
+		"refs/heads": "../../other.git/refs/heads", "objects/pack/pack-1.pack": "../../../other.git/pack", "objects/00": "nowhere",
+	} {
+		fixtures := t.TempDir()
+		files := map[string]string{"other.git/HEAD": "ref: refs/heads/main\n", "other.git/refs/heads/main": "x", "other.git/objects/pack/x": "", "other.git/pack": "x",
+			"bare.git/hooks": "-> /nowhere", "bare.git/" + part: "-> " + target}
+		if part != "HEAD" {
+			files["bare.git/HEAD"] = "ref: refs/heads/main\n"
+		}
+		lay(t, fixtures, files)
+		_, err := openCopied(t, Request{CloneURL: "fixture:bare.git", Fixtures: fixtures, Dir: t.TempDir(), Limits: DefaultLimits()})
+		if e := AsFault(err); e == nil || e.Code != "fixture_unfit" || !e.Final || !strings.Contains(e.Message, `"`+part+`"`) {
+			t.Errorf("%s is a symlink out of the folder: %v, want it refused by its name", part, err)
+		}
+	}
+}
+
 // A fixture is copied before its reader is confined, so the copy has a limit of its own.
 func TestLargeFixture(t *testing.T) {
 	t.Parallel()

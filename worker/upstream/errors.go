@@ -81,7 +81,7 @@ func statusError(resp *http.Response) *Error {
 		return nil
 	case code == http.StatusTooManyRequests, code == http.StatusForbidden && limited:
 		e.Code = CodeRateLimited
-		e.Message = "upstream limits how often it is asked; it is retried later"
+		e.Message = "upstream limits how often it is asked"
 	case code == http.StatusUnauthorized, code == http.StatusForbidden:
 		e.Code = CodeAuth
 		e.Message = "upstream refuses access: the repository does not exist or is private; check the URL, or put credentials for its host into the netrc file (PACKBASE_NETRC)"
@@ -90,7 +90,7 @@ func statusError(resp *http.Response) *Error {
 		e.Message = "upstream has no such repository, or hides it; check the URL"
 	case code >= 500:
 		e.Code = CodeUnavailable
-		e.Message = "upstream is out of order; it is retried later"
+		e.Message = "upstream is out of order"
 	case code >= 400:
 		e.Code, e.Message = CodeRefused, "upstream refuses the request"
 	case code >= 300:
@@ -138,9 +138,9 @@ func netError(ctx context.Context, err error) error {
 		if errors.Is(err, syscall.ECONNREFUSED) {
 			reason = "it refuses the connection"
 		}
-		return &Error{Code: CodeUnreachable, Message: "cannot connect to upstream: " + reason + "; it is retried later"}
+		return &Error{Code: CodeUnreachable, Message: "cannot connect to upstream: " + reason + ""}
 	case errors.As(err, &timeout) && timeout.Timeout(), errors.Is(err, os.ErrDeadlineExceeded):
-		return &Error{Code: CodeTimeout, Message: "upstream took the connection but did not answer in time; it is retried later"}
+		return &Error{Code: CodeTimeout, Message: "upstream took the connection but did not answer in time"}
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
 		return errIncomplete()
 	}
@@ -164,7 +164,7 @@ func tlsError(err error) *Error {
 }
 
 func errIncomplete() *Error {
-	return &Error{Code: CodeIncomplete, Message: "upstream ended its answer before it was complete; it is retried later"}
+	return &Error{Code: CodeIncomplete, Message: "upstream ended its answer before it was complete"}
 }
 
 // explain turns what go-git returned into the Error behind it. go-git keeps

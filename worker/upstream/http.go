@@ -224,11 +224,11 @@ func (b *body) begun(rate int64) {
 }
 
 func errNotBegun(after time.Duration) *Error {
-	return &Error{Code: CodeTimeout, Message: fmt.Sprintf("upstream did not begin to send a pack within %v; it is retried later", after)}
+	return &Error{Code: CodeTimeout, Message: fmt.Sprintf("upstream did not begin to send a pack within %v", after)}
 }
 
 func errSlow() *Error {
-	return &Error{Code: CodeTimeout, Message: "upstream stopped sending, or sends too slowly; it is retried later"}
+	return &Error{Code: CodeTimeout, Message: "upstream stopped sending, or sends too slowly"}
 }
 
 func (b *body) Read(p []byte) (int, error) {

@@ -426,6 +426,6 @@ func (s *Session) Close() error {
 func (l Limits) total(ctx context.Context) (context.Context, context.CancelFunc) {
 	return context.WithTimeoutCause(ctx, l.Total, &Error{
 		Code:    CodeTimeout,
-		Message: fmt.Sprintf("upstream needed more than %v in all; it is retried later", l.Total),
+		Message: fmt.Sprintf("upstream needed more than %v in all", l.Total),
 	})
 }
