@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"path"
 	"slices"
 	"strings"
@@ -61,28 +62,38 @@ func (r *Reader) Dependencies(ctx context.Context, digest string, deps []zigpkg.
 	if err != nil {
 		return nil, fmt.Errorf("read manifests in %s: %w", digest, err)
 	}
-	all := slices.Concat(deps, nested(manifests, deps))
+	all := Nested(deps, func(file string) ([]byte, error) {
+		raw, ok := manifests[file]
+		if !ok {
+			return nil, fs.ErrNotExist
+		}
+		return raw, nil
+	})
 	r.known.Add(digest, all)
 	return all, nil
 }
 
 func isNested(d zigpkg.Dependency) bool { return d.Path != "" && d.URL == "" }
 
-// nested returns the dependencies of the packages that deps lead to, and those of these.
-func nested(manifests map[string][]byte, deps []zigpkg.Dependency) (found []zigpkg.Dependency) {
+// Nested returns deps, the dependencies of the packages that these lead to by paths, and those of these. read returns a manifest by
+// its path from the package's root; it must not follow symlinks, by which there are paths without end.
+func Nested(deps []zigpkg.Dependency, read func(file string) ([]byte, error)) []zigpkg.Dependency {
 	type folder struct {
 		path string
 		deps []zigpkg.Dependency
 	}
-	seen := map[string]bool{".": true}
+	found, seen := slices.Clone(deps), map[string]bool{".": true}
 	for todo := []folder{{".", deps}}; len(todo) > 0; todo = todo[1:] {
 		for _, d := range slices.DeleteFunc(slices.Clone(todo[0].deps), func(d zigpkg.Dependency) bool { return !isNested(d) }) {
 			at := path.Join(todo[0].path, d.Path)
-			raw, ok := manifests[path.Join(at, zigpkg.ManifestName)]
-			if seen[at] || !ok {
+			if seen[at] {
 				continue
 			}
 			seen[at] = true
+			raw, err := read(path.Join(at, zigpkg.ManifestName))
+			if err != nil {
+				continue
+			}
 			if man, err := zigpkg.ParseManifest(raw); err == nil {
 				found = append(found, man.Dependencies...)
 				todo = append(todo, folder{at, man.Dependencies})

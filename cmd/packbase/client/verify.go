@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
+	"path/filepath"
 	"slices"
 
 	"github.com/spf13/cobra"
@@ -187,18 +189,8 @@ func dependenciesOf(ctx context.Context, cache zigcache.Cache, hash string) (dep
 	if err := zigpkg.ValidHash(hash); err != nil {
 		return nil, false, err
 	}
-	if _, err := os.Stat(cache.Folder(hash)); err == nil {
-		manifests, err := project.Manifests(cache.Folder(hash))
-		if errors.Is(err, project.ErrNoManifest) {
-			return nil, true, nil
-		}
-		for _, m := range manifests {
-			man, err := zigpkg.ParseManifest([]byte(m.Text))
-			if err != nil {
-				return nil, false, err
-			}
-			deps = append(deps, man.Dependencies...)
-		}
+	if dir, err := filepath.EvalSymlinks(cache.Folder(hash)); err == nil {
+		deps, err := dependenciesIn(userfile.Folder{Dir: dir, Most: zigpkg.MaxManifestBytes})
 		return deps, err == nil, err
 	}
 	f, err := userfile.Open(cache.Tarball(hash))
@@ -219,6 +211,28 @@ func dependenciesOf(ctx context.Context, cache zigcache.Cache, hash string) (dep
 	nested := capture.NewReader(func(context.Context, string) (io.ReadCloser, error) { return userfile.Open(cache.Tarball(hash)) })
 	deps, err = nested.Dependencies(ctx, hash, deps)
 	return deps, err == nil, err
+}
+
+// dependenciesIn is dependenciesOf for a folder. What a stranger's package names by a path is looked for within it, as in its tarball.
+func dependenciesIn(files userfile.Folder) ([]zigpkg.Dependency, error) {
+	raw, err := files.ReadFile(zigpkg.ManifestName)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	man, err := zigpkg.ParseManifest(raw)
+	if err != nil {
+		return nil, fmt.Errorf("%s:%w", zigpkg.ManifestName, err)
+	}
+	return capture.Nested(man.Dependencies, func(file string) ([]byte, error) {
+		at := filepath.Join(files.Dir, filepath.FromSlash(file))
+		if real, err := filepath.EvalSymlinks(at); err != nil || real != at {
+			return nil, fs.ErrNotExist
+		}
+		return files.ReadFile(file)
+	}), nil
 }
 
 // prove checks the proofs of all packages: those that the server has now, or, where it cannot be asked, those that are here.
