@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"io"
 	"log/slog"
 	"net/http"
 	"os"
@@ -306,6 +307,18 @@ func TestDiskFull(t *testing.T) {
 	small.Release("v1.1.0")
 	if f := s.Fetch(small.URL); f.Created != 1 {
 		t.Errorf("small: fetched %+v, want one more", f)
+	}
+	// Nor does it say anything of a package that the disk has no room to probe it.
+	rest, err := os.Create(filepath.Join(disk, "rest"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.Copy(rest, rand.Reader); !errors.Is(err, syscall.ENOSPC) {
+		t.Fatalf("the disk is full: %v", err)
+	}
+	s.Do(http.MethodPost, "/api/check?wait=5", `{"package":"small"}`, nil)
+	if info := s.Info("small"); !info.Healthy {
+		t.Errorf("small is unhealthy for want of room: %v", info.FetchProbeError)
 	}
 
 	if err := syscall.Mount("tmpfs", disk, "tmpfs", syscall.MS_REMOUNT, "size=200m"); err != nil {

@@ -101,7 +101,7 @@ func (w *Worker) fetchPackage(ctx context.Context, j *job) (any, error) {
 		f.recordPart(ctx)
 		return nil, f.pauseHost(ctx, err)
 	}
-	if f.created > 0 || pkg.ProbedAt == nil {
+	if f.created > 0 || pkg.ProbedAt == nil || j.Job.Attempts > 1 { // what an attempt published that ended before its probe
 		j.setProgress(jobs.Progress{Step: "probe"})
 		if _, err := w.probe.Probe(ctx, pkg.Name); err != nil {
 			return nil, err

@@ -20,6 +20,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 	"unicode"
 
@@ -59,8 +60,11 @@ func (p *Prober) Probe(ctx context.Context, pkg string) (storage.Probe, error) {
 	if err == nil {
 		err = p.probeBytes(ctx, pk.Name)
 	}
-	if ctx.Err() != nil {
-		return found, ctx.Err() // says nothing about the package
+	switch { // what says nothing about the package
+	case ctx.Err() != nil:
+		return found, ctx.Err()
+	case errors.Is(err, blob.ErrFull), errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+		return found, err
 	}
 	found.Healthy = err == nil
 	if err != nil {
