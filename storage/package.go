@@ -69,7 +69,7 @@ func claimName(ctx context.Context, tx pgx.Tx, name string, up name.Upstream) (o
 	if err := tx.QueryRow(ctx, `SELECT first_name($1)`, asked).Scan(&name); err != nil {
 		return "", fmt.Errorf("claim %q: %w", asked, pg.Translate(err))
 	}
-	// What was known of the upstream before goes with it.
+	// What was known of the upstream before goes with it, and so do its jobs if it was private: the new one may not be.
 	_, err = tx.Exec(ctx, `
 		WITH claimed AS (INSERT INTO packages (name, upstream, clone_url, private)
 		VALUES (@name, @upstream, @clone_url, @private)
@@ -84,7 +84,9 @@ func claimName(ctx context.Context, tx pgx.Tx, name string, up name.Upstream) (o
 			AND NOT EXISTS (SELECT FROM jobs j WHERE j.package = packages.name AND j.state IN ('queued', 'running'))
 			AND NOT EXISTS (SELECT FROM catalog_entries c WHERE lower(c.name) = lower(packages.name)
 				AND c.upstream = packages.upstream AND c.problem = '')
-		RETURNING name)
+		RETURNING name),
+		told AS (DELETE FROM jobs USING packages before, claimed
+			WHERE jobs.package = claimed.name AND before.name = claimed.name AND before.private)
 		DELETE FROM rejected_tags WHERE package IN (SELECT name FROM claimed)`,
 		pgx.NamedArgs{"name": name, "upstream": up.Canonical, "clone_url": up.CloneURL, "private": up.Private})
 	if err != nil {

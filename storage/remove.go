@@ -214,6 +214,7 @@ func removePackage(ctx context.Context, tx pgx.Tx, r Removal, done *RemovalResul
 		WHERE package = $1 AND state IN ('queued', 'running')`, r.Package)
 	if !published {
 		done.Freed = true
+		batch.Queue(`DELETE FROM jobs USING packages p WHERE package = $1 AND p.name = $1 AND p.private AND ended_at IS NOT NULL`, r.Package) // else whoever is next shows them
 		batch.Queue(`DELETE FROM branches WHERE package = $1`, r.Package)
 		batch.Queue(`DELETE FROM moved_tags WHERE package = $1`, r.Package)
 		batch.Queue(`DELETE FROM packages WHERE name = $1`, r.Package)

@@ -84,6 +84,36 @@ func TestRemove(t *testing.T) {
 	}
 }
 
+// Whoever has a name next does not show everybody the jobs of a private package that had it before.
+func TestFreedNameTellsNothing(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	for called, free := range map[string]func() error{
+		"removed": func() error {
+			_, err := f.Remove(access.SeePrivate(f.ctx), storage.Removal{Package: "removed", Reason: "asked for"})
+			return err
+		},
+		"claimed": func() error { return nil },
+	} {
+		for _, private := range []bool{true, false} {
+			f.end(f.claim(called), "no_releases")
+			f.must(f.exec(`UPDATE packages SET private = $2 WHERE name = $1`, called, private))
+			f.must(free())
+			job, _, err := f.RequestFetch(f.ctx, called, upstreamOf("another"))
+			f.must(err)
+			want := 2
+			if private {
+				want = 1
+			}
+			if n := f.count(`SELECT count(*) FROM jobs WHERE package = $1`, called); n != want {
+				t.Errorf("%s, private %v: %d jobs, want %d", called, private, n, want)
+			}
+			f.must(f.exec(`DELETE FROM jobs WHERE id = $1`, job.ID))
+			f.must(f.exec(`DELETE FROM packages WHERE name = $1`, called))
+		}
+	}
+}
+
 // A name is free again only when nothing was ever published under it.
 func TestRemovePackage(t *testing.T) {
 	t.Parallel()
