@@ -232,31 +232,36 @@ func (a *Auditor) gitOf(ctx context.Context, pkg string) error {
 	}
 	set := gitpack.NewSet(indexes...)
 	for i := range releases {
-		a.packOf(ctx, set, &releases[i])
+		if err := a.packOf(ctx, set, &releases[i]); err != nil {
+			return err
+		}
 	}
 	return ctx.Err()
 }
 
 // packOf checks that a release's commit and tag are in its pack.
-func (a *Auditor) packOf(ctx context.Context, set *gitpack.Set, r *storage.Release) {
+func (a *Auditor) packOf(ctx context.Context, set *gitpack.Set, r *storage.Release) error {
 	subject := r.Package + "@" + r.Tag
 	if r.Tag == "" {
 		subject = r.Package + "#" + r.CommitOID
 	}
 	packs, err := a.DB.Packs(ctx, r.Package, []string{r.OID()})
-	if err != nil || len(packs) == 0 {
+	if err != nil { // the check was ended, or the database is away: that says nothing of the pack
+		return err
+	}
+	if len(packs) == 0 {
 		a.find("pack_missing", subject, "there is no pack for it: Git clients cannot fetch it; `packbase rebuild` with an empty database makes it again")
-		return
+		return nil
 	}
 	commit, err := gitpack.ParseOID(r.CommitOID)
 	if err != nil {
 		a.find("release_oid", subject, "%v", err)
-		return
+		return nil
 	}
 	ordinals, err := gitpack.Stored{Commit: commit, Bitmap: packs[0].Bitmap, Objects: packs[0].Objects}.Ordinals()
 	if err != nil {
 		a.find("pack_bitmap", subject, "%v", err)
-		return
+		return nil
 	}
 	if n, ok := set.Ordinal(commit); !ok || !ordinals.Contains(n) {
 		a.find("pack_incomplete", subject, "its commit is not in its pack")
@@ -264,4 +269,5 @@ func (a *Auditor) packOf(ctx context.Context, set *gitpack.Set, r *storage.Relea
 	if !ordinals.IsEmpty() && int(ordinals.Maximum()) >= set.Len() {
 		a.find("pack_incomplete", subject, "its pack names objects that no segment holds")
 	}
+	return nil
 }

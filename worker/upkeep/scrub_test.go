@@ -137,6 +137,26 @@ func TestFsckWhileLive(t *testing.T) {
 	}
 }
 
+// A check that is ended midway reports nothing that it did not see.
+func TestFsckEnded(t *testing.T) {
+	t.Parallel()
+	r := workertest.New(t)
+	stop := r.Work()
+	r.Mirror("hello", "v1.0.0", "v2.0.0")
+	stop()
+	tx, err := r.Pool.Begin(t.Context())
+	r.Must(err)
+	defer tx.Rollback(context.Background())
+	_, err = tx.Exec(t.Context(), `LOCK TABLE packs`) // where it waits until it is ended
+	r.Must(err)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	a, found := auditor(r)
+	if err := a.Fsck(ctx); err == nil || len(*found) != 0 {
+		t.Errorf("it ended with %v and the findings %v, want an error and none", err, *found)
+	}
+}
+
 // Fsck tells of what is lost, cut or not named.
 func TestFsckFinds(t *testing.T) {
 	t.Parallel()
