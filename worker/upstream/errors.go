@@ -138,7 +138,7 @@ func netError(ctx context.Context, err error) error {
 		if errors.Is(err, syscall.ECONNREFUSED) {
 			reason = "it refuses the connection"
 		}
-		return &Error{Code: CodeUnreachable, Message: "cannot connect to upstream: " + reason + ""}
+		return &Error{Code: CodeUnreachable, Message: "cannot connect to upstream: " + reason}
 	case errors.As(err, &timeout) && timeout.Timeout(), errors.Is(err, os.ErrDeadlineExceeded):
 		return &Error{Code: CodeTimeout, Message: "upstream took the connection but did not answer in time"}
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
