@@ -399,7 +399,7 @@ func TestLogRotation(t *testing.T) {
 	}
 	follows := func(home, public string) {
 		t.Helper()
-		if said, err := trust(home); err != nil || !strings.Contains(said, "log "+public+" ") {
+		if said, err := trust(home); err != nil || !strings.Contains(said, "\nlog "+public+"\n") {
 			t.Errorf("trust: %v\n%s\nwant it to follow to %s", err, said, public)
 		}
 	}
