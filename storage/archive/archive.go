@@ -42,16 +42,16 @@ import (
 
 // Limits of what is unpacked.
 const (
-	MaxContent  = 4 << 30 // bytes of all files
-	maxStream   = 2 * MaxContent
-	MaxEntries  = 400_000   // entries, directories included
-	MaxPath     = 4095      // bytes of a path, as of Linux
-	MaxTarget   = 4095      // bytes of a symlink's target, likewise
-	MaxNames    = 64 << 20  // bytes of all paths and targets
-	maxName     = 255       // bytes of a name within a path, as of Linux
-	maxFollowed = 40        // symlinks that one path leads through, as of Linux
-	maxWindow   = 8 << 20   // bytes that Zig's zstd decoder looks back
-	maxDict     = 128 << 20 // bytes that an xz stream may look back; xz -9 wants 64 MiB
+	MaxContent  = 4 << 30        // bytes of all files
+	maxStream   = 2 * MaxContent // bytes of a tar stream, with what is passed over
+	MaxEntries  = 400_000        // entries, directories included
+	MaxPath     = 4095           // bytes of a path, as of Linux
+	MaxTarget   = 4095           // bytes of a symlink's target, likewise
+	MaxNames    = 64 << 20       // bytes of all paths and targets
+	maxName     = 255            // bytes of a name within a path, as of Linux
+	maxFollowed = 40             // symlinks that one path leads through, as of Linux
+	maxWindow   = 8 << 20        // bytes that Zig's zstd decoder looks back
+	maxDict     = 128 << 20      // bytes that an xz stream may look back; xz -9 wants 64 MiB
 )
 
 // Errors that callers may test for with errors.Is.

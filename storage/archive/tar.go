@@ -48,7 +48,7 @@ type tarReader struct {
 	unread  int64    // content of the last entry
 	padding int64    // before the next header
 	said    tarEntry // by extensions, of the next entry
-	odd     bool     // older Zigs stop where newer ones go on
+	odd     bool     // older Zigs refuse it, newer ones do not
 }
 
 // Read reads the content of the last entry.
@@ -225,7 +225,7 @@ func cut(err error) error {
 // A tarHeader is the block before an entry.
 type tarHeader [tarBlock]byte
 
-// header reads a header, and returns io.EOF where the stream ends, or with an empty block says so.
+// header reads a header, and returns io.EOF where the stream ends, or an empty block says that it does.
 func (r *tarReader) header() (h tarHeader, _ error) {
 	if _, err := io.ReadFull(r.in, h[:]); err != nil {
 		return h, err

@@ -42,13 +42,13 @@ type zipEntry struct {
 }
 
 // A zipReader reads a zip as Zig does, which takes fewer than other readers: the local headers must say what the central directory says.
-// Source: lib/std/zip.zig of Zig 0.17.1, from which earlier releases differ in checksums only.
+// Source: lib/std/zip.zig of Zig 0.17.1. Earlier releases refuse some that it takes.
 type zipReader struct {
 	body io.ReaderAt
 	size int64
 }
 
-// A record is the bytes of a header, little-endian.
+// A record is the bytes of a header or an extra field, little-endian.
 type record []byte
 
 func (r record) u16(at int) uint16 { return binary.LittleEndian.Uint16(r[at:]) }
@@ -150,7 +150,7 @@ func (z *zipReader) entry(at uint64) (zipEntry, uint64, error) {
 	return e, uint64(zipCentralSize + nameLen + extraLen + commentLen), err
 }
 
-// large reads from an extra field the numbers that did not fit.
+// large reads from extra fields the numbers that did not fit into a header, in their order.
 func (r record) large(numbers ...*uint64) error {
 	for len(r) >= 4 {
 		id, n := r.u16(0), int(r.u16(2))
@@ -198,7 +198,7 @@ func (z *zipReader) content(e zipEntry) (uint64, error) {
 	return at + uint64(len(extra)), nil
 }
 
-// zip reads all entries.
+// zip unpacks all entries.
 func (u *unpacker) zip(body io.ReaderAt, size int64) error {
 	z := &zipReader{body, size}
 	d, err := z.directory()

@@ -24,8 +24,8 @@ type progress struct {
 // reportInterval is how often a long step is told of where there is no terminal.
 const reportInterval = 10 * time.Second
 
-// most is more than any job has of anything. A server may say anything, and with more there would be no reckoning.
-const most = 1 << 50
+// maxCounted is more than any job has of anything. A server may say anything, and with more there would be no reckoning.
+const maxCounted = 1 << 50
 
 func (g *progress) show(j job) {
 	now := g.s.Now()
@@ -59,7 +59,7 @@ func progressLine(s *term.Screen, j job, elapsed time.Duration) string {
 		return cutLine(s, left)
 	}
 	p := j.Progress
-	p.Done, p.Total = min(max(p.Done, 0), most), min(p.Total, most)
+	p.Done, p.Total = min(max(p.Done, 0), maxCounted), min(p.Total, maxCounted)
 	var right []string
 	if done := amount(p); done != "" {
 		right = append(right, done)
