@@ -113,6 +113,9 @@ func EncodeDocument(v any) ([]byte, error) {
 	return buf.Bytes(), nil
 }
 
+// IsDocument reports whether a blob that starts so is one of those, which whoever rebuilds from blobs believes.
+func IsDocument(start []byte) bool { return bytes.HasPrefix(start, []byte("{\n  \"packbase_")) }
+
 // ParseManifest reads a manifest that Encode wrote.
 func ParseManifest(b []byte) (*Manifest, error) {
 	var m Manifest

@@ -101,11 +101,32 @@ func (r *recording) forge(t *testing.T, i int, change func(*release.Manifest)) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	body.Manifest = blob.Ref{Digest: sha(raw), Size: int64(len(raw))}
+	body.Manifest = r.put(raw)
 	body.Package, body.Tag, body.Commit = man.Package, man.Tag, man.Commit
 	body.Tarball = blob.Ref{Digest: man.Tarball.Digest, Size: man.Tarball.Size}
-	r.blobs[body.Manifest.Digest] = raw
 	r.say(t, i, body)
+}
+
+// put adds a blob.
+func (r *recording) put(raw []byte) blob.Ref {
+	b := blob.Ref{Digest: sha(raw), Size: int64(len(raw))}
+	r.blobs[b.Digest] = raw
+	return b
+}
+
+// of returns the manifest of change i, with another tag.
+func (r *recording) of(t *testing.T, i int, tag string) []byte {
+	t.Helper()
+	man, err := release.ParseManifest(r.blobs[r.body(t, i).Manifest.Digest])
+	if err != nil {
+		t.Fatal(err)
+	}
+	man.Tag = tag
+	raw, err := man.Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return raw
 }
 
 // page is what GET /api/changes answers.
@@ -510,6 +531,33 @@ var lies = []lie{
 		tape.say(t, helloV3, body)
 		p.tape.Store(tape)
 	}, "is none", aside},
+	{"manifest as a tarball", func(t *testing.T, p *player, tape *recording) {
+		body := tape.body(t, helloV3)
+		body.Tarball = tape.put(tape.of(t, helloV2, "v1.0.0"))
+		tape.say(t, helloV3, body)
+		p.tape.Store(tape)
+	}, "is a document", aside},
+	{"record as a tarball", func(t *testing.T, p *player, tape *recording) {
+		man, err := release.ParseManifest(tape.blobs[tape.body(t, helloV1).Manifest.Digest])
+		if err != nil {
+			t.Fatal(err)
+		}
+		raw, err := (&storage.PackageRecord{Package: "hello", Upstream: man.Upstream, CloneURL: man.CloneURL, Private: true}).Encode()
+		if err != nil {
+			t.Fatal(err)
+		}
+		body := tape.body(t, helloV3)
+		body.Tarball = tape.put(raw)
+		tape.say(t, helloV3, body)
+		p.tape.Store(tape)
+	}, "is a document", aside},
+	{"manifest without a tarball", func(t *testing.T, p *player, tape *recording) {
+		body := tape.body(t, helloV3)
+		body.Manifest = tape.put(tape.of(t, helloV2, "v1.0.0"))
+		body.Tarball.Digest = strings.Repeat("0", 64)
+		tape.say(t, helloV3, body)
+		p.tape.Store(tape)
+	}, "404", aside},
 	{"tarball of another commit", func(t *testing.T, p *player, tape *recording) {
 		old := tape.body(t, helloV2)
 		man, err := release.ParseManifest(tape.blobs[old.Manifest.Digest])

@@ -89,10 +89,14 @@ func (r *Replica) applyArchive(ctx context.Context, said *feed.Archive, private 
 		return err
 	}
 	defer unshare()
-	for _, b := range []blob.Ref{said.Record, said.Body, said.Tarball} {
-		if err := r.copy(ctx, b); err != nil {
-			return fmt.Errorf("archive %s: %w", said.URL, err)
+	err = r.copy(ctx, said.Record)
+	for _, b := range []blob.Ref{said.Body, said.Tarball} {
+		if err == nil {
+			err = r.copyFiles(ctx, b)
 		}
+	}
+	if err != nil {
+		return errors.Join(fmt.Errorf("archive %s: %w", said.URL, err), r.forget(ctx, err, said.Record))
 	}
 	a := r.auditor()
 	if err := a.AdoptArchive(ctx, said, private); errors.Is(err, fault.ErrGone) {

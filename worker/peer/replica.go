@@ -376,12 +376,15 @@ func (r *Replica) adopt(ctx context.Context, b batch) (err error) {
 		return err
 	}
 	defer unlock()
+	var copied []blob.Ref
 	for _, body := range r.wanted(b.bodies) {
-		if err := r.copyRelease(ctx, body); err != nil {
-			return err
+		copied = append(copied, body.Manifest)
+		err := r.copyRelease(ctx, body)
+		if err == nil {
+			err = r.compare(ctx, body)
 		}
-		if err := r.compare(ctx, body); err != nil {
-			return errors.Join(err, r.forget(ctx, err, body.Manifest))
+		if err != nil {
+			return errors.Join(err, r.forget(ctx, err, copied...))
 		}
 	}
 	var manifests []blob.Ref
@@ -686,12 +689,10 @@ func (r *Replica) copyRelease(ctx context.Context, body feed.Body) error {
 	if body.Manifest.Size > release.MaxManifestSize {
 		return fmt.Errorf("the manifest of %s@%s has %d bytes", body.Package, body.Tag, body.Manifest.Size)
 	}
-	for _, b := range []blob.Ref{body.Manifest, body.Tarball} {
-		if err := r.copy(ctx, b); err != nil {
-			return err
-		}
+	if err := r.copy(ctx, body.Manifest); err != nil {
+		return err
 	}
-	return nil
+	return r.copyFiles(ctx, body.Tarball)
 }
 
 // compare holds the manifest of a release to what the change says.
@@ -719,7 +720,12 @@ func (r *Replica) compare(ctx context.Context, body feed.Body) error {
 }
 
 // copy fetches a blob that is not here yet.
-func (r *Replica) copy(ctx context.Context, b blob.Ref) error {
+func (r *Replica) copy(ctx context.Context, b blob.Ref) error { return r.fetch(ctx, b, true) }
+
+// copyFiles is copy for what is no document: nobody would forget one that is refused as files.
+func (r *Replica) copyFiles(ctx context.Context, b blob.Ref) error { return r.fetch(ctx, b, false) }
+
+func (r *Replica) fetch(ctx context.Context, b blob.Ref, document bool) error {
 	err := blob.Verify(ctx, r.Blobs, b.Digest)
 	if !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, blob.ErrMismatch) {
 		return err
@@ -752,6 +758,13 @@ func (r *Replica) copy(ctx context.Context, b blob.Ref) error {
 	}
 	if sum := hex.EncodeToString(hash.Sum(nil)); n != b.Size || sum != b.Digest {
 		return fmt.Errorf("the blob %s of %d bytes came as %d bytes with the digest %s", b.Digest, b.Size, n, sum)
+	}
+	start := make([]byte, min(b.Size, 16))
+	if _, err := f.ReadAt(start, 0); err != nil {
+		return fmt.Errorf("copy blob %s: %w", b.Digest, err)
+	}
+	if !document && release.IsDocument(start) {
+		return fmt.Errorf("the blob %s is a document, and no files", b.Digest)
 	}
 	if err := r.Blobs.Put(ctx, b.Digest, f); err != nil {
 		return fmt.Errorf("copy blob %s: %w", b.Digest, err)

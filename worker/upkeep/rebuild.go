@@ -1,7 +1,6 @@
 package upkeep
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"encoding/json"
@@ -264,7 +263,7 @@ func (a *Auditor) document(ctx context.Context, info blob.Info) (raw []byte, ok 
 	if err != nil && err != io.EOF {
 		return nil, false, fmt.Errorf("read blob %s: %w", info.Digest, err)
 	}
-	if !bytes.HasPrefix(start[:n], []byte("{\n  \"packbase_")) {
+	if !release.IsDocument(start[:n]) {
 		return nil, false, nil
 	}
 	if info.Size > release.MaxManifestSize {
