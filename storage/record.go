@@ -2,12 +2,12 @@ package storage
 
 import (
 	"bytes"
-	"encoding/json"
 	"fmt"
 	"time"
 
 	"github.com/francescobianco/packbase/storage/name"
 	"github.com/francescobianco/packbase/storage/release"
+	"github.com/francescobianco/packbase/storage/strangejson"
 )
 
 // recordVersion is the version of the package record's format.
@@ -65,7 +65,7 @@ func (r *PackageRecord) Same(other *PackageRecord) bool {
 // ParsePackageRecord reads a record that Encode wrote.
 func ParsePackageRecord(b []byte) (*PackageRecord, error) {
 	var r PackageRecord
-	if err := json.Unmarshal(b, &r); err != nil {
+	if err := strangejson.Unmarshal(b, &r); err != nil {
 		return nil, fmt.Errorf("parse package record: %w", err)
 	}
 	if r.Version != recordVersion {

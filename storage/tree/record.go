@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/francescobianco/packbase/storage/release"
+	"github.com/francescobianco/packbase/storage/strangejson"
 )
 
 // A Record is the JSON blob from which the row of an archive can be made again: all that its bytes do not tell.
@@ -56,7 +57,7 @@ func IsRecord(raw []byte) bool { return bytes.HasPrefix(raw, []byte("{\n  \"pack
 // ParseRecord reads a record's bytes.
 func ParseRecord(raw []byte) (*Record, error) {
 	var r Record
-	if err := json.Unmarshal(raw, &r); err != nil {
+	if err := strangejson.Unmarshal(raw, &r); err != nil {
 		return nil, fmt.Errorf("read record of archive: %w", err)
 	}
 	if r.Format != 1 {

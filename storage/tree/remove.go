@@ -15,6 +15,7 @@ import (
 	"github.com/francescobianco/packbase/storage/fault"
 	"github.com/francescobianco/packbase/storage/feed"
 	"github.com/francescobianco/packbase/storage/pg"
+	"github.com/francescobianco/packbase/storage/strangejson"
 )
 
 // A Removal stands for what one URL answered, and is served to nobody any more. It is also the JSON blob from which its
@@ -35,7 +36,7 @@ func IsRemoval(raw []byte) bool {
 
 // ParseRemoval reads a removal's bytes.
 func ParseRemoval(raw []byte) (r Removal, err error) {
-	if err := json.Unmarshal(raw, &r); err != nil {
+	if err := strangejson.Unmarshal(raw, &r); err != nil {
 		return r, fmt.Errorf("read removal of archive: %w", err)
 	}
 	if r.Format != 1 || r.URL == "" || r.Reason == "" {

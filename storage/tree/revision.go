@@ -18,6 +18,7 @@ import (
 	"github.com/francescobianco/packbase/storage/name"
 	"github.com/francescobianco/packbase/storage/pg"
 	"github.com/francescobianco/packbase/storage/release"
+	"github.com/francescobianco/packbase/storage/strangejson"
 )
 
 // A RevisionRecord is the JSON blob from which one revision of a tree, whose capture has ended, can be made again.
@@ -67,7 +68,7 @@ func IsRevisionRecord(raw []byte) bool {
 // ParseRevisionRecord reads a record's bytes. It returns a fault.ErrInvalid if no packbase has such a tree.
 func ParseRevisionRecord(raw []byte) (*RevisionRecord, error) {
 	var r RevisionRecord
-	if err := json.Unmarshal(raw, &r); err != nil {
+	if err := strangejson.Unmarshal(raw, &r); err != nil {
 		return nil, fault.Invalid("", "the record of a tree is not readable: %v", err)
 	}
 	if r.Format != 1 {

@@ -324,3 +324,18 @@ func TestParseRevisionRecord(t *testing.T) {
 		}
 	}
 }
+
+// Edges read the documents of their central: of 64 MiB of "{}," they make no gigabytes.
+func TestDenseDocuments(t *testing.T) {
+	t.Parallel()
+	many := strings.Repeat("{},", 600_000) + "{}"
+	for document, parse := range map[string]func([]byte) error{
+		`{"packbase_tree":1,"nodes":[` + many + `]}`:                                                                    func(b []byte) error { _, err := tree.ParseRevisionRecord(b); return err },
+		`{"packbase_archive":1,"zig":{"dependencies":[` + many + `]}}`:                                                  func(b []byte) error { _, err := tree.ParseRecord(b); return err },
+		`{"packbase_archive_removal":1,"url":"x","reason":"x","hashes":[` + strings.ReplaceAll(many, "{}", `""`) + `]}`: func(b []byte) error { _, err := tree.ParseRemoval(b); return err },
+	} {
+		if err := parse([]byte(document)); err == nil || !strings.Contains(err.Error(), "elements") {
+			t.Errorf("%.40s...: %.100v, want it refused for its elements", document, err)
+		}
+	}
+}

@@ -653,6 +653,10 @@ var lies = []lie{
 		tape.say(t, helloV3, feed.Body{Package: "hello", Tag: "v1.0.0", Decision: feed.DecisionRemoved, Reason: strings.Repeat("x", 5000)})
 		p.tape.Store(tape)
 	}, "at most 500 bytes", aside},
+	{"endless change", func(t *testing.T, p *player, tape *recording) {
+		tape.say(t, helloV3, feed.Body{Package: "nobody", Decision: feed.DecisionPrivate, Nonce: strings.Repeat("x", 100_000)})
+		p.tape.Store(tape)
+	}, "bytes, more than", aside},
 	{"digest that is a path", func(t *testing.T, p *player, tape *recording) {
 		body := tape.body(t, helloV3)
 		body.Tarball.Digest = "../../../../etc/passwd"

@@ -51,6 +51,7 @@ import (
 const (
 	pageChanges = 200
 	maxPage     = 16 << 20 // bytes of one page of the feed
+	maxBody     = 16 << 10 // bytes of what one change says: thousands of them are in memory
 	maxBlob     = 4 << 30  // bytes
 	maxBatch    = 1 << 30  // bytes of tarballs that are published at once, but for the first
 	asTarball   = 64       // bytes of one that each of a manifest counts for: manifests are in memory until all are published
@@ -527,13 +528,13 @@ func (b *batch) add(c feed.Change) { b.changes, b.last = b.changes+1, c }
 // aside returns the batch's one change as it is set aside.
 func (b *batch) aside(reason error) feed.SetAside {
 	raw, private, err := b.last.Open()
-	s := feed.SetAside{Seq: b.last.Seq, Body: text(string(b.last.Body)), Private: private, Reason: text(reason.Error())}
+	s := feed.SetAside{Seq: b.last.Seq, Private: private, Reason: text(reason.Error())}
 	if err != nil || raw == nil {
-		return s
+		raw = b.last.Body
 	}
-	s.Body = text(string(raw))
+	s.Body = text(string(raw[:min(len(raw), maxBody)]))
 	var says feed.Body
-	if json.Unmarshal(raw, &says) == nil {
+	if len(raw) <= maxBody && json.Unmarshal(raw, &says) == nil {
 		s.Package, s.Tag = text(says.Package), text(says.Tag)
 	}
 	return s
@@ -616,6 +617,9 @@ func parseBody(c feed.Change) (body *feed.Body, private bool, err error) {
 // readBody reads and checks what a change says.
 func readBody(raw []byte) (*feed.Body, error) {
 	body := &feed.Body{}
+	if len(raw) > maxBody {
+		return body, fmt.Errorf("it has %d bytes, more than %d", len(raw), maxBody)
+	}
 	if err := json.Unmarshal(raw, body); err != nil {
 		return nil, errors.New("it is not readable")
 	}
