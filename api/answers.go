@@ -191,10 +191,7 @@ func (a *answers) write(ctx context.Context, body func(io.Writer) error, keep bo
 func (a *answers) send(w http.ResponseWriter, r *http.Request, client string, m made) error {
 	if h := w.Header(); h.Get("Content-Type") == "" && r.Method != http.MethodPost { // JSON of ours
 		h.Set("ETag", m.tag)
-		h.Set("Cache-Control", "no-cache")
-		if access.SeesPrivate(r.Context()) {
-			h.Set("Cache-Control", "private, no-cache")
-		}
+		h.Set("Cache-Control", stored.Checked(access.SeesPrivate(r.Context())))
 		h.Add("Vary", "Authorization")
 		if known := r.Header.Get("If-None-Match"); known == "*" || slices.Contains(strings.Split(known, ", "), m.tag) {
 			w.WriteHeader(http.StatusNotModified)

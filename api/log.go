@@ -21,6 +21,7 @@ import (
 	"github.com/francescobianco/packbase/api/stored"
 	"github.com/francescobianco/packbase/api/wire"
 	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/storage/access"
 	"github.com/francescobianco/packbase/storage/ledger"
 	"github.com/francescobianco/packbase/storage/logbook"
 	"github.com/francescobianco/packbase/storage/userfile"
@@ -69,7 +70,7 @@ func (s *Server) showLog(w http.ResponseWriter, r *http.Request, rel *storage.Re
 	case place.Proved():
 		h.Set("Link", "<"+route.Proof(rel.Called(), rel.Tag, rel.CommitOID)+`>; rel="https://c2sp.org/tlog-proof"`)
 		h.Set("X-Packbase-Log", place.String())
-	case h.Get("Cache-Control") == "no-cache" && place != ledger.Unlogged:
+	case strings.HasSuffix(h.Get("Cache-Control"), "no-cache") && place != ledger.Unlogged:
 		h.Set("X-Packbase-Log", place.String())
 	}
 }
@@ -146,7 +147,7 @@ func sendText(w http.ResponseWriter, r *http.Request, data []byte) {
 	h := w.Header()
 	if h.Get("Content-Type") == "" {
 		h.Set("Content-Type", "text/plain; charset=utf-8")
-		h.Set("Cache-Control", "no-cache")
+		h.Set("Cache-Control", stored.Checked(access.SeesPrivate(r.Context())))
 	}
 	sum := sha256.Sum256(data)
 	h.Set("ETag", `"`+hex.EncodeToString(sum[:])+`"`)

@@ -238,7 +238,7 @@ func (m *mirror) serveSnapshot(w http.ResponseWriter, r *http.Request, d name.De
 	w.Header().Set("X-Packbase-Commit", rel.CommitOID)
 	w.Header().Set("Cache-Control", stored.Cacheable(rel.Private))
 	if moves {
-		w.Header().Set("Cache-Control", "no-cache")
+		w.Header().Set("Cache-Control", stored.Checked(rel.Private))
 	}
 	return m.promised.Serve(w, r, stored.TarballOf(&rel))
 }

@@ -43,7 +43,7 @@ func (s *Server) getTagFile(w http.ResponseWriter, r *http.Request) error {
 	// The first packbase's name of a manifest is another's, too, once there is a tag like that.
 	if short, ok := strings.CutSuffix(tag, ".manifest"); ok && isManifest && errors.Is(err, fault.ErrNotFound) {
 		if rel, err = s.releases.byTag(r.Context(), pkg, short); err == nil {
-			w.Header().Set("Cache-Control", "no-cache")
+			w.Header().Set("Cache-Control", stored.Checked(rel.Private))
 			s.showLog(w, r, &rel)
 			return s.promised.Serve(w, r, stored.ManifestOf(&rel))
 		}
@@ -99,7 +99,7 @@ func (s *Server) getBranchFile(w http.ResponseWriter, r *http.Request) error {
 		return fmt.Errorf("branch %s of %s: %w", branch, pkg, err)
 	}
 	w.Header().Set("X-Packbase-Commit", oid)
-	w.Header().Set("Cache-Control", "no-cache")
+	w.Header().Set("Cache-Control", stored.Checked(rel.Private))
 	if isManifest {
 		return s.promised.Serve(w, r, stored.ManifestOf(&rel))
 	}

@@ -35,7 +35,7 @@ func (g *Server) dumbInfoRefs(w http.ResponseWriter, r *http.Request) error {
 	for _, name := range names {
 		fmt.Fprintf(&b, "%s\t%s\n", h.Refs[name], name)
 	}
-	return writeGitText(w, b.String())
+	return writeGitText(w, r, b.String())
 }
 
 // dumbHead serves GET /{repo}/HEAD.
@@ -44,7 +44,7 @@ func (g *Server) dumbHead(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	return writeGitText(w, "ref: "+h.Head+"\n")
+	return writeGitText(w, r, "ref: "+h.Head+"\n")
 }
 
 // dumbObject serves GET /{repo}/objects/info/packs, and the one pack and its
@@ -57,7 +57,7 @@ func (g *Server) dumbObject(w http.ResponseWriter, r *http.Request) error {
 	pack := "pack/pack-" + h.PackName
 	switch chi.URLParam(r, "*") {
 	case "info/packs":
-		return writeGitText(w, "P pack-"+h.PackName+".pack\n\n")
+		return writeGitText(w, r, "P pack-"+h.PackName+".pack\n\n")
 	case pack + ".pack":
 		return g.serveHistory(w, r, h.PackDigest, "application/x-git-packed-objects")
 	case pack + ".idx":
@@ -92,10 +92,10 @@ func (g *Server) history(r *http.Request) (storage.History, error) {
 	return h, err
 }
 
-func writeGitText(w http.ResponseWriter, body string) error {
+func writeGitText(w http.ResponseWriter, r *http.Request, body string) error {
 	h := w.Header()
 	h.Set("Content-Type", "text/plain; charset=utf-8")
-	h.Set("Cache-Control", "no-cache")
+	h.Set("Cache-Control", stored.Checked(access.SeesPrivate(r.Context())))
 	_, _ = w.Write([]byte(body)) // the client may have gone
 	return nil
 }

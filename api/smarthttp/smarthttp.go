@@ -25,6 +25,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/francescobianco/packbase/storage/access"
 	"github.com/francescobianco/packbase/storage/gitpack"
 )
 
@@ -205,7 +206,7 @@ func (h *Handler) Advertise(w http.ResponseWriter, r *http.Request) (ok bool) {
 	if protocolVersion(r) != 2 || checkService(r, true) != nil {
 		return false
 	}
-	noCache(w)
+	noCache(w, r)
 	w.Header().Set("Content-Type", "application/x-git-upload-pack-advertisement")
 	_ = h.send(w, func(p *packetWriter) { advertiseCapabilities(p, h.opts.Agent) }) // the client may have gone
 	return true
@@ -222,7 +223,7 @@ func (h *Handler) infoRefs(w http.ResponseWriter, r *http.Request, pkg string) e
 	if err != nil {
 		return err
 	}
-	noCache(w)
+	noCache(w, r)
 	w.Header().Set("Content-Type", "application/x-git-upload-pack-advertisement")
 	version := protocolVersion(r)
 	return h.send(w, func(p *packetWriter) { advertise(p, repo, version, h.opts.Agent) })
@@ -249,7 +250,7 @@ func (h *Handler) uploadPack(w http.ResponseWriter, r *http.Request, pkg string)
 		return err
 	}
 	defer req.free()
-	noCache(w)
+	noCache(w, r)
 	w.Header().Set("Content-Type", resultType)
 	switch req.command {
 	case probe:
@@ -308,12 +309,16 @@ func protocolVersion(r *http.Request) int {
 	return version
 }
 
-// noCache sets the headers that git http-backend sets.
-func noCache(w http.ResponseWriter) {
+// noCache sets the headers that git http-backend sets, and keeps what is private out of caches that serve others.
+func noCache(w http.ResponseWriter, r *http.Request) {
 	h := w.Header()
 	h.Set("Expires", "Fri, 01 Jan 1980 00:00:00 GMT")
 	h.Set("Pragma", "no-cache")
-	h.Set("Cache-Control", "no-cache, max-age=0, must-revalidate")
+	control := "no-cache, max-age=0, must-revalidate"
+	if access.SeesPrivate(r.Context()) {
+		control = "private, " + control
+	}
+	h.Set("Cache-Control", control)
 }
 
 // fail answers an error and logs it: clients show no more than a part of it.
@@ -328,7 +333,7 @@ func (h *Handler) fail(w http.ResponseWriter, r *http.Request, pkg string, err e
 		}
 		return
 	}
-	noCache(w)
+	noCache(w, r)
 	var refused refusal
 	if errors.As(err, &refused) {
 		log.InfoContext(r.Context(), "git request refused", "reason", string(refused))

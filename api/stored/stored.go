@@ -111,6 +111,15 @@ func Cacheable(private bool) string {
 	return immutable
 }
 
+// Checked has caches ask each time whether what they keep is still so, and keeps what is private out of those that serve
+// others.
+func Checked(private bool) string {
+	if private {
+		return "private, no-cache"
+	}
+	return "no-cache"
+}
+
 // A File is a blob as an answer.
 type File struct {
 	Digest      string
