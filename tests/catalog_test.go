@@ -359,8 +359,8 @@ func TestCatalogPolicies(t *testing.T) {
 	s := harness.Start(t, "PACKBASE_SOURCE=file://"+source, "PACKBASE_UPDATE_COOLDOWN=100ms")
 	s.Fetch(asked.GitURL("main"))
 
-	if r := update(t, s); r.SourceSkipped != 1 || r.PackagesSynced != 3 {
-		t.Errorf("first update: %+v, want three packages, and the one whose policy has a typo skipped", r)
+	if r := update(t, s); r.SourceSkipped != 1 || r.PackagesSynced != 3 || r.TarballsCreated != 4 || r.TarballsPresent != 0 {
+		t.Errorf("first update: %+v, want four tarballs of three packages, none that was there, and the one whose policy has a typo skipped", r)
 	}
 	if got := tagsOf(s.Info("narrow")); !slices.Equal(got, []string{"v1.0.0", "v1.1.0"}) {
 		t.Errorf("tags %q, want the two latest that match", got)

@@ -382,7 +382,7 @@ func (f *fetch) result(ctx context.Context) (FetchResult, error) {
 	if err != nil {
 		return FetchResult{}, err
 	}
-	r := FetchResult{Package: pkg.Name, Created: f.created, Count: pkg.ReleaseCount, Present: pkg.ReleaseCount - f.created}
+	r := FetchResult{Package: pkg.Name, Created: f.created, Count: pkg.ReleaseCount, Present: f.pkg.ReleaseCount}
 	if r.Branches, err = f.arrived(ctx); err != nil {
 		return FetchResult{}, err
 	}
@@ -393,7 +393,7 @@ func (f *fetch) result(ctx context.Context) (FetchResult, error) {
 	}
 	switch target := f.job.Job.Target; {
 	case f.refs.Commit != "":
-		r.Commit, r.Present, r.Branches = f.refs.Commit, pkg.ReleaseCount, nil
+		r.Commit, r.Branches = f.refs.Commit, nil
 		// A look at one commit says nothing about the package's tags.
 		if f.job.sync.Catalog = ""; len(f.refs.Branches) == 0 {
 			f.job.sync = nil
