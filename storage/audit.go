@@ -25,7 +25,7 @@ func (db *DB) PackageRecord(ctx context.Context, pkg string) (rec *PackageRecord
 	}
 	rec = &PackageRecord{
 		Package: p.Name, Upstream: p.Upstream, CloneURL: p.CloneURL, State: p.State, StateReason: p.StateReason,
-		Language: p.Language, Description: p.Description, Registered: p.Registered, Private: p.Private, Branches: map[string]string{},
+		Language: p.Language, Description: p.Description, Registered: p.Registered, Private: p.Private, Branches: map[string]string{}, Head: p.HeadOID,
 		SyncOK: p.SyncOK == nil || *p.SyncOK, SyncCode: p.SyncCode, SyncMessage: p.SyncMessage, SyncedAt: p.SyncedAt, Probe: p.Probe,
 	}
 	if rec.Rejected, err = db.RejectedTags(ctx, p.Name); err != nil {
@@ -234,9 +234,10 @@ func adoptRecord(ctx context.Context, tx pgx.Tx, r *PackageRecord, in blob.Ref) 
 	}
 	batch.Queue(`
 		UPDATE packages SET head_oid = COALESCE((
-			SELECT b.commit_oid FROM branches b JOIN releases r ON r.package = b.package AND r.commit_oid = b.commit_oid
-			WHERE b.package = $1 ORDER BY r.commit_time DESC LIMIT 1), '')
-		WHERE name = $1`, r.Package)
+			SELECT commit_oid FROM releases
+			WHERE package = $1 AND (commit_oid = $2 OR commit_oid IN (SELECT commit_oid FROM branches WHERE package = $1))
+			ORDER BY commit_time DESC, commit_oid = $2 DESC LIMIT 1), '')
+		WHERE name = $1`, r.Package, r.Head)
 	if err := tx.SendBatch(ctx, batch).Close(); err != nil {
 		return err
 	}

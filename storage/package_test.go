@@ -8,6 +8,7 @@ import (
 
 	"github.com/francescobianco/packbase/storage"
 	"github.com/francescobianco/packbase/storage/access"
+	"github.com/francescobianco/packbase/storage/blob"
 	"github.com/francescobianco/packbase/storage/catalog"
 	"github.com/francescobianco/packbase/storage/fault"
 	"github.com/francescobianco/packbase/storage/jobs"
@@ -210,5 +211,38 @@ func TestChangedPackages(t *testing.T) {
 	}
 	if changed, err := f.ChangedPackages(f.ctx, 0); err != nil || len(changed) != 0 {
 		t.Errorf("changed in no time: %+v, %v; want none", changed, err)
+	}
+}
+
+// HEAD is where it was after a rebuild, too, when its branch has gone back upstream and no branch is there any more.
+func TestAdoptHead(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	all := []storage.Publication{publication("hello", "", "older"), publication("hello", "", "newer")}
+	all[1].Release.CommitTime = all[1].Release.CommitTime.Add(time.Hour)
+	c := f.claim("hello")
+	for i := range all {
+		_, err := f.Publish(f.ctx, c, all[i])
+		f.must(err)
+	}
+	for _, p := range []storage.Publication{all[1], all[0]} {
+		f.must(f.Jobs.RecordSync(f.ctx, c, jobs.Sync{OK: true, Branches: map[string]string{"main": p.Release.CommitOID}}))
+	}
+	rec, _, err := f.PackageRecord(f.ctx, "hello")
+	f.must(err)
+	// A record is made before the sync of its job is: what that says of branches may be newer.
+	for _, tt := range []struct{ head, want string }{{rec.Head, all[1].Release.CommitOID}, {"", all[0].Release.CommitOID}, {hash("lost", 40), all[0].Release.CommitOID}} {
+		g, one := newFixture(t), *rec
+		one.Head = tt.head
+		for i := range all {
+			all[i].Upstream, all[i].CloneURL = rec.Upstream, rec.CloneURL
+		}
+		g.must(g.Adopt(g.ctx, "hello", storage.Adoption{Record: &one, RecordBlob: blob.Ref{Digest: hash("record", 64), Size: 1}, Publications: all}))
+		if got := g.pkg("hello").HeadOID; got != tt.want {
+			t.Errorf("HEAD is at %.7s after a rebuild from a record with %.7s, want %.7s", got, tt.head, tt.want)
+		}
+	}
+	if was := f.pkg("hello").HeadOID; was != all[1].Release.CommitOID {
+		t.Errorf("HEAD is at %.7s, want %.7s", was, all[1].Release.CommitOID)
 	}
 }

@@ -34,6 +34,7 @@ type PackageRecord struct {
 	Moved       []MovedTag        `json:"moved_tags,omitempty"`
 	Removed     []Tombstone       `json:"removed,omitempty"`
 	Branches    map[string]string `json:"branches,omitempty"`
+	Head        string            `json:"head,omitempty"` // HEAD without releases, where no branch may be any more
 	SyncOK      bool              `json:"sync_ok"`
 	SyncCode    string            `json:"sync_code,omitempty"`
 	SyncMessage string            `json:"sync_message,omitempty"`
@@ -75,6 +76,9 @@ func ParsePackageRecord(b []byte) (*PackageRecord, error) {
 		if name.ValidRef(branch) != nil || !name.ValidOID(commit) {
 			return nil, fmt.Errorf("parse package record: it has a branch %.100q at %.50q", branch, commit)
 		}
+	}
+	if r.Head != "" && !name.ValidOID(r.Head) {
+		return nil, fmt.Errorf("parse package record: its HEAD is at %.50q", r.Head)
 	}
 	r.CloneURL = name.HideFolder(r.CloneURL)
 	return &r, nil
