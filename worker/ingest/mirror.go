@@ -106,7 +106,7 @@ func (req *Request) roomFor(n int) error {
 		return req.Refuse
 	case req.MaxNew != nil && n > *req.MaxNew:
 		return fault.New("quota_releases",
-			fmt.Sprintf("upstream has %d new tags, and PACKBASE_MAX_RELEASES leaves room for %d", n, *req.MaxNew))
+			fmt.Sprintf("%d releases or commits would be new, and PACKBASE_MAX_RELEASES leaves room for %d", n, *req.MaxNew))
 	}
 	return nil
 }
