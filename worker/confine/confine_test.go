@@ -30,6 +30,8 @@ func TestMain(m *testing.M) {
 		attack(false)
 	case "bare":
 		attack(true)
+	case "program":
+		attackAsProgram()
 	case "confine":
 		if err := Exec(context.Background(), os.Stdin, os.Stdout); err != nil {
 			fmt.Fprintln(os.Stderr, err)
@@ -88,6 +90,87 @@ func attack(bare bool) {
 	}
 	_, _ = io.Copy(io.Discard, os.Stdin) // to be looked at from outside
 	os.Exit(0)
+}
+
+// attackAsProgram tries what reaches other processes, or what is there when the program is not any more.
+func attackAsProgram() {
+	parent, err := strconv.Atoi(os.Getenv("CONFINE_TEST_PARENT"))
+	if err != nil {
+		os.Exit(1)
+	}
+	for name, try := range reaches(parent) {
+		if try() == nil {
+			fmt.Println(name)
+		}
+	}
+	for _, it := range []struct {
+		name string
+		call []uintptr
+	}{
+		{"ask for its own limits", []uintptr{unix.SYS_PRLIMIT64, 0, unix.RLIMIT_CORE}},
+		{"wake its own thread", []uintptr{unix.SYS_TGKILL, uintptr(os.Getpid()), uintptr(unix.Gettid()), uintptr(unix.SIGIO)}}, // as Zig does from 0.16 on
+	} {
+		if err := raw(it.call[0], it.call[1:]...); err != nil {
+			fmt.Println("cannot", it.name)
+		}
+	}
+	os.Exit(0)
+}
+
+func raw(number uintptr, args ...uintptr) error {
+	args = append(args, make([]uintptr, 6-len(args))...)
+	_, _, errno := unix.Syscall6(number, args[0], args[1], args[2], args[3], args[4], args[5])
+	return errnoOf(errno)
+}
+
+// reaches are attempts that do no harm to the parent.
+func reaches(parent int) map[string]func() error {
+	pid := uintptr(parent)
+	call := func(number uintptr, args ...uintptr) func() error {
+		return func() error { return raw(number, args...) }
+	}
+	return map[string]func() error{
+		"limit the parent": call(unix.SYS_PRLIMIT64, pid, unix.RLIMIT_CORE),
+		"delay the parent": func() error { return raw(unix.SYS_SETPRIORITY, unix.PRIO_PROCESS, pid, niceness()) },
+		"bind the parent":  func() error { var set unix.CPUSet; set.Fill(); return unix.SchedSetaffinity(parent, &set) },
+		"schedule the parent": func() error {
+			var priority int32
+			return raw(unix.SYS_SCHED_SETSCHEDULER, pid, 0, uintptr(unsafe.Pointer(&priority)))
+		},
+		"signal by group":        call(unix.SYS_TGKILL, pid, pid, uintptr(unix.SIGURG)),
+		"signal itself by group": call(unix.SYS_TGKILL, uintptr(os.Getpid()), uintptr(unix.Gettid()), uintptr(unix.SIGURG)), // Landlock lets it, where it keeps from the parent
+		"signal by file":         func() error { _, err := unix.FcntlInt(0, unix.F_SETOWN, parent); return err },
+		"signal by ioctl": func() error {
+			socket, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM, 0)
+			if err != nil {
+				return err
+			}
+			defer unix.Close(socket)
+			const fiosetown = 0x8901
+			owner := int32(parent)
+			return raw(unix.SYS_IOCTL, uintptr(socket), fiosetown, uintptr(unsafe.Pointer(&owner)))
+		},
+		"leave shared memory": func() error {
+			id, _, errno := unix.Syscall(unix.SYS_SHMGET, 0, 4096, 0o600)
+			if errno == 0 {
+				_ = raw(unix.SYS_SHMCTL, id, 0)
+			}
+			return errnoOf(errno)
+		},
+		"namespace": func() error {
+			child, _, errno := syscall.RawSyscall6(unix.SYS_CLONE, uintptr(unix.SIGCHLD)|unix.CLONE_NEWUSER, 0, 0, 0, 0, 0)
+			if errno == 0 && child == 0 {
+				syscall.RawSyscall(unix.SYS_EXIT, 0, 0, 0)
+			}
+			return errnoOf(errno)
+		},
+	}
+}
+
+// niceness is that of this process, as it is set. getpriority(2), "C library/kernel differences".
+func niceness() uintptr {
+	got, _, _ := unix.Syscall(unix.SYS_GETPRIORITY, unix.PRIO_PROCESS, 0, 0)
+	return 20 - got
 }
 
 func attempts(to target) map[string]func() error {
@@ -460,5 +543,35 @@ func TestProgram(t *testing.T) {
 			t.Errorf("%s: %d bytes, want 1000 at most", tt.script, len(out))
 		}
 		cancel()
+	}
+}
+
+// A program reaches no other process, whoever that is of, and leaves nothing behind. Landlock alone would not do: it keeps
+// signals in since Linux 6.12, and knows nothing of the rest.
+func TestProgramReaches(t *testing.T) {
+	if os.Getenv("CONFINE_TEST_USER") == "" && os.Geteuid() == 0 {
+		t.Run("ordinary user", func(t *testing.T) { again(t, "^TestProgramReaches$") })
+	}
+	for name, try := range reaches(os.Getpid()) {
+		if err := try(); err != nil && name != "namespace" {
+			t.Errorf("%s: %v, want that it works without walls", name, err)
+		}
+	}
+	to, _ := prepare(t)
+	bin := filepath.Join(filepath.Dir(to.Room.Dir), "bin")
+	path := filepath.Join(bin, "program")
+	self, err := os.ReadFile("/proc/self/exe")
+	if err = errors.Join(err, os.Mkdir(bin, 0o755), os.WriteFile(path, self, 0o755)); err != nil {
+		t.Fatal(err)
+	}
+	start := func(ctx context.Context, name string) *exec.Cmd {
+		cmd := exec.CommandContext(ctx, "/proc/self/exe")
+		cmd.Env = []string{"CONFINE_TEST=" + name}
+		return cmd
+	}
+	to.Room.Read = []string{bin, "/usr", "/lib", "/lib64"}
+	out, err := Program{Room: to.Room, Path: path, Env: []string{"CONFINE_TEST=program", "CONFINE_TEST_PARENT=" + strconv.Itoa(os.Getpid())}}.Output(t.Context(), start, 1000)
+	if err != nil || out != "" {
+		t.Errorf("%v, the program may\n%swant nothing", err, out)
 	}
 }

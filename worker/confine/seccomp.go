@@ -73,8 +73,24 @@ func refused() []call {
 		unix.SYS_INIT_MODULE, unix.SYS_FINIT_MODULE, unix.SYS_DELETE_MODULE, unix.SYS_KEXEC_LOAD, unix.SYS_REBOOT,
 		unix.SYS_SETHOSTNAME, unix.SYS_SETDOMAINNAME, unix.SYS_SWAPON, unix.SYS_SWAPOFF, unix.SYS_ACCT, unix.SYS_QUOTACTL,
 		unix.SYS_LISTEN, unix.SYS_SOCKETPAIR,
-		// Whoever leaves the group outlives it, and is not counted with it.
-		unix.SYS_SETSID, unix.SYS_SETPGID)...)
+		unix.SYS_SETPRIORITY, unix.SYS_IOPRIO_SET, unix.SYS_SCHED_SETPARAM, unix.SYS_SCHED_SETSCHEDULER, unix.SYS_SCHED_SETATTR, unix.SYS_SCHED_SETAFFINITY,
+		unix.SYS_MIGRATE_PAGES, unix.SYS_MOVE_PAGES,
+		// Whoever leaves the group outlives it, and is not counted with it. What these make is there until the machine ends.
+		unix.SYS_SETSID, unix.SYS_SETPGID,
+		unix.SYS_SHMGET, unix.SYS_SEMGET, unix.SYS_MSGGET, unix.SYS_MQ_OPEN)...)
+	// The limits of all processes of its user can be set by that.
+	list = append(list, except(unix.SYS_PRLIMIT64, 1, 0)...)
+	// Zig's threads wake each other by this signal, of which a Go program takes no notice.
+	list = append(list, except(unix.SYS_TGKILL, 3, uint32(unix.SIGIO))...)
+	for _, cmd := range []uint32{unix.F_SETOWN, unix.F_SETOWN_EX, unix.F_SETSIG} {
+		list = append(list, call{unix.SYS_FCNTL, 2, ^uint32(0), cmd})
+	}
+	for _, request := range []uint32{fiosetown, siocspgrp} {
+		list = append(list, call{unix.SYS_IOCTL, 2, ^uint32(0), request})
+	}
+	for _, space := range []uint32{unix.CLONE_NEWUSER, unix.CLONE_NEWNS, unix.CLONE_NEWPID, unix.CLONE_NEWNET, unix.CLONE_NEWIPC, unix.CLONE_NEWUTS, unix.CLONE_NEWCGROUP} {
+		list = append(list, call{unix.SYS_CLONE, 1, space, space})
+	}
 	for family := range uint32(unix.AF_MAX) {
 		if family != unix.AF_INET && family != unix.AF_INET6 {
 			list = append(list, call{unix.SYS_SOCKET, 1, ^uint32(0), family})
@@ -86,6 +102,17 @@ func refused() []call {
 	// TCP that is not TCP, such as MPTCP, Landlock does not see.
 	for _, protocol := range []uint32{unix.IPPROTO_MPTCP, unix.IPPROTO_SCTP} {
 		list = append(list, call{unix.SYS_SOCKET, 3, ^uint32(0), protocol})
+	}
+	return list
+}
+
+// Requests that have the kernel send a signal, as F_SETOWN does. ioctl_sockios(2).
+const fiosetown, siocspgrp = 0x8901, 0x8902
+
+// except are the calls of a number whose argument is not own.
+func except(number, arg, own uint32) (list []call) {
+	for bit := uint32(1); bit != 0; bit <<= 1 {
+		list = append(list, call{number, arg, bit, ^own & bit})
 	}
 	return list
 }
