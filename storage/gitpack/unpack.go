@@ -70,7 +70,7 @@ func readPack(ctx context.Context, pack, spool *os.File, lim Limits, progress fu
 	}
 	count, err := packCount(pack, info.Size(), lim)
 	if err != nil {
-		return nil, err
+		return nil, ofWhole(pack, info.Size(), err)
 	}
 	if progress == nil {
 		progress = func(int, int) {}
@@ -99,14 +99,42 @@ func readPack(ctx context.Context, pack, spool *os.File, lim Limits, progress fu
 		err = cause
 	}
 	if err != nil {
-		var verdict *Error
-		if errors.As(err, &verdict) {
-			return nil, err
+		if errors.As(err, new(*Error)) {
+			return nil, ofWhole(pack, info.Size(), err)
 		}
 		return nil, fmt.Errorf("unpack: %w", err)
 	}
 	objects.end = x.written
 	return x, nil
+}
+
+// ofWhole returns a verdict on a pack if upstream made the pack so. A bit that fell over on the way makes any number too
+// large, and is no reason to leave the pack's tags alone for a month.
+func ofWhole(pack io.ReaderAt, size int64, err error) error {
+	var verdict *Error
+	if !errors.As(err, &verdict) || verdict.Code == CodePackMalformed || verdict.Code == CodePackTooLarge {
+		return err
+	}
+	sum, end := sha1.New(), size-sha1.Size
+	if _, err := io.Copy(sum, io.NewSectionReader(pack, 0, end)); err != nil {
+		return fmt.Errorf("read pack: %w", err)
+	}
+	if e := checkTrailer(pack, end, sum); e != nil {
+		return e
+	}
+	return err
+}
+
+// checkTrailer returns an error unless a pack ends, behind end bytes, with their sum.
+func checkTrailer(pack io.ReaderAt, end int64, sum hash.Hash) error {
+	var trailer [sha1.Size]byte
+	if _, err := pack.ReadAt(trailer[:], end); err != nil {
+		return fmt.Errorf("read pack trailer: %w", err)
+	}
+	if got := sum.Sum(nil); !bytes.Equal(got, trailer[:]) {
+		return errorf(CodePackMalformed, "pack has checksum %x, its trailer says %x", got, trailer)
+	}
+	return nil
 }
 
 // packCount returns the number of objects that the header promises. More than
@@ -250,12 +278,8 @@ func (x *unpacker) read(ctx context.Context) error {
 	if at := src.off - int64(in.Buffered()); at != x.end {
 		return errorf(CodePackMalformed, "pack has %d bytes after its last object", x.end-at)
 	}
-	var trailer [sha1.Size]byte
-	if _, err := x.pack.ReadAt(trailer[:], x.end); err != nil {
+	if err := checkTrailer(x.pack, x.end, src.sum); err != nil {
 		return err
-	}
-	if got := src.sum.Sum(nil); !bytes.Equal(got, trailer[:]) {
-		return errorf(CodePackMalformed, "pack has checksum %x, its trailer says %x", got, trailer)
 	}
 	return x.settle(ctx, waiting)
 }

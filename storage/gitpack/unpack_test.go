@@ -332,6 +332,11 @@ func TestUnpackHostile(t *testing.T) {
 		p.whole(Blob, "hello")
 		return p.bytes(n)
 	}
+	flipped := func(pack []byte, at int) []byte {
+		pack = bytes.Clone(pack)
+		pack[(at+len(pack))%len(pack)] ^= 1
+		return pack
+	}
 	random := make([]byte, 1<<20)
 	rand.NewChaCha8([32]byte{}).Read(random)
 
@@ -353,6 +358,8 @@ func TestUnpackHostile(t *testing.T) {
 		{"count 2^32-1", count(1<<32 - 1), codeTooManyObjects},
 		{"count 2^31", count(1 << 31), codeTooManyObjects},
 		{"count 10^9", count(1_000_000_000), codeTooManyObjects},
+		{"count flipped", flipped(hello, 8), CodePackMalformed},
+		{"chain of 51, flipped", flipped(one(func(p *testPack) { chain(p, 51) }), -1), CodePackMalformed},
 		{"count over what fits", count(999), CodePackMalformed},
 		{"count one more", count(2), CodePackMalformed},
 		{"count one less", count(0), CodePackMalformed},
