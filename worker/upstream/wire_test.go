@@ -335,6 +335,8 @@ func TestAnswers(t *testing.T) {
 		{"403 rate limit used up", status(403, "X-RateLimit-Remaining", "0"), CodeRateLimited, 0},
 		{"404", status(404), CodeNotFound, 0},
 		{"410", status(410), CodeNotFound, 0},
+		{"408", status(408), CodeUnavailable, 0},
+		{"425", status(425), CodeUnavailable, 0},
 		{"429", status(429), CodeRateLimited, 0},
 		{"429 with seconds", status(429, "Retry-After", "120"), CodeRateLimited, 2 * time.Minute},
 		{"429 with a year", status(429, "Retry-After", "31536000"), CodeRateLimited, MaxRetryAfter},
