@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -98,7 +99,7 @@ func attackAsProgram() {
 	if err != nil {
 		os.Exit(1)
 	}
-	for name, try := range reaches(parent) {
+	for name, try := range reaches(parent, os.Getenv("CONFINE_TEST_TCP")) {
 		if try() == nil {
 			fmt.Println(name)
 		}
@@ -123,8 +124,8 @@ func raw(number uintptr, args ...uintptr) error {
 	return errnoOf(errno)
 }
 
-// reaches are attempts that do no harm to the parent.
-func reaches(parent int) map[string]func() error {
+// reaches are attempts that do no harm to the parent. tcp is a listener that is not for the program.
+func reaches(parent int, tcp string) map[string]func() error {
 	pid := uintptr(parent)
 	call := func(number uintptr, args ...uintptr) func() error {
 		return func() error { return raw(number, args...) }
@@ -149,6 +150,19 @@ func reaches(parent int) map[string]func() error {
 			const fiosetown = 0x8901
 			owner := int32(parent)
 			return raw(unix.SYS_IOCTL, uintptr(socket), fiosetown, uintptr(unsafe.Pointer(&owner)))
+		},
+		"connect by TCP": func() error { return dial("tcp", tcp) },
+		"connect by sending": func() error { // Landlock looks at connect(2) alone
+			to, err := netip.ParseAddrPort(tcp)
+			if err != nil {
+				return err
+			}
+			socket, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM, 0)
+			if err != nil {
+				return err
+			}
+			defer unix.Close(socket)
+			return unix.Sendto(socket, []byte("x"), unix.MSG_FASTOPEN, &unix.SockaddrInet4{Addr: to.Addr().As4(), Port: int(to.Port())})
 		},
 		"leave shared memory": func() error {
 			id, _, errno := unix.Syscall(unix.SYS_SHMGET, 0, 4096, 0o600)
@@ -552,12 +566,12 @@ func TestProgramReaches(t *testing.T) {
 	if os.Getenv("CONFINE_TEST_USER") == "" && os.Geteuid() == 0 {
 		t.Run("ordinary user", func(t *testing.T) { again(t, "^TestProgramReaches$") })
 	}
-	for name, try := range reaches(os.Getpid()) {
+	to, _ := prepare(t)
+	for name, try := range reaches(os.Getpid(), to.TCP) {
 		if err := try(); err != nil && name != "namespace" {
 			t.Errorf("%s: %v, want that it works without walls", name, err)
 		}
 	}
-	to, _ := prepare(t)
 	bin := filepath.Join(filepath.Dir(to.Room.Dir), "bin")
 	path := filepath.Join(bin, "program")
 	self, err := os.ReadFile("/proc/self/exe")
@@ -570,7 +584,8 @@ func TestProgramReaches(t *testing.T) {
 		return cmd
 	}
 	to.Room.Read = []string{bin, "/usr", "/lib", "/lib64"}
-	out, err := Program{Room: to.Room, Path: path, Env: []string{"CONFINE_TEST=program", "CONFINE_TEST_PARENT=" + strconv.Itoa(os.Getpid())}}.Output(t.Context(), start, 1000)
+	to.Room.Port = 1
+	out, err := Program{Room: to.Room, Path: path, Env: []string{"CONFINE_TEST=program", "CONFINE_TEST_PARENT=" + strconv.Itoa(os.Getpid()), "CONFINE_TEST_TCP=" + to.TCP}}.Output(t.Context(), start, 1000)
 	if err != nil || out != "" {
 		t.Errorf("%v, the program may\n%swant nothing", err, out)
 	}

@@ -96,15 +96,23 @@ func refused() []call {
 			list = append(list, call{unix.SYS_SOCKET, 1, ^uint32(0), family})
 		}
 	}
-	for _, kind := range []uint32{unix.SOCK_DGRAM, unix.SOCK_RAW, unix.SOCK_SEQPACKET} {
-		list = append(list, call{unix.SYS_SOCKET, 2, 0xf, kind})
+	for kind := range uint32(0x10) { // DCCP, too
+		if kind != unix.SOCK_STREAM {
+			list = append(list, call{unix.SYS_SOCKET, 2, 0xf, kind})
+		}
 	}
 	// TCP that is not TCP, such as MPTCP, Landlock does not see.
-	for _, protocol := range []uint32{unix.IPPROTO_MPTCP, unix.IPPROTO_SCTP} {
+	for _, protocol := range []uint32{unix.IPPROTO_MPTCP, unix.IPPROTO_SCTP, ipprotoSMC} {
 		list = append(list, call{unix.SYS_SOCKET, 3, ^uint32(0), protocol})
+	}
+	// Whoever sends before a connection stands makes one that Landlock is not asked about. tcp(7), MSG_FASTOPEN.
+	for _, send := range []call{{number: unix.SYS_SENDTO, arg: 4}, {number: unix.SYS_SENDMSG, arg: 3}, {number: unix.SYS_SENDMMSG, arg: 4}} {
+		list = append(list, call{send.number, send.arg, unix.MSG_FASTOPEN, unix.MSG_FASTOPEN})
 	}
 	return list
 }
+
+const ipprotoSMC = 0x100 // since Linux 6.10
 
 // Requests that have the kernel send a signal, as F_SETOWN does. ioctl_sockios(2).
 const fiosetown, siocspgrp = 0x8901, 0x8902
