@@ -69,7 +69,7 @@ func FromError(err error) *Error {
 		return New("invalid", "the request holds text that cannot be stored")
 	case errors.Is(err, blob.ErrUnavailable):
 		return &Error{Status: http.StatusServiceUnavailable, Code: "storage_unavailable", RetryAfter: 5 * time.Second,
-			Message: "the store that holds the tarballs does not answer; try again soon"}
+			Message: "the store that holds the tarballs cannot be read now; try again soon"}
 	case errors.Is(err, context.DeadlineExceeded), pg.IsAway(err):
 		return &Error{Status: http.StatusServiceUnavailable, Code: "unavailable", RetryAfter: 5 * time.Second,
 			Message: "the database does not answer; try again soon"}

@@ -127,7 +127,7 @@ var (
 	// ErrFull: no space, no inodes or no quota left.
 	ErrFull = errors.New("storage full")
 	// ErrUnavailable: the storage is read-only, out of file descriptors, fails
-	// to read or write, or cannot be reached.
+	// to read or write, cannot be reached, or does not let us in.
 	ErrUnavailable = errors.New("storage unavailable")
 )
 

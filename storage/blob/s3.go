@@ -215,7 +215,13 @@ func (s *S3) put(ctx context.Context, digest string, bytes *io.SectionReader) er
 // inspect returns the blob if it is there and in order. If its bytes are wrong
 // they go to quarantine, and it returns fs.ErrNotExist as if there were none.
 func (s *S3) inspect(ctx context.Context, digest string, size int64, uploaded bool) (Info, error) {
-	info, err := s.Stat(ctx, digest)
+	info, err := s.head(ctx, digest)
+	if err = s3Error(err); errors.Is(err, fs.ErrNotExist) {
+		return Info{}, err // and whether we are let in the upload will tell
+	}
+	if err != nil {
+		info, err = s.Stat(ctx, digest)
+	}
 	if err != nil {
 		return Info{}, err
 	}
@@ -324,11 +330,25 @@ func (s *S3) Stat(ctx context.Context, digest string) (Info, error) {
 	if err := checkDigest(digest); err != nil {
 		return Info{}, fmt.Errorf("stat blob: %w", err)
 	}
-	o, err := s.core.StatObject(ctx, s.bucket, s.key(digest), minio.StatObjectOptions{})
+	info, err := s.head(ctx, digest)
+	var e minio.ErrorResponse
+	if errors.As(err, &e) && (e.StatusCode == http.StatusNotFound || e.StatusCode == http.StatusBadRequest) {
+		// Without words that may be about the bucket, or about who asks.
+		body, _, _, said := s.core.GetObject(ctx, s.bucket, s.key(digest), minio.GetObjectOptions{})
+		if said == nil {
+			body.Close()
+		}
+		err = cmp.Or(said, err)
+	}
 	if err != nil {
 		return Info{}, fmt.Errorf("stat blob: %w", s3Error(err))
 	}
-	return Info{digest, o.Size, o.LastModified}, nil
+	return info, nil
+}
+
+func (s *S3) head(ctx context.Context, digest string) (Info, error) {
+	o, err := s.core.StatObject(ctx, s.bucket, s.key(digest), minio.StatObjectOptions{})
+	return Info{digest, o.Size, o.LastModified}, err
 }
 
 // List implements Store.
@@ -498,6 +518,15 @@ func full(e minio.ErrorResponse) bool {
 	return e.StatusCode == http.StatusInsufficientStorage
 }
 
+// denied reports whether e says that we are not let in, or not there, whatever there is of the blob.
+func denied(e minio.ErrorResponse) bool {
+	switch e.Code {
+	case "ExpiredToken", "InvalidToken", "TokenRefreshRequired", "NoSuchBucket", "XAdminUserNotFound":
+		return true
+	}
+	return e.StatusCode == http.StatusUnauthorized || e.StatusCode == http.StatusForbidden
+}
+
 // s3Error adds what callers may test for to what the server or net/http says.
 func s3Error(err error) error {
 	for _, known := range []error{nil, fs.ErrNotExist, ErrMismatch, ErrFull, ErrUnavailable, context.Canceled} {
@@ -511,9 +540,9 @@ func s3Error(err error) error {
 		return fmt.Errorf("%w: %w", fs.ErrNotExist, err)
 	case isResponse && full(e):
 		return fmt.Errorf("%w: %w", ErrFull, err)
-	case isResponse && e.StatusCode >= 400 && e.StatusCode < 500:
+	case isResponse && !denied(e) && e.StatusCode >= 400 && e.StatusCode < 500:
 		return err
 	}
-	// No answer in time, no answer that makes sense, or a server's own fault.
+	// No answer in time, no answer that makes sense, a server's own fault, or credentials that it does not take.
 	return fmt.Errorf("%w: %w", ErrUnavailable, err)
 }

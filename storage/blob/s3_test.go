@@ -39,6 +39,7 @@ func TestS3(t *testing.T) {
 		"put that must fail":  testS3Refusals,
 		"read through faults": testS3Reading,
 		"read that must fail": testS3ReadRefused,
+		"not let in":          testS3NotLetIn,
 		"range not honoured":  testS3Range,
 		"frozen":              testS3Frozen,
 		"cancelled upload":    testS3Cancel,
@@ -289,16 +290,18 @@ func testS3Refusals(t *testing.T, server *blobtest.S3Server) {
 		content []byte
 		want    string
 	}{
-		{"forbidden", isPut, answer(403, "AccessDenied"), small, "injected"},
-		{"no bucket", isPut, answer(404, "NoSuchBucket"), small, "injected"},
+		{"forbidden", isPut, answer(403, "AccessDenied"), small, "storage unavailable"},
+		{"expired", isPut, answer(400, "ExpiredToken"), small, "storage unavailable"},
+		{"no bucket", isPut, answer(404, "NoSuchBucket"), small, "storage unavailable"},
+		{"invalid", isPut, answer(400, "InvalidRequest"), small, "injected"},
 		{"no space", isPut, answer(507, "XMinioStorageFull"), small, "storage full"},
 		{"no quota", isPut, answer(403, "QuotaExceeded"), small, "storage full"},
 		{"down", isPut, answer(503, "SlowDown"), small, "storage unavailable"},
 		{"never stored", isPut, answer(200, "InternalError"), small, "storage unavailable"},
 		{"part down", isPart, answer(503, "SlowDown"), big, "storage unavailable"},
 		{"complete down", isComplete, answer(503, "SlowDown"), big, "storage unavailable"},
-		{"part forbidden", isPart, answer(403, "AccessDenied"), big, "injected"},
-		{"complete forbidden", isComplete, answer(403, "AccessDenied"), big, "injected"},
+		{"part forbidden", isPart, answer(403, "AccessDenied"), big, "storage unavailable"},
+		{"complete forbidden", isComplete, answer(403, "AccessDenied"), big, "storage unavailable"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -369,7 +372,9 @@ func testS3ReadRefused(t *testing.T, server *blobtest.S3Server) {
 		{"silence", hang, blob.ErrUnavailable},
 		{"never the range", answer(200, "InternalError"), blob.ErrUnavailable},
 		{"gone since it was opened", answer(404, "NoSuchKey"), fs.ErrNotExist},
-		{"forbidden", answer(403, "AccessDenied"), nil},
+		{"forbidden", answer(403, "AccessDenied"), blob.ErrUnavailable},
+		{"expired", answer(400, "ExpiredToken"), blob.ErrUnavailable},
+		{"invalid", answer(400, "InvalidRequest"), nil},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -389,6 +394,35 @@ func testS3ReadRefused(t *testing.T, server *blobtest.S3Server) {
 				t.Errorf("after Quarantine: %v", err)
 			}
 		})
+	}
+}
+
+// What HEAD answers has no words: one who is not let in is no proof that a blob is not there.
+func testS3NotLetIn(t *testing.T, server *blobtest.S3Server) {
+	b := server.NewBucket(t)
+	store := openURL(t, b.URL)
+	digest := blobtest.Put(t, store, blobtest.Bytes(1, 1000))
+	for name, f := range map[string]fault{
+		"unknown key": answer(404, "XAdminUserNotFound"), "no bucket": answer(404, "NoSuchBucket"), "expired": answer(400, "ExpiredToken"),
+		"wrong key": answer(403, "SignatureDoesNotMatch"),
+	} {
+		spoil(b, func(*http.Request) bool { return true }, forever, f)
+		if err := blob.Verify(t.Context(), store, digest); !errors.Is(err, blob.ErrUnavailable) || errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("%s: Verify: %v, want ErrUnavailable", name, err)
+		}
+		if err := store.Quarantine(t.Context(), digest); !errors.Is(err, blob.ErrUnavailable) {
+			t.Errorf("%s: Quarantine: %v, want ErrUnavailable", name, err)
+		}
+		if err := store.Put(t.Context(), digest, blobtest.File(t, blobtest.Bytes(1, 1000))); !errors.Is(err, blob.ErrUnavailable) {
+			t.Errorf("%s: Put: %v, want ErrUnavailable", name, err)
+		}
+		b.Through(nil)
+	}
+	if _, err := store.Stat(t.Context(), blobtest.Digest([]byte("nothing"))); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("what is not there: %v", err)
+	}
+	if err := blob.Verify(t.Context(), store, digest); err != nil {
+		t.Error(err)
 	}
 }
 
