@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/storage/access"
 	"github.com/francescobianco/packbase/storage/archive"
 	"github.com/francescobianco/packbase/storage/fault"
 	"github.com/francescobianco/packbase/storage/jobs"
@@ -53,7 +54,11 @@ func (w *Worker) fetchArchive(ctx context.Context, j *job) (any, error) {
 		return nil, err
 	}
 	defer unlock()
-	if here, err := w.archiveHere(ctx, d.URL, j.Job.Pin); err != nil || here != nil {
+	as := ctx
+	if j.Job.Pull { // what is private, or was, is as if it were not here
+		as = access.HidePrivate(ctx)
+	}
+	if here, err := w.archiveHere(as, d.URL, j.Job.Pin); err != nil || here != nil {
 		return here, err
 	}
 	a := &archiveFetch{fetch: fetch{w: w, job: j, pkg: storage.Package{CloneURL: d.URL}, segments: release.NewSegments(nil), patience: patience{room: w.aside, leave: j.leave}}}
@@ -345,9 +350,22 @@ func (a *archiveFetch) store(ctx context.Context, tarball *os.File) (*ArchiveRes
 	}
 	row.RecordDigest, row.RecordSize = record.Digest, record.Size
 	created, moved, err := a.w.trees.Publish(ctx, *row, a.job.Job.Pin != "")
+	if (err == nil || errors.Is(err, fault.ErrGone)) && a.job.Job.Pull && !a.shown(ctx) {
+		return nil, upstream.ClosedFile()
+	}
 	if err != nil {
 		return nil, err
 	}
 	a.w.log.InfoContext(ctx, "archive stored", "url", row.URL, "zig_hash", row.ZigHash, "size", row.Size, "created", created, "moved", moved)
 	return &ArchiveResult{URL: row.URL, ZigHash: row.ZigHash, LegacyHash: row.ZigLegacyHash, Size: row.Size, Created: created, Moved: moved}, nil
+}
+
+// shown reports whether strangers see what became of the archive: by its URL, or that its files were removed elsewhere.
+func (a *archiveFetch) shown(ctx context.Context) bool {
+	ctx = access.HidePrivate(ctx)
+	if _, err := a.w.trees.ByURL(ctx, a.row.URL); !errors.Is(err, fault.ErrNotFound) || errors.Is(err, fault.ErrGone) {
+		return true
+	}
+	_, err := a.w.trees.ByHash(ctx, a.row.ZigLegacyHash)
+	return errors.Is(err, fault.ErrGone)
 }

@@ -634,3 +634,56 @@ func TestStrangersPullPrivatePackage(t *testing.T) {
 		}
 	}
 }
+
+// The same of private archives: those that upstream shows to nobody, and those that it shows to all by now.
+func TestStrangersPullPrivateArchive(t *testing.T) {
+	t.Parallel()
+	r, up := workertest.New(t), newFileServer(t)
+	netrc := filepath.Join(t.TempDir(), "netrc")
+	r.Must(os.WriteFile(netrc, []byte("machine 127.0.0.1 login us password s3cret\n"), 0o600))
+	r.Work(allowed(t), func(o *worker.Options) { o.Egress.Netrc = netrc })
+	var open atomic.Bool
+	closed := func(content string) http.HandlerFunc {
+		return func(w http.ResponseWriter, req *http.Request) {
+			if _, _, ok := req.BasicAuth(); !ok && !open.Load() {
+				w.WriteHeader(http.StatusUnauthorized)
+				return
+			}
+			sends("application/gzip", gz(t, tarOf(t, "a/", files(content))))(w, req)
+		}
+	}
+	here, none := up.serve("/here.tar.gz", closed("one")), up.serve("/none.tar.gz", closed("two"))
+	ctx, trees := access.SeePrivate(t.Context()), tree.New(r.DB.DB)
+	pull := func(url string) (job jobs.Job) {
+		id, _, err := trees.RequestPull(t.Context(), url)
+		r.Must(err)
+		r.Eventually("the job has ended", func() bool {
+			job, err = r.Jobs.ByID(ctx, id)
+			r.Must(err)
+			return !job.Open()
+		})
+		return job
+	}
+	if job, _ := fetchArchive(t, r, here, ""); job.State != jobs.Succeeded {
+		t.Fatal(job.ErrorMessage)
+	}
+	want := pull(none)
+	if want.ErrorCode != upstream.CodeAuth {
+		t.Fatalf("what is not here: %s %s", want.ErrorCode, want.ErrorMessage)
+	}
+	for _, state := range []string{"private", "removed"} {
+		if state == "removed" {
+			_, err := trees.Remove(ctx, here, "secret")
+			r.Must(err)
+		}
+		for _, shows := range []bool{false, true} {
+			open.Store(shows)
+			if job := pull(here); job.ErrorCode != want.ErrorCode || job.ErrorMessage != want.ErrorMessage {
+				t.Errorf("%s, shown by upstream %v: %s %s %s, want %s %s", state, shows, job.State, job.ErrorCode, job.ErrorMessage, want.ErrorCode, want.ErrorMessage)
+			}
+		}
+	}
+	if job := pull(none); job.State != jobs.Succeeded {
+		t.Errorf("what upstream shows by now, and is not here: %s", job.ErrorMessage)
+	}
+}

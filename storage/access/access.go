@@ -35,6 +35,11 @@ func SeePrivate(ctx context.Context) context.Context {
 	return context.WithValue(ctx, privateKey{}, true)
 }
 
+// HidePrivate returns a context whose reads see what strangers see.
+func HidePrivate(ctx context.Context) context.Context {
+	return context.WithValue(ctx, privateKey{}, false)
+}
+
 // SeesPrivate reports whether reads with ctx see private packages.
 func SeesPrivate(ctx context.Context) bool {
 	sees, _ := ctx.Value(privateKey{}).(bool)

@@ -114,6 +114,11 @@ func (d *download) ask(header http.Header) (*http.Response, error) {
 	return resp, nil
 }
 
+// ClosedFile is Closed for a file.
+func ClosedFile() error {
+	return fileError(statusError(&http.Response{StatusCode: http.StatusUnauthorized}))
+}
+
 // fileError says of a file what others say of a repository.
 func fileError(e *Error) *Error {
 	out := *e
