@@ -337,6 +337,7 @@ func TestRefusals(t *testing.T) {
 		{"nobody there", closed.URL, "", list, exitAway, "packbase up"},
 		{"nobody's log", closed.URL, "", []string{"compare", "--with", s.url}, exitAway, "connection refused"},
 		{"nobody's log", closed.URL, "", []string{"watch", "https://git.example/*"}, exitAway, "connection refused"},
+		{"no project", s.url, "", []string{"verify", t.TempDir()}, exitUsage, "no build.zig.zon"},
 		{"not a URL", "localhost:8080", "", list, exitUsage, "PACKBASE_URL"},
 		{"password in URL", "http://me:secret@localhost", "", list, exitUsage, "PACKBASE_URL"},
 		{"another server", foreign.URL, "", list, exitFailed, "really a packbase"},

@@ -14,6 +14,8 @@ const (
 	passing = false
 )
 
+const notGit = "Look at the URL: it must be that of a Git repository over https. An archive comes with the project that depends on it: `packbase capture`."
+
 // codes is the one table of the codes that jobs end with, and of those of
 // answers that have an advice. What of gitpack is not in it is final.
 var codes = map[string]verdict{
@@ -51,10 +53,10 @@ var codes = map[string]verdict{
 	"fixture_not_found":  {passing, http.StatusBadGateway, ""},
 
 	// How upstream answers.
-	"upstream_url":            {final, http.StatusBadRequest, "Look at the URL: it must be that of a Git repository over https."},
-	"upstream_redirect":       {final, http.StatusBadGateway, "Look at the URL: it must be that of a Git repository over https."},
-	"upstream_not_git":        {final, http.StatusBadGateway, "Look at the URL: it must be that of a Git repository over https."},
-	"upstream_not_found":      {final, http.StatusBadGateway, "Look at the URL: it must be that of a Git repository over https."},
+	"upstream_url":            {final, http.StatusBadRequest, notGit},
+	"upstream_redirect":       {final, http.StatusBadGateway, notGit},
+	"upstream_not_git":        {final, http.StatusBadGateway, notGit},
+	"upstream_not_found":      {final, http.StatusBadGateway, notGit},
 	"upstream_address":        {final, http.StatusForbidden, "The server's PACKBASE_UPSTREAM_ALLOW opens private places."},
 	"upstream_auth":           {final, http.StatusBadGateway, "The server's PACKBASE_NETRC gives it credentials for private upstreams."},
 	"upstream_tls":            {final, http.StatusBadGateway, "The server's SSL_CERT_FILE names the certificates that it trusts."},

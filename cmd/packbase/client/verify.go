@@ -132,7 +132,7 @@ func (w *verifying) unpack(ctx context.Context, pkg bundle.Package, body io.Read
 func (w *verifying) project(ctx context.Context, dir string) (err error) {
 	manifests, err := project.Manifests(dir)
 	if err != nil {
-		return err
+		return term.Usage("%w", err)
 	}
 	cache := zigcache.Cache{Dir: w.opt.Cache}
 	if cache.Dir == "" {
