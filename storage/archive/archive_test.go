@@ -176,7 +176,11 @@ func TestRealZig(t *testing.T) {
 	t.Parallel()
 	eachZig(t, func(t *testing.T, path, version string) {
 		for name, entries := range packages {
-			for _, format := range []Format{Tar, TarGz, TarXz, TarZst, Zip} {
+			formats := []Format{Tar, Zip}
+			if name == "wrapped" || name == "empty" { // how a tar is packed does not depend on what is in it
+				formats = append(formats, TarGz, TarXz, TarZst)
+			}
+			for _, format := range formats {
 				if format == Zip && strings.Contains(name, "hard link") || format == Zip && version == "0.16.0" {
 					continue // a zip has none; 0.16.0 wants a folder that it does not make
 				}
