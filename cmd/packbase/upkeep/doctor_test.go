@@ -13,6 +13,17 @@ import (
 	"github.com/francescobianco/packbase/storage/storagetest"
 )
 
+func TestProgress(t *testing.T) {
+	t.Parallel()
+	for total, want := range map[int]string{0: "archives: 4\n", 9: "archives: 4 of 9\n"} {
+		var said strings.Builder
+		(&program{&term.Program{Stderr: &said}}).progress()("archives", 4, total)
+		if said.String() != want {
+			t.Errorf("progress says %q, want %q", said.String(), want)
+		}
+	}
+}
+
 func TestDoctorToken(t *testing.T) {
 	t.Parallel()
 	const token = "token-for-the-tests"

@@ -117,6 +117,10 @@ func (p *program) progress() func(string, int, int) {
 			return
 		}
 		last = time.Now()
+		if total == 0 { // nobody knows
+			fmt.Fprintf(p.Stderr, "%s: %d\n", step, done)
+			return
+		}
 		fmt.Fprintf(p.Stderr, "%s: %d of %d\n", step, done, total)
 	}
 }
