@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/url"
 	"strings"
 	"time"
 	"unicode"
@@ -12,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/francescobianco/packbase/storage/access"
+	"github.com/francescobianco/packbase/storage/archive"
 	"github.com/francescobianco/packbase/storage/blob"
 	"github.com/francescobianco/packbase/storage/fault"
 	"github.com/francescobianco/packbase/storage/feed"
@@ -53,6 +55,12 @@ func (a *Archive) Check() error {
 		if len(text) > maxHeader || !utf8.ValidString(text) || strings.ContainsFunc(text, unicode.IsControl) {
 			return fault.Invalid("", "%.80q was never upstream's", text)
 		}
+	}
+	// A browser would be shown a page of theirs, as one of ours.
+	if u, err := url.Parse(a.URL); err != nil {
+		return fault.Invalid("url", "%.200q is none of an archive", a.URL)
+	} else if _, err := archive.FormatOf(a.ContentType, a.Disposition, u.Path); err != nil {
+		return fault.Invalid("", "it was never stored: %v", err)
 	}
 	if a.CreatedAt.IsZero() || a.Digest == a.TarballDigest && a.Size != a.TarballSize {
 		return fault.Invalid("", "the record contradicts itself")

@@ -222,6 +222,7 @@ func TestUntrueNews(t *testing.T) {
 	forge("https://h.example/hash.zip", func(a *tree.Archive) { a.ZigLegacyHash = rows[1].ZigLegacyHash })
 	forge("https://h.example/tarball.zip", func(a *tree.Archive) { a.TarballDigest, a.TarballSize = rows[1].TarballDigest, rows[1].TarballSize })
 	forge("https://user@h.example/user.zip", func(a *tree.Archive) {})
+	forge("https://h.example/html.zip", func(a *tree.Archive) { a.ContentType = "text/html" })
 	forge("https://h.example/private.zip", func(a *tree.Archive) { a.Private = true })
 	central.FetchArchive(up + "/three.zip")
 	stop()
@@ -231,7 +232,7 @@ func TestUntrueNews(t *testing.T) {
 			Record: blob.Ref{Digest: rows[0].RecordDigest, Size: recordSize(t, central, rows[0])},
 			Body:   blob.Ref{Digest: rows[0].Digest, Size: rows[0].Size}, Tarball: blob.Ref{Digest: rows[0].TarballDigest, Size: rows[0].TarballSize}}}, false)
 	}))
-	for url, reason := range map[string]string{"https://h.example/esc\x1b]0;.zip": "gone", "https://h.example/reason.zip": strings.Repeat("gone ", 100_000)} {
+	for url, reason := range map[string]string{"https://h.example/esc\x1b]0;.zip": "gone", "https://h.example/reason.zip": strings.Repeat("gone ", 1000)} {
 		central.Must(central.Tx(t.Context(), func(tx pgx.Tx) error {
 			return feed.AddNews(t.Context(), tx, feed.Body{Decision: feed.DecisionRemoved, Reason: reason, Archive: &feed.Archive{URL: url}}, false)
 		}))
@@ -251,12 +252,12 @@ func TestUntrueNews(t *testing.T) {
 		t.Errorf("the edge has %q, want %q", urls, want)
 	}
 	aside := asideOf(t, edge)
-	for i, name := range []string{"hash", "tarball", "user", "others"} { // and the removals, in any order
-		if len(aside) != 6 || !strings.Contains(aside[i].Reason, name+".zip") {
+	for i, name := range []string{"hash", "tarball", "user", "html", "others"} { // and the removals, in any order
+		if len(aside) != 7 || !strings.Contains(aside[i].Reason, name+".zip") {
 			t.Fatalf("set aside: %+v, want the untrue ones by their URLs", aside)
 		}
 	}
-	for _, a := range aside[4:] {
+	for _, a := range aside[5:] {
 		if !strings.Contains(a.Reason, "it removes the archive") {
 			t.Errorf("set aside: %s, want a removal", a.Reason)
 		}
