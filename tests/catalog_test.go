@@ -356,11 +356,18 @@ func TestCatalogPolicies(t *testing.T) {
 	items := []catalogItem{item(narrow, `{"tags":["v1.*"],"retention":{"tags":2}}`), item(tagless, `{"branches":["sta*"]}`), item(asked, ""), item(up.Repo("typo"), `{"tag":"v1.*"}`)}
 	source := filepath.Join(t.TempDir(), "catalog.json")
 	writeCatalog(t, source, items)
-	s := harness.Start(t, "PACKBASE_SOURCE=file://"+source, "PACKBASE_UPDATE_COOLDOWN=100ms")
+	local := t.TempDir()
+	s := harness.Start(t, "PACKBASE_SOURCE=file://"+source, "PACKBASE_UPDATE_COOLDOWN=100ms", "PACKBASE_FIXTURES="+local, "PACKBASE_NO_HELLO=true")
 	s.Fetch(asked.GitURL("main"))
+	if err := os.Mkdir(filepath.Join(local, "asked"), 0o755); err != nil { // the name is taken
+		t.Fatal(err)
+	}
 
-	if r := update(t, s); r.SourceSkipped != 1 || r.PackagesSynced != 3 || r.TarballsCreated != 4 || r.TarballsPresent != 0 {
+	if r := update(t, s); r.SourceSkipped != 1 || r.SourceRepoFailed != 1 || r.PackagesSynced != 3 || r.TarballsCreated != 4 || r.TarballsPresent != 0 {
 		t.Errorf("first update: %+v, want four tarballs of three packages, none that was there, and the one whose policy has a typo skipped", r)
+	}
+	if log := s.Worker.Log(); !strings.Contains(log, ` package=asked reason=`) {
+		t.Errorf("the worker says nothing of the local package whose name is another's:\n%s", log)
 	}
 	if got := tagsOf(s.Info("narrow")); !slices.Equal(got, []string{"v1.0.0", "v1.1.0"}) {
 		t.Errorf("tags %q, want the two latest that match", got)

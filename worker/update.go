@@ -204,6 +204,7 @@ func (u *update) addChild(ctx context.Context, cand catalog.Candidate) error {
 	var bound *fault.BoundError
 	if errors.As(err, &bound) {
 		u.n.SourceRepoFailed++
+		u.w.log.WarnContext(ctx, "package not mirrored", "package", cand.Name, "reason", bound.Error())
 		return u.w.db.Catalog.Mark(ctx, cand.ID, bound.Error())
 	}
 	if err != nil {

@@ -267,7 +267,7 @@ func drawFailures(s *term.Screen, failed []wire.Job, all int) {
 	case rest > 0 && len(failed) == mostFailures:
 		s.Printf("and %s more: `packbase jobs --state failed --limit 500`\n", term.Number(rest))
 	case rest > 0: // no job was made for it, or it was cancelled, or is no more
-		s.Printf("%s of the catalog could not be asked for: its name is another package's here, or its job was cancelled\n", term.Plural(rest, "package"))
+		s.Printf("%s of the catalog could not be asked for: its name is another package's here, as the worker's log says, or its job was cancelled\n", term.Plural(rest, "package"))
 	}
 }
 
