@@ -3,12 +3,14 @@ package tests_test
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"hash/crc32"
 	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"golang.org/x/mod/sumdb/tlog"
@@ -63,6 +65,32 @@ func TestVerify(t *testing.T) {
 		}
 	}
 	says("2 packages", "bundle", "-o", file, dir)
+
+	// A pipe, or what a link leads to, is written to, and no file takes the place of either.
+	pipe, link := filepath.Join(dir, "pipe"), filepath.Join(dir, "link")
+	put(filepath.Join(dir, "linked"), nil)
+	if err := errors.Join(syscall.Mkfifo(pipe, 0o600), os.Symlink("linked", link)); err != nil {
+		t.Fatal(err)
+	}
+	poured := make(chan []byte, 1)
+	go func() {
+		b, _ := os.ReadFile(pipe)
+		poured <- b
+	}()
+	says("", "bundle", "-o", pipe, dir)
+	says("2 packages", "bundle", "-o", link, dir)
+	for name, kind := range map[string]os.FileMode{pipe: os.ModeNamedPipe, link: os.ModeSymlink} {
+		if info, err := os.Lstat(name); err != nil || info.Mode().Type() != kind {
+			t.Fatalf("%s is %v now, %v", name, info.Mode(), err)
+		}
+	}
+	want, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if linked, err := os.ReadFile(link); err != nil || !bytes.Equal(linked, want) || !bytes.Equal(<-poured, want) {
+		t.Errorf("the bundle in a pipe, or behind a link, is another one (%v)", err)
+	}
 	refuses("packbase trust does so", "verify", file)
 	says("ok", "trust")
 	says("2 packages proved", "verify", file)

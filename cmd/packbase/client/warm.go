@@ -349,14 +349,36 @@ do; it tells of those that are missing.`,
 			_, err := copyBundle(p.Stdout, stream)
 			return err
 		}
+		if info, err := os.Stat(out); err == nil && !info.Mode().IsRegular() && !info.IsDir() {
+			return pourBundle(stream, out)
+		}
 		return p.writeBundle(stream, out)
 	}
 	return cmd
 }
 
+// pourBundle writes a bundle into a device or a pipe: no file takes the place of that.
+func pourBundle(stream io.Reader, out string) error {
+	f, err := os.OpenFile(out, os.O_WRONLY, 0)
+	if err != nil {
+		return fmt.Errorf("write bundle: %w", err)
+	}
+	if _, err := copyBundle(f, stream); err != nil {
+		return fmt.Errorf("write bundle: %w", errors.Join(err, f.Close()))
+	}
+	if err := f.Close(); err != nil {
+		return fmt.Errorf("write bundle: %w", err)
+	}
+	return nil
+}
+
 // writeBundle writes a bundle to a file that appears as a whole or not at all, and only if it is one.
 func (p *program) writeBundle(stream io.Reader, out string) (err error) {
-	tmp, err := os.CreateTemp(filepath.Dir(out), ".packbase-bundle-*")
+	file := out
+	if real, err := filepath.EvalSymlinks(out); err == nil {
+		file = real // what a link leads to is written, not the link, which may be /dev/stdout
+	}
+	tmp, err := os.CreateTemp(filepath.Dir(file), ".packbase-bundle-*")
 	if err != nil {
 		return fmt.Errorf("write bundle: %w", err)
 	}
@@ -369,7 +391,7 @@ func (p *program) writeBundle(stream io.Reader, out string) (err error) {
 	if err = errors.Join(err, tmp.Chmod(0o644), tmp.Close()); err != nil {
 		return fmt.Errorf("write bundle: %w", err)
 	}
-	if err := os.Rename(tmp.Name(), out); err != nil {
+	if err := os.Rename(tmp.Name(), file); err != nil {
 		return fmt.Errorf("write bundle: %w", err)
 	}
 	holes, size := make([]wire.Hole, len(m.Holes)), int64(0)
