@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/url"
 	"slices"
@@ -451,6 +452,9 @@ func (s *Server) serveBundle(w http.ResponseWriter, r *http.Request, m bundle.Ma
 	}
 	if !partial && slices.ContainsFunc(m.Holes, func(h bundle.Hole) bool { return !h.Lazy }) {
 		return writeHoles(w, r, m.Holes)
+	}
+	if err := s.promised.Refuse(r.Context(), slices.Collect(maps.Values(digests))); err != nil {
+		return err
 	}
 	size, err := bundle.Size(m)
 	if err != nil {

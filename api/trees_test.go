@@ -205,6 +205,11 @@ func TestBundleBreaksOff(t *testing.T) {
 	if err == nil {
 		t.Error("a bundle without a package's bytes was read to its end")
 	}
+	// Once that is known it is said.
+	g.must(g.db.Scrub.Damaged(t.Context(), rel.Digest, "lost"))
+	if a := g.do("POST", "/api/bundle", body); a.StatusCode != http.StatusServiceUnavailable || a.code() != "damaged" {
+		t.Errorf("a bundle of what is known as lost: %d %s, want 503 and damaged", a.StatusCode, a.body)
+	}
 }
 
 // What is private is in no stranger's bundle, tree, list or answer.

@@ -48,6 +48,16 @@ const (
 var errDamaged = &answer.Error{Status: http.StatusServiceUnavailable, Code: "damaged", RetryAfter: 30 * time.Second,
 	Message: "the stored bytes are damaged or lost, and not served until they are mended; try again later"}
 
+// Refuse returns what is answered instead of the blobs if one is known as damaged or lost: who sends several as one
+// answer can only break off, once it has begun.
+func (p *Blobs) Refuse(ctx context.Context, digests []string) error {
+	damaged, err := p.db.Scrub.AnyDamaged(ctx, digests)
+	if err == nil && damaged {
+		err = errDamaged
+	}
+	return err
+}
+
 // Open opens a blob to be read anywhere.
 func (p *Blobs) Open(ctx context.Context, digest string) (blob.Blob, error) {
 	return p.with(ctx, digest, p.Blobs.Open)

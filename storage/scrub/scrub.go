@@ -111,6 +111,15 @@ func (s *Store) OfPackage(ctx context.Context, pkg string) ([]Blob, error) {
 		ORDER BY b.digest`, pkg)
 }
 
+// AnyDamaged reports whether one of the blobs is damaged or lost, and could not be mended yet.
+func (s *Store) AnyDamaged(ctx context.Context, digests []string) (damaged bool, err error) {
+	err = s.db.Pool.QueryRow(ctx, `SELECT EXISTS (SELECT FROM blobs WHERE digest = ANY($1) AND damaged_at IS NOT NULL)`, digests).Scan(&damaged)
+	if err != nil {
+		return false, fmt.Errorf("damaged blobs: %w", pg.Translate(err))
+	}
+	return damaged, nil
+}
+
 // Unchecked returns the named blobs that nobody has read for age, those
 // first that were not for longest, without those that are to be mended.
 func (s *Store) Unchecked(ctx context.Context, age time.Duration, limit int) ([]Blob, error) {
