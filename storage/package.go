@@ -178,10 +178,16 @@ func (db *DB) ChangedPackages(ctx context.Context, d time.Duration) ([]Package, 
 
 // RecordProbe stores how the newest release of pkg fetched back.
 func (db *DB) RecordProbe(ctx context.Context, pkg string, p Probe) error {
-	_, err := db.Pool.Exec(ctx, `
-		UPDATE packages
-		SET smart_http_ready = $2, pseudo_git_fetchable = $3, probe_commit = $4, probe_error = $5, healthy = $6, probed_at = now()
-		WHERE name = $1`, pkg, p.SmartHTTPReady, p.PseudoGitFetchable, p.ProbeCommit, p.ProbeError, p.Healthy)
+	err := db.Tx(ctx, func(tx pgx.Tx) error {
+		_, err := tx.Exec(ctx, `
+			UPDATE packages
+			SET smart_http_ready = $2, pseudo_git_fetchable = $3, probe_commit = $4, probe_error = $5, healthy = $6, probed_at = now()
+			WHERE name = $1`, pkg, p.SmartHTTPReady, p.PseudoGitFetchable, p.ProbeCommit, p.ProbeError, p.Healthy)
+		if err != nil {
+			return err
+		}
+		return jobs.HoldLease(ctx, tx)
+	})
 	if err != nil {
 		return fmt.Errorf("record probe of %s: %w", pkg, pg.Translate(err))
 	}

@@ -17,6 +17,7 @@ import (
 	"github.com/francescobianco/packbase/storage/feed"
 	"github.com/francescobianco/packbase/storage/jobs"
 	"github.com/francescobianco/packbase/storage/release"
+	"github.com/francescobianco/packbase/storage/tree"
 )
 
 // Whoever may write SQL still cannot change what was published (DB-09, R-01).
@@ -153,6 +154,7 @@ func TestPublish(t *testing.T) {
 func TestFence(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
+	trees := tree.New(f.DB.DB)
 	old := f.claim("hello")
 	f.lose(old)
 	if _, err := f.Jobs.Reap(f.ctx); err != nil {
@@ -185,15 +187,42 @@ func TestFence(t *testing.T) {
 			_, err := f.Jobs.Extend(f.ctx, c, time.Minute, jobs.Progress{})
 			return err
 		},
+		// What has no package to be fenced by is held by the lease.
+		"probe": func(c jobs.Claim) error {
+			return f.RecordProbe(jobs.WithClaim(f.ctx, c), "hello", storage.Probe{Healthy: true})
+		},
+		"catalog": func(c jobs.Claim) error {
+			_, err := f.Catalog.Replace(jobs.WithClaim(f.ctx, c), "https://h/old.json", hash("old", 64), nil)
+			return err
+		},
+		"tree":       func(c jobs.Claim) error { return trees.Put(jobs.WithClaim(f.ctx, c), "app", 1, tree.Open, nil, nil) },
+		"tree check": func(c jobs.Claim) error { return trees.Checked(jobs.WithClaim(f.ctx, c), tree.Node{}, tree.Gone) },
+		"archive": func(c jobs.Claim) error {
+			_, _, err := trees.Publish(jobs.WithClaim(f.ctx, c), tree.Archive{URL: "https://h/x.zip", Format: "zip", ZigLegacyHash: "1220" + hash("files", 64),
+				Digest: hash("body", 64), Size: 1, TarballDigest: hash("flat", 64), TarballSize: 1, RecordDigest: hash("its record", 64), RecordSize: 1}, false)
+			return err
+		},
+		"moved archive": func(c jobs.Claim) error {
+			return trees.NoteMove(jobs.WithClaim(f.ctx, c), "https://h/x.zip", "", "1220"+hash("others", 64))
+		},
 	}
-	before := f.rows("packages") + f.rows("jobs")
+	_, err = trees.Begin(f.ctx, "app", []tree.Root{{File: "build.zig.zon", Text: ".{}"}}, false)
+	f.must(err)
+	f.must(trees.Put(f.ctx, "app", 1, tree.Whole, nil, nil))
+	all := func() (rows string) {
+		for _, table := range []string{"packages", "jobs", "tree_revisions", "archives", "moved_archives", "catalog"} {
+			rows += f.rows(table)
+		}
+		return rows
+	}
+	before := all()
 	for name, write := range writes {
 		f.want("stale "+name, write(old), jobs.ErrLost)
 	}
-	if after := f.rows("packages") + f.rows("jobs"); after != before {
+	if after := all(); after != before {
 		t.Errorf("rows now:\n%s\nwant:\n%s", after, before)
 	}
-	for _, name := range []string{"extend", "segment", "publish", "rejected tag", "moved tag", "sync", "record", "freeze", "end with sync"} {
+	for _, name := range []string{"probe", "catalog", "tree", "tree check", "archive", "moved archive", "extend", "segment", "publish", "rejected tag", "moved tag", "sync", "record", "freeze", "end with sync"} {
 		f.want(name, writes[name](c), nil)
 	}
 }

@@ -224,7 +224,7 @@ func (w *Worker) handle(ctx context.Context, kind string, id uuid.UUID, leave fu
 	defer wg.Wait()
 	beat, endBeat := context.WithCancel(context.WithoutCancel(ctx))
 	defer endBeat()
-	doing, cancel := context.WithCancelCause(ctx)
+	doing, cancel := context.WithCancelCause(jobs.WithClaim(ctx, claim))
 	defer cancel(nil)
 	wg.Go(func() { w.heartbeat(beat, j, cancel) })
 

@@ -13,6 +13,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/francescobianco/packbase/storage/jobs"
 	"github.com/francescobianco/packbase/storage/pg"
 )
 
@@ -41,7 +42,7 @@ type Entry struct {
 type Diff struct{ Added, Updated, Removed int }
 
 // Replace replaces the stored catalog by one that was downloaded whole.
-// Entries are told apart by ID. A removed entry's package stays.
+// Entries are told apart by ID. A removed entry's package stays. It returns jobs.ErrLost if another worker has taken over the update.
 func (s *Store) Replace(ctx context.Context, source, digest string, entries []Entry) (diff Diff, err error) {
 	err = s.db.Tx(ctx, func(tx pgx.Tx) error {
 		diff = Diff{}
@@ -85,7 +86,10 @@ func (s *Store) Replace(ctx context.Context, source, digest string, entries []En
 			INSERT INTO catalog (source, digest, fetched_at) VALUES ($1, $2, now())
 			ON CONFLICT (one) DO UPDATE
 			SET source = EXCLUDED.source, digest = EXCLUDED.digest, fetched_at = now(), error_code = '', error_message = ''`, source, digest)
-		return tx.SendBatch(ctx, batch).Close()
+		if err := tx.SendBatch(ctx, batch).Close(); err != nil {
+			return err
+		}
+		return jobs.HoldLease(ctx, tx)
 	})
 	if err != nil {
 		return Diff{}, fmt.Errorf("store catalog: %w", pg.Translate(err))

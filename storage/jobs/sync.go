@@ -2,6 +2,7 @@ package jobs
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -97,4 +98,26 @@ func HoldFence(ctx context.Context, tx pgx.Tx, c Claim) error {
 		return ErrLost
 	}
 	return nil
+}
+
+type claimKey struct{}
+
+// WithClaim is the context of a job that is worked on under a claim.
+func WithClaim(ctx context.Context, c Claim) context.Context {
+	return context.WithValue(ctx, claimKey{}, c)
+}
+
+// HoldLease ends a transaction that stores what a job without a package's fence found: it locks the job's row. It returns
+// ErrLost if another worker has taken the job over. Without a claim in the context there is nobody to take over.
+func HoldLease(ctx context.Context, tx pgx.Tx) error {
+	c, ok := ctx.Value(claimKey{}).(Claim)
+	if !ok {
+		return nil
+	}
+	var held bool
+	err := tx.QueryRow(ctx, `SELECT true FROM jobs WHERE id = $1 AND lease = $2 AND state = 'running' FOR UPDATE`, c.Job.ID, c.Lease).Scan(&held)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return ErrLost
+	}
+	return err
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/francescobianco/packbase/storage/blob"
 	"github.com/francescobianco/packbase/storage/fault"
 	"github.com/francescobianco/packbase/storage/feed"
+	"github.com/francescobianco/packbase/storage/jobs"
 	"github.com/francescobianco/packbase/storage/name"
 	"github.com/francescobianco/packbase/storage/pg"
 	"github.com/francescobianco/packbase/storage/release"
@@ -84,6 +85,9 @@ func (s *Store) Publish(ctx context.Context, a Archive, pinned bool) (created, m
 		if err := s.refuseRemoved(ctx, tx, a.URL, []string{a.ZigLegacyHash}); err != nil {
 			return err
 		}
+		if err := jobs.HoldLease(ctx, tx); err != nil {
+			return err
+		}
 		moved, err = noteMove(ctx, tx, a.URL, a.ZigHash, a.ZigLegacyHash)
 		if err != nil || moved && !pinned {
 			return err
@@ -102,8 +106,10 @@ func (s *Store) Publish(ctx context.Context, a Archive, pinned bool) (created, m
 // NoteMove notes that a URL answers files with the given hashes, if others are frozen for it.
 func (s *Store) NoteMove(ctx context.Context, url, hash, legacy string) error {
 	err := s.db.Tx(ctx, func(tx pgx.Tx) error {
-		_, err := noteMove(ctx, tx, url, hash, legacy)
-		return err
+		if _, err := noteMove(ctx, tx, url, hash, legacy); err != nil {
+			return err
+		}
+		return jobs.HoldLease(ctx, tx)
 	})
 	if err != nil {
 		return fmt.Errorf("note move of archive %s: %w", url, pg.Translate(err))

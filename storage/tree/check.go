@@ -64,9 +64,15 @@ func (s *Store) Unchecked(ctx context.Context, name string, since time.Time, lim
 
 // Checked notes what upstream answered for a node, wherever newest revisions have the same under the same URLs.
 func (s *Store) Checked(ctx context.Context, n Node, state string) error {
-	_, err := s.db.Pool.Exec(ctx, `
-		UPDATE tree_nodes n SET upstream_state = $3, upstream_at = now()
-		FROM trees t WHERE t.name = n.tree AND t.revision = n.revision AND n.hash = $1 AND n.urls = $2`, n.Hash, n.URLs, state)
+	err := s.db.Tx(ctx, func(tx pgx.Tx) error {
+		_, err := tx.Exec(ctx, `
+			UPDATE tree_nodes n SET upstream_state = $3, upstream_at = now()
+			FROM trees t WHERE t.name = n.tree AND t.revision = n.revision AND n.hash = $1 AND n.urls = $2`, n.Hash, n.URLs, state)
+		if err != nil {
+			return err
+		}
+		return jobs.HoldLease(ctx, tx)
+	})
 	if err != nil {
 		return fmt.Errorf("note what upstream has of %s: %w", n.Hash, pg.Translate(err))
 	}

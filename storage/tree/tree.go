@@ -300,7 +300,7 @@ func (s *Store) Roots(ctx context.Context, name string, revision int) (roots []R
 }
 
 // Put stores what a capture knows of a revision's nodes. A node that the revision had, and nodes lacks, goes. state is
-// the revision's.
+// the revision's. It returns jobs.ErrLost if another worker has taken over the capture.
 func (s *Store) Put(ctx context.Context, name string, revision int, state string, nodes []Node, problems []Problem) error {
 	encoded, err := json.Marshal(problems)
 	if err != nil {
@@ -316,7 +316,10 @@ func (s *Store) Put(ctx context.Context, name string, revision int, state string
 		if err != nil {
 			return err
 		}
-		return putNodes(ctx, tx, name, revision, nodes)
+		if err := putNodes(ctx, tx, name, revision, nodes); err != nil {
+			return err
+		}
+		return jobs.HoldLease(ctx, tx)
 	})
 	if err != nil {
 		return fmt.Errorf("store tree %s: %w", name, pg.Translate(err))
