@@ -157,7 +157,18 @@ func Compare(ctx context.Context, a, b *Reading, most int) ([]Evidence, error) {
 		}
 		found = append(found, e)
 	}
-	return found, nil
+	if len(found) > 0 || logbook.PolicyKey(a.log.Policy) != logbook.PolicyKey(b.log.Policy) {
+		return found, nil
+	}
+	// Of one log one is the beginning of the other, whatever they say.
+	larger := a.log
+	if b.log.Tree.N > larger.Tree.N {
+		larger = b.log
+	}
+	if err := logbook.Grew(ctx, a.log.Tree, b.log.Tree, larger.tiles); err != nil {
+		return nil, fmt.Errorf("what %s and %s show is signed as one log: %w", a.log.Where, b.log.Where, err)
+	}
+	return nil, nil
 }
 
 // agree reports whether two logs say the same of something.

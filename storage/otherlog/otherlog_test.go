@@ -137,6 +137,40 @@ func TestCompare(t *testing.T) {
 	}
 }
 
+// Two logs that one key signs are one log, or a fork of it, also where what they say does not contradict itself.
+func TestCompareForked(t *testing.T) {
+	t.Parallel()
+	const now = "2026-11-29T12:00:00Z"
+	v1, v2, v3 := release("v1", "a", "b", now), release("v2", "c", "d", now), release("v3", "e", "f", now)
+	key := newKey(t, "log")
+	for name, c := range map[string]struct {
+		a, b   []string
+		forked bool
+	}{
+		"the same":         {[]string{v1}, []string{v1}, false},
+		"one is behind":    {[]string{v1}, []string{v1, v2}, false},
+		"of one length":    {[]string{v1, v2}, []string{v1, v3}, true},
+		"one has left out": {[]string{v1, v2, v3}, []string{v1, v3}, true},
+	} {
+		var readings [2]Reading
+		for i, entries := range [][]string{c.a, c.b} {
+			dir := t.TempDir()
+			write(t, dir, key, entries...)
+			l, err := OpenFolder(t.Context(), dir, Memory{})
+			if err == nil {
+				err = readings[i].Read(t.Context(), l)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		found, err := Compare(t.Context(), &readings[0], &readings[1], 100)
+		if len(found) > 0 || (err != nil) != c.forked || err != nil && !strings.Contains(err.Error(), "it was forked") {
+			t.Errorf("%s: %v, %v, want that it is said to be forked: %v", name, found, err, c.forked)
+		}
+	}
+}
+
 // A log that was seen may only grow, whoever signs it then.
 func TestMemory(t *testing.T) {
 	t.Parallel()
