@@ -231,37 +231,47 @@ func (a *Auditor) gitOf(ctx context.Context, pkg string) error {
 		}
 	}
 	set := gitpack.NewSet(indexes...)
-	for i := range releases {
-		if err := a.packOf(ctx, set, &releases[i]); err != nil {
+	for some := range slices.Chunk(releases, packsAtOnce) {
+		oids := make([]string, len(some))
+		for i := range some {
+			oids[i] = some[i].OID()
+		}
+		packs, err := a.DB.Packs(ctx, pkg, oids)
+		if err != nil { // the check was ended, or the database is away: that says nothing of the packs
 			return err
+		}
+		of := map[string]*storage.StoredPack{}
+		for i := range slices.Backward(packs) {
+			of[packs[i].CommitOID], of[packs[i].TagOID] = &packs[i], &packs[i]
+		}
+		for i := range some {
+			a.packOf(set, &some[i], of[oids[i]])
 		}
 	}
 	return ctx.Err()
 }
 
-// packOf checks that a release's commit and tag are in its pack.
-func (a *Auditor) packOf(ctx context.Context, set *gitpack.Set, r *storage.Release) error {
+const packsAtOnce = 100
+
+// packOf checks that a release's commit and tag are in its pack, nil if there is none.
+func (a *Auditor) packOf(set *gitpack.Set, r *storage.Release, pack *storage.StoredPack) {
 	subject := r.Package + "@" + r.Tag
 	if r.Tag == "" {
 		subject = r.Package + "#" + r.CommitOID
 	}
-	packs, err := a.DB.Packs(ctx, r.Package, []string{r.OID()})
-	if err != nil { // the check was ended, or the database is away: that says nothing of the pack
-		return err
-	}
-	if len(packs) == 0 {
+	if pack == nil {
 		a.find("pack_missing", subject, "there is no pack for it: Git clients cannot fetch it; `packbase rebuild` with an empty database makes it again")
-		return nil
+		return
 	}
 	commit, err := gitpack.ParseOID(r.CommitOID)
 	if err != nil {
 		a.find("release_oid", subject, "%v", err)
-		return nil
+		return
 	}
-	ordinals, err := gitpack.Stored{Commit: commit, Bitmap: packs[0].Bitmap, Objects: packs[0].Objects}.Ordinals()
+	ordinals, err := gitpack.Stored{Commit: commit, Bitmap: pack.Bitmap, Objects: pack.Objects}.Ordinals()
 	if err != nil {
 		a.find("pack_bitmap", subject, "%v", err)
-		return nil
+		return
 	}
 	if n, ok := set.Ordinal(commit); !ok || !ordinals.Contains(n) {
 		a.find("pack_incomplete", subject, "its commit is not in its pack")
@@ -269,5 +279,4 @@ func (a *Auditor) packOf(ctx context.Context, set *gitpack.Set, r *storage.Relea
 	if !ordinals.IsEmpty() && int(ordinals.Maximum()) >= set.Len() {
 		a.find("pack_incomplete", subject, "its pack names objects that no segment holds")
 	}
-	return nil
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"iter"
 	"log/slog"
+	"maps"
 	"os"
 	"slices"
 	"sync"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/francescobianco/packbase/storage/access"
 	"github.com/francescobianco/packbase/storage/blob"
+	"github.com/francescobianco/packbase/storage/storagetest"
 	"github.com/francescobianco/packbase/worker/upkeep"
 	"github.com/francescobianco/packbase/worker/workertest"
 )
@@ -191,6 +193,33 @@ func TestFsckFinds(t *testing.T) {
 	n, _, err := a.GC(t.Context(), upkeep.Grace, false)
 	if err != nil || n != 1 {
 		t.Errorf("gc removed %d blobs, want the stray one (%v)", n, err)
+	}
+}
+
+// Fsck tells which releases no Git client can fetch.
+func TestFsckFindsPacks(t *testing.T) {
+	t.Parallel()
+	r := workertest.New(t)
+	r.DB = storagetest.NewOwner(t)
+	stop := r.Work()
+	r.Mirror("hello", "v1.0.0", "v2.0.0", "v3.0.0", "v4.0.0")
+	stop()
+	_, err := r.Pool.Exec(t.Context(), `
+		ALTER TABLE packs DISABLE TRIGGER USER;
+		CREATE TABLE tagged AS SELECT tag, p.* FROM packs p JOIN releases r ON r.id = release_id;
+		DELETE FROM packs WHERE release_id = (SELECT release_id FROM tagged WHERE tag = 'v1.0.0');
+		UPDATE packs SET bitmap = 'no bitmap' WHERE release_id = (SELECT release_id FROM tagged WHERE tag = 'v2.0.0');
+		UPDATE packs p SET bitmap = o.bitmap, objects = o.objects FROM tagged o, tagged own
+			WHERE own.release_id = p.release_id AND own.tag = 'v3.0.0' AND o.tag = 'v4.0.0'`)
+	r.Must(err)
+	a, found := auditor(r)
+	r.Must(a.Fsck(t.Context()))
+	got := map[string]string{}
+	for _, f := range *found {
+		got[f.Subject] = f.Code
+	}
+	if want := map[string]string{"hello@v1.0.0": "pack_missing", "hello@v2.0.0": "pack_bitmap", "hello@v3.0.0": "pack_incomplete"}; !maps.Equal(got, want) {
+		t.Errorf("findings: %v, want %v", *found, want)
 	}
 }
 
