@@ -52,7 +52,7 @@ var imports = []struct {
 	{"storage/logbook", nil},
 	{"storage/pktline", nil},
 	{"storage/queue", nil},
-	{"storage/release", []string{"storage/name", "storage/fault", "storage/blob", "storage/gitpack", "storage/tarball", "storage/zigpkg"}},
+	{"storage/release", []string{"storage/name", "storage/fault", "storage/blob", "storage/gitpack", "storage/tarball", "storage/strangejson", "storage/zigpkg"}},
 	{"storage/strangejson", nil},
 	{"storage/tarball", nil},
 	{"storage/zigpkg", nil},

@@ -349,8 +349,10 @@ func (f *fetch) build(ctx context.Context, objects *gitpack.Objects, r *root) (m
 }
 
 // maxDescribed bounds a manifest that is new, in bytes. It is less than what
-// anybody reads: who encodes one has it in memory five times over.
-const maxDescribed = release.MaxManifestSize / 2
+// anybody reads: who encodes one has it in memory five times over. And whatever
+// its tree entries are, of 62 bytes each, their number is below
+// strangejson.MaxElements.
+const maxDescribed = 28 << 20
 
 // describable returns why a manifest of so many bytes is not kept, or nil.
 func describable(n int64) *fault.Error {

@@ -7,7 +7,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -15,6 +14,7 @@ import (
 	"github.com/francescobianco/packbase/storage/blob"
 	"github.com/francescobianco/packbase/storage/fault"
 	"github.com/francescobianco/packbase/storage/name"
+	"github.com/francescobianco/packbase/storage/strangejson"
 )
 
 // ManifestVersion is the version of the manifest's format.
@@ -119,10 +119,7 @@ func IsDocument(start []byte) bool { return bytes.HasPrefix(start, []byte("{\n  
 // ParseManifest reads a manifest that Encode wrote.
 func ParseManifest(b []byte) (*Manifest, error) {
 	var m Manifest
-	if tooDense(b) {
-		return nil, errors.New("parse manifest: it has more values than its length leaves room for")
-	}
-	if err := json.Unmarshal(b, &m); err != nil {
+	if err := strangejson.Unmarshal(b, &m); err != nil { // an edge reads those of its central
 		return nil, fmt.Errorf("parse manifest: %w", err)
 	}
 	if m.Version != ManifestVersion {
@@ -139,26 +136,4 @@ func LoadManifest(ctx context.Context, blobs blob.Opener, digest string) (*Manif
 		return nil, fmt.Errorf("read manifest: %w", err)
 	}
 	return ParseManifest(raw)
-}
-
-// tooDense reports whether a document has more values than Encode writes into
-// so many bytes, each on lines of its own: an edge reads those of its central,
-// and "{}," would take sixteen times its length of memory.
-func tooDense(b []byte) bool {
-	const object, value, slack = 40, 8, 1 << 10 // bytes, at least
-	objects, values, quoted := 0, 0, false
-	for i := 0; i < len(b); i++ {
-		switch c := b[i]; {
-		case quoted && c == '\\':
-			i++
-		case c == '"':
-			quoted = !quoted
-		case quoted:
-		case c == '{':
-			objects++
-		case c == ',':
-			values++
-		}
-	}
-	return max(objects*object, values*value) > len(b)+slack
 }
