@@ -41,15 +41,13 @@ up: ## install what is missing, build, and run packbase with a Postgres and Redi
 build: ## build bin/packbase
 	go build -trimpath -ldflags '$(STAMP)' -o bin/packbase ./cmd/packbase
 
-# What go vet finds lint has found. The tests of whole processes run one package at a time: each fills the machine.
-# Most of their time they wait. Those that kill, cut and measure go without the race detector, as processes are what they
-# are about: what runs in them has run with it in the tests of each package, and of ./tests.
+# What go vet finds lint has found. Those of whole processes go without the race detector, which takes twice their time:
+# what runs in them has run with it in the tests of each package, and test-faults runs ./tests with it.
 test: ## install what is missing, and run all checks and tests (ZIGS=0.17.1,0.15.2 sets the Zig versions)
 	@.ci/install up test
 	@$(MAKE) --no-print-directory lint
 	$(ENV) '$(ZIGS)' -- go test -race -vet=off -timeout 30m $$(go list ./... | grep -v /packbase/tests)
-	$(ENV) '$(ZIGS)' -- go test -race -vet=off -parallel 4 -timeout 30m ./tests
-	$(ENV) '$(ZIGS)' -- go test -vet=off -p 1 -parallel 4 -timeout 30m $$(go list ./tests/...| grep -v '/packbase/tests$$')
+	$(ENV) '$(ZIGS)' -- go test -vet=off -p 2 -parallel 4 -timeout 30m ./tests/...
 
 test-zig: ## run the tests that use Zig with each version from 0.13 to 0.17
 	@.ci/install up test
@@ -70,6 +68,7 @@ test-clients: ## run the tests with real clients, at length, and print who can d
 test-faults: ## run the tests that kill, freeze, fill and cut, at length
 	@.ci/install up test
 	$(ENV) '$(ZIGS)' -- go test -count=1 -timeout 90m -tags failpoint,faults ./tests/faults/... ./tests/edges/...
+	$(ENV) '$(ZIGS)' -- go test -count=1 -race -parallel 4 -timeout 30m ./tests
 	@$(MAKE) --no-print-directory fuzz
 	PACKBASE_TEST_LONG=200000 go test -count=1 -timeout 30m -run Differential ./storage/gitpack
 	PACKBASE_TEST_LONG=5000 $(ENV) '$(ALL_ZIGS)' -- go test -count=1 -timeout 30m -run TestZig ./storage/tarball

@@ -139,7 +139,7 @@ func previousRelease(t *testing.T) (binary, source string) {
 	if err := os.Mkdir(source, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	build := exec.Command("sh", "-ec", `git -C "$1" archive "$2" | tar -x -C "$3"; cd "$3"; go build -buildvcs=false -trimpath -o "$4" ./cmd/packbase`,
+	build := exec.Command("sh", "-ec", `git -C "$1" archive "$2" | tar -x -C "$3"; cd "$3"; go build -buildvcs=false -o "$4" ./cmd/packbase`,
 		"sh", root, commit, source, binary)
 	if out, err := build.CombinedOutput(); err != nil {
 		if strings.Contains(string(out), "dial tcp") || strings.Contains(string(out), "module lookup disabled") {
