@@ -382,10 +382,16 @@ func newTreeNode(n tree.Node, sources map[string]tree.Source) wire.TreeNode {
 	for i, t := range n.Tried {
 		out.Tried[i] = wire.TreeTry(t)
 	}
-	if src, ok := sources[n.Hash]; ok {
+	src, ok := sources[n.Hash]
+	if ok {
 		out.Source = &wire.TreeSource{Kind: src.Kind, Package: src.Package, Tag: src.Tag, Commit: src.Commit, URL: src.URL,
 			Name: src.Zig.Name, Version: src.Zig.Version, License: src.Zig.License, SizeBytes: src.Size, SHA256: src.Digest}
-	} else if n.State == tree.Stored {
+	}
+	switch {
+	case n.State != tree.Stored:
+	case src.Damaged:
+		out.State, out.Code, out.Reason = tree.Hole, "damaged", "its stored bytes are damaged or lost, and not served until they are mended: `packbase fsck` and `verify` tell more"
+	case !ok:
 		out.State, out.Code, out.Reason = tree.Hole, "not_stored", "it was stored when the tree was captured, and is not here: it was removed, or has not come to this edge yet"
 	}
 	return out

@@ -212,6 +212,30 @@ func TestBundleBreaksOff(t *testing.T) {
 	}
 }
 
+// A tree is not whole while the bytes of one of its packages are known as damaged or lost.
+func TestTreeOfDamage(t *testing.T) {
+	t.Parallel()
+	g := newRegistry(t)
+	rel := g.publish("hello", tagged{tag: "v1.0.0", files: zon("hello", "1.0.0")})[0]
+	trees := tree.New(g.db.DB)
+	_, err := trees.Begin(t.Context(), "app", []tree.Root{{File: "build.zig.zon", Text: asManifest(rel.ZigHash)}}, false)
+	g.must(err)
+	g.must(trees.Put(t.Context(), "app", 1, tree.Whole, []tree.Node{{Hash: rel.ZigHash, URLs: []string{"https://h/x"}, Parents: []string{""}, Depth: 1, State: tree.Stored}}, nil))
+	check := func(when, state, nodeState, code string, missing int) {
+		t.Helper()
+		var info wire.TreeInfo
+		g.get("/api/trees/app").into(t, &info)
+		if n := info.Packages[0]; info.State != state || info.Missing != missing || n.State != nodeState || n.Code != code || n.Source == nil {
+			t.Errorf("%s: it is %s with %d missing, its package %s %q of %v", when, info.State, info.Missing, n.State, n.Code, n.Source)
+		}
+	}
+	check("at first", tree.Whole, tree.Stored, "", 0)
+	g.must(g.db.Scrub.Damaged(t.Context(), rel.Digest, "lost"))
+	check("damaged", tree.Holes, tree.Hole, "damaged", 1)
+	g.must(g.db.Scrub.Checked(t.Context(), rel.Digest, time.Now()))
+	check("mended", tree.Whole, tree.Stored, "", 0)
+}
+
 // What is private is in no stranger's bundle, tree, list or answer.
 // What a URL has of a user and a password is not kept with the manifest.
 func TestTreeKeepsNoPassword(t *testing.T) {

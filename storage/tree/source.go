@@ -25,13 +25,15 @@ type Source struct {
 	Digest        string // of the tarball that Zig is given
 	Size          int64  // of that, in bytes
 	Private       bool
+	Damaged       bool // the tarball's bytes are wrong or lost, and could not be mended yet
 	Zig           release.Zig
 }
 
 // bestSource selects what is served for the hash h.hash: the public before the private, releases before archives, the
 // first of each. $2 says whether the private is seen.
 const bestSource = `
-	SELECT kind, package, tag, commit_oid, url, zig_hash, zig_legacy_hash, digest, size, private, zig FROM sources
+	SELECT kind, package, tag, commit_oid, url, zig_hash, zig_legacy_hash, digest, size, private, zig,
+		EXISTS (SELECT FROM blobs b WHERE b.digest = sources.digest AND b.damaged_at IS NOT NULL) AS damaged FROM sources
 	WHERE (` + pinned + `) AND ($2 OR NOT private) ` + bestFirst
 
 // anySource is bestSource for who sees everything: a tree is as private as anything in it.
@@ -45,7 +47,7 @@ const (
 // Sources returns what is stored under Zig hashes of either form, by them.
 func (s *Store) Sources(ctx context.Context, hashes []string) (map[string]Source, error) {
 	rows, _ := s.db.Pool.Query(ctx, `
-		SELECT h.hash, s.kind, s.package, s.tag, s.commit_oid, s.url, s.zig_hash, s.zig_legacy_hash, s.digest, s.size, s.private, s.zig
+		SELECT h.hash, s.kind, s.package, s.tag, s.commit_oid, s.url, s.zig_hash, s.zig_legacy_hash, s.digest, s.size, s.private, s.damaged, s.zig
 		FROM unnest($1::text[]) AS h (hash) CROSS JOIN LATERAL (`+bestSource+`) s`, hashes, access.SeesPrivate(ctx))
 	all, err := pgx.CollectRows(rows, pgx.RowToStructByPos[Source])
 	if err != nil {

@@ -393,7 +393,7 @@ const selectTrees = `
 	SELECT t.name, t.revision, CASE WHEN r.state = 'whole' AND n.missing > 0 THEN 'holes' ELSE r.state END, n.nodes, n.missing, n.size, n.lost, n.untold, n.checked_at, n.private OR t.private AS private, t.created_at, t.updated_at
 	FROM trees t JOIN tree_revisions r ON r.tree = t.name AND r.revision = t.revision
 	CROSS JOIN LATERAL (
-		SELECT count(*) AS nodes, count(*) FILTER (WHERE h.state <> 'stored' OR s.size IS NULL) AS missing,
+		SELECT count(*) AS nodes, count(*) FILTER (WHERE h.state <> 'stored' OR s.size IS NULL OR s.damaged) AS missing,
 			COALESCE(sum(s.size), 0)::bigint AS size, COALESCE(bool_or(s.private), false) AS private,
 			count(*) FILTER (WHERE h.upstream_state IN ('gone', 'moved')) AS lost,
 			count(*) FILTER (WHERE h.upstream_state = 'away') AS untold,
