@@ -270,8 +270,24 @@ func (d *doctor) postgres(ctx context.Context) {
 	} else {
 		d.ok("postgres", "answers, and its schema is up to date")
 	}
+	d.bytes(ctx, db)
 	if d.cfg.Central != "" {
 		d.central(ctx, db)
+	}
+}
+
+// bytes says what the scrub knows of what is stored.
+func (d *doctor) bytes(ctx context.Context, db *storage.DB) {
+	st, err := db.Scrub.State(ctx, d.cfg.Scrub)
+	switch {
+	case err != nil:
+		d.fail("bytes", "%v", err)
+	case st.Damaged > 0:
+		d.fail("bytes", "%s damaged or lost, and not served until mended: `packbase fsck` and `verify` name what to bring back from a backup or an edge", term.Plural(st.Damaged, "blob"))
+	case st.Behind > 0:
+		d.warn("bytes", "%s not read again within %v (PACKBASE_SCRUB): a worker does that, if one runs", term.Plural(st.Behind, "blob"), d.cfg.Scrub)
+	default:
+		d.ok("bytes", "none is known as damaged or lost")
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/francescobianco/packbase/cmd/packbase/serve"
 	"github.com/francescobianco/packbase/cmd/packbase/term"
@@ -83,6 +84,29 @@ func TestDoctorCentral(t *testing.T) {
 		d.central(ctx, db)
 		if !strings.HasPrefix(out.String(), tt.want) {
 			t.Errorf("%s: got %q, want %q", tt.name, out.String(), tt.want)
+		}
+	}
+}
+
+func TestDoctorBytes(t *testing.T) {
+	t.Parallel()
+	db := storagetest.NewOwner(t)
+	digest := strings.Repeat("a", 64)
+	for _, tt := range []struct{ sql, want string }{
+		{`SELECT`, "ok    bytes      none is known as damaged or lost"},
+		{`INSERT INTO blobs (digest, size, created_at) VALUES ('` + digest + `', 1, now() - interval '2 hours');
+			INSERT INTO packages (name, upstream, clone_url, record_digest) VALUES ('p', 'https://git.example/p', 'https://git.example/p', '` + digest + `')`,
+			"warn  bytes      1 blob not read again within 1h0m0s"},
+		{`UPDATE blobs SET damaged_at = now(), mend_at = now()`, "FAIL  bytes      1 blob damaged or lost"},
+	} {
+		if _, err := db.Pool.Exec(t.Context(), tt.sql); err != nil {
+			t.Fatal(err)
+		}
+		var out strings.Builder
+		d := &doctor{cfg: &serve.Config{Scrub: time.Hour}, s: (&term.Program{}).Screen(&out)}
+		d.bytes(t.Context(), db)
+		if !strings.HasPrefix(out.String(), tt.want) {
+			t.Errorf("%s: got %q, want %q", tt.sql, out.String(), tt.want)
 		}
 	}
 }
