@@ -21,7 +21,6 @@ import (
 	"github.com/francescobianco/packbase/api/stored"
 	"github.com/francescobianco/packbase/api/wire"
 	"github.com/francescobianco/packbase/storage"
-	"github.com/francescobianco/packbase/storage/access"
 	"github.com/francescobianco/packbase/storage/ledger"
 	"github.com/francescobianco/packbase/storage/logbook"
 	"github.com/francescobianco/packbase/storage/userfile"
@@ -47,7 +46,7 @@ func (s *Server) getLogFile(w http.ResponseWriter, r *http.Request) error {
 		w.Header().Set("Content-Type", "application/octet-stream")
 		w.Header().Set("Cache-Control", stored.Cacheable(false))
 	}
-	sendText(w, r, data)
+	sendText(w, r, data, false)
 	return nil
 }
 
@@ -57,7 +56,7 @@ func (s *Server) serveProof(w http.ResponseWriter, r *http.Request, rel storage.
 		return err
 	}
 	text, err := s.ledger.ReleaseProof(r.Context(), rel.ID)
-	return sendProof(w, r, text, err)
+	return sendProof(w, r, text, rel.Private, err)
 }
 
 // showLog tells beside a manifest, whose bytes are older than its place in the log, where the release is in there. What may be
@@ -96,14 +95,14 @@ func (s *Server) placeOf(ctx context.Context, id int64) (ledger.Place, bool) {
 	return place, ok
 }
 
-func sendProof(w http.ResponseWriter, r *http.Request, text []byte, err error) error {
+func sendProof(w http.ResponseWriter, r *http.Request, text []byte, private bool, err error) error {
 	if errors.Is(err, fs.ErrNotExist) {
 		return answer.New("not_found", "it is not in the log yet, or never will be, as it is private")
 	}
 	if err != nil {
 		return err
 	}
-	sendText(w, r, text)
+	sendText(w, r, text, private)
 	return nil
 }
 
@@ -143,11 +142,11 @@ func (s *Server) postProofs(w http.ResponseWriter, r *http.Request) error {
 }
 
 // sendText answers with bytes, which are text that may change if the header does not say otherwise.
-func sendText(w http.ResponseWriter, r *http.Request, data []byte) {
+func sendText(w http.ResponseWriter, r *http.Request, data []byte, private bool) {
 	h := w.Header()
 	if h.Get("Content-Type") == "" {
 		h.Set("Content-Type", "text/plain; charset=utf-8")
-		h.Set("Cache-Control", stored.Checked(access.SeesPrivate(r.Context())))
+		h.Set("Cache-Control", stored.Checked(private))
 	}
 	sum := sha256.Sum256(data)
 	h.Set("ETag", `"`+hex.EncodeToString(sum[:])+`"`)

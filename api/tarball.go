@@ -125,7 +125,7 @@ func (s *Server) getZigPackage(w http.ResponseWriter, r *http.Request) error {
 		}
 		if proof {
 			text, err := s.ledger.ArchiveProof(r.Context(), src.URL, src.ZigLegacyHash)
-			return sendProof(w, r, text, err)
+			return sendProof(w, r, text, src.Private, err)
 		}
 		return s.serveSource(w, r, src)
 	}

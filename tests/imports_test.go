@@ -44,7 +44,7 @@ var imports = []struct {
 	{"storage/access", []string{"storage/pg", "storage/fault", "storage/name"}},
 	{"storage/feed", []string{"storage/pg", "storage/fault", "storage/access", "storage/blob", "storage/userfile"}},
 	{"storage/jobs", []string{"storage/pg", "storage/fault", "storage/access"}},
-	{"storage/catalog", []string{"storage/pg", "storage/fault", "storage/access", "storage/name"}},
+	{"storage/catalog", []string{"storage/pg", "storage/fault", "storage/access", "storage/jobs", "storage/name"}},
 	{"storage/scrub", []string{"storage/pg", "storage/fault", "storage/access"}},
 	{"storage/blob", nil},
 	{"storage/engines", nil},
