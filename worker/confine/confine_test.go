@@ -231,6 +231,7 @@ func attempts(to target) map[string]func() error {
 		"climb":             func() error { _, err := os.ReadFile("../secret"); return err },
 		"leaked file":       func() error { _, err := unix.FcntlInt(uintptr(to.Leaked), unix.F_GETFD, 0); return err },
 		"connect by TCP":    func() error { return dial("tcp", to.TCP) },
+		"connect by send":   sendFirst,
 		"connect by socket": func() error { return dial("unix", to.Socket) },
 		"make UDP socket":   call(unix.SYS_SOCKET, unix.AF_INET, unix.SOCK_DGRAM),
 		"make netlink":      call(unix.SYS_SOCKET, unix.AF_NETLINK, unix.SOCK_RAW),
@@ -243,6 +244,16 @@ func attempts(to target) map[string]func() error {
 		"bpf":               call(unix.SYS_BPF),
 		"keyring":           call(unix.SYS_KEYCTL),
 	}
+}
+
+// sendFirst tries what makes a connection of one that the broker handed over and its other end has reset. That a file is
+// none is success: the kernel would have tried.
+func sendFirst() error {
+	err := unix.Sendmsg(0, []byte("x"), nil, &unix.SockaddrInet4{Port: 1}, unix.MSG_FASTOPEN)
+	if errors.Is(err, unix.ENOTSOCK) {
+		return nil
+	}
+	return err
 }
 
 // traceless takes the answer that the parent is not traced yet for success: to
