@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -20,6 +21,9 @@ import (
 	"github.com/francescobianco/packbase/storage/release"
 	"github.com/francescobianco/packbase/storage/strangejson"
 )
+
+// maxRevision leaves room for those that are captured after a record of strangers was taken over.
+const maxRevision = 1_000_000_000
 
 // A RevisionRecord is the JSON blob from which one revision of a tree, whose capture has ended, can be made again.
 type RevisionRecord struct {
@@ -77,7 +81,7 @@ func ParseRevisionRecord(raw []byte) (*RevisionRecord, error) {
 	if err := name.ValidPackage(r.Tree); err != nil {
 		return nil, err
 	}
-	if r.Revision < 1 || r.State != Whole && r.State != Holes || r.CreatedAt.IsZero() || r.EndedAt.IsZero() || len(r.Nodes) > capture.MaxNodes {
+	if r.Revision < 1 || r.Revision > maxRevision || r.State != Whole && r.State != Holes || r.CreatedAt.IsZero() || r.EndedAt.IsZero() || len(r.Nodes) > capture.MaxNodes {
 		return nil, fault.Invalid("", "the record of the tree %s is none of an ended capture", r.Tree)
 	}
 	for i := range r.Nodes {
@@ -89,8 +93,13 @@ func ParseRevisionRecord(raw []byte) (*RevisionRecord, error) {
 }
 
 func (n *RecordedNode) check() error {
-	if n.Hash == "" || n.URLs == nil || n.Parents == nil || n.State != Stored && n.State != Hole {
+	if n.Hash == "" || n.URLs == nil || n.Parents == nil || n.State != Stored && n.State != Hole || n.Depth < 0 || n.Depth > capture.MaxNodes {
 		return fault.Invalid("", "%.100q is no package of an ended capture", n.Hash)
+	}
+	for _, s := range append([]string{n.Hash, n.Code, n.Reason}, append(n.URLs, n.Parents...)...) {
+		if strings.ContainsRune(s, 0) {
+			return fault.Invalid("", "%.100q has a NUL in it", n.Hash)
+		}
 	}
 	for _, raw := range n.URLs {
 		if u, err := url.Parse(raw); err == nil && u.User != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"reflect"
 	"slices"
 	"strings"
@@ -302,6 +303,9 @@ func TestParseRevisionRecord(t *testing.T) {
 		"format":          func(r *tree.RevisionRecord) { r.Format = 2 },
 		"name":            func(r *tree.RevisionRecord) { r.Tree = "../x" },
 		"revision":        func(r *tree.RevisionRecord) { r.Revision = 0 },
+		"last revision":   func(r *tree.RevisionRecord) { r.Revision = math.MaxInt32 }, // after which none could be captured
+		"depth":           func(r *tree.RevisionRecord) { r.Nodes[0].Depth = math.MaxInt32 + 1 },
+		"NUL":             func(r *tree.RevisionRecord) { r.Nodes[0].Parents = []string{"\x00"} },
 		"state":           func(r *tree.RevisionRecord) { r.State = tree.Open },
 		"beginning":       func(r *tree.RevisionRecord) { r.CreatedAt = time.Time{} },
 		"end":             func(r *tree.RevisionRecord) { r.EndedAt = time.Time{} },
