@@ -23,6 +23,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
 	"github.com/klauspost/compress/zstd"
 	"github.com/ulikunitz/xz"
 
@@ -614,13 +615,23 @@ func TestStrangersPullPrivatePackage(t *testing.T) {
 	}
 	want, err := pull("none", "v1.0.0")
 	r.Must(err)
-	for state, change := range map[string]string{
-		"private": `private = true`,
-		"frozen":  `private = true, state = 'frozen', state_reason = 'secret'`,
-		"removed": `private = true, state = 'removed', state_reason = 'secret'`,
+	for _, it := range [][2]string{
+		{"private", `private = true`},
+		{"lost", `private = true`},
+		{"frozen", `private = true, state = 'frozen', state_reason = 'secret'`},
+		{"removed", `private = true, state = 'removed', state_reason = 'secret'`},
 	} {
+		state, change := it[0], it[1]
 		_, err := r.Pool.Exec(t.Context(), `UPDATE packages SET upstream = $1, clone_url = $1, `+change+` WHERE name = 'r'`, ref.Canonical)
 		r.Must(err)
+		if state == "lost" {
+			rows, _ := r.Pool.Query(t.Context(), `SELECT digest FROM blobs`)
+			digests, err := pgx.CollectRows(rows, pgx.RowTo[string])
+			r.Must(err)
+			for _, digest := range digests {
+				r.Must(r.Blobs.Delete(t.Context(), digest))
+			}
+		}
 		for _, target := range []string{"v1.0.0", rel.CommitOID, "v9"} {
 			job, err := pull("r", target)
 			if err != nil || job.ErrorCode != want.ErrorCode || job.ErrorMessage != want.ErrorMessage {

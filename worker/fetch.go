@@ -87,6 +87,10 @@ func (w *Worker) fetchPackage(ctx context.Context, j *job) (any, error) {
 	}
 	defer stage.Close()
 	if err := f.load(ctx); err != nil {
+		var known *fault.Error
+		if j.ofStranger() && errors.As(err, &known) {
+			return nil, upstream.Closed()
+		}
 		return nil, err
 	}
 	if err := f.wantsRemoved(); err != nil && !j.ofStranger() {
