@@ -164,6 +164,17 @@ func reaches(parent int, tcp string) map[string]func() error {
 			defer unix.Close(socket)
 			return unix.Sendto(socket, []byte("x"), unix.MSG_FASTOPEN, &unix.SockaddrInet4{Addr: to.Addr().As4(), Port: int(to.Port())})
 		},
+		"make TCP another protocol": func() error {
+			socket, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM, 0)
+			if err != nil {
+				return err
+			}
+			defer unix.Close(socket)
+			if err := unix.SetsockoptString(socket, unix.IPPROTO_TCP, unix.TCP_ULP, "smc"); errors.Is(err, unix.EPERM) {
+				return err
+			}
+			return nil // that this kernel has none is no refusal
+		},
 		"leave shared memory": func() error {
 			id, _, errno := unix.Syscall(unix.SYS_SHMGET, 0, 4096, 0o600)
 			if errno == 0 {

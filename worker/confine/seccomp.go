@@ -107,6 +107,7 @@ func refused() []call {
 	for _, protocol := range []uint32{unix.IPPROTO_MPTCP, unix.IPPROTO_SCTP, ipprotoSMC} {
 		list = append(list, call{unix.SYS_SOCKET, 3, ^uint32(0), protocol})
 	}
+	list = append(list, call{unix.SYS_SETSOCKOPT, 3, ^uint32(0), unix.TCP_ULP}) // makes TCP SMC, too
 	// Whoever sends before a connection stands makes one that Landlock is not asked about. tcp(7), MSG_FASTOPEN.
 	for _, send := range []call{{number: unix.SYS_SENDTO, arg: 4}, {number: unix.SYS_SENDMSG, arg: 3}, {number: unix.SYS_SENDMMSG, arg: 4}} {
 		list = append(list, call{send.number, send.arg, unix.MSG_FASTOPEN, unix.MSG_FASTOPEN})
