@@ -363,10 +363,8 @@ func pourBundle(stream io.Reader, out string) error {
 	if err != nil {
 		return fmt.Errorf("write bundle: %w", err)
 	}
-	if _, err := copyBundle(f, stream); err != nil {
-		return fmt.Errorf("write bundle: %w", errors.Join(err, f.Close()))
-	}
-	if err := f.Close(); err != nil {
+	_, err = copyBundle(f, stream)
+	if err = errors.Join(err, f.Close()); err != nil {
 		return fmt.Errorf("write bundle: %w", err)
 	}
 	return nil
