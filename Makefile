@@ -41,7 +41,7 @@ up: ## install what is missing, build, and run packbase with a Postgres and Redi
 build: ## build bin/packbase
 	go build -trimpath -ldflags '$(STAMP)' -o bin/packbase ./cmd/packbase
 
-# What go vet finds lint has found. Those of whole processes go without the race detector, which takes twice their time:
+# What go vet finds lint has found. Tests of whole processes go without the race detector, which takes twice their time:
 # what runs in them has run with it in the tests of each package, and test-faults runs ./tests with it.
 test: ## install what is missing, and run all checks and tests (ZIGS=0.17.1,0.15.2 sets the Zig versions)
 	@.ci/install up test

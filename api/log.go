@@ -141,7 +141,8 @@ func (s *Server) postProofs(w http.ResponseWriter, r *http.Request) error {
 	return err
 }
 
-// sendText answers with bytes, which are text that may change if the header does not say otherwise.
+// sendText answers with bytes, which are text that may change if the header does not say otherwise. What is private stays
+// out of caches that serve others.
 func sendText(w http.ResponseWriter, r *http.Request, data []byte, private bool) {
 	h := w.Header()
 	if h.Get("Content-Type") == "" {

@@ -88,7 +88,7 @@ func (w *Worker) fetchPackage(ctx context.Context, j *job) (any, error) {
 	defer stage.Close()
 	if err := f.load(ctx); err != nil {
 		var known *fault.Error
-		if j.ofStranger() && errors.As(err, &known) {
+		if j.ofStranger() && errors.As(err, &known) { // what is lost has the package's name in it
 			return nil, upstream.Closed()
 		}
 		return nil, err

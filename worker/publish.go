@@ -349,9 +349,9 @@ func (f *fetch) build(ctx context.Context, objects *gitpack.Objects, r *root) (m
 }
 
 // maxDescribed bounds a manifest that is new, in bytes. It is less than what
-// anybody reads: who encodes one has it in memory five times over. And whatever
-// its tree entries are, of 62 bytes each, their number is below
-// strangejson.MaxElements.
+// anybody reads: who encodes one has it in memory five times over. And as each
+// of its tree entries takes 62 bytes or more, there are fewer of them than
+// strangejson.MaxElements, beyond which nobody reads one.
 const maxDescribed = 28 << 20
 
 // describable returns why a manifest of so many bytes is not kept, or nil.

@@ -107,8 +107,9 @@ func WithClaim(ctx context.Context, c Claim) context.Context {
 	return context.WithValue(ctx, claimKey{}, c)
 }
 
-// HoldLease ends a transaction that stores what a job without a package's fence found: it locks the job's row. It returns
-// ErrLost if another worker has taken the job over. Without a claim in the context there is nobody to take over.
+// HoldLease is for a transaction that stores what a job without a package's fence found: until its end nobody takes the
+// job over, as its row is locked. It returns ErrLost if another worker has done so. Without a claim in the context there
+// is nobody who could.
 func HoldLease(ctx context.Context, tx pgx.Tx) error {
 	c, ok := ctx.Value(claimKey{}).(Claim)
 	if !ok {
