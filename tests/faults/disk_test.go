@@ -45,9 +45,7 @@ func TestDiskFull(t *testing.T) {
 		before := free(t, disk)
 		filler := filepath.Join(disk, "filler")
 		// A job needs about 1.3 MB at once and keeps half of it.
-		if err := os.WriteFile(filler, make([]byte, before-rnd.Int64N(1_300_000)), 0o600); err != nil {
-			t.Fatal(err)
-		}
+		fill(t, filler, before, rnd.Int64N(1_300_000))
 		id := s.Ask(repo.URL)
 		var job wire.Job
 		harness.Within(t, recoveryTime, "the job has ended or waits for room", func() bool {
@@ -75,6 +73,23 @@ func TestDiskFull(t *testing.T) {
 	t.Logf("the disk was full in %d rounds", full)
 	if full == 0 {
 		t.Error("the disk was never full")
+	}
+}
+
+// fill writes a file that leaves the given number of bytes of a disk that has
+// about so many. The disk is filled first, as others may write at the same
+// moment.
+func fill(t *testing.T, name string, free, leave int64) {
+	t.Helper()
+	if err := os.WriteFile(name, make([]byte, free+1<<20), 0o600); !errors.Is(err, syscall.ENOSPC) {
+		t.Fatalf("filling the disk: %v, want no space left", err)
+	}
+	info, err := os.Stat(name)
+	if err == nil {
+		err = os.Truncate(name, max(0, info.Size()-leave))
+	}
+	if err != nil {
+		t.Fatal(err)
 	}
 }
 
