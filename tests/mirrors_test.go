@@ -9,6 +9,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/francescobianco/packbase/storage/logbook"
 	"github.com/francescobianco/packbase/tests/harness"
 )
 
@@ -139,6 +140,29 @@ func TestLyingMirror(t *testing.T) {
 	}
 	if said, err := run("watch", "--url", liar.URL, pattern); err == nil || !strings.Contains(said, "differs "+repo.URL) || !strings.Contains(said, "v2.0.0") || strings.Contains(said, "v3.0.0") {
 		t.Errorf("watch of the one that lies: %v\n%s", err, said)
+	}
+	// Who logs the truth beside a lie has lied all the same.
+	if conn, err = pgx.Connect(t.Context(), liar.DatabaseURL); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := conn.Exec(t.Context(), `DROP TRIGGER lie ON log_pending`); err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range honest.Log(5)[2:4] {
+		id := logbook.Identity(e.Text())
+		if _, err := conn.Exec(t.Context(), `INSERT INTO log_pending (key, entry, package, private) VALUES ($1, $2, 'hello', false)`, id[:], string(e.Text())); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := conn.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	liar.Log(7)
+	if said, err := run("compare", "--url", honest.URL, "--with", liar.URL, "--dir", found); err == nil || !strings.Contains(said, "3 times") {
+		t.Errorf("compare, with the truth beside lies: %v\n%s", err, said)
+	}
+	if said, err := run("watch", "--url", liar.URL, pattern); err == nil || !strings.Contains(said, "differs "+repo.URL+" v2.0.0") {
+		t.Errorf("watch, with the truth beside a lie: %v\n%s", err, said)
 	}
 	repo.DeleteTag("v1.0.0")
 	if said, err := run("watch", "--url", honest.URL, pattern); err == nil || !strings.Contains(said, "gone "+repo.URL) {

@@ -21,6 +21,7 @@ type claim struct {
 	about string // "tag https://host/owner/repo refs/tags/v1", "commit https://host/owner/repo 8b13...", "url https://..."
 	is    string // what it is, as lines of the entry
 	name  string // what upstream's name for it is, of which an entry moved tells; "" for nothing that can move
+	loose bool   // a log may say something else, too: the content of a commit may be wrapped as each of its tags is called
 }
 
 // claims returns what an entry says.
@@ -40,12 +41,12 @@ func claims(e logbook.Entry) []claim {
 		if id == "" {
 			id = e.Value("commit")
 		}
-		return []claim{{"tag " + upstream + " " + first(e, "ref", "ref-sha256"), lines(append([]string{"commit", "tag"}, content...)...), id},
-			{"commit " + upstream + " " + e.Value("commit"), lines(content...), ""}}
+		return []claim{{"tag " + upstream + " " + first(e, "ref", "ref-sha256"), lines(append([]string{"commit", "tag"}, content...)...), id, false},
+			{"commit " + upstream + " " + e.Value("commit"), lines(content...), "", true}}
 	case "snapshot":
-		return []claim{{"commit " + upstream + " " + e.Value("commit"), lines(content...), ""}}
+		return []claim{{"commit " + upstream + " " + e.Value("commit"), lines(content...), "", false}}
 	case "archive":
-		return []claim{{"url " + first(e, "url", "url-sha256"), lines("zig", "zig-legacy"), e.Value("zig-legacy")}}
+		return []claim{{"url " + first(e, "url", "url-sha256"), lines("zig", "zig-legacy"), e.Value("zig-legacy"), false}}
 	}
 	return nil
 }
@@ -82,6 +83,7 @@ func keyOf(text string) key {
 type said struct {
 	is, name key
 	index    int64
+	loose    bool
 }
 
 // A Reading is all that a log says that can be compared. It is read on from where it ended.
@@ -89,24 +91,24 @@ type Reading struct {
 	log    *Log
 	size   int64
 	says   map[key][]said
-	moved  map[key][]key // to what
-	latest time.Time     // of all that were seen
-	at     int64         // the entry that says so
-	dates  [][2]int64    // an entry, and one behind it that says that it was seen long before
+	moved  map[[2]key]bool // what, and to what
+	latest time.Time       // of all that were seen
+	at     int64           // the entry that says so
+	dates  [][2]int64      // an entry, and one behind it that says that it was seen long before
 }
 
 // Read reads what the log has that the reading has not. The log must be that of the reading, later.
 func (r *Reading) Read(ctx context.Context, l *Log) error {
 	if r.says == nil {
-		r.says, r.moved = map[key][]said{}, map[key][]key{}
+		r.says, r.moved = map[key][]said{}, map[[2]key]bool{}
 	}
 	err := l.Entries(ctx, r.size, func(index int64, e logbook.Entry) error {
 		for _, c := range claims(e) {
 			about := keyOf(c.about)
-			r.says[about] = append(r.says[about], said{keyOf(c.is), keyOf(c.name), index})
+			r.says[about] = append(r.says[about], said{keyOf(c.is), keyOf(c.name), index, c.loose})
 		}
 		if about, to := movedAbout(e); about != "" {
-			r.moved[keyOf(about)] = append(r.moved[keyOf(about)], keyOf(to))
+			r.moved[[2]key{keyOf(about), keyOf(to)}] = true
 		}
 		r.date(index, e.Seen())
 		r.size = index + 1
@@ -136,14 +138,9 @@ func Compare(ctx context.Context, a, b *Reading, most int) ([]Evidence, error) {
 		}
 	}
 	seen := map[[2]int64]bool{}
-	for about, x := range a.says {
-		y := b.says[about]
-		if len(y) == 0 || agree(x, y) || a.explains(about, y) || b.explains(about, x) {
-			continue
-		}
-		// A release is told of as a tag and as a commit.
-		if at := [2]int64{x[0].index, y[0].index}; !seen[at] {
-			seen[at] = true
+	for about := range a.says {
+		if x, y, ok := contradict(a, b, about); ok { // a release is told of as a tag and as a commit
+			seen[[2]int64{x.index, y.index}] = true
 		}
 	}
 	for _, at := range slices.SortedFunc(maps.Keys(seen), func(p, q [2]int64) int { return slices.Compare(p[:], q[:]) }) {
@@ -171,15 +168,33 @@ func Compare(ctx context.Context, a, b *Reading, most int) ([]Evidence, error) {
 	return nil, nil
 }
 
-// agree reports whether two logs say the same of something.
-func agree(x, y []said) bool {
-	return slices.ContainsFunc(x, func(s said) bool { return slices.ContainsFunc(y, func(t said) bool { return s.is == t.is }) })
+// contradict returns what two logs say of something that cannot both be true. Who says the truth beside a lie has lied.
+func contradict(a, b *Reading, about key) (s, t said, ok bool) {
+	x, y := a.says[about], b.says[about]
+	agree := len(x) == 0 || len(y) == 0
+	for _, s := range x {
+		known := says(y, s)
+		agree = agree || known
+		for _, t := range y {
+			moved := s.name != t.name && (a.tells(about, t) || b.tells(about, s) || b.tells(about, t) && known || a.tells(about, s) && says(x, t))
+			if s.is != t.is && !s.loose && !t.loose && !moved {
+				return s, t, true
+			}
+		}
+	}
+	if !agree && (x[0].loose || y[0].loose) {
+		return x[0], y[0], true
+	}
+	return s, t, false
 }
 
-// explains reports whether the log says that something has moved to what another log says that it is.
-func (r *Reading) explains(about key, others []said) bool {
-	return slices.ContainsFunc(others, func(s said) bool { return slices.Contains(r.moved[about], s.name) })
+// says reports whether one of all says the same.
+func says(all []said, one said) bool {
+	return slices.ContainsFunc(all, func(s said) bool { return s.is == one.is })
 }
+
+// tells reports whether the log says that something has moved to that.
+func (r *Reading) tells(about key, to said) bool { return r.moved[[2]key{about, to.name}] }
 
 // A place is an entry of a log.
 type place struct {

@@ -78,6 +78,7 @@ func TestCompare(t *testing.T) {
 		return fmt.Sprintf("packbase/1 archive\nurl https://x.example/a.tar.gz\nbody sha256:%s 7\nzig-legacy 1220%s\nseen %s\n", strings.Repeat(zig, 64), strings.Repeat(zig, 64), seen)
 	}
 	moved := fmt.Sprintf("packbase/1 moved\nupstream https://git.example/o/hello\nref refs/tags/v1\nold %s\nnew %s\nseen %s\n", strings.Repeat("a", 40), strings.Repeat("c", 40), now)
+	movedURL := fmt.Sprintf("packbase/1 moved\nurl https://x.example/a.tar.gz\nold 1220%s\nnew 1220%s\nseen %s\n", strings.Repeat("a", 64), strings.Repeat("b", 64), now)
 	snapshot := func(content string) string {
 		return fmt.Sprintf("packbase/1 snapshot\nupstream https://git.example/o/hello\ncommit %s\ntree %s\ncontent sha256:%s\ntarball sha256:%s 1\nseen %s\n",
 			strings.Repeat("a", 40), strings.Repeat("e", 40), strings.Repeat(content, 64), strings.Repeat("0", 64), now)
@@ -96,6 +97,14 @@ func TestCompare(t *testing.T) {
 		"a commit under two tags":          {[]string{v1}, []string{release("v2", "a", "c", now)}, "commit https://git.example/o/hello " + strings.Repeat("a", 40) + " [content]"},
 		"a commit with and without a tag":  {[]string{v1}, []string{snapshot("c")}, "commit https://git.example/o/hello " + strings.Repeat("a", 40) + " [content]"},
 		"the same with and without a tag":  {[]string{v1}, []string{snapshot("b")}, ""},
+		"the truth beside a lie":           {[]string{v1}, []string{v1, release("v1", "c", "b", now)}, "tag https://git.example/o/hello refs/tags/v1 [commit]"},
+		"the truth after a lie":            {[]string{v1}, []string{release("v1", "a", "c", now), v1}, "tag https://git.example/o/hello refs/tags/v1 [content]"},
+		"two contents of a commit":         {[]string{snapshot("b")}, []string{snapshot("b"), snapshot("c")}, "commit https://git.example/o/hello " + strings.Repeat("a", 40) + " [content]"},
+		"one of two tags of a commit":      {[]string{release("v2", "a", "c", now)}, []string{v1, release("v2", "a", "c", now)}, ""},
+		"a move, and other content":        {[]string{release("v1", "c", "b", now)}, []string{moved, release("v1", "c", "d", now), release("v2", "c", "b", now)}, "tag https://git.example/o/hello refs/tags/v1 [content]"},
+		"a move, and both":                 {[]string{v1}, []string{v1, moved, release("v1", "c", "d", now)}, ""},
+		"a URL, before and after":          {[]string{archive("a", now)}, []string{archive("a", now), movedURL, archive("b", now)}, ""},
+		"a URL, and another truth":         {[]string{archive("a", now)}, []string{archive("a", now), archive("b", now)}, "url https://x.example/a.tar.gz [zig-legacy]"},
 		"a URL":                            {[]string{archive("a", now)}, []string{archive("b", now)}, "url https://x.example/a.tar.gz [zig-legacy]"},
 		"a URL with other bytes":           {[]string{archive("a", now)}, []string{strings.Replace(archive("a", now), " 7\n", " 8\n", 1)}, ""},
 		"a date":                           {[]string{release("v2", "c", "d", later), v1}, nil, "dates [seen]"},

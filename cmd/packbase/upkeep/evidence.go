@@ -73,7 +73,7 @@ text without a slash. With --every it goes on, and ends at the first difference.
 		if _, err := path.Match(args[0], ""); err != nil {
 			return term.Usage("%q is no pattern: want one like https://github.com/me/*", args[0])
 		}
-		w := &watch{p: p, pattern: args[0], mirror: cmp.Or(mirror, p.Getenv("PACKBASE_URL"), client.DefaultURL), tags: map[string]map[string]logged{}}
+		w := &watch{p: p, pattern: args[0], mirror: cmp.Or(mirror, p.Getenv("PACKBASE_URL"), client.DefaultURL), tags: map[string]map[string][]logged{}}
 		if text := cmp.Or(allow, p.Getenv("PACKBASE_UPSTREAM_ALLOW")); text != "" {
 			places, err := upstream.ParseAllow(text)
 			if err != nil {
@@ -103,7 +103,7 @@ type watch struct {
 	allow   []upstream.Allow
 	seen    otherlog.Memory
 	size    int64
-	tags    map[string]map[string]logged // by upstream and tag
+	tags    map[string]map[string][]logged // by upstream and tag: the truth beside a lie takes nothing back
 }
 
 // A logged is what the log says of a tag.
@@ -128,9 +128,9 @@ func (w *watch) look(ctx context.Context) error {
 			return nil
 		}
 		if w.tags[from] == nil {
-			w.tags[from] = map[string]logged{}
+			w.tags[from] = map[string][]logged{}
 		}
-		w.tags[from][tag] = logged{cmp.Or(e.Value("tag"), e.Value("commit")), index}
+		w.tags[from][tag] = append(w.tags[from][tag], logged{cmp.Or(e.Value("tag"), e.Value("commit")), index})
 		return nil
 	})
 	if err != nil {
@@ -169,15 +169,16 @@ func (w *watch) ask(ctx context.Context, client *upstream.Client, from string) (
 		now[r.Name] = r.OID
 	}
 	for _, tag := range slices.Sorted(maps.Keys(w.tags[from])) {
-		said := w.tags[from][tag]
 		is, ok := now[tag]
-		switch {
-		case !ok:
-			differs++
-			fmt.Fprintln(w.p.Stdout, term.Printable(fmt.Sprintf("gone %s %s: entry %d says %s, and upstream has no such tag", from, tag, said.index, said.id)))
-		case is.String() != said.id:
-			differs++
-			fmt.Fprintln(w.p.Stdout, term.Printable(fmt.Sprintf("differs %s %s: entry %d says %s, and upstream %s", from, tag, said.index, said.id, is)))
+		for _, said := range w.tags[from][tag] {
+			switch {
+			case !ok:
+				differs++
+				fmt.Fprintln(w.p.Stdout, term.Printable(fmt.Sprintf("gone %s %s: entry %d says %s, and upstream has no such tag", from, tag, said.index, said.id)))
+			case is.String() != said.id:
+				differs++
+				fmt.Fprintln(w.p.Stdout, term.Printable(fmt.Sprintf("differs %s %s: entry %d says %s, and upstream %s", from, tag, said.index, said.id, is)))
+			}
 		}
 	}
 	return differs, nil
