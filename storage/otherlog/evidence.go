@@ -92,6 +92,9 @@ func (ev Evidence) Check() (Finding, error) {
 	var f Finding
 	var roots [2][]byte
 	for i, s := range ev.Statements {
+		if logbook.PolicyKey(logbook.Policy(s.Key)) != s.Key || strings.Contains(s.Key, "#") { // a policy has comments and other lines
+			return f, fmt.Errorf("statement %d: its key is not one public key", i+1)
+		}
 		e, checkpoint, err := logbook.OpenProof([]byte(s.Proof), logbook.Policy(s.Key))
 		if err != nil {
 			return f, fmt.Errorf("statement %d: %w", i+1, err)

@@ -146,6 +146,28 @@ func TestCompare(t *testing.T) {
 	}
 }
 
+// The key that a statement says signed it is that key, and nothing beside it.
+func TestEvidenceKey(t *testing.T) {
+	t.Parallel()
+	const now = "2026-11-29T12:00:00Z"
+	key, other, dir := newKey(t, "log"), newKey(t, "log"), t.TempDir()
+	write(t, dir, key, release("v1", "a", "b", now), release("v1", "a", "c", now))
+	l, err := OpenFolder(t.Context(), dir, Memory{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ev, err := newEvidence(t.Context(), [2]place{{l, 0}, {l, 1}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, beside := range []string{" ", "#", " # that is " + other.Public, "\n# " + other.Public, "\nlog " + key.Public, "\r"} {
+		ev.Statements[1].Key = key.Public + beside
+		if f, err := ev.Check(); err == nil {
+			t.Errorf("the key %q signed:\n%s", ev.Statements[1].Key, f.Explain())
+		}
+	}
+}
+
 // Two logs that one key signs are one log, or a fork of it, also where what they say does not contradict itself.
 func TestCompareForked(t *testing.T) {
 	t.Parallel()
