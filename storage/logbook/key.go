@@ -23,10 +23,10 @@ type Signer struct {
 	signers []note.Signer // its own is the first
 }
 
-// ValidName reports whether a log may be called so: as what a URL has behind https://, without spaces, plus signs and what
-// is not ASCII.
+// ValidName reports whether a log may be called so: as what a URL has behind https://, without spaces, plus signs, what is
+// not ASCII, and the sign that begins a comment in a policy.
 func ValidName(name string) bool {
-	odd := func(r rune) bool { return r <= ' ' || r > '~' || r == '+' }
+	odd := func(r rune) bool { return r <= ' ' || r > '~' || r == '+' || r == '#' }
 	return name != "" && len(name) <= 255 && !strings.ContainsFunc(name, odd)
 }
 
