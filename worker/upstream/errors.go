@@ -33,7 +33,7 @@ const (
 	CodeNotFound        = "upstream_not_found"      // 404, 410
 	CodeAuth            = "upstream_auth"           // 401, 403, or no credentials where some are configured
 	CodeRateLimited     = "upstream_rate_limited"   // 429
-	CodeUnavailable     = "upstream_unavailable"    // 5xx, or another status that promises more for later
+	CodeUnavailable     = "upstream_unavailable"    // 5xx, or another status that promises more for later, or is no verdict on what was asked for
 	CodeRefused         = "upstream_refused"        // another 4xx, or an error told in the protocol
 	CodeNotGit          = "upstream_not_git"        // something answers, but not a smart Git server
 	CodeRedirect        = "upstream_redirect"       // redirects that are not followed
@@ -88,7 +88,7 @@ func statusError(resp *http.Response) *Error {
 	case code == http.StatusNotFound, code == http.StatusGone:
 		e.Code = CodeNotFound
 		e.Message = "upstream has no such repository, or hides it; check the URL"
-	case code >= 500, code == http.StatusRequestTimeout, code == http.StatusTooEarly: // of these two, too, the same request may do later
+	case code >= 500, code == http.StatusRequestTimeout, code == http.StatusMisdirectedRequest, code == http.StatusTooEarly: // of these three, too, the same request may do later
 		e.Code = CodeUnavailable
 		e.Message = "upstream is out of order"
 	case code >= 400:

@@ -126,6 +126,9 @@ func (g *guard) watchPack(resp *http.Response) error {
 // checkAnswer judges the head of an answer to a request of the protocol.
 func checkAnswer(resp *http.Response, list bool) error {
 	if e := statusError(resp); e != nil {
+		if e.Code == CodeRefused && !list && e.Status != http.StatusRequestEntityTooLarge {
+			e.Code = CodeUnavailable // what is asked for Git judges in the protocol, and it has listed
+		}
 		return e
 	}
 	want := result

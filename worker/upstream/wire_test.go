@@ -336,6 +336,7 @@ func TestAnswers(t *testing.T) {
 		{"404", status(404), CodeNotFound, 0},
 		{"410", status(410), CodeNotFound, 0},
 		{"408", status(408), CodeUnavailable, 0},
+		{"421", status(421), CodeUnavailable, 0},
 		{"425", status(425), CodeUnavailable, 0},
 		{"429", status(429), CodeRateLimited, 0},
 		{"429 with seconds", status(429, "Retry-After", "120"), CodeRateLimited, 2 * time.Minute},
@@ -433,6 +434,17 @@ func TestPackAnswers(t *testing.T) {
 				t.Errorf("pack = %q, %v, want %q", pack, err, data)
 			}
 		})
+	}
+}
+
+// A status says nothing of what is asked for, but that it is too much at once.
+func TestPackStatus(t *testing.T) {
+	t.Parallel()
+	for code, want := range map[int]string{400: CodeUnavailable, 404: CodeNotFound, 413: CodeRefused, 421: CodeUnavailable, 429: CodeRateLimited, 500: CodeUnavailable} {
+		_, err := fetch(t, fake{pack: func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(code) }}, Limits{})
+		if e := wantCode(t, err, want); e != nil && e.Status != code {
+			t.Errorf("status = %d, want %d", e.Status, code)
+		}
 	}
 }
 
