@@ -177,7 +177,19 @@ func FollowKey(policy, proof []byte) (next []byte, tree tlog.Tree, err error) {
 		return nil, tree, errors.New("the proof is not of another key of this log")
 	}
 	tree, err = OpenCheckpoint(checkpoint, Policy(old))
-	return bytes.Replace(policy, []byte(old), []byte(public), 1), tree, err
+	return withKey(policy, old, public), tree, err
+}
+
+// withKey returns a policy with another key of the log in the place of the old one.
+func withKey(policy []byte, old, public string) []byte {
+	var next []byte
+	for line := range strings.Lines(string(policy)) { // comments may have the key, too
+		if fields := strings.Fields(line); len(fields) > 1 && fields[0] == "log" && fields[1] == old {
+			line = strings.Replace(line, old, public, 1)
+		}
+		next = append(next, line...)
+	}
+	return next
 }
 
 // PolicyKey returns the public key of the log that a policy is of, "" if it has none.
