@@ -538,6 +538,9 @@ func TestPullJoinsTokens(t *testing.T) {
 		if strings.Contains(c.Job.Target, "none") {
 			o = jobs.Outcome{State: jobs.Failed, Code: "not_an_archive", Message: "what was to be seen with credentials"}
 		}
+		if c.Job.Pull {
+			o.Code, o.Message = "upstream_auth", "what everybody is told"
+		}
 		return g.db.Jobs.End(ctx, c, o)
 	})
 	there, none := <-asked["there"], <-asked["none"]
@@ -550,8 +553,8 @@ func TestPullJoinsTokens(t *testing.T) {
 	if own := <-asked["none with a token"]; !strings.Contains(string(own.body), "with credentials") {
 		t.Errorf("with a token: %d %s, want why", own.StatusCode, own.body)
 	}
-	if own := g.mustVia("GET", url("none"), ""); !strings.Contains(string(own.body), "not_an_archive") {
-		t.Errorf("a pull of their own: %d %s, want why", own.StatusCode, own.body)
+	if own := g.mustVia("GET", url("none"), ""); !strings.Contains(string(own.body), "what everybody is told") {
+		t.Errorf("a pull of their own: %d %s, want how that ended", own.StatusCode, own.body)
 	}
 }
 

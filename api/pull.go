@@ -140,7 +140,9 @@ func (m *mirror) Pull(w http.ResponseWriter, r *http.Request, d name.Dependency)
 	}
 	e := answer.JobError(job)
 	failed := &proxy.Refusal{Status: e.Status, Reason: fmt.Sprintf("%s could not be fetched: %s (%s)", d.URL, e.Message, e.Code)}
-	m.pulls.failed.Add(what, failed)
+	if job.Pull { // else it is told to this client alone
+		m.pulls.failed.Add(what, failed)
+	}
 	return failed
 }
 
