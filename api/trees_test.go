@@ -341,6 +341,29 @@ func TestPrivateTrees(t *testing.T) {
 	if a := g.do("POST", "/api/bundle", body, "Authorization", "Bearer "+token); a.StatusCode != http.StatusOK {
 		t.Errorf("a bundle with a token: %d %s", a.StatusCode, a.body)
 	}
+	// What was removed is still what the tree had.
+	g.must(g.db.SetVisibility(access.SeePrivate(t.Context()), "hello", true))
+	_, err = trees.Begin(t.Context(), "lib", []tree.Root{{File: "build.zig.zon", Text: asManifest(rel.ZigHash)}}, false)
+	g.must(err)
+	g.must(trees.Put(t.Context(), "lib", 1, tree.Whole, []tree.Node{{Hash: rel.ZigHash, URLs: []string{"git+https://files.example/secret"}, Parents: []string{""}, State: tree.Stored}}, nil))
+	for _, what := range []string{`"archive":"` + at + `"`, `"package":"hello"`} {
+		if a := g.post("/api/remove", `{`+what+`,"reason":"holds a key"}`); a.StatusCode != http.StatusOK {
+			t.Fatalf("remove %s: %d %s", what, a.StatusCode, a.body)
+		}
+	}
+	for path, want := range map[string]int{"/api/trees/app": 404, "/api/trees/lib": 404, "/trees/lib": 404, "/api/trees/app/sbom": 404, "/api/trees": 200, "/api/changes": 200} {
+		if a := g.get(path); a.StatusCode != want || bytes.Contains(a.body, []byte("files.example")) || bytes.Contains(a.body, []byte(`"app"`)) || bytes.Contains(a.body, []byte(`"lib"`)) {
+			t.Errorf("%s to a stranger once what is private was removed: %d %s", path, a.StatusCode, a.body)
+		}
+	}
+	if a := g.get("/api/trees/lib", "Authorization", "Bearer "+token); a.StatusCode != http.StatusOK {
+		t.Errorf("the tree with a token: %d %s", a.StatusCode, a.body)
+	}
+	for _, name := range []string{"app", "lib"} {
+		if rec, err := trees.RevisionRecord(t.Context(), name, 1); err != nil || !rec.Private {
+			t.Errorf("the record of %s: %+v, %v, want a private one", name, rec, err)
+		}
+	}
 }
 
 // An archive is served by its hash beside releases.

@@ -34,8 +34,7 @@ func (s *Store) Dependents(ctx context.Context, pkg, tree, hash string, limit in
 			ORDER BY lower(t.name), n.hash)
 		SELECT name, hash, tag, commit_oid, parents, named FROM places
 		WHERE $2 OR NOT private AND NOT EXISTS (
-			SELECT FROM tree_nodes h CROSS JOIN LATERAL (`+anySource+`) s
-			WHERE h.tree = places.name AND h.revision = places.revision AND s.private)
+			SELECT FROM tree_nodes h WHERE h.tree = places.name AND h.revision = places.revision AND `+hidden+`)
 		ORDER BY lower(name), hash LIMIT $5`, pkg, access.SeesPrivate(ctx), tree, hash, limit)
 	all, err := pgx.CollectRows(rows, pgx.RowToStructByPos[Dependent])
 	if err != nil {

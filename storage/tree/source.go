@@ -36,8 +36,8 @@ const bestSource = `
 		EXISTS (SELECT FROM blobs b WHERE b.digest = sources.digest AND b.damaged_at IS NOT NULL) AS damaged FROM sources
 	WHERE (` + pinned + `) AND ($2 OR NOT private) ` + bestFirst
 
-// anySource is bestSource for who sees everything: a tree is as private as anything in it.
-const anySource = `SELECT private FROM sources WHERE ` + pinned + bestFirst
+// hidden tells whether the hash h.hash is of what is private, or was when it was removed: a tree is as private as anything in it.
+const hidden = `COALESCE((SELECT private FROM sources WHERE ` + pinned + bestFirst + `), (SELECT true FROM private_hashes WHERE ` + pinned + ` LIMIT 1), false)`
 
 const (
 	pinned    = `zig_hash = h.hash AND zig_hash <> '' OR zig_legacy_hash = h.hash AND zig_legacy_hash <> ''`

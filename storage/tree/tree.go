@@ -394,7 +394,7 @@ const selectTrees = `
 	FROM trees t JOIN tree_revisions r ON r.tree = t.name AND r.revision = t.revision
 	CROSS JOIN LATERAL (
 		SELECT count(*) AS nodes, count(*) FILTER (WHERE h.state <> 'stored' OR s.size IS NULL OR s.damaged) AS missing,
-			COALESCE(sum(s.size), 0)::bigint AS size, COALESCE(bool_or(s.private), false) AS private,
+			COALESCE(sum(s.size), 0)::bigint AS size, COALESCE(bool_or(COALESCE(s.private, ` + hidden + `)), false) AS private,
 			count(*) FILTER (WHERE h.upstream_state IN ('gone', 'moved')) AS lost,
 			count(*) FILTER (WHERE h.upstream_state = 'away') AS untold,
 			CASE WHEN bool_and(h.upstream_at IS NOT NULL) THEN min(h.upstream_at) END AS checked_at
