@@ -63,11 +63,19 @@ func newProxy(s *Server) *proxy.Proxy {
 		Own: proxy.Own(s.opt.Names, func(host string) bool {
 			return slices.Contains(name.Forges, host) || slices.Contains(s.opt.Pull, host)
 		}),
-		Client: s.clientOf,
+		Client: s.readerOf,
 		Fail: func(w http.ResponseWriter, r *http.Request, err error) {
 			s.handle(func(http.ResponseWriter, *http.Request) error { return err })(w, r)
 		},
 	})
+}
+
+// readerOf is clientOf, apart for those with a token: what they are refused may be private, and others may have their address.
+func (s *Server) readerOf(r *http.Request) string {
+	if access.SeesPrivate(r.Context()) {
+		return s.clientOf(r) + " with a token"
+	}
+	return s.clientOf(r)
 }
 
 // getWhy serves GET /why: what the client was refused lately, and why. Zig shows next to nothing of that.

@@ -274,6 +274,22 @@ func TestProxiedPrivate(t *testing.T) {
 			t.Errorf("%s: Cache-Control %q", tt.target, a.Header.Get("Cache-Control"))
 		}
 	}
+	// What was refused to somebody with a token is not told to others of his address.
+	const gone = "https://git.example/owner/gone/archive/v1.0.0.tar.gz"
+	g.publish("gone", tagged{tag: "v1.0.0", files: zon("gone", "1.0.0")})
+	g.must(g.db.SetVisibility(access.SeePrivate(t.Context()), "gone", true))
+	if a := g.post("/api/remove", `{"package":"gone","reason":"it had a secret"}`); a.StatusCode != http.StatusOK {
+		t.Fatalf("remove: %d %s", a.StatusCode, a.body)
+	}
+	if a := g.mustVia("GET", gone, "", "Proxy-Authorization", bearer); a.StatusCode != http.StatusGone {
+		t.Errorf("%s with a token: %d %s, want 410", gone, a.StatusCode, a.body)
+	}
+	if why := g.get("/why"); strings.Contains(string(why.body), "it had a secret") {
+		t.Errorf("/why without a token: %s", why.body)
+	}
+	if why := g.get("/why", "Authorization", bearer); !strings.Contains(string(why.body), "it had a secret") {
+		t.Errorf("/why with a token: %s", why.body)
+	}
 	// Not there, or not to be seen: the words are the same.
 	seen := g.mustVia("GET", archive, "").body
 	none := g.mustVia("GET", strings.Replace(archive, "secretive", "nothing-xx", 1), "").body
