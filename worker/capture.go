@@ -244,7 +244,22 @@ func (c *capturing) settle(ctx context.Context, n *capture.Node, id uuid.UUID, o
 		last.Code, last.Message = job.ErrorCode, job.ErrorMessage
 	}
 	out.Job = nil
+	if last.Code != "" && job.Package != "" {
+		return false, c.hide(ctx, job.Package)
+	}
 	return false, nil
+}
+
+// hide has the tree seen by those alone who see private packages, if the package is one of which a hole now tells.
+func (c *capturing) hide(ctx context.Context, pkg string) error {
+	p, err := c.w.db.PackageByName(ctx, pkg)
+	switch {
+	case p.Private:
+		return c.w.trees.Hide(ctx, c.tree)
+	case errors.Is(err, fault.ErrNotFound), errors.Is(err, fault.ErrGone):
+		return nil
+	}
+	return err
 }
 
 // came reports whether what a try was to bring is here: the files of a node, or a commit of one that is stored.

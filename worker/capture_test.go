@@ -2,6 +2,7 @@ package worker_test
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"hash/crc32"
 	"net/http"
@@ -11,7 +12,9 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/francescobianco/packbase/storage/access"
+	"github.com/francescobianco/packbase/storage/fault"
 	"github.com/francescobianco/packbase/storage/jobs"
+	"github.com/francescobianco/packbase/storage/name"
 	"github.com/francescobianco/packbase/storage/tree"
 	"github.com/francescobianco/packbase/worker"
 	"github.com/francescobianco/packbase/worker/workertest"
@@ -127,6 +130,34 @@ func TestCapture(t *testing.T) {
 	before = up.asked.Load()
 	if got := capture(t, r, next.Job); got.Revision != 2 || got.Nodes != 1 || got.Holes != 0 || up.asked.Load() != before {
 		t.Errorf("the next revision: %+v", got)
+	}
+}
+
+// A tree whose hole tells of a private package is for those who see that.
+func TestCaptureOfPrivate(t *testing.T) {
+	t.Parallel()
+	r, up := workertest.New(t), newFileServer(t)
+	up.serve("/o/r/info/refs", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusUnauthorized) })
+	r.Work(allowed(t))
+	rel := r.Mirror("r", "v1.0.0")[0]
+	ref, err := name.ParseUpstream(up.URL + "/o/r")
+	r.Must(err)
+	trees, wrong := tree.New(r.DB.DB), "1220"+strings.Repeat("8", 64)
+	for i, it := range []struct {
+		state  string
+		hidden bool
+	}{{`private = false, state = 'active'`, false}, {`private = true, state = 'active'`, true}, {`private = true, state = 'frozen', state_reason = 'secret'`, true}} {
+		_, err := r.Pool.Exec(t.Context(), `UPDATE packages SET upstream = $1, clone_url = $1, `+it.state+` WHERE name = 'r'`, ref.Canonical)
+		r.Must(err)
+		at := fmt.Sprint("app", i)
+		c, err := trees.Begin(t.Context(), at, []tree.Root{{File: "build.zig.zon", Text: zon("root", [2]string{"git+" + ref.Canonical + "#" + rel.CommitOID, wrong})}}, false)
+		r.Must(err)
+		if got := capture(t, r, c.Job); got.Holes != 1 {
+			t.Fatalf("%s: %+v, want a hole", it.state, got)
+		}
+		if seen, err := trees.ByName(t.Context(), at); errors.Is(err, fault.ErrNotFound) != it.hidden {
+			t.Errorf("%s: a stranger is shown %+v, %v", it.state, seen, err)
+		}
 	}
 }
 
