@@ -18,10 +18,9 @@ const slack = time.Hour
 
 // A claim is what an entry says of something that two logs cannot both be right about, if they say different things.
 type claim struct {
-	about string // "tag https://host/owner/repo refs/tags/v1", "commit https://host/owner/repo 8b13...", "url https://..."
+	about string // "tag https://host/owner/repo refs/tags/v1", "commit https://host/owner/repo 8b13...", "content" likewise, "url https://..."
 	is    string // what it is, as lines of the entry
 	name  string // what upstream's name for it is, of which an entry moved tells; "" for nothing that can move
-	loose bool   // a log may say something else, too: the content of a commit may be wrapped as each of its tags is called
 }
 
 // claims returns what an entry says.
@@ -33,20 +32,20 @@ func claims(e logbook.Entry) []claim {
 		}
 		return b.String()
 	}
-	content := []string{"tree", "content", "zig", "zig-legacy"}
 	upstream := first(e, "upstream", "upstream-sha256")
+	// A tree may be wrapped as the tag is called: not all tarballs of a commit have the same content.
+	commit := claim{"commit " + upstream + " " + e.Value("commit"), lines("tree", "zig", "zig-legacy"), ""}
 	switch e.Kind() {
 	case "release":
 		id := e.Value("tag")
 		if id == "" {
 			id = e.Value("commit")
 		}
-		return []claim{{"tag " + upstream + " " + first(e, "ref", "ref-sha256"), lines(append([]string{"commit", "tag"}, content...)...), id, false},
-			{"commit " + upstream + " " + e.Value("commit"), lines(content...), "", true}}
+		return []claim{{"tag " + upstream + " " + first(e, "ref", "ref-sha256"), lines("commit", "tag", "tree", "content", "zig", "zig-legacy"), id}, commit}
 	case "snapshot":
-		return []claim{{"commit " + upstream + " " + e.Value("commit"), lines(content...), "", false}}
+		return []claim{commit, {"content " + upstream + " " + e.Value("commit"), lines("content"), ""}}
 	case "archive":
-		return []claim{{"url " + first(e, "url", "url-sha256"), lines("zig", "zig-legacy"), e.Value("zig-legacy"), false}}
+		return []claim{{"url " + first(e, "url", "url-sha256"), lines("zig", "zig-legacy"), e.Value("zig-legacy")}}
 	}
 	return nil
 }
@@ -83,7 +82,6 @@ func keyOf(text string) key {
 type said struct {
 	is, name key
 	index    int64
-	loose    bool
 }
 
 // A Reading is all that a log says that can be compared. It is read on from where it ended.
@@ -105,7 +103,7 @@ func (r *Reading) Read(ctx context.Context, l *Log) error {
 	err := l.Entries(ctx, r.size, func(index int64, e logbook.Entry) error {
 		for _, c := range claims(e) {
 			about := keyOf(c.about)
-			r.says[about] = append(r.says[about], said{keyOf(c.is), keyOf(c.name), index, c.loose})
+			r.says[about] = append(r.says[about], said{keyOf(c.is), keyOf(c.name), index})
 		}
 		if about, to := movedAbout(e); about != "" {
 			r.moved[[2]key{keyOf(about), keyOf(to)}] = true
@@ -171,19 +169,17 @@ func Compare(ctx context.Context, a, b *Reading, most int) ([]Evidence, error) {
 // contradict returns what two logs say of something that cannot both be true. Who says the truth beside a lie has lied.
 func contradict(a, b *Reading, about key) (s, t said, ok bool) {
 	x, y := a.says[about], b.says[about]
-	agree := len(x) == 0 || len(y) == 0
+	both := map[key]bool{} // what both say
 	for _, s := range x {
-		known := says(y, s)
-		agree = agree || known
+		both[s.is] = says(y, s)
+	}
+	for _, s := range x {
 		for _, t := range y {
-			moved := s.name != t.name && (a.tells(about, t) || b.tells(about, s) || b.tells(about, t) && known || a.tells(about, s) && says(x, t))
-			if s.is != t.is && !s.loose && !t.loose && !moved {
+			moved := s.name != t.name && (a.tells(about, t) || b.tells(about, s) || b.tells(about, t) && both[s.is] || a.tells(about, s) && both[t.is])
+			if s.is != t.is && !moved {
 				return s, t, true
 			}
 		}
-	}
-	if !agree && (x[0].loose || y[0].loose) {
-		return x[0], y[0], true
 	}
 	return s, t, false
 }

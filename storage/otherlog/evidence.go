@@ -156,7 +156,7 @@ func (f Finding) Explain() string {
 		b.WriteString("\nThe entry is dated back, or the clock of that machine was wrong.\n")
 	case what == "tag":
 		fmt.Fprintf(&b, "\nOne of them is wrong, or the tag was moved between the two, of which neither log tells. git ls-remote %s says what upstream has now.\n", args)
-	case what == "commit":
+	case what == "commit", what == "content":
 		b.WriteString("\nA commit has one content: one of them is wrong. git archive of that commit says which.\n")
 	default:
 		b.WriteString("\nOne of them is wrong, or the URL answered other files, of which neither log tells.\n")

@@ -83,6 +83,9 @@ func TestCompare(t *testing.T) {
 		return fmt.Sprintf("packbase/1 snapshot\nupstream https://git.example/o/hello\ncommit %s\ntree %s\ncontent sha256:%s\ntarball sha256:%s 1\nseen %s\n",
 			strings.Repeat("a", 40), strings.Repeat("e", 40), strings.Repeat(content, 64), strings.Repeat("0", 64), now)
 	}
+	zig := func(entry string) string {
+		return strings.Replace(entry, "seen ", "zig-legacy 1220"+strings.Repeat("f", 64)+"\nseen ", 1)
+	}
 	for name, c := range map[string]struct {
 		a, b []string
 		want string
@@ -94,12 +97,14 @@ func TestCompare(t *testing.T) {
 		"another content":                  {[]string{v1}, []string{release("v1", "a", "c", now)}, "tag https://git.example/o/hello refs/tags/v1 [content]"},
 		"a move that one tells of":         {[]string{v1, moved}, []string{release("v1", "c", "d", now)}, ""},
 		"a move to something else":         {[]string{v1, moved}, []string{release("v1", "d", "d", now)}, "tag https://git.example/o/hello refs/tags/v1 [commit content]"},
-		"a commit under two tags":          {[]string{v1}, []string{release("v2", "a", "c", now)}, "commit https://git.example/o/hello " + strings.Repeat("a", 40) + " [content]"},
-		"a commit with and without a tag":  {[]string{v1}, []string{snapshot("c")}, "commit https://git.example/o/hello " + strings.Repeat("a", 40) + " [content]"},
-		"the same with and without a tag":  {[]string{v1}, []string{snapshot("b")}, ""},
+		"a commit under two tags":          {[]string{v1}, []string{zig(release("v2", "a", "b", now))}, "commit https://git.example/o/hello " + strings.Repeat("a", 40) + " [zig-legacy]"},
+		"a commit wrapped as two tags":     {[]string{v1}, []string{release("v2", "a", "c", now)}, ""},
+		"a commit with and without a tag":  {[]string{v1}, []string{zig(snapshot("b"))}, "commit https://git.example/o/hello " + strings.Repeat("a", 40) + " [zig-legacy]"},
+		"the same with and without a tag":  {[]string{v1}, []string{snapshot("c")}, ""},
+		"another content of a snapshot":    {[]string{snapshot("b")}, []string{snapshot("c")}, "content https://git.example/o/hello " + strings.Repeat("a", 40) + " [content]"},
 		"the truth beside a lie":           {[]string{v1}, []string{v1, release("v1", "c", "b", now)}, "tag https://git.example/o/hello refs/tags/v1 [commit]"},
 		"the truth after a lie":            {[]string{v1}, []string{release("v1", "a", "c", now), v1}, "tag https://git.example/o/hello refs/tags/v1 [content]"},
-		"two contents of a commit":         {[]string{snapshot("b")}, []string{snapshot("b"), snapshot("c")}, "commit https://git.example/o/hello " + strings.Repeat("a", 40) + " [content]"},
+		"two contents of a commit":         {[]string{snapshot("b")}, []string{snapshot("b"), snapshot("c")}, "content https://git.example/o/hello " + strings.Repeat("a", 40) + " [content]"},
 		"one of two tags of a commit":      {[]string{release("v2", "a", "c", now)}, []string{v1, release("v2", "a", "c", now)}, ""},
 		"a move, and other content":        {[]string{release("v1", "c", "b", now)}, []string{moved, release("v1", "c", "d", now), release("v2", "c", "b", now)}, "tag https://git.example/o/hello refs/tags/v1 [content]"},
 		"a move, and both":                 {[]string{v1}, []string{v1, moved, release("v1", "c", "d", now)}, ""},
