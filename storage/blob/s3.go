@@ -17,6 +17,7 @@ import (
 	"net/url"
 	"os"
 	"path"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -216,8 +217,8 @@ func (s *S3) put(ctx context.Context, digest string, bytes *io.SectionReader) er
 // they go to quarantine, and it returns fs.ErrNotExist as if there were none.
 func (s *S3) inspect(ctx context.Context, digest string, size int64, uploaded bool) (Info, error) {
 	info, err := s.head(ctx, digest)
-	if err = s3Error(err); errors.Is(err, fs.ErrNotExist) {
-		return Info{}, err // and whether we are let in the upload will tell
+	if answered(err, http.StatusNotFound) {
+		return Info{}, fs.ErrNotExist // and whether we are let in the upload will tell
 	}
 	if err != nil {
 		info, err = s.Stat(ctx, digest)
@@ -331,8 +332,7 @@ func (s *S3) Stat(ctx context.Context, digest string) (Info, error) {
 		return Info{}, fmt.Errorf("stat blob: %w", err)
 	}
 	info, err := s.head(ctx, digest)
-	var e minio.ErrorResponse
-	if errors.As(err, &e) && (e.StatusCode == http.StatusNotFound || e.StatusCode == http.StatusBadRequest) {
+	if answered(err, http.StatusNotFound, http.StatusBadRequest) {
 		// Without words that may be about the bucket, or about who asks.
 		body, _, _, said := s.core.GetObject(ctx, s.bucket, s.key(digest), minio.GetObjectOptions{})
 		if said == nil {
@@ -495,10 +495,11 @@ func refused(err error) bool {
 		return false // the bytes were harmed or lost on the way
 	}
 	switch e.StatusCode {
-	case http.StatusRequestTimeout, http.StatusTooManyRequests:
-		return false
 	case http.StatusPreconditionFailed, http.StatusConflict:
 		return false // somebody was faster, or is at it: look again
+	}
+	if passing(e) {
+		return false
 	}
 	return full(e) || e.StatusCode >= 400 && e.StatusCode < 500
 }
@@ -516,6 +517,23 @@ func full(e minio.ErrorResponse) bool {
 		return true
 	}
 	return e.StatusCode == http.StatusInsufficientStorage
+}
+
+// answered reports whether the server answered with one of the statuses.
+func answered(err error, statuses ...int) bool {
+	var e minio.ErrorResponse
+	return errors.As(err, &e) && slices.Contains(statuses, e.StatusCode)
+}
+
+// passing reports whether e says to ask again later.
+func passing(e minio.ErrorResponse) bool {
+	return e.StatusCode == http.StatusRequestTimeout || e.StatusCode == http.StatusTooManyRequests
+}
+
+// wordless reports whether e is a 404 without a store's words, as a proxy in front gives it that does not find the store. Those
+// that e has are minio's.
+func wordless(e minio.ErrorResponse) bool {
+	return e.StatusCode == http.StatusNotFound && e.XMLName.Local == ""
 }
 
 // denied reports whether e says that we are not let in, or not there, whatever there is of the blob.
@@ -536,13 +554,14 @@ func s3Error(err error) error {
 	}
 	var e minio.ErrorResponse
 	switch isResponse := errors.As(err, &e); {
+	case isResponse && wordless(e):
 	case isResponse && e.Code == "NoSuchKey":
 		return fmt.Errorf("%w: %w", fs.ErrNotExist, err)
 	case isResponse && full(e):
 		return fmt.Errorf("%w: %w", ErrFull, err)
-	case isResponse && !denied(e) && e.StatusCode >= 400 && e.StatusCode < 500:
+	case isResponse && !denied(e) && !passing(e) && e.StatusCode >= 400 && e.StatusCode < 500:
 		return err
 	}
-	// No answer in time, no answer that makes sense, a server's own fault, or credentials that it does not take.
+	// No answer in time, no answer that makes sense, too many requests, a server's own fault, or credentials that it does not take.
 	return fmt.Errorf("%w: %w", ErrUnavailable, err)
 }

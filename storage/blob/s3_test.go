@@ -96,6 +96,11 @@ func answer(status int, code string) fault {
 	}
 }
 
+// elsewhere is a fault: a proxy in front answers that there is no such page, and knows of no store.
+func elsewhere(w http.ResponseWriter, _ *http.Request, _ http.Handler) {
+	http.Error(w, "404 page not found", http.StatusNotFound)
+}
+
 // loseAnswer is a fault: the server did it, and nobody heard.
 func loseAnswer(w http.ResponseWriter, r *http.Request, next http.Handler) {
 	next.ServeHTTP(discard{http.Header{}}, r)
@@ -375,6 +380,8 @@ func testS3ReadRefused(t *testing.T, server *blobtest.S3Server) {
 		{"forbidden", answer(403, "AccessDenied"), blob.ErrUnavailable},
 		{"expired", answer(400, "ExpiredToken"), blob.ErrUnavailable},
 		{"invalid", answer(400, "InvalidRequest"), nil},
+		{"too many requests", answer(429, "TooManyRequests"), blob.ErrUnavailable},
+		{"a proxy's 404", elsewhere, blob.ErrUnavailable},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -404,7 +411,7 @@ func testS3NotLetIn(t *testing.T, server *blobtest.S3Server) {
 	digest := blobtest.Put(t, store, blobtest.Bytes(1, 1000))
 	for name, f := range map[string]fault{
 		"unknown key": answer(404, "XAdminUserNotFound"), "no bucket": answer(404, "NoSuchBucket"), "expired": answer(400, "ExpiredToken"),
-		"wrong key": answer(403, "SignatureDoesNotMatch"),
+		"wrong key": answer(403, "SignatureDoesNotMatch"), "a proxy's 404": elsewhere, "too many requests": answer(429, "TooManyRequests"),
 	} {
 		spoil(b, func(*http.Request) bool { return true }, forever, f)
 		if err := blob.Verify(t.Context(), store, digest); !errors.Is(err, blob.ErrUnavailable) || errors.Is(err, fs.ErrNotExist) {
