@@ -171,6 +171,13 @@ func (p *proxy) sameAnswers(t *testing.T, s *harness.Server) {
 	} {
 		p.same(t, s, e)
 	}
+	// What is told to clients to ask for is by HTTPS, whatever they say.
+	for _, path := range []string{"/small", "/feed.atom", "/api/versions/small"} {
+		e := get(path, http.Header{"Accept": {"text/html"}, "X-Forwarded-Proto": {"http"}})
+		if _, body, _ := e.ask(t, p.client(t, true), p.URL); !bytes.Contains(body, []byte(p.URL+"/")) || bytes.Contains(body, []byte(strings.Replace(p.URL, "https", "http", 1)+"/")) {
+			t.Errorf("GET %s: want URLs of %s and none by HTTP\n%s", path, p.URL, body)
+		}
+	}
 	// Errors have an id of their own: only the status counts. The spelling of
 	// a path must reach the api, which accepts one.
 	for _, path := range []string{"/p/small/tag/nope.tar.gz", "/p/small/tag/v1.0.0%2Etar.gz", "/p/small/tag/release%2Fv1.1.0+a.tar.gz"} {
