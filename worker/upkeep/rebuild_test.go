@@ -292,6 +292,43 @@ func TestRebuildShowsNoMore(t *testing.T) {
 	}
 }
 
+// withheld is a store that does not give one blob now.
+type withheld struct {
+	blob.Store
+	digest string
+}
+
+func (w withheld) Open(ctx context.Context, digest string) (blob.Blob, error) {
+	if digest == w.digest {
+		return nil, blob.ErrUnavailable
+	}
+	return w.Store.Open(ctx, digest)
+}
+
+// A record that may show what is to be hidden, and cannot be read, is waited for.
+func TestHiddenOnceReadable(t *testing.T) {
+	t.Parallel()
+	all := access.SeePrivate(t.Context())
+	r := workertest.New(t)
+	stop := r.Work()
+	r.Mirror("hello", "v1.0.0")
+	stop()
+	before := digestOf(recordOf(t, r, "hello"))
+	r.Must(r.SetVisibility(all, "hello", true))
+	a, _ := auditor(r)
+	a.Blobs = withheld{r.Blobs, before}
+	if err := a.KeepRecord(all, "hello"); !errors.Is(err, blob.ErrUnavailable) {
+		t.Errorf("without the record before: %v, want ErrUnavailable", err)
+	}
+	a.Blobs = r.Blobs
+	r.Must(a.KeepRecord(all, "hello"))
+	r.Spoil(digestOf(recordOf(t, r, "hello")), nil)
+	db, lost := rebuild(t, r)
+	if seen, err := db.Releases(t.Context(), "hello"); err != nil || len(seen) > 0 {
+		t.Errorf("strangers see %d releases (%v), want none; found %v", len(seen), err, lost)
+	}
+}
+
 // What hides a package, or a release of it, outlives what showed it: if the record that says so is lost, none is left that says
 // otherwise, and a database that was restored to the time before is found out.
 func TestHiddenStaysHidden(t *testing.T) {

@@ -80,21 +80,35 @@ func (a *Auditor) newRecord(ctx context.Context, pkg string, change func(*storag
 		return nil, nil
 	case err == nil && !hides(rec, old):
 		return rec, nil
+	case away(ctx, err):
+		return nil, err
 	}
 	return rec, a.forgetShown(ctx, rec, held)
 }
 
 func (a *Auditor) forgetShown(ctx context.Context, rec *storage.PackageRecord, held string) error {
 	unnamed, err := a.DB.Scrub.Unnamed(ctx, release.MaxManifestSize)
+	if err != nil {
+		return err
+	}
 	for _, digest := range append(unnamed, held) {
-		if old, problem := a.readRecord(ctx, digest); err == nil && problem == nil && old.Package == rec.Package && hides(rec, old) {
-			err = a.Blobs.Delete(ctx, digest)
+		old, err := a.readRecord(ctx, digest)
+		if away(ctx, err) {
+			return err // it may be one that shows
 		}
-		if errors.Is(err, blob.ErrOthers) {
-			err = nil
+		if err != nil || old.Package != rec.Package || !hides(rec, old) {
+			continue
+		}
+		if err := a.Blobs.Delete(ctx, digest); err != nil && !errors.Is(err, blob.ErrOthers) {
+			return err
 		}
 	}
-	return err
+	return nil
+}
+
+// away reports whether err says nothing of the blob.
+func away(ctx context.Context, err error) bool {
+	return err != nil && ctx.Err() != nil || errors.Is(err, blob.ErrUnavailable) && !blob.IsDamaged(err)
 }
 
 // hides reports whether a record hides something that another of its package shows.
