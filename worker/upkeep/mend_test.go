@@ -301,3 +301,27 @@ func TestMendFromQuarantine(t *testing.T) {
 		t.Error("other bytes are there than before")
 	}
 }
+
+// What is damaged is named, also where there is no room to look at the rest.
+func TestVerifyWithoutRoom(t *testing.T) {
+	t.Parallel()
+	r := workertest.New(t)
+	stop := r.Work()
+	r.Mirror("hello", "v1.0.0", "v2.0.0")
+	stop()
+	damaged := uses(t, r)["tarball"][0]
+	r.Spoil(damaged, func([]byte) []byte { return []byte("wrong") })
+	a, found := auditor(r)
+	dir := filepath.Join(t.TempDir(), "staging")
+	staging, err := blob.OpenStaging(withheld{Store: r.Blobs}, dir)
+	r.Must(err)
+	r.Must(os.Remove(dir))
+	r.Must(os.WriteFile(dir, nil, 0o600)) // nothing can be staged
+	a.Staging = staging
+	if err := a.Verify(t.Context(), true); err == nil {
+		t.Error("no error, and no tree could be looked at")
+	}
+	if !slices.ContainsFunc(*found, func(f upkeep.Finding) bool { return f.Subject == damaged && f.Code == "blob_corrupt" }) {
+		t.Errorf("found %v, want the damaged tarball", *found)
+	}
+}

@@ -19,6 +19,11 @@ import (
 // made again from the other copy of the same files, if that gives equal bytes.
 func (a *Auditor) Verify(ctx context.Context, repair bool) error {
 	bad, err := a.verifyBlobs(ctx)
+	defer func() { // also what was found before something else failed
+		for _, finding := range bad {
+			a.Report(*finding)
+		}
+	}()
 	if err != nil {
 		return err
 	}
@@ -37,13 +42,7 @@ func (a *Auditor) Verify(ctx context.Context, repair bool) error {
 			return err
 		}
 	}
-	if err := a.verifyArchives(ctx, bad); err != nil {
-		return err
-	}
-	for _, finding := range bad {
-		a.Report(*finding)
-	}
-	return nil
+	return a.verifyArchives(ctx, bad)
 }
 
 // verifyBlobs returns a finding for each blob that is not what a row names.
@@ -59,7 +58,7 @@ func (a *Auditor) verifyBlobs(ctx context.Context) (map[string]*Finding, error) 
 		done++
 		found, err := a.verifyBlob(ctx, digest)
 		if err != nil {
-			return nil, err
+			return bad, err
 		}
 		if found != nil {
 			bad[digest] = found
