@@ -1,6 +1,8 @@
 package tests_test
 
 import (
+	"fmt"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -181,5 +183,32 @@ func TestLyingMirror(t *testing.T) {
 	})
 	if said, err := run("compare", "--url", honest.URL, "--with", late.URL, "--dir", empty); err != nil {
 		t.Errorf("compare after a move: %v\n%s", err, said)
+	}
+}
+
+// A tree with one thing at its root is wrapped. What mirrors call its package makes no lie, nor which of a commit's tags they have.
+func TestHonestMirrors(t *testing.T) {
+	t.Parallel()
+	repo := harness.NewUpstream(t).Repo("hello")
+	commit := repo.Commit(harness.Files{"src/a.zig": "a"})
+	repo.Tag("v1.0.0", commit)
+	s, renamed, late := harness.Start(t), harness.Start(t), harness.Start(t)
+	s.Fetch(repo.URL)
+	if a := renamed.Do(http.MethodPost, "/api/fetch?wait=60", fmt.Sprintf(`{"url":%q,"name":"hi"}`, repo.URL), nil); a.Status != http.StatusOK {
+		t.Fatalf("fetch as hi: %d %s", a.Status, a.Body)
+	}
+	repo.DeleteTag("v1.0.0")
+	repo.Tag("v1.0.1", commit)
+	late.Fetch(repo.URL)
+	if got, want := renamed.Info("hi").Tarballs[0].SHA256, s.Info("hello").Tarballs[0].SHA256; got != want {
+		t.Errorf("tarball of hi: %s, want that of hello, %s", got, want)
+	}
+	s.Log(2)
+	env := []string{"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir(), "PACKBASE_ROOT=" + t.TempDir()}
+	for name, other := range map[string]*harness.Server{"renamed": renamed, "late": late} {
+		other.Log(2)
+		if out, errs, err := harness.Run(t, env, "compare", "--url", s.URL, "--with", other.URL); err != nil || !strings.Contains(out, "agree") {
+			t.Errorf("compare with %s: %v\n%s%s", name, err, out, errs)
+		}
 	}
 }

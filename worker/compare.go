@@ -3,6 +3,7 @@ package worker
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -24,6 +25,7 @@ type Comparing struct {
 const (
 	compareTime = 30 * time.Minute // with one peer
 	mostFound   = 100              // differences of one comparison
+	mostEntries = 1_000_000        // of a peer's log, or twice as many as ours has: each takes 300 bytes of memory, for good
 )
 
 // A comparer holds the logs of others to this one, again and again.
@@ -107,6 +109,9 @@ func (c *comparer) compare(ctx context.Context, own *otherlog.Log, with *ledger.
 	other, err := otherlog.Open(ctx, client, with.Peer, seen)
 	if err != nil {
 		return err
+	}
+	if most := max(mostEntries, 2*own.Tree.N); other.Tree.N > most {
+		return fmt.Errorf("the log of %s has %d entries, and at most %d are compared: packbase compare may read more", with.Peer, other.Tree.N, most)
 	}
 	with.Policy, with.Checkpoint = other.Policy, other.Checkpoint
 	if c.readings[with.Peer] == nil {

@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path"
 	"path/filepath"
+	"strings"
 
 	"github.com/francescobianco/packbase/storage/gitpack"
 	"github.com/francescobianco/packbase/storage/tarball"
@@ -41,7 +43,7 @@ func (b *Builder) Build(ctx context.Context, w io.Writer, objects *gitpack.Objec
 	if err != nil {
 		return nil, err
 	}
-	prefix, err := tarball.Wrap(man.Package, cmp.Or(r.Tag, r.Commit.String()), entries(objects, tree))
+	prefix, err := tarball.Wrap(wrapper(man), cmp.Or(r.Tag, r.Commit.String()), entries(objects, tree))
 	if err != nil {
 		return nil, err
 	}
@@ -59,6 +61,15 @@ func (b *Builder) Build(ctx context.Context, w io.Writer, objects *gitpack.Objec
 	man.Git = Git{Segment: r.Segment, Entries: oddEntries(tree)}
 	man.Submodules = submodules(man.Git.Entries)
 	return &man, r.raw(objects, &man, b.git.ObjectBytes)
+}
+
+// wrapper returns what a tree that must be wrapped is wrapped as: what upstream calls the repository, whatever the package is
+// called here, so that all mirrors make the same tarball.
+func wrapper(man Manifest) string {
+	if _, repository, ok := strings.Cut(man.Upstream, ":"); ok {
+		return path.Base(repository)
+	}
+	return man.Package
 }
 
 // raw adds the commit and the tag objects to a manifest.
