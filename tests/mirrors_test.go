@@ -207,7 +207,7 @@ func TestHonestMirrors(t *testing.T) {
 	env := []string{"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir(), "PACKBASE_ROOT=" + t.TempDir()}
 	for name, other := range map[string]*harness.Server{"renamed": renamed, "late": late} {
 		other.Log(2)
-		if out, errs, err := harness.Run(t, env, "compare", "--url", s.URL, "--with", other.URL); err != nil || !strings.Contains(out, "agree") {
+		if out, errs, err := harness.Run(t, env, "compare", "--url", s.URL, "--with", other.URL, "--dir", t.TempDir()); err != nil || !strings.Contains(out, "agree") {
 			t.Errorf("compare with %s: %v\n%s%s", name, err, out, errs)
 		}
 	}
