@@ -1,11 +1,18 @@
 package tests_test
 
 import (
+	"bytes"
 	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
@@ -150,5 +157,79 @@ func TestRejectedByOtherRules(t *testing.T) {
 	s = harness.Start(t, "PACKBASE_DATABASE_URL="+s.DatabaseURL, "PACKBASE_ROOT="+s.Root, "PACKBASE_MAX_OBJECT=50KB")
 	if f := s.Fetch(repo.URL); f.Created != 1 || len(tags(s)) != 0 {
 		t.Errorf("with another limit: fetched %+v, rejected %q; want one more, and none", f, tags(s))
+	}
+}
+
+// A tag for which upstream answers as if it were out of order costs the fetch, as that is no verdict on the tag, and no other
+// tag or branch. Who is to ask later asks for no other.
+func TestUngivenTag(t *testing.T) {
+	t.Parallel()
+	up := harness.NewUpstream(t)
+	to, err := url.Parse(up.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, sick := range map[string]struct {
+		answer http.Handler
+		code   string
+		others bool // are published
+	}{
+		"unavailable": {harness.Status(http.StatusInternalServerError), "upstream_unavailable", true},
+		"hidden":      {harness.Status(http.StatusNotFound), "upstream_not_found", true},
+		"page":        {harness.Status(http.StatusOK), "upstream_not_git", true},
+		"limited":     {harness.Status(http.StatusTooManyRequests), "upstream_rate_limited", false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			repo := up.Repo(name)
+			main := repo.Commit(harness.Files{"a.zig": "// a\n"})
+			var lost atomic.Pointer[string]
+			front := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				body, _ := io.ReadAll(r.Body)
+				if oid := lost.Load(); oid != nil && bytes.Contains(body, []byte(*oid)) {
+					sick.answer.ServeHTTP(w, r)
+					return
+				}
+				r.Body = io.NopCloser(bytes.NewReader(body))
+				httputil.NewSingleHostReverseProxy(to).ServeHTTP(w, r)
+			}))
+			t.Cleanup(front.Close)
+			s := harness.Start(t)
+			s.Fetch("git+" + front.URL + "/" + name + "#main")
+			for i := range 6 {
+				oid := repo.Release(fmt.Sprintf("v1.%d.0", i))
+				if i == 3 {
+					lost.Store(&oid)
+				}
+			}
+			fetch := func(tags int) {
+				t.Helper()
+				a, want := s.TryFetch(front.URL+"/"+name), ""
+				if sick.others {
+					want = `tag \"v1.3.0\"`
+				}
+				info := s.Info(name)
+				if a.Code() != sick.code || !strings.Contains(string(a.Body), want) || info.TarballCount != tags || len(info.RejectedTags) != 0 || info.LastSync.OK {
+					t.Errorf("%d %s, %d releases, rejected %+v, sync %+v; want %s, %d, none", a.Status, a.Body, info.TarballCount, info.RejectedTags, info.LastSync, sick.code, tags)
+				}
+				if sick.others {
+					main = repo.Git("rev-parse", "main")
+				}
+				if info.FetchProbeCommit != main || info.Branches[0].Commit != main {
+					t.Errorf("%s was probed and main is at %s, want %s", info.FetchProbeCommit, info.Branches[0].Commit, main)
+				}
+			}
+			if !sick.others {
+				fetch(0)
+				return
+			}
+			fetch(5)
+			repo.Release("v2.0.0")
+			fetch(6)
+			lost.Store(nil)
+			if f := s.Fetch(front.URL + "/" + name); f.Created != 1 || f.Tag != "v2.0.0" {
+				t.Errorf("fetched %+v, want the one that was not given", f)
+			}
+		})
 	}
 }

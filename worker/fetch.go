@@ -102,7 +102,7 @@ func (w *Worker) fetchPackage(ctx context.Context, j *job) (any, error) {
 	err = f.ingest(ctx)
 	j.advanced = f.created+f.rejected > 0
 	if err != nil {
-		f.recordPart(ctx)
+		f.keepPart(ctx, err)
 		return nil, f.pauseHost(ctx, err)
 	}
 	if f.created > 0 || pkg.ProbedAt == nil || j.Job.Attempts > 1 { // what an attempt published that ended before its probe
@@ -119,16 +119,31 @@ func (w *Worker) fetchPackage(ctx context.Context, j *job) (any, error) {
 	return result, a.RecordJob(ctx, f.job.Claim, f.job.sync, f.dir)
 }
 
-// recordPart keeps a record of what was published before the fetch failed: without one, what was published since looks as if it
-// never was.
-func (f *fetch) recordPart(ctx context.Context) {
-	if f.created == 0 {
+// keepPart finishes what was published before the fetch failed: without a record of it, it looks later as if it never was.
+func (f *fetch) keepPart(ctx context.Context, failed error) {
+	moved, err := f.branchesOfPart(ctx, failed)
+	if err == nil && f.created+len(moved) == 0 {
 		return
 	}
-	a := f.w.auditor()
-	if err := a.RecordJob(ctx, f.job.Claim, nil, f.dir); err != nil && ctx.Err() == nil {
-		f.w.log.WarnContext(ctx, "record not kept", "package", f.pkg.Name, "err", err)
+	if err == nil && f.created > 0 {
+		_, err = f.w.probe.Probe(ctx, f.pkg.Name)
 	}
+	a := f.w.auditor()
+	if err := errors.Join(err, a.RecordJob(ctx, f.job.Claim, nil, f.dir)); err != nil && ctx.Err() == nil {
+		f.w.log.WarnContext(ctx, "part not probed or recorded", "package", f.pkg.Name, "err", err)
+	}
+}
+
+// branchesOfPart notes where the branches are whose tips are here although upstream did not give all that was wanted.
+func (f *fetch) branchesOfPart(ctx context.Context, failed error) (map[string]string, error) {
+	if !f.job.listed || !ingest.Passing(verdict(failed).Code) {
+		return nil, nil
+	}
+	branches, err := f.arrived(ctx)
+	if err != nil || len(branches) == 0 {
+		return nil, err
+	}
+	return branches, f.w.db.Jobs.RecordBranches(ctx, f.job.Claim, branches)
 }
 
 // wantsRemoved returns why the one tag or commit that is asked for is not
@@ -244,6 +259,7 @@ func (f *fetch) request(rejected []storage.RejectedTag) ingest.Request {
 		Target:   f.job.Job.Target,
 		// What went wrong with many may go well with few.
 		Batch:    max(1, ingest.BatchTags>>(2*(f.job.Job.Attempts-1))),
+		Last:     f.job.Job.Attempts >= f.w.opt.MaxAttempts,
 		Policy:   f.policy,
 		Released: map[string]string{},
 		Rejected: map[string]string{},

@@ -57,12 +57,33 @@ func recordSync(ctx context.Context, tx pgx.Tx, pkg string, s Sync) error {
 			UPDATE catalog_entries SET synced_updated = $2
 			WHERE problem = '' AND lower(name) IN (SELECT lower($1) UNION ALL SELECT lower(n.name) FROM package_names n WHERE n.package = $1)`, pkg, s.Catalog)
 	}
-	for _, branch := range slices.Sorted(maps.Keys(s.Branches)) {
-		if err == nil {
-			err = RecordBranch(ctx, tx, pkg, branch, s.Branches[branch])
+	if err != nil {
+		return err
+	}
+	return recordBranches(ctx, tx, pkg, s.Branches)
+}
+
+// RecordBranches notes where branches of the claimed package are, before its sync has ended.
+func (s *Store) RecordBranches(ctx context.Context, c Claim, branches map[string]string) error {
+	err := s.db.Tx(ctx, func(tx pgx.Tx) error {
+		if err := HoldFence(ctx, tx, c); err != nil {
+			return err
+		}
+		return recordBranches(ctx, tx, c.Job.Package, branches)
+	})
+	if err != nil {
+		return fmt.Errorf("record branches of %s: %w", c.Job.Package, pg.Translate(err))
+	}
+	return nil
+}
+
+func recordBranches(ctx context.Context, tx pgx.Tx, pkg string, branches map[string]string) error {
+	for _, branch := range slices.Sorted(maps.Keys(branches)) {
+		if err := RecordBranch(ctx, tx, pkg, branch, branches[branch]); err != nil {
+			return err
 		}
 	}
-	return err
+	return nil
 }
 
 // RecordBranch notes where a branch is. HEAD goes with it unless that would be

@@ -22,7 +22,8 @@ type aside struct {
 }
 
 // all fetches wants and stages their releases. Tags at fault are reported, and
-// the others go on, unless there are none.
+// the others go on, unless there are none. What upstream has no better answer for
+// than when it is out of order is not: the others go on, and the run fails.
 func (m *mirror) all(ctx context.Context, wants []wanted) error {
 	if err := m.batches(ctx, wants, m.req.Batch); err != nil {
 		return err
@@ -34,6 +35,17 @@ func (m *mirror) all(ctx context.Context, wants []wanted) error {
 			return err
 		}
 	}
+	if err := m.report(); err != nil {
+		return err
+	}
+	if len(m.ungiven) > 0 {
+		return m.ungiven[0].named()
+	}
+	return nil
+}
+
+// report tells of the tags at fault.
+func (m *mirror) report() error {
 	if len(m.aside) == 0 {
 		return nil
 	}
@@ -67,14 +79,28 @@ func (a *aside) named() *fault.Error {
 // single ones: nothing of a pack without history can be resumed, and upstream
 // does not always say which object it is.
 func (m *mirror) batches(ctx context.Context, wants []wanted, most int) error {
-	size := most
+	size, found := most, false
 	for len(wants) > 0 {
 		batch := wants[:min(size, len(wants))]
 		err := m.batch(ctx, batch)
 		e := AsFault(err)
 		switch {
 		case err == nil:
-			wants = wants[len(batch):]
+			if wants = wants[len(batch):]; found {
+				size, found = most, false
+			}
+			continue
+		case e != nil && m.alone(e) && len(batch) > 1:
+			size = (len(batch) + 15) / 16
+			continue
+		case e != nil && m.alone(e):
+			if err := m.giveUp(batch[0], e); err != nil {
+				return err
+			}
+			wants, found = wants[1:], e.Code != upstream.CodeTimeout // those are dear
+			if !m.worked {
+				slices.Reverse(wants) // the oldest may all be so
+			}
 			continue
 		case e == nil || !ofAll(e.Code):
 			return err
@@ -97,6 +123,20 @@ func (m *mirror) batches(ctx context.Context, wants []wanted, most int) error {
 		}
 	}
 	return nil
+}
+
+// alone reports whether what upstream has no better answer for is to be asked for alone now, as there is no later attempt.
+func (m *mirror) alone(e *fault.Error) bool {
+	return ofAnswer(e) && (m.req.Last || e.Final) && m.req.Target == ""
+}
+
+// giveUp leaves a tag that was asked for alone to a later job, unless upstream gives nothing at all.
+func (m *mirror) giveUp(w wanted, e *fault.Error) error {
+	m.ungiven = append(m.ungiven, aside{w, e})
+	if !m.worked && len(m.ungiven) == maxUngiven {
+		return e
+	}
+	return m.tooMany(w, e)
 }
 
 var anOID = regexp.MustCompile(`\b[0-9a-f]{40}\b`)
@@ -122,7 +162,12 @@ func (m *mirror) setAside(w wanted, e *fault.Error, alone bool) error {
 	} else {
 		m.aside = append(m.aside, aside{w, e})
 	}
-	if len(m.again)+len(m.aside) <= maxAside {
+	return m.tooMany(w, e)
+}
+
+// tooMany returns why upstream is at fault and not w, the last of those that it did not give, or nil.
+func (m *mirror) tooMany(w wanted, e *fault.Error) error {
+	if len(m.again)+len(m.aside)+len(m.ungiven) <= maxAside {
 		return nil
 	}
 	last := (&aside{w, e}).named()

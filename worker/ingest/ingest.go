@@ -43,6 +43,7 @@ type Request struct {
 	Branches []string          // that are here
 	Policy   catalog.Policy    // what of tags and branches is mirrored when there is no Target
 	Batch    int               // tags to fetch at once
+	Last     bool              // the job's last attempt: what fails for a passing reason is asked for alone
 	Dir      string            // a folder for the child's files
 	Limits   Limits
 	MaxNew   *int         // releases that there is room for; nil for any number

@@ -218,9 +218,10 @@ type mirror struct {
 	events *eventWriter
 	staged int // numbers the staged files
 
-	worked bool     // upstream gave something that could be judged
-	again  []wanted // tags to be asked for again, alone
-	aside  []aside  // tags at fault
+	worked  bool     // upstream gave something that could be judged
+	again   []wanted // tags to be asked for again, alone
+	aside   []aside  // tags at fault
+	ungiven []aside  // tags for which upstream answers as if it were out of order: no verdict on them
 }
 
 // ofAll reports whether code is of what one wanted object can do to all that
@@ -233,6 +234,16 @@ func ofAll(code string) bool {
 	return gitpack.OfPack(code)
 }
 
+// ofAnswer reports whether e is how upstream answers when it is out of order, which may be for one wanted object only.
+// What it says of the asker, or how long it is to be left alone, is for all.
+func ofAnswer(e *fault.Error) bool {
+	switch e.Code {
+	case upstream.CodeUnavailable, upstream.CodeTimeout, upstream.CodeNotFound, upstream.CodeNotGit, upstream.CodeRedirect:
+		return e.RetryAfter == 0
+	}
+	return false
+}
+
 // Passing reports whether a tag that was rejected with that code may do better
 // the next time although nothing has changed.
 func Passing(code string) bool {
@@ -242,6 +253,9 @@ func Passing(code string) bool {
 // maxAside is how many tags of one run may be at fault for what they are
 // fetched with. With more, upstream is.
 const maxAside = 16
+
+// maxUngiven is how many tags are asked for alone before upstream has given any.
+const maxUngiven = 4
 
 // check keeps the tags that can be published, and reports the others.
 func (m *mirror) check(ctx context.Context, objects *gitpack.Objects, wants []wanted) ([]Root, error) {
