@@ -25,7 +25,7 @@ func (db *DB) PackageRecord(ctx context.Context, pkg string) (rec *PackageRecord
 	}
 	rec = &PackageRecord{
 		Package: p.Name, Upstream: p.Upstream, CloneURL: p.CloneURL, State: p.State, StateReason: p.StateReason,
-		Language: p.Language, Description: p.Description, Registered: p.Registered, Private: p.Private, Branches: map[string]string{}, Head: p.HeadOID,
+		Language: p.Language, Description: p.Description, Registered: p.Registered, Private: p.Private, Branches: map[string]string{}, Head: p.HeadOID, HeadBranch: p.HeadBranch,
 		SyncOK: p.SyncOK == nil || *p.SyncOK, SyncCode: p.SyncCode, SyncMessage: p.SyncMessage, SyncedAt: p.SyncedAt, Probe: p.Probe,
 	}
 	if rec.Rejected, err = db.RejectedTags(ctx, p.Name); err != nil {
@@ -232,12 +232,17 @@ func adoptRecord(ctx context.Context, tx pgx.Tx, r *PackageRecord, in blob.Ref) 
 	for branch, oid := range r.Branches {
 		batch.Queue(`INSERT INTO branches (package, branch, commit_oid) VALUES ($1, $2, $3)`, r.Package, branch, oid)
 	}
+	// A record that names no branch was made before the sync of its job, and what that says of branches may be newer.
 	batch.Queue(`
 		UPDATE packages SET head_oid = COALESCE((
 			SELECT commit_oid FROM releases
 			WHERE package = $1 AND (commit_oid = $2 OR commit_oid IN (SELECT commit_oid FROM branches WHERE package = $1))
-			ORDER BY commit_time DESC, commit_oid = $2 DESC LIMIT 1), '')
-		WHERE name = $1`, r.Package, r.Head)
+			ORDER BY commit_oid = $2 AND $3 <> '' DESC, commit_time DESC, commit_oid = $2 DESC LIMIT 1), '')
+		WHERE name = $1`, r.Package, r.Head, r.HeadBranch)
+	batch.Queue(`
+		UPDATE packages SET head_branch = COALESCE((
+			SELECT branch FROM branches WHERE package = $1 ORDER BY branch = $2 DESC, commit_oid = head_oid DESC, branch LIMIT 1), '')
+		WHERE name = $1`, r.Package, r.HeadBranch)
 	if err := tx.SendBatch(ctx, batch).Close(); err != nil {
 		return err
 	}

@@ -16,11 +16,11 @@ import (
 func (db *DB) AnnounceBranches(ctx context.Context) error {
 	type moved struct {
 		Package, Branch, Commit string
-		Private                 bool
+		Private, Aside          bool
 	}
 	err := db.Tx(ctx, func(tx pgx.Tx) error {
 		rows, _ := tx.Query(ctx, `
-			SELECT b.package, b.branch, b.commit_oid, p.private
+			SELECT b.package, b.branch, b.commit_oid, p.private, p.head_branch <> b.branch
 			FROM branches b JOIN packages p ON p.name = b.package
 			WHERE b.announced <> b.commit_oid AND EXISTS (
 				SELECT FROM served_releases r WHERE r.package = b.package AND r.commit_oid = b.commit_oid)
@@ -34,7 +34,7 @@ func (db *DB) AnnounceBranches(ctx context.Context) error {
 				UPDATE branches SET announced = commit_oid WHERE package = $1 AND branch = $2`, b.Package, b.Branch); err != nil {
 				return err
 			}
-			if err := feed.AddNews(ctx, tx, feed.Body{Package: b.Package, Branch: b.Branch, Commit: b.Commit}, b.Private); err != nil {
+			if err := feed.AddNews(ctx, tx, feed.Body{Package: b.Package, Branch: b.Branch, Commit: b.Commit, Aside: b.Aside}, b.Private); err != nil {
 				return err
 			}
 		}
@@ -46,9 +46,9 @@ func (db *DB) AnnounceBranches(ctx context.Context) error {
 	return nil
 }
 
-// FollowBranch notes where a branch is at the central of this edge, and tells edges of this one. It returns
-// fault.ErrNotFound if the commit is not here.
-func (db *DB) FollowBranch(ctx context.Context, pkg string, b Branch) error {
+// FollowBranch notes where a branch is at the central of this edge, and tells edges of this one. HEAD goes with it unless it
+// is aside. It returns fault.ErrNotFound if the commit is not here.
+func (db *DB) FollowBranch(ctx context.Context, pkg string, b Branch, aside bool) error {
 	err := db.Tx(ctx, func(tx pgx.Tx) error {
 		var here bool
 		err := tx.QueryRow(ctx, `
@@ -60,7 +60,7 @@ func (db *DB) FollowBranch(ctx context.Context, pkg string, b Branch) error {
 		if err != nil {
 			return err
 		}
-		return jobs.RecordBranch(ctx, tx, pkg, b.Name, b.Commit)
+		return jobs.RecordBranch(ctx, tx, pkg, b.Name, b.Commit, !aside)
 	})
 	if err == nil {
 		err = db.AnnounceBranches(ctx)

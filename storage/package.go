@@ -20,7 +20,7 @@ const packageColumns = `
 	latest_tag, latest_size, release_count, snapshot_count, size_bytes,
 	sync_at, sync_ok, sync_code, sync_message, sync_failures, synced_at, next_sync_at,
 	registered, moved_count, smart_http_ready, pseudo_git_fetchable, probe_commit, probe_error, healthy, probed_at,
-	private, shown, head_oid, revision, created_at, updated_at, changed_at`
+	private, shown, head_oid, head_branch, revision, created_at, updated_at, changed_at`
 
 // PackageByName returns the package that name means, in any case of letters:
 // its first one, or one that it was renamed to.

@@ -1,16 +1,20 @@
 package storage_test
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"testing"
 	"time"
+
+	"github.com/jackc/pgx/v5"
 
 	"github.com/francescobianco/packbase/storage"
 	"github.com/francescobianco/packbase/storage/access"
 	"github.com/francescobianco/packbase/storage/blob"
 	"github.com/francescobianco/packbase/storage/catalog"
 	"github.com/francescobianco/packbase/storage/fault"
+	"github.com/francescobianco/packbase/storage/feed"
 	"github.com/francescobianco/packbase/storage/jobs"
 )
 
@@ -245,4 +249,109 @@ func TestAdoptHead(t *testing.T) {
 	if was := f.pkg("hello").HeadOID; was != all[1].Release.CommitOID {
 		t.Errorf("HEAD is at %.7s, want %.7s", was, all[1].Release.CommitOID)
 	}
+}
+
+// HEAD of a package without releases goes with the branch that was asked for last. What strangers pull, and what is followed
+// because it is here, leaves it there, and sets it where there is none. A rebuild gives the same, and edges are told.
+func TestHead(t *testing.T) {
+	t.Parallel()
+	f, edge := newFixture(t), newFixture(t)
+	var all []storage.Publication
+	first, there := f.claim("hello"), edge.claim("hello")
+	for i := range 10 {
+		p := publication("hello", "", fmt.Sprint("commit ", i))
+		p.Release.CommitTime = p.Release.CommitTime.Add(time.Duration(i) * time.Hour)
+		all = append(all, p)
+		_, err := f.Publish(f.ctx, first, p)
+		f.must(err)
+		_, err = edge.Publish(f.ctx, there, p)
+		f.must(err)
+		all[i].Upstream, all[i].CloneURL = upstreamOf("hello").Canonical, upstreamOf("hello").CloneURL
+	}
+	f.end(first, "")
+	ask := func(target string, pull bool) jobs.Job {
+		up, request := upstreamOf("hello"), f.RequestFetch
+		if up.Target = target; pull {
+			request = f.RequestPull
+		}
+		job, _, err := request(f.ctx, "hello", up)
+		f.must(err)
+		return job
+	}
+	for _, step := range []struct {
+		what      string
+		target    string
+		pull      bool
+		joined    bool // by somebody with a token
+		branch    string
+		at        int
+		listed    bool
+		head      int
+		of        string
+		announced string // "" if edges are told nothing
+	}{
+		{what: "the first", target: "main", pull: true, branch: "main", at: 0, head: 0, of: "main", announced: "main"},
+		{what: "a stranger's at the same commit", target: "dev", pull: true, branch: "dev", at: 0, head: 0, of: "main", announced: "dev aside"},
+		{what: "a stranger's", target: "dev", pull: true, branch: "dev", at: 2, head: 0, of: "main", announced: "dev aside"},
+		{what: "a stranger's of HEAD's", target: "main", pull: true, branch: "main", at: 1, head: 1, of: "main", announced: "main"},
+		{what: "followed because it is here", branch: "dev", at: 3, head: 1, of: "main", announced: "dev aside"},
+		{what: "asked for", target: "dev", branch: "dev", at: 3, head: 3, of: "dev", announced: "dev"},
+		{what: "no news", target: "dev", branch: "dev", at: 3, head: 3, of: "dev"},
+		{what: "a stranger's of what was asked for before", target: "main", pull: true, branch: "main", at: 4, head: 3, of: "dev", announced: "main aside"},
+		{what: "a stranger's of what was asked for last", target: "dev", pull: true, branch: "dev", at: 5, head: 5, of: "dev", announced: "dev"},
+		{what: "in the catalog", branch: "main", at: 6, listed: true, head: 6, of: "main", announced: "main"},
+		{what: "a stranger's that was asked for meanwhile", target: "dev", pull: true, joined: true, branch: "dev", at: 7, head: 7, of: "dev", announced: "dev"},
+		{what: "back in time", target: "dev", branch: "dev", at: 3, head: 7, of: "dev", announced: "dev"},
+	} {
+		c, err := f.Jobs.Claim(f.ctx, ask(step.target, step.pull).ID, "tests", time.Minute)
+		f.must(err)
+		if step.joined {
+			ask(step.target, false)
+		}
+		sync := jobs.Sync{OK: true, Branches: map[string]string{step.branch: all[step.at].Release.CommitOID}}
+		if step.listed {
+			sync.Listed = []string{step.branch}
+		}
+		want := [2]string{all[step.head].Release.CommitOID, step.of}
+		after, of, err := f.Jobs.HeadAfter(f.ctx, c, sync)
+		f.must(err)
+		before := f.changes()
+		f.must(f.Jobs.End(f.ctx, c, jobs.Outcome{State: jobs.Succeeded, Sync: &sync}))
+		f.must(f.AnnounceBranches(f.ctx))
+		told := ""
+		if now := f.changes(); len(now) > len(before) {
+			news := now[len(now)-1]
+			told = news.Branch + map[bool]string{true: " aside"}[news.Aside]
+			f.must(edge.FollowBranch(f.ctx, "hello", storage.Branch{Name: news.Branch, Commit: news.Commit}, news.Aside))
+		}
+		if told != step.announced {
+			t.Errorf("%s: edges are told %q, want %q", step.what, told, step.announced)
+		}
+		rec, _, err := f.PackageRecord(f.ctx, "hello")
+		f.must(err)
+		g := newFixture(t)
+		g.must(g.Adopt(g.ctx, "hello", storage.Adoption{Record: rec, RecordBlob: blob.Ref{Digest: hash("record", 64), Size: 1}, Publications: all}))
+		for where, got := range map[string][2]string{
+			"here": {f.pkg("hello").HeadOID, f.pkg("hello").HeadBranch}, "foreseen": {after, of},
+			"at an edge": {edge.pkg("hello").HeadOID, edge.pkg("hello").HeadBranch}, "rebuilt": {g.pkg("hello").HeadOID, g.pkg("hello").HeadBranch},
+		} {
+			if got != want {
+				t.Errorf("%s: HEAD is at %.7s with %s %s, want %.7s with %s", step.what, got[0], got[1], where, want[0], want[1])
+			}
+		}
+	}
+}
+
+// changes returns what edges are told.
+func (f *fixture) changes() (all []feed.Body) {
+	f.t.Helper()
+	rows, _ := f.sql.Query(f.ctx, `SELECT COALESCE(news, body) FROM changes ORDER BY seq`)
+	texts, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	f.must(err)
+	for _, text := range texts {
+		var body feed.Body
+		f.must(json.Unmarshal([]byte(text), &body))
+		all = append(all, body)
+	}
+	return all
 }

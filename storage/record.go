@@ -34,7 +34,8 @@ type PackageRecord struct {
 	Moved       []MovedTag        `json:"moved_tags,omitempty"`
 	Removed     []Tombstone       `json:"removed,omitempty"`
 	Branches    map[string]string `json:"branches,omitempty"`
-	Head        string            `json:"head,omitempty"` // HEAD without releases, where no branch may be any more
+	Head        string            `json:"head,omitempty"`        // HEAD without releases, where no branch may be any more
+	HeadBranch  string            `json:"head_branch,omitempty"` // that it goes with; "" in earlier records
 	SyncOK      bool              `json:"sync_ok"`
 	SyncCode    string            `json:"sync_code,omitempty"`
 	SyncMessage string            `json:"sync_message,omitempty"`
@@ -79,6 +80,9 @@ func ParsePackageRecord(b []byte) (*PackageRecord, error) {
 	}
 	if r.Head != "" && !name.ValidOID(r.Head) {
 		return nil, fmt.Errorf("parse package record: its HEAD is at %.50q", r.Head)
+	}
+	if r.HeadBranch != "" && name.ValidRef(r.HeadBranch) != nil {
+		return nil, fmt.Errorf("parse package record: its HEAD goes with %.100q", r.HeadBranch)
 	}
 	r.CloneURL = name.HideFolder(r.CloneURL)
 	return &r, nil

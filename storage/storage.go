@@ -44,11 +44,12 @@ type Package struct {
 	MovedCount int    // released tags that upstream moved or deleted
 	Probe
 
-	HeadOID   string    `db:"head_oid"` // HEAD without releases; "" if no branch was asked for
-	Revision  int64     // changes with whatever Git clients can see
-	CreatedAt time.Time // when the name was bound
-	UpdatedAt time.Time // when something was last published
-	ChangedAt time.Time // when anything here last changed
+	HeadOID    string    `db:"head_oid"` // HEAD without releases; "" if no branch was asked for
+	HeadBranch string    // that HEAD goes with then
+	Revision   int64     // changes with whatever Git clients can see
+	CreatedAt  time.Time // when the name was bound
+	UpdatedAt  time.Time // when something was last published
+	ChangedAt  time.Time // when anything here last changed
 }
 
 // Called returns what people are shown as the package's name. The package

@@ -129,6 +129,30 @@ func (u *unedited) script(line string) string {
 	return file
 }
 
+// A stranger who has another branch pulled does not move HEAD of a package without releases; who has a token and asks for it does.
+func TestPulledBranch(t *testing.T) {
+	t.Parallel()
+	up := harness.NewUpstream(t)
+	repo := up.Repo("r")
+	main := repo.Commit(harness.Files{"a.txt": "main"})
+	s := harness.Start(t, "PACKBASE_PULL="+strings.TrimPrefix(up.URL, "http://"))
+	s.Fetch(repo.GitURL("main"))
+	dev := repo.Commit(harness.Files{"a.txt": "dev"})
+	repo.Git("branch", "dev", dev)
+	repo.Git("branch", "--force", "main", main)
+	at := s.URL + "/u/" + strings.Replace(repo.URL, "://", "/", 1)
+	if _, err := harness.Git(t, t.TempDir(), "", "clone", "--quiet", "--depth=1", "--branch=dev", at, "."); err != nil {
+		t.Fatal(err)
+	}
+	if info := s.Info("r"); info.Head != main || len(info.Branches) != 2 {
+		t.Errorf("HEAD is at %s after a pull, with the branches %+v, want %s and two", info.Head, info.Branches, main)
+	}
+	s.Fetch(repo.GitURL("dev"))
+	if info := s.Info("r"); info.Head != dev {
+		t.Errorf("HEAD is at %s once dev was asked for, want %s", info.Head, dev)
+	}
+}
+
 // What is missing is fetched while Zig waits, as a file or by Git, once for all; then nobody is asked again.
 func TestPulled(t *testing.T) {
 	t.Parallel()

@@ -143,7 +143,7 @@ func (f *fetch) branchesOfPart(ctx context.Context, failed error) (map[string]st
 	if err != nil || len(branches) == 0 {
 		return nil, err
 	}
-	return branches, f.w.db.Jobs.RecordBranches(ctx, f.job.Claim, branches)
+	return branches, f.w.db.Jobs.RecordBranches(ctx, f.job.Claim, jobs.Sync{Branches: branches, Listed: f.listed(branches)})
 }
 
 // wantsRemoved returns why the one tag or commit that is asked for is not
@@ -407,7 +407,7 @@ func (f *fetch) result(ctx context.Context) (FetchResult, error) {
 		return FetchResult{}, err
 	}
 	r.Unfit = f.unfit
-	f.job.sync = &jobs.Sync{OK: true, Catalog: f.catalog, Branches: r.Branches}
+	f.job.sync = &jobs.Sync{OK: true, Catalog: f.catalog, Branches: r.Branches, Listed: f.listed(r.Branches)}
 	if f.job.Job.Target == "" && !slices.ContainsFunc(f.unfit, func(u ingest.Unfit) bool { return ingest.Passing(u.Code) }) {
 		f.job.sync.Seen = f.w.seen(f.refs.Digest, f.policy)
 	}
@@ -454,6 +454,16 @@ func (f *fetch) arrived(ctx context.Context) (map[string]string, error) {
 		}
 	}
 	return here, nil
+}
+
+// listed returns those of the branches that the catalog names.
+func (f *fetch) listed(branches map[string]string) (names []string) {
+	for branch := range branches {
+		if f.policy.Branches.Match(branch) {
+			names = append(names, branch)
+		}
+	}
+	return names
 }
 
 // targetRejected returns why the one tag asked for was not published.

@@ -1,6 +1,7 @@
 package pages
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"html/template"
@@ -104,11 +105,11 @@ func (p packageView) TriedLater() bool { at := p.NextTry(); return at != nil && 
 // OnlyByHand reports whether no update looks at the package.
 func (p packageView) OnlyByHand() bool { return p.Fetchable() && !p.Registered }
 
-// FetchBody is the JSON that asks for a sync: of all tags; of a package without releases, of the branch last asked for.
+// FetchBody is the JSON that asks for a sync: of all tags; of a package without releases, of the branch that HEAD goes with.
 func (p *packagePage) FetchBody() (string, error) {
 	u := p.Package.CloneURL
 	if p.Package.ReleaseCount == 0 && len(p.Branches) > 0 {
-		u += "#" + p.Branches[0].Name
+		u += "#" + cmp.Or(p.Package.HeadBranch, p.Branches[0].Name)
 	}
 	b, err := json.Marshal(wire.Fetch{URL: u, Name: p.Package.Name})
 	return string(b), err

@@ -86,6 +86,7 @@ type Body struct {
 
 	// News, which is of no release.
 	Branch  string   `json:"branch,omitempty"`  // of Package, is at Commit
+	Aside   bool     `json:"aside,omitempty"`   // HEAD does not go with Branch
 	Renamed string   `json:"renamed,omitempty"` // what Package is called from now on
 	Archive *Archive `json:"archive,omitempty"`
 	Tree    *Tree    `json:"tree,omitempty"`

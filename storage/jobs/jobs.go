@@ -323,7 +323,7 @@ func (s *Store) End(ctx context.Context, c Claim, o Outcome) error {
 			if err := HoldFence(ctx, tx, c); err != nil {
 				return err
 			}
-			if err := recordSync(ctx, tx, c.Job.Package, *o.Sync); err != nil {
+			if err := recordSync(ctx, tx, c, *o.Sync); err != nil {
 				return err
 			}
 		}

@@ -1,6 +1,7 @@
 package jobs
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -20,6 +21,7 @@ type Sync struct {
 	Message  string            // the same in words
 	Wait     time.Duration     // before the next try, when it failed
 	Branches map[string]string // the tips of those that were asked for or are followed, all of which are here
+	Listed   []string          // those of them that the catalog names
 	Catalog  string            // the catalog's updated_at when the sync began
 	Seen     string            // digest of all that decided what is mirrored; "" after a look at less than all
 }
@@ -31,7 +33,7 @@ func (s *Store) RecordSync(ctx context.Context, c Claim, sync Sync) error {
 		if err := HoldFence(ctx, tx, c); err != nil {
 			return err
 		}
-		return recordSync(ctx, tx, c.Job.Package, sync)
+		return recordSync(ctx, tx, c, sync)
 	})
 	if err != nil {
 		return fmt.Errorf("record sync of %s: %w", c.Job.Package, pg.Translate(err))
@@ -39,7 +41,8 @@ func (s *Store) RecordSync(ctx context.Context, c Claim, sync Sync) error {
 	return nil
 }
 
-func recordSync(ctx context.Context, tx pgx.Tx, pkg string, s Sync) error {
+func recordSync(ctx context.Context, tx pgx.Tx, c Claim, s Sync) error {
+	pkg := c.Job.Package
 	_, err := tx.Exec(ctx, `
 		UPDATE packages
 		SET sync_at = now(), sync_ok = @ok, sync_code = @code, sync_message = @message,
@@ -60,16 +63,16 @@ func recordSync(ctx context.Context, tx pgx.Tx, pkg string, s Sync) error {
 	if err != nil {
 		return err
 	}
-	return recordBranches(ctx, tx, pkg, s.Branches)
+	return recordBranches(ctx, tx, c, s)
 }
 
-// RecordBranches notes where branches of the claimed package are, before its sync has ended.
-func (s *Store) RecordBranches(ctx context.Context, c Claim, branches map[string]string) error {
+// RecordBranches notes where the sync's branches of the claimed package are, before it has ended.
+func (s *Store) RecordBranches(ctx context.Context, c Claim, sync Sync) error {
 	err := s.db.Tx(ctx, func(tx pgx.Tx) error {
 		if err := HoldFence(ctx, tx, c); err != nil {
 			return err
 		}
-		return recordBranches(ctx, tx, c.Job.Package, branches)
+		return recordBranches(ctx, tx, c, sync)
 	})
 	if err != nil {
 		return fmt.Errorf("record branches of %s: %w", c.Job.Package, pg.Translate(err))
@@ -77,33 +80,66 @@ func (s *Store) RecordBranches(ctx context.Context, c Claim, branches map[string
 	return nil
 }
 
-func recordBranches(ctx context.Context, tx pgx.Tx, pkg string, branches map[string]string) error {
-	for _, branch := range slices.Sorted(maps.Keys(branches)) {
-		if err := RecordBranch(ctx, tx, pkg, branch, branches[branch]); err != nil {
+// HeadAfter returns where HEAD of the claimed package is once the sync is recorded, and which branch it goes with.
+func (s *Store) HeadAfter(ctx context.Context, c Claim, sync Sync) (commit, branch string, err error) {
+	undo := errors.New("nothing is to be changed")
+	err = s.db.Tx(ctx, func(tx pgx.Tx) error {
+		if err := HoldFence(ctx, tx, c); err != nil {
 			return err
 		}
+		if err := recordBranches(ctx, tx, c, sync); err != nil {
+			return err
+		}
+		err := tx.QueryRow(ctx, `SELECT head_oid, head_branch FROM packages WHERE name = $1`, c.Job.Package).Scan(&commit, &branch)
+		return cmp.Or(err, undo)
+	})
+	if !errors.Is(err, undo) {
+		return "", "", fmt.Errorf("head of %s: %w", c.Job.Package, pg.Translate(err))
 	}
-	return nil
+	return commit, branch, nil
 }
 
-// RecordBranch notes where a branch is. HEAD goes with it unless that would be
-// back in time.
-func RecordBranch(ctx context.Context, tx pgx.Tx, pkg, branch, commit string) error {
+func recordBranches(ctx context.Context, tx pgx.Tx, c Claim, s Sync) error {
+	if len(s.Branches) == 0 {
+		return nil
+	}
+	// The row tells whether somebody with a token has asked for what strangers have pulled.
+	var target string
+	err := tx.QueryRow(ctx, `SELECT COALESCE((SELECT target FROM jobs WHERE id = $1 AND NOT pull), '')`, c.Job.ID).Scan(&target)
+	for _, branch := range slices.Sorted(maps.Keys(s.Branches)) {
+		if err == nil {
+			err = RecordBranch(ctx, tx, c.Job.Package, branch, s.Branches[branch], branch == target || slices.Contains(s.Listed, branch))
+		}
+	}
+	return err
+}
+
+// RecordBranch notes where a branch is. HEAD goes with one that was asked for, and with the same from then on, unless that
+// would be back in time. Strangers ask for none; what comes first has HEAD all the same.
+func RecordBranch(ctx context.Context, tx pgx.Tx, pkg, branch, commit string, asked bool) error {
 	var moved bool
 	err := tx.QueryRow(ctx, `
 		INSERT INTO branches (package, branch, commit_oid) VALUES ($1, $2, $3)
 		ON CONFLICT (package, branch) DO UPDATE SET commit_oid = EXCLUDED.commit_oid, seen_at = now()
 		RETURNING $3 IS DISTINCT FROM (SELECT commit_oid FROM branches WHERE package = $1 AND branch = $2)`, // as it was
 		pkg, branch, commit).Scan(&moved)
-	if err != nil || !moved {
+	if err != nil {
 		return err
 	}
-	_, err = tx.Exec(ctx, `
+	head, err := tx.Exec(ctx, `
 		UPDATE packages p
-		SET revision = revision + 1,
-			head_oid = CASE WHEN (SELECT max(commit_time) FROM releases WHERE package = p.name AND commit_oid = p.head_oid)
-				> (SELECT max(commit_time) FROM releases WHERE package = p.name AND commit_oid = $2) THEN head_oid ELSE $2 END
-		WHERE name = $1`, pkg, commit)
+		SET revision = revision + 1, head_oid = $3, head_branch = $2
+		WHERE name = $1 AND (head_oid <> $3 OR $5) AND (head_oid = '' OR head_branch = $2 OR $4)
+			AND NOT COALESCE((SELECT max(commit_time) FROM releases WHERE package = p.name AND commit_oid = p.head_oid)
+				> (SELECT max(commit_time) FROM releases WHERE package = p.name AND commit_oid = $3), false)`,
+		pkg, branch, commit, asked, moved)
+	switch goes := err == nil && head.RowsAffected() > 0; {
+	case err != nil:
+	case moved && !goes:
+		_, err = tx.Exec(ctx, `UPDATE packages SET revision = revision + 1 WHERE name = $1`, pkg)
+	case goes && !moved: // edges have been told that it does not
+		_, err = tx.Exec(ctx, `UPDATE branches SET announced = '' WHERE package = $1 AND branch = $2`, pkg, branch)
+	}
 	return err
 }
 

@@ -31,7 +31,7 @@ func (r *Replica) applyNews(ctx context.Context, seq int64, c *feed.Body, privat
 	if c.Renamed != "" {
 		return r.rename(ctx, c.Package, c.Renamed)
 	}
-	err := r.DB.FollowBranch(ctx, c.Package, storage.Branch{Name: c.Branch, Commit: c.Commit})
+	err := r.DB.FollowBranch(ctx, c.Package, storage.Branch{Name: c.Branch, Commit: c.Commit}, c.Aside)
 	if errors.Is(err, fault.ErrNotFound) {
 		return fmt.Errorf("branch %s of %s: its commit %s is not here", c.Branch, c.Package, c.Commit)
 	}

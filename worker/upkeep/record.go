@@ -42,12 +42,22 @@ func (a *Auditor) KeepRecords(ctx context.Context) error {
 // RecordJob does the same for the package of a job, whose sync, if there was one, is not yet recorded. The caller keeps
 // blobs from being swept, and dir is for files.
 func (a *Auditor) RecordJob(ctx context.Context, c jobs.Claim, sync *jobs.Sync, dir string) error {
+	var head, of string
+	if sync != nil && len(sync.Branches) > 0 {
+		var err error
+		if head, of, err = a.DB.Jobs.HeadAfter(ctx, c, *sync); err != nil {
+			return err
+		}
+	}
 	rec, err := a.newRecord(ctx, c.Job.Package, func(rec *storage.PackageRecord) {
 		rec.Fence = c.Fence
 		if sync != nil {
 			now := time.Now().UTC().Truncate(time.Second)
 			rec.SyncOK, rec.SyncCode, rec.SyncMessage, rec.SyncedAt = sync.OK, sync.Code, sync.Message, &now
 			maps.Copy(rec.Branches, sync.Branches)
+		}
+		if head != "" {
+			rec.Head, rec.HeadBranch = head, of
 		}
 	})
 	if err != nil || rec == nil {
