@@ -57,8 +57,8 @@ func (p *Prober) zig(ctx context.Context, dir string, port uint16, memory int64,
 	out, err := confine.Program{
 		Room: confine.Room{
 			Dir: dir, Limits: zigLimits, Port: port,
-			// Its own files, and what tells it about the system's C library.
-			Read: []string{home, filepath.Join(filepath.Dir(home), "lib"), "/usr", "/lib", "/lib64", "/bin", "/etc/ld.so.cache"},
+			// Its own files, not all that may lie beside them, and what tells it about the system's C library.
+			Read: []string{path, filepath.Join(home, "lib"), filepath.Join(filepath.Dir(home), "lib"), "/usr", "/lib", "/lib64", "/bin", "/etc/ld.so.cache"},
 		},
 		Path: path, Args: args, Resident: memory,
 		Env: []string{"ZIG_GLOBAL_CACHE_DIR=" + filepath.Join(dir, "cache"), "HOME=" + dir, "TMPDIR=" + dir},

@@ -2,6 +2,7 @@ package probe
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"os"
@@ -51,6 +52,23 @@ func TestZigMissing(t *testing.T) {
 	}
 }
 
+// A zig has its own files to read, whatever else lies in the folder that it is in.
+func TestZigReadsItsOwn(t *testing.T) {
+	t.Parallel()
+	home := t.TempDir()
+	for name, text := range map[string]string{"zig": "#!/bin/sh\nexec cat \"$0.key\" \"${0%zig}lib/std.zig\"\n", "zig.key": "a secret", "lib/std.zig": "its library"} {
+		name = filepath.Join(home, name)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(name), 0o755), os.WriteFile(name, []byte(text), 0o755)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	p := &Prober{Zig: filepath.Join(home, "zig"), Child: confined}
+	out, err := p.zig(t.Context(), t.TempDir(), 0, 0)
+	if strings.Contains(out, "a secret") || !strings.Contains(out, "its library") {
+		t.Errorf("it read %q, %v", out, err)
+	}
+}
+
 // No manifest makes zig take the machine's memory: one whose many errors each
 // quote all of it is refused, and the longest that zig reads is not.
 func TestZigMemory(t *testing.T) {
@@ -66,9 +84,9 @@ func TestZigMemory(t *testing.T) {
 		return ".{ .name = " + name + `, .version = "1.0.0", .paths = .{"", ` + paths + "}, .dependencies = .{" + dependencies + "} }"
 	}
 	ran := false
-	var errors, paths strings.Builder
+	var faults, paths strings.Builder
 	for i := range 45_000 {
-		fmt.Fprintf(&errors, ".d%d = .{ .x = 1 }, ", i)
+		fmt.Fprintf(&faults, ".d%d = .{ .x = 1 }, ", i)
 	}
 	for i := range 700_000 {
 		fmt.Fprintf(&paths, "\"p%07d\",\n", i)
@@ -80,7 +98,7 @@ func TestZigMemory(t *testing.T) {
 		}
 		ran = true
 		cache := t.TempDir()
-		for name, zon := range map[string]string{"errors": manifest(version, "", errors.String()), "paths": manifest(version, paths.String(), "")} {
+		for name, zon := range map[string]string{"errors": manifest(version, "", faults.String()), "paths": manifest(version, paths.String(), "")} {
 			t.Run(version+"/"+name, func(t *testing.T) {
 				if out, err := fetchFolder(t, path, cache, zon); (err == nil) != (name == "paths") {
 					t.Errorf("zig says %.200q, %v", out, err)
@@ -113,11 +131,7 @@ func fetchFolder(t *testing.T, path, cache, zon string) (string, error) {
 	must(err)
 	staging, err := blob.OpenStaging(disk, "")
 	must(err)
-	p := &Prober{Zig: path, ZigCache: cache, Staging: staging, Child: func(ctx context.Context, _ string) *exec.Cmd {
-		cmd := exec.CommandContext(ctx, "/proc/self/exe")
-		cmd.Env = []string{"PACKBASE_TEST_CONFINE=1"}
-		return cmd
-	}}
+	p := &Prober{Zig: path, ZigCache: cache, Staging: staging, Child: confined}
 	dir, remove, err := p.zigDir()
 	must(err)
 	defer remove()
@@ -134,6 +148,13 @@ func fetchFolder(t *testing.T, path, cache, zon string) (string, error) {
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 	defer cancel()
 	return p.zig(ctx, dir, 0, zigMemory(content{}), "fetch", "package")
+}
+
+// confined is the child that becomes zig.
+func confined(ctx context.Context, _ string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, "/proc/self/exe")
+	cmd.Env = []string{"PACKBASE_TEST_CONFINE=1"}
+	return cmd
 }
 
 // A probe says what the Git interface said, and takes no other answer than 200.
