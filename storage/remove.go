@@ -87,7 +87,8 @@ func (db *DB) orGone(ctx context.Context, err error, where, a, b string) error {
 
 // checkRemoved returns a *GoneError if the release must not be published: its
 // tag was removed, or its commit was, and no release of that is left. A commit
-// that was removed is not published under another name of its upstream either.
+// that was removed is not published under another name of its upstream either,
+// and under a tag of it that was removed not even while others serve it.
 // What is adopted was published elsewhere, and other tags of its commit may
 // come later: then its own removal alone counts.
 func checkRemoved(ctx context.Context, tx pgx.Tx, r Release, adopted bool) error {
@@ -96,7 +97,7 @@ func checkRemoved(ctx context.Context, tx pgx.Tx, r Release, adopted bool) error
 		WHERE package = @package AND (tag = @tag OR tag IS NULL AND @tag = '' AND commit_oid = @commit)
 			OR NOT @adopted AND commit_oid = @commit
 			AND package IN (SELECT o.name FROM packages o JOIN packages p USING (upstream) WHERE p.name = @package)
-			AND NOT EXISTS (SELECT FROM served_releases s WHERE s.package = t.package AND s.commit_oid = t.commit_oid)
+			AND (tag = @tag OR NOT EXISTS (SELECT FROM served_releases s WHERE s.package = t.package AND s.commit_oid = t.commit_oid))
 		ORDER BY package <> @package, id LIMIT 1`, pgx.NamedArgs{"package": r.Package, "tag": r.Tag, "commit": r.CommitOID, "adopted": adopted})
 	t, err := pgx.CollectExactlyOneRow(rows, pgx.RowToStructByName[Tombstone])
 	switch {

@@ -189,6 +189,18 @@ func TestRemovedUnderAnotherName(t *testing.T) {
 	_, err = f.Publish(f.ctx, fork, publication("fork", "v1", "hellov1"))
 	f.want("another upstream", err, nil)
 
+	f.publish("twice", "v1")
+	twice := claim("twice", "twice")
+	_, err = f.Publish(f.ctx, twice, publication("twice", "alias", "twicev1"))
+	f.must(err)
+	thrice := claim("thrice", "twice")
+	_, err = f.Remove(f.ctx, storage.Removal{Package: "twice", Tag: "v1", Reason: "a broken name"})
+	f.must(err)
+	_, err = f.Publish(f.ctx, thrice, publication("thrice", "v1", "twicev1"))
+	f.want("a tag whose commit another one serves", err, fault.ErrGone)
+	_, err = f.Publish(f.ctx, thrice, publication("thrice", "alias", "twicev1"))
+	f.want("the other tag", err, nil)
+
 	done, err := f.Remove(access.SeePrivate(f.ctx), storage.Removal{Package: "hello", Reason: "all of it"})
 	f.must(err)
 	if got := strings.Join(done.Left, " "); got != "again@v3" {
