@@ -1,10 +1,13 @@
 package worker_test
 
 import (
+	"fmt"
+	"math/rand/v2"
 	"net/http"
 	"net/http/cgi"
 	"net/http/httptest"
 	"path/filepath"
+	"slices"
 	"sync/atomic"
 	"testing"
 
@@ -70,4 +73,24 @@ func TestMirrorOverHTTP(t *testing.T) {
 	fetch(1)
 	want = r.Mirror("hello", "v2.0.0")
 	fetch(2)
+}
+
+// The times in manifests are in the order in which releases are published,
+// however long each is built: edges and rebuilds publish in that of the times.
+func TestTimesAreInOrder(t *testing.T) {
+	t.Parallel()
+	r := workertest.New(t)
+	defer r.Work()()
+	large := make([]byte, 4<<20)
+	rand.NewChaCha8([32]byte{}).Read(large)
+	r.Tag("order", "v1.0.0", map[string]string{"a": string(large)})
+	for i := range 6 {
+		r.Tag("order", fmt.Sprintf("v1.%d.0", i+1), map[string]string{"a": "small"})
+	}
+	r.Fetch("order")
+	var rows, times []string
+	r.Must(r.Pool.QueryRow(t.Context(), `SELECT array_agg(tag ORDER BY id), array_agg(tag ORDER BY created_at, tag) FROM releases`).Scan(&rows, &times))
+	if !slices.Equal(rows, times) {
+		t.Errorf("published in the order %q, which their times say was %q", rows, times)
+	}
 }

@@ -214,7 +214,9 @@ func (f *fetch) publishAll(ctx context.Context, objects *gitpack.Objects, roots 
 		defer close(slots)
 		before := make(chan struct{})
 		close(before)
+		var at time.Time
 		for _, r := range roots {
+			at = nextTime(at)
 			slot, turn, after := make(chan built, 1), before, make(chan struct{})
 			before = after
 			select {
@@ -228,7 +230,7 @@ func (f *fetch) publishAll(ctx context.Context, objects *gitpack.Objects, roots 
 			}
 			g.Go(func() error {
 				defer done()
-				made, err := f.build(ctx, objects, r)
+				made, err := f.build(ctx, objects, r, at)
 				if err == nil {
 					select {
 					case <-turn:
@@ -321,8 +323,18 @@ func (f *fetch) settle(ctx context.Context, roots []*root, ready []built) error 
 	return f.publishTogether(ctx, good)
 }
 
+// nextTime returns the time that it is, and one after last in any case. Edges and rebuilds publish in the order of the
+// times in manifests, which has to be that of the rows here: the first release of a commit is what its path names.
+func nextTime(last time.Time) time.Time {
+	now := time.Now().UTC().Truncate(time.Microsecond) // as Postgres keeps it
+	if now.After(last) {
+		return now
+	}
+	return last.Add(time.Microsecond)
+}
+
 // build stages the tarball and the manifest of a release.
-func (f *fetch) build(ctx context.Context, objects *gitpack.Objects, r *root) (made built, err error) {
+func (f *fetch) build(ctx context.Context, objects *gitpack.Objects, r *root, at time.Time) (made built, err error) {
 	if made.file, err = os.CreateTemp(f.dir, "tarball-*"); err != nil {
 		return made, fmt.Errorf("stage tarball: %w", err)
 	}
@@ -340,7 +352,7 @@ func (f *fetch) build(ctx context.Context, objects *gitpack.Objects, r *root) (m
 	if err := made.of.Check(); err != nil {
 		return made, err
 	}
-	made.of.CreatedAt = time.Now().UTC().Truncate(time.Microsecond) // as Postgres keeps it
+	made.of.CreatedAt = at
 	if made.manifest, err = made.of.Encode(); err != nil {
 		return made, err
 	}
