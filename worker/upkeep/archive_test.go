@@ -3,6 +3,7 @@ package upkeep_test
 import (
 	"archive/zip"
 	"bytes"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -257,6 +258,27 @@ func same(t *testing.T, row tree.Archive) string {
 		t.Fatal(err)
 	}
 	return string(raw)
+}
+
+// An older database that is restored beside the blobs serves what was removed since: fsck says so before anything is started.
+func TestFsckFindsRemovedArchive(t *testing.T) {
+	t.Parallel()
+	r, all := archived(t)
+	raw, err := (&tree.Removal{URL: all[0].URL, Hashes: []string{all[0].ZigHash, all[0].ZigLegacyHash}, Reason: "it holds a key", RemovedAt: time.Now()}).Encode()
+	r.Must(err)
+	r.Must(put(t, r, raw, fmt.Sprintf("%x", sha256.Sum256(raw))))
+	a, found := auditor(r)
+	r.Must(a.Fsck(t.Context()))
+	if len(*found) != 1 || (*found)[0].Code != "record_contested" || (*found)[0].Subject != all[0].URL {
+		t.Errorf("found %v", *found)
+	}
+	_, err = tree.New(r.DB.DB).Remove(access.SeePrivate(t.Context()), all[0].URL, "it holds a key")
+	r.Must(err)
+	*found = nil
+	r.Must(a.Fsck(t.Context()))
+	if len(*found) != 0 {
+		t.Errorf("once it is removed again: %v", *found)
+	}
 }
 
 // What an operator removed is served by no hash and no URL, its bytes go with gc, and neither a fetch nor a rebuild brings

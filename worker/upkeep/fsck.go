@@ -13,11 +13,14 @@ import (
 	"time"
 
 	"github.com/francescobianco/packbase/storage"
+	"github.com/francescobianco/packbase/storage/access"
 	"github.com/francescobianco/packbase/storage/blob"
+	"github.com/francescobianco/packbase/storage/fault"
 	"github.com/francescobianco/packbase/storage/gitpack"
 	"github.com/francescobianco/packbase/storage/jobs"
 	"github.com/francescobianco/packbase/storage/ledger"
 	"github.com/francescobianco/packbase/storage/release"
+	"github.com/francescobianco/packbase/storage/tree"
 )
 
 // Grace is the age below which a blob that no row names is left alone: the
@@ -122,6 +125,9 @@ func (a *Auditor) fsckBlobs(ctx context.Context) (records map[string]*storage.Pa
 		if rec, err := a.readRecord(ctx, digest); err == nil && (records[rec.Package] == nil || rec.Fence > records[rec.Package].Fence) {
 			records[rec.Package] = rec
 		}
+		if err := a.archiveShownAgain(ctx, info); err != nil {
+			return nil, err
+		}
 		if time.Since(info.ModTime) < Grace {
 			continue
 		}
@@ -207,6 +213,30 @@ func (a *Auditor) shownAgain(ctx context.Context, pkg string, later *storage.Pac
 			a.find("record_contested", pkg+"@"+what, "no row says that it was removed, and %s does; `packbase remove %s %s` does so again", told, pkg, what)
 		}
 	}
+	return nil
+}
+
+// archiveShownAgain checks that no archive is served of which a blob that no row names says that it was removed.
+func (a *Auditor) archiveShownAgain(ctx context.Context, info blob.Info) error {
+	if info.Size > release.MaxManifestSize {
+		return nil
+	}
+	raw, ok, err := a.document(ctx, info)
+	if err != nil || !ok || !tree.IsRemoval(raw) {
+		return ctx.Err() // what is damaged is no removal
+	}
+	gone, err := tree.ParseRemoval(raw)
+	if err != nil {
+		return nil
+	}
+	_, err = a.trees().ByURL(access.SeePrivate(ctx), gone.URL)
+	switch {
+	case errors.Is(err, fault.ErrNotFound), errors.Is(err, fault.ErrGone):
+		return nil
+	case err != nil:
+		return err
+	}
+	a.find("record_contested", gone.URL, "no row says that it was removed, and a later record among the blobs, which `packbase gc` removes, does; `packbase remove %s` does so again", gone.URL)
 	return nil
 }
 
