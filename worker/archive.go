@@ -204,6 +204,7 @@ func (h *countingHash) Write(b []byte) (int, error) {
 
 // head takes what upstream says of the file, or refuses it before it comes.
 func (a *archiveFetch) head(h ingest.ArchiveHead, sum *countingHash) error {
+	a.job.secret = a.broker.Gave()
 	sum.total = h.Length
 	a.row.ContentType, a.row.Disposition, a.row.FinalURL = h.ContentType, h.Disposition, h.FinalURL
 	u, err := url.Parse(a.row.URL)

@@ -2,6 +2,7 @@ package worker
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -244,8 +245,13 @@ func (c *capturing) settle(ctx context.Context, n *capture.Node, id uuid.UUID, o
 		last.Code, last.Message = job.ErrorCode, job.ErrorMessage
 	}
 	out.Job = nil
-	if last.Code != "" && job.Package != "" {
+	var why failure
+	switch {
+	case last.Code == "":
+	case job.Package != "":
 		return false, c.hide(ctx, job.Package)
+	case job.State == jobs.Failed && json.Unmarshal(job.Result, &why) == nil && why.Private:
+		return false, c.w.trees.Hide(ctx, c.tree)
 	}
 	return false, nil
 }

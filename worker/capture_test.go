@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"hash/crc32"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -157,6 +159,49 @@ func TestCaptureOfPrivate(t *testing.T) {
 		}
 		if seen, err := trees.ByName(t.Context(), at); errors.Is(err, fault.ErrNotFound) != it.hidden {
 			t.Errorf("%s: a stranger is shown %+v, %v", it.state, seen, err)
+		}
+	}
+}
+
+// The same of files that were there for credentials alone, and are not what is pinned.
+func TestCaptureOfPrivateFiles(t *testing.T) {
+	t.Parallel()
+	r, up := workertest.New(t), newFileServer(t)
+	netrc := filepath.Join(t.TempDir(), "netrc")
+	r.Must(os.WriteFile(netrc, []byte("machine 127.0.0.1 login us password s3cret\n"), 0o600))
+	r.Work(allowed(t), func(o *worker.Options) { o.Egress.Netrc = netrc })
+	closed := func(h http.HandlerFunc) http.HandlerFunc {
+		return func(w http.ResponseWriter, req *http.Request) {
+			if _, _, ok := req.BasicAuth(); !ok {
+				http.NotFound(w, req)
+				return
+			}
+			h(w, req)
+		}
+	}
+	other := sends("application/gzip", gz(t, tarOf(t, "a/", files("other"))))
+	trees, wrong := tree.New(r.DB.DB), "1220"+strings.Repeat("8", 64)
+	for i, it := range []struct {
+		code   string
+		h      http.HandlerFunc
+		hidden bool
+	}{
+		{"hash_mismatch", other, false},
+		{"hash_mismatch", closed(other), true},
+		{"not_an_archive", closed(sends("text/secret", nil)), true},
+		{"upstream_not_found", closed(http.NotFound), false}, // credentials are shown wherever there is nothing without
+	} {
+		at := fmt.Sprint("app", i)
+		url := up.serve("/"+at+".tar.gz", it.h)
+		c, err := trees.Begin(t.Context(), at, []tree.Root{{File: "build.zig.zon", Text: zon("root", [2]string{url, wrong})}}, false)
+		r.Must(err)
+		capture(t, r, c.Job)
+		nodes, _, err := trees.Nodes(t.Context(), at, 1)
+		if err != nil || nodes[0].Code != it.code {
+			t.Fatalf("%s: %+v, %v, want a hole: %s", at, nodes, err, it.code)
+		}
+		if seen, err := trees.ByName(t.Context(), at); errors.Is(err, fault.ErrNotFound) != it.hidden {
+			t.Errorf("%s: a stranger is shown %+v, %v", at, seen, err)
 		}
 	}
 }

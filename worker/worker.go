@@ -179,7 +179,13 @@ type job struct {
 	pkg      storage.Package // of a fetch, as it was before
 	listed   bool            // upstream told what it has, and nothing is wrong with that
 	advanced bool            // this attempt settled something that the next one need not do again
+	secret   bool            // the files of an archive came for credentials, and how that ended tells of them
 	leave    func()          // lets the worker begin another job beside this one
+}
+
+// A failure is the result of a job that failed, if it has one.
+type failure struct {
+	Private bool `json:"private"` // why it failed tells of what is private
 }
 
 // ofStranger reports whether somebody without a token has a private package
@@ -364,6 +370,9 @@ func (w *Worker) outcome(j *job, result any, err error, stopping bool) func(cont
 		return requeue(wait, e != errAway, e.Code, e.Message)
 	}
 	out := jobs.Outcome{State: jobs.Failed, Code: e.Code, Message: e.Message}
+	if j.secret {
+		out.Result = failure{Private: true}
+	}
 	if e == errCancelled {
 		out.State = jobs.Cancelled
 	} else if j.Job.Kind == jobs.FetchPackage && !j.ofTarget(e.Code) && !j.ofStranger() {
