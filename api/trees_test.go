@@ -78,7 +78,7 @@ func (s *scene) treeCalls() []call {
 	long := asBody(s.t, wire.Capture{Name: "x", Manifest: strings.Repeat("x", 17<<20)})
 	at := "https://files.example/stored.tar.gz"
 	s.putArchive(at, s.hello[0], "1220"+strings.Repeat("6", 64))
-	s.must(tree.New(s.db.DB).NoteMove(s.t.Context(), at, "", goneHash))
+	s.must(tree.New(s.db.DB).NoteMove(s.t.Context(), tree.Archive{URL: at, ZigLegacyHash: goneHash}))
 	archives := func(url_ string) string { return "/api/archives?" + url.Values{"url": {url_}}.Encode() }
 	return []call{
 		post(s.registry, "/api/trees", capture("app", whole), 202, auth), post(s.registry, "/api/trees", capture("APP", whole), 202, auth),

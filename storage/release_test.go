@@ -203,7 +203,7 @@ func TestFence(t *testing.T) {
 			return err
 		},
 		"moved archive": func(c jobs.Claim) error {
-			return trees.NoteMove(jobs.WithClaim(f.ctx, c), "https://h/x.zip", "", "1220"+hash("others", 64))
+			return trees.NoteMove(jobs.WithClaim(f.ctx, c), tree.Archive{URL: "https://h/x.zip", ZigLegacyHash: "1220" + hash("others", 64)})
 		},
 	}
 	_, err = trees.Begin(f.ctx, "app", []tree.Root{{File: "build.zig.zon", Text: ".{}"}}, false)

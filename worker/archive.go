@@ -315,7 +315,7 @@ func (a *archiveFetch) checkPin(ctx context.Context) error {
 	}
 	err := fault.New("hash_mismatch",
 		fmt.Sprintf("%s is pinned, and the files have %s (%s)", pin, cmp.Or(row.ZigHash, "no hash of the new form"), row.ZigLegacyHash))
-	return errors.Join(err, a.w.trees.NoteMove(ctx, row.URL, row.ZigHash, row.ZigLegacyHash))
+	return errors.Join(err, a.w.trees.NoteMove(ctx, *row))
 }
 
 // store makes the bytes durable, then the archive visible.

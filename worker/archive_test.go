@@ -590,6 +590,47 @@ func TestFetchPrivateArchive(t *testing.T) {
 	}
 }
 
+// A URL that is here for all, and shows other files to those with credentials: neither pages nor the log tell of them.
+func TestMovedToPrivate(t *testing.T) {
+	t.Parallel()
+	r, up := workertest.New(t), newFileServer(t)
+	netrc := filepath.Join(t.TempDir(), "netrc")
+	r.Must(os.WriteFile(netrc, []byte("machine 127.0.0.1 login us password s3cret\n"), 0o600))
+	r.Work(allowed(t), func(o *worker.Options) { o.Egress.Netrc = netrc })
+	var closed atomic.Bool
+	url := up.serve("/a.tar.gz", func(w http.ResponseWriter, req *http.Request) {
+		_, _, ok := req.BasicAuth()
+		switch {
+		case !closed.Load():
+			sends("application/gzip", gz(t, tarOf(t, "a/", files("one"))))(w, req)
+		case ok:
+			sends("application/gzip", gz(t, tarOf(t, "a/", files("two"))))(w, req)
+		default:
+			w.WriteHeader(http.StatusUnauthorized)
+		}
+	})
+	if job, _ := fetchArchive(t, r, url, ""); job.State != jobs.Succeeded {
+		t.Fatal(job.ErrorMessage)
+	}
+	closed.Store(true)
+	job, _ := fetchArchive(t, r, url, "1220"+strings.Repeat("8", 64))
+	_, pin, ok := strings.Cut(job.ErrorMessage, "(")
+	if pin = strings.TrimSuffix(pin, ")"); job.ErrorCode != "hash_mismatch" || !ok {
+		t.Fatalf("%s: %s", job.ErrorCode, job.ErrorMessage)
+	}
+	if job, got := fetchArchive(t, r, url, pin); job.State != jobs.Succeeded || !got.Created || !got.Moved {
+		t.Fatalf("what is pinned: %+v, %s", got, job.ErrorMessage)
+	}
+	if moves, err := tree.New(r.DB.DB).Moves(t.Context(), url); err != nil || len(moves) != 0 {
+		t.Errorf("strangers are told of %+v, %v", moves, err)
+	}
+	var told int
+	r.Must(r.Pool.QueryRow(t.Context(), `SELECT count(*) FROM log_pending WHERE NOT private AND entry LIKE '%' || $1 || '%'`, pin).Scan(&told))
+	if told != 0 {
+		t.Errorf("the log has %d entries of what is private", told)
+	}
+}
+
 // What comes of a pull of a private package is what would come of it if nothing were here: strangers are told.
 func TestStrangersPullPrivatePackage(t *testing.T) {
 	t.Parallel()

@@ -88,7 +88,7 @@ func (s *Store) Publish(ctx context.Context, a Archive, pinned bool) (created, m
 		if err := jobs.HoldLease(ctx, tx); err != nil {
 			return err
 		}
-		moved, err = noteMove(ctx, tx, a.URL, a.ZigHash, a.ZigLegacyHash)
+		moved, err = a.noteMove(ctx, tx)
 		if err != nil || moved && !pinned {
 			return err
 		}
@@ -103,32 +103,35 @@ func (s *Store) Publish(ctx context.Context, a Archive, pinned bool) (created, m
 	return created, moved, nil
 }
 
-// NoteMove notes that a URL answers files with the given hashes, if others are frozen for it.
-func (s *Store) NoteMove(ctx context.Context, url, hash, legacy string) error {
+// NoteMove notes that the URL of an archive, which is not stored, answers it, if other files are frozen for that.
+func (s *Store) NoteMove(ctx context.Context, a Archive) error {
 	err := s.db.Tx(ctx, func(tx pgx.Tx) error {
-		if _, err := noteMove(ctx, tx, url, hash, legacy); err != nil {
+		if _, err := a.noteMove(ctx, tx); err != nil {
 			return err
 		}
 		return jobs.HoldLease(ctx, tx)
 	})
 	if err != nil {
-		return fmt.Errorf("note move of archive %s: %w", url, pg.Translate(err))
+		return fmt.Errorf("note move of archive %s: %w", a.URL, pg.Translate(err))
 	}
 	return nil
 }
 
-func noteMove(ctx context.Context, tx pgx.Tx, url, hash, legacy string) (moved bool, err error) {
+// noteMove reports whether other files are frozen for the URL, and notes that: pages and the log tell everybody of it, so
+// what credentials were needed for is no news of a URL that is here for all.
+func (a *Archive) noteMove(ctx context.Context, tx pgx.Tx) (moved bool, err error) {
 	var first string
-	err = tx.QueryRow(ctx, `SELECT zig_legacy_hash FROM archives WHERE url = $1 ORDER BY id LIMIT 1`, url).Scan(&first)
-	if errors.Is(err, pgx.ErrNoRows) || err == nil && first == legacy {
+	var private bool
+	err = tx.QueryRow(ctx, `SELECT zig_legacy_hash, private FROM archives WHERE url = $1 ORDER BY id LIMIT 1`, a.URL).Scan(&first, &private)
+	if errors.Is(err, pgx.ErrNoRows) || err == nil && first == a.ZigLegacyHash {
 		return false, nil
 	}
-	if err != nil {
-		return false, err
+	if err != nil || a.Private && !private {
+		return err == nil, err
 	}
 	_, err = tx.Exec(ctx, `
 		INSERT INTO moved_archives (url, old_legacy_hash, new_hash, new_legacy_hash) VALUES ($1, $2, $3, $4)
-		ON CONFLICT (url, new_legacy_hash) DO NOTHING`, url, first, hash, legacy)
+		ON CONFLICT (url, new_legacy_hash) DO NOTHING`, a.URL, first, a.ZigHash, a.ZigLegacyHash)
 	return true, err
 }
 
@@ -204,10 +207,11 @@ type Move struct {
 	SeenAt        time.Time
 }
 
-// Moves returns what a URL answered later, the newest first.
+// Moves returns what a URL answered later, the newest first: to strangers nothing, if something of it is private.
 func (s *Store) Moves(ctx context.Context, url string) ([]Move, error) {
 	rows, _ := s.db.Pool.Query(ctx, `
-		SELECT old_legacy_hash, new_hash, new_legacy_hash, seen_at FROM moved_archives WHERE url = $1 ORDER BY id DESC LIMIT 100`, url)
+		SELECT old_legacy_hash, new_hash, new_legacy_hash, seen_at FROM moved_archives m
+		WHERE url = $1 AND ($2 OR NOT EXISTS (SELECT FROM archives a WHERE a.url = m.url AND a.private)) ORDER BY id DESC LIMIT 100`, url, access.SeesPrivate(ctx))
 	all, err := pgx.CollectRows(rows, pgx.RowToStructByPos[Move])
 	if err != nil {
 		return nil, fmt.Errorf("moves of %s: %w", url, pg.Translate(err))
