@@ -46,5 +46,9 @@ func (s *Server) getArchive(w http.ResponseWriter, r *http.Request) error {
 // serveSource answers with the tarball that Zig is given for a hash.
 func (s *Server) serveSource(w http.ResponseWriter, r *http.Request, src tree.Source) error {
 	w.Header().Set("Cache-Control", stored.Cacheable(src.Private))
-	return s.promised.Serve(w, r, stored.File{Digest: src.Digest, Size: src.Size, At: time.Unix(0, 0), ContentType: "application/gzip"})
+	return s.promised.Serve(w, r, sourceFile(src))
+}
+
+func sourceFile(src tree.Source) stored.File {
+	return stored.File{Digest: src.Digest, Size: src.Size, At: time.Unix(0, 0), ContentType: "application/gzip"}
 }

@@ -174,8 +174,13 @@ func (m *mirror) serveDeclared(w http.ResponseWriter, r *http.Request, at string
 	if err != nil {
 		return err
 	}
-	return m.serveSource(w, r, src)
+	forZig(w)
+	w.Header().Set("Cache-Control", stored.Checked(src.Private)) // tomorrow another hash may be pinned
+	return m.promised.Serve(w, r, sourceFile(src))
 }
+
+// forZig tells caches that others than Zig are answered something else.
+func forZig(w http.ResponseWriter) { w.Header().Set("Vary", "User-Agent") }
 
 // serveStored answers with what a URL answered when it was asked first: Zig with a tar.gz, others byte for byte.
 func (m *mirror) serveStored(w http.ResponseWriter, r *http.Request, at string) error {
@@ -184,6 +189,9 @@ func (m *mirror) serveStored(w http.ResponseWriter, r *http.Request, at string) 
 		return err
 	}
 	w.Header().Set("Cache-Control", stored.Cacheable(a.Private))
+	if a.Digest != a.TarballDigest {
+		forZig(w)
+	}
 	f := stored.File{Digest: a.TarballDigest, Size: a.TarballSize, At: a.CreatedAt, ContentType: "application/gzip"}
 	if !proxy.IsZig(r) {
 		f.Digest, f.Size = a.Digest, a.Size
@@ -242,6 +250,9 @@ func (m *mirror) serveSnapshot(w http.ResponseWriter, r *http.Request, d name.De
 	}
 	if converted {
 		return proxy.ErrMissing
+	}
+	if !isTarGz(d.URL) {
+		forZig(w)
 	}
 	w.Header().Set("X-Packbase-Commit", rel.CommitOID)
 	w.Header().Set("Cache-Control", stored.Cacheable(rel.Private))

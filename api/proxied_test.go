@@ -119,6 +119,9 @@ func TestProxiedArchives(t *testing.T) {
 			if !bytes.Equal(a.body, want.body) || a.Header.Get("Content-Type") != "application/gzip" || a.ContentLength != int64(len(want.body)) {
 				t.Errorf("%s: %d bytes, %v, want those of %s", target, len(a.body), a.Header, rels[tt.want].Tag)
 			}
+			if got := a.Header.Get("Vary"); (got == "User-Agent") != strings.HasSuffix(tt.url, ".zip") {
+				t.Errorf("%s: Vary %q, want User-Agent where others are answered something else", target, got)
+			}
 		}
 	}
 	if a := g.get("/why"); !strings.Contains(string(a.body), "it had a secret") || !strings.Contains(string(a.body), "v9.tar.gz is not mirrored here") {
@@ -185,9 +188,21 @@ func TestProxiedStored(t *testing.T) {
 		if kind := a.Header.Get("Content-Type"); tt.status == 200 && (kind == "application/gzip") != (tt.value == zigAgent) {
 			t.Errorf("%s for %s: Content-Type %q", tt.target, tt.value, kind)
 		}
+		if got := a.Header.Get("Vary"); tt.status == 200 && got != "User-Agent" {
+			t.Errorf("%s for %s: Vary %q, want User-Agent: a cache would answer others with this", tt.target, tt.value, got)
+		}
 		if control := a.Header.Get("Cache-Control"); strings.Contains(tt.target, "secret") && strings.Contains(control, "public") {
 			t.Errorf("%s: Cache-Control %q", tt.target, control)
 		}
+	}
+	// What a tree pins for a URL, where Zig alone is answered, is not kept: another one may be pinned.
+	trees, hello := tree.New(g.db.DB), g.publish("pinned", tagged{tag: "v1.0.0", files: zon("pinned", "1.0.0")})[0]
+	const pinned = "https://files.example.org/pinned.tar.gz"
+	_, err := trees.Begin(t.Context(), "app", []tree.Root{{File: "build.zig.zon", Text: asManifest(hello.ZigHash)}}, false)
+	g.must(err)
+	g.must(trees.Put(t.Context(), "app", 1, tree.Whole, []tree.Node{{Hash: hello.ZigHash, URLs: []string{pinned}, Parents: []string{""}, State: tree.Stored}}, nil))
+	if a := g.mustVia("GET", pinned, "", "User-Agent", zigAgent); a.StatusCode != http.StatusOK || a.Header.Get("ETag") != `"`+hello.Digest+`"` || a.Header.Get("Cache-Control") != "no-cache" || a.Header.Get("Vary") != "User-Agent" {
+		t.Errorf("%s: %d %v", pinned, a.StatusCode, a.Header)
 	}
 	// What was removed is removed, whichever way it came.
 	const copied = "https://files.example.org/gone.zip"
