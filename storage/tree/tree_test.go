@@ -271,6 +271,38 @@ func TestPrivate(t *testing.T) {
 	}
 }
 
+// The record of a tree is made anew once what it had no files for is here, and private: edges are told to hide it.
+func TestPrivateLater(t *testing.T) {
+	t.Parallel()
+	s, ctx := tree.New(storagetest.NewDB(t).DB), access.SeePrivate(t.Context())
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i, private := range []bool{false, true} {
+		name := fmt.Sprint("app", i)
+		_, err := s.Begin(ctx, name, []tree.Root{{File: "build.zig.zon"}}, false)
+		must(err)
+		must(s.Put(ctx, name, 1, tree.Holes, []tree.Node{{Hash: legacy(i + 1), URLs: []string{"https://h/x"}, Parents: []string{""}, State: tree.Hole}}, nil))
+		rec, err := s.RevisionRecord(ctx, name, 1)
+		must(err)
+		must(s.SetRevisionRecord(ctx, rec, blob.Ref{Digest: digest(7), Size: 1}))
+		a := archive(fmt.Sprint("https://h/", i), i+1)
+		a.Private = private
+		_, _, err = s.Publish(ctx, a, false)
+		must(err)
+		left, err := s.UnrecordedRevisions(ctx, 10)
+		if err != nil || (len(left) == 1) != private {
+			t.Errorf("private %v: revisions without a record: %+v, %v", private, left, err)
+		}
+		if rec, err = s.RevisionRecord(ctx, name, 1); err != nil || rec.Private != private {
+			t.Errorf("private %v: the record says %v, %v", private, rec.Private, err)
+		}
+	}
+}
+
 func TestRecord(t *testing.T) {
 	t.Parallel()
 	a := archive("https://h/x", 1)
