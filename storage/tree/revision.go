@@ -234,13 +234,28 @@ func hide(ctx context.Context, tx pgx.Tx, name string) error {
 	return tell(ctx, tx, name)
 }
 
-// tell has those edges hide a tree that were told of it and may not see it any more.
+// tell has those edges hide a tree that were told of it and may not see it any more. If that is for an older revision
+// alone, the newest is told of again.
 func tell(ctx context.Context, tx pgx.Tx, name string) error {
 	told, err := tx.Exec(ctx, `UPDATE trees SET told = false WHERE name = $1 AND told`, name)
 	if err != nil || told.RowsAffected() == 0 {
 		return err
 	}
-	return feed.AddNews(ctx, tx, feed.Body{Tree: &feed.Tree{Name: name}, Decision: feed.DecisionPrivate}, false)
+	if err := feed.AddNews(ctx, tx, feed.Body{Tree: &feed.Tree{Name: name}, Decision: feed.DecisionPrivate}, false); err != nil {
+		return err
+	}
+	newest := &feed.Tree{Name: name}
+	err = tx.QueryRow(ctx, `
+		UPDATE trees t SET told = true FROM tree_revisions r JOIN blobs b ON b.digest = r.record_digest
+		WHERE t.name = $1 AND r.tree = t.name AND r.revision = t.revision AND NOT r.record_private AND NOT private_tree(t.name, t.revision)
+		RETURNING r.revision, b.digest, b.size`, name).Scan(&newest.Revision, &newest.Record.Digest, &newest.Record.Size)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return feed.AddNews(ctx, tx, feed.Body{Tree: newest}, false)
 }
 
 // Hide does what a central decided of a tree that may be here.

@@ -2,6 +2,7 @@ package tree_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"math"
@@ -16,6 +17,7 @@ import (
 	"github.com/francescobianco/packbase/storage/access"
 	"github.com/francescobianco/packbase/storage/blob"
 	"github.com/francescobianco/packbase/storage/fault"
+	"github.com/francescobianco/packbase/storage/feed"
 	"github.com/francescobianco/packbase/storage/release"
 	"github.com/francescobianco/packbase/storage/storagetest"
 	"github.com/francescobianco/packbase/storage/tree"
@@ -300,6 +302,63 @@ func TestPrivateLater(t *testing.T) {
 		if rec, err = s.RevisionRecord(ctx, name, 1); err != nil || rec.Private != private {
 			t.Errorf("private %v: the record says %v, %v", private, rec.Private, err)
 		}
+	}
+}
+
+// A tree of which an older revision alone is private is hidden on edges, which have that, and told of again.
+func TestOlderRevisionPrivate(t *testing.T) {
+	t.Parallel()
+	db := storagetest.NewDB(t)
+	s, ctx := tree.New(db.DB), access.SeePrivate(t.Context())
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	record := func() {
+		left, err := s.UnrecordedRevisions(ctx, 10)
+		must(err)
+		for _, x := range left {
+			rec, err := s.RevisionRecord(ctx, x.Tree, x.Revision)
+			must(err)
+			record := blob.Ref{Digest: digest(x.Revision), Size: int64(x.Revision)}
+			if rec.Private {
+				record.Digest = digest(10 + x.Revision)
+			}
+			must(s.SetRevisionRecord(ctx, rec, record))
+		}
+	}
+	for i := range 2 {
+		_, err := s.Begin(ctx, "app", []tree.Root{{File: fmt.Sprint(i)}}, false)
+		must(err)
+		must(s.Put(ctx, "app", i+1, tree.Holes, []tree.Node{{Hash: legacy(i + 1), URLs: []string{"https://h/x"}, Parents: []string{""}, State: tree.Hole}}, nil))
+		record()
+	}
+	a := archive("https://h/1", 1)
+	a.Private = true
+	_, _, err := s.Publish(ctx, a, false)
+	must(err)
+	record()
+	changes, _, err := db.Feed.Changes(t.Context(), 0, 100)
+	must(err)
+	var told []string
+	for i := range changes {
+		raw, _, err := changes[i].Open()
+		must(err)
+		var body feed.Body
+		if raw != nil {
+			must(json.Unmarshal(raw, &body))
+		}
+		if body.Tree != nil {
+			told = append(told, fmt.Sprint(body.Decision, body.Tree.Revision))
+		}
+	}
+	if want := []string{"2", "private0", "2"}; !slices.Equal(told, want) {
+		t.Errorf("strangers are told %q, want %q", told, want)
+	}
+	if _, err := s.ByName(t.Context(), "app"); err != nil {
+		t.Errorf("to a stranger: %v", err)
 	}
 }
 
