@@ -214,9 +214,10 @@ func (f *fetch) publishAll(ctx context.Context, objects *gitpack.Objects, roots 
 		defer close(slots)
 		before := make(chan struct{})
 		close(before)
-		var at time.Time
+		var last time.Time
 		for _, r := range roots {
-			at = nextTime(at)
+			at := nextTime(last)
+			last = at
 			slot, turn, after := make(chan built, 1), before, make(chan struct{})
 			before = after
 			select {
