@@ -97,9 +97,9 @@ func (m *mirror) batches(ctx context.Context, wants []wanted, most int) error {
 			if err := m.giveUp(batch[0], e); err != nil {
 				return err
 			}
-			wants, found = wants[1:], e.Code != upstream.CodeTimeout // those are dear
+			wants, found = wants[1:], e.Code != upstream.CodeTimeout // after one, many at once may cost another wait
 			if !m.worked {
-				slices.Reverse(wants) // the oldest may all be so
+				slices.Reverse(wants) // from the other end: those at this one may all be so
 			}
 			continue
 		case e == nil || !ofAll(e.Code):
